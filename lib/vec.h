@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The vector language that kernels are written in. One kernel source is compiled once per variant:
+ * the Makefile gives LK_VECTOR_BYTES (0: one lane) and LK_ELEMENT_F64, _F32, _F16 or _BF16.
+ *
+ *   elem   an element as it lies in memory      real   what it is computed in (double or float)
+ *   vec    LANES reals                          mask   LANES integers, each 0 or -1
+ *
+ * + - * / and comparisons are the compiler's own on vec; a comparison gives a mask. Nothing here
+ * reads or writes past the elements it is told of, and nothing needs alignment.
+ */
+#ifndef LK_VEC_H
+#define LK_VEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if LK_VECTOR_BYTES >= 32
+#include <immintrin.h>
+#endif
+
+#define LK_INLINE static inline __attribute__((always_inline, unused))
+
+#if defined(LK_ELEMENT_F64)
+typedef double real;
+typedef double elem;
+typedef int64_t ilane;
+typedef uint64_t ulane;
+#else
+typedef float real;
+typedef int32_t ilane;
+typedef uint32_t ulane;
+#if defined(LK_ELEMENT_F32)
+typedef float elem;
+#elif defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
+typedef uint16_t elem;
+#else
+#error "the Makefile defines LK_ELEMENT_F64, _F32, _F16 or _BF16"
+#endif
+#endif
+
+#if LK_VECTOR_BYTES == 0
+enum { LANES = 1 };
+#else
+enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
+#endif
+
+typedef real vec __attribute__((vector_size(LANES * sizeof(real))));
+typedef ilane mask __attribute__((vector_size(LANES * sizeof(real))));
+typedef ulane uvec __attribute__((vector_size(LANES * sizeof(real))));
+
+/* --------------------------------------------------------------------------------- arithmetic --
+ */
+
+/* 0 + x would turn -0 into 0 in some lanes and not in others: build the vector instead. */
+LK_INLINE vec v_set(real x)
+{
+    return x - (vec){0};
+}
+
+LK_INLINE mask m_set(ilane x)
+{
+    return x - (mask){0};
+}
+
+LK_INLINE vec v_select(mask m, vec yes, vec no)
+{
+    return (vec)((m & (mask)yes) | (~m & (mask)no));
+}
+
+/* x where m, else 0: also where x is not finite. */
+LK_INLINE vec v_where(mask m, vec x)
+{
+    return (vec)(m & (mask)x);
+}
+
+LK_INLINE vec v_abs(vec x)
+{
+    return (vec)((mask)x & ~(mask)v_set((real)-0.0));
+}
+
+/* The greater; b where either is NaN. */
+LK_INLINE vec v_max(vec a, vec b)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    return (vec)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif LK_VECTOR_BYTES == 32
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return v_select(a > b, a, b);
+#endif
+}
+
+/* The lesser; b where either is NaN. */
+LK_INLINE vec v_min(vec a, vec b)
+{
+    return v_select(a < b, a, b);
+}
+
+/* a*b + c, rounded once where the ISA has it. */
+LK_INLINE vec v_fma(vec a, vec b, vec c)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    return (vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif LK_VECTOR_BYTES == 32
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+/* 0, 1, 2, ... */
+LK_INLINE mask m_iota(void)
+{
+    mask m = {0};
+    for (int i = 0; i < LANES; i++)
+        m[i] = i;
+    return m;
+}
+
+/* The lanes 0..n-1. */
+LK_INLINE mask m_first(int64_t n)
+{
+    return m_iota() < m_set((ilane)n);
+}
+
+/* Sum and maximum over the lanes, always in the same tree. v_top drops NaN like v_max. */
+LK_INLINE real v_sum(vec x)
+{
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            x[i] += x[i + half];
+    return x[0];
+}
+
+LK_INLINE real v_top(vec x)
+{
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+    return x[0];
+}
+
+/* ------------------------------------------------------------------------------ load and store --
+ */
+
+#if defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
+
+typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+
+#if defined(LK_ELEMENT_BF16)
+
+LK_INLINE vec h_widen(halves h)
+{
+    return (vec)(__builtin_convertvector(h, uvec) << 16);
+}
+
+/* To nearest, ties to even; a NaN stays one. */
+LK_INLINE halves h_narrow(vec x)
+{
+    uvec u = (uvec)x;
+    uvec rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+    uvec nan = (u >> 16) | 0x40;
+    mask is_nan = x != x;
+    return __builtin_convertvector(((uvec)is_nan & nan) | (~(uvec)is_nan & rounded), halves);
+}
+
+#elif LK_VECTOR_BYTES == 64
+
+LK_INLINE vec h_widen(halves h)
+{
+    return (vec)_mm512_cvtph_ps((__m256i)h);
+}
+
+LK_INLINE halves h_narrow(vec x)
+{
+    return (halves)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+#elif LK_VECTOR_BYTES == 32
+
+LK_INLINE vec h_widen(halves h)
+{
+    return (vec)_mm256_cvtph_ps((__m128i)h);
+}
+
+LK_INLINE halves h_narrow(vec x)
+{
+    return (halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+#else
+
+/* An f16 holds sign, 5 bits of exponent (bias 15) and 10 of fraction. Shifted by 13 the fraction
+ * lies where an f32 wants it, and the exponent lacks 112. */
+LK_INLINE vec h_widen(halves h)
+{
+    uvec u = __builtin_convertvector(h, uvec);
+    uvec magnitude = (u & 0x7fff) << 13;
+    uvec exponent = magnitude & 0x0f800000;
+    uvec normal = magnitude + (112u << 23);
+    uvec special = normal + (112u << 23); /* infinity and NaN: exponent all ones */
+    /* Subnormal: put the fraction under an exponent of 2^-14, then take the 2^-14 away again. */
+    vec low = (vec)(normal + (1u << 23)) - v_set(0x1p-14f);
+    mask is_special = exponent == 0x0f800000, is_low = exponent == 0;
+    uvec value = ((uvec)is_special & special) | (~(uvec)is_special & normal);
+    value = ((uvec)is_low & (uvec)low) | (~(uvec)is_low & value);
+    return (vec)(value | (u & 0x8000) << 16);
+}
+
+/* To nearest, ties to even. */
+LK_INLINE halves h_narrow(vec x)
+{
+    uvec u = (uvec)x, sign = u & 0x80000000u;
+    u ^= sign;
+    uvec normal = (u - (112u << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
+    /* Subnormal: adding 0.5 leaves the rounded multiple of 2^-24 in the lowest bits. */
+    uvec low = (uvec)((vec)u + v_set(0.5f)) - (126u << 23);
+    mask is_low = (mask)u < (113 << 23), is_big = (mask)u >= (143 << 23), is_nan = x != x;
+    uvec value = ((uvec)is_low & low) | (~(uvec)is_low & normal);
+    value = ((uvec)is_big & 0x7c00) | (~(uvec)is_big & value);
+    value = ((uvec)is_nan & 0x7e00) | (~(uvec)is_nan & value);
+    return __builtin_convertvector(value | sign >> 16, halves);
+}
+
+#endif
+
+LK_INLINE vec v_load(const elem *p)
+{
+    halves h;
+    memcpy(&h, p, sizeof h);
+    return h_widen(h);
+}
+
+LK_INLINE void v_store(elem *p, vec x)
+{
+    halves h = h_narrow(x);
+    memcpy(p, &h, sizeof h);
+}
+
+/* The first n elements, 0 < n < LANES; `fill` in the other lanes. */
+LK_INLINE vec v_load_n(const elem *p, int64_t n, real fill)
+{
+    halves h = {0};
+#if LK_VECTOR_BYTES == 64
+    h = (halves)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
+#else
+    for (int i = 0; i < LANES; i++)
+        if (i < n)
+            h[i] = p[i];
+#endif
+    return v_select(m_first(n), h_widen(h), v_set(fill));
+}
+
+LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
+{
+    halves h = h_narrow(x);
+#if LK_VECTOR_BYTES == 64
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
+#else
+    for (int i = 0; i < LANES; i++)
+        if (i < n)
+            p[i] = h[i];
+#endif
+}
+
+#else
+
+LK_INLINE vec v_load(const elem *p)
+{
+    vec x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+LK_INLINE void v_store(elem *p, vec x)
+{
+    memcpy(p, &x, sizeof x);
+}
+
+LK_INLINE vec v_load_n(const elem *p, int64_t n, real fill)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_mask_loadu_pd((__m512d)v_set(fill), (__mmask8)((1u << n) - 1), p);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_mask_loadu_ps((__m512)v_set(fill), (__mmask16)((1u << n) - 1), p);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    mask m = m_first(n);
+    return v_select(m, (vec)_mm256_maskload_pd(p, (__m256i)m), v_set(fill));
+#elif LK_VECTOR_BYTES == 32
+    mask m = m_first(n);
+    return v_select(m, (vec)_mm256_maskload_ps(p, (__m256i)m), v_set(fill));
+#else
+    vec x = v_set(fill);
+    for (int i = 0; i < LANES; i++)
+        if (i < n)
+            x[i] = p[i];
+    return x;
+#endif
+}
+
+LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)x);
+#elif LK_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    _mm256_maskstore_pd(p, (__m256i)m_first(n), (__m256d)x);
+#elif LK_VECTOR_BYTES == 32
+    _mm256_maskstore_ps(p, (__m256i)m_first(n), (__m256)x);
+#else
+    for (int i = 0; i < LANES; i++)
+        if (i < n)
+            p[i] = x[i];
+#endif
+}
+
+#endif
+
+/* One element. */
+LK_INLINE real r_load(const elem *p)
+{
+#if LK_VECTOR_BYTES == 0
+    return v_load(p)[0];
+#else
+    return v_load_n(p, 1, 0)[0];
+#endif
+}
+
+LK_INLINE void r_store(elem *p, real x)
+{
+#if LK_VECTOR_BYTES == 0
+    v_store(p, v_set(x));
+#else
+    v_store_n(p, 1, v_set(x));
+#endif
+}
+
+/* How many elements the vector that starts at k has, in a run of n. */
+#define LK_TAIL(k, n) ((n) - (k) < LANES ? (n) - (k) : LANES)
+
+/* A whole vector or what is left of one, 0 < n <= LANES. */
+LK_INLINE vec v_load_tail(const elem *p, int64_t n, real fill)
+{
+    return n == LANES ? v_load(p) : v_load_n(p, n, fill);
+}
+
+LK_INLINE void v_store_tail(elem *p, int64_t n, vec x)
+{
+    if (n == LANES)
+        v_store(p, x);
+    else
+        v_store_n(p, n, x);
+}
+
+#endif
