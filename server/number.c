@@ -1,25 +1,245 @@
 /* SPDX-License-Identifier: MIT */
 #include "number.h"
 
+#include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static bool is_digit(const char *p, const char *end)
+#include "powers.h"
+
+__extension__ typedef unsigned __int128 u128;
+
+/* ------------------------------------------------------------------------------------ shared -- */
+
+static const uint64_t small_powers[] = {1,
+                                        10,
+                                        100,
+                                        1000,
+                                        10000,
+                                        100000,
+                                        1000000,
+                                        10000000,
+                                        100000000,
+                                        1000000000,
+                                        10000000000,
+                                        100000000000,
+                                        1000000000000,
+                                        10000000000000,
+                                        100000000000000,
+                                        1000000000000000,
+                                        10000000000000000,
+                                        100000000000000000,
+                                        1000000000000000000,
+                                        10000000000000000000U};
+
+/* floor(log2(10^p)), for |p| <= 400. The compilers shift a negative number arithmetically, and so
+ * do the two logarithms below. */
+static int log2_of_power(int p)
 {
-    return p < end && *p >= '0' && *p <= '9';
+    return p * 108853 >> 15;
+}
+
+/* Eight characters as a word whose lowest byte is the first of them, and back. */
+static uint64_t load_eight(const char *p)
+{
+    uint64_t word;
+    memcpy(&word, p, sizeof word);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    return word;
+}
+
+static void store_eight(char *p, uint64_t word)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    memcpy(p, &word, sizeof word);
+}
+
+#define EIGHT_ZEROS 0x3030303030303030U
+
+/* ----------------------------------------------------------------------------------- reading -- */
+
+/* The number that eight digits (0 to 9, not characters) write, the first one in the lowest byte:
+ * neighbours are joined to pairs, pairs to fours, fours to the whole. */
+static uint64_t join_eight(uint64_t digits)
+{
+    uint64_t pairs = (digits * (1 + (10 << 8)) >> 8) & 0x00FF00FF00FF00FFU;
+    uint64_t fours = (pairs * (1 + (100 << 16)) >> 16) & 0x0000FFFF0000FFFFU;
+    return fours * (1 + (UINT64_C(10000) << 32)) >> 32;
+}
+
+/* Reads digits up to the first byte that is none, and appends them to `*number`, modulo 2^64. */
+static inline const char *read_digits(const char *p, const char *end, uint64_t *number)
+{
+    uint64_t n = *number;
+    while (end - p >= 8) {
+        uint64_t digits = load_eight(p) ^ EIGHT_ZEROS;
+        /* The high bit of each byte that is above 9. The sum of such a byte may carry into those
+         * that follow, but only the first one counts. */
+        uint64_t others = ((digits + 0x7676767676767676U) | digits) & 0x8080808080808080U;
+        if (others != 0) {
+            int count = __builtin_ctzll(others) >> 3;
+            if (count > 0)
+                n = n * small_powers[count] + join_eight(digits << (64 - 8 * count));
+            *number = n;
+            return p + count;
+        }
+        n = n * 100000000 + join_eight(digits);
+        p += 8;
+    }
+    for (; p < end; p++) {
+        unsigned digit = (unsigned)*p - '0';
+        if (digit > 9)
+            break;
+        n = n * 10 + digit;
+    }
+    *number = n;
+    return p;
 }
 
 /* Whether the byte at `p` would go on with a number or a word, so that what precedes is no token.
  */
-static bool is_glued(const char *p, const char *end)
+static inline bool is_glued(const char *p, const char *end)
 {
-    if (p == end)
+    if (p == end || *p == ',')
         return false;
-    char c = *p;
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.' ||
-           c == '+' || c == '-' || c == '_';
+    unsigned c = (unsigned char)*p;
+    return c - '0' <= 9 || (c | 32) - 'a' < 26 || c == '.' || c == '+' || c == '-' || c == '_';
+}
+
+/* The double nearest to w * 10^q, for w > 0, by one product with the power of ten; false, if that
+ * product is too close to the middle of two doubles to tell.
+ *
+ * The power's significand is too large by less than one unit of its 128 bits, and w has 64, so in
+ * units of the product's high 128 bits the exact product lies above `high:low` - 1 and not above
+ * `high:low` and what follows it. */
+static bool scale_by_power(uint64_t w, int q, double *value)
+{
+    const uint64_t *power = powers[q - POWER_LEAST];
+    int shift = __builtin_clzll(w);
+    w <<= shift;
+    u128 product = (u128)w * power[0];
+    uint64_t high = (uint64_t)(product >> 64), low = (uint64_t)product, last = 0;
+    /* The low half of the power adds less than one to `high`. Mostly nine bits that are always
+     * below the rounding stop the carry, and tell that the rest is not zero. */
+    if (((high + 1) & 0x1FF) <= 1) {
+        u128 rest = (u128)w * power[1];
+        last = (uint64_t)rest;
+        product += (uint64_t)(rest >> 64);
+        high = (uint64_t)(product >> 64);
+        low = (uint64_t)product;
+    }
+    int top = (int)(high >> 63);
+    int exponent = log2_of_power(q) + 63 + top - shift;
+    int drop = 10 + top; /* so that 53 bits are left */
+    if (exponent > 1023) {
+        *value = HUGE_VAL;
+        return true;
+    }
+    if (exponent < -1022) {
+        drop += -1022 - exponent;
+        exponent = -1022;
+        if (drop > 64) {
+            *value = 0;
+            return true;
+        }
+    }
+    uint64_t half = UINT64_C(1) << (drop - 1);
+    bool more = (high & (half - 1)) != 0 || low != 0;
+    if (!more) {
+        /* The exact product is at the middle, or at a double, or less than a unit from it. From
+         * 10^0 to 10^55 the power is exact, so `last` tells. Down to 10^-27, where 5^-q is below
+         * 2^63, a product that is not there is a multiple of 2^127 / 5^-q away, which is more than
+         * a unit; so this one is there. Elsewhere such products are not known, so that it does not
+         * pay to tell more. */
+        if (q < -27 || q > 55)
+            return false;
+        more = q >= 0 && last != 0;
+    }
+    uint64_t bits = drop == 64 ? 0 : high >> drop;
+    if ((high & half) != 0 && (more || (bits & 1) != 0))
+        bits++;
+    /* The leading one of a normal number adds itself to the exponent field, and a carry out of the
+     * significand rightly goes there too, up to infinity. */
+    bits += (uint64_t)(exponent + 1022) << 52;
+    memcpy(value, &bits, sizeof bits);
+    return true;
+}
+
+/* The double nearest to w * 10^q; false as above. */
+static inline bool scale(uint64_t w, int64_t q, double *value)
+{
+    _Static_assert(FLT_EVAL_METHOD == 0, "double operations round to double");
+    static const double exact[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                   1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                   1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    /* Both operands are exact, so one operation rounds once. */
+    if (q >= -22 && q <= 22 && w <= UINT64_C(1) << 53) {
+        *value = q < 0 ? (double)w / exact[-q] : (double)w * exact[q];
+        return true;
+    }
+    if (w == 0 || q < POWER_LEAST) { /* w * 10^q < 2^64 * 10^-343 < 2^-1075 */
+        *value = 0;
+        return true;
+    }
+    if (q > 308) {
+        *value = HUGE_VAL;
+        return true;
+    }
+    return scale_by_power(w, (int)q, value);
+}
+
+/* The significant digits that decide between two doubles at the most are 767; any that follow only
+ * tell whether there is something. */
+enum { KEPT = 770 };
+
+/* The double nearest to the digits (among which there may be a point, which is passed over) as an
+ * integer, times 10^exponent. For those that are too many for 64 bits or too close to a middle. */
+static double read_long(const char *p, const char *end, int64_t exponent)
+{
+    while (p < end && (*p == '0' || *p == '.'))
+        p++;
+    char text[KEPT + 32];
+    size_t kept = 0;
+    uint64_t w = 0;
+    int64_t dropped = 0, beyond = 0;
+    bool sticky = false;
+    for (; p < end; p++) {
+        if (*p == '.')
+            continue;
+        if (kept < 19)
+            w = w * 10 + (unsigned)(*p - '0');
+        else
+            dropped++;
+        if (kept < KEPT) {
+            text[kept++] = *p;
+        } else {
+            beyond++;
+            sticky = sticky || *p != '0';
+        }
+    }
+    double below, above;
+    if (scale(w, exponent + dropped, &below)) {
+        if (dropped == 0)
+            return below;
+        /* What is dropped is less than one unit of w. */
+        if (scale(w + 1, exponent + dropped, &above) && below >= above)
+            return below;
+    }
+    /* Here 10^exponent is of the size of a double, and so is what is printed. */
+    exponent += beyond;
+    if (sticky) {
+        text[kept++] = '1';
+        exponent--;
+    }
+    snprintf(text + kept, sizeof text - kept, "e%d", (int)exponent);
+    return strtod(text, NULL);
 }
 
 static const char *read_word(const char *p, const char *end, const char *word)
@@ -30,57 +250,74 @@ static const char *read_word(const char *p, const char *end, const char *word)
     return p + n;
 }
 
-const char *number_read(const char *p, const char *end, double *value)
+static const char *read_special(const char *p, const char *end, bool negative, double *value)
 {
-    const char *start = p;
-    if (p < end && *p == '-')
-        p++;
-    bool negative = p != start;
-    if (!is_digit(p, end)) {
-        const char *after = read_word(p, end, "Infinity");
-        if (after != NULL) {
-            *value = negative ? -HUGE_VAL : HUGE_VAL;
-            return after;
-        }
-        after = negative ? NULL : read_word(p, end, "NaN");
-        if (after != NULL)
-            *value = (double)NAN;
+    const char *after = read_word(p, end, "Infinity");
+    if (after != NULL) {
+        *value = negative ? -HUGE_VAL : HUGE_VAL;
         return after;
     }
-    if (*p == '0') {
+    if (!negative)
+        after = read_word(p, end, "NaN");
+    if (after != NULL)
+        *value = (double)NAN;
+    return after;
+}
+
+const char *number_read(const char *p, const char *end, double *value)
+{
+    bool negative = p < end && *p == '-';
+    if (negative)
         p++;
-    } else {
-        while (is_digit(p, end))
-            p++;
-    }
-    if (p < end && *p == '.') {
-        p++;
-        if (!is_digit(p, end))
+    if (p == end)
+        return NULL;
+    uint64_t w = (unsigned)*p - '0';
+    if (w > 9)
+        return read_special(p, end, negative, value);
+    const char *digits = p++;
+    if (w != 0)
+        p = read_digits(p, end, &w);
+    int64_t exponent = 0;
+    bool point = p < end && *p == '.';
+    if (point) {
+        const char *fraction = ++p;
+        p = read_digits(p, end, &w);
+        if (p == fraction)
             return NULL;
-        while (is_digit(p, end))
-            p++;
+        exponent = fraction - p;
     }
+    const char *digits_end = p;
     if (p < end && (*p == 'e' || *p == 'E')) {
         p++;
-        if (p < end && (*p == '+' || *p == '-'))
+        bool down = p < end && *p == '-';
+        if (p < end && (*p == '-' || *p == '+'))
             p++;
-        if (!is_digit(p, end))
+        const char *first = p;
+        int64_t given = 0;
+        for (; p < end; p++) {
+            unsigned digit = (unsigned)*p - '0';
+            if (digit > 9)
+                break;
+            /* Enough to outweigh the digits of any text that there can be. */
+            if (given < INT64_C(100000000000000000))
+                given = given * 10 + digit;
+        }
+        if (p == first)
             return NULL;
-        while (is_digit(p, end))
-            p++;
+        exponent += down ? -given : given;
     }
     if (is_glued(p, end))
         return NULL;
-    char small[64];
-    size_t n = (size_t)(p - start);
-    char *copy = n < sizeof small ? small : malloc(n + 1);
-    if (copy == NULL)
-        return NULL;
-    memcpy(copy, start, n);
-    copy[n] = '\0';
-    *value = strtod(copy, NULL);
-    if (copy != small)
-        free(copy);
+    ptrdiff_t count = digits_end - digits - point;
+    if (count > 19 && *digits == '0') {
+        /* Zeros in front of the others left no trace in w. */
+        for (const char *zero = digits; zero < digits_end && (*zero == '0' || *zero == '.'); zero++)
+            count -= *zero == '0';
+    }
+    double magnitude;
+    if (count > 19 || !scale(w, exponent, &magnitude))
+        magnitude = read_long(digits, digits_end, exponent);
+    *value = negative ? -magnitude : magnitude;
     return p;
 }
 
@@ -89,139 +326,248 @@ const char *number_read_integer(const char *p, const char *end, int64_t *value, 
     bool negative = p < end && *p == '-';
     if (negative)
         p++;
-    if (!is_digit(p, end))
+    if (p == end)
         return NULL;
-    uint64_t limit = (uint64_t)INT64_MAX + negative, magnitude = 0;
-    bool within = true;
-    if (*p == '0') {
-        p++;
-    } else {
-        for (; is_digit(p, end); p++) {
-            unsigned digit = (unsigned)(*p - '0');
-            within = within && magnitude <= (limit - digit) / 10;
-            if (within)
-                magnitude = magnitude * 10 + digit;
-        }
-    }
+    uint64_t magnitude = (unsigned)*p - '0';
+    if (magnitude > 9)
+        return NULL;
+    const char *digits = p++;
+    if (magnitude != 0)
+        p = read_digits(p, end, &magnitude);
     if (is_glued(p, end))
         return NULL;
-    if (!within)
+    /* 19 digits fit in 64 bits, and 20 are beyond int64_t, for the first is not 0. */
+    uint64_t limit = (uint64_t)INT64_MAX + negative;
+    *fits = p - digits <= 19 && magnitude <= limit;
+    if (!*fits)
         magnitude = limit;
-    *fits = within;
     /* In two steps, for the magnitude of INT64_MIN is no int64_t. */
     *value = negative && magnitude > 0 ? -(int64_t)(magnitude - 1) - 1 : (int64_t)magnitude;
     return p;
 }
 
-static double f16_to_double(uint16_t bits)
+/* ----------------------------------------------------------------------------------- writing -- */
+
+/* The eight digits of n < 10^8, the first one in the lowest byte: the reverse of join_eight. The
+ * multiplications are divisions by 100 and by 10, exact for numbers this small. */
+static uint64_t split_eight(uint32_t n)
 {
-    int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    double x = exponent == 31  ? (fraction != 0 ? (double)NAN : HUGE_VAL)
-               : exponent == 0 ? ldexp(fraction, -24)
-                               : ldexp(fraction + 1024, exponent - 25);
-    return bits >> 15 ? -x : x;
+    uint64_t fours = n / 10000 | (uint64_t)(n % 10000) << 32;
+    uint64_t hundreds = (fours * 5243 >> 19) & 0x0000007F0000007FU;
+    uint64_t pairs = hundreds | (fours - 100 * hundreds) << 16;
+    uint64_t tens = (pairs * 103 >> 10) & 0x000F000F000F000FU;
+    return tens | (pairs - 10 * tens) << 8;
 }
 
-static double bf16_to_double(uint16_t bits)
+static int count_digits(uint64_t n)
 {
-    uint32_t wide = (uint32_t)bits << 16;
-    float x;
-    memcpy(&x, &wide, sizeof x);
-    return (double)x;
+    n |= 1; /* 0 has a digit too, and no other count changes */
+    /* floor(bits * log10(2)) is the count, or one less. */
+    int guess = (64 - __builtin_clzll(n)) * 1233 >> 12;
+    return guess + (n >= small_powers[guess]);
 }
 
-/* Rounds to `width` bits of significand with the least exponent `least`, by the current rounding.
- */
-static double narrow(double x, int width, int least)
+enum {
+    MOST_DIGITS = 17,
+    /* Of a token without its sign: copies of a fixed size, for they are fast, reach beyond it. */
+    ROOM = 40,
+};
+
+/* Writes n < 10^17 with leading zeros to 17 digits, and returns how many zeros it ends in, for
+ * n > 0. */
+static int write_padded(char *digits, uint64_t n)
 {
-    int exponent;
-    frexp(x, &exponent);
-    int unit = exponent - width < least ? least : exponent - width;
-    return ldexp(nearbyint(ldexp(x, -unit)), unit);
+    uint64_t high = n / 100000000;
+    uint64_t first = high / 100000000;
+    uint64_t middle = split_eight((uint32_t)(high % 100000000));
+    uint64_t last = split_eight((uint32_t)(n % 100000000));
+    digits[0] = (char)('0' + first);
+    store_eight(digits + 1, middle | EIGHT_ZEROS);
+    store_eight(digits + 9, last | EIGHT_ZEROS);
+    if (last != 0)
+        return __builtin_clzll(last) >> 3;
+    return middle != 0 ? 8 + (__builtin_clzll(middle) >> 3) : 16;
 }
 
-static char *write_shortest(char *out, double x, int width, int least)
+/* Writes n * 10^exponent, for 0 < n < 10^17, to ROOM bytes. */
+static inline char *write_decimal(char *out, uint64_t n, int exponent)
 {
-    if (isnan(x)) {
-        memcpy(out, "NaN", 3);
-        return out + 3;
+    char digits[3 * MOST_DIGITS];
+    /* So that the copies bring zeros with them. */
+    memset(digits + MOST_DIGITS, '0', 2 * MOST_DIGITS);
+    int zeros = write_padded(digits, n);
+    int count = count_digits(n);
+    const char *first = digits + MOST_DIGITS - count;
+    exponent += count - 1; /* of the first digit */
+    count -= zeros;
+    if (exponent >= 0 && exponent < 17) {
+        memcpy(out, first, MOST_DIGITS);
+        if (count <= exponent + 1)
+            return out + exponent + 1;
+        memcpy(out + exponent + 2, first + exponent + 1, MOST_DIGITS);
+        out[exponent + 1] = '.';
+        return out + count + 1;
     }
-    bool negative = signbit(x);
-    if (negative) {
+    if (exponent < 0 && exponent >= -5) {
+        memcpy(out, "0.000000", 8);
+        memcpy(out + 1 - exponent, first, MOST_DIGITS);
+        return out + 1 - exponent + count;
+    }
+    out[0] = first[0];
+    out[1] = '.';
+    memcpy(out + 2, first + 1, MOST_DIGITS);
+    out += count > 1 ? count + 1 : 1;
+    *out++ = 'e';
+    if (exponent < 0) {
         *out++ = '-';
-        x = -x;
+        exponent = -exponent;
     }
-    if (isinf(x)) {
-        memcpy(out, "Infinity", 8);
-        return out + 8;
+    unsigned e = (unsigned)exponent;
+    if (e >= 100)
+        *out++ = (char)('0' + e / 100);
+    if (e >= 10)
+        *out++ = (char)('0' + e / 10 % 10);
+    *out++ = (char)('0' + e % 10);
+    return out;
+}
+
+/* number * power / 2^128, where `power` is a significand of the table. If that is no integer, the
+ * odd one of the two around it (if it is one but for the excess of the table, it is taken as one):
+ * so that to be less, equal or more than an even number is told as of the exact value. */
+static uint64_t scale_to_odd(uint64_t number, const uint64_t *power)
+{
+    u128 product = (u128)number * power[0] + (uint64_t)((u128)number * power[1] >> 64);
+    return (uint64_t)(product >> 64) | ((uint64_t)product != 0);
+}
+
+/* Drops low bits in the same sense. */
+static uint64_t drop_to_odd(uint64_t number, int bits)
+{
+    return number >> bits | ((number & ((UINT64_C(1) << bits) - 1)) != 0);
+}
+
+/* Writes the shortest decimal that reads back to c * 2^q, for c > 0, to ROOM bytes. The significand
+ * c has `width` bits, or fewer if q is the least exponent of the format.
+ *
+ * The method is Schubfach's. Let 10^k be the largest power of ten that is not wider than the
+ * interval of the reals that read back to the value. It holds at least one multiple of 10^k, and
+ * at most one of 10^(k+1), which is shorter if it is there. All is compared in quarters of 10^k,
+ * where what is rounded to odd is exact enough: over all values and exponents nothing comes closer
+ * than 2^-63 to a number it is compared with, but equals it, and the excess of the table is less
+ * than 2^-68. */
+static inline char *write_shortest(char *out, uint64_t c, int q, int width, bool least)
+{
+    if (q <= 0 && q > -width && (c & ((UINT64_C(1) << -q) - 1)) == 0) {
+        /* An integer, and the next one would not read back to it: all digits are needed. */
+        return write_decimal(out, c >> -q, 0);
     }
-    if (x == 0) {
-        memcpy(out, "0.0", 3);
-        return negative ? out + 3 : out + 1;
+    /* The ends of the interval read back to the value if c is even. If it is odd, and the format
+     * is read through a double, what is so close to an end that it gives that end as a double does
+     * not either: half a unit of a double, which is 2^-spare of a quarter of a unit of c. */
+    int spare = width == 53 ? 0 : 52 - width;
+    bool odd = (c & 1) != 0;
+    uint64_t middle = c << (2 + spare);
+    uint64_t above = middle + (UINT64_C(2) << spare), below = middle - (UINT64_C(2) << spare);
+    int k = q * 315653 >> 20; /* floor(log10(2^q)) */
+    if (c == UINT64_C(1) << (width - 1) && !least) {
+        /* The values below a power of two are twice as dense. */
+        below = middle - (UINT64_C(1) << spare);
+        k = (q * 315653 - 131008) >> 20; /* floor(log10(3/4 * 2^q)) */
     }
-    char text[40];
-    int digits = 0;
-    for (; digits < 17; digits++) {
-        snprintf(text, sizeof text, "%.*e", digits, x);
-        double back = strtod(text, NULL);
-        if (width == 53 ? back == x : narrow(back, width, least) == x)
-            break;
+    if (spare > 0) {
+        above -= odd;
+        below += odd;
     }
-    int exponent = atoi(strchr(text, 'e') + 1);
-    if (digits > 0)
-        memmove(text + 1, text + 2, (size_t)digits);
-    digits++;
-    if (exponent < -5 || exponent >= 17) {
-        *out++ = text[0];
-        if (digits > 1) {
-            *out++ = '.';
-            memcpy(out, text + 1, (size_t)(digits - 1));
-            out += digits - 1;
-        }
-        int n = snprintf(text, sizeof text, "e%d", exponent);
-        memcpy(out, text, (size_t)n);
+    const uint64_t *power = powers[-k - POWER_LEAST];
+    int shift = q + log2_of_power(-k) + 1; /* 1 to 4 */
+    uint64_t value = drop_to_odd(scale_to_odd(middle << shift, power), spare);
+    /* With ends that do not belong to it: these and the numbers compared are integers, and the
+     * latter even. */
+    uint64_t first = drop_to_odd(scale_to_odd(below << shift, power), spare) + odd;
+    uint64_t last = drop_to_odd(scale_to_odd(above << shift, power), spare) - odd;
+
+    uint64_t n = value / 4;
+    if (n >= 10) { /* else n + 1 may have no more digits than n, and be closer */
+        uint64_t tens = n / 10;
+        bool down = first <= 40 * tens, up = 40 * tens + 40 <= last;
+        if (down != up)
+            return write_decimal(out, tens + up, k + 1);
+    }
+    bool down = first <= 4 * n, up = 4 * n + 4 <= last;
+    if (down && up)
+        up = value > 4 * n + 2 || (value == 4 * n + 2 && (n & 1) != 0);
+    return write_decimal(out, n + up, k);
+}
+
+/* Writes the IEEE 754 number of `size` bits with a significand of `width`, the leading one of which
+ * is not among them, to `most` bytes. All but `bits` are constants where this is inlined. */
+static inline char *write_binary(char *out, uint64_t bits, int size, int width, size_t most)
+{
+    bool negative = bits >> (size - 1) != 0;
+    uint64_t one = UINT64_C(1) << (width - 1), fraction = bits & (one - 1);
+    int top = (1 << (size - width)) - 1, exponent = (int)(bits >> (width - 1)) & top;
+    int least = 3 - (top + 1) / 2 - width;
+    char text[1 + ROOM] = "-";
+    char *end = text + negative;
+    if (exponent == top) {
+        const char *word = fraction != 0 ? "NaN" : negative ? "-Infinity" : "Infinity";
+        size_t n = strlen(word);
+        memcpy(out, word, n);
         return out + n;
     }
-    if (exponent < 0) {
-        *out++ = '0';
-        *out++ = '.';
-        for (int i = -1; i > exponent; i--)
-            *out++ = '0';
-        memcpy(out, text, (size_t)digits);
-        return out + digits;
-    }
-    for (int i = 0; i < digits || i <= exponent; i++) {
-        if (i == exponent + 1)
-            *out++ = '.';
-        *out++ = i < digits ? text[i] : '0';
-    }
-    return out;
+    if (exponent > 0)
+        end = write_shortest(end, fraction | one, least + exponent - 1, width, exponent == 1);
+    else if (fraction > 0)
+        end = write_shortest(end, fraction, least, width, true);
+    else if (negative)
+        end = (char *)memcpy(end, "0.0", 3) + 3;
+    else
+        *end++ = '0';
+    memcpy(out, text, most);
+    return out + (end - text);
 }
 
 char *number_write_f64(char *out, double x)
 {
-    return write_shortest(out, x, 53, -1074);
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return write_binary(out, bits, 64, 53, NUMBER_F64_MAX);
 }
 
 char *number_write_f32(char *out, float x)
 {
-    return write_shortest(out, (double)x, 24, -149);
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return write_binary(out, bits, 32, 24, NUMBER_F32_MAX);
 }
 
 char *number_write_f16(char *out, uint16_t bits)
 {
-    return write_shortest(out, f16_to_double(bits), 11, -24);
+    return write_binary(out, bits, 16, 11, NUMBER_F16_MAX);
 }
 
 char *number_write_bf16(char *out, uint16_t bits)
 {
-    return write_shortest(out, bf16_to_double(bits), 8, -133);
+    return write_binary(out, bits, 16, 8, NUMBER_BF16_MAX);
 }
 
 char *number_write_i64(char *out, int64_t value)
 {
-    char text[24];
-    int n = snprintf(text, sizeof text, "%lld", (long long)value);
-    memcpy(out, text, (size_t)n);
-    return out + n;
+    uint64_t n = (uint64_t)value;
+    if (value < 0) {
+        *out++ = '-';
+        n = 0 - n;
+    }
+    int count = count_digits(n);
+    if (count <= 8) {
+        store_eight(out, (split_eight((uint32_t)n) | EIGHT_ZEROS) >> (64 - 8 * count));
+        return out + count;
+    }
+    char digits[24];
+    uint64_t high = n / 100000000;
+    store_eight(digits, split_eight((uint32_t)(high / 100000000)) | EIGHT_ZEROS);
+    store_eight(digits + 8, split_eight((uint32_t)(high % 100000000)) | EIGHT_ZEROS);
+    store_eight(digits + 16, split_eight((uint32_t)(n % 100000000)) | EIGHT_ZEROS);
+    memcpy(out, digits + sizeof digits - count, (size_t)count);
+    return out + count;
 }

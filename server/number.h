@@ -40,16 +40,17 @@ const char *number_read_integer(const char *p, const char *end, int64_t *value, 
 
 /* ----------------------------------------------------------------------------------- writing -- */
 
-/* The most bytes that each function writes: the caller gives at least that much room. */
+/* The longest token of each function: the caller gives at least that much room. */
 enum {
     NUMBER_F64_MAX = 24,  /* -1.2345678901234567e-308 */
-    NUMBER_F32_MAX = 18,  /* -12345679000000000 */
+    NUMBER_F32_MAX = 18,  /* -12345680000000000 */
     NUMBER_BF16_MAX = 18, /* -10000000000000000 */
     NUMBER_F16_MAX = 11,  /* -0.00001013 */
     NUMBER_I64_MAX = 20,  /* -9223372036854775808 */
 };
 
-/* Each writes one token at `out` and returns the position after it; no NUL is written.
+/* Each writes one token at `out` and returns the position after it; no NUL is written. What is
+ * between that position and the bound above may be overwritten too.
  *
  * A floating-point value becomes the shortest decimal that reads back to it, and of these the one
  * closest to it. "Reads back" means to nearest even, both at once and, for a type narrower than
