@@ -1,0 +1,807 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Reading is held against strtod, and writing against trials of printf.
+ *
+ * usage: test_number [exhaustive]
+ */
+#include <float.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "number.h"
+
+static long random_count = 100000;
+
+static uint64_t state = 20;
+
+static uint64_t next_random(void)
+{
+    state += 0x9E3779B97F4A7C15U;
+    uint64_t z = state;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+    return z ^ (z >> 31);
+}
+
+static uint64_t bits_of(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static double double_of(uint64_t bits)
+{
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* A copy of n bytes of which the sanitizer knows the end. */
+static char *copy_exactly(const char *text, size_t n)
+{
+    char *copy = malloc(n > 0 ? n : 1);
+    assert_non_null(copy);
+    memcpy(copy, text, n);
+    return copy;
+}
+
+/* ----------------------------------------------------------------------------------- reading -- */
+
+/* `text`, a token, reads as strtod reads it: where it ends, before a comma, and negated. */
+static void check_read(const char *text)
+{
+    static char wide[4096];
+    size_t n = strlen(text);
+    assert_true(n + 3 < sizeof wide);
+    double expected = strtod(text, NULL), value = 7;
+    char *copy = copy_exactly(text, n);
+    const char *after = number_read(copy, copy + n, &value);
+    if (after != copy + n || bits_of(value) != bits_of(expected))
+        fail_msg("%s: %a, not %a", text, value, expected);
+    free(copy);
+    if (text[0] == '-')
+        return;
+    wide[0] = '-';
+    memcpy(wide + 1, text, n);
+    memcpy(wide + 1 + n, ",3", 2);
+    after = number_read(wide, wide + n + 3, &value);
+    if (after != wide + n + 1 || bits_of(value) != bits_of(-expected))
+        fail_msg("-%s,: %a, not %a", text, value, -expected);
+}
+
+static void test_read_known(void **unused)
+{
+    (void)unused;
+    static const char *const texts[] = {
+        "0",
+        "-0",
+        "0.0",
+        "-0.0",
+        "0e5",
+        "0E-5",
+        "0.000",
+        "0e999999999999",
+        "-0e-999999999999",
+        "1",
+        "10",
+        "3.0",
+        "1e5",
+        "1E+5",
+        "1e-05",
+        "1e00000000000000000000000000000005",
+        "123456789",
+        "12345678",
+        "1234567",
+        "0.1",
+        "0.12345678",
+        "0.123456789",
+        "1.17549435e-38",
+        "3.4028235e38",
+        "7.038531e-26",
+        /* The limits of exact products and quotients. */
+        "9007199254740992e22",
+        "9007199254740993e22",
+        "9007199254740992e23",
+        "1e22",
+        "1e23",
+        "9007199254740991e-22",
+        "9007199254740992e-22",
+        "9007199254740993e-22",
+        "1e-22",
+        "1e-23",
+        /* Middles of two doubles, and next to them. */
+        "9007199254740993",
+        "9007199254740993.0",
+        "9007199254740992.9999",
+        "9007199254740993.0001",
+        "9007199254740995",
+        "900719925474099.3e1",
+        "90071992547409930e-1",
+        "18014398509481986",
+        "18014398509481990",
+        "9223372036854776833",
+        "9223372036854776832",
+        "9223372036854776831",
+        "18446744073709553664",
+        "18446744073709553663",
+        "18446744073709553665",
+        "9007199254740993.00000000000000000000000000000000000000000000000000000000000000000001",
+        "9007199254740992.99999999999999999999999999999999999999999999999999999999999999999999",
+        "1.00000000000000011102230246251565404236316680908203125",
+        "1.00000000000000011102230246251565404236316680908203124",
+        "1.00000000000000011102230246251565404236316680908203126",
+        "4503599627370496.5",
+        "4503599627370497.5",
+        "4503599627370497.4999999999999999999",
+        "8.5e-1",
+        "1.5e-300",
+        "5e-324",
+        "2.5e-324",
+        "2.4703282292062327e-324",
+        "2.4703282292062328e-324",
+        "2.47032822920623272e-324",
+        "2.47032822920623273e-324",
+        "1e-324",
+        "1e-323",
+        "7.4e-324",
+        "7.5e-324",
+        "1e-400",
+        "1e-342",
+        "1e-343",
+        "9999999999999999999e-343",
+        "9999999999999999999e-342",
+        "123456789012345678e-341",
+        "2.2250738585072014e-308",
+        "2.2250738585072011e-308",
+        "2.2250738585072012e-308",
+        "2.225073858507201e-308",
+        "2.22507385850720113605740979670913197593481954635164564e-308",
+        "2.2250738585072009e-308",
+        "4.9406564584124654e-324",
+        "1e308",
+        "1e309",
+        "1.8e308",
+        "1.7976931348623157e308",
+        "1.7976931348623158e308",
+        "1.7976931348623159e308",
+        "1.797693134862315807e308",
+        "1.797693134862315808e308",
+        "1.7976931348623158079e308",
+        "17976931348623157e292",
+        "1e310",
+        "1e400",
+        "9999999999999999999e308",
+        /* Exponents beyond any counter. */
+        "1e999999999999",
+        "1e-999999999999",
+        "1e99999999999999999999999999999999",
+        "1e-99999999999999999999999999999999",
+        "1e2147483648",
+        "1e-2147483648",
+        "1e4294967296",
+        "1e18446744073709551616",
+        "1e-18446744073709551616",
+        "0.1e9223372036854775807",
+        "10e-9223372036854775808",
+        /* 18 to 21 digits, with and without a point and zeros. */
+        "999999999999999999",
+        "1234567890123456789",
+        "9999999999999999999",
+        "12345678901234567890",
+        "18446744073709551615",
+        "18446744073709551616",
+        "99999999999999999999",
+        "123456789012345678901",
+        "1.234567890123456789",
+        "1.2345678901234567890",
+        "0.1234567890123456789",
+        "0.12345678901234567891",
+        "0.0000000000000000000000000000001234567890123456789",
+        "0.00000000000000000000000000000012345678901234567891",
+        "0.0000000000000000000000000000000000000000000000000",
+        "10000000000000000000000000000000",
+        "100000000000000000000000000000000000.0000000000000000000000000000000000000000001",
+        "0.00000000000000000000000000000000000000000000000000000000000000000000e400",
+        "0.0000000000000000000000000000000000000000000000000000000000000000001e400",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        check_read(texts[i]);
+
+    double value = 0;
+    static const char infinity[] = "Infinity,", minus_infinity[] = "-Infinity", nan_[] = "NaN]";
+    assert_ptr_equal(number_read(infinity, infinity + 9, &value), infinity + 8);
+    assert_true(value == HUGE_VAL);
+    assert_ptr_equal(number_read(minus_infinity, minus_infinity + 9, &value), minus_infinity + 9);
+    assert_true(value == -HUGE_VAL);
+    assert_ptr_equal(number_read(nan_, nan_ + 4, &value), nan_ + 3);
+    assert_true(isnan(value) && !signbit(value));
+}
+
+/* A token of thousands of digits, the value of which its first digits tell. */
+static void test_read_long(void **unused)
+{
+    (void)unused;
+    static char text[4096];
+    for (int zeros = 1; zeros < 4000; zeros += 133) {
+        memset(text, '0', sizeof text);
+        text[1] = '.';
+        snprintf(text + 2 + zeros, 80, "123456789012345678901234567890e%d", zeros);
+        check_read(text);
+        memset(text, '0', sizeof text);
+        text[0] = '7';
+        snprintf(text + 1 + zeros, 80, "e-%d", zeros + 300);
+        check_read(text);
+        memset(text, '9', sizeof text);
+        snprintf(text + 1 + zeros, 80, ".5e-%d", zeros);
+        check_read(text);
+        memset(text, '3', sizeof text);
+        text[zeros] = '.';
+        text[4000] = '\0';
+        check_read(text);
+    }
+}
+
+/* Middles of neighbours with all their digits, up to 767, and what only the last digits tell. */
+static void test_read_middles(void **unused)
+{
+    (void)unused;
+#if LDBL_MANT_DIG > DBL_MANT_DIG && LDBL_MAX_EXP > DBL_MAX_EXP
+    static char text[2048], changed[2048];
+    for (int i = 0; i < 3000; i++) {
+        uint64_t bits = next_random() >> 1;
+        if (i % 3 == 0)
+            bits >>= 11; /* small and subnormal */
+        if (i < 40)
+            bits = (uint64_t)i;
+        double low = double_of(bits), high = double_of(bits + 1);
+        if (!isfinite(low) || !isfinite(high))
+            continue;
+        snprintf(text, sizeof text, "%.*Le", 800, ((long double)low + (long double)high) / 2);
+        check_read(text);
+        char *e = strchr(text, 'e');
+        ptrdiff_t end = e - text;
+        snprintf(changed, sizeof changed, "%.*s1%s", (int)end, text, e);
+        check_read(changed);
+        ptrdiff_t last = end - 1;
+        while (text[last] == '0' || text[last] == '.')
+            last--;
+        text[last]--;
+        check_read(text);
+        snprintf(changed, sizeof changed, "%.*s99999999999%s", (int)last + 1, text, e);
+        check_read(changed);
+        text[last]++;
+        snprintf(changed, sizeof changed, "%.*s00000000001%s", (int)last + 1, text, e);
+        check_read(changed);
+        snprintf(changed, sizeof changed, "%.*s%s", (int)last + 1, text, e);
+        check_read(changed);
+    }
+#endif
+}
+
+static void test_read_random(void **unused)
+{
+    (void)unused;
+    static char text[1200];
+    for (long i = 0; i < random_count * 2; i++) {
+        uint64_t bits = next_random(), choice = next_random();
+        double x = choice % 3 == 0 ? (double)float_of((uint32_t)bits) : double_of(bits);
+        if (isfinite(x)) {
+            snprintf(text, sizeof text, "%.17g", x);
+            check_read(text);
+            snprintf(text, sizeof text, "%.9g", x);
+            check_read(text);
+            snprintf(text, sizeof text, "%.20e", x);
+            check_read(text);
+            snprintf(text, sizeof text, "%.*e", (int)(choice >> 8 & 15), x);
+            check_read(text);
+        }
+        snprintf(text, sizeof text, "%.*f", (int)(choice >> 16 & 31),
+                 ldexp((double)(int64_t)bits, -(int)(choice >> 32 & 127)));
+        check_read(text);
+
+        char *p = text;
+        int whole = (int)(choice >> 8 & 31), fraction = (int)(choice >> 16 & 31);
+        if ((choice >> 24) % 64 == 0)
+            fraction = 700;
+        *p++ = (char)('1' + next_random() % 9);
+        if (whole == 31)
+            p[-1] = '0';
+        else
+            for (int k = 0; k < whole; k++)
+                *p++ = (char)('0' + next_random() % 10);
+        if (fraction > 0) {
+            *p++ = '.';
+            int zeros = (choice >> 32 & 3) == 0 ? (int)(choice >> 40 & 31) : 0;
+            for (int k = 0; k < zeros; k++)
+                *p++ = '0';
+            for (int k = 0; k < fraction; k++)
+                *p++ = (char)('0' + next_random() % 10);
+        }
+        int exponent = (int)(next_random() % 720) - 360;
+        snprintf(p, 8, "%c%d", 'e', exponent);
+        check_read(text);
+    }
+}
+
+/* Whether the grammar of JSON gives `text`, by a table of states: rows are the states, columns the
+ * classes - + . 0 1-9 eE, and 0 is the end of hope. */
+static bool is_json_number(const char *text, size_t n)
+{
+    static const char next[][6] = {
+        {0, 0, 0, 0, 0, 0}, {2, 0, 0, 3, 4, 0}, {0, 0, 0, 3, 4, 0}, {0, 0, 5, 0, 0, 7},
+        {0, 0, 5, 4, 4, 7}, {0, 0, 0, 6, 6, 0}, {0, 0, 0, 6, 6, 7}, {8, 8, 0, 9, 9, 0},
+        {0, 0, 0, 9, 9, 0}, {0, 0, 0, 9, 9, 0},
+    };
+    int at = 1;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        int class = c == '-'               ? 0
+                    : c == '+'             ? 1
+                    : c == '.'             ? 2
+                    : c == '0'             ? 3
+                    : c > '0' && c <= '9'  ? 4
+                    : c == 'e' || c == 'E' ? 5
+                                           : -1;
+        at = class < 0 ? 0 : next[at][class];
+    }
+    return at == 3 || at == 4 || at == 6 || at == 9;
+}
+
+static bool is_json_integer(const char *text, size_t n)
+{
+    return is_json_number(text, n) && strcspn(text, ".eE") >= n;
+}
+
+/* Reads the first n bytes of `text` with both functions: a token or not, as the grammar has it, and
+ * nothing is changed if not. */
+static void check_grammar(const char *text, size_t n)
+{
+    char *copy = copy_exactly(text, n);
+    const char *end = copy + n;
+    double value = 7;
+    const char *after = number_read(copy, end, &value);
+    if (after != (is_json_number(text, n) ? end : NULL) || (after == NULL && value != 7))
+        fail_msg("%.*s: %s", (int)n, text, after == NULL ? "refused" : "taken");
+    int64_t integer = 7;
+    bool fits = false;
+    after = number_read_integer(copy, end, &integer, &fits);
+    if (after != (is_json_integer(text, n) ? end : NULL) ||
+        (after == NULL && (integer != 7 || fits)))
+        fail_msg("%.*s: %s as an integer", (int)n, text, after == NULL ? "refused" : "taken");
+    free(copy);
+}
+
+static void test_grammar(void **unused)
+{
+    (void)unused;
+    static const char *const refused[] = {
+        "",          "+1",         "+",          "-",        "--1",       "-+1",       "01",
+        "-01",       "00",         "1.",         "-1.",      ".5",        "-.5",       "1.e5",
+        "1e",        "1e+",        "1e-",        "1e+-5",    "1E",        "0x10",      "0b1",
+        "1.5.2",     "1e5.5",      "1e5e5",      "1-2",      "1+2",       "1_000",     "1f",
+        "1L",        "nan",        "NAN",        "Nan",      "-NaN",      "NaNs",      "NaN1",
+        "inf",       "Inf",        "infinity",   "INFINITY", "+Infinity", "Infinity1", "Infinit",
+        "-Infinit",  "-",          "--Infinity", "Na",       "N",         "I",         "-I",
+        "null",      "true",       "\"1\"",      " 1",       "[1]",       ",",         "1.5x",
+        "12345678x", "123456789a", "1\xC3",
+    };
+    for (size_t i = 0; i + 1 < sizeof refused / sizeof *refused; i++) {
+        size_t n = strlen(refused[i]);
+        double value = 7;
+        char *copy = copy_exactly(refused[i], n);
+        if (number_read(copy, copy + n, &value) != NULL || value != 7)
+            fail_msg("%s: taken", refused[i]);
+        free(copy);
+    }
+    static const char *const cut[] = {
+        "-12345678901234567890.12345678901234567890e-12",
+        "0.123456789e+05",
+        "-0.0E0",
+        "12345678.12345678e12345678",
+        "1234567.1234567e1",
+        "-0",
+        "123456789012345678901234567890",
+    };
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++)
+        for (size_t n = 0; n <= strlen(cut[i]); n++)
+            check_grammar(cut[i], n);
+    static const char alphabet[] = "-+..00123456789eE";
+    for (long i = 0; i < random_count; i++) {
+        char text[24];
+        size_t n = next_random() % sizeof text;
+        for (size_t k = 0; k < n; k++) {
+            /* Mostly digits, so that more than a few are tokens. */
+            uint64_t r = next_random();
+            text[k] = r % 4 == 0 ? alphabet[(r >> 8) % (sizeof alphabet - 1)]
+                                 : (char)('0' + (r >> 8) % 10);
+        }
+        check_grammar(text, n);
+    }
+    /* What may follow. */
+    static const char followers[] = ", ]}\t\n\r:\"[{/\0\x80\xFF";
+    for (size_t i = 0; i < sizeof followers - 1; i++) {
+        char text[] = "-15 7654321";
+        text[3] = followers[i];
+        double value = 0;
+        int64_t integer = 0;
+        bool fits = false;
+        assert_ptr_equal(number_read(text, text + 11, &value), text + 3);
+        assert_true(value == -15);
+        assert_ptr_equal(number_read_integer(text, text + 11, &integer, &fits), text + 3);
+        assert_true(fits && integer == -15);
+    }
+}
+
+static void check_integer(const char *text, int64_t expected, bool expected_fits)
+{
+    size_t n = strlen(text);
+    char *copy = copy_exactly(text, n);
+    int64_t value = 7;
+    bool fits = !expected_fits;
+    assert_ptr_equal(number_read_integer(copy, copy + n, &value, &fits), copy + n);
+    if (value != expected || fits != expected_fits)
+        fail_msg("%s: %lld, %d", text, (long long)value, fits);
+    free(copy);
+}
+
+static void test_integers(void **unused)
+{
+    (void)unused;
+    check_integer("0", 0, true);
+    check_integer("-0", 0, true);
+    check_integer("7", 7, true);
+    check_integer("-12345678", -12345678, true);
+    check_integer("9223372036854775807", INT64_MAX, true);
+    check_integer("9223372036854775808", INT64_MAX, false);
+    check_integer("-9223372036854775808", INT64_MIN, true);
+    check_integer("-9223372036854775809", INT64_MIN, false);
+    check_integer("9999999999999999999", INT64_MAX, false);
+    check_integer("18446744073709551617", INT64_MAX, false);
+    check_integer("-18446744073709551617", INT64_MIN, false);
+    check_integer("36893488147419103233", INT64_MAX, false);
+    check_integer("340282366920938463463374607431768211457", INT64_MAX, false);
+    for (long i = 0; i < random_count; i++) {
+        uint64_t r = next_random();
+        int64_t x = (int64_t)(r >> (next_random() % 64));
+        if (next_random() % 2 != 0)
+            x = x == INT64_MIN ? x : -x;
+        if (i == 0)
+            x = INT64_MIN;
+        if (i == 1)
+            x = INT64_MAX;
+        if (i >= 2 && i < 40) {
+            x = 1;
+            for (long k = 2; k < i; k += 2)
+                x *= 10;
+            x -= i % 2;
+        }
+        char expected[32], text[32];
+        snprintf(expected, sizeof expected, "%lld", (long long)x);
+        char *out = copy_exactly(expected, NUMBER_I64_MAX);
+        char *end = number_write_i64(out, x);
+        snprintf(text, sizeof text, "%.*s", (int)(end - out), out);
+        assert_string_equal(text, expected);
+        free(out);
+        check_integer(text, x, true);
+    }
+}
+
+/* ----------------------------------------------------------------------------------- writing -- */
+
+enum type { F64, F32, F16, BF16 };
+
+static const struct {
+    int width, least, most;
+} types[] = {
+    [F64] = {53, -1074, NUMBER_F64_MAX},
+    [F32] = {24, -149, NUMBER_F32_MAX},
+    [F16] = {11, -24, NUMBER_F16_MAX},
+    [BF16] = {8, -133, NUMBER_BF16_MAX},
+};
+
+static int longest[4];
+
+/* The value of the bits of a type, by its definition. */
+static double widen(enum type type, uint64_t bits)
+{
+    int fraction_bits = types[type].width - 1, size = type == F64 ? 64 : type == F32 ? 32 : 16;
+    uint64_t fraction = bits & ((UINT64_C(1) << fraction_bits) - 1);
+    uint64_t top = (UINT64_C(1) << (size - 1 - fraction_bits)) - 1, field = bits >> fraction_bits;
+    bool negative = field > top;
+    field &= top;
+    double x;
+    if (field == top)
+        x = fraction != 0 ? (double)NAN : HUGE_VAL;
+    else if (field == 0)
+        x = ldexp((double)fraction, types[type].least);
+    else
+        x = ldexp((double)(fraction + (UINT64_C(1) << fraction_bits)),
+                  types[type].least + (int)field - 1);
+    return negative ? -x : x;
+}
+
+/* Rounds to the type, to nearest even. */
+static double narrow(enum type type, double x)
+{
+    int exponent;
+    frexp(x, &exponent);
+    int unit = exponent - types[type].width;
+    if (unit < types[type].least)
+        unit = types[type].least;
+    return ldexp(nearbyint(ldexp(x, -unit)), unit);
+}
+
+/* Whether `text` reads back to x, an absolute value of the type. */
+static bool reads_back(enum type type, const char *text, double x)
+{
+    double back = strtod(text, NULL);
+    if (type == F64)
+        return back == x;
+    if (type == F32)
+        return (double)(float)back == x && (double)strtof(text, NULL) == x;
+    return narrow(type, back) == x;
+}
+
+static char *write_as(enum type type, char *out, double x, uint64_t bits)
+{
+    if (type == F64)
+        return number_write_f64(out, x);
+    if (type == F32)
+        return number_write_f32(out, (float)x);
+    return type == F16 ? number_write_f16(out, (uint16_t)bits)
+                       : number_write_bf16(out, (uint16_t)bits);
+}
+
+/* The digits and the exponent of the first of them, of a decimal without a sign. */
+struct decimal {
+    char digits[40];
+    int count, exponent;
+};
+
+static struct decimal take_apart(const char *text)
+{
+    struct decimal d = {.exponent = -1};
+    bool point = false;
+    for (; *text != '\0' && *text != 'e'; text++) {
+        if (*text == '.') {
+            point = true;
+            continue;
+        }
+        if (d.count > 0 || *text != '0')
+            d.digits[d.count++] = *text;
+        if (!point ? d.count > 0 : d.count == 0)
+            d.exponent += point ? -1 : 1;
+    }
+    if (*text == 'e')
+        d.exponent += atoi(text + 1);
+    while (d.count > 1 && d.digits[d.count - 1] == '0')
+        d.count--;
+    d.digits[d.count] = '\0';
+    return d;
+}
+
+static void lay_out(char *out, const struct decimal *d)
+{
+    if (d->exponent < -5 || d->exponent >= 17) {
+        sprintf(out, "%.1s%s%se%d", d->digits, d->count > 1 ? "." : "", d->digits + 1, d->exponent);
+    } else if (d->exponent < 0) {
+        sprintf(out, "0.%.*s%s", -1 - d->exponent, "0000", d->digits);
+    } else if (d->count <= d->exponent + 1) {
+        sprintf(out, "%s%.*s", d->digits, d->exponent + 1 - d->count, "00000000000000000");
+    } else {
+        sprintf(out, "%.*s.%s", d->exponent + 1, d->digits, d->digits + d->exponent + 1);
+    }
+}
+
+/* `trials`: how many shorter forms are tried. */
+static void check_write(enum type type, uint64_t bits, int trials)
+{
+    char text[64], expected[64];
+    double x = widen(type, bits);
+    char *out = copy_exactly("                        ", (size_t)types[type].most);
+    char *end = write_as(type, out, x, bits);
+    assert_in_range(end - out, 1, types[type].most);
+    if (end - out > longest[type])
+        longest[type] = (int)(end - out);
+    memcpy(text, out, (size_t)(end - out));
+    text[end - out] = '\0';
+    double back;
+    assert_ptr_equal(number_read(out, end, &back), end);
+    free(out);
+    if (isnan(x)) {
+        assert_string_equal(text, "NaN");
+        return;
+    }
+    char *magnitude = text;
+    if (signbit(x)) {
+        assert_int_equal(*magnitude++, '-');
+        x = -x;
+        back = -back;
+    }
+    if (isinf(x) || x == 0) {
+        assert_string_equal(magnitude, isinf(x)                     ? "Infinity"
+                                       : signbit(widen(type, bits)) ? "0.0"
+                                                                    : "0");
+        assert_true(back == x);
+        return;
+    }
+    if (!reads_back(type, magnitude, x))
+        fail_msg("%a: %s reads back to %a", x, magnitude, back);
+
+    struct decimal d = take_apart(magnitude);
+    lay_out(expected, &d);
+    assert_string_equal(magnitude, expected);
+    for (int count = d.count - 1; count > 0 && count >= d.count - trials; count--) {
+        snprintf(expected, sizeof expected, "%.*e", count - 1, x);
+        if (reads_back(type, expected, x))
+            fail_msg("%a: %s, but %s is shorter", x, magnitude, expected);
+    }
+    /* Of as many digits printf gives the closest. It may lie on the near side of a power of two and
+     * read back to something else. */
+    snprintf(expected, sizeof expected, "%.*e", d.count - 1, x);
+    struct decimal closest = take_apart(expected);
+    if (reads_back(type, expected, x) &&
+        (strcmp(d.digits, closest.digits) != 0 || d.exponent != closest.exponent))
+        fail_msg("%a: %s, but %s is closer", x, magnitude, expected);
+}
+
+static void test_write_known(void **unused)
+{
+    (void)unused;
+    static const struct {
+        double x;
+        const char *text;
+    } known[] = {
+        {0, "0"},
+        {-0.0, "-0.0"},
+        {3, "3"},
+        {-3, "-3"},
+        {0.5, "0.5"},
+        {100, "100"},
+        {0.1, "0.1"},
+        {1e16, "10000000000000000"},
+        {1e17, "1e17"},
+        {1e30, "1e30"},
+        {123e15, "1.23e17"},
+        {99999999999999984.0, "99999999999999980"},
+        {1e-5, "0.00001"},
+        {1e-6, "1e-6"},
+        {1.25e-5, "0.0000125"},
+        {9.5e-6, "9.5e-6"},
+        {1e23, "1e23"},
+        {9e22, "9e22"},
+        {1e100, "1e100"},
+        {-1.5e-100, "-1.5e-100"},
+        {1.0 / 3, "0.3333333333333333"},
+        {2.0 / 3, "0.6666666666666666"},
+        {5e-324, "5e-324"},
+        {DBL_MIN, "2.2250738585072014e-308"},
+        {DBL_MAX, "1.7976931348623157e308"},
+        {9007199254740991, "9007199254740991"},
+        {9007199254740992, "9007199254740992"},
+        {9007199254740994, "9007199254740994"},
+        {0x1p-44, "5.684341886080802e-14"},
+        {1234567.875, "1234567.875"},
+        {HUGE_VAL, "Infinity"},
+        {-HUGE_VAL, "-Infinity"},
+        {(double)NAN, "NaN"},
+        {-(double)NAN, "NaN"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        char text[NUMBER_F64_MAX + 1];
+        *number_write_f64(text, known[i].x) = '\0';
+        assert_string_equal(text, known[i].text);
+    }
+    static const struct {
+        float x;
+        const char *text;
+    } narrow_known[] = {
+        {0, "0"},
+        {-0.0F, "-0.0"},
+        {0.1F, "0.1"},
+        {16777216, "16777216"},
+        {1e10F, "10000000000"},
+        {0x1p40F, "1099511600000"},
+        {FLT_MAX, "3.4028235e38"},
+        {FLT_MIN, "1.1754944e-38"},
+        {1e-45F, "1e-45"},
+        {1.2345679e16F, "12345680000000000"},
+        /* Here 7.038531e-26 is enough for strtof, but not through a double. */
+        {0x1.5c87fap-84F, "7.0385307e-26"},
+    };
+    for (size_t i = 0; i < sizeof narrow_known / sizeof *narrow_known; i++) {
+        char text[NUMBER_F32_MAX + 1];
+        *number_write_f32(text, narrow_known[i].x) = '\0';
+        assert_string_equal(text, narrow_known[i].text);
+    }
+}
+
+static void test_write_f64(void **unused)
+{
+    (void)unused;
+    for (int exponent = 0; exponent < 2048; exponent++)
+        for (int around = -2; around <= 2; around++)
+            check_write(F64, ((uint64_t)exponent << 52) + (uint64_t)around, 17);
+    for (int k = -330; k < 310; k++) {
+        char text[16];
+        snprintf(text, sizeof text, "1e%d", k);
+        for (int around = -2; around <= 2; around++)
+            check_write(F64, bits_of(strtod(text, NULL)) + (uint64_t)around, 17);
+    }
+    for (long i = 0; i < random_count; i++)
+        check_write(F64, next_random(), i < 100000 ? 17 : 1);
+    for (long i = 0; i < random_count; i++) {
+        uint64_t r = next_random();
+        /* Few digits, integers, and what has few bits. */
+        check_write(F64, bits_of((double)(r % 1000000007) / 1e5), 1);
+        check_write(F64, bits_of((double)(r >> (r % 64))), 1);
+        check_write(F64, bits_of(ldexp((double)(r >> 50), (int)(r % 1500) - 900)), 1);
+    }
+    assert_int_equal(longest[F64], NUMBER_F64_MAX);
+}
+
+static void test_write_f32(void **unused)
+{
+    (void)unused;
+    for (uint32_t exponent = 0; exponent < 512; exponent++)
+        for (uint32_t around = 0; around <= 4; around++)
+            check_write(F32, (uint32_t)((exponent << 23) + around - 2), 9);
+    for (uint32_t small = 0; small < 3000; small++)
+        check_write(F32, small, 9);
+    for (long i = 0; i < random_count; i++)
+        check_write(F32, next_random() >> 32, i < 100000 ? 9 : 1);
+    for (long i = 0; i < random_count; i++) {
+        uint64_t r = next_random();
+        float x = (float)(r >> (r % 64));
+        float y = (float)(r % 1000003) / 1e4F;
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        check_write(F32, bits, 1);
+        memcpy(&bits, &y, sizeof bits);
+        check_write(F32, bits, 1);
+    }
+    check_write(F32, 0x5a800001, 9);
+    char text[NUMBER_F32_MAX];
+    assert_int_equal(number_write_f32(text, -1.2345679e16F) - text, NUMBER_F32_MAX);
+}
+
+static void test_write_short(void **unused)
+{
+    (void)unused;
+    for (unsigned bits = 0; bits <= UINT16_MAX; bits++) {
+        check_write(F16, bits, 5);
+        check_write(BF16, bits, 5);
+    }
+    assert_int_equal(longest[F16], NUMBER_F16_MAX);
+    assert_int_equal(longest[BF16], NUMBER_BF16_MAX);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "exhaustive") == 0)
+        random_count = 10000000;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_read_known),   cmocka_unit_test(test_read_long),
+        cmocka_unit_test(test_read_middles), cmocka_unit_test(test_read_random),
+        cmocka_unit_test(test_grammar),      cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_write_known),  cmocka_unit_test(test_write_f64),
+        cmocka_unit_test(test_write_f32),    cmocka_unit_test(test_write_short),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
