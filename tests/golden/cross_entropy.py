@@ -85,6 +85,8 @@ class Evaluation:
         self.r = self.optional(inputs, "sample_weight", self.row_shape).reshape(-1)
         self.go = inputs.get("grad_output")
         self.targets_smooth = True
+        self.cancels = False
+        self.confirmed = False
         self.legal(options)
         self.count(inputs)
         self.scores()
@@ -306,6 +308,11 @@ class Evaluation:
             if o["poly1"]:
                 g = g - (o["poly1"] * self.wy * p_y)[:, None] * (hot - p)
         up = self.upstream.reshape(-1) if self.upstream.dim() else self.upstream
+        # A row whose p and q almost agree has a gradient of rounding errors: no such goldens.
+        size = torch.maximum(wq.sum(1, keepdim=True) * p, wq).amax(1)
+        near = (g.abs().amax(1) < 0.07 * size) & (g != 0).any(1)
+        smooth = not self.index_form or o["label_smoothing"] != 0
+        self.cancels = smooth and bool((near & self.counted & ~self.broken).any())
         J = o["logit_scale"]
         if o["softcap"] is not None:
             J = J * (1 - (self.u.detach() / o["softcap"]) ** 2)
@@ -373,11 +380,11 @@ class Evaluation:
         assert same(loss.detach(), self.outputs["loss"], 1e-11)
         (self.upstream * loss).sum().backward()
         assert same(x.grad, self.outputs["grad.logits"], 1e-11)
-        Evaluation.confirmed += 1
+        self.confirmed = True
 
 
-Evaluation.confirmed = 0
 BOOK = Book("cross_entropy")
+CONFIRMED = []
 INDEX_WANTS = ["nll", "lse", "entropy", "predicted", "accuracy", "count", "perplexity", "z_loss",
                "denominator"]
 PROBABILITY_WANTS = ["lse", "entropy", "predicted", "count", "z_loss", "denominator"]
@@ -390,18 +397,14 @@ def write(name, inputs, options, want=(), default=("loss", "grad.logits")):
     for ambiguous in ("predicted", "accuracy"):
         assert ambiguous not in names or e.clear_winner, name
     assert "grad.targets" not in names or e.targets_smooth, name
+    assert not e.cancels, name
     BOOK.add(name, inputs, options, {k: e.outputs[k] for k in names}, e.scale)
+    CONFIRMED.append(e.confirmed)
     return e
 
 
-def build(name, rows=(3,), classes=7, form="index", dim=-1, options=None, extra=(), want=(),
-          spread=1.5, ttype="i64", kind="float", ignored=0.3, default=("loss", "grad.logits")):
-    """A case of random numbers. `extra` names the optional inputs; `want` may be "all"."""
-    options = {k: str(v) for k, v in (options or {}).items()}
-    if dim != -1:
-        options["class_dim"] = str(dim)
-    draw = Draw(name)
-    rows = tuple(rows)
+def fill(draw, rows, classes, form, dim, options, extra, spread, ttype, kind, ignored):
+    """The inputs of a case of random numbers."""
     vocab = int(options.get("vocab_size", classes))
     shape = rows + (classes,) if dim == -1 else rows[:dim] + (classes,) + rows[dim:]
     inputs = Inputs()
@@ -436,9 +439,24 @@ def build(name, rows=(3,), classes=7, form="index", dim=-1, options=None, extra=
     if "grad_output" in extra:
         reduced = options.get("reduction", "mean") != "none"
         inputs.put("grad_output", draw.normal(() if reduced else rows, 1.0), kind)
+    return inputs
+
+
+def build(name, rows=(3,), classes=7, form="index", dim=-1, options=None, extra=(), want=(),
+          spread=1.5, ttype="i64", kind="float", ignored=0.3, default=("loss", "grad.logits")):
+    """A case of random numbers. `extra` names the optional inputs; `want` may be "all"."""
+    options = {k: str(v) for k, v in (options or {}).items()}
+    if dim != -1:
+        options["class_dim"] = str(dim)
+    for attempt in range(20):
+        draw = Draw(name if attempt == 0 else f"{name} {attempt}")
+        inputs = fill(draw, tuple(rows), classes, form, dim, options, extra, spread, ttype, kind,
+                      ignored)
+        e = Evaluation(inputs, options)
+        if not e.cancels:
+            break
     if want == "all":
         want = INDEX_WANTS if form == "index" else PROBABILITY_WANTS + ["grad.targets"]
-        e = Evaluation(inputs, options)
         want = [w for w in want if w in e.outputs]
         if not e.clear_winner:
             want = [w for w in want if w not in ("predicted", "accuracy")]
@@ -691,7 +709,7 @@ def types():
 
 def infinities():
     """Section 0.6, row by row, under every reduction."""
-    x = [[0.5, -1.0, 2.0, 0.25], [1.5, 0.25, -0.5, 1.0], [-1.0, 3.0, 0.0, 0.75]]
+    x = [[0.5, -1.0, 2.0, 0.25], [1.5, 0.25, -0.5, 1.0], [-1.0, 1.5, 0.0, 0.75]]
 
     def spoilt(row, **at):
         out = [list(r) for r in x]
@@ -841,7 +859,7 @@ def edges():
               {"label_smoothing": "1", "smoothing_mode": mode}, INDEX_WANTS)
         write(f"edge/no-smoothing-{mode}", given(x, [0, 2, 1, 2]),
               {"label_smoothing": "0", "smoothing_mode": mode})
-        write(f"edge/two-classes-{mode}", given([[0.5, -1.0], [2.0, 0.25]], [0, 0]),
+        write(f"edge/two-classes-{mode}", given([[-0.5, 0.5], [-0.5, 1.0]], [0, 0]),
               {"label_smoothing": "0.3", "smoothing_mode": mode, "reduction": "none"})
     write("edge/all-smoothing-probability",
           given(x[:2], [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]), {"label_smoothing": "1"},
@@ -869,7 +887,7 @@ def edges():
     write("edge/weights-some-0", given(x, [0, 2, 1, 2], class_weight=[0.0, 1.5, 0.5],
                                        sample_weight=[1.0, 0.0, 2.0, 0.5]), {}, INDEX_WANTS)
     write("edge/weights-some-0-smoothing",
-          given(x, [0, 2, 1, 2], class_weight=[0.0, 1.5, 0.5]), {"label_smoothing": "0.1"},
+          given(x, [0, 1, 2, 2], class_weight=[0.0, 1.5, 0.5]), {"label_smoothing": "0.1"},
           ("denominator",))
     write("edge/grad-output-0", given(x, [0, 2, 1, 2], grad_output=[0.0, 1.0, -1.0, 0.0]),
           {"reduction": "none"})
@@ -940,7 +958,7 @@ def main():
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "cross_entropy.jsonl")
     BOOK.write(path)
     print(f"{len(BOOK.lines)} cases, {os.path.getsize(path)} bytes, "
-          f"{Evaluation.confirmed} confirmed by torch's own cross_entropy")
+          f"{sum(CONFIRMED)} confirmed by torch's own cross_entropy")
 
 
 if __name__ == "__main__":
