@@ -30,7 +30,7 @@ extern "C" {
 /* The version of the library that is linked, as "major.minor.patch"; LK_VERSION is the header's. */
 const char *lk_version(void);
 
-/* ------------------------------------------------------------------------------------ status -- */
+/* Status. */
 
 /* What can go wrong: X(NAME, word). The word is stable and is what lossd sends as `code`. */
 #define LK_STATUSES(X)                                                                             \
@@ -76,7 +76,7 @@ typedef struct lk_error {
     char text[240];             /* one sentence, UTF-8, without a full stop */
 } lk_error;
 
-/* ----------------------------------------------------------------------------------- tensors -- */
+/* Tensors. */
 
 /* Element types: X(NAME, word, bytes). BOOL and U8 are masks: any non-zero byte is true. */
 #define LK_DTYPES(X)                                                                               \
@@ -132,7 +132,7 @@ static inline lk_tensor lk_matrix(lk_dtype dtype, void *data, int64_t rows, int6
     return t;
 }
 
-/* ------------------------------------------------------------------------------ descriptions -- */
+/* Descriptions. */
 
 /* Types of options. Every option has one text form: a decimal number, true or false, the choice's
  * word; `off` where an option can be unset. */
@@ -227,7 +227,7 @@ const lk_loss *lk_loss_find(const char *name);
 /* Never NULL. */
 const lk_description *lk_loss_describe(const lk_loss *loss);
 
-/* -------------------------------------------------------------------------------------- ISAs -- */
+/* ISAs. */
 
 /* The instruction sets this build was compiled for, best first; the last one is "scalar", which
  * runs everywhere and is the reference. lk_isa_name(i) is NULL outside 0..lk_isa_count()-1. */
@@ -244,7 +244,7 @@ bool lk_isa_use(const char *name);
 /* The name of the one in use. */
 const char *lk_isa_used(void);
 
-/* --------------------------------------------------------------------------------- one call -- */
+/* One call. */
 
 /* One evaluation. In this order: new, then inputs, options and wanted outputs in any order, then
  * check, bind, plan, run, finish, free. Functions called out of order return LK_MISUSE. */
@@ -293,10 +293,13 @@ lk_status lk_call_bind(lk_call *call, int i, void *data);
  * all outputs bound. From here on the call is read-only for everybody but run and finish. */
 lk_status lk_call_plan(lk_call *call, lk_error *error);
 
-/* After plan: into how many blocks the work is cut (by shapes alone; 0 where there is nothing to
- * do) and how many bytes of scratch a run needs. */
+/* After plan: into how many blocks the work is cut, by shapes alone; 0 where there is nothing to
+ * do. */
 int64_t lk_call_blocks(const lk_call *call);
+
+/* After check: the bytes of scratch that a run needs, and the bytes that plan will allocate. */
 size_t lk_call_scratch(const lk_call *call);
+size_t lk_call_memory(const lk_call *call);
 
 /* Compute blocks first..first+count-1. Different threads may run different blocks of a call at
  * once, each with scratch of its own, aligned to 64 bytes; NULL where lk_call_scratch is 0. Cannot
@@ -307,7 +310,7 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch);
  * bad value with the lowest index; then the outputs are unspecified. */
 lk_status lk_call_finish(lk_call *call, lk_error *error);
 
-/* ------------------------------------------------------------------------------ in one step -- */
+/* In one step. */
 
 typedef struct lk_named {
     const char *name;

@@ -50,9 +50,6 @@ typedef real vec __attribute__((vector_size(LANES * sizeof(real))));
 typedef ilane mask __attribute__((vector_size(LANES * sizeof(real))));
 typedef ulane uvec __attribute__((vector_size(LANES * sizeof(real))));
 
-/* --------------------------------------------------------------------------------- arithmetic --
- */
-
 /* 0 + x would turn -0 into 0 in some lanes and not in others: build the vector instead. */
 LK_INLINE vec v_set(real x)
 {
@@ -150,8 +147,60 @@ LK_INLINE real v_top(vec x)
     return x[0];
 }
 
-/* ------------------------------------------------------------------------------ load and store --
+/* Reals as they lie in memory. _n: the first n of them, 0 < n < LANES; `fill` in the other lanes.
  */
+
+LK_INLINE vec v_read(const real *p)
+{
+    vec x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+LK_INLINE void v_write(real *p, vec x)
+{
+    memcpy(p, &x, sizeof x);
+}
+
+LK_INLINE vec v_read_n(const real *p, int64_t n, real fill)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_mask_loadu_pd((__m512d)v_set(fill), (__mmask8)((1u << n) - 1), p);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_mask_loadu_ps((__m512)v_set(fill), (__mmask16)((1u << n) - 1), p);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    mask m = m_first(n);
+    return v_select(m, (vec)_mm256_maskload_pd(p, (__m256i)m), v_set(fill));
+#elif LK_VECTOR_BYTES == 32
+    mask m = m_first(n);
+    return v_select(m, (vec)_mm256_maskload_ps(p, (__m256i)m), v_set(fill));
+#else
+    vec x = v_set(fill);
+    for (int i = 0; i < LANES; i++)
+        if (i < n)
+            x[i] = p[i];
+    return x;
+#endif
+}
+
+LK_INLINE void v_write_n(real *p, int64_t n, vec x)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)x);
+#elif LK_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    _mm256_maskstore_pd(p, (__m256i)m_first(n), (__m256d)x);
+#elif LK_VECTOR_BYTES == 32
+    _mm256_maskstore_ps(p, (__m256i)m_first(n), (__m256)x);
+#else
+    for (int i = 0; i < LANES; i++)
+        if (i < n)
+            p[i] = x[i];
+#endif
+}
+
+/* Elements: the same, widened and narrowed where they are halves. */
 
 #if defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
 
@@ -247,7 +296,6 @@ LK_INLINE void v_store(elem *p, vec x)
     memcpy(p, &h, sizeof h);
 }
 
-/* The first n elements, 0 < n < LANES; `fill` in the other lanes. */
 LK_INLINE vec v_load_n(const elem *p, int64_t n, real fill)
 {
     halves h = {0};
@@ -277,52 +325,22 @@ LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
 
 LK_INLINE vec v_load(const elem *p)
 {
-    vec x;
-    memcpy(&x, p, sizeof x);
-    return x;
+    return v_read(p);
 }
 
 LK_INLINE void v_store(elem *p, vec x)
 {
-    memcpy(p, &x, sizeof x);
+    v_write(p, x);
 }
 
 LK_INLINE vec v_load_n(const elem *p, int64_t n, real fill)
 {
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
-    return (vec)_mm512_mask_loadu_pd((__m512d)v_set(fill), (__mmask8)((1u << n) - 1), p);
-#elif LK_VECTOR_BYTES == 64
-    return (vec)_mm512_mask_loadu_ps((__m512)v_set(fill), (__mmask16)((1u << n) - 1), p);
-#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
-    mask m = m_first(n);
-    return v_select(m, (vec)_mm256_maskload_pd(p, (__m256i)m), v_set(fill));
-#elif LK_VECTOR_BYTES == 32
-    mask m = m_first(n);
-    return v_select(m, (vec)_mm256_maskload_ps(p, (__m256i)m), v_set(fill));
-#else
-    vec x = v_set(fill);
-    for (int i = 0; i < LANES; i++)
-        if (i < n)
-            x[i] = p[i];
-    return x;
-#endif
+    return v_read_n(p, n, fill);
 }
 
 LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
 {
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
-    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)x);
-#elif LK_VECTOR_BYTES == 64
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x);
-#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
-    _mm256_maskstore_pd(p, (__m256i)m_first(n), (__m256d)x);
-#elif LK_VECTOR_BYTES == 32
-    _mm256_maskstore_ps(p, (__m256i)m_first(n), (__m256)x);
-#else
-    for (int i = 0; i < LANES; i++)
-        if (i < n)
-            p[i] = x[i];
-#endif
+    v_write_n(p, n, x);
 }
 
 #endif
@@ -353,6 +371,11 @@ LK_INLINE void r_store(elem *p, real x)
 LK_INLINE vec v_load_tail(const elem *p, int64_t n, real fill)
 {
     return n == LANES ? v_load(p) : v_load_n(p, n, fill);
+}
+
+LK_INLINE vec v_read_tail(const real *p, int64_t n, real fill)
+{
+    return n == LANES ? v_read(p) : v_read_n(p, n, fill);
 }
 
 LK_INLINE void v_store_tail(elem *p, int64_t n, vec x)

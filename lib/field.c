@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Option tables: defaults, parsing, ranges. A value is read from and written to the place in the
+ * loss's option struct that its field names.
+ */
+#define _GNU_SOURCE /* strtod_l: the caller's locale must not change what "0.1" means */
+#include "internal.h"
+
+#include <errno.h>
+#include <locale.h>
+#include <stdlib.h>
+
+/* Options that are off: a real is NaN, an integer the lowest there is. */
+static const int64_t OFF = INT64_MIN;
+
+static double parse_real(const char *text, const char **end)
+{
+    /* glibc and musl hand out a constant for "C": nothing is allocated. */
+    locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+    char *stop = NULL;
+    double x = c ? strtod_l(text, &stop, c) : strtod(text, &stop);
+    if (c)
+        freelocale(c);
+    *end = stop;
+    return x;
+}
+
+/* Decimal numbers only: strtod would also take hexadecimal, "nan", "inf" and leading spaces. */
+static bool is_decimal(const char *text)
+{
+    if (*text == '-' || *text == '+')
+        text++;
+    if (!((*text >= '0' && *text <= '9') || *text == '.'))
+        return false;
+    return text[strspn(text, "0123456789.eE+-")] == '\0';
+}
+
+static bool parse_choice(const char *choices, const char *text, int *value)
+{
+    size_t length = strlen(text);
+    int i = 0;
+    for (const char *c = choices; *c != '\0' && length > 0; i++) {
+        size_t n = strcspn(c, "|");
+        if (n == length && memcmp(c, text, n) == 0) {
+            *value = i;
+            return true;
+        }
+        c += n + (c[n] == '|');
+    }
+    return false;
+}
+
+static bool parse(const lk_field *field, void *place, const char *text)
+{
+    const char *end = text;
+    char *stop;
+    double real;
+    bool negative = text[0] == '-';
+    bool off = strcmp(text, "off") == 0 && (field->flags & LK_OFF);
+    errno = 0;
+    switch (field->type) {
+    case LK_REAL:
+        if (!off && !is_decimal(text))
+            return false;
+        real = off ? (double)NAN : parse_real(text, &end);
+        memcpy(place, &real, sizeof real);
+        return off || (*end == '\0' && isfinite(real));
+    case LK_INTEGER: {
+        if (!off && (!is_decimal(text) || text[0] == '+'))
+            return false;
+        long long value = off ? OFF : strtoll(text, &stop, 10);
+        if (!off && (*stop != '\0' || errno != 0))
+            return false;
+        *(int64_t *)place = value;
+        return true;
+    }
+    case LK_UNSIGNED: {
+        if (negative || text[0] == '+' || !is_decimal(text))
+            return false;
+        unsigned long long value = strtoull(text, &stop, 10);
+        *(uint64_t *)place = value;
+        return *stop == '\0' && errno == 0;
+    }
+    case LK_FLAG:
+        *(bool *)place = strcmp(text, "true") == 0;
+        return strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
+    default:
+        return parse_choice(field->choices, text, place);
+    }
+}
+
+static const char *expected(const lk_field *field)
+{
+    bool off = field->flags & LK_OFF;
+    switch (field->type) {
+    case LK_REAL:
+        return off ? "a finite decimal number, or off" : "a finite decimal number";
+    case LK_INTEGER:
+        return off ? "an integer of 64 bits, or off" : "an integer of 64 bits";
+    case LK_UNSIGNED:
+        return "an unsigned integer of 64 bits";
+    case LK_FLAG:
+        return "true or false";
+    default:
+        return field->choices;
+    }
+}
+
+lk_status lk_field_parse(const lk_field *field, void *options, const char *text, lk_error *error)
+{
+    if (parse(field, (char *)options + field->offset, text))
+        return LK_OK;
+    return lk_error_set(error, LK_OPTION_INVALID, "", "%s is \"%.40s%s\"; it must be %s%s",
+                        field->name, text, strlen(text) > 40 ? "..." : "",
+                        field->type == LK_CHOICE ? "one of " : "", expected(field));
+}
+
+void lk_fields_default(const lk_field *fields, void *options)
+{
+    for (const lk_field *f = fields; f->name; f++)
+        if (f->fallback)
+            (void)lk_field_parse(f, options, f->fallback, NULL);
+}
+
+const lk_field *lk_field_find(const lk_field *fields, const char *name)
+{
+    for (const lk_field *f = fields; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return f;
+    return NULL;
+}
+
+lk_status lk_field_check(const lk_field *field, const void *options, lk_error *error)
+{
+    const void *place = (const char *)options + field->offset;
+    double x = 0;
+    if (!(field->flags & LK_RANGED))
+        return LK_OK;
+    if (field->type == LK_REAL)
+        x = *(const double *)place;
+    else if (field->type == LK_INTEGER && *(const int64_t *)place == OFF)
+        x = (double)NAN;
+    else if (field->type == LK_INTEGER)
+        x = (double)*(const int64_t *)place;
+    else if (field->type == LK_UNSIGNED)
+        x = (double)*(const uint64_t *)place;
+    bool low = field->flags & LK_OPEN ? x <= field->min : x < field->min;
+    if (isnan(x) || !(low || x > field->max))
+        return LK_OK;
+    if (isinf(field->max))
+        return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be %s %g",
+                            field->name, x, field->flags & LK_OPEN ? ">" : ">=", field->min);
+    return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be in %c%g, %g]",
+                        field->name, x, field->flags & LK_OPEN ? '(' : '[', field->min, field->max);
+}

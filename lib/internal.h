@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the parts of the library that are compiled once share: no kernel includes this.
+ */
+#ifndef LK_INTERNAL_H
+#define LK_INTERNAL_H
+
+#include "loss.h"
+
+/* Fill in *error, if there is one, and return the status. The text is a printf format. */
+lk_status lk_error_set(lk_error *error, lk_status status, const char *input, const char *format,
+                       ...) __attribute__((format(printf, 4, 5)));
+
+/* field.c */
+
+/* Every field at its default. Required fields stay zero. */
+void lk_fields_default(const lk_field *fields, void *options);
+
+/* The field of that name, or NULL. */
+const lk_field *lk_field_find(const lk_field *fields, const char *name);
+
+/* Parse `text` into the field's place: option_invalid if it does not parse. */
+lk_status lk_field_parse(const lk_field *field, void *options, const char *text, lk_error *error);
+
+/* option_out_of_range if the field's value lies outside its range. */
+lk_status lk_field_check(const lk_field *field, const void *options, lk_error *error);
+
+/* shape.c */
+
+/* What the patterns of a call have bound so far. */
+typedef struct lk_sizes {
+    int lead_rank; /* -1: `*` is not bound */
+    int64_t lead[LK_MAX_RANK];
+    int64_t size[26]; /* -1: the letter is not bound */
+} lk_sizes;
+
+void lk_sizes_clear(lk_sizes *sizes);
+
+/* Does the shape fit the pattern? If so its sizes are bound. `exact`: [1] does not pass for []. The
+ * options are where `@option` looks. */
+bool lk_shape_bind(const char *pattern, const lk_tensor *shape, bool exact, lk_sizes *sizes,
+                   const lk_field *fields, const void *options);
+
+/* Does the pattern have the rank, as far as it is known? */
+bool lk_shape_rank(const char *pattern, int rank, const lk_sizes *sizes);
+
+/* The shape that a pattern of bound sizes stands for. False if one is not bound. */
+bool lk_shape_make(const char *pattern, const lk_sizes *sizes, const lk_field *fields,
+                   const void *options, lk_tensor *shape);
+
+enum { LK_SHAPE_TEXT = 96 };
+
+/* "[2,5]"; and a pattern as far as its sizes are known, "[2,C]". Both return `to`. */
+const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT]);
+const char *lk_pattern_text(const char *pattern, const lk_sizes *sizes, char to[LK_SHAPE_TEXT]);
+
+/* registry.c */
+
+/* The same loss in the best variant allowed, for an element type (one of the floats). */
+const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype);
+
+/* convert.c */
+
+/* n floats of any type, widened or rounded to doubles or floats. */
+void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n);
+
+/* One float, widened. */
+double lk_real_at(const void *data, lk_dtype dtype, int64_t i);
+
+#endif

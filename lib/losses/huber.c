@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Huber loss: quadratic near zero, linear beyond delta.
+ */
+#include "../elementwise.h"
+
+typedef struct options {
+    lk_reduce reduce;
+    double delta;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    LK_FIELD(options, delta, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
+             "where the loss turns from quadratic to linear"),
+    {0},
+};
+
+LK_INLINE vec value(const options *o, vec r)
+{
+    const vec delta = v_set((real)o->delta), half = v_set((real)0.5), size = v_abs(r);
+    return v_select(size <= delta, half * r * r, delta * (size - half * delta));
+}
+
+LK_INLINE vec slope(const options *o, vec r)
+{
+    const vec delta = v_set((real)o->delta);
+    return v_max(-delta, v_min(delta, r));
+}
+
+ELEMENTWISE_KERNELS(options, value, slope)
+
+LK_LOSS(huber) = {
+    .is = {.name = "huber",
+           .title = "Huber loss",
+           .formula = "r = a - b; r^2/2 where |r| <= delta, else delta*(|r| - delta/2)",
+           .help = "Regression that is not ruled by outliers.",
+           .reference = "Huber 1964; PyTorch torch.nn.functional.huber_loss",
+           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+           .traits = LK_NONNEGATIVE,
+           .loss_shape = "*",
+           .inputs = elementwise_inputs,
+           .outputs = elementwise_outputs,
+           .options = fields},
+    ELEMENTWISE_MEMBERS(options),
+};

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Shape patterns: "* C" and its like, as losskit.h defines them.
+ */
+#include "internal.h"
+
+#include <stdio.h>
+
+/* A pattern taken apart. */
+typedef struct pattern {
+    bool star;
+    int letters;
+    char letter[LK_MAX_RANK];
+    int64_t axis[LK_MAX_RANK]; /* where the letter stands; -1: where it is written */
+} pattern;
+
+static pattern take_apart(const char *text, const lk_field *fields, const void *options)
+{
+    pattern p = {0};
+    while (*text != '\0') {
+        size_t length = strcspn(text, " ");
+        if (*text == '*') {
+            p.star = true;
+        } else {
+            int64_t axis = -1;
+            if (length > 2 && text[1] == '@' && fields)
+                for (const lk_field *f = fields; f->name; f++)
+                    if (strlen(f->name) == length - 2 && memcmp(f->name, text + 2, length - 2) == 0)
+                        memcpy(&axis, (const char *)options + f->offset, sizeof axis);
+            p.letter[p.letters] = *text;
+            p.axis[p.letters++] = axis;
+        }
+        text += length;
+        text += strspn(text, " ");
+    }
+    return p;
+}
+
+/* The axis that letter i of a pattern has in a shape of that rank, or -1 if it cannot. */
+static int axis_of(const pattern *p, int i, int rank)
+{
+    int64_t written = rank - p->letters + i;
+    int64_t axis = p->axis[i] < 0 ? written : p->axis[i];
+    return axis < rank ? (int)axis : -1;
+}
+
+void lk_sizes_clear(lk_sizes *sizes)
+{
+    sizes->lead_rank = -1;
+    for (int i = 0; i < 26; i++)
+        sizes->size[i] = -1;
+}
+
+bool lk_shape_rank(const char *text, int rank, const lk_sizes *sizes)
+{
+    pattern p = take_apart(text, NULL, NULL);
+    int lead = rank - p.letters;
+    if (!p.star)
+        return lead == 0;
+    return lead >= 0 && (sizes->lead_rank < 0 || sizes->lead_rank == lead);
+}
+
+bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_sizes *sizes,
+                   const lk_field *fields, const void *options)
+{
+    pattern p = take_apart(text, fields, options);
+    lk_sizes bound = *sizes;
+    bool one = shape->rank == 1 && shape->shape[0] == 1;
+    if (!exact && one && p.letters == 0 && (!p.star || sizes->lead_rank == 0))
+        return true;
+    if (!lk_shape_rank(text, shape->rank, sizes))
+        return false;
+
+    bool taken[LK_MAX_RANK] = {false};
+    for (int i = 0; i < p.letters; i++) {
+        int axis = axis_of(&p, i, shape->rank);
+        if (axis < 0 || taken[axis])
+            return false;
+        taken[axis] = true;
+        int64_t *size = &bound.size[p.letter[i] - 'A'];
+        if (*size >= 0 && *size != shape->shape[axis])
+            return false;
+        *size = shape->shape[axis];
+    }
+    int lead = 0;
+    for (int axis = 0; axis < shape->rank; axis++) {
+        if (taken[axis])
+            continue;
+        if (sizes->lead_rank >= 0 && sizes->lead[lead] != shape->shape[axis])
+            return false;
+        bound.lead[lead++] = shape->shape[axis];
+    }
+    if (p.star)
+        bound.lead_rank = lead;
+    *sizes = bound;
+    return true;
+}
+
+bool lk_shape_make(const char *text, const lk_sizes *sizes, const lk_field *fields,
+                   const void *options, lk_tensor *shape)
+{
+    pattern p = take_apart(text, fields, options);
+    bool taken[LK_MAX_RANK] = {false};
+    int leads = p.star ? sizes->lead_rank : 0, lead = 0;
+    if (leads < 0 || leads + p.letters > LK_MAX_RANK)
+        return false;
+    shape->rank = leads + p.letters;
+    for (int i = 0; i < p.letters; i++) {
+        int axis = axis_of(&p, i, shape->rank);
+        if (axis < 0 || taken[axis] || sizes->size[p.letter[i] - 'A'] < 0)
+            return false;
+        taken[axis] = true;
+        shape->shape[axis] = sizes->size[p.letter[i] - 'A'];
+    }
+    for (int axis = 0; axis < shape->rank; axis++)
+        if (!taken[axis])
+            shape->shape[axis] = sizes->lead[lead++];
+    return true;
+}
+
+const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT])
+{
+    size_t used = 0;
+    to[used++] = '[';
+    for (int i = 0; i < shape->rank && used < LK_SHAPE_TEXT - 24; i++)
+        used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%s%lld", i ? "," : "",
+                                 (long long)shape->shape[i]);
+    memcpy(to + used, "]", 2);
+    return to;
+}
+
+const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT])
+{
+    pattern p = take_apart(text, NULL, NULL);
+    size_t used = 0;
+    to[used++] = '[';
+    if (p.star && sizes->lead_rank < 0)
+        used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "*,");
+    for (int i = 0; p.star && i < sizes->lead_rank && used < LK_SHAPE_TEXT - 24; i++)
+        used +=
+            (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%lld,", (long long)sizes->lead[i]);
+    for (int i = 0; i < p.letters && used < LK_SHAPE_TEXT - 24; i++) {
+        int64_t size = sizes->size[p.letter[i] - 'A'];
+        if (size < 0)
+            used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%c,", p.letter[i]);
+        else
+            used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%lld,", (long long)size);
+    }
+    used -= used > 1;
+    memcpy(to + used, "]", 2);
+    return to;
+}
