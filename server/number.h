@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* ----------------------------------------------------------------------------------- reading -- */
+/* Reading. */
 
 /* Reads the token that starts at `p`, of any length: a JSON number, NaN, Infinity or -Infinity.
  *
@@ -38,7 +38,7 @@ const char *number_read(const char *p, const char *end, double *value);
  * "-0" gives 0. On NULL both are untouched. */
 const char *number_read_integer(const char *p, const char *end, int64_t *value, bool *fits);
 
-/* ----------------------------------------------------------------------------------- writing -- */
+/* Writing. */
 
 /* The longest token of each function: the caller gives at least that much room. */
 enum {

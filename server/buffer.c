@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+#include "buffer.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+buffer buffer_new(size_t max)
+{
+    return (buffer){.max = max};
+}
+
+void buffer_free(buffer *b)
+{
+    free(b->data);
+    *b = (buffer){.max = b->max};
+}
+
+bool buffer_reserve(buffer *b, size_t more)
+{
+    if (b->failed || more > b->max - b->size) {
+        b->failed = true;
+        return false;
+    }
+    size_t need = b->size + more, grown = b->capacity + b->capacity / 2 + 256;
+    if (need <= b->capacity)
+        return true;
+    if (grown > b->max)
+        grown = b->max;
+    size_t capacity = need > grown ? need : grown;
+    char *data = realloc(b->data, capacity);
+    if (!data) {
+        b->failed = true;
+        return false;
+    }
+    b->data = data;
+    b->capacity = capacity;
+    return true;
+}
+
+void buffer_append(buffer *b, const void *data, size_t size)
+{
+    if (size == 0 || !buffer_reserve(b, size))
+        return;
+    memcpy(b->data + b->size, data, size);
+    b->size += size;
+}
+
+void buffer_text(buffer *b, const char *text)
+{
+    buffer_append(b, text, strlen(text));
+}
+
+void buffer_printf(buffer *b, const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int size = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    /* vsnprintf writes a NUL too; it is left outside size. */
+    if (size >= 0 && buffer_reserve(b, (size_t)size + 1)) {
+        vsnprintf(b->data + b->size, (size_t)size + 1, format, again);
+        b->size += (size_t)size;
+    }
+    va_end(again);
+}
+
+/* Length of the UTF-8 character at p, 0 if there is none. */
+static size_t utf8_length(const unsigned char *p)
+{
+    size_t n = p[0] < 0x80                   ? 1
+               : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
+               : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
+               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
+                                             : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+void buffer_json_string(buffer *b, const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    buffer_append(b, "\"", 1);
+    while (*p != '\0') {
+        size_t n = utf8_length(p);
+        if (*p == '"' || *p == '\\')
+            buffer_printf(b, "\\%c", *p);
+        else if (*p < 0x20 || *p == 0x7f)
+            buffer_printf(b, "\\u%04x", *p);
+        else if (n == 0)
+            buffer_text(b, "\xef\xbf\xbd");
+        else
+            buffer_append(b, p, n);
+        p += n ? n : 1;
+    }
+    buffer_append(b, "\"", 1);
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Descriptions of losses as JSON, as the OpenAPI document, as Markdown and as text. Nothing here
+ * knows a loss by name: all of it is read from lk_loss_describe.
+ */
+#ifndef LOSSD_DESCRIBE_H
+#define LOSSD_DESCRIBE_H
+
+#include "buffer.h"
+
+#include <losskit.h>
+
+/* All losses (NULL), or one. */
+void describe_json(const lk_loss *loss, buffer *to);
+void describe_text(const lk_loss *loss, buffer *to);
+
+/* api/losses.md. */
+void describe_markdown(buffer *to);
+
+/* The JSON of one loss as a tree, which the caller owns; and a tree written out and let go. */
+struct json_t *describe_tree(const lk_loss *loss);
+void describe_dump(struct json_t *value, buffer *to);
+
+#endif

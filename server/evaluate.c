@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+#include "evaluate.h"
+
+#include "wire.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    ALIGNMENT = 64,
+    SHARD_ELEMENTS = 128 * 1024, /* less than this is not worth a trip to another thread */
+};
+
+/* How many letters differ: insertions, deletions and changes. Long names are cut. */
+static int distance(const char *a, const char *b)
+{
+    enum { MOST = 40 };
+    int row[MOST + 1], n = (int)strnlen(b, MOST);
+    for (int j = 0; j <= n; j++)
+        row[j] = j;
+    for (int i = 0; a[i] != '\0' && i < MOST; i++) {
+        int corner = row[0];
+        row[0] = i + 1;
+        for (int j = 0; j < n; j++) {
+            int change = corner + (a[i] != b[j]), best = row[j] < row[j + 1] ? row[j] : row[j + 1];
+            corner = row[j + 1];
+            row[j + 1] = change < best + 1 ? change : best + 1;
+        }
+    }
+    return row[n];
+}
+
+const lk_loss *evaluation_loss(const char *name, problem *p)
+{
+    const lk_loss *loss = lk_loss_find(name);
+    char close[160] = "";
+    size_t used = 0;
+    if (loss)
+        return loss;
+    for (int i = 0; i < lk_loss_count(); i++) {
+        const char *other = lk_loss_describe(lk_loss_at(i))->name;
+        bool near = distance(name, other) <= (int)strlen(other) / 3 + 1 ||
+                    (strlen(name) >= 3 && strstr(other, name));
+        if (near && used + strlen(other) + 4 < sizeof close)
+            used += (size_t)snprintf(close + used, sizeof close - used, "%s%s", used ? ", " : "",
+                                     other);
+    }
+    problem_set(p, 404, "unknown_loss", "there is no loss \"%.60s\"%s%s%s", name,
+                used ? "; did you mean " : "; GET /v1/losses lists them", close, used ? "?" : "");
+    return NULL;
+}
+
+evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out, span body)
+{
+    evaluation *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    *e = (evaluation){.in = in, .out = out, .loss = loss, .body = body};
+    e->call = lk_call_new(loss);
+    if (!e->call) {
+        free(e);
+        return NULL;
+    }
+    return e;
+}
+
+void evaluation_free(evaluation *e)
+{
+    if (!e)
+        return;
+    lk_call_free(e->call);
+    buffer_free(&e->text);
+    free(e->arena);
+    free(e);
+}
+
+/* Query. */
+
+static int hex(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Decode one part of a query into `to` as a string. False if it is too long or not well-formed. */
+static bool decode(span from, char *to, size_t size)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < from.size; i++) {
+        char c = from.data[i];
+        if (c == '+')
+            c = ' ';
+        if (c == '%') {
+            int high = i + 1 < from.size ? hex(from.data[i + 1]) : -1;
+            int low = i + 2 < from.size ? hex(from.data[i + 2]) : -1;
+            if (high < 0 || low < 0)
+                return false;
+            c = (char)(high << 4 | low);
+            i += 2;
+        }
+        if (c == '\0' || used + 1 >= size)
+            return false;
+        to[used++] = c;
+    }
+    to[used] = '\0';
+    return true;
+}
+
+static bool query_pair(evaluation *e, const char *name, const char *value, bool *strict, problem *p)
+{
+    lk_error error;
+    if (strcmp(name, "outputs") == 0)
+        return wire_outputs(e, value, p);
+    if (strcmp(name, "strict_json") == 0) {
+        if (*strict)
+            return problem_set(p, 422, "duplicate_option", "strict_json is set twice");
+        if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
+            return problem_set(p, 422, "option_invalid",
+                               "strict_json is \"%.40s\"; it must be true or false", value);
+        *strict = true;
+        e->strict_json = strcmp(value, "true") == 0;
+        return true;
+    }
+    return lk_call_option(e->call, name, value, &error) == LK_OK || problem_from(p, &error);
+}
+
+static bool read_query(evaluation *e, const char *query, problem *p)
+{
+    char name[64], value[4096];
+    bool strict = false;
+    while (*query != '\0') {
+        size_t length = strcspn(query, "&"), cut = strcspn(query, "=&");
+        span left = {query, cut}, right = {query + cut, 0};
+        if (cut < length)
+            right = (span){query + cut + 1, length - cut - 1};
+        if (length > 0 && (!decode(left, name, sizeof name) || !decode(right, value, sizeof value)))
+            return problem_set(p, 400, "malformed_query",
+                               "query part \"%.*s\" is too long or not percent-encoded",
+                               (int)(length < 60 ? length : 60), query);
+        if (length > 0 && !query_pair(e, name, value, &strict, p))
+            return false;
+        query += length;
+        query += *query == '&';
+    }
+    return true;
+}
+
+/* Memory. */
+
+static size_t aligned(size_t size)
+{
+    return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static void *arena_take(evaluation *e, size_t size)
+{
+    void *p = e->arena + e->arena_used;
+    e->arena_used += aligned(size);
+    return p;
+}
+
+static size_t tensor_bytes(const lk_tensor *t)
+{
+    return (size_t)lk_tensor_count(t) * lk_dtype_size(t->dtype);
+}
+
+/* What fill and close will allocate. Sizes were checked: each tensor fits in an int64_t, and there
+ * are fewer than 64. */
+static void add_up(evaluation *e, int shards)
+{
+    const lk_input *inputs = lk_loss_describe(e->loss)->inputs;
+    for (int i = 0; inputs[i].name; i++) {
+        const lk_tensor *t = lk_call_tensor(e->call, inputs[i].name);
+        if (t && lk_tensor_count(t) > e->elements)
+            e->elements = lk_tensor_count(t);
+        if (t && e->in->copies)
+            e->arena_size += aligned(tensor_bytes(t));
+    }
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
+        lk_tensor t;
+        (void)lk_call_output(e->call, i, &t);
+        if (!lk_call_in_place(e->call, i))
+            e->arena_size += aligned(tensor_bytes(&t));
+    }
+    int64_t most = e->elements / SHARD_ELEMENTS;
+    e->shards = most < 1 ? 1 : most < shards ? (int)most : shards;
+    e->scratch_each = aligned(lk_call_scratch(e->call));
+    e->arena_size += e->scratch_each * (size_t)e->shards;
+    e->need = e->arena_size + lk_call_memory(e->call) + e->out->bound(e);
+}
+
+/* The steps. */
+
+bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
+{
+    lk_error error;
+    if (!e->in->open(e, p) || !read_query(e, query, p))
+        return false;
+    if (lk_call_check(e->call, &error) != LK_OK)
+        return problem_from(p, &error);
+    add_up(e, shards);
+    return true;
+}
+
+static bool no_memory(problem *p, size_t size)
+{
+    return problem_set(p, 503, "no_memory", "no memory for %zu bytes; try again later", size);
+}
+
+bool evaluation_fill(evaluation *e, problem *p)
+{
+    lk_error error;
+    if (e->arena_size > 0) {
+        e->arena = aligned_alloc(ALIGNMENT, e->arena_size);
+        if (!e->arena)
+            return no_memory(p, e->arena_size);
+    }
+    for (int i = 0; e->in->copies && i < e->sources; i++) {
+        const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
+        (void)lk_call_data(e->call, e->source[i].name, arena_take(e, tensor_bytes(t)));
+    }
+    if (!e->in->fill(e, p))
+        return false;
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
+        lk_tensor t;
+        const lk_tensor *over = lk_call_in_place(e->call, i);
+        (void)lk_call_output(e->call, i, &t);
+        (void)lk_call_bind(e->call, i, over ? over->data : arena_take(e, tensor_bytes(&t)));
+    }
+    e->scratch = arena_take(e, e->scratch_each * (size_t)e->shards);
+    if (lk_call_plan(e->call, &error) != LK_OK)
+        return problem_from(p, &error);
+    return true;
+}
+
+void evaluation_run(evaluation *e, int shard)
+{
+    int64_t blocks = lk_call_blocks(e->call);
+    int64_t first = blocks * shard / e->shards, end = blocks * (shard + 1) / e->shards;
+    lk_call_run(e->call, first, end - first, e->scratch + e->scratch_each * (size_t)shard);
+}
+
+bool evaluation_close(evaluation *e, problem *p)
+{
+    lk_error error;
+    if (lk_call_finish(e->call, &error) != LK_OK)
+        return problem_from(p, &error);
+    size_t bound = e->out->bound(e);
+    e->text = buffer_new(bound);
+    if (!buffer_reserve(&e->text, bound))
+        return no_memory(p, bound);
+    if (!e->out->encode(e, p))
+        return false;
+    if (e->text.failed)
+        return problem_set(p, 500, "internal", "the reply is longer than its bound");
+    return true;
+}

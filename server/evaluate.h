@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One evaluation, from the bytes of a request body to the pieces of a reply. It knows nothing of
+ * HTTP and nothing of threads: request.c decides where each step runs, `lossd eval` runs them in a
+ * row.
+ *
+ *   open   names, types, shapes, options; how much memory the rest will need
+ *   fill   numbers, plan
+ *   run    shards of the blocks, each on any thread
+ *   close  reduce and encode
+ *
+ * An evaluation is used by one thread at a time, but for evaluation_run.
+ */
+#ifndef LOSSD_EVALUATE_H
+#define LOSSD_EVALUATE_H
+
+#include "buffer.h"
+#include "cursor.h"
+#include "problem.h"
+
+#include <losskit.h>
+
+typedef struct wire wire;
+
+enum {
+    EVALUATION_INPUTS = 16, /* losses have fewer inputs than this */
+    EVALUATION_PIECES = 64,
+};
+
+/* Where an input's numbers are in the body. */
+typedef struct source {
+    char name[32];
+    span text;
+    bool base64;
+} source;
+
+typedef struct evaluation {
+    const wire *in, *out;
+    const lk_loss *loss;
+    lk_call *call;
+    span body;          /* the caller's; may be overwritten by gradients */
+    bool outputs_named; /* body or query has an `outputs` */
+    bool strict_json;
+
+    int sources;
+    source source[EVALUATION_INPUTS];
+
+    size_t need;      /* after open: bytes that the other steps will allocate */
+    int64_t elements; /* of the largest input */
+    char *arena;      /* decoded inputs, outputs that are not written in place, scratch */
+    size_t arena_size, arena_used;
+    int shards;
+    char *scratch; /* of all shards */
+    size_t scratch_each;
+
+    buffer text; /* after close: the reply, or its framing */
+    int pieces;
+    span piece[EVALUATION_PIECES];
+} evaluation;
+
+/* The loss of that name, or NULL with a problem that names close matches. */
+const lk_loss *evaluation_loss(const char *name, problem *p);
+
+/* `body` must live as long as the evaluation. NULL without memory. */
+evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out, span body);
+void evaluation_free(evaluation *e);
+
+/* `query` is the raw query string, "" for none. `shards` is into how many parts run will be cut at
+ * most; after open, e->shards is how many there are. Each step returns false with a problem. */
+bool evaluation_open(evaluation *e, const char *query, int shards, problem *p);
+bool evaluation_fill(evaluation *e, problem *p);
+void evaluation_run(evaluation *e, int shard);
+bool evaluation_close(evaluation *e, problem *p);
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* sysconf's _SC_NPROCESSORS_ONLN */
+#include "flags.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef enum kind { LISTEN, COUNT, SIZE, DURATION, WORD } kind;
+
+typedef struct setting {
+    const char *name;
+    kind kind;
+    size_t offset;
+    const char *fallback;
+    int64_t min, max;  /* of COUNT, SIZE (bytes) and DURATION (ms) */
+    const char *words; /* WORD: what it may be; NULL: checked where it is used */
+    const char *help;
+} setting;
+
+#define AT(member) offsetof(flags, member)
+static const int64_t DAY = 86400000, TIB = (int64_t)1 << 40;
+
+static const setting table[] = {
+    {"listen", LISTEN, 0, "127.0.0.1:8080", 0, 0, NULL,
+     "where to listen: host:port, [ipv6]:port or unix:/path; repeatable; port 0 picks a free one"},
+    {"workers", COUNT, AT(workers), "0", 0, 512, NULL,
+     "threads that compute; 0: one for each core"},
+    {"max-body", SIZE, AT(max_body), "64MiB", 1024, TIB, NULL, "largest request body"},
+    {"memory-budget", SIZE, AT(memory_budget), "1GiB", 1024, TIB, NULL,
+     "memory for all bodies, tensors and replies together"},
+    {"queue-limit", COUNT, AT(queue_limit), "1024", 1, 1000000, NULL,
+     "evaluations admitted at the same time"},
+    {"max-connections", COUNT, AT(max_connections), "1024", 1, 1000000, NULL,
+     "open connections for each --listen"},
+    {"idle-timeout", DURATION, AT(idle_timeout), "60s", 1000, DAY, NULL,
+     "connections without traffic for so long are closed"},
+    {"drain-max", SIZE, AT(drain_max), "2GiB", 0, TIB, NULL,
+     "how much of a refused body is read and dropped, so that its sender sees the reply"},
+    {"drain-delay", DURATION, AT(drain_delay), "0s", 0, DAY, NULL,
+     "after SIGTERM, go on serving for so long while /readyz says 503"},
+    {"drain-timeout", DURATION, AT(drain_timeout), "30s", 0, DAY, NULL,
+     "after that, wait at most so long for admitted requests"},
+    {"isa", WORD, AT(isa), "auto", 0, 0, NULL, "instruction set of the kernels: auto, scalar, ..."},
+    {"log-format", WORD, AT(log_format), "text", 0, 0, "text|json", "text (logfmt) or json"},
+    {"log-level", WORD, AT(log_level), "info", 0, 0, "error|warn|info|debug",
+     "error, warn, info (one line a request) or debug"},
+};
+enum { FLAGS = sizeof table / sizeof *table };
+
+/* A number and a unit. False if it is not one of these, or too large. */
+static bool parse_number(const setting *f, const char *text, int64_t *value)
+{
+    static const struct {
+        const char *unit;
+        kind kind;
+        int64_t factor;
+    } units[] = {
+        {"", COUNT, 1},         {"", SIZE, 1},          {"B", SIZE, 1},
+        {"KiB", SIZE, 1 << 10}, {"MiB", SIZE, 1 << 20}, {"GiB", SIZE, 1 << 30},
+        {"ms", DURATION, 1},    {"s", DURATION, 1000},  {"m", DURATION, 60000},
+    };
+    char *end;
+    errno = 0;
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    long long number = strtoll(text, &end, 10);
+    if (errno != 0)
+        return false;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (units[i].kind == f->kind && strcmp(units[i].unit, end) == 0)
+            return !__builtin_mul_overflow((int64_t)number, units[i].factor, value) &&
+                   *value >= f->min && *value <= f->max;
+    return false;
+}
+
+static bool has_word(const char *words, const char *text)
+{
+    size_t length = strlen(text);
+    for (const char *w = words; *w != '\0';) {
+        size_t n = strcspn(w, "|");
+        if (n == length && memcmp(w, text, n) == 0)
+            return true;
+        w += n + (w[n] == '|');
+    }
+    return false;
+}
+
+static const char *must_be(const setting *f)
+{
+    switch (f->kind) {
+    case COUNT:
+        return "a whole number";
+    case SIZE:
+        return "a size such as 512KiB, 64MiB or 2GiB";
+    case DURATION:
+        return "a duration such as 500ms, 30s or 5m";
+    case WORD:
+        return f->words;
+    default:
+        return "host:port, [ipv6]:port or unix:/path";
+    }
+}
+
+static bool is_address(const char *text)
+{
+    if (strncmp(text, "unix:", 5) == 0)
+        return text[5] == '/' && strlen(text + 5) < 108;
+    const char *colon = strrchr(text, ':');
+    if (!colon || colon == text || !isdigit((unsigned char)colon[1]) || strlen(colon + 1) > 5 ||
+        colon[1 + strspn(colon + 1, "0123456789")] != '\0')
+        return false;
+    return atoi(colon + 1) <= 65535 && (text[0] == '[') == (colon[-1] == ']');
+}
+
+static bool apply(flags *f, const setting *flag, const char *text, const char *label,
+                  bool *listening)
+{
+    char *place = (char *)f + flag->offset;
+    bool ok;
+    if (flag->kind == LISTEN) {
+        ok = is_address(text);
+        if (ok && !*listening)
+            f->listens = 0;
+        *listening = true;
+        if (ok && f->listens == LISTEN_MAX) {
+            fprintf(stderr, "lossd: at most %d --listen\n", LISTEN_MAX);
+            return false;
+        }
+        if (ok)
+            f->listen[f->listens++] = text;
+    } else if (flag->kind == WORD) {
+        ok = !flag->words || has_word(flag->words, text);
+        memcpy(place, &text, sizeof text);
+    } else {
+        int64_t value = 0;
+        ok = parse_number(flag, text, &value);
+        memcpy(place, &value, sizeof value);
+    }
+    if (ok)
+        return true;
+    fprintf(stderr, "lossd: %s is \"%s\"; it must be %s", label, text, must_be(flag));
+    if (flag->kind == COUNT)
+        fprintf(stderr, " from %lld to %lld", (long long)flag->min, (long long)flag->max);
+    fputs("\n", stderr);
+    return false;
+}
+
+static const setting *find(const char *name, size_t length)
+{
+    for (int i = 0; i < FLAGS; i++)
+        if (strlen(table[i].name) == length && memcmp(table[i].name, name, length) == 0)
+            return &table[i];
+    return NULL;
+}
+
+static void variable(const char *name, char to[64])
+{
+    size_t n = 6;
+    memcpy(to, "LOSSD_", 6);
+    for (; *name != '\0' && n < 63; name++)
+        to[n++] = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
+    to[n] = '\0';
+}
+
+/* Defaults and environment. Several addresses in LOSSD_LISTEN are separated by spaces. */
+static bool parse_surroundings(flags *f)
+{
+    char name[64];
+    bool listening = false;
+    for (int i = 0; i < FLAGS; i++) {
+        if (!apply(f, &table[i], table[i].fallback, "", &listening))
+            return false;
+        variable(table[i].name, name);
+        char *text = getenv(name), *rest = NULL;
+        listening = false;
+        if (!text)
+            continue;
+        if (table[i].kind != LISTEN) {
+            if (!apply(f, &table[i], text, name, &listening))
+                return false;
+            continue;
+        }
+        for (text = strtok_r(text, " ", &rest); text; text = strtok_r(NULL, " ", &rest))
+            if (!apply(f, &table[i], text, name, &listening))
+                return false;
+    }
+    return true;
+}
+
+bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *help)
+{
+    bool listening = false;
+    int kept = 0;
+    char label[64];
+    *f = (flags){0};
+    *help = false;
+    if (!parse_surroundings(f))
+        return false;
+    for (int i = first; i < argc; i++) {
+        const char *word = argv[i];
+        if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+            *help = true;
+            return true;
+        }
+        if (word[0] != '-' && words) {
+            argv[first + kept++] = argv[i];
+            continue;
+        }
+        const char *name = word + strspn(word, "-"), *equals = strchr(name, '=');
+        size_t length = equals ? (size_t)(equals - name) : strlen(name);
+        const setting *flag = word[0] == '-' && word[1] == '-' ? find(name, length) : NULL;
+        if (!flag) {
+            fprintf(stderr, "lossd: there is no flag \"%s\"; lossd --help lists them\n", word);
+            return false;
+        }
+        const char *text = equals ? equals + 1 : i + 1 < argc ? argv[++i] : NULL;
+        if (!text) {
+            fprintf(stderr, "lossd: --%s needs a value: %s\n", flag->name, must_be(flag));
+            return false;
+        }
+        snprintf(label, sizeof label, "--%s", flag->name);
+        if (!apply(f, flag, text, label, &listening))
+            return false;
+    }
+    if (words)
+        *words = kept;
+    if (f->workers == 0) {
+        long cores = sysconf(_SC_NPROCESSORS_ONLN);
+        f->workers = cores < 1 ? 1 : cores > 512 ? 512 : cores;
+    }
+    return true;
+}
+
+void flags_help(FILE *to)
+{
+    fputs("Flags of serve, each also a variable: --some-flag is LOSSD_SOME_FLAG, and the flag "
+          "wins.\n\n",
+          to);
+    for (int i = 0; i < FLAGS; i++) {
+        char left[40];
+        snprintf(left, sizeof left, "--%s %s", table[i].name, table[i].fallback);
+        fprintf(to, "  %-26s %s\n", left, table[i].help);
+    }
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The settings of lossd: one table, from which come parsing, LOSSD_* variables and --help.
+ */
+#ifndef LOSSD_FLAGS_H
+#define LOSSD_FLAGS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum { LISTEN_MAX = 8 };
+
+typedef struct flags {
+    int listens;
+    const char *listen[LISTEN_MAX]; /* host:port, [host]:port, unix:/path */
+    int64_t workers;
+    int64_t max_body, memory_budget, drain_max; /* bytes */
+    int64_t queue_limit, max_connections;
+    int64_t idle_timeout, drain_delay, drain_timeout; /* ms */
+    const char *isa, *log_format, *log_level;
+} flags;
+
+/* Defaults, then the environment, then argv[first..argc-1]; the last wins, and a --listen replaces
+ * the default. Other words are left in argv from `first` on and counted in *words; NULL where none
+ * are allowed. On a bad flag says on stderr what would be right and returns false. `*help` is set
+ * on --help. */
+bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *help);
+
+void flags_help(FILE *to);
+
+#endif

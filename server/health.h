@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The probe of `lossd health`, for containers that have no curl.
+ */
+#ifndef LOSSD_HEALTH_H
+#define LOSSD_HEALTH_H
+
+/* Ask `url` (http://host:port or unix:/path) for /readyz. 0 when it answers 200, 1 with a line on
+ * stderr otherwise. */
+int health_check(const char *url);
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * HTTP: libmicrohttpd driven by the libuv loop. Everything here runs on the loop thread. The layers
+ * above see an exchange, which is one request and its reply.
+ */
+#ifndef LOSSD_HTTP_H
+#define LOSSD_HTTP_H
+
+#include "buffer.h"
+#include "cursor.h"
+#include "flags.h"
+#include "problem.h"
+
+#include <uv.h>
+
+typedef struct http http;
+struct MHD_Connection;
+struct route;
+
+enum {
+    HTTP_ID_MAX = 128,
+    HTTP_PIECES = 64,
+    HTTP_SEGMENTS = 8,
+};
+
+/* What will be sent. The pieces must live until route_end. */
+typedef struct reply {
+    int status; /* 0: there is none yet */
+    const char *media;
+    const char *allow; /* with 405 */
+    bool retry;        /* with 503 */
+    char timing[160];  /* Server-Timing; "" for none */
+    buffer text;       /* owned; a piece may point at it */
+    int pieces;
+    span piece[HTTP_PIECES];
+} reply;
+
+typedef struct exchange {
+    http *server;
+    struct MHD_Connection *connection;
+    uint64_t start; /* uv_hrtime() at the request line */
+    const char *method;
+    char *target;      /* path and query as received */
+    const char *query; /* of target, behind the '?'; "" for none */
+    int segments;      /* of the path, decoded */
+    const char *segment[HTTP_SEGMENTS];
+    char id[HTTP_ID_MAX + 1]; /* X-Request-Id */
+
+    int64_t length; /* of the body as announced; 0: none, -1: chunked */
+    char *body;
+    size_t body_size, body_capacity;
+    size_t body_max;  /* set by route_begin: a longer body is refused */
+    size_t discarded; /* of a body that nobody wants */
+    bool unwanted;    /* set by route_begin: a body is dropped */
+    bool refused;     /* the reply is ready, what comes of the body is dropped */
+    bool close;       /* close the connection after the reply */
+
+    const struct route *route; /* NULL until route_begin found one */
+    void *request;             /* the route's own */
+    reply reply;
+} exchange;
+
+/* Listen on all addresses. NULL with a line on stderr if that fails. */
+http *http_start(uv_loop_t *loop, const flags *f);
+
+/* Stop accepting; connections close after their current reply. */
+void http_quiesce(http *server);
+
+/* Exchanges whose reply is not yet sent. */
+int http_exchanges(const http *server);
+
+/* Close everything and free. Suspended exchanges must be resumed before. */
+void http_stop(http *server);
+
+/* The first address as a URL, for the log. Valid as long as the server. */
+const char *http_url(const http *server, int i);
+
+/* A header of the request, NULL if it is not there. */
+const char *http_header(const exchange *x, const char *name);
+
+/* Let go of an exchange until http_resume; only from route_run. */
+void http_suspend(exchange *x);
+
+/* The reply is ready. */
+void http_resume(exchange *x);
+
+/* Fill in the reply: a problem, or text that `text` holds and that is taken over. */
+void http_reply_problem(exchange *x, const problem *p);
+void http_reply_text(exchange *x, int status, const char *media, buffer *text);
+
+#endif

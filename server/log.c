@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+#include "log.h"
+
+#include "buffer.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LINE_MAX_ = 8192 };
+
+static bool as_json;
+static int least = LOG_INFO;
+
+void log_set(bool json, int level)
+{
+    as_json = json;
+    least = level;
+}
+
+bool log_wants(int level)
+{
+    return level <= least;
+}
+
+/* logfmt: bare where that is unmistakable, else as a JSON string. */
+static void value(buffer *b, const char *text)
+{
+    bool bare = *text != '\0' && !as_json;
+    for (const char *p = text; *p != '\0' && bare; p++)
+        bare = *p > ' ' && *p < 0x7f && *p != '"' && *p != '=' && *p != '\\';
+    if (bare)
+        buffer_text(b, text);
+    else
+        buffer_json_string(b, text);
+}
+
+void log_line(int level, const char *event, ...)
+{
+    static const char *const words[] = {"error", "warn", "info", "debug"};
+    struct timespec now;
+    struct tm utc;
+    char date[32];
+    va_list args;
+    if (!log_wants(level))
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &utc);
+
+    buffer b = buffer_new(LINE_MAX_);
+    buffer_printf(&b,
+                  as_json ? "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"event\":\"%s\""
+                          : "%s.%03ldZ %s %s",
+                  date, now.tv_nsec / 1000000, words[level], event);
+    va_start(args, event);
+    for (const char *name; (name = va_arg(args, const char *));) {
+        const char *text = va_arg(args, const char *);
+        if (!text)
+            continue;
+        buffer_printf(&b, as_json ? ",\"%s\":" : " %s=", name);
+        value(&b, text);
+    }
+    va_end(args);
+    buffer_text(&b, as_json ? "}\n" : "\n");
+    /* One write a line, so that lines of several processes do not mix. A log that cannot be written
+     * must not stop the service. */
+    if (b.size > 0 && write(STDERR_FILENO, b.data, b.size) < 0)
+        (void)0;
+    buffer_free(&b);
+}

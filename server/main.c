@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * lossd: the commands, start, signals and stop.
+ */
+#include "describe.h"
+#include "flags.h"
+#include "health.h"
+#include "http.h"
+#include "log.h"
+#include "openapi.h"
+#include "request.h"
+#include "route.h"
+#include "wire.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BAD_USAGE = 2, TEXT_MAX = 64 * 1024 * 1024, SETTLE_MS = 5 };
+
+static const char usage[] =
+    "Usage: lossd [serve] [flags]          serve (the default)\n"
+    "       lossd eval LOSS [FILE]         evaluate one request body (JSON or safetensors) from "
+    "FILE\n"
+    "                                      or standard input; print the reply\n"
+    "       lossd describe [LOSS] [--json | --markdown]\n"
+    "                                      what the losses take and give\n"
+    "       lossd openapi                  the OpenAPI document\n"
+    "       lossd health [--url URL]       exit 0 if a running lossd is ready, 1 if not\n"
+    "       lossd version\n\n";
+
+/* serve. */
+
+typedef struct service {
+    uv_loop_t loop;
+    http *server;
+    const flags *flags;
+    uv_signal_t term, interrupt;
+    uv_timer_t timer;  /* drain delay, then drain timeout */
+    uv_timer_t settle; /* looks every now and then whether all is answered */
+    int signals;
+    bool quiesced;
+} service;
+
+static void stop(service *s)
+{
+    uv_close((uv_handle_t *)&s->term, NULL);
+    uv_close((uv_handle_t *)&s->interrupt, NULL);
+    uv_close((uv_handle_t *)&s->timer, NULL);
+    uv_close((uv_handle_t *)&s->settle, NULL);
+    http_stop(s->server);
+}
+
+static void on_settle(uv_timer_t *timer)
+{
+    service *s = timer->data;
+    if (http_exchanges(s->server) == 0)
+        stop(s);
+}
+
+static void on_drain_timeout(uv_timer_t *timer)
+{
+    service *s = timer->data;
+    char left[16];
+    snprintf(left, sizeof left, "%d", http_exchanges(s->server));
+    log_line(LOG_WARN, "cut off", "requests", left, NULL);
+    /* Work on the pool cannot be taken back, and its exchange is suspended: leave without it. */
+    exit(0);
+}
+
+static void quiesce(uv_timer_t *timer)
+{
+    service *s = timer->data;
+    s->quiesced = true;
+    http_quiesce(s->server);
+    uv_timer_start(&s->settle, on_settle, 0, SETTLE_MS);
+    uv_timer_start(&s->timer, on_drain_timeout, (uint64_t)s->flags->drain_timeout, 0);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    service *s = handle->data;
+    s->signals++;
+    log_line(LOG_INFO, "draining", "signal", number == SIGTERM ? "SIGTERM" : "SIGINT", NULL);
+    if (s->signals > 2 || (s->signals == 2 && s->quiesced)) {
+        on_drain_timeout(&s->timer);
+        return;
+    }
+    route_drain();
+    uint64_t delay = number == SIGTERM && s->signals == 1 ? (uint64_t)s->flags->drain_delay : 0;
+    if (!s->quiesced)
+        uv_timer_start(&s->timer, quiesce, delay, 0);
+}
+
+static void watch(service *s, uv_signal_t *handle, int number)
+{
+    uv_signal_init(&s->loop, handle);
+    handle->data = s;
+    uv_signal_start(handle, on_signal, number);
+}
+
+static int serve(const flags *f)
+{
+    service s = {.flags = f};
+    char workers[16];
+    snprintf(workers, sizeof workers, "%d", (int)f->workers);
+    setenv("UV_THREADPOOL_SIZE", workers, 1); /* read at the first uv_queue_work */
+    signal(SIGPIPE, SIG_IGN);
+    log_set(strcmp(f->log_format, "json") == 0, strcmp(f->log_level, "error") == 0  ? LOG_ERROR
+                                                : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
+                                                : strcmp(f->log_level, "info") == 0 ? LOG_INFO
+                                                                                    : LOG_DEBUG);
+    uv_loop_init(&s.loop);
+    request_setup(&s.loop, f);
+    s.server = http_start(&s.loop, f);
+    if (!s.server) {
+        uv_run(&s.loop, UV_RUN_DEFAULT);
+        uv_loop_close(&s.loop);
+        return 1;
+    }
+    watch(&s, &s.term, SIGTERM);
+    watch(&s, &s.interrupt, SIGINT);
+    uv_timer_init(&s.loop, &s.timer);
+    s.timer.data = &s;
+    uv_timer_init(&s.loop, &s.settle);
+    s.settle.data = &s;
+    for (int i = 0; http_url(s.server, i); i++)
+        log_line(LOG_INFO, "listening", "url", http_url(s.server, i), "isa", lk_isa_used(),
+                 "workers", workers, "version", lk_version(), NULL);
+    uv_run(&s.loop, UV_RUN_DEFAULT);
+    uv_loop_close(&s.loop);
+    uv_library_shutdown();
+    log_line(LOG_INFO, "stopped", NULL);
+    return 0;
+}
+
+/* The other commands. */
+
+static int print(buffer *text)
+{
+    bool ok = !text->failed && fwrite(text->data, 1, text->size, stdout) == text->size &&
+              fflush(stdout) == 0;
+    buffer_free(text);
+    if (!ok)
+        fprintf(stderr, "lossd: cannot write the output\n");
+    return ok ? 0 : 1;
+}
+
+static int print_problem(const problem *p)
+{
+    fprintf(stderr, "lossd: %s: %s\n", p->code, p->detail);
+    return 1;
+}
+
+static bool read_file(const char *path, size_t max, buffer *to)
+{
+    FILE *file = path ? fopen(path, "rb") : stdin;
+    char chunk[64 * 1024];
+    size_t n;
+    *to = buffer_new(max);
+    if (!file) {
+        fprintf(stderr, "lossd: cannot open %s: %s\n", path, strerror(errno));
+        return false;
+    }
+    while ((n = fread(chunk, 1, sizeof chunk, file)) > 0)
+        buffer_append(to, chunk, n);
+    bool ok = !ferror(file);
+    if (path)
+        fclose(file);
+    if (!ok || to->failed)
+        fprintf(stderr, "lossd: cannot read %s%s\n", path ? path : "standard input",
+                ok ? ": it is larger than --max-body" : "");
+    return ok && !to->failed;
+}
+
+static int evaluate(const flags *f, const char *name, const char *path)
+{
+    problem p = {0};
+    buffer body;
+    const lk_loss *loss = evaluation_loss(name, &p);
+    if (!loss)
+        return print_problem(&p);
+    if (!read_file(path, (size_t)f->max_body, &body)) {
+        buffer_free(&body);
+        return 1;
+    }
+    span bytes = {body.data, body.size};
+    const wire *w = wire_of_bytes(bytes);
+    evaluation *e = evaluation_new(loss, w, w, bytes);
+    bool ok = e && evaluation_open(e, "", 1, &p) && evaluation_fill(e, &p);
+    if (ok) {
+        evaluation_run(e, 0);
+        ok = evaluation_close(e, &p);
+    }
+    for (int i = 0; ok && i < e->pieces; i++)
+        ok = fwrite(e->piece[i].data, 1, e->piece[i].size, stdout) == e->piece[i].size;
+    ok = fflush(stdout) == 0 && ok;
+    evaluation_free(e);
+    buffer_free(&body);
+    if (p.status != 0)
+        return print_problem(&p);
+    return ok ? 0 : 1;
+}
+
+static int describe(int argc, char **argv)
+{
+    const lk_loss *loss = NULL;
+    problem p;
+    bool json = false, markdown = false;
+    buffer text = buffer_new(TEXT_MAX);
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) {
+            json = true;
+        } else if (strcmp(argv[i], "--markdown") == 0) {
+            markdown = true;
+        } else if (argv[i][0] == '-') {
+            fprintf(stderr, "lossd: describe takes --json or --markdown, not \"%s\"\n", argv[i]);
+            return BAD_USAGE;
+        } else if (!(loss = evaluation_loss(argv[i], &p))) {
+            return print_problem(&p);
+        }
+    }
+    if (markdown)
+        describe_markdown(&text);
+    else if (json)
+        describe_json(loss, &text);
+    else
+        describe_text(loss, &text);
+    return print(&text);
+}
+
+static int health(int argc, char **argv)
+{
+    const char *url = "http://127.0.0.1:8080";
+    if (argc == 4 && strcmp(argv[2], "--url") == 0) {
+        url = argv[3];
+    } else if (argc != 2) {
+        fprintf(stderr, "lossd: health takes --url http://host:port or --url unix:/path\n");
+        return BAD_USAGE;
+    }
+    return health_check(url);
+}
+
+static int serve_or_evaluate(int argc, char **argv)
+{
+    const char *command = argc > 1 && argv[1][0] != '-' ? argv[1] : "serve";
+    bool eval = strcmp(command, "eval") == 0, help;
+    int first = argc > 1 && argv[1][0] != '-' ? 2 : 1, words = 0;
+    flags f;
+    if (!eval && strcmp(command, "serve") != 0) {
+        fprintf(stderr, "lossd: there is no command \"%s\"; lossd --help lists them\n", command);
+        return BAD_USAGE;
+    }
+    if (!flags_parse(&f, argc, argv, first, eval ? &words : NULL, &help))
+        return BAD_USAGE;
+    if (help) {
+        fputs(usage, stdout);
+        flags_help(stdout);
+        return 0;
+    }
+    if (!lk_isa_use(f.isa)) {
+        fprintf(stderr, "lossd: --isa is \"%s\"; this processor runs auto", f.isa);
+        for (int i = 0; i < lk_isa_count(); i++)
+            if (lk_isa_runs(i))
+                fprintf(stderr, ", %s", lk_isa_name(i));
+        fputs("\n", stderr);
+        return BAD_USAGE;
+    }
+    if (!eval)
+        return serve(&f);
+    if (words < 1 || words > 2) {
+        fprintf(stderr, "lossd: eval takes the name of a loss, and a file or standard input\n");
+        return BAD_USAGE;
+    }
+    return evaluate(&f, argv[first], words > 1 ? argv[first + 1] : NULL);
+}
+
+int main(int argc, char **argv)
+{
+    const char *command = argc > 1 ? argv[1] : "serve";
+    buffer text = buffer_new(TEXT_MAX);
+    if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) {
+        printf("lossd %s\n", lk_version());
+        return 0;
+    }
+    if (strcmp(command, "openapi") == 0) {
+        openapi_write(&text);
+        return print(&text);
+    }
+    if (strcmp(command, "describe") == 0)
+        return describe(argc, argv);
+    if (strcmp(command, "health") == 0)
+        return health(argc, argv);
+    return serve_or_evaluate(argc, argv);
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+#include "metrics.h"
+
+#include "wire.h"
+
+#include <losskit.h>
+#include <string.h>
+
+metrics metric;
+
+/* Statuses an evaluation may end with; anything else counts as the last. */
+static const int statuses[] = {200, 400, 404, 406, 413, 415, 422, 503, 500};
+enum { LOSSES_MAX = 64, CODECS = 3, STATUSES = sizeof statuses / sizeof *statuses };
+
+static uint64_t requests[LOSSES_MAX + 1][CODECS + 1][STATUSES];
+static uint64_t elements[LOSSES_MAX];
+
+static double bound(int k)
+{
+    double seconds = 15e-6;
+    while (k-- > 0)
+        seconds *= 1.5;
+    return seconds;
+}
+
+void metrics_observe(histogram *h, double seconds)
+{
+    int k = 0;
+    double limit = bound(0);
+    while (k < METRIC_BUCKETS - 1 && seconds > limit) {
+        limit *= 1.5;
+        k++;
+    }
+    h->count[k]++;
+    h->sum += seconds;
+}
+
+void metrics_request(int loss, int codec, int status)
+{
+    int k = 0;
+    while (k < STATUSES - 1 && statuses[k] != status)
+        k++;
+    requests[loss < 0 || loss >= LOSSES_MAX ? LOSSES_MAX : loss]
+            [codec < 0 || codec >= CODECS ? CODECS : codec][k]++;
+}
+
+void metrics_elements(int loss, int64_t count)
+{
+    if (loss >= 0 && loss < LOSSES_MAX)
+        elements[loss] += (uint64_t)count;
+}
+
+static void head(buffer *to, const char *name, const char *type, const char *help)
+{
+    buffer_printf(to, "# HELP lossd_%s %s\n# TYPE lossd_%s %s\n", name, help, name, type);
+}
+
+static void write_histogram(buffer *to, const char *name, const char *help, const histogram *h)
+{
+    uint64_t total = 0;
+    head(to, name, "histogram", help);
+    for (int k = 0; k < METRIC_BUCKETS - 1; k++) {
+        total += h->count[k];
+        buffer_printf(to, "lossd_%s_bucket{le=\"%.6g\"} %llu\n", name, bound(k),
+                      (unsigned long long)total);
+    }
+    total += h->count[METRIC_BUCKETS - 1];
+    buffer_printf(to, "lossd_%s_bucket{le=\"+Inf\"} %llu\nlossd_%s_sum %.9g\nlossd_%s_count %llu\n",
+                  name, (unsigned long long)total, name, h->sum, name, (unsigned long long)total);
+}
+
+static const char *loss_name(int loss)
+{
+    return loss < lk_loss_count() ? lk_loss_describe(lk_loss_at(loss))->name : "unknown";
+}
+
+static void write_requests(buffer *to)
+{
+    head(to, "requests_total", "counter", "Evaluations answered.");
+    for (int loss = 0; loss <= LOSSES_MAX; loss++)
+        for (int codec = 0; codec <= CODECS; codec++)
+            for (int k = 0; k < STATUSES; k++) {
+                if (requests[loss][codec][k] == 0)
+                    continue;
+                buffer_printf(to,
+                              "lossd_requests_total{loss=\"%s\",codec=\"%s\",status=\"%d\"} %llu\n",
+                              loss_name(loss), codec < CODECS ? wires[codec]->name : "none",
+                              statuses[k], (unsigned long long)requests[loss][codec][k]);
+            }
+    head(to, "elements_total", "counter", "Elements of the largest input of each evaluation.");
+    for (int loss = 0; loss < lk_loss_count() && loss < LOSSES_MAX; loss++)
+        buffer_printf(to, "lossd_elements_total{loss=\"%s\"} %llu\n", loss_name(loss),
+                      (unsigned long long)elements[loss]);
+}
+
+void metrics_write(buffer *to)
+{
+    write_requests(to);
+    head(to, "build_info", "gauge", "Always 1; what is running.");
+    buffer_printf(to, "lossd_build_info{version=\"%s\",isa=\"%s\"} 1\n", lk_version(),
+                  lk_isa_used());
+#define COUNTER(name, help)                                                                        \
+    head(to, #name, "counter", help);                                                              \
+    buffer_printf(to, "lossd_%s %llu\n", #name, (unsigned long long)metric.name);
+#define GAUGE(name, help)                                                                          \
+    head(to, #name, "gauge", help);                                                                \
+    buffer_printf(to, "lossd_%s %lld\n", #name, (long long)atomic_load(&metric.name));
+#define HISTOGRAM(name, help) write_histogram(to, #name, help, &metric.name);
+#include "metrics.def"
+#undef COUNTER
+#undef GAUGE
+#undef HISTOGRAM
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the service counts, and the Prometheus text of it. Loop thread only, but for workers_busy
+ * and queue_jobs, which are atomic.
+ */
+#ifndef LOSSD_METRICS_H
+#define LOSSD_METRICS_H
+
+#include "buffer.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum { METRIC_BUCKETS = 41 }; /* 15 us times 1.5 to the k, and +Inf */
+
+typedef struct histogram {
+    uint64_t count[METRIC_BUCKETS];
+    double sum;
+} histogram;
+
+typedef atomic_llong gauge;
+
+/* One member a line of metrics.def. */
+typedef struct metrics {
+#define COUNTER(name, help)   uint64_t name;
+#define GAUGE(name, help)     gauge name;
+#define HISTOGRAM(name, help) histogram name;
+#include "metrics.def"
+#undef COUNTER
+#undef GAUGE
+#undef HISTOGRAM
+} metrics;
+
+extern metrics metric;
+
+void metrics_observe(histogram *h, double seconds);
+
+/* An evaluation was answered: `loss` as the library numbers it, -1 for unknown ones; the wire by
+ * its place in wires[], -1 for none. */
+void metrics_request(int loss, int codec, int status);
+void metrics_elements(int loss, int64_t elements);
+
+void metrics_write(buffer *to);
+
+#endif

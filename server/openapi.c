@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+#include "openapi.h"
+
+#include "describe.h"
+
+#include <jansson.h>
+#include <string.h>
+
+static const char *name_of(const json_t *described)
+{
+    return json_string_value(json_object_get(described, "name"));
+}
+
+static json_t *ref(const char *name)
+{
+    return json_pack("{s:o}", "$ref", json_sprintf("#/components/schemas/%s", name));
+}
+
+/* An option of a description as a JSON schema. */
+static json_t *option_schema(const json_t *option)
+{
+    static const char *const types[][2] = {{"real", "number"},
+                                           {"integer", "integer"},
+                                           {"unsigned", "integer"},
+                                           {"flag", "boolean"},
+                                           {"choice", "string"}};
+    static const char *const members[][2] = {
+        {"minimum", "minimum"}, {"maximum", "maximum"}, {"greater_than", "exclusiveMinimum"},
+        {"choices", "enum"},    {"default", "default"}, {"help", "description"}};
+    json_t *o = json_object(), *value;
+    const char *type = "string";
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(types[i][0], json_string_value(json_object_get(option, "type"))) == 0)
+            type = types[i][1];
+    if (json_is_true(json_object_get(option, "can_be_off")))
+        json_object_set_new(o, "type", json_pack("[s,s]", type, "null"));
+    else
+        json_object_set_new(o, "type", json_string(type));
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++)
+        if ((value = json_object_get(option, members[i][0])))
+            json_object_set(o, members[i][1], value);
+    return o;
+}
+
+static json_t *tensor(const json_t *described)
+{
+    json_t *schema = ref("Tensor");
+    json_object_set(schema, "description", json_object_get(described, "help"));
+    return schema;
+}
+
+static json_t *request_schema(const json_t *is)
+{
+    json_t *inputs = json_object(), *required = json_array(), *options = json_object();
+    json_t *outputs = json_array(), *entry;
+    size_t i;
+    json_array_foreach(json_object_get(is, "inputs"), i, entry)
+    {
+        json_object_set_new(inputs, name_of(entry), tensor(entry));
+        if (json_is_true(json_object_get(entry, "required")))
+            json_array_append(required, json_object_get(entry, "name"));
+    }
+    json_array_foreach(json_object_get(is, "options"), i, entry)
+        json_object_set_new(options, name_of(entry), option_schema(entry));
+    json_array_foreach(json_object_get(is, "outputs"), i, entry)
+        json_array_append(outputs, json_object_get(entry, "name"));
+    return json_pack(
+        "{s:s, s:[s], s:{s:{s:s, s:o, s:o, s:b}, s:{s:s, s:o, s:b}, s:{s:s, s:{s:s, s:o}}}, s:b}",
+        "type", "object", "required", "inputs", "properties", "inputs", "type", "object",
+        "properties", inputs, "required", required, "additionalProperties", 0, "options", "type",
+        "object", "properties", options, "additionalProperties", 0, "outputs", "type", "array",
+        "items", "type", "string", "enum", outputs, "additionalProperties", 0);
+}
+
+static json_t *reply_schema(const json_t *is)
+{
+    json_t *properties = json_object(), *entry;
+    size_t i;
+    json_array_foreach(json_object_get(is, "outputs"), i, entry)
+        json_object_set_new(properties, name_of(entry), tensor(entry));
+    return json_pack("{s:s, s:[s,s], s:{s:{s:s}, s:{s:s, s:o, s:b}}}", "type", "object", "required",
+                     "loss", "outputs", "properties", "loss", "const", name_of(is), "outputs",
+                     "type", "object", "properties", properties, "additionalProperties", 0);
+}
+
+static json_t *binary(void)
+{
+    return json_pack("{s:{s:s}}", "schema", "description",
+                     "A safetensors file; options and outputs in its __metadata__.");
+}
+
+static json_t *problem_reply(const char *what)
+{
+    return json_pack("{s:s, s:{s:{s:o}}}", "description", what, "content",
+                     "application/problem+json", "schema", ref("Problem"));
+}
+
+static json_t *evaluate_path(const json_t *is)
+{
+    json_t *request = json_pack("{s:o, s:O}", "schema", request_schema(is), "example",
+                                json_object_get(is, "example"));
+    json_t *content =
+        json_pack("{s:o, s:o}", "application/json", request, "application/x-safetensors", binary());
+    json_t *accepted = json_pack("{s:{s:o}, s:o}", "application/json", "schema", reply_schema(is),
+                                 "application/x-safetensors", binary());
+    json_t *responses = json_pack("{s:{s:s, s:o}}", "200", "description", "The outputs asked for.",
+                                  "content", accepted);
+    static const struct {
+        const char *status, *what;
+    } problems[] = {
+        {"400", "The body is not well-formed."},
+        {"406", "No such encoding of the reply."},
+        {"413", "The body is too large."},
+        {"415", "No such encoding of the body."},
+        {"422", "The body is well-formed, but does not fit the loss."},
+        {"503", "Too much work under way, or draining."},
+    };
+    for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
+        json_object_set_new(responses, problems[i].status, problem_reply(problems[i].what));
+    json_t *operation =
+        json_pack("{s:o, s:O, s:O, s:[s], s:{s:b, s:o}, s:o}", "operationId",
+                  json_sprintf("evaluate_%s", name_of(is)), "summary", json_object_get(is, "title"),
+                  "description", json_object_get(is, "help"), "tags", "losses", "requestBody",
+                  "required", 1, "content", content, "responses", responses);
+    return json_pack("{s:o}", "post", operation);
+}
+
+static void add_plain_path(json_t *paths, const char *path, const char *sentence)
+{
+    buffer id = buffer_new(256);
+    buffer_text(&id, "get");
+    for (const char *c = path; *c != '\0'; c++)
+        if (*c != '}')
+            buffer_append(&id, *c == '/' || *c == '{' || *c == '.' ? "_" : c, 1);
+    json_t *operation =
+        json_pack("{s:s%, s:s, s:[s], s:{s:{s:s}}}", "operationId", id.data, id.size, "summary",
+                  sentence, "tags", "service", "responses", "200", "description", sentence);
+    buffer_free(&id);
+    if (strstr(path, "{name}")) {
+        json_object_set_new(operation, "parameters",
+                            json_pack("[{s:s, s:s, s:b, s:{s:s}}]", "name", "name", "in", "path",
+                                      "required", 1, "schema", "type", "string"));
+        json_object_set_new(json_object_get(operation, "responses"), "404",
+                            problem_reply("There is no loss of that name."));
+    }
+    json_object_set_new(paths, path, json_pack("{s:o}", "get", operation));
+}
+
+static json_t *tensor_schema(void)
+{
+    json_t *dtypes = json_array();
+    for (int d = 0; d < LK_DTYPE_COUNT; d++)
+        json_array_append_new(dtypes, json_string(lk_dtype_name((lk_dtype)d)));
+    json_t *object =
+        json_pack("{s:s, s:[s], s:{s:{s:s, s:{s:s, s:i}}, s:{s:s}, s:{s:s, s:s}, s:{s:o}}}", "type",
+                  "object", "required", "shape", "properties", "shape", "type", "array", "items",
+                  "type", "integer", "minimum", 0, "data", "type", "array", "base64", "type",
+                  "string", "contentEncoding", "base64", "dtype", "enum", dtypes);
+    return json_pack("{s:s, s:[{s:s}, {s:s}, {s:s}, o]}", "description",
+                     "Nested arrays of numbers, one number, or a flat form. Bare NaN, Infinity and "
+                     "-Infinity are read and written.",
+                     "anyOf", "type", "array", "type", "number", "type", "boolean", object);
+}
+
+static json_t *problem_schema(void)
+{
+    return json_pack("{s:s, s:[s,s,s,s], s:{s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}, s:{s:s}, "
+                     "s:{s:s, s:{s:s}}}}",
+                     "type", "object", "required", "title", "status", "detail", "code",
+                     "properties", "type", "type", "string", "title", "type", "string", "status",
+                     "type", "integer", "detail", "type", "string", "code", "type", "string",
+                     "input", "type", "string", "index", "type", "array", "items", "type",
+                     "integer");
+}
+
+static json_t *losses_paths(void)
+{
+    json_t *paths = json_object();
+    for (int i = 0; i < lk_loss_count(); i++) {
+        json_t *is = describe_tree(lk_loss_at(i));
+        buffer path = buffer_new(256);
+        buffer_printf(&path, "/v1/losses/%s", name_of(is));
+        json_object_setn_new(paths, path.data, path.size, evaluate_path(is));
+        buffer_free(&path);
+        json_decref(is);
+    }
+    return paths;
+}
+
+void openapi_write(buffer *to)
+{
+    json_t *paths = losses_paths();
+#define ROUTE(method, path, begin, run, sentence)                                                  \
+    if (strcmp(method, "GET") == 0)                                                                \
+        add_plain_path(paths, path, sentence);
+#include "routes.def"
+#undef ROUTE
+    describe_dump(
+        json_pack(
+            "{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:{s:{s:o, s:o}}}", "openapi",
+            "3.1.0", "info", "title", "lossd", "version", lk_version(), "description",
+            "Loss functions of Transformer models, with their gradients, over HTTP.", "license",
+            "name", "MIT", "identifier", "MIT", "servers", "url", "http://127.0.0.1:8080", "paths",
+            paths, "components", "schemas", "Tensor", tensor_schema(), "Problem", problem_schema()),
+        to);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The OpenAPI 3.1 document, from the descriptions of the losses and the table of routes.
+ */
+#ifndef LOSSD_OPENAPI_H
+#define LOSSD_OPENAPI_H
+
+#include "buffer.h"
+
+void openapi_write(buffer *to);
+
+#endif

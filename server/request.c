@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+#include "request.h"
+
+#include "log.h"
+#include "metrics.h"
+#include "wire.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STEP_ENUM(step, thread, what) STEP_##step,
+typedef enum step { REQUEST_STEPS(STEP_ENUM) STEPS } step;
+#undef STEP_ENUM
+
+enum {
+    /* What a small request may need beside its body without asking the loop again: enough for JSON
+     * of up to 64 KiB, whose numbers may be two bytes long and whose gradients eighteen. */
+    SMALL_BODY = 64 * 1024,
+    SMALL_FACTOR = 16,
+    SMALL_EXTRA = 64 * 1024,
+    CHUNKED_FIRST = 64 * 1024,
+};
+
+/* One part of the blocks on its way through the pool. */
+typedef struct shard {
+    uv_work_t work;
+    request *r;
+    int i;
+} shard;
+
+struct request {
+    exchange *x;
+    const lk_loss *loss;
+    const wire *in, *out;
+    evaluation *e; /* NULL until the body is there */
+    step step;
+    problem problem;
+    size_t reserved;
+
+    uv_work_t work; /* of OPEN and FILL */
+    shard *shards;
+    atomic_int computing; /* shards not yet computed: whoever makes it 0 closes */
+    int away;             /* shards that the loop has not seen back */
+
+    uint64_t queued;              /* uv_hrtime() when last handed to the pool */
+    double queue, decode, encode; /* seconds */
+    atomic_ullong compute;        /* ns */
+};
+
+/* What all requests share. Only the loop touches it, so plain integers do. */
+static struct {
+    uv_loop_t *loop;
+    int workers;
+    size_t max_body, budget, used;
+    int64_t limit, jobs;
+} shared;
+
+void request_setup(uv_loop_t *loop, const flags *f)
+{
+    shared.loop = loop;
+    shared.workers = (int)f->workers;
+    shared.max_body = (size_t)f->max_body;
+    shared.budget = (size_t)f->memory_budget;
+    shared.limit = f->queue_limit;
+}
+
+size_t request_max_body(void)
+{
+    return shared.max_body;
+}
+
+/* Budget. */
+
+static bool reserve(request *r, size_t bytes, problem *p)
+{
+    if (bytes > shared.budget - shared.used)
+        return problem_set(
+            p, 503, "over_budget",
+            "%zu more bytes do not fit in the memory budget now (%zu of %zu in use); "
+            "try again later",
+            bytes, shared.used, shared.budget);
+    shared.used += bytes;
+    r->reserved += bytes;
+    atomic_store(&metric.queue_bytes, (long long)shared.used);
+    return true;
+}
+
+static void release(request *r)
+{
+    shared.used -= r->reserved;
+    r->reserved = 0;
+    atomic_store(&metric.queue_bytes, (long long)shared.used);
+}
+
+/* Admit. */
+
+request *request_admit(exchange *x, const lk_loss *loss, const wire *in, const wire *out,
+                       int64_t length, problem *p)
+{
+    size_t body = length < 0 ? CHUNKED_FIRST : (size_t)length;
+    size_t spare = (body < SMALL_BODY ? body : SMALL_BODY) * SMALL_FACTOR + SMALL_EXTRA;
+    if (shared.jobs >= shared.limit) {
+        problem_set(p, 503, "queue_full", "%lld evaluations are under way already; try again later",
+                    (long long)shared.jobs);
+        return NULL;
+    }
+    request *r = calloc(1, sizeof *r);
+    if (!r) {
+        problem_set(p, 503, "no_memory", "no memory for a request; try again later");
+        return NULL;
+    }
+    *r = (request){.x = x, .loss = loss, .in = in, .out = out};
+    if (!reserve(r, body + spare, p)) {
+        free(r);
+        return NULL;
+    }
+    shared.jobs++;
+    atomic_fetch_add(&metric.in_flight_requests, 1);
+    return r;
+}
+
+bool request_grow(request *r, size_t more, problem *p)
+{
+    return reserve(r, more, p);
+}
+
+/* On the pool. */
+
+static double seconds(uint64_t from, uint64_t to)
+{
+    return (double)(to - from) * 1e-9;
+}
+
+/* A worker takes it up. The waiting time is that of the request's first job in each trip. */
+static uint64_t begin_work(request *r, bool first)
+{
+    uint64_t now = uv_hrtime();
+    atomic_fetch_sub(&metric.queue_jobs, 1);
+    atomic_fetch_add(&metric.workers_busy, 1);
+    if (first)
+        r->queue += seconds(r->queued, now);
+    return now;
+}
+
+static void end_work(void)
+{
+    atomic_fetch_sub(&metric.workers_busy, 1);
+}
+
+static void close_evaluation(request *r)
+{
+    uint64_t start = uv_hrtime();
+    r->step = STEP_CLOSE;
+    (void)evaluation_close(r->e, &r->problem);
+    r->encode = seconds(start, uv_hrtime());
+}
+
+static void run_shard(request *r, int i)
+{
+    uint64_t start = uv_hrtime();
+    evaluation_run(r->e, i);
+    atomic_fetch_add(&r->compute, uv_hrtime() - start);
+    if (atomic_fetch_sub(&r->computing, 1) == 1)
+        close_evaluation(r);
+}
+
+static void fill(request *r)
+{
+    r->step = STEP_FILL;
+    if (!evaluation_fill(r->e, &r->problem))
+        return;
+    r->step = STEP_RUN;
+    atomic_store(&r->computing, r->e->shards);
+}
+
+static void work_open(uv_work_t *work)
+{
+    request *r = work->data;
+    uint64_t start = begin_work(r, true);
+    r->step = STEP_OPEN;
+    if (evaluation_open(r->e, r->x->query, shared.workers, &r->problem)) {
+        r->step = STEP_RESERVE;
+        if (r->x->body_size + r->e->need <= r->reserved)
+            fill(r);
+    }
+    r->decode = seconds(start, uv_hrtime());
+    if (r->step == STEP_RUN && r->e->shards == 1)
+        run_shard(r, 0);
+    end_work();
+}
+
+static void work_fill(uv_work_t *work)
+{
+    request *r = work->data;
+    uint64_t start = begin_work(r, true);
+    fill(r);
+    r->decode += seconds(start, uv_hrtime());
+    if (r->step == STEP_RUN && r->e->shards == 1)
+        run_shard(r, 0);
+    end_work();
+}
+
+static void work_shard(uv_work_t *work)
+{
+    shard *s = work->data;
+    (void)begin_work(s->r, s->i == 0);
+    run_shard(s->r, s->i);
+    end_work();
+}
+
+/* On the loop. */
+
+static void hand_over(request *r, uv_work_t *work, uv_work_cb on_pool, uv_after_work_cb on_loop)
+{
+    r->queued = uv_hrtime();
+    atomic_fetch_add(&metric.queue_jobs, 1);
+    (void)uv_queue_work(shared.loop, work, on_pool, on_loop); /* fails only without on_pool */
+}
+
+static void answer(request *r)
+{
+    exchange *x = r->x;
+    r->step = STEP_REPLY;
+    if (r->problem.status != 0) {
+        http_reply_problem(x, &r->problem);
+    } else {
+        x->reply.status = 200;
+        x->reply.media = r->out->media[0];
+        x->reply.pieces = r->e->pieces;
+        memcpy(x->reply.piece, r->e->piece, sizeof x->reply.piece);
+    }
+    snprintf(x->reply.timing, sizeof x->reply.timing,
+             "queue;dur=%.3f, decode;dur=%.3f, compute;dur=%.3f, encode;dur=%.3f", r->queue * 1e3,
+             r->decode * 1e3, (double)atomic_load(&r->compute) * 1e-6, r->encode * 1e3);
+    http_resume(x);
+}
+
+static void after_shard(uv_work_t *work, int status)
+{
+    request *r = ((shard *)work->data)->r;
+    (void)status;
+    if (--r->away == 0)
+        answer(r);
+}
+
+static void run_shards(request *r)
+{
+    int count = r->e->shards;
+    r->shards = calloc((size_t)count, sizeof *r->shards);
+    if (!r->shards) {
+        problem_set(&r->problem, 503, "no_memory", "no memory for %d shards; try again later",
+                    count);
+        answer(r);
+        return;
+    }
+    r->away = count;
+    for (int i = 0; i < count; i++) {
+        r->shards[i] = (shard){.r = r, .i = i};
+        r->shards[i].work.data = &r->shards[i];
+        hand_over(r, &r->shards[i].work, work_shard, after_shard);
+    }
+}
+
+static void after_step(uv_work_t *work, int status)
+{
+    request *r = work->data;
+    (void)status;
+    if (r->problem.status != 0 || r->step == STEP_CLOSE) {
+        answer(r);
+    } else if (r->step == STEP_RUN) {
+        run_shards(r);
+    } else if (reserve(r, r->x->body_size + r->e->need - r->reserved, &r->problem)) {
+        hand_over(r, &r->work, work_fill, after_step);
+    } else {
+        answer(r);
+    }
+}
+
+void request_start(request *r)
+{
+    exchange *x = r->x;
+    r->e = evaluation_new(r->loss, r->in, r->out, (span){x->body, x->body_size});
+    if (!r->e) {
+        problem p;
+        problem_set(&p, 503, "no_memory", "no memory for an evaluation; try again later");
+        http_reply_problem(x, &p);
+        return;
+    }
+    r->work.data = r;
+    http_suspend(x);
+    hand_over(r, &r->work, work_open, after_step);
+}
+
+/* End. */
+
+static int place_of_loss(const lk_loss *loss)
+{
+    int i = 0;
+    while (i < lk_loss_count() && lk_loss_at(i) != loss)
+        i++;
+    return i;
+}
+
+static int place_of_wire(const wire *w)
+{
+    int i = 0;
+    while (wires[i] && wires[i] != w)
+        i++;
+    return i;
+}
+
+void request_end(request *r)
+{
+    if (!r)
+        return;
+    exchange *x = r->x;
+    int loss = place_of_loss(r->loss);
+    metrics_request(loss, place_of_wire(r->in), x->reply.status);
+    metrics_observe(&metric.request_duration_seconds, seconds(x->start, uv_hrtime()));
+    if (r->e) {
+        metrics_observe(&metric.queue_duration_seconds, r->queue);
+        metrics_observe(&metric.decode_duration_seconds, r->decode);
+        if (x->reply.status == 200) {
+            metrics_elements(loss, r->e->elements);
+            metrics_observe(&metric.compute_duration_seconds,
+                            (double)atomic_load(&r->compute) * 1e-9);
+            metrics_observe(&metric.encode_duration_seconds, r->encode);
+        }
+    }
+    evaluation_free(r->e);
+    release(r);
+    shared.jobs--;
+    atomic_fetch_sub(&metric.in_flight_requests, 1);
+    free(r->shards);
+    free(r);
+}

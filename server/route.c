@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+#include "route.h"
+
+#include "describe.h"
+#include "log.h"
+#include "metrics.h"
+#include "openapi.h"
+#include "request.h"
+#include "wire.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+enum { TEXT_MAX = 8 * 1024 * 1024 };
+
+typedef struct route {
+    const char *method;
+    const char *path;
+    bool (*begin)(exchange *x, problem *p);
+    void (*run)(exchange *x);
+} route;
+
+static bool draining;
+
+void route_drain(void)
+{
+    draining = true;
+}
+
+/* The routes. */
+
+static void run_healthz(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    buffer_text(&text, "ok\n");
+    http_reply_text(x, 200, "text/plain", &text);
+}
+
+static void run_readyz(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    buffer_text(&text, draining ? "draining\n" : "ready\n");
+    http_reply_text(x, draining ? 503 : 200, "text/plain", &text);
+    x->reply.retry = draining;
+}
+
+static void run_metrics(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    metrics_write(&text);
+    http_reply_text(x, 200, "text/plain; version=0.0.4", &text);
+}
+
+static void run_openapi(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    openapi_write(&text);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+static void run_losses(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    describe_json(NULL, &text);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+static void run_describe(exchange *x)
+{
+    problem p;
+    const lk_loss *loss = evaluation_loss(x->segment[2], &p);
+    buffer text = buffer_new(TEXT_MAX);
+    if (!loss) {
+        http_reply_problem(x, &p);
+        return;
+    }
+    describe_json(loss, &text);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+static bool begin_evaluate(exchange *x, problem *p)
+{
+    const char *content = http_header(x, "Content-Type"), *accept = http_header(x, "Accept");
+    const char *encoding = http_header(x, "Content-Encoding");
+    const lk_loss *loss = evaluation_loss(x->segment[2], p);
+    if (!loss)
+        return false;
+    const wire *in = wire_of_content(content);
+    if (!in)
+        return problem_set(p, 415, "unsupported_media_type",
+                           "Content-Type is \"%.80s\"; it must be application/json or "
+                           "application/x-safetensors",
+                           content);
+    if (encoding && strcasecmp(encoding, "identity") != 0)
+        return problem_set(p, 415, "unsupported_media_type",
+                           "Content-Encoding is \"%.80s\"; send the body as it is", encoding);
+    const wire *out = wire_of_accept(accept, in);
+    if (!out)
+        return problem_set(p, 406, "not_acceptable",
+                           "Accept is \"%.80s\"; replies are application/json or "
+                           "application/x-safetensors",
+                           accept);
+    x->body_max = request_max_body();
+    if (x->length > 0 && (uint64_t)x->length > x->body_max)
+        return true; /* refused by its length: nothing to admit */
+    x->request = request_admit(x, loss, in, out, x->length, p);
+    return x->request != NULL;
+}
+
+static void run_evaluate(exchange *x)
+{
+    request_start(x->request);
+}
+
+#define ROUTE(method, path, begin, run, sentence) {method, path, begin, run},
+static const route routes[] = {
+#include "routes.def"
+};
+#undef ROUTE
+enum { ROUTES = sizeof routes / sizeof *routes };
+
+/* Finding one. */
+
+static bool matches(const route *r, const exchange *x)
+{
+    const char *path = r->path;
+    for (int i = 0; i < x->segments; i++) {
+        if (*path != '/')
+            return false;
+        path++;
+        size_t length = strcspn(path, "/");
+        bool any = path[0] == '{' && x->segment[i][0] != '\0';
+        if (!any && (strlen(x->segment[i]) != length || memcmp(x->segment[i], path, length) != 0))
+            return false;
+        path += length;
+    }
+    return *path == '\0';
+}
+
+static bool same_method(const route *r, const exchange *x)
+{
+    return strcmp(r->method, x->method) == 0 ||
+           (strcmp(x->method, "HEAD") == 0 && strcmp(r->method, "GET") == 0);
+}
+
+static const char *allowed(bool get, bool post)
+{
+    return get && post ? "GET, HEAD, POST" : get ? "GET, HEAD" : "POST";
+}
+
+bool route_begin(exchange *x)
+{
+    problem p = {0};
+    bool get = false, post = false;
+    for (int i = 0; i < ROUTES; i++) {
+        if (!matches(&routes[i], x))
+            continue;
+        if (same_method(&routes[i], x)) {
+            x->route = &routes[i];
+            x->unwanted = !routes[i].begin;
+            if (!x->route->begin || x->route->begin(x, &p))
+                return true;
+            http_reply_problem(x, &p);
+            return false;
+        }
+        get = get || strcmp(routes[i].method, "GET") == 0;
+        post = post || strcmp(routes[i].method, "POST") == 0;
+    }
+    if (get || post) {
+        problem_set(&p, 405, "method_not_allowed", "%.20s is not allowed here; use %s", x->method,
+                    allowed(get, post));
+        http_reply_problem(x, &p);
+        x->reply.allow = allowed(get, post);
+    } else {
+        problem_set(
+            &p, 404, "not_found",
+            "there is nothing at this path; POST /v1/losses/{name} evaluates, GET /v1/losses "
+            "lists the losses");
+        http_reply_problem(x, &p);
+    }
+    return false;
+}
+
+bool route_grow(exchange *x, size_t more)
+{
+    problem p;
+    if (!x->request || request_grow(x->request, more, &p))
+        return true;
+    http_reply_problem(x, &p);
+    return false;
+}
+
+void route_run(exchange *x)
+{
+    x->route->run(x);
+}
+
+void route_end(exchange *x)
+{
+    if (log_wants(LOG_INFO)) {
+        char status[16], ms[32], bytes[32];
+        snprintf(status, sizeof status, "%d", x->reply.status);
+        snprintf(ms, sizeof ms, "%.3f", (double)(uv_hrtime() - x->start) * 1e-6);
+        snprintf(bytes, sizeof bytes, "%zu", x->body_size);
+        log_line(LOG_INFO, "request", "id", x->id, "method", x->method, "path", x->route->path,
+                 "name", x->segments > 2 ? x->segment[2] : NULL, "status", status, "bytes", bytes,
+                 "ms", ms, NULL);
+    }
+    request_end(x->request);
+}

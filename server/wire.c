@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Which wires there are, and what they share.
+ */
+#include "wire.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+const wire *const wires[] = {&wire_json, &wire_safetensors, NULL};
+
+/* A media type ends at white space, a parameter or the next one in a list. */
+static span media_type(const char *text)
+{
+    text += strspn(text, " \t");
+    return (span){text, strcspn(text, " \t;,")};
+}
+
+static bool has_media(const wire *w, span type)
+{
+    for (const char *const *m = w->media; *m; m++)
+        if (strlen(*m) == type.size && strncasecmp(*m, type.data, type.size) == 0)
+            return true;
+    return false;
+}
+
+const wire *wire_of_content(const char *content_type)
+{
+    span type = media_type(content_type ? content_type : "");
+    if (type.size == 0)
+        return &wire_json;
+    for (const wire *const *w = wires; *w; w++)
+        if (has_media(*w, type))
+            return *w;
+    return NULL;
+}
+
+/* q of one element of an Accept header, which ends at `end`. */
+static double quality(const char *p, const char *end)
+{
+    while (p < end && (p = memchr(p, ';', (size_t)(end - p)))) {
+        p++;
+        p += strspn(p, " \t");
+        if ((*p | 0x20) == 'q' && p[1] == '=') {
+            double q = strtod(p + 2, NULL);
+            return q >= 0 && q <= 1 ? q : 1;
+        }
+    }
+    return 1;
+}
+
+const wire *wire_of_accept(const char *accept, const wire *same)
+{
+    const wire *best = NULL;
+    double best_q = 0;
+    bool named = false;
+    if (!accept || accept[strspn(accept, " \t,")] == '\0')
+        return same;
+    while (*accept != '\0') {
+        const char *end = accept + strcspn(accept, ",");
+        span type = media_type(accept);
+        double q = quality(accept, end);
+        bool any = span_is(type, "*/*") || span_is(type, "application/*");
+        const wire *found = any ? same : NULL;
+        for (const wire *const *w = wires; !any && *w && type.size > 0; w++)
+            if (has_media(*w, type))
+                found = *w;
+        /* At the same quality a name counts more than a wildcard. */
+        if (found && (q > best_q || (q == best_q && q > 0 && !any && !named))) {
+            best = found;
+            best_q = q;
+            named = !any;
+        }
+        accept = *end == ',' ? end + 1 : end;
+    }
+    return best;
+}
+
+const wire *wire_of_bytes(span body)
+{
+    cursor c = cursor_new(body);
+    uint64_t header = cursor_u64(&c);
+    cursor_space(&c);
+    bool binary = !c.failed && header <= body.size - 8 && cursor_peek(&c) == '{';
+    return binary ? &wire_safetensors : &wire_json;
+}
+
+bool wire_input(evaluation *e, const char *name, const lk_tensor *tensor, span text, problem *p)
+{
+    lk_error error;
+    for (int i = 0; i < e->sources; i++)
+        if (strcmp(e->source[i].name, name) == 0)
+            return problem_input(p, 400, "duplicate_name", name, "input %s comes twice", name);
+    if (lk_call_input(e->call, name, tensor, &error) != LK_OK)
+        return problem_from(p, &error);
+    source *s = &e->source[e->sources++];
+    *s = (source){.text = text};
+    snprintf(s->name, sizeof s->name, "%s", name);
+    return true;
+}
+
+bool wire_outputs(evaluation *e, const char *list, problem *p)
+{
+    lk_error error;
+    char name[64];
+    if (e->outputs_named)
+        return problem_set(p, 422, "duplicate_option", "outputs is given twice");
+    e->outputs_named = true;
+    while (true) {
+        list += strspn(list, " ");
+        size_t length = strcspn(list, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(length < 63 ? length : 63), list);
+        if (lk_call_want(e->call, name, &error) != LK_OK)
+            return problem_from(p, &error);
+        if (list[length] == '\0')
+            return true;
+        list += length + 1;
+    }
+}
+
+/* The bits of x in a format of 16 bits with `fraction` of them for the fraction: rounded once, from
+ * the double. Scaled so that the last place kept is 1, rint() rounds to nearest even. */
+static uint16_t narrow(double x, int fraction)
+{
+    int top = 0x7fff >> fraction, bias = top >> 1, exponent;
+    uint16_t sign = signbit(x) ? 0x8000 : 0;
+    if (isnan(x))
+        return (uint16_t)(0x7fff & ~((1 << (fraction - 1)) - 1));
+    x = fabs(x);
+    if (isinf(x))
+        return (uint16_t)(sign | top << fraction);
+    frexp(x, &exponent);
+    exponent = exponent - 1 < 1 - bias ? 1 - bias : exponent - 1;
+    if (exponent > bias)
+        return (uint16_t)(sign | top << fraction);
+    /* The fraction with its leading bit; a carry goes into the exponent by itself. */
+    int whole = (int)rint(ldexp(x, fraction - exponent));
+    int bits = whole < 1 << fraction ? whole : whole + ((exponent + bias - 1) << fraction);
+    return (uint16_t)(sign | bits);
+}
+
+void wire_put_real(lk_dtype dtype, void *data, int64_t i, double x)
+{
+    char *to = (char *)data + i * (int64_t)lk_dtype_size(dtype);
+    float single = (float)x;
+    uint16_t half;
+    switch (dtype) {
+    case LK_F64:
+        memcpy(to, &x, sizeof x);
+        break;
+    case LK_F32:
+        memcpy(to, &single, sizeof single);
+        break;
+    default:
+        half = narrow(x, dtype == LK_F16 ? 10 : 7);
+        memcpy(to, &half, sizeof half);
+        break;
+    }
+}
