@@ -1,0 +1,287 @@
+# losskit and lossd. `make help` lists the targets.
+#
+# Everything is built under build/<flavour>/; FLAVOUR is release, debug, asan (with undefined) or tsan.
+# CFLAGS and LDFLAGS are the user's: they come last and are never assigned here. V=1 shows commands.
+
+FLAVOUR ?= release
+B := build/$(FLAVOUR)
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' $(1) $(2))
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-builtin-rules
+
+VERSION := $(shell sed -n 's/^\#define LK_VERSION "\(.*\)"/\1/p' include/losskit.h)
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+BINDIR ?= $(PREFIX)/bin
+
+.PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
+	test-exhaustive valgrind coverage install uninstall deps ci clean help compile_commands.json
+
+## all: the library and lossd
+all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
+
+# Flags.
+
+FLAVOUR_release := -O2 -g -D_FORTIFY_SOURCE=2
+FLAVOUR_debug := -Og -g
+FLAVOUR_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+FLAVOUR_tsan := -O1 -g -fsanitize=thread
+ifeq ($(FLAVOUR_$(FLAVOUR)),)
+$(error FLAVOUR is "$(FLAVOUR)"; it must be release, debug, asan or tsan)
+endif
+
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+	-Wwrite-strings -Wvla -Wundef -Wunused-result -Werror
+HARDEN := -fstack-protector-strong -fPIE
+BASE := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude $(WARN) $(FLAVOUR_$(FLAVOUR)) -MMD -MP
+LIB_FLAGS := $(BASE) -fPIC
+SERVER_FLAGS = $(BASE) $(HARDEN) $(SERVER_PACKAGES_CFLAGS)
+TEST_FLAGS = $(BASE) -I. -Iserver -Ilib $(TEST_PACKAGES_CFLAGS)
+
+# pkg-config is asked when a recipe first needs it, not while this file is read: on a fresh machine
+# `make run` has yet to install it.
+lazy = $(eval $(1) := $(shell $(2)))$($(1))
+SERVER_PACKAGES := libmicrohttpd libuv jansson
+SERVER_PACKAGES_CFLAGS = $(call lazy,SERVER_PACKAGES_CFLAGS,pkg-config --cflags $(SERVER_PACKAGES))
+SERVER_PACKAGES_LIBS = $(call lazy,SERVER_PACKAGES_LIBS,pkg-config --libs $(SERVER_PACKAGES))
+TEST_PACKAGES_CFLAGS = $(call lazy,TEST_PACKAGES_CFLAGS,pkg-config --cflags cmocka $(SERVER_PACKAGES))
+TEST_PACKAGES_LIBS = $(call lazy,TEST_PACKAGES_LIBS,pkg-config --libs cmocka $(SERVER_PACKAGES))
+
+# The library: the losses once per variant (ISA, element type), the rest once.
+
+ISAS_x86_64 := scalar avx2 avx512
+ISAS_aarch64 := scalar neon
+ARCH := $(shell uname -m)
+ISAS := $(or $(ISAS_$(ARCH)),scalar)
+ELEMENTS := F64 F32 F16 BF16
+ISA_scalar := -DLK_VECTOR_BYTES=0
+ISA_avx2 := -DLK_VECTOR_BYTES=32 -mavx2 -mfma -mf16c
+ISA_avx512 := -DLK_VECTOR_BYTES=64 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
+ISA_neon := -DLK_VECTOR_BYTES=16
+# -Wno-psabi: vectors are passed between inlined functions only, so no ABI is at stake.
+KERNEL := -O3 -ffp-contract=off -fno-math-errno -Wno-psabi
+KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O3,$(KERNEL)))
+
+LOSSES := $(basename $(notdir $(wildcard lib/losses/*.c)))
+LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c)))
+
+define variant_rules
+$(B)/lib/$(1)_$(2)/%.o: lib/losses/%.c
+	@mkdir -p $$(@D)
+	$$(call say,CC,"$$< ($(1) $(2))")
+	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
+$(B)/lib/$(1)_$(2)/variant.o: lib/variant.c
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) $$(CFLAGS) -c $$< -o $$@
+LIB_OBJS += $(LOSSES:%=$(B)/lib/$(1)_$(2)/%.o) $(B)/lib/$(1)_$(2)/variant.o
+endef
+$(foreach isa,$(ISAS),$(foreach e,$(ELEMENTS),$(eval $(call variant_rules,$(isa),$(e)))))
+
+$(B)/lib/%.o: lib/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(LIB_FLAGS) $(CFLAGS) -c $< -o $@
+
+$(B)/liblosskit.a: $(LIB_OBJS)
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+$(B)/liblosskit.so.0: $(LIB_OBJS) lib/losskit.map
+	$(call say,LD,$@)
+	$(Q)$(CC) -shared -Wl,-soname,liblosskit.so.0 -Wl,--version-script=lib/losskit.map -Wl,-z,relro,-z,now \
+		$(FLAVOUR_$(FLAVOUR)) $(LIB_OBJS) $(CFLAGS) $(LDFLAGS) -lm -o $@
+
+
+-include $(LIB_OBJS:.o=.d)
+
+# The server.
+
+SERVER_OBJS := $(patsubst server/%.c,$(B)/server/%.o,$(wildcard server/*.c))
+
+$(B)/server/%.o: server/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(SERVER_FLAGS) $(CFLAGS) -c $< -o $@
+
+$(B)/lossd: $(SERVER_OBJS) $(B)/liblosskit.a
+	$(call say,LD,$@)
+	$(Q)$(CC) -pie -Wl,-z,relro,-z,now $(FLAVOUR_$(FLAVOUR)) $^ $(CFLAGS) $(LDFLAGS) $(SERVER_PACKAGES_LIBS) -lm -o $@
+
+-include $(SERVER_OBJS:.o=.d)
+
+build/lossd: $(B)/lossd
+	$(Q)ln -sfn $(FLAVOUR)/lossd $@
+
+## run: install what is missing, build, serve on 127.0.0.1:8080 (ARGS="--listen ...")
+run: deps
+	$(Q)$(MAKE) --no-print-directory all
+	build/lossd $(ARGS)
+
+# Tests.
+
+TESTS := $(B)/tests
+UNIT_SOURCES := $(filter-out %/test_vmath.c,$(wildcard tests/unit/test_*.c))
+UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(TESTS)/%)
+VMATH := $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(TESTS)/test_vmath_$(isa)_$(e)))
+PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses
+TESTED_OBJS = $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
+
+$(TESTS)/%: tests/unit/%.c $(TESTED_OBJS)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
+$(TESTS)/%: tests/%.c $(TESTED_OBJS)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
+define vmath_rules
+$(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c
+	@mkdir -p $$(@D)
+	$$(call say,CC,"$$< ($(1) $(2))")
+	$$(Q)$$(CC) $$(TEST_FLAGS) $$(KERNEL) $$(ISA_$(1)) -DLK_ELEMENT_$(2) $$(CFLAGS) $$< $$(LDFLAGS) \
+		$$(TEST_PACKAGES_LIBS) -lm -o $$@
+endef
+$(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(eval $(call vmath_rules,$(isa),$(e)))))
+
+-include $(wildcard $(TESTS)/*.d)
+
+## test: install what is missing, build, run every test
+test: deps-test
+	$(Q)$(MAKE) --no-print-directory check
+
+# Each program in turn; a variant that this processor lacks is named and left out.
+check: all $(UNITS) $(PROGRAMS) $(VMATH) header-check api-check
+	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS)
+
+## header-check: the public header alone, as C11, C17 and C++
+.PHONY: header-check
+header-check:
+	$(Q)for std in c11 c17; do \
+		$(CC) -std=$$std -Iinclude $(WARN) -fsyntax-only -x c include/losskit.h || exit 1; done
+	$(Q)if command -v $(CXX) >/dev/null; then $(CXX) -std=c++11 -Iinclude -Wall -Wextra -Wpedantic \
+		-Wno-pragma-once-outside-header -fsyntax-only -x c++ include/losskit.h; fi
+
+## asan, tsan: every test under the address and undefined, or the thread sanitizer
+asan tsan: deps-test
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ check
+
+## test-exhaustive: every f32 value through vmath.h, 10^7 numbers through the JSON scanner
+test-exhaustive: deps-test
+	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
+	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
+
+## valgrind: the unit tests and goldens under memcheck
+valgrind: deps-test
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=debug $(UNITS) build/debug/tests/test_golden
+	$(Q)for t in $(UNITS:$(B)/%=build/debug/%) build/debug/tests/test_golden; do \
+		valgrind -q --error-exitcode=1 $$t || exit 1; done
+
+## demo: a batch of a trained model's logits through lossd, beside PyTorch's numbers
+demo: deps-test
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)tests/data/demo.sh build/lossd
+
+## bench: kernels beside memcpy and the scalar reference; numbers as text
+BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/*.c))
+bench: deps-test
+	$(Q)$(MAKE) --no-print-directory $(BENCHES)
+	$(Q)for b in $(BENCHES); do $$b || exit 1; done
+
+$(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
+# Generated files.
+
+## api: regenerate api/ from the descriptions
+api: all
+	$(Q)build/lossd openapi > api/openapi.json
+	$(Q)build/lossd describe --markdown > api/losses.md
+
+api-check: all
+	$(Q)$(B)/lossd openapi | cmp - api/openapi.json && $(B)/lossd describe --markdown | cmp - api/losses.md \
+		|| { echo "api/ is not what the descriptions say; run 'make api' and commit" >&2; exit 1; }
+
+# Lint.
+
+FORMATTED = $(wildcard include/*.h lib/*.[ch] lib/losses/*.c server/*.[ch] tests/*.[ch] tests/*/*.[ch])
+
+## format: clang-format every source in place
+format:
+	$(Q)clang-format -i $(FORMATTED)
+
+format-check:
+	$(Q)clang-format --dry-run -Werror $(FORMATTED)
+
+## lint: format, who may include whom, what leaves the library, clang-tidy
+lint: format-check all
+	$(Q)B=$(B) .ci/lint
+	$(Q)clang-tidy --quiet $(wildcard server/*.c) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
+	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
+	$(Q)clang-tidy --quiet $(wildcard lib/losses/*.c) -- $(filter-out -MMD -MP -Werror,$(KERNEL_FLAGS)) \
+		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ELEMENT_F32 2>/dev/null
+
+## compile_commands.json: for editors
+compile_commands.json: clean
+	bear -- $(MAKE) all
+
+## coverage: line coverage of the tests, as text
+coverage: deps-test
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=debug CFLAGS="--coverage" LDFLAGS="--coverage" check
+	$(Q)cd build/debug && find . -name '*.gcda' | xargs gcov -n 2>/dev/null | grep -A1 -E "^File '(lib|server)/" \
+		| sed 'N;s/\n/ /;s/--//'
+
+# Installing.
+
+## install, uninstall: under PREFIX (/usr/local), with DESTDIR
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
+	install $(B)/lossd $(DESTDIR)$(BINDIR)/lossd
+	install -m 644 include/losskit.h $(DESTDIR)$(INCLUDEDIR)/losskit.h
+	install -m 644 $(B)/liblosskit.a $(DESTDIR)$(LIBDIR)/liblosskit.a
+	install $(B)/liblosskit.so.0 $(DESTDIR)$(LIBDIR)/liblosskit.so.$(VERSION)
+	ln -sfn liblosskit.so.$(VERSION) $(DESTDIR)$(LIBDIR)/liblosskit.so.0
+	ln -sfn liblosskit.so.0 $(DESTDIR)$(LIBDIR)/liblosskit.so
+	sed -e 's|@prefix@|$(PREFIX)|;s|@libdir@|$(LIBDIR)|;s|@includedir@|$(INCLUDEDIR)|;s|@version@|$(VERSION)|' \
+		lib/losskit.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/lossd $(DESTDIR)$(INCLUDEDIR)/losskit.h $(DESTDIR)$(LIBDIR)/liblosskit.a \
+		$(DESTDIR)$(LIBDIR)/liblosskit.so* $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc
+
+# What must be there. Nothing is installed, and no root needed, when all of it is.
+
+PACKAGES_RUN := gcc libc6-dev pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev
+PACKAGES_TEST := $(PACKAGES_RUN) libcmocka-dev curl python3
+PACKAGES_LINT := clang-format clang-tidy
+
+## deps, deps-test, deps-lint: install what building, testing or linting lacks (Debian and Ubuntu)
+.PHONY: deps-test deps-lint
+deps:
+	$(Q).ci/deps $(PACKAGES_RUN)
+deps-test:
+	$(Q).ci/deps $(PACKAGES_TEST)
+deps-lint:
+	$(Q).ci/deps $(PACKAGES_LINT)
+
+## ci: what .ci/run does
+ci:
+	.ci/run
+
+## clean: remove build/
+clean:
+	rm -rf build
+
+## help: this list
+help:
+	@sed -n 's/^## //p' Makefile
