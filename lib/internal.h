@@ -52,7 +52,7 @@ enum { LK_SHAPE_TEXT = 96 };
 
 /* "[2,5]"; and a pattern as far as its sizes are known, "[2,C]". Both return `to`. */
 const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT]);
-const char *lk_pattern_text(const char *pattern, const lk_sizes *sizes, char to[LK_SHAPE_TEXT]);
+const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT]);
 
 /* registry.c */
 

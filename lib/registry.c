@@ -7,6 +7,17 @@
 
 #include <stdatomic.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* clang's __builtin_cpu_supports does not know this one. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 #define TABLE(isa, element) extern const lk_loss *const lk_##isa##_##element##_losses[];
 #define ISA(name, test)                                                                            \
     TABLE(name, F64)                                                                               \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "evaluate.h"
 
+#include "percent.h"
 #include "wire.h"
 
 #include <stdio.h>
@@ -74,40 +75,6 @@ void evaluation_free(evaluation *e)
     free(e);
 }
 
-/* Query. */
-
-static int hex(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Decode one part of a query into `to` as a string. False if it is too long or not well-formed. */
-static bool decode(span from, char *to, size_t size)
-{
-    size_t used = 0;
-    for (size_t i = 0; i < from.size; i++) {
-        char c = from.data[i];
-        if (c == '+')
-            c = ' ';
-        if (c == '%') {
-            int high = i + 1 < from.size ? hex(from.data[i + 1]) : -1;
-            int low = i + 2 < from.size ? hex(from.data[i + 2]) : -1;
-            if (high < 0 || low < 0)
-                return false;
-            c = (char)(high << 4 | low);
-            i += 2;
-        }
-        if (c == '\0' || used + 1 >= size)
-            return false;
-        to[used++] = c;
-    }
-    to[used] = '\0';
-    return true;
-}
-
 static bool query_pair(evaluation *e, const char *name, const char *value, bool *strict, problem *p)
 {
     lk_error error;
@@ -135,7 +102,8 @@ static bool read_query(evaluation *e, const char *query, problem *p)
         span left = {query, cut}, right = {query + cut, 0};
         if (cut < length)
             right = (span){query + cut + 1, length - cut - 1};
-        if (length > 0 && (!decode(left, name, sizeof name) || !decode(right, value, sizeof value)))
+        if (length > 0 && (!percent_decode(left, true, name, sizeof name) ||
+                           !percent_decode(right, true, value, sizeof value)))
             return problem_set(p, 400, "malformed_query",
                                "query part \"%.*s\" is too long or not percent-encoded",
                                (int)(length < 60 ? length : 60), query);

@@ -8,6 +8,7 @@
 
 #include "log.h"
 #include "metrics.h"
+#include "percent.h"
 #include "route.h"
 
 #include <errno.h>
@@ -57,12 +58,16 @@ const char *http_header(const exchange *x, const char *name)
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
 
+/* A token of RFC 9110: what a header name is made of. */
 static bool is_token(const char *text, size_t size)
 {
-    for (size_t i = 0; i < size; i++)
-        if (!memchr("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz",
-                    text[i], 77))
+    static const char marks[] = "!#$%&'*+-.^_`|~";
+    for (size_t i = 0; i < size; i++) {
+        char c = text[i], letter = (char)(c | 0x20);
+        bool word = (letter >= 'a' && letter <= 'z') || (c >= '0' && c <= '9');
+        if (!word && (c == '\0' || !strchr(marks, c)))
             return false;
+    }
     return size > 0;
 }
 
@@ -116,30 +121,15 @@ static bool guard_headers(exchange *x, const char *version, problem *p)
     return !g.bad || problem_set(p, 400, "malformed_request", "%s", g.bad);
 }
 
-static int hex(char c)
-{
-    const char *digits = "0123456789abcdef0123456789ABCDEF", *at = memchr(digits, c, 32);
-    return at ? (int)(at - digits) % 16 : -1;
-}
-
 /* Decode one path segment where it stands, which only makes it shorter. */
 static bool decode_segment(char *s)
 {
-    char *to = s;
-    for (const char *from = s; *from != '\0'; from++) {
-        char c = *from;
-        if (c == '%') {
-            int high = hex(from[1]), low = high < 0 ? -1 : hex(from[2]);
-            if (low < 0)
-                return false;
-            c = (char)(high << 4 | low);
-            from += 2;
-        }
-        if ((unsigned char)c < 0x20 || c == 0x7f || c == '/')
+    size_t size = strlen(s);
+    if (!percent_decode((span){s, size}, false, s, size + 1))
+        return false;
+    for (const char *c = s; *c != '\0'; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f || *c == '/')
             return false;
-        *to++ = c;
-    }
-    *to = '\0';
     return strcmp(s, ".") != 0 && strcmp(s, "..") != 0;
 }
 

@@ -38,7 +38,7 @@ void metrics_observe(histogram *h, double seconds);
 /* An evaluation was answered: `loss` as the library numbers it, -1 for unknown ones; the wire by
  * its place in wires[], -1 for none. */
 void metrics_request(int loss, int codec, int status);
-void metrics_elements(int loss, int64_t elements);
+void metrics_elements(int loss, int64_t count);
 
 void metrics_write(buffer *to);
 
