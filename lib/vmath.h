@@ -81,19 +81,24 @@ LK_INLINE vec vm_exp_poly(vec r)
 }
 
 /* x = n ln 2 + r: gives e^r, and in the low bits of *n the integer n + bias. */
-LK_INLINE vec vm_exp_reduced(vec x, real bias, uvec *n)
+LK_INLINE vec vm_exp_reduced(vec x, int bias, uvec *n)
 {
-    vec rounded = v_fma(x, v_set(VM_LOG2_E), v_set(VM_ROUND + bias));
-    vec k = rounded - v_set(VM_ROUND + bias);
-    *n = (uvec)rounded;
-    vec hi = v_fma(k, v_set(-VM_LN2_HI), x);
 #if LK_VECTOR_BYTES >= 32
-    vec r = v_fma(k, v_set(-VM_LN2_LO), hi);
+    const real round = VM_ROUND + (real)bias;
+    vec rounded = v_fma(x, v_set(VM_LOG2_E), v_set(round));
+    vec k = rounded - v_set(round);
+    *n = (uvec)rounded;
+    vec r = v_fma(k, v_set(-VM_LN2_LO), v_fma(k, v_set(-VM_LN2_HI), x));
     return v_fma(v_fma(vm_exp_poly(r), r, v_set(1)), r, v_set(1));
 #else
+    /* A rounded product may lie halfway between two integers, and an odd bias there would choose
+     * another n than an even one: the bias comes after. */
+    vec rounded = x * v_set(VM_LOG2_E) + v_set(VM_ROUND);
+    vec k = rounded - v_set(VM_ROUND);
+    *n = (uvec)rounded + (ulane)bias;
     /* Unfused, the roundings of r and of its products would add up to more than an ulp. Here only
      * the last sum rounds at full weight: hi is exact, and what 1 + hi drops is kept. */
-    vec lo = k * v_set(-VM_LN2_LO);
+    vec hi = k * v_set(-VM_LN2_HI) + x, lo = k * v_set(-VM_LN2_LO);
     vec r = hi + lo;
     vec sum = v_set(1) + hi;
     vec dropped = hi - (sum - v_set(1));
