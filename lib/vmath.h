@@ -122,9 +122,19 @@ LK_INLINE vec v_exp(vec x)
     vec y = vm_exp_reduced(x, 0, &n);
     /* Not a product with 2^n: n may be 128 (1024), where y < 1 and only the product is finite. */
     y = (vec)((uvec)y + (n << VM_FRACTION_BITS));
-    mask vanishes = x < v_set(VM_EXP_LEAST), fits = x <= v_set(VM_EXP_GREATEST);
+    mask vanishes = x < v_set(VM_EXP_LEAST);
+    y = v_where(~vanishes, y);
     /* Above, infinity; and the n of a NaN is anything. */
-    return v_select(fits, v_where(~vanishes, y), x * v_set((real)INFINITY));
+    const vec inf = v_set((real)INFINITY), greatest = v_set(VM_EXP_GREATEST);
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* both a tenth faster than a select */
+    __mmask8 beyond = _mm512_cmp_pd_mask((__m512d)x, (__m512d)greatest, _CMP_NLE_UQ);
+    return (vec)_mm512_mask_mul_pd((__m512d)y, beyond, (__m512d)x, (__m512d)inf);
+#elif LK_VECTOR_BYTES == 64
+    __mmask16 beyond = _mm512_cmp_ps_mask((__m512)x, (__m512)greatest, _CMP_NLE_UQ);
+    return (vec)_mm512_mask_mul_ps((__m512)y, beyond, (__m512)x, (__m512)inf);
+#else
+    return v_select(x <= greatest, y, x * inf);
+#endif
 }
 
 /* e^x - 1 = 2^n (e^r - 1) + (2^n - 1), where the larger parts of the sum are kept in two reals. */
