@@ -135,8 +135,8 @@ static inline lk_tensor lk_matrix(lk_dtype dtype, void *data, int64_t rows, int6
 /* Descriptions. */
 
 /* Types of options. Every option has one text form: a decimal number, true or false, the choice's
- * word; `off` where an option can be unset. */
-typedef enum lk_type { LK_REAL, LK_INTEGER, LK_UNSIGNED, LK_FLAG, LK_CHOICE } lk_type;
+ * word, integers with commas between them; `off` where an option can be unset. */
+typedef enum lk_type { LK_REAL, LK_INTEGER, LK_UNSIGNED, LK_FLAG, LK_CHOICE, LK_LIST } lk_type;
 
 enum {
     LK_OPEN = 1 << 0,   /* lk_field.flags: min itself is outside the range */
@@ -179,24 +179,30 @@ typedef struct lk_form {
 
 typedef struct lk_input {
     const char *name;
-    lk_form forms[2]; /* the second has a NULL shape where there is only one */
+    lk_form forms[3]; /* in order of preference; ends with a NULL shape if there are fewer */
     unsigned flags;
     const char *range; /* legal values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any */
     const char *help;
 } lk_input;
 
-/* A diagnostic. dtype LK_ANY: f32, or f64 where the call computes in f64. */
+enum { LK_DEFAULT = 1 << 0 }; /* lk_output.flags: given when the request names no outputs */
+
+/* An output beside `loss` and gradients. dtype LK_ANY: that of the input `like`, else f32, or f64
+ * where the call computes in f64. */
 typedef struct lk_output {
     const char *name;
     const char *shape; /* a pattern of the letters that the inputs bound */
     lk_dtype dtype;
     const char *help;
+    unsigned flags;
+    const char *like;
 } lk_output;
 
 enum {
     LK_NONNEGATIVE = 1 << 0, /* lk_description.traits: no loss value is below 0 */
     LK_COUPLED = 1 << 1,     /* a row's value depends on the other rows */
     LK_SHIFT_FREE = 1 << 2,  /* with default options, adding a constant to a row changes nothing */
+    LK_TRANSFORM = 1 << 3,   /* no loss and no gradient: only the outputs it lists */
 };
 
 /* All that is known of a loss. Constant, valid for ever; the arrays end with an entry whose name is
@@ -209,7 +215,8 @@ typedef struct lk_description {
     const char *reference;
     const char *example; /* a request as JSON that can be sent as it is */
     unsigned traits;
-    const char *loss_shape; /* pattern of one loss per row: `loss` under reduction=none */
+    const char
+        *loss_shape; /* pattern of one loss per row; NULL: always one number, no `reduction` */
     const lk_input *inputs;
     const lk_output *outputs;
     const lk_field *options;
@@ -293,9 +300,14 @@ lk_status lk_call_bind(lk_call *call, int i, void *data);
  * all outputs bound. From here on the call is read-only for everybody but run and finish. */
 lk_status lk_call_plan(lk_call *call, lk_error *error);
 
-/* After plan: into how many blocks the work is cut, by shapes alone; 0 where there is nothing to
+/* After plan: into how many blocks the pass is cut, by shapes alone; 0 where there is nothing to
  * do. */
 int64_t lk_call_blocks(const lk_call *call);
+
+/* When every block of a pass has run: go on to the next one. False if there is none, and it is time
+ * to finish. Most losses have one pass; gradients that gather from all rows have one of their own.
+ */
+bool lk_call_next(lk_call *call);
 
 /* After check: the bytes of scratch that a run needs, and the bytes that plan will allocate. */
 size_t lk_call_scratch(const lk_call *call);
@@ -306,8 +318,8 @@ size_t lk_call_memory(const lk_call *call);
  * fail: a bad value is noted and reported by finish. */
 void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch);
 
-/* After every block has run exactly once: write `loss` and the scalar diagnostics, or report the
- * bad value with the lowest index; then the outputs are unspecified. */
+/* After every block of every pass has run exactly once: write `loss` and the scalar diagnostics, or
+ * report the bad value with the lowest index; then the outputs are unspecified. */
 lk_status lk_call_finish(lk_call *call, lk_error *error);
 
 /* In one step. */

@@ -5,165 +5,8 @@
  */
 #include "internal.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-enum {
-    BLOCK_ELEMENTS = 64 * 1024, /* what a block should at least compute */
-    MAX_WANTED = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS,
-};
-
-typedef enum stage { FILLING, CHECKED, PLANNED, FINISHED } stage;
-
-/* Which output: `loss`, the gradient of an input, or a diagnostic. */
-typedef enum kind { VALUE, GRADIENT, DIAGNOSTIC } kind;
-
-typedef struct wanted {
-    kind kind;
-    int i; /* of the input or the diagnostic */
-    char name[48];
-    lk_tensor tensor;
-} wanted;
-
-struct lk_call {
-    lk_job job;
-    const lk_loss *loss; /* of the scalar table: the handle the caller gave */
-    stage stage;
-    lk_tensor given[LK_MAX_INPUTS]; /* rank -1: not given */
-    int primary;                    /* the input that chooses the element type */
-    int wanted_count;
-    wanted wanted[MAX_WANTED];
-    lk_sizes sizes;
-    int64_t blocks;
-    lk_block *block;
-    void *converted[LK_MAX_INPUTS];
-    _Alignas(16) char options[];
-};
-
-/* Errors. */
-
-const char *lk_status_name(lk_status status)
-{
-#define WORD(NAME, word) #word,
-    static const char *const words[] = {LK_STATUSES(WORD)};
-#undef WORD
-    return (unsigned)status < LK_STATUS_COUNT ? words[status] : "unknown_status";
-}
-
-static lk_status set_error(lk_error *error, lk_status status, const char *input, const char *format,
-                           va_list args)
-{
-    if (error) {
-        *error = (lk_error){.status = status};
-        snprintf(error->input, sizeof error->input, "%s", input);
-        vsnprintf(error->text, sizeof error->text, format, args);
-    }
-    return status;
-}
-
-lk_status lk_error_set(lk_error *error, lk_status status, const char *input, const char *format,
-                       ...)
-{
-    va_list args;
-    va_start(args, format);
-    set_error(error, status, input, format, args);
-    va_end(args);
-    return status;
-}
-
-/* The coordinates of a flat index. */
-static void unravel(const lk_tensor *t, int64_t flat, int64_t index[LK_MAX_RANK])
-{
-    for (int axis = t->rank - 1; axis >= 0; axis--) {
-        index[axis] = flat % t->shape[axis];
-        flat /= t->shape[axis];
-    }
-}
-
-lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,
-                  const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    set_error(error, status, input < 0 ? "" : job->loss->is.inputs[input].name, format, args);
-    va_end(args);
-    if (error && input >= 0 && index >= 0) {
-        error->rank = job->in[input].rank;
-        unravel(&job->in[input], index, error->index);
-    }
-    return status;
-}
-
-const char *lk_place(const lk_job *job, int input, int64_t index, char to[LK_PLACE_MAX])
-{
-    const lk_tensor *t = &job->in[input];
-    int64_t at[LK_MAX_RANK];
-    unravel(t, index, at);
-    size_t used = (size_t)snprintf(to, LK_PLACE_MAX, "%s", job->loss->is.inputs[input].name);
-    for (int axis = 0; axis < t->rank && used < LK_PLACE_MAX; axis++)
-        used += (size_t)snprintf(to + used, LK_PLACE_MAX - used, "[%lld]", (long long)at[axis]);
-    return to;
-}
-
-bool lk_given(const lk_job *job, const char *option)
-{
-    const lk_field *fields = job->loss->is.options;
-    const lk_field *field = lk_field_find(fields, option);
-    return field && (job->options_given >> (field - fields) & 1);
-}
-
-static lk_status misuse(lk_error *error, const char *text)
-{
-    return lk_error_set(error, LK_MISUSE, "", "%s", text);
-}
-
-/* Tensors. */
-
-size_t lk_dtype_size(lk_dtype dtype)
-{
-#define BYTES(NAME, word, bytes) bytes,
-    static const unsigned char sizes[] = {LK_DTYPES(BYTES)};
-#undef BYTES
-    return (unsigned)dtype < LK_DTYPE_COUNT ? sizes[dtype] : 0;
-}
-
-const char *lk_dtype_name(lk_dtype dtype)
-{
-#define WORD(NAME, word, bytes) #word,
-    static const char *const words[] = {LK_DTYPES(WORD)};
-#undef WORD
-    return (unsigned)dtype < LK_DTYPE_COUNT ? words[dtype] : "any";
-}
-
-int64_t lk_tensor_count(const lk_tensor *tensor)
-{
-    int64_t count = 1, bytes;
-    bool empty = false;
-    if (tensor->rank < 0 || tensor->rank > LK_MAX_RANK)
-        return -1;
-    for (int axis = 0; axis < tensor->rank; axis++) {
-        if (tensor->shape[axis] < 0)
-            return -1;
-        if (tensor->shape[axis] == 0)
-            empty = true;
-        else if (__builtin_mul_overflow(count, tensor->shape[axis], &count))
-            return -1;
-    }
-    if (__builtin_mul_overflow(count, (int64_t)8, &bytes))
-        return -1;
-    return empty ? 0 : count;
-}
-
-static bool is_float(lk_dtype dtype)
-{
-    return LK_FLOATS >> dtype & 1;
-}
-
-static lk_dtype compute_type(const lk_call *call)
-{
-    return call->given[call->primary].dtype == LK_F64 ? LK_F64 : LK_F32;
-}
 
 /* New, inputs, options, outputs. */
 
@@ -187,6 +30,7 @@ void lk_call_free(lk_call *call)
         return;
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         free(call->converted[i]);
+    free(call->job.state);
     free(call->block);
     free(call);
 }
@@ -225,7 +69,7 @@ static lk_status unknown(lk_error *error, lk_status status, const char *what, co
 lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
 {
     if (call->stage != FILLING)
-        return misuse(error, "inputs are given before the check");
+        return lk_misuse(error, "inputs are given before the check");
     int i = input_find(call->loss, name);
     char names[160];
     if (i < 0)
@@ -243,7 +87,7 @@ lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor
 lk_status lk_call_option(lk_call *call, const char *name, const char *text, lk_error *error)
 {
     if (call->stage != FILLING)
-        return misuse(error, "options are set before the check");
+        return lk_misuse(error, "options are set before the check");
     const lk_field *fields = call->loss->is.options;
     const lk_field *field = lk_field_find(fields, name);
     char names[160];
@@ -257,19 +101,14 @@ lk_status lk_call_option(lk_call *call, const char *name, const char *text, lk_e
     return lk_field_parse(field, call->options, text, error);
 }
 
-static bool has_gradient(const lk_call *call, int i)
-{
-    return (call->loss->is.inputs[i].flags & LK_DIFFERENTIABLE) && call->given[i].rank >= 0;
-}
-
 lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
 {
     if (call->stage != FILLING)
-        return misuse(error, "outputs are asked for before the check");
+        return lk_misuse(error, "outputs are asked for before the check");
     const lk_description *is = &call->loss->is;
     wanted w = {.kind = VALUE, .i = -1};
     char names[160];
-    if (strcmp(output, "loss") == 0) {
+    if (strcmp(output, "loss") == 0 && !(is->traits & LK_TRANSFORM)) {
         w.i = 0;
     } else if (strncmp(output, "grad.", 5) == 0) {
         w.kind = GRADIENT;
@@ -294,241 +133,6 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
                                 output);
     snprintf(w.name, sizeof w.name, "%s", output);
     call->wanted[call->wanted_count++] = w;
-    return LK_OK;
-}
-
-/* Check. */
-
-static lk_status check_missing(const lk_call *call, lk_error *error)
-{
-    const lk_description *is = &call->loss->is;
-    for (int i = 0; is->inputs[i].name; i++)
-        if (call->given[i].rank < 0 && !(is->inputs[i].flags & LK_OPTIONAL))
-            return lk_error_set(error, LK_MISSING_INPUT, is->inputs[i].name,
-                                "%s is missing; %s needs it: %s", is->inputs[i].name, is->name,
-                                is->inputs[i].help);
-    for (int i = 0; is->options[i].name; i++)
-        if (!is->options[i].fallback && !(call->job.options_given >> i & 1))
-            return lk_error_set(error, LK_MISSING_OPTION, "",
-                                "option %s is missing; %s needs it: %s", is->options[i].name,
-                                is->name, is->options[i].help);
-    return LK_OK;
-}
-
-/* "f64, f32, f16 or bf16". */
-static const char *dtype_list(unsigned dtypes, char to[80])
-{
-    size_t used = 0;
-    int left = __builtin_popcount(dtypes);
-    for (int d = 0; d < LK_DTYPE_COUNT; d++) {
-        if (!(dtypes >> d & 1))
-            continue;
-        const char *separator = used == 0 ? "" : left == 1 ? " or " : ", ";
-        used +=
-            (size_t)snprintf(to + used, 80 - used, "%s%s", separator, lk_dtype_name((lk_dtype)d));
-        left--;
-    }
-    return to;
-}
-
-static lk_status check_dtypes(lk_call *call, lk_error *error)
-{
-    const lk_input *inputs = call->loss->is.inputs;
-    char list[80];
-    for (int i = 0; inputs[i].name; i++) {
-        unsigned all = inputs[i].forms[0].dtypes | inputs[i].forms[1].dtypes;
-        lk_dtype dtype = call->given[i].dtype;
-        if (call->given[i].rank >= 0 && dtype != LK_ANY && !(all >> dtype & 1))
-            return lk_error_set(error, LK_DTYPE_UNSUPPORTED, inputs[i].name,
-                                "%s is %s; it must be %s", inputs[i].name, lk_dtype_name(dtype),
-                                dtype_list(all, list));
-    }
-    call->primary = 0;
-    while (inputs[call->primary].name && !has_gradient(call, call->primary))
-        call->primary++;
-    if (!inputs[call->primary].name)
-        return misuse(error, "a loss needs a differentiable input");
-    if (call->given[call->primary].dtype == LK_ANY)
-        call->given[call->primary].dtype = LK_F32;
-    return LK_OK;
-}
-
-/* The type of an input that was given without one. */
-static lk_dtype default_dtype(const lk_call *call, unsigned dtypes)
-{
-    lk_dtype primary = call->given[call->primary].dtype;
-    if (dtypes >> primary & 1)
-        return primary;
-    return dtypes & LK_INTS ? LK_I64 : LK_BOOL;
-}
-
-/* Which form an input has: the first one that its shape and type fit, else an error about the form
- * that its rank speaks for. */
-static lk_status choose_form(lk_call *call, int i, lk_error *error)
-{
-    const lk_input *input = &call->loss->is.inputs[i];
-    lk_tensor *t = &call->given[i];
-    const lk_field *fields = call->loss->is.options;
-    bool grad_output = strcmp(input->forms[0].shape, "loss") == 0;
-    int forms = input->forms[1].shape ? 2 : 1, by_rank = -1;
-    const char *pattern[2] = {input->forms[0].shape, input->forms[1].shape};
-    if (grad_output) {
-        const lk_reduce *reduce = (const lk_reduce *)(const void *)call->options;
-        bool per_row = call->loss->is.loss_shape && reduce->reduction == LK_NONE;
-        pattern[0] = per_row ? call->loss->is.loss_shape : "";
-    }
-    for (int pass = 0; pass < 2; pass++) {
-        for (int f = 0; f < forms; f++) {
-            unsigned dtypes = input->forms[f].dtypes;
-            if (t->dtype != LK_ANY && !(dtypes >> t->dtype & 1))
-                continue;
-            if (!lk_shape_bind(pattern[f], t, pass == 0, &call->sizes, fields, call->options))
-                continue;
-            call->job.form[i] = f;
-            if (t->dtype == LK_ANY)
-                t->dtype = default_dtype(call, dtypes);
-            return LK_OK;
-        }
-    }
-    for (int f = forms - 1; f >= 0; f--)
-        if (lk_shape_rank(pattern[f], t->rank, &call->sizes))
-            by_rank = f;
-    char list[80], is[LK_SHAPE_TEXT], first[LK_SHAPE_TEXT], second[LK_SHAPE_TEXT];
-    if (by_rank >= 0 && t->dtype != LK_ANY && !(input->forms[by_rank].dtypes >> t->dtype & 1))
-        return lk_error_set(error, LK_DTYPE_UNSUPPORTED, input->name,
-                            "%s is %s with shape %s; with that shape it must be %s", input->name,
-                            lk_dtype_name(t->dtype), lk_shape_text(t, is),
-                            dtype_list(input->forms[by_rank].dtypes, list));
-    lk_pattern_text(pattern[by_rank < 0 ? 0 : by_rank], &call->sizes, first);
-    bool both = forms == 2 && by_rank < 0;
-    return lk_error_set(error, by_rank < 0 ? LK_RANK_MISMATCH : LK_SHAPE_MISMATCH, input->name,
-                        "%s has shape %s; it must be %s%s%s", input->name, lk_shape_text(t, is),
-                        first, both ? " or " : "",
-                        both ? lk_pattern_text(pattern[1], &call->sizes, second) : "");
-}
-
-static lk_status check_shapes(lk_call *call, lk_error *error)
-{
-    const lk_input *inputs = call->loss->is.inputs;
-    lk_status status;
-    lk_sizes_clear(&call->sizes);
-    for (int i = 0; inputs[i].name; i++) {
-        if (call->given[i].rank < 0)
-            continue;
-        if ((status = choose_form(call, i, error)) != LK_OK)
-            return status;
-        lk_dtype primary = call->given[call->primary].dtype, dtype = call->given[i].dtype;
-        if ((inputs[i].flags & LK_DIFFERENTIABLE) && is_float(dtype) && dtype != primary)
-            return lk_error_set(error, LK_DTYPE_UNSUPPORTED, inputs[i].name,
-                                "%s is %s; it must be %s, as %s is", inputs[i].name,
-                                lk_dtype_name(dtype), lk_dtype_name(primary),
-                                inputs[call->primary].name);
-    }
-    return LK_OK;
-}
-
-static const char *loss_pattern(const lk_call *call)
-{
-    const lk_reduce *reduce = call->job.options;
-    bool per_row = call->loss->is.loss_shape && reduce->reduction == LK_NONE;
-    return per_row ? call->loss->is.loss_shape : "";
-}
-
-static lk_status default_outputs(lk_call *call)
-{
-    const lk_input *inputs = call->loss->is.inputs;
-    if (call->wanted_count > 0)
-        return LK_OK;
-    (void)lk_call_want(call, "loss", NULL);
-    for (int i = 0; inputs[i].name; i++) {
-        char name[48];
-        snprintf(name, sizeof name, "grad.%s", inputs[i].name);
-        if (has_gradient(call, i) && (inputs[i].flags & LK_GRADIENT) &&
-            is_float(call->given[i].dtype))
-            (void)lk_call_want(call, name, NULL);
-    }
-    return LK_OK;
-}
-
-static lk_status check_outputs(lk_call *call, lk_error *error)
-{
-    const lk_description *is = &call->loss->is;
-    lk_dtype real = compute_type(call);
-    default_outputs(call);
-    for (int k = 0; k < call->wanted_count; k++) {
-        wanted *w = &call->wanted[k];
-        w->tensor = (lk_tensor){.dtype = real};
-        const char *pattern = loss_pattern(call);
-        if (w->kind == GRADIENT) {
-            const char *name = is->inputs[w->i].name;
-            if (call->given[w->i].rank < 0)
-                return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
-                                    "there is no output \"%s\": %s was not given", w->name, name);
-            if (!is_float(call->given[w->i].dtype))
-                return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
-                                    "there is no output \"%s\": %s holds integers", w->name, name);
-            w->tensor = call->given[w->i];
-            w->tensor.data = NULL;
-            call->job.grad[w->i] = w->tensor;
-            continue;
-        }
-        if (w->kind == DIAGNOSTIC) {
-            const lk_output *output = &is->outputs[w->i];
-            call->job.out_wanted |= 1u << w->i;
-            w->tensor.dtype = output->dtype == LK_ANY ? real : output->dtype;
-            if (strcmp(output->shape, "loss") != 0)
-                pattern = output->shape;
-        }
-        if (!lk_shape_make(pattern, &call->sizes, is->options, call->options, &w->tensor))
-            return misuse(error, "an output's shape has a size that no input binds");
-    }
-    return LK_OK;
-}
-
-/* What the kernels see of shapes and inputs. */
-static void fill_job(lk_call *call)
-{
-    lk_job *job = &call->job;
-    const lk_input *inputs = call->loss->is.inputs;
-    int64_t width = 1;
-    for (int i = 0; inputs[i].name; i++)
-        if (call->given[i].rank >= 0)
-            job->in[i] = call->given[i];
-    job->lead_rank = call->sizes.lead_rank < 0 ? 0 : call->sizes.lead_rank;
-    memcpy(job->lead, call->sizes.lead, sizeof job->lead);
-    memcpy(job->size, call->sizes.size, sizeof job->size);
-    job->rows = 1;
-    if (call->loss->is.loss_shape) {
-        lk_tensor rows = {0};
-        if (lk_shape_make(call->loss->is.loss_shape, &call->sizes, NULL, NULL, &rows))
-            job->rows = lk_tensor_count(&rows);
-    }
-    if (job->rows > 0)
-        width = lk_tensor_count(&call->given[call->primary]) / job->rows;
-    job->block_rows = width >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (width ? width : 1);
-    call->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
-}
-
-lk_status lk_call_check(lk_call *call, lk_error *error)
-{
-    const lk_description *is = &call->loss->is;
-    lk_status status;
-    if (call->stage >= CHECKED)
-        return call->stage == CHECKED ? LK_OK : misuse(error, "the call is planned already");
-    if ((status = check_missing(call, error)) != LK_OK ||
-        (status = check_dtypes(call, error)) != LK_OK ||
-        (status = check_shapes(call, error)) != LK_OK)
-        return status;
-    for (const lk_field *f = is->options; f->name; f++)
-        if ((status = lk_field_check(f, call->options, error)) != LK_OK)
-            return status;
-    fill_job(call);
-    if ((status = check_outputs(call, error)) != LK_OK)
-        return status;
-    call->job.loss = lk_loss_variant(call->loss, call->given[call->primary].dtype);
-    if (call->job.loss->check && (status = call->job.loss->check(&call->job, error)) != LK_OK)
-        return status;
-    call->stage = CHECKED;
     return LK_OK;
 }
 
@@ -599,7 +203,7 @@ static lk_status take_data(lk_call *call, lk_error *error)
         if (lk_tensor_count(t) == 0)
             t->data = nothing;
         else if (!t->data)
-            return misuse(error, "an input has no data");
+            return lk_misuse(error, "an input has no data");
     }
     for (int k = 0; k < call->wanted_count; k++) {
         wanted *w = &call->wanted[k];
@@ -610,30 +214,34 @@ static lk_status take_data(lk_call *call, lk_error *error)
         if (lk_tensor_count(t) == 0)
             t->data = nothing;
         else if (!t->data)
-            return misuse(error, "an output is not bound");
+            return lk_misuse(error, "an output is not bound");
     }
     return LK_OK;
 }
 
 static bool must_convert(const lk_call *call, int i)
 {
-    return call->given[i].rank >= 0 && is_float(call->given[i].dtype) &&
+    return call->given[i].rank >= 0 && lk_is_float(call->given[i].dtype) &&
            !(call->loss->is.inputs[i].flags & LK_DIFFERENTIABLE) &&
-           call->given[i].dtype != compute_type(call);
+           call->given[i].dtype != lk_compute_type(call);
 }
 
 size_t lk_call_memory(const lk_call *call)
 {
+    const lk_loss *loss = call->job.loss;
     size_t bytes = (size_t)call->blocks * sizeof(lk_block);
+    if (call->stage >= CHECKED && loss->state)
+        bytes += loss->state(&call->job);
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         if (must_convert(call, i))
-            bytes += (size_t)lk_tensor_count(&call->given[i]) * lk_dtype_size(compute_type(call));
+            bytes +=
+                (size_t)lk_tensor_count(&call->given[i]) * lk_dtype_size(lk_compute_type(call));
     return bytes;
 }
 
 static lk_status convert_inputs(lk_call *call, lk_error *error)
 {
-    lk_dtype real = compute_type(call);
+    lk_dtype real = lk_compute_type(call);
     for (int i = 0; i < LK_MAX_INPUTS; i++) {
         lk_tensor *t = &call->job.in[i];
         int64_t count = must_convert(call, i) ? lk_tensor_count(t) : 0;
@@ -669,6 +277,27 @@ static lk_status check_weights(const lk_call *call, lk_error *error)
     return LK_OK;
 }
 
+static void *allocate(size_t bytes, const char *what, lk_error *error)
+{
+    void *memory = calloc(1, bytes);
+    if (!memory)
+        (void)lk_error_set(error, LK_NO_MEMORY, "", "no memory for %s (%zu bytes)", what, bytes);
+    return memory;
+}
+
+static void set_scales(lk_job *job)
+{
+    const lk_reduce *reduce = job->options;
+    bool chosen = job->loss->is.loss_shape != NULL;
+    for (int part = 0; part < LK_MAX_PARTS; part++) {
+        if (chosen && reduce->reduction == LK_MEAN && !isnan(reduce->num_items))
+            job->denominator[part] = reduce->num_items;
+        double d = job->denominator[part];
+        bool divides = !chosen || reduce->reduction > LK_SUM;
+        job->scale[part] = !divides ? 1 : d > 0 ? 1 / d : 0;
+    }
+}
+
 lk_status lk_call_plan(lk_call *call, lk_error *error)
 {
     lk_job *job = &call->job;
@@ -678,29 +307,50 @@ lk_status lk_call_plan(lk_call *call, lk_error *error)
         (status = check_weights(call, error)) != LK_OK)
         return status;
 
+    size_t state = job->loss->state ? job->loss->state(job) : 0;
+    if (state > 0 && !(job->state = allocate(state, "the plan", error)))
+        return LK_NO_MEMORY;
+    size_t blocks = (size_t)call->blocks * sizeof *call->block;
+    if (blocks > 0 && !(call->block = allocate(blocks, "the blocks", error)))
+        return LK_NO_MEMORY;
+    for (int part = 0; part < LK_MAX_PARTS; part++)
+        job->denominator[part] = 1;
     if ((status = job->loss->prepare(job, error)) != LK_OK)
         return status;
-    const lk_reduce *reduce = job->options;
-    bool mean = call->loss->is.loss_shape && reduce->reduction > LK_SUM;
-    for (int part = 0; part < LK_MAX_PARTS; part++) {
-        if (!isnan(reduce->num_items) && mean)
-            job->denominator[part] = reduce->num_items;
-        double d = job->denominator[part];
-        job->scale[part] = !mean ? 1 : d > 0 ? 1 / d : 0;
-    }
-    if (call->blocks > 0) {
-        call->block = calloc((size_t)call->blocks, sizeof *call->block);
-        if (!call->block)
-            return lk_error_set(error, LK_NO_MEMORY, "", "no memory for %lld blocks",
-                                (long long)call->blocks);
-    }
+    set_scales(job);
     call->stage = PLANNED;
     return LK_OK;
 }
 
+/* Passes, blocks and finish. */
+
+static const lk_pass *pass_of(const lk_call *call)
+{
+    return call->pass > 0 ? &call->job.loss->passes[call->pass - 1] : NULL;
+}
+
+static int64_t pass_rows(const lk_call *call)
+{
+    const lk_pass *pass = pass_of(call);
+    const lk_tensor *t = pass ? &call->job.in[pass->input] : NULL;
+    return !t ? call->job.rows : t->rank > 0 ? t->shape[0] : 1;
+}
+
+static int64_t pass_block(const lk_call *call)
+{
+    const lk_pass *pass = pass_of(call);
+    int64_t rows = pass_rows(call);
+    if (!pass || rows == 0)
+        return call->job.block_rows;
+    return lk_block_rows(lk_tensor_count(&call->job.in[pass->input]) / rows);
+}
+
 int64_t lk_call_blocks(const lk_call *call)
 {
-    return call->stage >= PLANNED ? call->blocks : 0;
+    if (call->stage < PLANNED)
+        return 0;
+    int64_t block = pass_block(call);
+    return (pass_rows(call) + block - 1) / block;
 }
 
 size_t lk_call_scratch(const lk_call *call)
@@ -709,17 +359,31 @@ size_t lk_call_scratch(const lk_call *call)
     return call->stage >= CHECKED && loss->scratch ? loss->scratch(&call->job) : 0;
 }
 
-/* Run and finish. */
+bool lk_call_next(lk_call *call)
+{
+    if (call->stage != PLANNED)
+        return false;
+    do {
+        if (call->pass == LK_MAX_PASSES || !call->job.loss->passes[call->pass].rows)
+            return false;
+        call->pass++;
+    } while (!call->job.grad[pass_of(call)->input].data);
+    return true;
+}
 
 void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch)
 {
     const lk_job *job = &call->job;
+    const lk_pass *pass = pass_of(call);
     if (call->stage != PLANNED)
         return;
-    for (int64_t b = first; b < first + count && b < call->blocks; b++) {
-        int64_t row = b * job->block_rows;
-        int64_t rows = job->rows - row < job->block_rows ? job->rows - row : job->block_rows;
-        job->loss->rows(job, row, rows, &call->block[b], scratch);
+    const int64_t all = pass_rows(call), block = pass_block(call), blocks = lk_call_blocks(call);
+    for (int64_t b = first; b < first + count && b < blocks; b++) {
+        int64_t row = b * block, rows = all - row < block ? all - row : block;
+        if (pass)
+            pass->rows(job, row, rows, scratch);
+        else
+            job->loss->rows(job, row, rows, &call->block[b], scratch);
     }
 }
 
@@ -751,11 +415,11 @@ static void write_value(const lk_call *call, const double *sum)
     const lk_job *job = &call->job;
     const lk_reduce *reduce = job->options;
     double value = 0;
-    if (!job->value.data || (job->loss->is.loss_shape && reduce->reduction == LK_NONE))
+    if (!job->value.data || lk_loss_pattern(call)[0] != '\0' ||
+        (job->loss->is.loss_shape && reduce->reduction == LK_NONE))
         return;
     for (int part = 0; part < job->loss->parts; part++) {
-        bool empty = reduce->reduction > LK_SUM && !(job->denominator[part] > 0);
-        if (!empty)
+        if (job->scale[part] > 0)
             value += sum[part] * job->scale[part];
         else if (reduce->empty_mean == LK_EMPTY_NAN)
             value = (double)NAN;
@@ -768,7 +432,7 @@ lk_status lk_call_finish(lk_call *call, lk_error *error)
     double sum[LK_MAX_SUMS] = {0};
     lk_status status;
     if (call->stage != PLANNED)
-        return misuse(error, "finish comes once, after plan and run");
+        return lk_misuse(error, "finish comes once, after plan and run");
     call->stage = FINISHED;
     if ((status = report_bad(call, error)) != LK_OK)
         return status;

@@ -51,7 +51,9 @@ static lk_status run(lk_call *call, lk_error *error)
     void *scratch = bytes ? aligned_alloc(64, bytes) : NULL;
     if (bytes && !scratch)
         return lk_error_set(error, LK_NO_MEMORY, "", "no memory for scratch");
-    lk_call_run(call, 0, lk_call_blocks(call), scratch);
+    do
+        lk_call_run(call, 0, lk_call_blocks(call), scratch);
+    while (lk_call_next(call));
     free(scratch);
     return lk_call_finish(call, error);
 }

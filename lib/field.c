@@ -50,6 +50,27 @@ static bool parse_choice(const char *choices, const char *text, int *value)
     return false;
 }
 
+/* "101,102"; off or nothing is the empty list. */
+static bool parse_list(const char *text, lk_list *list)
+{
+    *list = (lk_list){0};
+    if (*text == '\0' || strcmp(text, "off") == 0)
+        return true;
+    while (list->count < LK_LIST_MAX) {
+        char *stop;
+        errno = 0;
+        if (*text != '-' && !(*text >= '0' && *text <= '9'))
+            return false;
+        list->value[list->count++] = strtoll(text, &stop, 10);
+        if (errno != 0 || stop == text || (*stop != ',' && *stop != '\0'))
+            return false;
+        if (*stop == '\0')
+            return true;
+        text = stop + 1;
+    }
+    return false;
+}
+
 static bool parse(const lk_field *field, void *place, const char *text)
 {
     const char *end = text;
@@ -84,6 +105,8 @@ static bool parse(const lk_field *field, void *place, const char *text)
     case LK_FLAG:
         *(bool *)place = strcmp(text, "true") == 0;
         return strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
+    case LK_LIST:
+        return parse_list(text, place);
     default:
         return parse_choice(field->choices, text, place);
     }
@@ -101,6 +124,8 @@ static const char *expected(const lk_field *field)
         return "an unsigned integer of 64 bits";
     case LK_FLAG:
         return "true or false";
+    case LK_LIST:
+        return "at most 64 integers with commas between them";
     default:
         return field->choices;
     }

@@ -7,9 +7,62 @@
 
 #include "loss.h"
 
+/* What the patterns of a call have bound so far. */
+typedef struct lk_sizes {
+    int lead_rank; /* -1: `*` is not bound */
+    int64_t lead[LK_MAX_RANK];
+    int64_t size[26]; /* -1: the letter is not bound */
+} lk_sizes;
+
+typedef enum stage { FILLING, CHECKED, PLANNED, FINISHED } stage;
+
+enum { MAX_WANTED = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS };
+
+/* Which output: `loss`, the gradient of an input, or a diagnostic. */
+typedef enum kind { VALUE, GRADIENT, DIAGNOSTIC } kind;
+
+typedef struct wanted {
+    kind kind;
+    int i; /* of the input or the diagnostic */
+    char name[48];
+    lk_tensor tensor;
+} wanted;
+
+struct lk_call {
+    lk_job job;
+    const lk_loss *loss; /* of the scalar table: the handle the caller gave */
+    stage stage;
+    lk_tensor given[LK_MAX_INPUTS]; /* rank -1: not given */
+    int primary;                    /* the input that chooses the element type */
+    int wanted_count;
+    wanted wanted[MAX_WANTED];
+    lk_sizes sizes;
+    int pass;       /* 0: the rows, k: the loss's pass k - 1 */
+    int64_t blocks; /* of the rows */
+    lk_block *block;
+    void *converted[LK_MAX_INPUTS];
+    _Alignas(16) char options[];
+};
+
+static inline bool lk_is_float(lk_dtype dtype)
+{
+    return LK_FLOATS >> dtype & 1;
+}
+
+/* What a call computes in. */
+static inline lk_dtype lk_compute_type(const lk_call *call)
+{
+    return call->given[call->primary].dtype == LK_F64 ? LK_F64 : LK_F32;
+}
+
+/* error.c */
+
 /* Fill in *error, if there is one, and return the status. The text is a printf format. */
 lk_status lk_error_set(lk_error *error, lk_status status, const char *input, const char *format,
                        ...) __attribute__((format(printf, 4, 5)));
+
+/* LK_MISUSE with a text. */
+lk_status lk_misuse(lk_error *error, const char *text);
 
 /* field.c */
 
@@ -26,13 +79,6 @@ lk_status lk_field_parse(const lk_field *field, void *options, const char *text,
 lk_status lk_field_check(const lk_field *field, const void *options, lk_error *error);
 
 /* shape.c */
-
-/* What the patterns of a call have bound so far. */
-typedef struct lk_sizes {
-    int lead_rank; /* -1: `*` is not bound */
-    int64_t lead[LK_MAX_RANK];
-    int64_t size[26]; /* -1: the letter is not bound */
-} lk_sizes;
 
 void lk_sizes_clear(lk_sizes *sizes);
 
@@ -53,6 +99,14 @@ enum { LK_SHAPE_TEXT = 96 };
 /* "[2,5]"; and a pattern as far as its sizes are known, "[2,C]". Both return `to`. */
 const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT]);
 const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT]);
+
+/* check.c */
+
+/* How many rows of that width a block has: enough to be worth a trip to another thread. */
+int64_t lk_block_rows(int64_t width);
+
+/* The shape of `loss` under the reduction chosen. */
+const char *lk_loss_pattern(const lk_call *call);
 
 /* registry.c */
 

@@ -19,6 +19,8 @@ enum {
     LK_MAX_OUTPUTS = 24, /* diagnostics */
     LK_MAX_PARTS = 2,    /* parts of a loss that have denominators of their own */
     LK_MAX_SUMS = 8,     /* parts first, then whatever the diagnostics need */
+    LK_MAX_PASSES = 3,   /* beside the rows themselves */
+    LK_LIST_MAX = 64,
 };
 
 /* What one block adds up, and the first value in it that the loss must refuse. */
@@ -29,7 +31,13 @@ typedef struct lk_block {
     int64_t bad_index; /* flat */
 } lk_block;
 
-/* The options of every loss with rows: the first member of its option struct. */
+/* The value of an option of type LK_LIST. */
+typedef struct lk_list {
+    int64_t count;
+    int64_t value[LK_LIST_MAX];
+} lk_list;
+
+/* The first member of every option struct, whether all of it can be set or not. */
 typedef struct lk_reduce {
     int reduction;
     int empty_mean;
@@ -53,7 +61,8 @@ typedef struct lk_job {
     lk_tensor out[LK_MAX_OUTPUTS];
     lk_tensor value; /* `loss` */
     int form[LK_MAX_INPUTS];
-    uint32_t out_wanted; /* by diagnostic; known when check is called, when no data is there yet */
+    uint32_t given;      /* by input; known when check is called, when no data is there yet */
+    uint32_t out_wanted; /* by diagnostic; likewise */
 
     int lead_rank; /* the sizes that `*` stands for */
     int64_t lead[LK_MAX_RANK];
@@ -62,23 +71,44 @@ typedef struct lk_job {
     int64_t rows;
     int64_t block_rows;
 
-    /* Set by prepare. */
+    /* Set by prepare. A denominator that it leaves alone is 1. */
     int64_t counted;
     double denominator[LK_MAX_PARTS];
     double total_weight; /* of the classes */
+    void *state;         /* the loss's own, as long as the call lives; see lk_loss.state */
 
-    /* What a row's value (by part) is multiplied with under sum and mean; 1 under none. */
+    /* What a row's value (by part) is multiplied with: 1/denominator under a mean and where there
+     * is no reduction to choose, else 1. */
     double scale[LK_MAX_PARTS];
 } lk_job;
+
+/* A gradient that gathers from all rows: its own rows, those of the input's first axis, are
+ * computed when all rows of the loss are done. Left out where the gradient is not asked for. */
+typedef struct lk_pass {
+    int input;
+    void (*rows)(const lk_job *job, int64_t first, int64_t count, void *scratch);
+} lk_pass;
 
 struct lk_loss {
     lk_description is;
     size_t options_size;
     int parts;
 
+    /* Shapes of `loss` by reduction, and the shape whose product is the number of rows. NULL: one
+     * loss per row under none and one number otherwise; is.loss_shape, or a single row. */
+    const char *const *shapes;
+    const char *rows_shape;
+
     /* What tables cannot say and needs no numbers: options that exclude each other, outputs that a
      * form does not have. May be NULL. */
     lk_status (*check)(const lk_job *job, lk_error *error);
+
+    /* Is the gradient of that input, which has LK_GRADIENT, among the default outputs of this call?
+     * NULL: always. */
+    bool (*default_gradient)(const lk_job *job, int input);
+
+    /* Bytes of job->state, which is zero when prepare begins. NULL: none. */
+    size_t (*state)(const lk_job *job);
 
     /* Once per call, when numbers are there: check targets and lengths, set what is "set by
      * prepare". */
@@ -87,11 +117,15 @@ struct lk_loss {
     /* Bytes of scratch that one run needs. NULL: none. */
     size_t (*scratch)(const lk_job *job);
 
-    /* Values and, where asked, gradients of rows first..first+count-1, in one visit: under
-     * reduction=none it writes the values, otherwise it adds them to block->sum[part]. */
+    /* Values and, where asked, gradients of rows first..first+count-1, in one visit. Where `loss`
+     * has more than one number the rows (or finish) write it; otherwise they add to
+     * block->sum[part]. */
     void (*rows)(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch);
 
-    /* Scalar diagnostics from the sums over all blocks. NULL: there are none. */
+    /* Ends with one whose rows are NULL. */
+    lk_pass passes[LK_MAX_PASSES + 1];
+
+    /* Diagnostics from the sums over all blocks. NULL: there is nothing to do. */
     void (*finish)(const lk_job *job, const double *sum);
 };
 
@@ -110,7 +144,8 @@ struct lk_loss {
              : LK_REAL, int64_t                                                                    \
              : LK_INTEGER, uint64_t                                                                \
              : LK_UNSIGNED, bool                                                                   \
-             : LK_FLAG)
+             : LK_FLAG, lk_list                                                                    \
+             : LK_LIST)
 #define LK_FIELD(st, member, fallback_, flags_, min_, max_, help_)                                 \
     {                                                                                              \
         .name = #member, .type = LK_TYPE_OF(((st *)0)->member), .flags = (flags_),                 \
@@ -195,6 +230,12 @@ static inline void lk_put(const lk_tensor *t, int64_t i, double x)
  * the status. The text is a printf format. */
 lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,
                   const char *format, ...) __attribute__((format(printf, 6, 7)));
+
+/* Was the input given? */
+static inline bool lk_has(const lk_job *job, int input)
+{
+    return job->given >> input & 1;
+}
 
 /* Was the option set, as opposed to left at its default? */
 bool lk_given(const lk_job *job, const char *option);

@@ -49,7 +49,7 @@ static json_t *pattern(const char *shape)
 static json_t *input_json(const lk_input *in)
 {
     json_t *forms = json_array();
-    for (int f = 0; f < 2 && in->forms[f].shape; f++) {
+    for (int f = 0; f < 3 && in->forms[f].shape; f++) {
         bool like_loss = strcmp(in->forms[f].shape, "loss") == 0;
         json_array_append_new(
             forms, json_pack("{s:o, s:o}", "shape",
@@ -68,7 +68,7 @@ static json_t *input_json(const lk_input *in)
 
 static const char *type_word(const lk_field *f)
 {
-    static const char *const names[] = {"real", "integer", "unsigned", "flag", "choice"};
+    static const char *const names[] = {"real", "integer", "unsigned", "flag", "choice", "list"};
     return names[f->type];
 }
 
@@ -112,15 +112,22 @@ static json_t *output_json(const char *name, const char *shape, const char *dtyp
                      "default", is_default, "help", help);
 }
 
+/* The type of an output, in words. */
+static const char *output_type(const lk_output *out)
+{
+    if (out->dtype != LK_ANY)
+        return lk_dtype_name(out->dtype);
+    return out->like ? "as the input" : "f32, or f64 with f64 inputs";
+}
+
 static json_t *outputs_json(const lk_description *is)
 {
+    static const char help_rows[] = "the loss: this shape with reduction none, else one number";
     json_t *array = json_array();
-    json_array_append_new(
-        array,
-        output_json("loss", is->loss_shape ? is->loss_shape : "", "f32, or f64 with f64 inputs",
-                    true,
-                    is->loss_shape ? "the loss: this shape with reduction none, else one number"
-                                   : "the loss"));
+    if (!(is->traits & LK_TRANSFORM))
+        json_array_append_new(array, output_json("loss", is->loss_shape ? is->loss_shape : "",
+                                                 "f32, or f64 with f64 inputs", true,
+                                                 is->loss_shape ? help_rows : "the loss"));
     for (const lk_input *in = is->inputs; in->name; in++) {
         buffer name = buffer_new(80), help = buffer_new(160);
         if (!(in->flags & LK_DIFFERENTIABLE))
@@ -136,11 +143,8 @@ static json_t *outputs_json(const lk_description *is)
         buffer_free(&help);
     }
     for (const lk_output *out = is->outputs; out->name; out++)
-        json_array_append_new(array,
-                              output_json(out->name, out->shape,
-                                          out->dtype == LK_ANY ? "f32, or f64 with f64 inputs"
-                                                               : lk_dtype_name(out->dtype),
-                                          false, out->help));
+        json_array_append_new(array, output_json(out->name, out->shape, output_type(out),
+                                                 (out->flags & LK_DEFAULT) != 0, out->help));
     return array;
 }
 

@@ -210,6 +210,11 @@ void evaluation_run(evaluation *e, int shard)
     lk_call_run(e->call, first, end - first, e->scratch + e->scratch_each * (size_t)shard);
 }
 
+bool evaluation_next(evaluation *e)
+{
+    return lk_call_next(e->call);
+}
+
 bool evaluation_close(evaluation *e, problem *p)
 {
     lk_error error;

@@ -6,7 +6,7 @@
  *
  *   open   names, types, shapes, options; how much memory the rest will need
  *   fill   numbers, plan
- *   run    shards of the blocks, each on any thread
+ *   run    shards of the blocks, each on any thread; then the next pass, if there is one
  *   close  reduce and encode
  *
  * An evaluation is used by one thread at a time, but for evaluation_run.
@@ -70,6 +70,7 @@ void evaluation_free(evaluation *e);
 bool evaluation_open(evaluation *e, const char *query, int shards, problem *p);
 bool evaluation_fill(evaluation *e, problem *p);
 void evaluation_run(evaluation *e, int shard);
+bool evaluation_next(evaluation *e); /* when all shards have run: must they run again? */
 bool evaluation_close(evaluation *e, problem *p);
 
 #endif

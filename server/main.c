@@ -191,7 +191,9 @@ static int evaluate(const flags *f, const char *name, const char *path)
     evaluation *e = evaluation_new(loss, w, w, bytes);
     bool ok = e && evaluation_open(e, "", 1, &p) && evaluation_fill(e, &p);
     if (ok) {
-        evaluation_run(e, 0);
+        do
+            evaluation_run(e, 0);
+        while (evaluation_next(e));
         ok = evaluation_close(e, &p);
     }
     for (int i = 0; ok && i < e->pieces; i++)

@@ -19,11 +19,9 @@ static json_t *ref(const char *name)
 /* An option of a description as a JSON schema. */
 static json_t *option_schema(const json_t *option)
 {
-    static const char *const types[][2] = {{"real", "number"},
-                                           {"integer", "integer"},
-                                           {"unsigned", "integer"},
-                                           {"flag", "boolean"},
-                                           {"choice", "string"}};
+    static const char *const types[][2] = {{"real", "number"},      {"integer", "integer"},
+                                           {"unsigned", "integer"}, {"flag", "boolean"},
+                                           {"choice", "string"},    {"list", "string"}};
     static const char *const members[][2] = {
         {"minimum", "minimum"}, {"maximum", "maximum"}, {"greater_than", "exclusiveMinimum"},
         {"choices", "enum"},    {"default", "default"}, {"help", "description"}};

@@ -157,12 +157,21 @@ static void close_evaluation(request *r)
     r->encode = seconds(start, uv_hrtime());
 }
 
+/* The last shard of a pass goes on: with the next pass, for which the loop hands out shards again
+ * (a single shard just runs it), or with the end. */
 static void run_shard(request *r, int i)
 {
     uint64_t start = uv_hrtime();
-    evaluation_run(r->e, i);
+    bool last, again;
+    do {
+        evaluation_run(r->e, i);
+        last = atomic_fetch_sub(&r->computing, 1) == 1;
+        again = last && evaluation_next(r->e);
+        if (again)
+            atomic_store(&r->computing, r->e->shards);
+    } while (again && r->e->shards == 1);
     atomic_fetch_add(&r->compute, uv_hrtime() - start);
-    if (atomic_fetch_sub(&r->computing, 1) == 1)
+    if (last && !again)
         close_evaluation(r);
 }
 
@@ -237,18 +246,25 @@ static void answer(request *r)
     http_resume(x);
 }
 
+static void run_shards(request *r);
+
 static void after_shard(uv_work_t *work, int status)
 {
     request *r = ((shard *)work->data)->r;
     (void)status;
-    if (--r->away == 0)
+    if (--r->away > 0)
+        return;
+    if (r->step == STEP_CLOSE)
         answer(r);
+    else
+        run_shards(r); /* the next pass */
 }
 
 static void run_shards(request *r)
 {
     int count = r->e->shards;
-    r->shards = calloc((size_t)count, sizeof *r->shards);
+    if (!r->shards)
+        r->shards = calloc((size_t)count, sizeof *r->shards);
     if (!r->shards) {
         problem_set(&r->problem, 503, "no_memory", "no memory for %d shards; try again later",
                     count);

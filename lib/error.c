@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What went wrong, and where.
+ */
+#include "internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+const char *lk_status_name(lk_status status)
+{
+#define WORD(NAME, word) #word,
+    static const char *const words[] = {LK_STATUSES(WORD)};
+#undef WORD
+    return (unsigned)status < LK_STATUS_COUNT ? words[status] : "unknown_status";
+}
+
+static lk_status set_error(lk_error *error, lk_status status, const char *input, const char *format,
+                           va_list args)
+{
+    if (error) {
+        *error = (lk_error){.status = status};
+        snprintf(error->input, sizeof error->input, "%s", input);
+        vsnprintf(error->text, sizeof error->text, format, args);
+    }
+    return status;
+}
+
+lk_status lk_error_set(lk_error *error, lk_status status, const char *input, const char *format,
+                       ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_error(error, status, input, format, args);
+    va_end(args);
+    return status;
+}
+
+/* The coordinates of a flat index. */
+static void unravel(const lk_tensor *t, int64_t flat, int64_t index[LK_MAX_RANK])
+{
+    for (int axis = t->rank - 1; axis >= 0; axis--) {
+        index[axis] = flat % t->shape[axis];
+        flat /= t->shape[axis];
+    }
+}
+
+lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,
+                  const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    set_error(error, status, input < 0 ? "" : job->loss->is.inputs[input].name, format, args);
+    va_end(args);
+    if (error && input >= 0 && index >= 0) {
+        error->rank = job->in[input].rank;
+        unravel(&job->in[input], index, error->index);
+    }
+    return status;
+}
+
+const char *lk_place(const lk_job *job, int input, int64_t index, char to[LK_PLACE_MAX])
+{
+    const lk_tensor *t = &job->in[input];
+    int64_t at[LK_MAX_RANK];
+    unravel(t, index, at);
+    size_t used = (size_t)snprintf(to, LK_PLACE_MAX, "%s", job->loss->is.inputs[input].name);
+    for (int axis = 0; axis < t->rank && used < LK_PLACE_MAX; axis++)
+        used += (size_t)snprintf(to + used, LK_PLACE_MAX - used, "[%lld]", (long long)at[axis]);
+    return to;
+}
+
+bool lk_given(const lk_job *job, const char *option)
+{
+    const lk_field *fields = job->loss->is.options;
+    const lk_field *field = lk_field_find(fields, option);
+    return field && (job->options_given >> (field - fields) & 1);
+}
+
+lk_status lk_misuse(lk_error *error, const char *text)
+{
+    return lk_error_set(error, LK_MISUSE, "", "%s", text);
+}
