@@ -77,6 +77,13 @@ LK_INLINE vec v_abs(vec x)
     return (vec)((mask)x & ~(mask)v_set((real)-0.0));
 }
 
+/* -1, 0 or 1; NaN where x is. */
+LK_INLINE vec v_sign(vec x)
+{
+    const vec zero = {0};
+    return v_select(x > zero, v_set(1), v_select(x < zero, v_set(-1), x));
+}
+
 /* The greater; b where either is NaN. */
 LK_INLINE vec v_max(vec a, vec b)
 {

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Absolute error.
+ */
+#include "../elementwise.h"
+
+typedef struct options {
+    lk_reduce reduce;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    {0},
+};
+
+LK_INLINE vec value(const options *o, vec r)
+{
+    (void)o;
+    return v_abs(r);
+}
+
+LK_INLINE vec slope(const options *o, vec r)
+{
+    (void)o;
+    return v_sign(r);
+}
+
+ELEMENTWISE_KERNELS(options, value, slope)
+
+LK_LOSS(mae) = {
+    .is = {.name = "mae",
+           .title = "Absolute error",
+           .formula = "r = a - b; |r|",
+           .help = "Regression towards the median; the slope at 0 is 0.",
+           .reference = "PyTorch torch.nn.functional.l1_loss",
+           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+           .traits = LK_NONNEGATIVE,
+           .loss_shape = "*",
+           .inputs = elementwise_inputs,
+           .outputs = elementwise_outputs,
+           .options = fields},
+    ELEMENTWISE_MEMBERS(options),
+};

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Squared error.
+ */
+#include "../elementwise.h"
+
+typedef struct options {
+    lk_reduce reduce;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    {0},
+};
+
+LK_INLINE vec value(const options *o, vec r)
+{
+    (void)o;
+    return r * r;
+}
+
+LK_INLINE vec slope(const options *o, vec r)
+{
+    (void)o;
+    return v_set(2) * r;
+}
+
+ELEMENTWISE_KERNELS(options, value, slope)
+
+LK_LOSS(mse) = {
+    .is = {.name = "mse",
+           .title = "Squared error",
+           .formula = "r = a - b; r^2",
+           .help = "Regression with a normal error.",
+           .reference = "Gauss 1809; PyTorch torch.nn.functional.mse_loss",
+           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+           .traits = LK_NONNEGATIVE,
+           .loss_shape = "*",
+           .inputs = elementwise_inputs,
+           .outputs = elementwise_outputs,
+           .options = fields},
+    ELEMENTWISE_MEMBERS(options),
+};

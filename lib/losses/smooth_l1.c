@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Smooth L1: quadratic below beta, then parallel to the absolute error.
+ */
+#include "../elementwise.h"
+
+typedef struct options {
+    lk_reduce reduce;
+    double beta;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    LK_FIELD(options, beta, "1", LK_RANGED, 0, (double)INFINITY,
+             "where the loss turns from quadratic to linear; 0 is the absolute error"),
+    {0},
+};
+
+LK_INLINE vec value(const options *o, vec r)
+{
+    const vec beta = v_set((real)o->beta), half = v_set((real)0.5), size = v_abs(r);
+    return v_select(size < beta, half * r * r / beta, size - half * beta);
+}
+
+LK_INLINE vec slope(const options *o, vec r)
+{
+    const vec beta = v_set((real)o->beta);
+    return v_select(v_abs(r) < beta, r / beta, v_sign(r));
+}
+
+ELEMENTWISE_KERNELS(options, value, slope)
+
+LK_LOSS(smooth_l1) = {
+    .is = {.name = "smooth_l1",
+           .title = "Smooth L1 loss",
+           .formula = "r = a - b; r^2/(2 beta) where |r| < beta, else |r| - beta/2",
+           .help = "Huber loss divided by its delta: the slope never exceeds 1.",
+           .reference = "Girshick 2015; PyTorch torch.nn.functional.smooth_l1_loss",
+           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+           .traits = LK_NONNEGATIVE,
+           .loss_shape = "*",
+           .inputs = elementwise_inputs,
+           .outputs = elementwise_outputs,
+           .options = fields},
+    ELEMENTWISE_MEMBERS(options),
+};
