@@ -1,501 +1,401 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of class scores: the arithmetic of one row of logits against a target, shared by every loss
- * that is a cross entropy at heart. LOSSES.md-style symbols: x logits, z = scaled scores, l = log
- * softmax(z), p = softmax(z), q = target distribution, w = class weights, y = target class.
- *
- * One visit: a row is read from memory once and its gradient written once; what is swept again lies
- * in cache. Sweep 1 finds max z and sum e^(z-max); sweep 2, only where the value needs it, the sums
- * that p or l enter; sweep 3, only where asked, writes the gradient. The value is computed alike
- * whether sweep 3 follows or not, so asking for less never changes a bit.
+ * Losses whose rows are class scores against a class or a distribution: their inputs and outputs,
+ * checks, the loop over rows and the diagnostics. A loss gives its tables, a function that tells
+ * what row i is scored against and how it counts, and a prepare. The arithmetic of one row is in
+ * classrow.h.
  */
 #ifndef LK_CLASSWISE_H
 #define LK_CLASSWISE_H
 
-#include "loss.h"
-#include "vec.h"
-#include "vmath.h"
+#include "classrow.h"
 
-/* Scores are prepared a chunk at a time: it stays in the first-level cache, and a sum over it may
- * be kept in the computing type. */
-enum { CHUNK = 512 };
+/* The first inputs of every such loss; its own follow. */
+enum { LOGITS, TARGETS, CLASS_WEIGHT, MASK, GRAD_OUTPUT, CLASSWISE_INPUTS };
+enum { INDEX, PROBABILITY }; /* forms of TARGETS */
 
-enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
+/* The first outputs, and what the blocks add up. */
+enum {
+    NLL,
+    LSE,
+    ENTROPY,
+    PREDICTED,
+    ACCURACY,
+    COUNT,
+    PERPLEXITY,
+    Z_LOSS,
+    DENOMINATOR,
+    CLASSWISE_OUTPUTS
+};
+enum { MAIN, Z, SUM_NLL, SUM_RIGHT, CLASSWISE_SUMS };
 
-typedef struct class_options {
-    int64_t ignore_index, vocab_size;
-    double label_smoothing, logit_scale, softcap, z_loss, focal_gamma, poly1;
-    int smoothing_mode;
-    bool subtract_entropy;
-} class_options;
+/* The first member of such a loss's option struct. */
+typedef struct classwise_options {
+    lk_reduce reduce;
+    class_options row;
+    int64_t class_dim; /* 1: the classes of a row do not lie side by side */
+} classwise_options;
 
-/* The options above as rows of a loss's table; st has them as its member `row`. */
-#define CLASS_FIELD(st, member, fallback_, flags_, min_, max_, help_)                              \
+/* The row options as rows of a loss's table. */
+#define CLASS_FIELD(member, fallback_, flags_, min_, max_, help_)                                  \
     {                                                                                              \
-        .name = #member, .type = LK_TYPE_OF(((st *)0)->row.member), .flags = (flags_),             \
-        .offset = offsetof(st, row.member), .fallback = (fallback_), .min = (min_), .max = (max_), \
-        .help = (help_)                                                                            \
+        .name = #member, .type = LK_TYPE_OF(((classwise_options *)0)->row.member),                 \
+        .flags = (flags_), .offset = offsetof(classwise_options, row.member),                      \
+        .fallback = (fallback_), .min = (min_), .max = (max_), .help = (help_)                     \
     }
-#define CLASS_FIELDS(st)                                                                           \
-    CLASS_FIELD(st, vocab_size, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,                    \
+#define CLASS_FIELDS                                                                               \
+    CLASS_FIELD(vocab_size, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,                        \
                 "classes from this one on are padding: as if absent"),                             \
-        CLASS_FIELD(st, ignore_index, "-100", 0, 0, 0,                                             \
+        CLASS_FIELD(ignore_index, "-100", 0, 0, 0,                                                 \
                     "rows with this target are not read; index targets only"),                     \
-        CLASS_FIELD(st, label_smoothing, "0", LK_RANGED, 0, 1,                                     \
+        CLASS_FIELD(label_smoothing, "0", LK_RANGED, 0, 1,                                         \
                     "probability mass taken from the target and spread over the classes"),         \
         {.name = "smoothing_mode",                                                                 \
          .type = LK_CHOICE,                                                                        \
-         .offset = offsetof(st, row.smoothing_mode),                                               \
+         .offset = offsetof(classwise_options, row.smoothing_mode),                                \
          .fallback = "uniform",                                                                    \
          .choices = "uniform|others",                                                              \
          .help = "spread it over all classes, or over all but the target"},                        \
-        CLASS_FIELD(st, logit_scale, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,                \
+        CLASS_FIELD(logit_scale, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,                    \
                     "the logits are multiplied with it: 1/temperature"),                           \
-        CLASS_FIELD(st, softcap, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,         \
+        CLASS_FIELD(softcap, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,             \
                     "c*tanh(x/c) bounds the logits to (-c, c) before they are scaled"),            \
-        CLASS_FIELD(st, z_loss, "0", LK_RANGED, 0, (double)INFINITY,                               \
+        CLASS_FIELD(z_loss, "0", LK_RANGED, 0, (double)INFINITY,                                   \
                     "weight of the square of logsumexp, which keeps it near 0"),                   \
-        CLASS_FIELD(st, focal_gamma, "0", LK_RANGED, 0, (double)INFINITY,                          \
+        CLASS_FIELD(focal_gamma, "0", LK_RANGED, 0, (double)INFINITY,                              \
                     "rows count (1-p)^gamma: hard ones more; index targets, no smoothing"),        \
-        CLASS_FIELD(st, poly1, "0", 0, 0, 0,                                                       \
+        CLASS_FIELD(poly1, "0", 0, 0, 0,                                                           \
                     "weight of 1-p, PolyLoss's first term; index targets, no smoothing"),          \
-        CLASS_FIELD(st, subtract_entropy, "false", 0, 0, 0,                                        \
+        CLASS_FIELD(subtract_entropy, "false", 0, 0, 0,                                            \
                     "subtract the targets' entropy: KL(q||p) instead of the cross entropy")
 
-/* What is the same for every row of a call. */
-typedef struct class_plan {
-    int64_t classes;    /* those that count: vocab_size */
-    int64_t width;      /* those that are there: C */
-    int64_t inner;      /* how far apart the classes of a row stand in the caller's tensor */
-    const real *weight; /* w, or NULL */
-    double total_weight;
-    double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
-    double scale, z_loss, gamma, poly1;
-    real cap; /* 0: no softcap */
-    bool minus_entropy;
-    bool want_entropy, want_argmax;
-} class_plan;
+#define CLASSWISE_CLASS_WEIGHT(letter)                                                             \
+    {                                                                                              \
+        .name = "class_weight", .forms = {{letter, LK_FLOATS}}, .flags = LK_OPTIONAL | LK_WEIGHTS, \
+        .range = ">=0", .help = "weight of each class; default ones"                               \
+    }
+#define CLASSWISE_MASK(shape)                                                                      \
+    {                                                                                              \
+        .name = "mask", .forms = {{shape, LK_MASKS}}, .flags = LK_OPTIONAL,                        \
+        .help = "positions with 0 are ignored and not read; default all counted"                   \
+    }
+#define CLASSWISE_DIAGNOSTICS(shape)                                                               \
+    [NLL] = {"nll", shape, LK_ANY,                                                                 \
+             "-log p of the target, without weight or smoothing; index targets"},                  \
+    [LSE] = {"lse", shape, LK_ANY, "logsumexp of the scaled scores"},                              \
+    [ENTROPY] = {"entropy", shape, LK_ANY, "entropy of softmax"},                                  \
+    [PREDICTED] = {"predicted", shape, LK_I64,                                                     \
+                   "the class of the highest score; -1 where ignored"},                            \
+    [ACCURACY] = {"accuracy", "", LK_ANY,                                                          \
+                  "share of counted rows whose predicted class is the target"},                    \
+    [COUNT] = {"count", "", LK_I64, "number of counted rows"},                                     \
+    [PERPLEXITY] = {"perplexity", "", LK_ANY, "exp of the mean nll of the counted rows"},          \
+    [Z_LOSS] = {"z_loss", "loss", LK_ANY, "the part of the loss that z_loss adds"},                \
+    [DENOMINATOR] = {"denominator", "", LK_ANY, "what the mean divides by"}
 
-/* One row: in, then out. */
-typedef struct class_row {
-    const elem *x;    /* logits */
-    const elem *t;    /* target probabilities; NULL: index form */
-    int64_t y;        /* index form; -1 otherwise */
-    elem *grad_x;     /* may be x; NULL: not wanted */
-    elem *grad_t;     /* not t; NULL: not wanted */
-    double rho, zeta; /* what the gradients of main and of L^2 are multiplied with */
+/* What a row is scored against, and what its two parts are multiplied with before the reduction. */
+typedef struct class_target {
+    bool counts;
+    int64_t y; /* -1: probabilities */
+    double main, z;
+} class_target;
 
-    double main, z_part; /* the loss, in its two parts, without rho */
-    real nll, lse, entropy;
-    int64_t argmax;
-} class_row;
+typedef class_target (*class_target_of)(const lk_job *job, int64_t row);
 
-static class_plan class_plan_make(const lk_job *job, const class_options *o)
+/* Checks. */
+
+static int64_t classwise_classes(const lk_job *job)
 {
-    class_plan p = {.width = job->size['C' - 'A'], .inner = 1};
-    double eps = o->label_smoothing;
-    p.classes = o->vocab_size > 0 ? o->vocab_size : p.width;
-    p.total_weight = job->total_weight;
-    p.smoothing = eps;
-    if (o->smoothing_mode == CLASS_UNIFORM) {
-        p.off = p.classes > 0 ? eps / (double)p.classes : 0;
-        p.on = 1 - eps + p.off;
+    const classwise_options *o = job->options;
+    return o->row.vocab_size > 0 ? o->row.vocab_size : job->size['C' - 'A'];
+}
+
+static lk_status classwise_check(const lk_job *job, lk_error *error)
+{
+    const classwise_options *o = job->options;
+    const int64_t width = job->size['C' - 'A'];
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const bool shaped = o->row.focal_gamma > 0 || o->row.poly1 != 0;
+    if (width == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
+                       "logits has no classes; the class axis must have at least 1");
+    if (soft && (job->out_wanted & (1u << NLL | 1u << ACCURACY | 1u << PERPLEXITY)))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "nll, accuracy and perplexity need class indices as targets, not "
+                       "probabilities");
+    if (o->row.vocab_size > width)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "vocab_size is %lld; with %lld classes it must be in [1, %lld]",
+                       (long long)o->row.vocab_size, (long long)width, (long long)width);
+    if (shaped && soft)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "focal_gamma and poly1 need class indices as targets, not probabilities");
+    if (shaped && o->row.label_smoothing > 0)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "focal_gamma and poly1 exclude label_smoothing; set one of them to 0");
+    if (soft && lk_given(job, "ignore_index"))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "ignore_index needs class indices as targets; with probabilities use mask");
+    if (o->row.smoothing_mode == CLASS_OTHERS &&
+        (soft || (job->rows > 0 && classwise_classes(job) == 1)))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "smoothing_mode=others needs class indices as targets and at least 2 "
+                       "classes");
+    return LK_OK;
+}
+
+/* Element i of an input that was converted to reals, or 1 where it was not given. */
+static double real_or_one(const lk_job *job, int input, int64_t i)
+{
+    real x = 1;
+    if (job->in[input].data)
+        memcpy(&x, (const char *)job->in[input].data + i * (int64_t)sizeof x, sizeof x);
+    return (double)x;
+}
+
+/* Is the position at `i` of mask and targets to be counted? */
+static bool classwise_counts(const lk_job *job, int64_t i)
+{
+    const classwise_options *o = job->options;
+    if (job->in[MASK].data && lk_int(&job->in[MASK], i) == 0)
+        return false;
+    return job->form[TARGETS] == PROBABILITY || lk_int(&job->in[TARGETS], i) != o->row.ignore_index;
+}
+
+/* Is the target at `i`, which counts, a class? */
+static lk_status classwise_check_target(const lk_job *job, int64_t i, lk_error *error)
+{
+    const classwise_options *o = job->options;
+    const int64_t y = lk_int(&job->in[TARGETS], i), classes = classwise_classes(job);
+    char place[LK_PLACE_MAX];
+    if (y >= 0 && y < classes)
+        return LK_OK;
+    return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, TARGETS, i,
+                   "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
+                   lk_place(job, TARGETS, i, place), (long long)y, (long long)classes,
+                   (long long)classes - 1, (long long)o->row.ignore_index);
+}
+
+static void classwise_total_weight(lk_job *job)
+{
+    for (int64_t k = 0; k < classwise_classes(job); k++)
+        job->total_weight += real_or_one(job, CLASS_WEIGHT, k);
+}
+
+/* Rows. */
+
+/* What the rows of one block share. */
+typedef struct visit {
+    const lk_job *job;
+    lk_block *block;
+    class_plan plan;
+    bool per_row; /* reduction=none */
+} visit;
+
+static bool refuse_nonfinite(visit *v, int input, int64_t row, const elem *p)
+{
+    const int64_t inner = v->plan.inner;
+    int64_t k = class_nonfinite(p, v->plan.classes);
+    if (k < 0)
+        return false;
+    /* The flat place of class k of the row in the tensor as the caller sees it. */
+    int64_t flat = (row / inner * v->plan.width + k) * inner + row % inner;
+    if (v->block->bad == LK_OK || input < v->block->bad_input ||
+        (input == v->block->bad_input && flat < v->block->bad_index)) {
+        v->block->bad = LK_NONFINITE_INPUT;
+        v->block->bad_input = input;
+        v->block->bad_index = flat;
+    }
+    return true;
+}
+
+static void put_row(const lk_job *job, int output, int64_t i, double x)
+{
+    if (job->out[output].data)
+        lk_put(&job->out[output], i, x);
+}
+
+LK_INLINE void one_row(visit *v, class_target_of target_of, int64_t i, const elem *x, const elem *t,
+                       elem *grad_x, elem *grad_t)
+{
+    const lk_job *job = v->job;
+    const classwise_options *o = job->options;
+    class_row row = {.x = x, .t = t, .y = -1, .grad_x = grad_x, .grad_t = grad_t, .argmax = -1};
+    const class_target target = target_of(job, i);
+    if (target.counts) {
+        double upstream = real_or_one(job, GRAD_OUTPUT, v->per_row ? i : 0);
+        row.y = t ? -1 : target.y;
+        row.rho = target.main * job->scale[MAIN] * upstream;
+        row.zeta = target.z * job->scale[Z] * upstream;
+        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
+            bool bad = refuse_nonfinite(v, LOGITS, i, x);
+            if ((t && refuse_nonfinite(v, TARGETS, i, t)) || bad)
+                return;
+        }
+        class_compute(&v->plan, &row);
     } else {
-        p.off = p.classes > 1 ? eps / (double)(p.classes - 1) : 0;
-        p.on = 1 - eps;
+        class_zero(&v->plan, &row);
     }
-    p.scale = o->logit_scale;
-    p.cap = isnan(o->softcap) ? 0 : (real)o->softcap;
-    p.z_loss = o->z_loss;
-    p.gamma = o->focal_gamma;
-    p.poly1 = o->poly1;
-    p.minus_entropy = o->subtract_entropy;
-    return p;
+
+    const double main = target.counts && target.main > 0 ? target.main * row.main : 0;
+    const double z = target.counts && target.z > 0 ? target.z * row.z_part : 0;
+    v->block->sum[MAIN] += main;
+    v->block->sum[Z] += z;
+    v->block->sum[SUM_NLL] += (double)row.nll;
+    v->block->sum[SUM_RIGHT] += row.y >= 0 && row.argmax == row.y;
+    if (v->per_row && job->value.data)
+        lk_put(&job->value, i, main + z);
+    if (v->per_row)
+        put_row(job, Z_LOSS, i, z);
+    put_row(job, NLL, i, (double)row.nll);
+    put_row(job, LSE, i, (double)row.lse);
+    put_row(job, ENTROPY, i, (double)row.entropy);
+    put_row(job, PREDICTED, i, (double)row.argmax);
 }
 
-/* Reals of a row, aligned or not: weights. */
-LK_INLINE real class_weight(const class_plan *p, int64_t k)
+/* How many rows a tile has, where the classes of a row do not lie side by side. */
+static int64_t tile_rows(const lk_job *job)
 {
-    real w = 1;
-    if (p->weight)
-        memcpy(&w, p->weight + k, sizeof w);
-    return w;
+    int64_t row = job->size['C' - 'A'] * (int64_t)sizeof(elem);
+    int64_t rows = 256 * 1024 / (row > 0 ? row : 1);
+    return rows < 1 ? 1 : rows > 64 ? 64 : rows;
 }
 
-/* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no
- * maximum and no sum of exponentials notices. */
-static void class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+static int64_t inner_size(const lk_job *job)
 {
-    const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
-    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    const bool capped = p->cap > 0;
-    int64_t k = 0;
-    for (; k + LANES <= n; k += LANES) {
-        vec u = v_load(x + k);
-        if (capped)
-            u = cap * v_tanh(u * inverse);
-        v_write(z + k, scale * u);
-    }
-    if (k < n) {
-        vec u = v_load_n(x + k, n - k, 0);
-        if (capped)
-            u = cap * v_tanh(u * inverse);
-        v_write(z + k, v_select(m_first(n - k), scale * u, v_set(-(real)INFINITY)));
-    }
+    const classwise_options *o = job->options;
+    int64_t inner = 1;
+    for (int axis = 1; o->class_dim == 1 && axis < job->lead_rank; axis++)
+        inner *= job->lead[axis];
+    return inner;
 }
 
-LK_INLINE int64_t class_padded(int64_t n)
+static size_t classwise_scratch(const lk_job *job)
 {
-    return (n + LANES - 1) / LANES * LANES;
+    size_t tile = (size_t)(tile_rows(job) * job->size['C' - 'A']) * sizeof(elem);
+    size_t tiles = 1 + (job->form[TARGETS] == PROBABILITY ? 2 : 0);
+    return inner_size(job) > 1 ? tile * tiles : 0;
 }
 
-LK_INLINE real class_max(const real *z, int64_t n)
+/* rows x classes of a tensor whose classes stand `inner` apart, to and from rows side by side. */
+static void gather(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
 {
-    vec a = v_set(-(real)INFINITY), b = a, c = a, d = a;
-    int64_t k = 0;
-    for (; k + 4 * LANES <= n; k += 4 * LANES) {
-        a = v_max(v_read(z + k), a);
-        b = v_max(v_read(z + k + LANES), b);
-        c = v_max(v_read(z + k + 2 * LANES), c);
-        d = v_max(v_read(z + k + 3 * LANES), d);
-    }
-    for (; k < n; k += LANES)
-        a = v_max(v_read(z + k), a);
-    return v_top(v_max(v_max(a, b), v_max(c, d)));
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(to + i * classes + k, from + k * inner + i, sizeof(elem));
 }
 
-LK_INLINE real class_sum_exp(const real *z, int64_t n, real shift)
+static void scatter(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
 {
-    const vec s = v_set(shift);
-    vec a = {0}, b = {0}, c = {0}, d = {0};
-    int64_t k = 0;
-    for (; k + 4 * LANES <= n; k += 4 * LANES) {
-        a += v_exp(v_read(z + k) - s);
-        b += v_exp(v_read(z + k + LANES) - s);
-        c += v_exp(v_read(z + k + 2 * LANES) - s);
-        d += v_exp(v_read(z + k + 3 * LANES) - s);
-    }
-    for (; k < n; k += LANES)
-        a += v_exp(v_read(z + k) - s);
-    return v_sum((a + b) + (c + d));
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(to + k * inner + i, from + i * classes + k, sizeof(elem));
 }
 
-/* Sweep 1. The target is left out of the sum and added last: `rest` keeps its own precision, and
- * with it 1 - p_y = rest/sum and log p_y of a confident row. */
-typedef struct class_norm {
-    real top;    /* max z, NaN left out */
-    real at;     /* z_y */
-    double rest; /* sum over k != y of e^(z_k - top) */
-    double sum;  /* rest + e^(z_y - top); NaN if the row has no softmax */
-    double log_sum;
-} class_norm;
-
-static class_norm class_normalise(const class_plan *p, const class_row *row)
+LK_INLINE void strided_rows(visit *v, class_target_of target_of, int64_t first, int64_t count,
+                            elem *x)
 {
-    class_norm r = {.top = -(real)INFINITY, .at = 0};
-    real z[CHUNK];
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = class_padded(n);
-        class_scores(p, row->x + k, n, z);
-        real top = class_max(z, padded);
-        if (row->y >= k && row->y < k + n) {
-            r.at = z[row->y - k];
-            z[row->y - k] = -(real)INFINITY;
-        }
-        if (top > r.top) {
-            if (r.rest > 0)
-                r.rest *= exp((double)r.top - (double)top);
-            r.top = top;
-        }
-        /* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
-        r.rest += (double)class_sum_exp(z, padded, isinf(r.top) && r.top < 0 ? 0 : r.top);
-    }
-    r.sum = r.rest;
-    if (row->y >= 0)
-        r.sum += (double)r_exp(r.at - r.top);
-    if (!(r.sum > 0))
-        r.sum = (double)NAN; /* all -inf */
-    r.log_sum = log(r.sum);
-    return r;
-}
-
-/* -log p_y. Near the maximum from the odds against y, which keeps all digits of a small loss. */
-LK_INLINE double class_nll(const class_norm *r)
-{
-    double below = (double)r->at - (double)r->top;
-    if (below > -1)
-        return log1p(r->rest / exp(below));
-    return r->log_sum - below;
-}
-
-/* Sweep 2: sums over the classes, as the form and the options need them. */
-typedef struct class_sums {
-    double off_scores; /* index: sum over k != y of w_k (z_k - top), where w_k > 0 */
-    double cross;      /* probability: sum w q l */
-    double mass;       /* probability: A = sum w q */
-    double self;       /* probability: sum w q log q */
-} class_sums;
-
-LK_INLINE vec class_weights(const class_plan *p, int64_t k, int64_t n)
-{
-    return p->weight ? v_read_tail(p->weight + k, n, 0) : v_where(m_first(n), v_set(1));
-}
-
-/* q_k = (1 - eps) t_k + eps/C. */
-LK_INLINE vec class_q(const class_plan *p, const elem *t, int64_t n)
-{
-    return v_fma(v_load_tail(t, n, 0), v_set((real)(1 - p->smoothing)), v_set((real)p->off));
-}
-
-static class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
-{
-    class_sums s = {0};
-    real z[CHUNK];
-    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec off = {0}, cross = {0}, mass = {0}, self = {0};
-        class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i += LANES) {
-            int64_t lanes = LK_TAIL(i, n);
-            mask inside = m_first(lanes);
-            vec d = v_read(z + i) - top;
-            if (row->t) {
-                vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
-                vec wq = v_where(inside, w * q);
-                cross += v_where(wq != zero, wq * (d - log_sum));
-                mass += wq;
-                if (p->minus_entropy)
-                    self += v_where(wq != zero, wq * v_log(q));
-            } else {
-                vec w = class_weights(p, k + i, lanes);
-                int64_t y = row->y - k - i;
-                mask others = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
-                off += v_where(inside & others & (w != zero), w * d);
-            }
-        }
-        s.off_scores += (double)v_sum(off);
-        s.cross += (double)v_sum(cross);
-        s.mass += (double)v_sum(mass);
-        s.self += (double)v_sum(self);
-    }
-    return s;
-}
-
-/* -sum p l = log sum - sum p (z - top). */
-static double class_entropy(const class_plan *p, const class_row *row, const class_norm *r)
-{
-    real z[CHUNK];
-    double total = 0;
-    const vec top = v_set(r->top), zero = {0};
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec heat = {0};
-        class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i += LANES) {
-            vec d = v_read(z + i) - top, e = v_exp(d);
-            heat += v_where(e != zero, e * d);
-        }
-        total += (double)v_sum(heat);
-    }
-    return r->log_sum - total / r->sum;
-}
-
-/* The gradient of a row is (a e^(z-top) - w b q) J, with q from t or, in index form, constant but
- * for the target's entry, which is computed apart without cancellation. */
-typedef struct class_slope {
-    double a;  /* of e^(z-top) */
-    double b;  /* of w q */
-    double at; /* index form: the whole entry of y, without J */
-} class_slope;
-
-/* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities. */
-LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
-                                 const class_slope *g, const bool plain)
-{
-    const vec top = v_set(r->top), scale = v_set((real)p->scale), one = v_set(1);
-    const vec cap = v_set(p->cap), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
-    const vec a = v_set((real)(g->a * by));
-    const vec b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
-    const bool capped = p->cap > 0;
-    real x_y = row->y >= 0 ? r_load(row->x + row->y) : 0;
-    for (int64_t k = 0; k < p->classes; k += LANES) {
-        int64_t n = LK_TAIL(k, p->classes);
-        vec x = v_load_tail(row->x + k, n, 0), out;
-        if (plain) {
-            out = v_fma(a, v_exp(scale * x - top), -b);
-        } else {
-            vec t = v_tanh(x * inverse), z = scale * (capped ? cap * t : x);
-            vec wq = class_weights(p, k, n) * b;
-            if (row->t)
-                wq = wq * class_q(p, row->t + k, n);
-            vec slope = scale * (capped ? (one - t) * (one + t) : one);
-            out = v_fma(a, v_exp(z - top), -wq) * slope;
-        }
-        v_store_tail(row->grad_x + k, n, out);
-    }
-    if (row->y >= 0) {
-        real t = capped ? r_tanh(x_y / p->cap) : 0;
-        double slope = p->scale * (double)((1 - t) * (1 + t));
-        r_store(row->grad_x + row->y, (real)(g->at * slope));
+    const lk_job *job = v->job;
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const int64_t width = v->plan.width, inner = v->plan.inner, most = tile_rows(job);
+    const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
+    elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    elem *t = x + most * width, *grad_t = t + most * width;
+    for (int64_t i = first, rows; i < first + count; i += rows) {
+        int64_t j = i % inner, place = i / inner * width * inner + j;
+        rows = first + count - i < most ? first + count - i : most;
+        rows = inner - j < rows ? inner - j : rows;
+        gather(logits + place, rows, width, inner, x);
+        if (soft)
+            gather(targets + place, rows, width, inner, t);
+        for (int64_t k = 0; k < rows; k++)
+            one_row(v, target_of, i + k, x + k * width, soft ? t + k * width : NULL,
+                    grad ? x + k * width : NULL, grad_targets ? grad_t + k * width : NULL);
+        if (grad)
+            scatter(x, rows, width, inner, grad + place);
+        if (grad_targets)
+            scatter(grad_t, rows, width, inner, grad_targets + place);
     }
 }
 
-static void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
-                           const class_slope *g)
+LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, int64_t first,
+                              int64_t count, lk_block *block, void *scratch)
 {
-    if (!row->t && !p->weight && !(p->cap > 0))
-        class_gradient_of(p, row, r, g, true);
-    else
-        class_gradient_of(p, row, r, g, false);
-    if (p->width > p->classes)
-        memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
-}
-
-/* The gradient with respect to the target probabilities: rho (1-eps) w_k (-l_k), and with
- * subtract_entropy rho (1-eps) w_k (1 + log q_k - l_k). */
-static void class_gradient_t(const class_plan *p, const class_row *row, const class_norm *r)
-{
-    const vec c = v_set((real)(row->rho * (1 - p->smoothing))), zero = {0}, one = v_set(1);
-    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum);
-    real z[CHUNK];
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t chunk = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        class_scores(p, row->x + k, chunk, z);
-        for (int64_t i = 0; i < chunk; i += LANES) {
-            int64_t n = LK_TAIL(i, chunk);
-            vec minus_l = log_sum - (v_read(z + i) - top);
-            if (p->minus_entropy)
-                minus_l += one + v_log(class_q(p, row->t + k + i, n));
-            vec cw = c * class_weights(p, k + i, n);
-            v_store_tail(row->grad_t + k + i, n, v_where(cw != zero, cw * minus_l));
-        }
-    }
-    if (p->width > p->classes)
-        memset(row->grad_t + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
-}
-
-static int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
-{
-    real z[CHUNK];
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i++)
-            if (z[i] == r->top || isnan(z[i]))
-                return k + i;
-    }
-    return 0;
-}
-
-/* Index form: main, and its slope without rho and zeta. */
-static double class_index(const class_plan *p, const class_row *row, const class_norm *r,
-                          class_slope *slope)
-{
-    const double w = (double)class_weight(p, row->y), others = p->total_weight - w;
-    const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
-    double main = 0;
-    if (w * p->on > 0)
-        main = w * p->on * nll;
-    if (p->gamma > 0) {
-        double fade = pow(miss, p->gamma);
-        double k = miss > 0 ? p->gamma * pow(miss, p->gamma - 1) * hit * -nll - fade : 0;
-        if (isinf(nll))
-            k = -fade; /* p_y log p_y tends to 0 */
-        main = w * fade > 0 ? w * fade * nll : 0;
-        slope->a = -w * k / r->sum;
-        slope->at = w * k * miss;
-    } else if (p->off > 0) {
-        const class_sums s = class_sweep(p, row, r);
-        main -= p->off * (s.off_scores - others * r->log_sum);
-        double mass = w * p->on + p->off * others;
-        slope->a = mass / r->sum;
-        slope->b = 1;
-        /* A p_y - w q_y with the part that cancels taken out by hand. */
-        slope->at = p->off * others * hit - w * p->on * miss;
-    } else {
-        slope->a = w * p->on / r->sum;
-        slope->at = -w * p->on * miss;
-    }
-    if (p->poly1 != 0) {
-        main += p->poly1 * w * miss;
-        slope->a += p->poly1 * w * hit / r->sum;
-        slope->at -= p->poly1 * w * hit * miss;
-    }
-    if (p->minus_entropy) {
-        if (w * p->on > 0)
-            main += w * p->on * log(p->on);
-        if (p->off > 0)
-            main += others * p->off * log(p->off);
-    }
-    return main;
-}
-
-/* Probability form. */
-static double class_soft(const class_plan *p, const class_row *row, const class_norm *r,
-                         class_slope *slope)
-{
-    const class_sums s = class_sweep(p, row, r);
-    slope->a = s.mass / r->sum;
-    slope->b = 1;
-    return s.self - s.cross;
-}
-
-/* The first NaN or +inf among n elements, or -1. */
-static int64_t class_nonfinite(const elem *x, int64_t n)
-{
-    for (int64_t k = 0; k < n; k++) {
-        real value = r_load(x + k);
-        if (isnan(value) || (isinf(value) && value > 0))
-            return k;
-    }
-    return -1;
-}
-
-/* The gradients of a row that does not count, whose x and t are not read. */
-static void class_zero(const class_plan *p, const class_row *row)
-{
-    if (row->grad_x)
-        memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
-    if (row->grad_t)
-        memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
-}
-
-/* Everything about one counted row. */
-static void class_compute(const class_plan *p, class_row *row)
-{
-    const class_norm r = class_normalise(p, row);
-    const double lse = (double)r.top + r.log_sum;
-    class_slope slope = {0};
-    row->main = row->t ? class_soft(p, row, &r, &slope) : class_index(p, row, &r, &slope);
-    if (isnan(r.sum))
-        row->main = (double)NAN;
-    row->z_part = p->z_loss * lse * lse;
-    row->lse = (real)lse;
-    row->nll = row->t ? 0 : (real)class_nll(&r);
-    if (p->want_entropy)
-        row->entropy = (real)class_entropy(p, row, &r);
-    if (p->want_argmax)
-        row->argmax = class_argmax(p, row, &r);
-
-    if (row->grad_t && row->rho != 0)
-        class_gradient_t(p, row, &r);
-    else if (row->grad_t)
-        memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
-    if (!row->grad_x)
-        return;
-    if (row->rho == 0 && row->zeta == 0) {
-        memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
+    const classwise_options *o = job->options;
+    visit v = {.job = job, .block = block, .plan = class_plan_make(job, &o->row)};
+    v.per_row = o->reduce.reduction == LK_NONE;
+    v.plan.weight = job->in[CLASS_WEIGHT].data;
+    v.plan.inner = inner_size(job);
+    v.plan.want_entropy = job->out[ENTROPY].data;
+    v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
+    if (v.plan.inner > 1) {
+        strided_rows(&v, target_of, first, count, scratch);
         return;
     }
-    const double pull = row->zeta * p->z_loss * 2 * lse / r.sum;
-    slope.at = row->rho * slope.at;
-    if (row->y >= 0 && pull != 0)
-        slope.at += pull * (double)r_exp(r.at - r.top);
-    slope.a = row->rho * slope.a + pull;
-    slope.b *= row->rho;
-    class_gradient(p, row, &r, &slope);
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
+    elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    for (int64_t i = first; i < first + count; i++) {
+        int64_t place = i * v.plan.width;
+        one_row(&v, target_of, i, logits + place, soft ? targets + place : NULL,
+                grad ? grad + place : NULL, grad_targets ? grad_targets + place : NULL);
+    }
+}
+
+static void classwise_finish(const lk_job *job, const double *sum)
+{
+    const classwise_options *o = job->options;
+    const double n = (double)job->counted;
+    const bool empty = job->counted == 0;
+    const double nothing = o->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
+    put_row(job, ACCURACY, 0, empty ? nothing : sum[SUM_RIGHT] / n);
+    put_row(job, COUNT, 0, n);
+    put_row(job, PERPLEXITY, 0, exp(empty ? nothing : sum[SUM_NLL] / n));
+    put_row(job, DENOMINATOR, 0, job->denominator[MAIN]);
+    if (o->reduce.reduction != LK_NONE && job->out[Z_LOSS].rank == 0)
+        put_row(job, Z_LOSS, 0, job->scale[Z] > 0 ? sum[Z] * job->scale[Z] : nothing);
+}
+
+/* Rows with a weight each: what cross_entropy and masked_lm are. */
+
+enum { SAMPLE_WEIGHT = CLASSWISE_INPUTS };
+
+static class_target weighted_target(const lk_job *job, int64_t i)
+{
+    class_target t = {.counts = classwise_counts(job, i), .y = -1};
+    if (!t.counts)
+        return t;
+    if (job->form[TARGETS] == INDEX)
+        t.y = lk_int(&job->in[TARGETS], i);
+    t.main = t.z = real_or_one(job, SAMPLE_WEIGHT, i);
+    return t;
+}
+
+static lk_status weighted_prepare(lk_job *job, lk_error *error)
+{
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    double n = 0, d = 0;
+    lk_status status;
+    for (int64_t i = 0; i < job->rows; i++) {
+        if (!classwise_counts(job, i))
+            continue;
+        if (!soft && (status = classwise_check_target(job, i, error)) != LK_OK)
+            return status;
+        double r = real_or_one(job, SAMPLE_WEIGHT, i);
+        job->counted++;
+        n += r;
+        d += r * (soft ? 1 : real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], i)));
+    }
+    job->denominator[MAIN] = d;
+    job->denominator[Z] = n;
+    classwise_total_weight(job);
+    return LK_OK;
+}
+
+LK_INLINE void weighted_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+                             void *scratch)
+{
+    classwise_rows(job, weighted_target, first, count, block, scratch);
 }
 
 #endif

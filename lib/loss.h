@@ -158,34 +158,35 @@ struct lk_loss {
         .fallback = (fallback_), .choices = (choices_), .help = (help_)                            \
     }
 
-/* The four options of lk_reduce, for the top of a loss's table. */
-#define LK_REDUCE_FIELDS(st)                                                                       \
-    {.name = "reduction",                                                                          \
-     .type = LK_CHOICE,                                                                            \
-     .offset = offsetof(st, reduce.reduction),                                                     \
-     .fallback = "mean",                                                                           \
-     .choices = "none|sum|mean",                                                                   \
-     .help = "one loss per row, their sum, or their mean"},                                        \
-        {.name = "num_items",                                                                      \
-         .type = LK_REAL,                                                                          \
-         .flags = LK_OFF | LK_RANGED | LK_OPEN,                                                    \
-         .min = 0,                                                                                 \
-         .max = (double)INFINITY,                                                                  \
-         .offset = offsetof(st, reduce.num_items),                                                 \
-         .fallback = "off",                                                                        \
-         .help = "replaces every denominator of the mean, so that the losses of micro-batches "    \
-                 "add up"},                                                                        \
-        {.name = "empty_mean",                                                                     \
-         .type = LK_CHOICE,                                                                        \
-         .offset = offsetof(st, reduce.empty_mean),                                                \
-         .fallback = "zero",                                                                       \
-         .choices = "zero|nan",                                                                    \
-         .help = "the mean of no rows, or of rows whose weights are all 0"},                       \
+/* The four options of lk_reduce, for the top of a loss's table. A loss with other reductions spells
+ * the first one itself. */
+#define LK_REDUCTION_FIELD(st, fallback_, choices_, help_)                                         \
+    {                                                                                              \
+        .name = "reduction", .type = LK_CHOICE, .offset = offsetof(st, reduce.reduction),          \
+        .fallback = (fallback_), .choices = (choices_), .help = (help_)                            \
+    }
+#define LK_EMPTY_MEAN_FIELD(st)                                                                    \
+    {                                                                                              \
+        .name = "empty_mean", .type = LK_CHOICE, .offset = offsetof(st, reduce.empty_mean),        \
+        .fallback = "zero", .choices = "zero|nan",                                                 \
+        .help = "the mean of no rows, or of rows whose weights are all 0"                          \
+    }
+#define LK_NONFINITE_FIELD(st)                                                                     \
     {                                                                                              \
         .name = "nonfinite", .type = LK_CHOICE, .offset = offsetof(st, reduce.nonfinite),          \
         .fallback = "propagate", .choices = "propagate|error",                                     \
         .help = "refuse the request at the first NaN or +inf in a counted row, or compute with it" \
     }
+#define LK_NUM_ITEMS_FIELD(st)                                                                     \
+    {                                                                                              \
+        .name = "num_items", .type = LK_REAL, .flags = LK_OFF | LK_RANGED | LK_OPEN, .min = 0,     \
+        .max = (double)INFINITY, .offset = offsetof(st, reduce.num_items), .fallback = "off",      \
+        .help = "replaces every denominator of the mean, so that the losses of micro-batches add " \
+                "up"                                                                               \
+    }
+#define LK_REDUCE_FIELDS(st)                                                                       \
+    LK_REDUCTION_FIELD(st, "mean", "none|sum|mean", "one loss per row, their sum, or their mean"), \
+        LK_NUM_ITEMS_FIELD(st), LK_EMPTY_MEAN_FIELD(st), LK_NONFINITE_FIELD(st)
 
 /* The input that every loss takes. */
 #define LK_GRAD_OUTPUT                                                                             \

@@ -1,0 +1,468 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows of class scores: the arithmetic of one row of logits against a target, shared by every loss
+ * that is a cross entropy at heart. LOSSES.md-style symbols: x logits, z = scaled scores, l = log
+ * softmax(z), p = softmax(z), q = target distribution, w = class weights, y = target class.
+ *
+ * One visit: a row is read from memory once and its gradient written once; what is swept again lies
+ * in cache. Sweep 1 finds max z and sum e^(z-max); sweep 2, only where the value needs it, the sums
+ * that p or l enter; sweep 3, only where asked, writes the gradient. The value is computed alike
+ * whether sweep 3 follows or not, so asking for less never changes a bit.
+ */
+#ifndef LK_CLASSROW_H
+#define LK_CLASSROW_H
+
+#include "loss.h"
+#include "vec.h"
+#include "vmath.h"
+
+/* Scores are prepared a chunk at a time: it stays in the first-level cache, and a sum over it may
+ * be kept in the computing type. */
+enum { CHUNK = 512 };
+
+enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
+
+typedef struct class_options {
+    int64_t ignore_index, vocab_size;
+    double label_smoothing, logit_scale, softcap, z_loss, focal_gamma, poly1;
+    int smoothing_mode;
+    bool subtract_entropy;
+} class_options;
+
+/* What is the same for every row of a call. */
+typedef struct class_plan {
+    int64_t classes;    /* those that count: vocab_size */
+    int64_t width;      /* those that are there: C */
+    int64_t inner;      /* how far apart the classes of a row stand in the caller's tensor */
+    const real *weight; /* w, or NULL */
+    double total_weight;
+    double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
+    double scale, z_loss, gamma, poly1;
+    real cap; /* 0: no softcap */
+    bool minus_entropy;
+    bool want_entropy, want_argmax;
+} class_plan;
+
+/* One row: in, then out. */
+typedef struct class_row {
+    const elem *x;    /* logits */
+    const elem *t;    /* target probabilities; NULL: index form */
+    int64_t y;        /* index form; -1 otherwise */
+    elem *grad_x;     /* may be x; NULL: not wanted */
+    elem *grad_t;     /* not t; NULL: not wanted */
+    double rho, zeta; /* what the gradients of main and of L^2 are multiplied with */
+
+    double main, z_part; /* the loss, in its two parts, without rho */
+    real nll, lse, entropy;
+    int64_t argmax;
+} class_row;
+
+static class_plan class_plan_make(const lk_job *job, const class_options *o)
+{
+    class_plan p = {.width = job->size['C' - 'A'], .inner = 1};
+    double eps = o->label_smoothing;
+    p.classes = o->vocab_size > 0 ? o->vocab_size : p.width;
+    p.total_weight = job->total_weight;
+    p.smoothing = eps;
+    if (o->smoothing_mode == CLASS_UNIFORM) {
+        p.off = p.classes > 0 ? eps / (double)p.classes : 0;
+        p.on = 1 - eps + p.off;
+    } else {
+        p.off = p.classes > 1 ? eps / (double)(p.classes - 1) : 0;
+        p.on = 1 - eps;
+    }
+    p.scale = o->logit_scale;
+    p.cap = isnan(o->softcap) ? 0 : (real)o->softcap;
+    p.z_loss = o->z_loss;
+    p.gamma = o->focal_gamma;
+    p.poly1 = o->poly1;
+    p.minus_entropy = o->subtract_entropy;
+    return p;
+}
+
+/* Reals of a row, aligned or not: weights. */
+LK_INLINE real class_weight(const class_plan *p, int64_t k)
+{
+    real w = 1;
+    if (p->weight)
+        memcpy(&w, p->weight + k, sizeof w);
+    return w;
+}
+
+/* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no
+ * maximum and no sum of exponentials notices. */
+static void class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+{
+    const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
+    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    const bool capped = p->cap > 0;
+    int64_t k = 0;
+    for (; k + LANES <= n; k += LANES) {
+        vec u = v_load(x + k);
+        if (capped)
+            u = cap * v_tanh(u * inverse);
+        v_write(z + k, scale * u);
+    }
+    if (k < n) {
+        vec u = v_load_n(x + k, n - k, 0);
+        if (capped)
+            u = cap * v_tanh(u * inverse);
+        v_write(z + k, v_select(m_first(n - k), scale * u, v_set(-(real)INFINITY)));
+    }
+}
+
+LK_INLINE int64_t class_padded(int64_t n)
+{
+    return (n + LANES - 1) / LANES * LANES;
+}
+
+LK_INLINE real class_max(const real *z, int64_t n)
+{
+    vec a = v_set(-(real)INFINITY), b = a, c = a, d = a;
+    int64_t k = 0;
+    for (; k + 4 * LANES <= n; k += 4 * LANES) {
+        a = v_max(v_read(z + k), a);
+        b = v_max(v_read(z + k + LANES), b);
+        c = v_max(v_read(z + k + 2 * LANES), c);
+        d = v_max(v_read(z + k + 3 * LANES), d);
+    }
+    for (; k < n; k += LANES)
+        a = v_max(v_read(z + k), a);
+    return v_top(v_max(v_max(a, b), v_max(c, d)));
+}
+
+LK_INLINE real class_sum_exp(const real *z, int64_t n, real shift)
+{
+    const vec s = v_set(shift);
+    vec a = {0}, b = {0}, c = {0}, d = {0};
+    int64_t k = 0;
+    for (; k + 4 * LANES <= n; k += 4 * LANES) {
+        a += v_exp(v_read(z + k) - s);
+        b += v_exp(v_read(z + k + LANES) - s);
+        c += v_exp(v_read(z + k + 2 * LANES) - s);
+        d += v_exp(v_read(z + k + 3 * LANES) - s);
+    }
+    for (; k < n; k += LANES)
+        a += v_exp(v_read(z + k) - s);
+    return v_sum((a + b) + (c + d));
+}
+
+/* Sweep 1. The target is left out of the sum and added last: `rest` keeps its own precision, and
+ * with it 1 - p_y = rest/sum and log p_y of a confident row. */
+typedef struct class_norm {
+    real top;    /* max z, NaN left out */
+    real at;     /* z_y */
+    double rest; /* sum over k != y of e^(z_k - top) */
+    double sum;  /* rest + e^(z_y - top); NaN if the row has no softmax */
+    double log_sum;
+} class_norm;
+
+static class_norm class_normalise(const class_plan *p, const class_row *row)
+{
+    class_norm r = {.top = -(real)INFINITY, .at = 0};
+    real z[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = class_padded(n);
+        class_scores(p, row->x + k, n, z);
+        real top = class_max(z, padded);
+        if (row->y >= k && row->y < k + n) {
+            r.at = z[row->y - k];
+            z[row->y - k] = -(real)INFINITY;
+        }
+        if (top > r.top) {
+            if (r.rest > 0)
+                r.rest *= exp((double)r.top - (double)top);
+            r.top = top;
+        }
+        /* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
+        r.rest += (double)class_sum_exp(z, padded, isinf(r.top) && r.top < 0 ? 0 : r.top);
+    }
+    r.sum = r.rest;
+    if (row->y >= 0)
+        r.sum += (double)r_exp(r.at - r.top);
+    if (!(r.sum > 0))
+        r.sum = (double)NAN; /* all -inf */
+    r.log_sum = log(r.sum);
+    return r;
+}
+
+/* -log p_y. Near the maximum from the odds against y, which keeps all digits of a small loss. */
+LK_INLINE double class_nll(const class_norm *r)
+{
+    double below = (double)r->at - (double)r->top;
+    if (below > -1)
+        return log1p(r->rest / exp(below));
+    return r->log_sum - below;
+}
+
+/* Sweep 2: sums over the classes, as the form and the options need them. */
+typedef struct class_sums {
+    double off_scores; /* index: sum over k != y of w_k (z_k - top), where w_k > 0 */
+    double cross;      /* probability: sum w q l */
+    double mass;       /* probability: A = sum w q */
+    double self;       /* probability: sum w q log q */
+} class_sums;
+
+LK_INLINE vec class_weights(const class_plan *p, int64_t k, int64_t n)
+{
+    return p->weight ? v_read_tail(p->weight + k, n, 0) : v_where(m_first(n), v_set(1));
+}
+
+/* q_k = (1 - eps) t_k + eps/C. */
+LK_INLINE vec class_q(const class_plan *p, const elem *t, int64_t n)
+{
+    return v_fma(v_load_tail(t, n, 0), v_set((real)(1 - p->smoothing)), v_set((real)p->off));
+}
+
+static class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    class_sums s = {0};
+    real z[CHUNK];
+    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        vec off = {0}, cross = {0}, mass = {0}, self = {0};
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i += LANES) {
+            int64_t lanes = LK_TAIL(i, n);
+            mask inside = m_first(lanes);
+            vec d = v_read(z + i) - top;
+            if (row->t) {
+                vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
+                vec wq = v_where(inside, w * q);
+                cross += v_where(wq != zero, wq * (d - log_sum));
+                mass += wq;
+                if (p->minus_entropy)
+                    self += v_where(wq != zero, wq * v_log(q));
+            } else {
+                vec w = class_weights(p, k + i, lanes);
+                int64_t y = row->y - k - i;
+                mask others = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
+                off += v_where(inside & others & (w != zero), w * d);
+            }
+        }
+        s.off_scores += (double)v_sum(off);
+        s.cross += (double)v_sum(cross);
+        s.mass += (double)v_sum(mass);
+        s.self += (double)v_sum(self);
+    }
+    return s;
+}
+
+/* -sum p l = log sum - sum p (z - top). */
+static double class_entropy(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    real z[CHUNK];
+    double total = 0;
+    const vec top = v_set(r->top), zero = {0};
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        vec heat = {0};
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i += LANES) {
+            vec d = v_read(z + i) - top, e = v_exp(d);
+            heat += v_where(e != zero, e * d);
+        }
+        total += (double)v_sum(heat);
+    }
+    return r->log_sum - total / r->sum;
+}
+
+/* The gradient of a row is (a e^(z-top) - w b q) J, with q from t or, in index form, constant but
+ * for the target's entry, which is computed apart without cancellation. */
+typedef struct class_slope {
+    double a;  /* of e^(z-top) */
+    double b;  /* of w q */
+    double at; /* index form: the whole entry of y, without J */
+} class_slope;
+
+/* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities. */
+LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
+                                 const class_slope *g, const bool plain)
+{
+    const vec top = v_set(r->top), scale = v_set((real)p->scale), one = v_set(1);
+    const vec cap = v_set(p->cap), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
+    const vec a = v_set((real)(g->a * by));
+    const vec b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
+    const bool capped = p->cap > 0;
+    real x_y = row->y >= 0 ? r_load(row->x + row->y) : 0;
+    for (int64_t k = 0; k < p->classes; k += LANES) {
+        int64_t n = LK_TAIL(k, p->classes);
+        vec x = v_load_tail(row->x + k, n, 0), out;
+        if (plain) {
+            out = v_fma(a, v_exp(scale * x - top), -b);
+        } else {
+            vec t = v_tanh(x * inverse), z = scale * (capped ? cap * t : x);
+            vec wq = class_weights(p, k, n) * b;
+            if (row->t)
+                wq = wq * class_q(p, row->t + k, n);
+            vec slope = scale * (capped ? (one - t) * (one + t) : one);
+            out = v_fma(a, v_exp(z - top), -wq) * slope;
+        }
+        v_store_tail(row->grad_x + k, n, out);
+    }
+    if (row->y >= 0) {
+        real t = capped ? r_tanh(x_y / p->cap) : 0;
+        double slope = p->scale * (double)((1 - t) * (1 + t));
+        r_store(row->grad_x + row->y, (real)(g->at * slope));
+    }
+}
+
+static void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
+                           const class_slope *g)
+{
+    if (!row->t && !p->weight && !(p->cap > 0))
+        class_gradient_of(p, row, r, g, true);
+    else
+        class_gradient_of(p, row, r, g, false);
+    if (p->width > p->classes)
+        memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
+}
+
+/* The gradient with respect to the target probabilities: rho (1-eps) w_k (-l_k), and with
+ * subtract_entropy rho (1-eps) w_k (1 + log q_k - l_k). */
+static void class_gradient_t(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    const vec c = v_set((real)(row->rho * (1 - p->smoothing))), zero = {0}, one = v_set(1);
+    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum);
+    real z[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t chunk = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        class_scores(p, row->x + k, chunk, z);
+        for (int64_t i = 0; i < chunk; i += LANES) {
+            int64_t n = LK_TAIL(i, chunk);
+            vec minus_l = log_sum - (v_read(z + i) - top);
+            if (p->minus_entropy)
+                minus_l += one + v_log(class_q(p, row->t + k + i, n));
+            vec cw = c * class_weights(p, k + i, n);
+            v_store_tail(row->grad_t + k + i, n, v_where(cw != zero, cw * minus_l));
+        }
+    }
+    if (p->width > p->classes)
+        memset(row->grad_t + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
+}
+
+static int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    real z[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i++)
+            if (z[i] == r->top || isnan(z[i]))
+                return k + i;
+    }
+    return 0;
+}
+
+/* Index form: main, and its slope without rho and zeta. */
+static double class_index(const class_plan *p, const class_row *row, const class_norm *r,
+                          class_slope *slope)
+{
+    const double w = (double)class_weight(p, row->y), others = p->total_weight - w;
+    const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
+    double main = 0;
+    if (w * p->on > 0)
+        main = w * p->on * nll;
+    if (p->gamma > 0) {
+        double fade = pow(miss, p->gamma);
+        double k = miss > 0 ? p->gamma * pow(miss, p->gamma - 1) * hit * -nll - fade : 0;
+        if (isinf(nll))
+            k = -fade; /* p_y log p_y tends to 0 */
+        main = w * fade > 0 ? w * fade * nll : 0;
+        slope->a = -w * k / r->sum;
+        slope->at = w * k * miss;
+    } else if (p->off > 0) {
+        const class_sums s = class_sweep(p, row, r);
+        main -= p->off * (s.off_scores - others * r->log_sum);
+        double mass = w * p->on + p->off * others;
+        slope->a = mass / r->sum;
+        slope->b = 1;
+        /* A p_y - w q_y with the part that cancels taken out by hand. */
+        slope->at = p->off * others * hit - w * p->on * miss;
+    } else {
+        slope->a = w * p->on / r->sum;
+        slope->at = -w * p->on * miss;
+    }
+    if (p->poly1 != 0) {
+        main += p->poly1 * w * miss;
+        slope->a += p->poly1 * w * hit / r->sum;
+        slope->at -= p->poly1 * w * hit * miss;
+    }
+    if (p->minus_entropy) {
+        if (w * p->on > 0)
+            main += w * p->on * log(p->on);
+        if (p->off > 0)
+            main += others * p->off * log(p->off);
+    }
+    return main;
+}
+
+/* Probability form. */
+static double class_soft(const class_plan *p, const class_row *row, const class_norm *r,
+                         class_slope *slope)
+{
+    const class_sums s = class_sweep(p, row, r);
+    slope->a = s.mass / r->sum;
+    slope->b = 1;
+    return s.self - s.cross;
+}
+
+/* The first NaN or +inf among n elements, or -1. */
+static int64_t class_nonfinite(const elem *x, int64_t n)
+{
+    for (int64_t k = 0; k < n; k++) {
+        real value = r_load(x + k);
+        if (isnan(value) || (isinf(value) && value > 0))
+            return k;
+    }
+    return -1;
+}
+
+/* The gradients of a row that does not count, whose x and t are not read. */
+static void class_zero(const class_plan *p, const class_row *row)
+{
+    if (row->grad_x)
+        memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
+    if (row->grad_t)
+        memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
+}
+
+/* Everything about one counted row. */
+static void class_compute(const class_plan *p, class_row *row)
+{
+    const class_norm r = class_normalise(p, row);
+    const double lse = (double)r.top + r.log_sum;
+    class_slope slope = {0};
+    row->main = row->t ? class_soft(p, row, &r, &slope) : class_index(p, row, &r, &slope);
+    if (isnan(r.sum))
+        row->main = (double)NAN;
+    row->z_part = p->z_loss * lse * lse;
+    row->lse = (real)lse;
+    row->nll = row->t ? 0 : (real)class_nll(&r);
+    if (p->want_entropy)
+        row->entropy = (real)class_entropy(p, row, &r);
+    if (p->want_argmax)
+        row->argmax = class_argmax(p, row, &r);
+
+    if (row->grad_t && row->rho != 0)
+        class_gradient_t(p, row, &r);
+    else if (row->grad_t)
+        memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
+    if (!row->grad_x)
+        return;
+    if (row->rho == 0 && row->zeta == 0) {
+        memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
+        return;
+    }
+    const double pull = row->zeta * p->z_loss * 2 * lse / r.sum;
+    slope.at = row->rho * slope.at;
+    if (row->y >= 0 && pull != 0)
+        slope.at += pull * (double)r_exp(r.at - r.top);
+    slope.a = row->rho * slope.a + pull;
+    slope.b *= row->rho;
+    class_gradient(p, row, &r, &slope);
+}
+
+#endif
