@@ -57,7 +57,7 @@ typedef struct class_row {
     int64_t argmax;
 } class_row;
 
-static class_plan class_plan_make(const lk_job *job, const class_options *o)
+LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o)
 {
     class_plan p = {.width = job->size['C' - 'A'], .inner = 1};
     double eps = o->label_smoothing;
@@ -91,7 +91,7 @@ LK_INLINE real class_weight(const class_plan *p, int64_t k)
 
 /* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no
  * maximum and no sum of exponentials notices. */
-static void class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+LK_DRIVER void class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
 {
     const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
     const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
@@ -157,7 +157,7 @@ typedef struct class_norm {
     double log_sum;
 } class_norm;
 
-static class_norm class_normalise(const class_plan *p, const class_row *row)
+LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row)
 {
     class_norm r = {.top = -(real)INFINITY, .at = 0};
     real z[CHUNK];
@@ -214,7 +214,7 @@ LK_INLINE vec class_q(const class_plan *p, const elem *t, int64_t n)
     return v_fma(v_load_tail(t, n, 0), v_set((real)(1 - p->smoothing)), v_set((real)p->off));
 }
 
-static class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
+LK_DRIVER class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
 {
     class_sums s = {0};
     real z[CHUNK];
@@ -250,7 +250,7 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
 }
 
 /* -sum p l = log sum - sum p (z - top). */
-static double class_entropy(const class_plan *p, const class_row *row, const class_norm *r)
+LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const class_norm *r)
 {
     real z[CHUNK];
     double total = 0;
@@ -309,8 +309,8 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
     }
 }
 
-static void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
-                           const class_slope *g)
+LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
+                              const class_slope *g)
 {
     if (!row->t && !p->weight && !(p->cap > 0))
         class_gradient_of(p, row, r, g, true);
@@ -322,7 +322,7 @@ static void class_gradient(const class_plan *p, const class_row *row, const clas
 
 /* The gradient with respect to the target probabilities: rho (1-eps) w_k (-l_k), and with
  * subtract_entropy rho (1-eps) w_k (1 + log q_k - l_k). */
-static void class_gradient_t(const class_plan *p, const class_row *row, const class_norm *r)
+LK_DRIVER void class_gradient_t(const class_plan *p, const class_row *row, const class_norm *r)
 {
     const vec c = v_set((real)(row->rho * (1 - p->smoothing))), zero = {0}, one = v_set(1);
     const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum);
@@ -343,7 +343,7 @@ static void class_gradient_t(const class_plan *p, const class_row *row, const cl
         memset(row->grad_t + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
 }
 
-static int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
+LK_DRIVER int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
 {
     real z[CHUNK];
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
@@ -357,8 +357,8 @@ static int64_t class_argmax(const class_plan *p, const class_row *row, const cla
 }
 
 /* Index form: main, and its slope without rho and zeta. */
-static double class_index(const class_plan *p, const class_row *row, const class_norm *r,
-                          class_slope *slope)
+LK_DRIVER double class_index(const class_plan *p, const class_row *row, const class_norm *r,
+                             class_slope *slope)
 {
     const double w = (double)class_weight(p, row->y), others = p->total_weight - w;
     const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
@@ -400,8 +400,8 @@ static double class_index(const class_plan *p, const class_row *row, const class
 }
 
 /* Probability form. */
-static double class_soft(const class_plan *p, const class_row *row, const class_norm *r,
-                         class_slope *slope)
+LK_DRIVER double class_soft(const class_plan *p, const class_row *row, const class_norm *r,
+                            class_slope *slope)
 {
     const class_sums s = class_sweep(p, row, r);
     slope->a = s.mass / r->sum;
@@ -410,7 +410,7 @@ static double class_soft(const class_plan *p, const class_row *row, const class_
 }
 
 /* The first NaN or +inf among n elements, or -1. */
-static int64_t class_nonfinite(const elem *x, int64_t n)
+LK_DRIVER int64_t class_nonfinite(const elem *x, int64_t n)
 {
     for (int64_t k = 0; k < n; k++) {
         real value = r_load(x + k);
@@ -421,7 +421,7 @@ static int64_t class_nonfinite(const elem *x, int64_t n)
 }
 
 /* The gradients of a row that does not count, whose x and t are not read. */
-static void class_zero(const class_plan *p, const class_row *row)
+LK_DRIVER void class_zero(const class_plan *p, const class_row *row)
 {
     if (row->grad_x)
         memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
@@ -430,7 +430,7 @@ static void class_zero(const class_plan *p, const class_row *row)
 }
 
 /* Everything about one counted row. */
-static void class_compute(const class_plan *p, class_row *row)
+LK_DRIVER void class_compute(const class_plan *p, class_row *row)
 {
     const class_norm r = class_normalise(p, row);
     const double lse = (double)r.top + r.log_sum;

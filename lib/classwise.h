@@ -96,7 +96,8 @@ typedef struct classwise_options {
 /* What a row is scored against, and what its two parts are multiplied with before the reduction. */
 typedef struct class_target {
     bool counts;
-    int64_t y; /* -1: probabilities */
+    int64_t y;  /* -1: probabilities */
+    int64_t up; /* the element of grad_output that is the row's */
     double main, z;
 } class_target;
 
@@ -104,13 +105,13 @@ typedef class_target (*class_target_of)(const lk_job *job, int64_t row);
 
 /* Checks. */
 
-static int64_t classwise_classes(const lk_job *job)
+LK_DRIVER int64_t classwise_classes(const lk_job *job)
 {
     const classwise_options *o = job->options;
     return o->row.vocab_size > 0 ? o->row.vocab_size : job->size['C' - 'A'];
 }
 
-static lk_status classwise_check(const lk_job *job, lk_error *error)
+LK_DRIVER lk_status classwise_check(const lk_job *job, lk_error *error)
 {
     const classwise_options *o = job->options;
     const int64_t width = job->size['C' - 'A'];
@@ -145,7 +146,7 @@ static lk_status classwise_check(const lk_job *job, lk_error *error)
 }
 
 /* Element i of an input that was converted to reals, or 1 where it was not given. */
-static double real_or_one(const lk_job *job, int input, int64_t i)
+LK_DRIVER double real_or_one(const lk_job *job, int input, int64_t i)
 {
     real x = 1;
     if (job->in[input].data)
@@ -154,7 +155,7 @@ static double real_or_one(const lk_job *job, int input, int64_t i)
 }
 
 /* Is the position at `i` of mask and targets to be counted? */
-static bool classwise_counts(const lk_job *job, int64_t i)
+LK_DRIVER bool classwise_counts(const lk_job *job, int64_t i)
 {
     const classwise_options *o = job->options;
     if (job->in[MASK].data && lk_int(&job->in[MASK], i) == 0)
@@ -163,7 +164,7 @@ static bool classwise_counts(const lk_job *job, int64_t i)
 }
 
 /* Is the target at `i`, which counts, a class? */
-static lk_status classwise_check_target(const lk_job *job, int64_t i, lk_error *error)
+LK_DRIVER lk_status classwise_check_target(const lk_job *job, int64_t i, lk_error *error)
 {
     const classwise_options *o = job->options;
     const int64_t y = lk_int(&job->in[TARGETS], i), classes = classwise_classes(job);
@@ -176,7 +177,7 @@ static lk_status classwise_check_target(const lk_job *job, int64_t i, lk_error *
                    (long long)classes - 1, (long long)o->row.ignore_index);
 }
 
-static void classwise_total_weight(lk_job *job)
+LK_DRIVER void classwise_total_weight(lk_job *job)
 {
     for (int64_t k = 0; k < classwise_classes(job); k++)
         job->total_weight += real_or_one(job, CLASS_WEIGHT, k);
@@ -189,10 +190,11 @@ typedef struct visit {
     const lk_job *job;
     lk_block *block;
     class_plan plan;
-    bool per_row; /* reduction=none */
+    bool per_row;  /* reduction=none */
+    double *value; /* where each row leaves its main and z parts; NULL: nowhere */
 } visit;
 
-static bool refuse_nonfinite(visit *v, int input, int64_t row, const elem *p)
+LK_DRIVER bool refuse_nonfinite(visit *v, int input, int64_t row, const elem *p)
 {
     const int64_t inner = v->plan.inner;
     int64_t k = class_nonfinite(p, v->plan.classes);
@@ -209,7 +211,7 @@ static bool refuse_nonfinite(visit *v, int input, int64_t row, const elem *p)
     return true;
 }
 
-static void put_row(const lk_job *job, int output, int64_t i, double x)
+LK_DRIVER void put_row(const lk_job *job, int output, int64_t i, double x)
 {
     if (job->out[output].data)
         lk_put(&job->out[output], i, x);
@@ -223,7 +225,7 @@ LK_INLINE void one_row(visit *v, class_target_of target_of, int64_t i, const ele
     class_row row = {.x = x, .t = t, .y = -1, .grad_x = grad_x, .grad_t = grad_t, .argmax = -1};
     const class_target target = target_of(job, i);
     if (target.counts) {
-        double upstream = real_or_one(job, GRAD_OUTPUT, v->per_row ? i : 0);
+        double upstream = real_or_one(job, GRAD_OUTPUT, target.up);
         row.y = t ? -1 : target.y;
         row.rho = target.main * job->scale[MAIN] * upstream;
         row.zeta = target.z * job->scale[Z] * upstream;
@@ -243,6 +245,10 @@ LK_INLINE void one_row(visit *v, class_target_of target_of, int64_t i, const ele
     v->block->sum[Z] += z;
     v->block->sum[SUM_NLL] += (double)row.nll;
     v->block->sum[SUM_RIGHT] += row.y >= 0 && row.argmax == row.y;
+    if (v->value) {
+        v->value[2 * i] = main;
+        v->value[2 * i + 1] = z;
+    }
     if (v->per_row && job->value.data)
         lk_put(&job->value, i, main + z);
     if (v->per_row)
@@ -254,14 +260,14 @@ LK_INLINE void one_row(visit *v, class_target_of target_of, int64_t i, const ele
 }
 
 /* How many rows a tile has, where the classes of a row do not lie side by side. */
-static int64_t tile_rows(const lk_job *job)
+LK_DRIVER int64_t tile_rows(const lk_job *job)
 {
     int64_t row = job->size['C' - 'A'] * (int64_t)sizeof(elem);
     int64_t rows = 256 * 1024 / (row > 0 ? row : 1);
     return rows < 1 ? 1 : rows > 64 ? 64 : rows;
 }
 
-static int64_t inner_size(const lk_job *job)
+LK_DRIVER int64_t inner_size(const lk_job *job)
 {
     const classwise_options *o = job->options;
     int64_t inner = 1;
@@ -270,7 +276,7 @@ static int64_t inner_size(const lk_job *job)
     return inner;
 }
 
-static size_t classwise_scratch(const lk_job *job)
+LK_DRIVER size_t classwise_scratch(const lk_job *job)
 {
     size_t tile = (size_t)(tile_rows(job) * job->size['C' - 'A']) * sizeof(elem);
     size_t tiles = 1 + (job->form[TARGETS] == PROBABILITY ? 2 : 0);
@@ -278,14 +284,14 @@ static size_t classwise_scratch(const lk_job *job)
 }
 
 /* rows x classes of a tensor whose classes stand `inner` apart, to and from rows side by side. */
-static void gather(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
+LK_DRIVER void gather(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
 {
     for (int64_t k = 0; k < classes; k++)
         for (int64_t i = 0; i < rows; i++)
             memcpy(to + i * classes + k, from + k * inner + i, sizeof(elem));
 }
 
-static void scatter(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
+LK_DRIVER void scatter(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
 {
     for (int64_t k = 0; k < classes; k++)
         for (int64_t i = 0; i < rows; i++)
@@ -318,11 +324,11 @@ LK_INLINE void strided_rows(visit *v, class_target_of target_of, int64_t first, 
     }
 }
 
-LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, int64_t first,
-                              int64_t count, lk_block *block, void *scratch)
+LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, double *value,
+                              int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const classwise_options *o = job->options;
-    visit v = {.job = job, .block = block, .plan = class_plan_make(job, &o->row)};
+    visit v = {.job = job, .block = block, .plan = class_plan_make(job, &o->row), .value = value};
     v.per_row = o->reduce.reduction == LK_NONE;
     v.plan.weight = job->in[CLASS_WEIGHT].data;
     v.plan.inner = inner_size(job);
@@ -342,7 +348,7 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, int6
     }
 }
 
-static void classwise_finish(const lk_job *job, const double *sum)
+LK_DRIVER void classwise_finish(const lk_job *job, const double *sum)
 {
     const classwise_options *o = job->options;
     const double n = (double)job->counted;
@@ -360,9 +366,11 @@ static void classwise_finish(const lk_job *job, const double *sum)
 
 enum { SAMPLE_WEIGHT = CLASSWISE_INPUTS };
 
-static class_target weighted_target(const lk_job *job, int64_t i)
+LK_DRIVER class_target weighted_target(const lk_job *job, int64_t i)
 {
+    const classwise_options *o = job->options;
     class_target t = {.counts = classwise_counts(job, i), .y = -1};
+    t.up = o->reduce.reduction == LK_NONE ? i : 0;
     if (!t.counts)
         return t;
     if (job->form[TARGETS] == INDEX)
@@ -371,7 +379,7 @@ static class_target weighted_target(const lk_job *job, int64_t i)
     return t;
 }
 
-static lk_status weighted_prepare(lk_job *job, lk_error *error)
+LK_DRIVER lk_status weighted_prepare(lk_job *job, lk_error *error)
 {
     const bool soft = job->form[TARGETS] == PROBABILITY;
     double n = 0, d = 0;
@@ -395,7 +403,7 @@ static lk_status weighted_prepare(lk_job *job, lk_error *error)
 LK_INLINE void weighted_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                              void *scratch)
 {
-    classwise_rows(job, weighted_target, first, count, block, scratch);
+    classwise_rows(job, weighted_target, NULL, first, count, block, scratch);
 }
 
 #endif

@@ -45,7 +45,7 @@ static const lk_input elementwise_inputs[] = {
 
 static const lk_output elementwise_outputs[] = {{0}};
 
-static lk_status elementwise_prepare(lk_job *job, lk_error *error)
+LK_DRIVER lk_status elementwise_prepare(lk_job *job, lk_error *error)
 {
     const lk_tensor *weight = &job->in[SAMPLE_WEIGHT], *m = &job->in[MASK];
     double total = 0;
@@ -79,7 +79,7 @@ LK_INLINE mask elementwise_mask(const lk_job *job, int64_t i, int64_t n)
 }
 
 /* The first NaN or +inf of an input among the counted ones of a block. */
-static void elementwise_refuse(const lk_job *job, int64_t first, int64_t count, lk_block *block)
+LK_DRIVER void elementwise_refuse(const lk_job *job, int64_t first, int64_t count, lk_block *block)
 {
     for (int input = A; input <= B; input++) {
         const elem *x = job->in[input].data;

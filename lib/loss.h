@@ -23,6 +23,9 @@ enum {
     LK_LIST_MAX = 64,
 };
 
+/* A function of a driver header, which not every loss that includes it calls. */
+#define LK_DRIVER static __attribute__((unused))
+
 /* What one block adds up, and the first value in it that the loss must refuse. */
 typedef struct lk_block {
     double sum[LK_MAX_SUMS];
