@@ -85,8 +85,8 @@ def show(loss, gradient, expected_loss, expected_gradient, width, items, loss64=
     loss_bound = 2e-6 * (1 + abs(expected_loss))
 
     # A gradient entry is f*p, or f*(p - 1) at the target. The difference p - 1 has the error of a
-    # number near 1: hence the part with max|g|, which is about f. The two ulp are the roundings of f
-    # and of the product.
+    # number near 1: hence the part with max|g|, which is about f. The two ulp are the roundings of
+    # f and of the product.
     def gradient_bound(expected):
         return 1e-6 * largest + 2 * ULP * abs(expected)
 
