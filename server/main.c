@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { BAD_USAGE = 2, TEXT_MAX = 64 * 1024 * 1024, SETTLE_MS = 5 };
 
@@ -44,10 +45,11 @@ typedef struct service {
     bool quiesced;
 } service;
 
+/* The signal handles stay, or a late second signal would end the process by its default action. */
 static void stop(service *s)
 {
-    uv_close((uv_handle_t *)&s->term, NULL);
-    uv_close((uv_handle_t *)&s->interrupt, NULL);
+    uv_unref((uv_handle_t *)&s->term);
+    uv_unref((uv_handle_t *)&s->interrupt);
     uv_close((uv_handle_t *)&s->timer, NULL);
     uv_close((uv_handle_t *)&s->settle, NULL);
     http_stop(s->server);
@@ -67,7 +69,7 @@ static void on_drain_timeout(uv_timer_t *timer)
     snprintf(left, sizeof left, "%d", http_exchanges(s->server));
     log_line(LOG_WARN, "cut off", "requests", left, NULL);
     /* Work on the pool cannot be taken back, and its exchange is suspended: leave without it. */
-    exit(0);
+    _exit(0);
 }
 
 static void quiesce(uv_timer_t *timer)
@@ -103,7 +105,8 @@ static void watch(service *s, uv_signal_t *handle, int number)
 
 static int serve(const flags *f)
 {
-    service s = {.flags = f};
+    static service s; /* its loop outlives this function */
+    s.flags = f;
     char workers[16];
     snprintf(workers, sizeof workers, "%d", (int)f->workers);
     setenv("UV_THREADPOOL_SIZE", workers, 1); /* read at the first uv_queue_work */
@@ -130,8 +133,6 @@ static int serve(const flags *f)
         log_line(LOG_INFO, "listening", "url", http_url(s.server, i), "isa", lk_isa_used(),
                  "workers", workers, "version", lk_version(), NULL);
     uv_run(&s.loop, UV_RUN_DEFAULT);
-    uv_loop_close(&s.loop);
-    uv_library_shutdown();
     log_line(LOG_INFO, "stopped", NULL);
     return 0;
 }
