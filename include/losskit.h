@@ -203,6 +203,7 @@ enum {
     LK_COUPLED = 1 << 1,     /* a row's value depends on the other rows */
     LK_SHIFT_FREE = 1 << 2,  /* with default options, adding a constant to a row changes nothing */
     LK_TRANSFORM = 1 << 3,   /* no loss and no gradient: only the outputs it lists */
+    LK_ROWWISE = 1 << 4,     /* row i reads row i of every input that has rows, and no other */
 };
 
 /* All that is known of a loss. Constant, valid for ever; the arrays end with an entry whose name is
@@ -217,6 +218,8 @@ typedef struct lk_description {
     unsigned traits;
     const char
         *loss_shape; /* pattern of one loss per row; NULL: always one number, no `reduction` */
+    const char *const *loss_shapes; /* by choice of `reduction`; NULL: loss_shape under the first
+                                       one, one number under the others */
     const lk_input *inputs;
     const lk_output *outputs;
     const lk_field *options;

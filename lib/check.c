@@ -89,8 +89,8 @@ const char *lk_loss_pattern(const lk_call *call)
     const lk_loss *loss = call->loss;
     if (!loss->is.loss_shape)
         return "";
-    if (loss->shapes)
-        return loss->shapes[reduce->reduction];
+    if (loss->is.loss_shapes)
+        return loss->is.loss_shapes[reduce->reduction];
     return reduce->reduction == LK_NONE ? loss->is.loss_shape : "";
 }
 

@@ -97,9 +97,7 @@ struct lk_loss {
     size_t options_size;
     int parts;
 
-    /* Shapes of `loss` by reduction, and the shape whose product is the number of rows. NULL: one
-     * loss per row under none and one number otherwise; is.loss_shape, or a single row. */
-    const char *const *shapes;
+    /* The shape whose product is the number of rows. NULL: is.loss_shape, or a single row. */
     const char *rows_shape;
 
     /* What tables cannot say and needs no numbers: options that exclude each other, outputs that a

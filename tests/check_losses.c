@@ -676,7 +676,7 @@ static void check_alone(const lk_loss *loss, const wish *w)
 static bool has_rows(const lk_loss *loss)
 {
     const lk_description *is = lk_loss_describe(loss);
-    return is->loss_shape && !(is->traits & LK_COUPLED);
+    return is->loss_shape && (is->traits & LK_ROWWISE);
 }
 
 static void test_row_alone(void **state)
@@ -785,7 +785,7 @@ static void test_ignored_rows(void **state)
     failures = 0;
     FOR_EACH_LOSS(i)
     {
-        for (int e = 0; e < 4 && lk_loss_describe(lk_loss_at(i))->loss_shape; e++) {
+        for (int e = 0; e < 4 && has_rows(lk_loss_at(i)); e++) {
             for (int64_t round = 0; round < count; round++) {
                 begin_round(5, i, e, round);
                 wish w = {.element = elements[e], .huge = round == 0 && e % 2 == 1};

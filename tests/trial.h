@@ -266,7 +266,22 @@ static bool option_is(const trial *t, const char *name, const char *text)
 /* The pattern that "loss" stands for. */
 static const char *loss_pattern(const trial *t)
 {
-    return t->is->loss_shape && option_is(t, "reduction", "none") ? t->is->loss_shape : "";
+    int choice = 0;
+    if (!t->is->loss_shape)
+        return "";
+    if (!t->is->loss_shapes)
+        return option_is(t, "reduction", "none") ? t->is->loss_shape : "";
+    for (const lk_field *f = t->is->options; f->name; f++) {
+        const char *words = strcmp(f->name, "reduction") == 0 ? f->choices : "";
+        for (size_t n; *words; words += n + (words[n] == '|'), choice++) {
+            char word[64];
+            n = strcspn(words, "|");
+            snprintf(word, sizeof word, "%.*s", (int)n, words);
+            if (option_is(t, "reduction", word))
+                return t->is->loss_shapes[choice];
+        }
+    }
+    return "";
 }
 
 /* Lay a pattern out with the trial's sizes. False where an option puts an axis where none is. */
@@ -667,7 +682,7 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
             x = 0;
         if (range && opening == '[' && real && !w->smooth && rng_chance(0.05))
             x = lo;
-        if (range && !real && opening == '[' && n_marks > 0 && rng_chance(0.15))
+        if (range && !real && closing == ')' && n_marks > 0 && rng_chance(0.15))
             x = marks[rng_int(0, n_marks - 1)];
         in->x[i] = real ? round_to(in->type, x) : x;
     }

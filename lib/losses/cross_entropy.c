@@ -61,7 +61,7 @@ LK_LOSS(cross_entropy) = {
                 "focal: Lin et al. 2017; PolyLoss: Leng et al. 2022; label smoothing: "
                 "Szegedy et al. 2016",
             .example = "{\"inputs\": {\"logits\": [[0.2, 0.4, 0.4]], \"targets\": [2]}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE,
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
             .loss_shape = "*",
             .inputs = inputs,
             .outputs = outputs,

@@ -43,7 +43,7 @@ LK_LOSS(masked_lm) = {
             .reference = "Devlin et al. 2019; Hugging Face ForMaskedLMLoss",
             .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6]]], "
                        "\"targets\": [[-100, 2]]}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE,
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
             .loss_shape = "*",
             .inputs = inputs,
             .outputs = outputs,

@@ -72,11 +72,11 @@ static lk_status check(const lk_job *job, lk_error *error)
     const int64_t T = job->size['T' - 'A'];
     const unsigned by_bytes = 1u << BITS_PER_BYTE | 1u << BYTE_PERPLEXITY;
     if ((job->out_wanted & by_bytes) && isnan(o->num_bytes))
-        return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
-                       "option num_bytes is missing; bits_per_byte and byte_perplexity need it");
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "bits_per_byte and byte_perplexity need the option num_bytes");
     if ((job->out_wanted & 1u << WORD_PERPLEXITY) && isnan(o->num_words))
-        return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
-                       "option num_words is missing; word_perplexity needs it");
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "word_perplexity needs the option num_words");
     if (o->shift > 0 && o->shift >= T)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "shift is %lld; with sequences of %lld it must be in [0, %lld]",
@@ -122,13 +122,13 @@ LK_LOSS(sequence_cross_entropy) = {
                        "\"targets\": [[0, 2, 1]]}, \"options\": {\"shift\": 1}}",
             .traits = LK_NONNEGATIVE | LK_SHIFT_FREE,
             .loss_shape = "B T",
+            .loss_shapes = shapes,
             .inputs = inputs,
             .outputs = outputs,
             .options = fields,
         },
     .options_size = sizeof(sequence_options),
     .parts = 2,
-    .shapes = shapes,
     .check = check,
     .state = sequence_state_size,
     .prepare = sequence_prepare,
