@@ -155,6 +155,19 @@ static lk_status choose_form(lk_call *call, int i, lk_error *error)
     return no_form(call, i, error);
 }
 
+/* Options that say where an axis stands are needed in range before shapes can be told. */
+static lk_status check_axes(const lk_call *call, lk_error *error)
+{
+    const lk_description *is = &call->loss->is;
+    lk_status status = LK_OK;
+    for (const lk_field *f = is->options; f->name && status == LK_OK; f++) {
+        const char *at = strchr(is->inputs[0].forms[0].shape, '@');
+        if (at && strcmp(at + 1, f->name) == 0)
+            status = lk_field_check(f, call->options, error);
+    }
+    return status;
+}
+
 static lk_status check_shapes(lk_call *call, lk_error *error)
 {
     const lk_input *inputs = call->loss->is.inputs;
@@ -294,6 +307,7 @@ lk_status lk_call_check(lk_call *call, lk_error *error)
         return call->stage == CHECKED ? LK_OK : lk_misuse(error, "the call is planned already");
     if ((status = check_missing(call, error)) != LK_OK ||
         (status = check_dtypes(call, error)) != LK_OK ||
+        (status = check_axes(call, error)) != LK_OK ||
         (status = check_shapes(call, error)) != LK_OK)
         return status;
     if ((status = check_options(call, error)) != LK_OK ||

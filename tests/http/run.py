@@ -1,0 +1,223 @@
+#!/usr/bin/env python3
+"""Send the requests of tests/http/*.http to a lossd of our own and compare the replies.
+
+A file holds cases:
+
+    ### a name
+    POST /v1/losses/huber?reduction=sum
+    Content-Type: application/json
+
+    {"inputs": {"a": [1], "b": [0]}}
+    --- 200
+    {"loss":"huber","outputs":{"loss":0.5,"grad.a":[1],"grad.b":[-1]}}
+
+The first line may be `!flags --max-body 1MiB`: flags for lossd. A body is text, or lines of directives:
+
+    @st NAME DTYPE [SHAPE] VALUES...    a tensor of a well-formed safetensors body
+    @meta NAME=TEXT                     an entry of its __metadata__
+    @pad N                              N spaces before its header's end: data that is not aligned
+    @cut N                              the body without its last N bytes
+    @raw LENGTH HEADER                  a safetensors header as it stands; LENGTH a number or `auto`
+    @hex BYTES                          bytes
+    @repeat N TEXT                      TEXT N times
+
+After `---` stand the status and, for problems, code, input and index; below it the exact detail or body,
+`@st` lines for safetensors, `Header: value` lines behind `>`. `~x` in `--- 200` bodies means: this number
+to the digits given. --refresh rewrites what stands below `---` but not the status line.
+
+After every case one good request must get its usual reply, on the same connection where that is open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import struct
+import sys
+
+from server import Lossd, Reply, pack, read_safetensors, receive, request, safetensors, unpack
+
+HERE = pathlib.Path(__file__).parent
+GOOD = request(
+    "POST", "/v1/losses/cross_entropy", {}, b'{"inputs":{"logits":[[0.2,0.4,0.4]],"targets":[2]}}'
+)
+GOOD_REPLY = (
+    b'{"loss":"cross_entropy","outputs":{"loss":1.0362867,'
+    b'"grad.logits":[[0.29046077,0.3547696,-0.6452304]]}}\n'
+)
+
+
+class Case:
+    def __init__(self, text: str) -> None:
+        self.name, _, rest = text.partition("\n")
+        sent, _, wanted = rest.partition("\n--- ")
+        status, _, self.below = wanted.partition("\n")
+        self.sent = sent
+        words = status.split(maxsplit=3)
+        self.status_line = status
+        self.status = int(words[0])
+        self.code = words[1] if len(words) > 1 else ""
+        self.input = words[2] if len(words) > 2 and words[2] != "-" else ""
+        self.index = json.loads(words[3]) if len(words) > 3 else None
+        self.below = self.below.strip("\n")
+
+    def bytes(self) -> tuple[bytes, bool]:
+        head, _, body = self.sent.partition("\n\n")
+        lines = head.split("\n")
+        method, target = lines[0].split(" ", 1)
+        headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+        return request(method, target, headers, build(body)), method == "HEAD"
+
+
+def build(text: str) -> bytes:
+    if not text.startswith("@"):
+        return text.encode()
+    tensors, meta, cut, pad, out = [], {}, 0, 0, b""
+    for line in text.split("\n"):
+        word, _, rest = line.partition(" ")
+        if word == "@st":
+            name, dtype, shape, *values = rest.split()
+            numbers = [float(v) for v in values]
+            tensors.append((name, dtype, json.loads(shape), pack(dtype, numbers)))
+        elif word == "@meta":
+            name, _, value = rest.partition("=")
+            meta[name] = value
+        elif word == "@cut":
+            cut = int(rest)
+        elif word == "@pad":
+            pad = int(rest)
+        elif word == "@raw":
+            length, _, header = rest.partition(" ")
+            raw = header.encode("latin-1")
+            out += struct.pack("<Q", len(raw) if length == "auto" else int(length)) + raw
+        elif word == "@hex":
+            out += bytes.fromhex(rest)
+        elif word == "@repeat":
+            count, _, part = rest.partition(" ")
+            out += part.encode() * int(count)
+        else:
+            out += line.encode()
+    if tensors or meta:
+        whole = safetensors(tensors, meta)
+        (length,) = struct.unpack_from("<Q", whole)
+        out += struct.pack("<Q", length + pad) + whole[8 : 8 + length] + b" " * pad + whole[8 + length :]
+    return out[: len(out) - cut] if cut else out
+
+
+def show(reply: Reply) -> str:
+    """A reply as it stands in a case file."""
+    kind = reply.headers.get("content-type", "")
+    if kind == "application/problem+json":
+        return json.loads(reply.body)["detail"]
+    if kind == "application/x-safetensors":
+        meta, tensors = read_safetensors(reply.body)
+        lines = [f"@meta {name}={text}" for name, text in meta.items()]
+        for name, dtype, shape, raw in tensors:
+            values = " ".join(f"{v:.9g}" for v in unpack(dtype, raw))
+            lines.append(f"@st {name} {dtype} {json.dumps(shape, separators=(',', ':'))} {values}".rstrip())
+        return "\n".join(lines)
+    if kind.startswith("text/plain") or len(reply.body) > 4000:
+        return "*"
+    return reply.body.decode().rstrip("\n")
+
+
+def same(want: str, got: str) -> bool:
+    if want == "*":
+        return True
+    if "~" not in want:
+        return want == got
+    pattern = ""
+    for part in re.split(r"(~-?[0-9.]+)", want):
+        pattern += r"(-?[0-9.e-]+)" if part.startswith("~") else re.escape(part)
+    found = re.fullmatch(pattern, got)
+    wanted = [w[1:] for w in re.findall(r"~-?[0-9.]+", want)]
+    return found is not None and all(
+        f"{float(g):.{len(w.partition('.')[2])}f}" == w for w, g in zip(wanted, found.groups())
+    )
+
+
+def differences(case: Case, reply: Reply, head: bool) -> list[str]:
+    wrong = []
+    want = "\n".join(line for line in case.below.split("\n") if not line.startswith("> "))
+    for line in case.below.split("\n"):
+        name, _, value = line[2:].partition(": ")
+        if line.startswith("> ") and reply.headers.get(name.lower(), "").split(";")[0] != value:
+            wrong.append(f"{name} is {reply.headers.get(name.lower())!r}, not {value!r}")
+    if reply.status != case.status:
+        wrong.append(f"status {reply.status}, not {case.status}: {reply.body[:300]!r}")
+    if "x-request-id" not in reply.headers:
+        wrong.append("no X-Request-Id")
+    if case.status >= 400 and not wrong and not head and case.code:
+        if reply.headers.get("content-type") != "application/problem+json":
+            return wrong + [f"content type {reply.headers.get('content-type')}"]
+        problem = json.loads(reply.body)
+        for name, value in (("code", case.code), ("input", case.input), ("index", case.index)):
+            if problem.get(name, "" if name == "input" else None) != value:
+                wrong.append(f"{name} is {problem.get(name)!r}, not {value!r} ({problem['detail']})")
+    if not wrong and not head and not same(want, show(reply)):
+        wrong.append(f"got\n{show(reply)}")
+    return wrong
+
+
+def check_usual(connection, lossd: Lossd, closed: bool) -> list[str]:
+    if closed:
+        connection.close()
+        connection = lossd.connect()
+    connection.sendall(GOOD)
+    reply = receive(connection)
+    connection.close()
+    return [] if reply.body == GOOD_REPLY else [f"the next request got {reply.body[:200]!r}"]
+
+
+def run(case: Case, lossd: Lossd) -> tuple[list[str], Reply | None]:
+    connection = lossd.connect()
+    data, head = case.bytes()
+    try:
+        connection.sendall(data)
+        reply = receive(connection, head)
+    except (ConnectionError, TimeoutError) as why:
+        return [f"no reply: {why!r}"], None
+    wrong = differences(case, reply, head)
+    try:
+        wrong += check_usual(connection, lossd, reply.headers.get("connection") == "close")
+    except (ConnectionError, TimeoutError) as why:
+        wrong.append(f"the next request got no reply: {why!r}")
+    return wrong, reply
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lossd", default="build/lossd")
+    parser.add_argument("--refresh", action="store_true", help="write the replies into the case files")
+    parser.add_argument("files", nargs="*", type=pathlib.Path)
+    arguments = parser.parse_args()
+    passed = failed = 0
+    for path in arguments.files or sorted(HERE.glob("*.http")):
+        text = path.read_text()
+        top, *parts = re.split(r"^### ", text, flags=re.M)
+        flags = re.search(r"^!flags (.*)$", top, flags=re.M)
+        # One instruction set, or the last digits of the replies would depend on the processor.
+        with Lossd(arguments.lossd, "--isa", "scalar", *(flags.group(1).split() if flags else [])) as lossd:
+            for part in parts:
+                case = Case(part)
+                wrong, reply = run(case, lossd)
+                if arguments.refresh and reply and "~" not in case.below:
+                    kept = [line for line in case.below.split("\n") if line.startswith("> ")]
+                    below = "\n".join(kept + [show(reply)])
+                    top += f"### {case.name}\n{case.sent}\n--- {case.status_line}\n{below}\n\n"
+                else:
+                    top += f"### {part}"
+                passed += not wrong
+                failed += bool(wrong)
+                for line in wrong:
+                    print(f"{path.name}: {case.name}: {line}")
+        if arguments.refresh:
+            path.write_text(top.rstrip("\n") + "\n")
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Run every test program of a build, then lossd against its HTTP cases and README.md.
+# Usage: FLAVOUR=release tests/run.sh build/release/tests [exhaustive]
+set -uo pipefail
+programs=$1
+mode=${2:-}
+build=$(dirname "$programs")
+export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export TSAN_OPTIONS=halt_on_error=1
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0
+failed=0
+
+# run NAME COMMAND...: quiet when it passes, all it said when it does not.
+run() {
+    local name=$1 start=$SECONDS
+    shift
+    if timeout 600 "$@" > "$log" 2>&1; then
+        passed=$((passed + 1))
+        printf '  ok      %-28s %3ss\n' "$name" $((SECONDS - start))
+    else
+        failed=$((failed + 1))
+        cat "$log"
+        printf '  FAILED  %s\n' "$name"
+    fi
+}
+
+# Does this processor have the instruction set that test_vmath_<isa>_<element> was compiled for?
+has_isa() {
+    local flag flags=
+    case $1 in
+    avx2) flags="avx2 fma f16c" ;;
+    avx512) flags="avx512f avx512bw avx512dq avx512vl fma f16c" ;;
+    esac
+    for flag in $flags; do
+        grep -qw "$flag" /proc/cpuinfo || return 1
+    done
+}
+
+for program in "$programs"/test_* "$programs"/check_losses; do
+    [ -x "$program" ] && [ ! -d "$program" ] || continue
+    name=$(basename "$program")
+    case $name in
+    *.d) continue ;;
+    test_vmath_*)
+        isa=${name#test_vmath_}
+        if ! has_isa "${isa%_*}"; then
+            printf '  left out  %s: this processor has no %s\n' "$name" "${isa%_*}"
+            continue
+        fi
+        run "$name" "$program" $mode
+        ;;
+    test_number) run "$name" "$program" $mode ;;
+    *) [ -n "$mode" ] || run "$name" "$program" ;;
+    esac
+done
+if [ -z "$mode" ]; then
+    run "HTTP cases" python3 tests/http/run.py --lossd "$build/lossd"
+    run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
+    run README.md tests/readme.sh "$build"
+    run demo tests/data/demo.sh "$build/lossd"
+fi
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]
