@@ -200,7 +200,7 @@ static bool bad_token(nest *n, char byte)
     place(n->input, n->at, n->depth, name);
     const char *what = byte == '"'   ? "a string"
                        : byte == '{' ? "an object"
-                       : byte == 'n' ? "null"
+                       : byte == 'n' ? "null or another word"
                        : byte == 0   ? "cut off"
                                      : "not JSON";
     problem_input(n->p, 400, "malformed_body", n->input, "%s is %s; it must be a number", name,
@@ -554,7 +554,9 @@ static bool open_inputs(evaluation *e, span text, problem *p)
         more = after_member(&c);
     }
     cursor_space(&c);
-    return (more == 0 && !cursor_left(&c)) || malformed(p, "inputs is not a JSON object");
+    return (more == 0 && !cursor_left(&c)) ||
+           problem_set(p, 400, "malformed_body", "inputs is not a JSON object, at byte %zu",
+                       (size_t)(c.p - e->body.data));
 }
 
 /* An option's value in text form: the one that every wire has. */
