@@ -128,7 +128,7 @@ static const char *isa_drawn(void)
  * Where terms of a gradient cancel (a probability row of one class; a saturated softcap), its error
  * is one of the terms and not of what is left of them, so 2^-22 z w rho is added to its bound. */
 typedef struct sizes {
-    double z, w, rho, terms;
+    double z, w, rho, terms, rows, divisor;
     double relative, step; /* 2e-6 and 2^-23 in f32; in f64 likewise with its own precision */
 } sizes;
 
@@ -141,10 +141,17 @@ static double greatest(const double *x, int64_t n)
     return most;
 }
 
+static void scale_by(sizes *s, double option)
+{
+    s->z *= fmax(1, option);
+    s->divisor *= option > 0 ? fmin(1, option) : 1;
+}
+
 static sizes sizes_of(const trial *t, const answer *a)
 {
     bool wide = t->element == LK_F64;
-    sizes s = {.w = 1, .rho = 1, .terms = (double)trial_rows(t)};
+    sizes s = {.w = 1, .rho = 1, .terms = (double)trial_rows(t), .divisor = 1};
+    s.rows = fmax(1, s.terms);
     s.relative = wide ? 1e-12 : 2e-6;
     s.step = wide ? 0x1p-51 : 0x1p-23;
     for (int i = 0; i < t->inputs; i++) {
@@ -162,7 +169,7 @@ static sizes sizes_of(const trial *t, const answer *a)
     for (int i = 0; i < t->settings; i++)
         if (t->set[i].field->type == LK_REAL && strcmp(t->set[i].text, "off") != 0 &&
             strcmp(t->set[i].field->name, "num_items") != 0)
-            s.z *= fmax(1, fabs(atof(t->set[i].text)));
+            scale_by(&s, fabs(atof(t->set[i].text)));
     const char *items = trial_option(t, "num_items");
     if (option_is(t, "reduction", "mean")) {
         double divisor = fmax(1, s.terms);
@@ -184,12 +191,13 @@ static double value_bound(const sizes *s, double x)
     return s->relative * (s->terms + fabs(x)) * s->w + s->step * s->z * s->w * s->terms;
 }
 
-/* A diagnostic may be the exponential of a mean: exp(x) has the bound of x times its slope. */
-static double diagnostic_bound(const sizes *s, double x)
+/* A diagnostic of one number may be a sum over the rows, divided by an option, and the exponential
+ * of that: exp(x) has the bound of x times its slope. */
+static double diagnostic_bound(const sizes *s, double x, bool scalar)
 {
-    sizes one = *s;
-    one.terms = 1;
-    return value_bound(&one, x) * fmax(1, fabs(x));
+    sizes d = *s;
+    d.terms = scalar ? s->rows / s->divisor : 1;
+    return value_bound(&d, x) * fmax(1, fabs(x));
 }
 
 static double gradient_bound(const sizes *s, lk_dtype type, double peak, double x)
@@ -228,6 +236,15 @@ static bool close_to(double x, double y, double bound)
     if (isinf(x) || isinf(y))
         return x == y;
     return fabs(x - y) <= bound;
+}
+
+/* The shape of an output that is no gradient, as a pattern. */
+static const char *output_pattern(const trial *t, const char *name)
+{
+    for (const lk_output *o = t->is->outputs; o->name; o++)
+        if (strcmp(o->name, name) == 0)
+            return o->shape;
+    return "loss";
 }
 
 /* Can a real option of the trial make different scores equal, or nearly? Those that are off by
@@ -286,12 +303,13 @@ static void compare(const trial *t, const answer *reference, const answer *other
             for (int64_t i = 0; i < lk_tensor_count(x); i++) {
                 double a = load(x->data, x->dtype, i), b = load(y->data, y->dtype, i);
                 bool loss = strcmp(name, "loss") == 0;
-                double bound = loss ? value_bound(&s, a) : diagnostic_bound(&s, a);
-                if (whole && a != b && x->rank > 0 && may_tie(t)) {
+                bool scalar = output_pattern(t, name)[0] == '\0';
+                double bound = loss ? value_bound(&s, a) : diagnostic_bound(&s, a, scalar);
+                if (whole && a != b && !scalar && may_tie(t)) {
                     ties = true;
                     continue;
                 }
-                if (!loss && x->rank == 0 && ties)
+                if (!loss && scalar && ties)
                     continue; /* a statistic of what tied */
                 if (!close_to(a, b, whole ? 0 : times * bound)) {
                     complain(t, "%s[%" PRId64 "] is %.17g, and %.17g by %s; bound %g", name, i, a,
@@ -615,57 +633,54 @@ static void test_every_offset(void **state)
 
 /* -------------------------------------------------------------------------------------- rows - */
 
-/* A row's outputs in `all` and alone, in `one`. */
-static void compare_row(const trial *t, const answer *all, const trial *alone, const answer *one,
-                        int64_t row)
+/* The outputs of a slice of the batch in `all`, and in `one`, where it is alone. */
+static void compare_slice(const trial *t, const answer *all, const trial *alone, const answer *one,
+                          int64_t slice)
 {
     if (all->status != LK_OK || one->status != LK_OK)
         return;
     for (int k = 0; k < all->count; k++) {
-        const lk_tensor *x = &all->out[k].tensor, *y = answer_find(one, all->out[k].name);
         const char *name = all->out[k].name;
+        const lk_tensor *x = &all->out[k].tensor, *y = answer_find(one, name);
         size_t size = lk_dtype_size(x->dtype);
-        layout at = {0}, other;
-        if (strncmp(name, "grad.", 5) == 0) {
+        layout at;
+        if (strncmp(name, "grad.", 5) == 0)
             at = trial_find((trial *)(uintptr_t)t, name + 5)->at;
-            other = trial_find((trial *)(uintptr_t)alone, name + 5)->at;
-        } else {
-            const char *pattern = "loss";
-            for (const lk_output *o = t->is->outputs; o->name; o++)
-                if (strcmp(o->name, name) == 0)
-                    pattern = o->shape;
-            if (!lay_out(t, pattern, &at) || !lay_out(alone, pattern, &other))
+        else if (!lay_out(t, output_pattern(t, name), &at))
+            continue;
+        int axis = batch_axis(t, &at);
+        if (axis < 0 || !y)
+            continue;
+        for (int64_t i = 0, next = 0; i < at.count; i++) {
+            int64_t index[LK_MAX_RANK];
+            unravel(&at, i, index);
+            if (index[axis] != slice)
                 continue;
-        }
-        int64_t next = 0;
-        for (int64_t i = 0; i < at.count; i++) {
-            int64_t of = row_of(t, &at, i);
-            if (of != row)
-                continue;
-            if (memcmp((char *)x->data + (size_t)i * size, (char *)y->data + (size_t)next++ * size,
+            if (memcmp((char *)x->data + (size_t)i * size, (char *)y->data + (size_t)next * size,
                        size) != 0) {
-                complain(t, "%s[%" PRId64 "] is %.17g, and %.17g where its row is alone", name, i,
-                         load(x->data, x->dtype, i), load(y->data, y->dtype, next - 1));
+                complain(alone, "%s[%" PRId64 "] is %.17g, and %.17g in a batch of %" PRId64, name,
+                         next, load(y->data, y->dtype, next), load(x->data, x->dtype, i),
+                         batch_size(t));
                 break;
             }
+            next++;
         }
     }
 }
 
 static void check_alone(const lk_loss *loss, const wish *w)
 {
-    trial t, alone;
+    trial t;
     if (!draw(&t, loss, w))
         return;
     const char *isa = isa_drawn();
     answer all = expect(&t, &(how){.isa = isa});
-    int64_t rows = trial_rows(&t);
-    for (int i = 0; i < 3 && rows > 0; i++) {
-        int64_t row = rng_int(0, rows - 1);
-        if (!trial_pick(&t, &row, 1, &alone))
-            break;
+    int64_t slices = batch_size(&t);
+    for (int i = 0; i < 3 && slices > 0; i++) {
+        int64_t slice = rng_int(0, slices - 1);
+        trial alone = trial_pick(&t, &slice, 1);
         answer one = expect(&alone, &(how){.isa = isa, .offset = 5});
-        compare_row(&t, &all, &alone, &one, row);
+        compare_slice(&t, &all, &alone, &one, slice);
         answer_free(&one);
         trial_free(&alone);
     }
@@ -676,7 +691,7 @@ static void check_alone(const lk_loss *loss, const wish *w)
 static bool has_rows(const lk_loss *loss)
 {
     const lk_description *is = lk_loss_describe(loss);
-    return is->loss_shape && (is->traits & LK_ROWWISE);
+    return is->loss_shape && !(is->traits & LK_COUPLED);
 }
 
 static void test_row_alone(void **state)
@@ -698,7 +713,8 @@ static void test_row_alone(void **state)
     assert_int_equal(failures, 0);
 }
 
-/* An ignored row is worth 0, has no gradient, and may hold NaN: its inputs are not read. */
+/* An ignored row is worth 0, has no gradient, and may hold NaN: its inputs are not read. Where row
+ * i may read other rows than i of its inputs, no option says so that moves them. */
 static void check_ignored(const lk_loss *loss, const wish *w)
 {
     trial t;
@@ -742,20 +758,25 @@ static void check_ignored(const lk_loss *loss, const wish *w)
     trial_free(&t);
 }
 
-/* A batch without its masked rows is worth the same. */
+/* A batch without the slices that are masked as a whole is worth the same. */
 static void check_removed(const lk_loss *loss, const wish *w)
 {
-    trial t, less;
+    trial t;
     if (!draw(&t, loss, w))
         return;
-    int64_t rows = trial_rows(&t), kept = 0;
-    int64_t *keep = must(calloc((size_t)rows + 1, sizeof *keep));
+    int64_t slices = batch_size(&t), rows = trial_rows(&t), kept = 0;
+    int64_t *keep = must(calloc((size_t)slices + 1, sizeof *keep));
     bool *ignore = ignored_rows(&t);
-    for (int64_t r = 0; r < rows; r++)
-        if (!ignore[r])
-            keep[kept++] = r;
+    for (int64_t b = 0; b < slices; b++) {
+        bool counts = rows == 0;
+        for (int64_t r = b * rows / slices; r < (b + 1) * rows / slices; r++)
+            counts |= !ignore[r];
+        if (counts)
+            keep[kept++] = b;
+    }
     answer all = expect(&t, &(how){0});
-    if (kept < rows && trial_pick(&t, keep, kept, &less)) {
+    if (kept < slices) {
+        trial less = trial_pick(&t, keep, kept);
         answer few = expect(&less, &(how){0});
         sizes s = sizes_of(&t, &all);
         bool per_row = lk_tensor_count(answer_find(&all, "loss")) != 1;
@@ -765,7 +786,7 @@ static void check_removed(const lk_loss *loss, const wish *w)
                 continue;
             double a = answer_value(&all, all.out[k].name, 0);
             double b = answer_value(&few, all.out[k].name, 0);
-            double bound = is_float(x->dtype) ? diagnostic_bound(&s, a) * s.terms : 0;
+            double bound = is_float(x->dtype) ? diagnostic_bound(&s, a, true) : 0;
             if (!close_to(a, b, bound))
                 complain(&t, "%s is %.17g, and %.17g without the masked rows", all.out[k].name, a,
                          b);
@@ -785,10 +806,12 @@ static void test_ignored_rows(void **state)
     failures = 0;
     FOR_EACH_LOSS(i)
     {
-        for (int e = 0; e < 4 && has_rows(lk_loss_at(i)); e++) {
+        for (int e = 0; e < 4 && lk_loss_describe(lk_loss_at(i))->loss_shape; e++) {
             for (int64_t round = 0; round < count; round++) {
+                bool rowwise = (lk_loss_describe(lk_loss_at(i))->traits & LK_ROWWISE) != 0;
                 begin_round(5, i, e, round);
-                wish w = {.element = elements[e], .huge = round == 0 && e % 2 == 1};
+                wish w = {
+                    .element = elements[e], .aligned = !rowwise, .huge = round == 0 && e % 2 == 1};
                 check_ignored(lk_loss_at(i), &w);
                 w.one_lead = true;
                 w.reduction = round % 2 ? "sum" : "mean";
@@ -890,6 +913,7 @@ static void check_reductions(const lk_loss *loss, const wish *w)
         total += load(values->data, values->dtype, i);
     trial_set(&t, "reduction", "sum");
     sizes s = sizes_of(&t, &none);
+    s.terms = s.rows;
     double sum = loss_of(&t), bound = 2 * value_bound(&s, sum);
     if (!close_to(sum, total, bound))
         complain(&t, "the sum is %.17g, of the rows %.17g", sum, total);
@@ -905,26 +929,20 @@ static void check_reductions(const lk_loss *loss, const wish *w)
 
     trial_set(&t, "num_items", "3.5");
     double whole = loss_of(&t), parts = 0;
-    int64_t rows = trial_rows(&t), middle = rng_int(0, rows);
-    int64_t *row = must(calloc((size_t)rows + 1, sizeof *row));
-    for (int64_t r = 0; r < rows; r++)
-        row[r] = r;
-    bool picked = true;
-    for (int part = 0; part < 2; part++) {
-        trial half;
-        int64_t first = part ? middle : 0, n = part ? rows - middle : middle;
-        if (!trial_pick(&t, row + first, n, &half)) {
-            picked = false;
-            continue;
-        }
+    int64_t slices = batch_size(&t), middle = rng_int(0, slices);
+    int64_t *slice = must(calloc((size_t)slices + 1, sizeof *slice));
+    for (int64_t b = 0; b < slices; b++)
+        slice[b] = b;
+    for (int part = 0; part < 2 && slices > 0; part++) {
+        trial half = trial_pick(&t, slice + (part ? middle : 0), part ? slices - middle : middle);
         parts += loss_of(&half);
         trial_free(&half);
     }
-    if (picked && !close_to(whole, parts, bound))
+    if (slices > 0 && !close_to(whole, parts, bound))
         complain(&t, "num_items: the whole is %.17g, its parts %.17g", whole, parts);
     if (!close_to(whole * 3.5, sum, bound * 2))
         complain(&t, "num_items 3.5 gives %.17g of the sum %.17g", whole, sum);
-    free(row);
+    free(slice);
     answer_free(&none);
     trial_free(&t);
 }

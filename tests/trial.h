@@ -244,6 +244,7 @@ typedef struct wish {
     bool huge;             /* many of them: several blocks */
     bool nonfinite;        /* some NaN and infinities among the differentiable inputs */
     bool one_lead;         /* exactly one size for `*` */
+    bool aligned;          /* no integer option that could move rows against their targets */
 } wish;
 
 static const char *trial_option(const trial *t, const char *name)
@@ -433,49 +434,55 @@ static void trial_set(trial *t, const char *name, const char *text)
     }
 }
 
-/* The same trial with other rows: rows[0..n-1] of its own, as a batch of n. False, and nothing is
- * made, where an input has some of the rows' axes but not all. */
-static bool trial_pick(const trial *t, const int64_t *rows, int64_t n, trial *to)
+/* The first axis of the rows in a tensor, or -1: along it a batch can be cut. */
+static int batch_axis(const trial *t, const layout *at)
 {
-    layout row_layout;
-    int64_t old_row[LK_MAX_RANK];
-    if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &row_layout) ||
-        (row_layout.rank == 0 && n != 1))
-        return false;
-    *to = *t;
-    for (int i = 0; i < t->inputs; i++)
-        to->in[i].x = NULL;
-    for (int k = 0, lead = 0; k < row_layout.rank; k++) {
-        int64_t size = k == 0 ? n : 1;
-        if (row_layout.owner[k] == '*')
-            to->lead[lead++] = size;
-        else
-            to->size[row_layout.owner[k] - 'A'] = size;
-    }
+    layout rows;
+    if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows) || rows.rank == 0)
+        return -1;
+    for (int k = 0; k < at->rank; k++)
+        if (at->owner[k] == rows.owner[0])
+            return k;
+    return -1;
+}
+
+/* How many slices the batch has along that axis; 0 where it cannot be cut. */
+static int64_t batch_size(const trial *t)
+{
+    layout rows;
+    if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows) || rows.rank == 0)
+        return 0;
+    return rows.shape[0];
+}
+
+/* The same trial with n of its slices as the batch. */
+static trial trial_pick(const trial *t, const int64_t *slices, int64_t n)
+{
+    trial to = *t;
+    layout rows;
+    lay_out(t, t->is->loss_shape, &rows);
+    if (rows.owner[0] == '*')
+        to.lead[0] = n;
+    else
+        to.size[rows.owner[0] - 'A'] = n;
     for (int i = 0; i < t->inputs; i++) {
         const trial_input *from = &t->in[i];
-        trial_input *in = &to->in[i];
-        int axes[LK_MAX_RANK], depth = row_axes(t, &from->at, axes);
+        trial_input *in = &to.in[i];
+        in->x = NULL;
         if (!from->given)
             continue;
-        if (!lay_out(to, in->pattern, &in->at) ||
-            (depth < 0 && memcmp(&in->at, &from->at, sizeof in->at) != 0)) {
-            trial_free(to);
-            return false;
-        }
+        int axis = batch_axis(t, &from->at);
+        lay_out(&to, in->pattern, &in->at);
         in->x = new_doubles(in->at.count);
         for (int64_t j = 0; j < in->at.count; j++) {
             int64_t index[LK_MAX_RANK];
             unravel(&in->at, j, index);
-            if (depth > 0) {
-                unravel(&row_layout, rows[index[axes[0]]], old_row);
-                for (int k = 0; k < depth; k++)
-                    index[axes[k]] = old_row[k];
-            }
+            if (axis >= 0)
+                index[axis] = slices[index[axis]];
             in->x[j] = from->x[ravel(&from->at, index)];
         }
     }
-    return true;
+    return to;
 }
 
 static trial_input *trial_find(trial *t, const char *name)
@@ -551,6 +558,18 @@ static void draw_real(const lk_field *f, char to[40])
     snprintf(to, 40, "%.17g", x);
 }
 
+/* Does a pattern of the loss have an axis that this option places? */
+static bool places_axis(const trial *t, const lk_field *f)
+{
+    char word[64];
+    snprintf(word, sizeof word, "@%s", f->name);
+    for (const lk_input *in = t->is->inputs; in->name; in++)
+        for (int i = 0; i < 3 && in->forms[i].shape; i++)
+            if (strstr(in->forms[i].shape, word))
+                return true;
+    return false;
+}
+
 static void draw_option(trial *t, const lk_field *f)
 {
     setting *s = &t->set[t->settings++];
@@ -566,7 +585,7 @@ static void draw_option(trial *t, const lk_field *f)
         return;
     case LK_INTEGER: {
         double lo = f->flags & LK_RANGED ? f->min : -3, hi = f->flags & LK_RANGED ? f->max : 5;
-        hi = hi > lo + 20 ? lo + 20 : hi;
+        hi = hi > lo + 20 ? lo + (rng_chance(0.5) ? 2 : 20) : hi;
         lo += f->flags & LK_OPEN ? 1 : 0;
         int64_t x = rng_int((int64_t)lo, (int64_t)hi);
         /* Another value far from all others, where every integer is legal. */
@@ -579,6 +598,12 @@ static void draw_option(trial *t, const lk_field *f)
                  rng_int((int64_t)lo, (int64_t)(hi > lo + 20 ? lo + 20 : hi)));
         return;
     }
+    case LK_LIST:
+        to[0] = '\0';
+        for (int64_t i = rng_int(0, 3), used = 0; i >= 0; i--)
+            used += snprintf(to + used, sizeof s->text - (size_t)used, "%s%" PRId64,
+                             used ? "," : "", rng_int(0, 5));
+        return;
     case LK_FLAG:
         snprintf(to, sizeof s->text, "%s", rng_chance(0.5) ? "true" : "false");
         return;
@@ -601,6 +626,9 @@ static void draw_options(trial *t, const wish *w)
     t->settings = 0;
     for (const lk_field *f = t->is->options; f->name; f++) {
         bool reduction = strcmp(f->name, "reduction") == 0;
+        if (w->aligned && f->fallback && f->type == LK_INTEGER && (f->flags & LK_RANGED) &&
+            !(f->flags & LK_OFF) && !places_axis(t, f))
+            continue;
         if (reduction && w->reduction)
             trial_set(t, f->name, w->reduction);
         else if (!f->fallback || (any && rng_chance(0.25)) || (reduction && rng_chance(0.6)))
@@ -697,32 +725,63 @@ static lk_dtype draw_dtype(unsigned dtypes)
     return type;
 }
 
-static bool draw_inputs(trial *t, const wish *w)
+/* Would a call with these inputs, options and outputs pass the check? */
+static lk_status try_check(const trial *t, lk_error *error)
+{
+    lk_call *call = must(lk_call_new(t->loss));
+    lk_status status = LK_OK;
+    for (int i = 0; i < t->inputs && status == LK_OK; i++) {
+        lk_tensor tensor = {NULL, t->in[i].type, t->in[i].at.rank, {0}};
+        memcpy(tensor.shape, t->in[i].at.shape, sizeof tensor.shape);
+        if (t->in[i].given)
+            status = lk_call_input(call, t->in[i].is->name, &tensor, error);
+    }
+    for (int i = 0; i < t->settings && status == LK_OK; i++)
+        status = lk_call_option(call, t->set[i].field->name, t->set[i].text, error);
+    for (int i = 0; i < t->wants && status == LK_OK; i++)
+        status = lk_call_want(call, t->want[i], error);
+    if (status == LK_OK)
+        status = lk_call_check(call, error);
+    lk_call_free(call);
+    return status;
+}
+
+/* Give input i, if it is to be given, a form and values. */
+static bool draw_input(trial *t, int i, double scale, const wish *w)
+{
+    trial_input *in = &t->in[i];
+    int forms = 1;
+    if ((in->is->flags & LK_OPTIONAL) && rng_chance(0.6))
+        return true;
+    in->given = true;
+    while (forms < 3 && in->is->forms[forms].shape)
+        forms++;
+    int64_t form = rng_int(0, forms - 1);
+    in->pattern = in->is->forms[form].shape;
+    unsigned dtypes = in->is->forms[form].dtypes;
+    bool follows = (in->is->flags & LK_DIFFERENTIABLE) && ((dtypes >> t->element) & 1u);
+    in->type = follows ? t->element : draw_dtype(dtypes);
+    bool own_scale = !follows && is_float(in->type);
+    if (!lay_out(t, in->pattern, &in->at) || !draw_values(t, in, own_scale ? 1 : scale, w))
+        return false;
+    for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
+        if (rng_chance(fmin(0.1, 3.0 / (double)in->at.count)))
+            in->x[j] = rng_chance(0.3)   ? (double)NAN
+                       : rng_chance(0.3) ? (double)INFINITY
+                                         : -(double)INFINITY;
+    return true;
+}
+
+/* All inputs: what the check says of them and of the options. */
+static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
 {
     double scale = rng_chance(0.5) ? 1 : 1 + 9 * rng_unit();
-    for (int i = 0; t->is->inputs[i].name; i++, t->inputs++) {
-        trial_input *in = &t->in[i];
-        *in = (trial_input){.is = &t->is->inputs[i]};
-        if ((in->is->flags & LK_OPTIONAL) && rng_chance(0.6))
-            continue;
-        in->given = true;
-        int form = in->is->forms[1].shape ? (int)rng_int(0, 1) : 0;
-        in->pattern = in->is->forms[form].shape;
-        unsigned dtypes = in->is->forms[form].dtypes;
-        bool follows = (in->is->flags & LK_DIFFERENTIABLE) && ((dtypes >> t->element) & 1u);
-        in->type = follows ? t->element : draw_dtype(dtypes);
-        bool own_scale = !follows && is_float(in->type);
-        if (!lay_out(t, in->pattern, &in->at) || !draw_values(t, in, own_scale ? 1 : scale, w)) {
-            t->inputs++;
-            return false;
-        }
-        for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
-            if (rng_chance(fmin(0.1, 3.0 / (double)in->at.count)))
-                in->x[j] = rng_chance(0.3)   ? (double)NAN
-                           : rng_chance(0.3) ? (double)INFINITY
-                                             : -(double)INFINITY;
-    }
-    return true;
+    for (int i = 0; t->is->inputs[i].name; i++, t->inputs++)
+        t->in[i] = (trial_input){.is = &t->is->inputs[i]};
+    for (int i = 0; i < t->inputs; i++)
+        if (!draw_input(t, i, scale, w))
+            return LK_OPTION_CONFLICT;
+    return try_check(t, error);
 }
 
 /* ---------------------------------------------------------------------------------- evaluating */
@@ -841,6 +900,7 @@ static void *run_share(void *argument)
 
 enum { WORKERS = 4 };
 
+/* The blocks of one pass. */
 static void run_blocks(lk_call *call, const how *h, answer *a)
 {
     int64_t blocks = lk_call_blocks(call);
@@ -932,7 +992,9 @@ static answer evaluate(const trial *t, const how *h)
     if (a.status == LK_OK)
         a.status = lk_call_plan(call, &a.error);
     if (a.status == LK_OK) {
-        run_blocks(call, h, &a);
+        do
+            run_blocks(call, h, &a);
+        while (lk_call_next(call));
         a.status = lk_call_finish(call, &a.error);
     }
     for (int i = 0; i < a.count; i++) {
@@ -962,44 +1024,24 @@ static answer evaluate(const trial *t, const how *h)
 
 /* ------------------------------------------------------------------------------------ outputs  */
 
-/* Would a call with these wants pass the check? */
-static lk_status try_check(const trial *t, lk_error *error)
-{
-    lk_call *call = must(lk_call_new(t->loss));
-    lk_status status = LK_OK;
-    for (int i = 0; i < t->inputs && status == LK_OK; i++) {
-        lk_tensor tensor = {NULL, t->in[i].type, t->in[i].at.rank, {0}};
-        memcpy(tensor.shape, t->in[i].at.shape, sizeof tensor.shape);
-        if (t->in[i].given)
-            status = lk_call_input(call, t->in[i].is->name, &tensor, error);
-    }
-    for (int i = 0; i < t->settings && status == LK_OK; i++)
-        status = lk_call_option(call, t->set[i].field->name, t->set[i].text, error);
-    for (int i = 0; i < t->wants && status == LK_OK; i++)
-        status = lk_call_want(call, t->want[i], error);
-    if (status == LK_OK)
-        status = lk_call_check(call, error);
-    lk_call_free(call);
-    return status;
-}
-
 static void trial_want(trial *t, const char *prefix, const char *name)
 {
     snprintf(t->want[t->wants++], TRIAL_NAME, "%s%s", prefix, name);
 }
 
-/* Every output that there is: some exist for one form of an input only. */
+/* Every output that there is: some exist for one form of an input only, or with an option. */
 static void want_all(trial *t)
 {
     t->wants = 0;
-    trial_want(t, "", "loss");
+    if (!(t->is->traits & LK_TRANSFORM))
+        trial_want(t, "", "loss");
     for (int i = 0; i < t->inputs; i++)
         if (t->in[i].given && (t->in[i].is->flags & LK_DIFFERENTIABLE) && is_float(t->in[i].type))
             trial_want(t, "grad.", t->in[i].is->name);
     for (const lk_output *o = t->is->outputs; o->name; o++) {
         trial_want(t, "", o->name);
-        lk_error error;
-        if (try_check(t, &error) == LK_UNKNOWN_OUTPUT)
+        lk_status status = try_check(t, NULL);
+        if (status == LK_UNKNOWN_OUTPUT || status == LK_MISSING_OPTION)
             t->wants--;
     }
 }
@@ -1016,14 +1058,11 @@ static trial trial_draw(const lk_loss *loss, const wish *w, lk_error *error)
         *error = (lk_error){0};
         draw_options(&t, w);
         draw_sizes(&t, w);
-        if (draw_inputs(&t, w)) {
-            trial_want(&t, "", "loss");
-            lk_status status = try_check(&t, error);
-            if (status == LK_OK)
-                want_all(&t);
-            if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE)
-                return t;
-        }
+        lk_status status = draw_inputs(&t, w, error);
+        if (status == LK_OK)
+            want_all(&t);
+        if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE)
+            return t;
         trial_free(&t);
     }
     *error = (lk_error){.status = LK_MISUSE};
