@@ -182,11 +182,12 @@ LK_INLINE vec v_read_n(const real *p, int64_t n, real fill)
     mask m = m_first(n);
     return v_select(m, (vec)_mm256_maskload_ps(p, (__m256i)m), v_set(fill));
 #else
-    vec x = v_set(fill);
+    real x[LANES];
+    v_write(x, v_set(fill));
     for (int i = 0; i < LANES; i++)
         if (i < n)
-            x[i] = p[i];
-    return x;
+            memcpy(x + i, p + i, sizeof *x);
+    return v_read(x);
 #endif
 }
 
@@ -201,9 +202,11 @@ LK_INLINE void v_write_n(real *p, int64_t n, vec x)
 #elif LK_VECTOR_BYTES == 32
     _mm256_maskstore_ps(p, (__m256i)m_first(n), (__m256)x);
 #else
+    real from[LANES];
+    v_write(from, x);
     for (int i = 0; i < LANES; i++)
         if (i < n)
-            p[i] = x[i];
+            memcpy(p + i, from + i, sizeof *from);
 #endif
 }
 
@@ -305,13 +308,15 @@ LK_INLINE void v_store(elem *p, vec x)
 
 LK_INLINE vec v_load_n(const elem *p, int64_t n, real fill)
 {
-    halves h = {0};
 #if LK_VECTOR_BYTES == 64
-    h = (halves)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
+    halves h = (halves)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
 #else
+    elem from[LANES] = {0};
     for (int i = 0; i < LANES; i++)
         if (i < n)
-            h[i] = p[i];
+            memcpy(from + i, p + i, sizeof *from);
+    halves h;
+    memcpy(&h, from, sizeof h);
 #endif
     return v_select(m_first(n), h_widen(h), v_set(fill));
 }
@@ -322,9 +327,11 @@ LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
 #if LK_VECTOR_BYTES == 64
     _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
 #else
+    elem from[LANES];
+    memcpy(from, &h, sizeof h);
     for (int i = 0; i < LANES; i++)
         if (i < n)
-            p[i] = h[i];
+            memcpy(p + i, from + i, sizeof *from);
 #endif
 }
 
