@@ -121,6 +121,10 @@ bool lk_shape_make(const char *text, const lk_sizes *sizes, const lk_field *fiel
 const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT])
 {
     size_t used = 0;
+    if (shape->rank > LK_MAX_RANK) {
+        snprintf(to, LK_SHAPE_TEXT, "of rank %d", shape->rank);
+        return to;
+    }
     to[used++] = '[';
     for (int i = 0; i < shape->rank && used < LK_SHAPE_TEXT - 24; i++)
         used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%s%lld", i ? "," : "",
