@@ -80,6 +80,9 @@ lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor
                             "%s has no possible shape: up to %d sizes that are >= 0 and a product "
                             "that memory can hold",
                             name, LK_MAX_RANK);
+    if ((unsigned)tensor->dtype > LK_ANY)
+        return lk_error_set(error, LK_DTYPE_UNSUPPORTED, name, "%s has no known element type",
+                            name);
     call->given[i] = *tensor;
     return LK_OK;
 }
