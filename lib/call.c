@@ -24,14 +24,27 @@ lk_call *lk_call_new(const lk_loss *loss)
     return call;
 }
 
+/* What a plan has left, if only the first part of one: a caller whose numbers were refused may mend
+ * them and plan again. */
+static void clear_plan(lk_call *call)
+{
+    for (int i = 0; i < LK_MAX_INPUTS; i++) {
+        free(call->converted[i]);
+        call->converted[i] = NULL;
+    }
+    free(call->job.state);
+    free(call->block);
+    call->job.state = NULL;
+    call->block = NULL;
+    call->job.counted = 0;
+    call->job.total_weight = 0;
+}
+
 void lk_call_free(lk_call *call)
 {
     if (!call)
         return;
-    for (int i = 0; i < LK_MAX_INPUTS; i++)
-        free(call->converted[i]);
-    free(call->job.state);
-    free(call->block);
+    clear_plan(call);
     free(call);
 }
 
@@ -305,7 +318,10 @@ lk_status lk_call_plan(lk_call *call, lk_error *error)
 {
     lk_job *job = &call->job;
     lk_status status = lk_call_check(call, error);
-    if (status != LK_OK || (status = take_data(call, error)) != LK_OK ||
+    if (status != LK_OK)
+        return status;
+    clear_plan(call);
+    if ((status = take_data(call, error)) != LK_OK ||
         (status = convert_inputs(call, error)) != LK_OK ||
         (status = check_weights(call, error)) != LK_OK)
         return status;
