@@ -215,6 +215,7 @@ static lk_status check_outputs(lk_call *call, lk_error *error)
 {
     const lk_description *is = &call->loss->is;
     lk_dtype real = lk_compute_type(call);
+    call->job.out_wanted = 0;
     if (call->wanted_count == 0)
         default_outputs(call);
     for (int k = 0; k < call->wanted_count; k++) {
@@ -300,21 +301,28 @@ static lk_status check_options(const lk_call *call, lk_error *error)
     return LK_OK;
 }
 
-lk_status lk_call_check(lk_call *call, lk_error *error)
+static lk_status check_all(lk_call *call, lk_error *error)
 {
     lk_status status;
-    if (call->stage >= CHECKED)
-        return call->stage == CHECKED ? LK_OK : lk_misuse(error, "the call is planned already");
     if ((status = check_missing(call, error)) != LK_OK ||
         (status = check_dtypes(call, error)) != LK_OK ||
         (status = check_axes(call, error)) != LK_OK ||
-        (status = check_shapes(call, error)) != LK_OK)
-        return status;
-    if ((status = check_options(call, error)) != LK_OK ||
+        (status = check_shapes(call, error)) != LK_OK ||
+        (status = check_options(call, error)) != LK_OK ||
         (status = fill_job(call, error)) != LK_OK || (status = check_outputs(call, error)) != LK_OK)
         return status;
-    if (call->job.loss->check && (status = call->job.loss->check(&call->job, error)) != LK_OK)
-        return status;
-    call->stage = CHECKED;
-    return LK_OK;
+    return call->job.loss->check ? call->job.loss->check(&call->job, error) : LK_OK;
+}
+
+lk_status lk_call_check(lk_call *call, lk_error *error)
+{
+    const int wanted_count = call->wanted_count;
+    if (call->stage >= CHECKED)
+        return call->stage == CHECKED ? LK_OK : lk_misuse(error, "the call is planned already");
+    lk_status status = check_all(call, error);
+    if (status == LK_OK)
+        call->stage = CHECKED;
+    else
+        call->wanted_count = wanted_count; /* the default outputs were not asked for */
+    return status;
 }
