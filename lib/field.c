@@ -92,6 +92,8 @@ static bool parse(const lk_field *field, void *place, const char *text)
         long long value = off ? OFF : strtoll(text, &stop, 10);
         if (!off && (*stop != '\0' || errno != 0))
             return false;
+        if (!off && value == OFF && (field->flags & LK_OFF))
+            return false; /* the one number that cannot be told from off */
         *(int64_t *)place = value;
         return true;
     }
