@@ -137,13 +137,13 @@ LK_INLINE real class_sum_exp(const real *z, int64_t n, real shift)
     vec a = {0}, b = {0}, c = {0}, d = {0};
     int64_t k = 0;
     for (; k + 4 * LANES <= n; k += 4 * LANES) {
-        a += v_exp(v_read(z + k) - s);
-        b += v_exp(v_read(z + k + LANES) - s);
-        c += v_exp(v_read(z + k + 2 * LANES) - s);
-        d += v_exp(v_read(z + k + 3 * LANES) - s);
+        a += v_exp_nonpos(v_read(z + k) - s);
+        b += v_exp_nonpos(v_read(z + k + LANES) - s);
+        c += v_exp_nonpos(v_read(z + k + 2 * LANES) - s);
+        d += v_exp_nonpos(v_read(z + k + 3 * LANES) - s);
     }
     for (; k < n; k += LANES)
-        a += v_exp(v_read(z + k) - s);
+        a += v_exp_nonpos(v_read(z + k) - s);
     return v_sum((a + b) + (c + d));
 }
 
@@ -260,7 +260,7 @@ LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const 
         vec heat = {0};
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
-            vec d = v_read(z + i) - top, e = v_exp(d);
+            vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
             heat += v_where(e != zero, e * d);
         }
         total += (double)v_sum(heat);
@@ -291,14 +291,14 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
         int64_t n = LK_TAIL(k, p->classes);
         vec x = v_load_tail(row->x + k, n, 0), out;
         if (plain) {
-            out = v_fma(a, v_exp(scale * x - top), -b);
+            out = v_fma(a, v_exp_nonpos(scale * x - top), -b);
         } else {
             vec t = v_tanh(x * inverse), z = scale * (capped ? cap * t : x);
             vec wq = class_weights(p, k, n) * b;
             if (row->t)
                 wq = wq * class_q(p, row->t + k, n);
             vec slope = scale * (capped ? (one - t) * (one + t) : one);
-            out = v_fma(a, v_exp(z - top), -wq) * slope;
+            out = v_fma(a, v_exp_nonpos(z - top), -wq) * slope;
         }
         v_store_tail(row->grad_x + k, n, out);
     }
