@@ -27,6 +27,7 @@
 enum {
     CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
     BACKLOG = 1024,
+    SWEEP_MS = 500,
 };
 
 typedef struct listener {
@@ -39,10 +40,19 @@ typedef struct listener {
     char path[108]; /* of a Unix socket, "" otherwise */
 } listener;
 
+/* An open connection. */
+typedef struct peer {
+    struct peer *next, **back;
+    int fd;
+    bool answering; /* its request is whole: it may have shut its side down and still wait */
+} peer;
+
 struct http {
     uv_loop_t *loop;
     uv_prepare_t prepare;
     uv_timer_t timer;
+    uv_timer_t sweep;
+    peer *peers;
     int listeners;
     listener listener[LISTEN_MAX];
     int exchanges;
@@ -312,6 +322,14 @@ static enum MHD_Result take_head(exchange *x, const char *version)
     return send_reply(x);
 }
 
+static void set_answering(struct MHD_Connection *connection, bool answering)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info && info->socket_context)
+        ((peer *)info->socket_context)->answering = answering;
+}
+
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
                                   const char *method, const char *version, const char *data,
                                   size_t *size, void **state)
@@ -331,6 +349,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
         *size = 0;
         return result;
     }
+    set_answering(connection, true);
     if (x->reply.status == 0)
         route_run(x);
     return x->reply.status == 0 ? MHD_YES : send_reply(x); /* 0: suspended */
@@ -384,9 +403,9 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
 {
     http *server = cls;
     exchange *x = *state;
-    (void)connection;
     (void)code;
     *state = NULL;
+    set_answering(connection, false);
     if (!x)
         return;
     server->exchanges--;
@@ -401,10 +420,42 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
-    (void)cls;
-    (void)connection;
-    (void)context;
-    atomic_fetch_add(&metric.connections, code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1);
+    http *server = cls;
+    peer *l = *context;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        atomic_fetch_add(&metric.connections, 1);
+        l = calloc(1, sizeof *l);
+        *context = l;
+        if (!l)
+            return; /* it is not swept, and closes by the idle timeout */
+        l->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+        l->next = server->peers;
+        l->back = &server->peers;
+        if (l->next)
+            l->next->back = &l->next;
+        server->peers = l;
+        return;
+    }
+    atomic_fetch_sub(&metric.connections, 1);
+    if (!l)
+        return;
+    *l->back = l->next;
+    if (l->next)
+        l->next->back = l->back;
+    free(l);
+}
+
+/* libmicrohttpd takes a short read for the end of what has come and waits for the next edge of
+ * epoll; where the end of the stream came with the data there is no next edge. Such a connection,
+ * whose request can no more become whole, would stay until the idle timeout and hold a shutdown up.
+ */
+static void on_sweep(uv_timer_t *timer)
+{
+    http *server = timer->data;
+    char byte;
+    for (peer *l = server->peers; l; l = l->next)
+        if (!l->answering && recv(l->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+            shutdown(l->fd, SHUT_RDWR); /* makes an edge; libmicrohttpd closes it */
 }
 
 /* Paths are split before they are decoded; see split_target. */
@@ -548,7 +599,7 @@ static bool start_listener(listener *l, const char *address, const flags *f)
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
         l->server, MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL, MHD_OPTION_LISTEN_SOCKET,
         l->socket, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l->server,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, NULL, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, l->server, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
         l->server, MHD_OPTION_UNESCAPE_CALLBACK, no_unescape, NULL,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)f->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
@@ -578,6 +629,8 @@ http *http_start(uv_loop_t *loop, const flags *f)
     server->prepare.data = server;
     uv_timer_init(loop, &server->timer);
     server->timer.data = server;
+    uv_timer_init(loop, &server->sweep);
+    server->sweep.data = server;
     for (int i = 0; i < f->listens; i++) {
         listener *l = &server->listener[i];
         l->server = server;
@@ -591,6 +644,7 @@ http *http_start(uv_loop_t *loop, const flags *f)
         server->listeners++;
     }
     uv_prepare_start(&server->prepare, on_prepare);
+    uv_timer_start(&server->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
     return server;
 }
 
@@ -647,4 +701,5 @@ void http_stop(http *server)
     }
     close_handle(server, (uv_handle_t *)&server->prepare);
     close_handle(server, (uv_handle_t *)&server->timer);
+    close_handle(server, (uv_handle_t *)&server->sweep);
 }
