@@ -288,7 +288,7 @@ const lk_tensor *lk_call_tensor(const lk_call *call, const char *name);
 lk_status lk_call_data(lk_call *call, const char *name, void *data);
 
 /* After check: how many outputs, and the name, type and shape of the i-th (data is what was bound).
- * `out` may be NULL. */
+ * `out` may be NULL; the name lives as long as the call. */
 int lk_call_outputs(const lk_call *call);
 const char *lk_call_output(const lk_call *call, int i, lk_tensor *out);
 

@@ -80,18 +80,18 @@ typedef struct classwise_options {
         .help = "positions with 0 are ignored and not read; default all counted"                   \
     }
 #define CLASSWISE_DIAGNOSTICS(shape)                                                               \
-    [NLL] = {"nll", shape, LK_ANY,                                                                 \
-             "-log p of the target, without weight or smoothing; index targets"},                  \
-    [LSE] = {"lse", shape, LK_ANY, "logsumexp of the scaled scores"},                              \
-    [ENTROPY] = {"entropy", shape, LK_ANY, "entropy of softmax"},                                  \
-    [PREDICTED] = {"predicted", shape, LK_I64,                                                     \
-                   "the class of the highest score; -1 where ignored"},                            \
-    [ACCURACY] = {"accuracy", "", LK_ANY,                                                          \
-                  "share of counted rows whose predicted class is the target"},                    \
-    [COUNT] = {"count", "", LK_I64, "number of counted rows"},                                     \
-    [PERPLEXITY] = {"perplexity", "", LK_ANY, "exp of the mean nll of the counted rows"},          \
-    [Z_LOSS] = {"z_loss", "loss", LK_ANY, "the part of the loss that z_loss adds"},                \
-    [DENOMINATOR] = {"denominator", "", LK_ANY, "what the mean divides by"}
+    [NLL] = LK_OUTPUT("nll", shape, LK_ANY,                                                        \
+                      "-log p of the target, without weight or smoothing; index targets"),         \
+    [LSE] = LK_OUTPUT("lse", shape, LK_ANY, "logsumexp of the scaled scores"),                     \
+    [ENTROPY] = LK_OUTPUT("entropy", shape, LK_ANY, "entropy of softmax"),                         \
+    [PREDICTED] =                                                                                  \
+        LK_OUTPUT("predicted", shape, LK_I64, "the class of the highest score; -1 where ignored"), \
+    [ACCURACY] = LK_OUTPUT("accuracy", "", LK_ANY,                                                 \
+                           "share of counted rows whose predicted class is the target"),           \
+    [COUNT] = LK_OUTPUT("count", "", LK_I64, "number of counted rows"),                            \
+    [PERPLEXITY] = LK_OUTPUT("perplexity", "", LK_ANY, "exp of the mean nll of the counted rows"), \
+    [Z_LOSS] = LK_OUTPUT("z_loss", "loss", LK_ANY, "the part of the loss that z_loss adds"),       \
+    [DENOMINATOR] = LK_OUTPUT("denominator", "", LK_ANY, "what the mean divides by")
 
 /* What a row is scored against, and what its two parts are multiplied with before the reduction. */
 typedef struct class_target {

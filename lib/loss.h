@@ -189,6 +189,12 @@ struct lk_loss {
     LK_REDUCTION_FIELD(st, "mean", "none|sum|mean", "one loss per row, their sum, or their mean"), \
         LK_NUM_ITEMS_FIELD(st), LK_EMPTY_MEAN_FIELD(st), LK_NONFINITE_FIELD(st)
 
+/* A diagnostic. */
+#define LK_OUTPUT(name_, shape_, dtype_, help_)                                                    \
+    {                                                                                              \
+        .name = (name_), .shape = (shape_), .dtype = (dtype_), .help = (help_)                     \
+    }
+
 /* The input that every loss takes. */
 #define LK_GRAD_OUTPUT                                                                             \
     {                                                                                              \

@@ -300,6 +300,13 @@ static int read_inputs(trial *t, held *out)
 /* Evaluate the case into `outputs`, freshly allocated, the wanted ones in order; returns how many,
  * 0 after a failure that has been reported. With `in_place`, outputs go over the inputs where that
  * is offered, and the blocks run one by one from the last to the first. */
+/* The call's names go with the call; those of the case stay. */
+static const char *lasting_name(const trial *t, const char *name)
+{
+    void *at = json_object_iter_at(json_object_get(t->json, "outputs"), name);
+    return at ? json_object_iter_key(at) : NULL;
+}
+
 static int evaluate(trial *t, held *inputs, int n_inputs, held *outputs, bool in_place)
 {
     lk_error error = {0};
@@ -335,7 +342,7 @@ static int evaluate(trial *t, held *inputs, int n_inputs, held *outputs, bool in
     bool over[MAX_TENSORS] = {false};
     for (; count < lk_call_outputs(call) && count < MAX_TENSORS; count++) {
         held *out = &outputs[count];
-        out->name = lk_call_output(call, count, &out->tensor);
+        out->name = lasting_name(t, lk_call_output(call, count, &out->tensor));
         if (lk_tensor_count(&out->tensor) < 0 || !allocate(&out->tensor)) {
             complain(t, "output %s has no size", out->name ? out->name : "(unnamed)");
             release(outputs, count);

@@ -58,11 +58,11 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {
     CLASSWISE_DIAGNOSTICS("B T"),
-    [NLL_SUM] = {"nll_sum", "", LK_ANY, "sum of the counted nll"},
-    [BITS_PER_TOKEN] = {"bits_per_token", "", LK_ANY, "nll_sum / (count ln 2)"},
-    [BITS_PER_BYTE] = {"bits_per_byte", "", LK_ANY, "nll_sum / (num_bytes ln 2)"},
-    [BYTE_PERPLEXITY] = {"byte_perplexity", "", LK_ANY, "exp(nll_sum / num_bytes)"},
-    [WORD_PERPLEXITY] = {"word_perplexity", "", LK_ANY, "exp(nll_sum / num_words)"},
+    [NLL_SUM] = LK_OUTPUT("nll_sum", "", LK_ANY, "sum of the counted nll"),
+    [BITS_PER_TOKEN] = LK_OUTPUT("bits_per_token", "", LK_ANY, "nll_sum / (count ln 2)"),
+    [BITS_PER_BYTE] = LK_OUTPUT("bits_per_byte", "", LK_ANY, "nll_sum / (num_bytes ln 2)"),
+    [BYTE_PERPLEXITY] = LK_OUTPUT("byte_perplexity", "", LK_ANY, "exp(nll_sum / num_bytes)"),
+    [WORD_PERPLEXITY] = LK_OUTPUT("word_perplexity", "", LK_ANY, "exp(nll_sum / num_words)"),
     {0},
 };
 
