@@ -67,7 +67,9 @@ ISA_avx512 := -DLK_VECTOR_BYTES=64 -mavx512f -mavx512bw -mavx512dq -mavx512vl -m
 ISA_neon := -DLK_VECTOR_BYTES=16
 # -Wno-psabi: vectors are passed between inlined functions only, so no ABI is at stake.
 KERNEL := -O3 -ffp-contract=off -fno-math-errno -Wno-psabi
-KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O3,$(KERNEL)))
+# Under a sanitizer gcc 12 takes a vector of one lane, set in a loop over its lanes, for uninitialised.
+KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O3,$(KERNEL)) \
+	-Wno-maybe-uninitialized)
 
 LOSSES := $(basename $(notdir $(wildcard lib/losses/*.c)))
 LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c)))
