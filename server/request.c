@@ -221,9 +221,8 @@ static void work_shard(uv_work_t *work)
 
 /* On the loop. */
 
-static void hand_over(request *r, uv_work_t *work, uv_work_cb on_pool, uv_after_work_cb on_loop)
+static void hand_over(uv_work_t *work, uv_work_cb on_pool, uv_after_work_cb on_loop)
 {
-    r->queued = uv_hrtime();
     atomic_fetch_add(&metric.queue_jobs, 1);
     (void)uv_queue_work(shared.loop, work, on_pool, on_loop); /* fails only without on_pool */
 }
@@ -272,10 +271,11 @@ static void run_shards(request *r)
         return;
     }
     r->away = count;
+    r->queued = uv_hrtime(); /* before the first of them is away */
     for (int i = 0; i < count; i++) {
         r->shards[i] = (shard){.r = r, .i = i};
         r->shards[i].work.data = &r->shards[i];
-        hand_over(r, &r->shards[i].work, work_shard, after_shard);
+        hand_over(&r->shards[i].work, work_shard, after_shard);
     }
 }
 
@@ -288,7 +288,8 @@ static void after_step(uv_work_t *work, int status)
     } else if (r->step == STEP_RUN) {
         run_shards(r);
     } else if (reserve(r, r->x->body_size + r->e->need - r->reserved, &r->problem)) {
-        hand_over(r, &r->work, work_fill, after_step);
+        r->queued = uv_hrtime();
+        hand_over(&r->work, work_fill, after_step);
     } else {
         answer(r);
     }
@@ -306,7 +307,8 @@ void request_start(request *r)
     }
     r->work.data = r;
     http_suspend(x);
-    hand_over(r, &r->work, work_open, after_step);
+    r->queued = uv_hrtime();
+    hand_over(&r->work, work_open, after_step);
 }
 
 /* End. */
