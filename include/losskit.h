@@ -166,12 +166,14 @@ enum {
     LK_GRADIENT = 1 << 2,       /* and is among the default outputs */
     LK_ROW_LOCAL = 1 << 3,      /* its gradient may be written over it */
     LK_WEIGHTS = 1 << 4,        /* every element must be finite and >= 0 */
+    LK_IGNORES = 1 << 5,        /* a mask: where it is 0, nothing else is read */
 };
 
 /* A shape pattern is a list of words. A letter is one size, the same wherever the letter stands in
  * the call. `*` is any number of leading sizes, the same wherever it stands. A letter with
  * `@option` is an axis that stands where that integer option says (-1: where it is written).
- * "" is one number, for which [1] is accepted too. "loss" is the shape of the output `loss`. */
+ * `1` is a size of 1. "" is one number, for which [1] is accepted too. "loss" is the shape of the
+ * output `loss`. */
 typedef struct lk_form {
     const char *shape;
     unsigned dtypes;
@@ -204,6 +206,7 @@ enum {
     LK_SHIFT_FREE = 1 << 2,  /* with default options, adding a constant to a row changes nothing */
     LK_TRANSFORM = 1 << 3,   /* no loss and no gradient: only the outputs it lists */
     LK_ROWWISE = 1 << 4,     /* row i reads row i of every input that has rows, and no other */
+    LK_HELD = 1 << 5,        /* the gradient holds some values constant that the loss depends on */
 };
 
 /* All that is known of a loss. Constant, valid for ever; the arrays end with an entry whose name is

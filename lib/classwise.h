@@ -76,7 +76,7 @@ typedef struct classwise_options {
     }
 #define CLASSWISE_MASK(shape)                                                                      \
     {                                                                                              \
-        .name = "mask", .forms = {{shape, LK_MASKS}}, .flags = LK_OPTIONAL,                        \
+        .name = "mask", .forms = {{shape, LK_MASKS}}, .flags = LK_OPTIONAL | LK_IGNORES,           \
         .help = "positions with 0 are ignored and not read; default all counted"                   \
     }
 #define CLASSWISE_DIAGNOSTICS(shape)                                                               \

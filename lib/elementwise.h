@@ -37,7 +37,7 @@ static const lk_input elementwise_inputs[] = {
                        .help = "weight of each element; default ones"},
     [MASK] = {.name = "mask",
               .forms = {{"*", LK_MASKS}},
-              .flags = LK_OPTIONAL,
+              .flags = LK_OPTIONAL | LK_IGNORES,
               .help = "elements with 0 are ignored and not read; default all counted"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},

@@ -44,6 +44,12 @@ static int axis_of(const pattern *p, int i, int rank)
     return axis < rank ? (int)axis : -1;
 }
 
+/* The size of letter i, or -1 if nothing has bound it. */
+static int64_t size_of(const pattern *p, int i, const lk_sizes *sizes)
+{
+    return p->letter[i] == '1' ? 1 : sizes->size[p->letter[i] - 'A'];
+}
+
 void lk_sizes_clear(lk_sizes *sizes)
 {
     sizes->lead_rank = -1;
@@ -77,6 +83,11 @@ bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_size
         if (axis < 0 || taken[axis])
             return false;
         taken[axis] = true;
+        if (p.letter[i] == '1') {
+            if (shape->shape[axis] != 1)
+                return false;
+            continue;
+        }
         int64_t *size = &bound.size[p.letter[i] - 'A'];
         if (*size >= 0 && *size != shape->shape[axis])
             return false;
@@ -107,10 +118,11 @@ bool lk_shape_make(const char *text, const lk_sizes *sizes, const lk_field *fiel
     shape->rank = leads + p.letters;
     for (int i = 0; i < p.letters; i++) {
         int axis = axis_of(&p, i, shape->rank);
-        if (axis < 0 || taken[axis] || sizes->size[p.letter[i] - 'A'] < 0)
+        int64_t size = size_of(&p, i, sizes);
+        if (axis < 0 || taken[axis] || size < 0)
             return false;
         taken[axis] = true;
-        shape->shape[axis] = sizes->size[p.letter[i] - 'A'];
+        shape->shape[axis] = size;
     }
     for (int axis = 0; axis < shape->rank; axis++)
         if (!taken[axis])
@@ -144,7 +156,7 @@ const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_
         used +=
             (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%lld,", (long long)sizes->lead[i]);
     for (int i = 0; i < p.letters && used < LK_SHAPE_TEXT - 24; i++) {
-        int64_t size = sizes->size[p.letter[i] - 'A'];
+        int64_t size = size_of(&p, i, sizes);
         if (size < 0)
             used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%c,", p.letter[i]);
         else

@@ -316,7 +316,7 @@ static bool lay_out(const trial *t, const char *pattern, layout *to)
         if (k >= to->rank || to->owner[k])
             return false;
         to->owner[k] = letters[i];
-        to->shape[k] = t->size[letters[i] - 'A'];
+        to->shape[k] = letters[i] == '1' ? 1 : t->size[letters[i] - 'A'];
     }
     for (int k = 0, lead = 0; k < to->rank; k++) {
         if (!to->owner[k]) {
@@ -530,7 +530,7 @@ static bool *ignored_rows(const trial *t)
             continue;
         for (int64_t j = 0; j < in->at.count; j++) {
             int64_t row = row_of(t, &in->at, j);
-            if (row >= 0 && is_mask(in->type) && in->x[j] == 0)
+            if (row >= 0 && (in->is->flags & LK_IGNORES) && in->x[j] == 0)
                 ignored[row] = true;
             for (int k = 0; k < n && row >= 0 && !is_mask(in->type); k++)
                 if (in->x[j] == marks[k])
@@ -766,9 +766,10 @@ static bool draw_input(trial *t, int i, double scale, const wish *w)
         return false;
     for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
         if (rng_chance(fmin(0.1, 3.0 / (double)in->at.count)))
-            in->x[j] = rng_chance(0.3)   ? (double)NAN
-                       : rng_chance(0.3) ? (double)INFINITY
-                                         : -(double)INFINITY;
+            /* An infinity is legal nowhere that has a range, such as a probability. */
+            in->x[j] = in->is->range || rng_chance(0.3) ? (double)NAN
+                       : rng_chance(0.3)                ? (double)INFINITY
+                                                        : -(double)INFINITY;
     return true;
 }
 
@@ -1061,7 +1062,8 @@ static trial trial_draw(const lk_loss *loss, const wish *w, lk_error *error)
         lk_status status = draw_inputs(&t, w, error);
         if (status == LK_OK)
             want_all(&t);
-        if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE)
+        if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&
+            status != LK_MISSING_INPUT && status != LK_MISSING_OPTION)
             return t;
         trial_free(&t);
     }
