@@ -287,7 +287,8 @@ lk_status lk_call_check(lk_call *call, lk_error *error);
 /* After check: an input as resolved; NULL if it was not given. */
 const lk_tensor *lk_call_tensor(const lk_call *call, const char *name);
 
-/* Where an input's numbers are, if they were not there when it was given. */
+/* Where an input's numbers are, if they were not there when it was given. Inputs whose numbers come
+ * this way do not overlap. */
 lk_status lk_call_data(lk_call *call, const char *name, void *data);
 
 /* After check: how many outputs, and the name, type and shape of the i-th (data is what was bound).

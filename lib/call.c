@@ -183,16 +183,9 @@ const char *lk_call_output(const lk_call *call, int i, lk_tensor *out)
 
 const lk_tensor *lk_call_in_place(const lk_call *call, int i)
 {
-    if (i < 0 || i >= lk_call_outputs(call) || call->wanted[i].kind != GRADIENT)
+    if (i < 0 || i >= lk_call_outputs(call) || !call->wanted[i].in_place)
         return NULL;
-    int input = call->wanted[i].i;
-    if (!(call->loss->is.inputs[input].flags & LK_ROW_LOCAL))
-        return NULL;
-    for (int k = 0; k < LK_MAX_INPUTS; k++)
-        if (k != input && call->given[k].rank >= 0 && call->given[k].data &&
-            call->given[k].data == call->given[input].data)
-            return NULL;
-    return &call->given[input];
+    return &call->given[call->wanted[i].i];
 }
 
 lk_status lk_call_bind(lk_call *call, int i, void *data)

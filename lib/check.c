@@ -211,6 +211,18 @@ static void default_outputs(lk_call *call)
             (void)lk_call_want(call, is->outputs[i].name, NULL);
 }
 
+/* Is the input's memory its gradient's to take? Not if another input was given the same. */
+static bool may_overwrite(const lk_call *call, int i)
+{
+    const void *data = call->given[i].data;
+    if (!(call->loss->is.inputs[i].flags & LK_ROW_LOCAL))
+        return false;
+    for (int k = 0; k < LK_MAX_INPUTS; k++)
+        if (k != i && call->given[k].rank >= 0 && data && call->given[k].data == data)
+            return false;
+    return true;
+}
+
 static lk_status check_outputs(lk_call *call, lk_error *error)
 {
     const lk_description *is = &call->loss->is;
@@ -233,6 +245,7 @@ static lk_status check_outputs(lk_call *call, lk_error *error)
             w->tensor = call->given[w->i];
             w->tensor.data = NULL;
             call->job.grad[w->i] = w->tensor;
+            w->in_place = may_overwrite(call, w->i);
             continue;
         }
         if (w->kind == DIAGNOSTIC) {

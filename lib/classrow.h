@@ -57,6 +57,13 @@ typedef struct class_row {
     int64_t argmax;
 } class_row;
 
+/* A positive option as a number that the computing type has: neither 0 nor infinite. */
+LK_DRIVER double class_clamp(double x)
+{
+    const double least = sizeof(real) == 8 ? 0x1p-1000 : 0x1p-120;
+    return x < least ? least : x > 1 / least ? 1 / least : x;
+}
+
 LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o)
 {
     class_plan p = {.width = job->size['C' - 'A'], .inner = 1};
@@ -71,8 +78,8 @@ LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o)
         p.off = p.classes > 1 ? eps / (double)(p.classes - 1) : 0;
         p.on = 1 - eps;
     }
-    p.scale = o->logit_scale;
-    p.cap = isnan(o->softcap) ? 0 : (real)o->softcap;
+    p.scale = class_clamp(o->logit_scale);
+    p.cap = isnan(o->softcap) ? 0 : (real)class_clamp(o->softcap);
     p.z_loss = o->z_loss;
     p.gamma = o->focal_gamma;
     p.poly1 = o->poly1;
@@ -276,6 +283,13 @@ typedef struct class_slope {
     double at; /* index form: the whole entry of y, without J */
 } class_slope;
 
+/* 1 - tanh(u)^2 without cancellation, also where tanh is 1 but for its last bit. */
+LK_INLINE vec class_slope_of_cap(vec u)
+{
+    const vec one = v_set(1), e = v_exp_nonpos(v_set(-2) * v_abs(u));
+    return v_set(4) * e / ((one + e) * (one + e));
+}
+
 /* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities. */
 LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
                                  const class_slope *g, const bool plain)
@@ -297,14 +311,15 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
             vec wq = class_weights(p, k, n) * b;
             if (row->t)
                 wq = wq * class_q(p, row->t + k, n);
-            vec slope = scale * (capped ? (one - t) * (one + t) : one);
+            vec slope = scale * (capped ? class_slope_of_cap(x * inverse) : one);
             out = v_fma(a, v_exp_nonpos(z - top), -wq) * slope;
         }
         v_store_tail(row->grad_x + k, n, out);
     }
     if (row->y >= 0) {
-        real t = capped ? r_tanh(x_y / p->cap) : 0;
-        double slope = p->scale * (double)((1 - t) * (1 + t));
+        double slope = p->scale;
+        if (capped)
+            slope *= (double)class_slope_of_cap(v_set(x_y * (1 / p->cap)))[0];
         r_store(row->grad_x + row->y, (real)(g->at * slope));
     }
 }
@@ -387,8 +402,15 @@ LK_DRIVER double class_index(const class_plan *p, const class_row *row, const cl
     }
     if (p->poly1 != 0) {
         main += p->poly1 * w * miss;
-        slope->a += p->poly1 * w * hit / r->sum;
-        slope->at -= p->poly1 * w * hit * miss;
+        /* Without focal_gamma the two terms are one, 1 + poly1 p_y, which may be close to 0. */
+        double plain = p->gamma > 0 ? 0 : 1, factor = (plain + p->poly1) - p->poly1 * miss;
+        if (p->gamma > 0) {
+            slope->a += w * factor / r->sum;
+            slope->at -= w * factor * miss;
+        } else {
+            slope->a = w * factor / r->sum;
+            slope->at = -w * factor * miss;
+        }
     }
     if (p->minus_entropy) {
         if (w * p->on > 0)

@@ -95,7 +95,7 @@ LK_DRIVER void elementwise_refuse(const lk_job *job, int64_t first, int64_t coun
     }
 }
 
-/* A sum runs in the computing type over this many elements, then in double. */
+/* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
 enum { ELEMENTWISE_CHUNK = 512 };
 
 #define ELEMENTWISE_KERNELS(options, value, slope)                                                 \
@@ -117,7 +117,7 @@ enum { ELEMENTWISE_CHUNK = 512 };
         for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {                       \
             const int64_t left = first + count - c;                                                \
             const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);         \
-            vec total = {0};                                                                       \
+            wide total = {0};                                                                      \
             for (int64_t i = c; i < end; i += LANES) {                                             \
                 const int64_t n = LK_TAIL(i, end);                                                 \
                 const mask counts = elementwise_mask(job, i, n);                                   \
@@ -125,7 +125,7 @@ enum { ELEMENTWISE_CHUNK = 512 };
                 const vec w = weight ? v_read_tail(weight + i, n, 0) : v_set(1);                   \
                 const mask used = counts & (w != (vec){0});                                        \
                 const vec loss = v_where(used, w * value(o, r));                                   \
-                total += loss;                                                                     \
+                total += v_wide(loss);                                                             \
                 if (per_row && job->value.data)                                                    \
                     elementwise_put(job, i, n, loss);                                              \
                 if (!grad_a && !grad_b)                                                            \
@@ -139,7 +139,7 @@ enum { ELEMENTWISE_CHUNK = 512 };
                 if (grad_b)                                                                        \
                     v_store_tail(grad_b + i, n, -g);                                               \
             }                                                                                      \
-            block->sum[0] += (double)v_sum(total);                                                 \
+            block->sum[0] += wide_sum(total);                                                      \
         }                                                                                          \
     }
 

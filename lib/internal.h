@@ -26,6 +26,7 @@ typedef struct wanted {
     int i; /* of the input or the diagnostic */
     char name[48];
     lk_tensor tensor;
+    bool in_place; /* the gradient may be written over its input */
 } wanted;
 
 struct lk_call {

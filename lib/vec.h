@@ -137,6 +137,22 @@ LK_INLINE mask m_first(int64_t n)
     return m_iota() < m_set((ilane)n);
 }
 
+/* The lanes as doubles, for sums over many rows. */
+typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
+
+LK_INLINE wide v_wide(vec x)
+{
+    return __builtin_convertvector(x, wide);
+}
+
+LK_INLINE double wide_sum(wide x)
+{
+    double sum = 0;
+    for (int i = 0; i < LANES; i++)
+        sum += x[i];
+    return sum;
+}
+
 /* Sum and maximum over the lanes, always in the same tree. v_top drops NaN like v_max. */
 LK_INLINE real v_sum(vec x)
 {

@@ -216,7 +216,6 @@ LK_INLINE vec v_tanh(vec x)
     vec small = v_fma(a, square * p, a);
 #else
     /* Unfused, the roundings would add up to more than an ulp. */
-    typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
     wide z = __builtin_convertvector(a, wide);
     z += z * (z * z * __builtin_convertvector(p, wide));
     vec small = __builtin_convertvector(z, vec);

@@ -29,7 +29,7 @@ static inline cursor cursor_new(span s)
 
 static inline size_t cursor_left(const cursor *c)
 {
-    return c->failed ? 0 : (size_t)(c->end - c->p);
+    return c->failed || c->p >= c->end ? 0 : (size_t)(c->end - c->p);
 }
 
 /* The next byte, without taking it; '\0' at the end. */

@@ -122,8 +122,19 @@ static size_t aligned(size_t size)
     return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
+/* Sizes are what a client claims: beyond this they stay this, and are refused. */
+static const size_t TOO_MUCH = (size_t)1 << 56;
+
+static void add(size_t *sum, size_t size)
+{
+    *sum = size > TOO_MUCH || *sum + aligned(size) > TOO_MUCH ? TOO_MUCH : *sum + aligned(size);
+}
+
+/* NULL if the sums of evaluation_open did not foresee it, which is a bug. */
 static void *arena_take(evaluation *e, size_t size)
 {
+    if (size > e->arena_size - e->arena_used)
+        return NULL;
     void *p = e->arena + e->arena_used;
     e->arena_used += aligned(size);
     return p;
@@ -144,19 +155,22 @@ static void add_up(evaluation *e, int shards)
         if (t && lk_tensor_count(t) > e->elements)
             e->elements = lk_tensor_count(t);
         if (t && e->in->copies)
-            e->arena_size += aligned(tensor_bytes(t));
+            add(&e->arena_size, tensor_bytes(t));
     }
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)lk_call_output(e->call, i, &t);
         if (!lk_call_in_place(e->call, i))
-            e->arena_size += aligned(tensor_bytes(&t));
+            add(&e->arena_size, tensor_bytes(&t));
     }
     int64_t most = e->elements / SHARD_ELEMENTS;
     e->shards = most < 1 ? 1 : most < shards ? (int)most : shards;
     e->scratch_each = aligned(lk_call_scratch(e->call));
-    e->arena_size += e->scratch_each * (size_t)e->shards;
-    e->need = e->arena_size + lk_call_memory(e->call) + e->out->bound(e);
+    for (int i = 0; i < e->shards; i++)
+        add(&e->arena_size, e->scratch_each);
+    e->need = e->arena_size;
+    add(&e->need, lk_call_memory(e->call));
+    add(&e->need, e->out->bound(e));
 }
 
 /* The steps. */
@@ -169,6 +183,8 @@ bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
     if (lk_call_check(e->call, &error) != LK_OK)
         return problem_from(p, &error);
     add_up(e, shards);
+    if (e->need >= TOO_MUCH)
+        return problem_set(p, 413, "too_large", "the request needs more memory than there is");
     return true;
 }
 
@@ -187,7 +203,10 @@ bool evaluation_fill(evaluation *e, problem *p)
     }
     for (int i = 0; e->in->copies && i < e->sources; i++) {
         const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
-        (void)lk_call_data(e->call, e->source[i].name, arena_take(e, tensor_bytes(t)));
+        void *data = arena_take(e, tensor_bytes(t));
+        if (!data && tensor_bytes(t) > 0)
+            return problem_set(p, 500, "internal", "an input outgrew its reservation");
+        (void)lk_call_data(e->call, e->source[i].name, data);
     }
     if (!e->in->fill(e, p))
         return false;
@@ -195,7 +214,10 @@ bool evaluation_fill(evaluation *e, problem *p)
         lk_tensor t;
         const lk_tensor *over = lk_call_in_place(e->call, i);
         (void)lk_call_output(e->call, i, &t);
-        (void)lk_call_bind(e->call, i, over ? over->data : arena_take(e, tensor_bytes(&t)));
+        void *data = over ? over->data : arena_take(e, tensor_bytes(&t));
+        if (!data && tensor_bytes(&t) > 0)
+            return problem_set(p, 500, "internal", "an output outgrew its reservation");
+        (void)lk_call_bind(e->call, i, data);
     }
     e->scratch = arena_take(e, e->scratch_each * (size_t)e->shards);
     if (lk_call_plan(e->call, &error) != LK_OK)

@@ -152,6 +152,9 @@ static bool split_target(exchange *x, problem *p)
         *query = '\0';
         x->query = query + 1;
     }
+    /* The absolute form, which a server must take though only proxies send it. */
+    if (strncasecmp(path, "http://", 7) == 0)
+        path += 7 + strcspn(path + 7, "/");
     if (path[0] != '/')
         return problem_set(p, 400, "malformed_request", "the path must begin with /");
     for (bool more = true; more;) {
@@ -303,7 +306,13 @@ static enum MHD_Result take_head(exchange *x, const char *version)
         http_reply_problem(x, &p);
         return send_reply(x);
     }
-    if (!split_target(x, &p)) {
+    const char *expect = http_header(x, "Expect");
+    if (expect && strcasecmp(expect, "100-continue") != 0) {
+        problem_set(&p, 417, "expectation_failed",
+                    "Expect is \"%.40s\"; only 100-continue is known", expect);
+        http_reply_problem(x, &p);
+        x->refused = true;
+    } else if (!split_target(x, &p)) {
         http_reply_problem(x, &p);
         x->refused = true;
     } else if (!route_begin(x)) {
@@ -409,8 +418,7 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
     if (!x)
         return;
     server->exchanges--;
-    if (x->route)
-        route_end(x);
+    route_end(x);
     free_body(x);
     buffer_free(&x->reply.text);
     free(x->target);

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_MAX_ = 8192 };
+enum { LINE_MAX_ = 8192, VALUE_MAX = 256 };
 
 static bool as_json;
 static int least = LOG_INFO;
@@ -23,6 +23,20 @@ void log_set(bool json, int level)
 bool log_wants(int level)
 {
     return level <= least;
+}
+
+/* A value cut to what a line has room for, at the beginning of a character. */
+static const char *cut(const char *text, char to[VALUE_MAX])
+{
+    size_t size = strnlen(text, VALUE_MAX);
+    if (size < VALUE_MAX)
+        return text;
+    size = VALUE_MAX - 4;
+    while (size > 0 && ((unsigned char)text[size] & 0xc0) == 0x80)
+        size--;
+    memcpy(to, text, size);
+    memcpy(to + size, "...", 4);
+    return to;
 }
 
 /* logfmt: bare where that is unmistakable, else as a JSON string. */
@@ -61,7 +75,8 @@ void log_line(int level, const char *event, ...)
         if (!text)
             continue;
         buffer_printf(&b, as_json ? ",\"%s\":" : " %s=", name);
-        value(&b, text);
+        char room[VALUE_MAX];
+        value(&b, cut(text, room));
     }
     va_end(args);
     buffer_text(&b, as_json ? "}\n" : "\n");

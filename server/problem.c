@@ -65,8 +65,8 @@ const char *problem_title(int status)
         {400, "Bad Request"},           {404, "Not Found"},
         {405, "Method Not Allowed"},    {406, "Not Acceptable"},
         {413, "Content Too Large"},     {415, "Unsupported Media Type"},
-        {422, "Unprocessable Content"}, {500, "Internal Server Error"},
-        {503, "Service Unavailable"},
+        {417, "Expectation Failed"},    {422, "Unprocessable Content"},
+        {500, "Internal Server Error"}, {503, "Service Unavailable"},
     };
     for (size_t i = 0; i < sizeof titles / sizeof *titles; i++)
         if (titles[i].status == status)

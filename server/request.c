@@ -75,6 +75,11 @@ size_t request_max_body(void)
 
 static bool reserve(request *r, size_t bytes, problem *p)
 {
+    if (bytes > shared.budget || r->reserved + bytes > shared.budget)
+        return problem_set(p, 413, "too_large",
+                           "the request needs %zu bytes; the memory budget for all is %zu "
+                           "(--memory-budget)",
+                           r->reserved + bytes, shared.budget);
     if (bytes > shared.budget - shared.used)
         return problem_set(
             p, 503, "over_budget",
@@ -191,7 +196,7 @@ static void work_open(uv_work_t *work)
     r->step = STEP_OPEN;
     if (evaluation_open(r->e, r->x->query, shared.workers, &r->problem)) {
         r->step = STEP_RESERVE;
-        if (r->x->body_size + r->e->need <= r->reserved)
+        if (r->x->body_capacity + r->e->need <= r->reserved)
             fill(r);
     }
     r->decode = seconds(start, uv_hrtime());
@@ -287,7 +292,7 @@ static void after_step(uv_work_t *work, int status)
         answer(r);
     } else if (r->step == STEP_RUN) {
         run_shards(r);
-    } else if (reserve(r, r->x->body_size + r->e->need - r->reserved, &r->problem)) {
+    } else if (reserve(r, r->x->body_capacity + r->e->need - r->reserved, &r->problem)) {
         r->queued = uv_hrtime();
         hand_over(&r->work, work_fill, after_step);
     } else {
@@ -335,7 +340,8 @@ void request_end(request *r)
         return;
     exchange *x = r->x;
     int loss = place_of_loss(r->loss);
-    metrics_request(loss, place_of_wire(r->in), x->reply.status);
+    if (x->reply.status != 0) /* else the client left before there was an answer */
+        metrics_request(loss, place_of_wire(r->in), x->reply.status);
     metrics_observe(&metric.request_duration_seconds, seconds(x->start, uv_hrtime()));
     if (r->e) {
         metrics_observe(&metric.queue_duration_seconds, r->queue);

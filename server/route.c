@@ -203,9 +203,9 @@ void route_end(exchange *x)
         snprintf(status, sizeof status, "%d", x->reply.status);
         snprintf(ms, sizeof ms, "%.3f", (double)(uv_hrtime() - x->start) * 1e-6);
         snprintf(bytes, sizeof bytes, "%zu", x->body_size);
-        log_line(LOG_INFO, "request", "id", x->id, "method", x->method, "path", x->route->path,
-                 "name", x->segments > 2 ? x->segment[2] : NULL, "status", status, "bytes", bytes,
-                 "ms", ms, NULL);
+        log_line(LOG_INFO, "request", "id", x->id, "method", x->method, "path",
+                 x->route ? x->route->path : "-", "name", x->segments > 2 ? x->segment[2] : NULL,
+                 "status", status, "bytes", bytes, "ms", ms, NULL);
     }
     request_end(x->request);
 }

@@ -15,6 +15,7 @@
 enum {
     NAME_MAX_ = 64,       /* longer names are cut; none that long is known */
     OPTION_TEXT_MAX = 32, /* a number as text */
+    TREE_MAX = 64 * 1024, /* text for jansson */
 };
 
 static bool malformed(problem *p, const char *what)
@@ -37,7 +38,7 @@ static bool take_string(cursor *c, span *s)
     if (cursor_peek(c) != '"')
         return false;
     for (c->p++; c->p < c->end && *c->p != '"'; c->p++)
-        if (*c->p == '\\')
+        if (*c->p == '\\' && c->p + 1 < c->end)
             c->p++;
     if (c->p >= c->end)
         return false;
@@ -82,13 +83,16 @@ static bool take_value(cursor *c, span *s)
 
 static json_t *tree(span s, json_error_t *error)
 {
+    /* jansson needs some forty bytes for one of text: what it is given must be short. */
+    if (s.size > TREE_MAX)
+        return NULL;
     return json_loadb(s.data, s.size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, error);
 }
 
 /* A string token's text, cut to fit. False if it is not a string of valid UTF-8. */
 static bool string_text(span s, char to[NAME_MAX_])
 {
-    bool simple = s.size >= 2;
+    bool simple = s.size >= 2 && s.data[0] == '"' && s.data[s.size - 1] == '"';
     for (size_t i = 0; i < s.size; i++)
         if (s.data[i] == '\\' || (unsigned char)s.data[i] < 0x20 || (unsigned char)s.data[i] > 0x7e)
             simple = false;
@@ -355,6 +359,12 @@ static bool read_mask(reader *r)
     return true;
 }
 
+/* What may stand between two numbers, since scan_shape has seen that it is well-formed. */
+static bool is_between(char c)
+{
+    return c == '[' || c == ']' || c == ',' || is_space(c);
+}
+
 /* All numbers of a text whose brackets scan_shape has seen to be in order. */
 static bool read_numbers(span text, const char *input, const lk_tensor *t, problem *p)
 {
@@ -363,10 +373,16 @@ static bool read_numbers(span text, const char *input, const lk_tensor *t, probl
     const bool integers = t->dtype == LK_I64 || t->dtype == LK_I32;
     const bool masks = t->dtype == LK_BOOL || t->dtype == LK_U8;
     for (r.i = 0; r.i < count; r.i++) {
-        while (r.c.p < r.c.end && !begins_number(*r.c.p))
+        /* A token of the walk for the shape ends where a number does, or it is not one. */
+        while (r.c.p < r.c.end && is_between(*r.c.p))
             r.c.p++;
+        cursor token = r.c;
         if (!(integers ? read_integer(&r) : masks ? read_mask(&r) : read_float(&r)))
             return false;
+        if (cursor_left(&r.c) && !is_between(*r.c.p)) {
+            r.c = token;
+            return bad_number(&r, 400, "malformed_body", "one JSON value");
+        }
     }
     return true;
 }
@@ -384,13 +400,41 @@ static int base64_digit(char c)
     return c == '+' ? 62 : c == '/' ? 63 : -1;
 }
 
-static bool read_base64(const source *s, const lk_tensor *t, problem *p)
+/* The digits between the quotes, and how many bytes they hold. */
+static span base64_digits(span text, uint64_t *bytes)
 {
-    size_t size = (size_t)lk_tensor_count(t) * lk_dtype_size(t->dtype), used = 0;
-    unsigned bits = 0, have = 0;
-    span text = {s->text.data + 1, s->text.size - 2};
+    size_t escapes = 0;
+    text = (span){text.data + 1, text.size - 2};
     while (text.size > 0 && text.data[text.size - 1] == '=')
         text.size--;
+    for (size_t i = 0; i < text.size; i++)
+        escapes += text.data[i] == '\\';
+    *bytes = (uint64_t)(text.size - escapes) * 6 / 8;
+    return text;
+}
+
+/* Is there as much of it as the shape needs? Asked before any memory is, since the shape is the
+ * client's word. Without a dtype the widest that fits is assumed to come later and is checked
+ * again. */
+static bool base64_fits(span text, const char *input, const lk_tensor *t, problem *p)
+{
+    uint64_t bytes, count = (uint64_t)lk_tensor_count(t);
+    (void)base64_digits(text, &bytes);
+    uint64_t width = lk_dtype_size(t->dtype), need = count * (width ? width : 1);
+    if (width ? bytes == need : bytes >= need && bytes / 8 <= count)
+        return true;
+    return problem_input(p, 400, "ragged_tensor", input,
+                         "inputs.%s.base64 holds %llu bytes; its shape and dtype need %llu", input,
+                         (unsigned long long)bytes, (unsigned long long)need);
+}
+
+static bool read_base64(const source *s, const lk_tensor *t, problem *p)
+{
+    uint64_t size = (uint64_t)lk_tensor_count(t) * lk_dtype_size(t->dtype), used = 0, bytes;
+    unsigned bits = 0, have = 0;
+    span text = base64_digits(s->text, &bytes);
+    if (!base64_fits(s->text, s->name, t, p))
+        return false;
     for (size_t i = 0; i < text.size; i++) {
         if (text.data[i] == '\\' && i + 1 < text.size && text.data[i + 1] == '/')
             continue;
@@ -408,10 +452,6 @@ static bool read_base64(const source *s, const lk_tensor *t, problem *p)
             used++;
         }
     }
-    if (used != size)
-        return problem_input(p, 400, "ragged_tensor", s->name,
-                             "inputs.%s.base64 holds %zu bytes; its shape and dtype need %zu",
-                             s->name, used, size);
     return true;
 }
 
@@ -510,7 +550,7 @@ static bool tensor_object(evaluation *e, const char *input, span text, problem *
         if (base64.data[0] != '"')
             return problem_input(p, 400, "malformed_body", input,
                                  "inputs.%s.base64 must be a string", input);
-        if (!wire_input(e, input, &t, base64, p))
+        if (!base64_fits(base64, input, &t, p) || !wire_input(e, input, &t, base64, p))
             return false;
         e->source[e->sources - 1].base64 = true;
         return true;
@@ -602,6 +642,8 @@ static bool open_options(evaluation *e, span text, problem *p)
     const char *name, *option = NULL;
     json_t *value;
     bool ok = true;
+    if (text.size > TREE_MAX)
+        return problem_set(p, 413, "too_large", "options takes more than %d bytes", TREE_MAX);
     if (!options)
         return json_problem(&syntax, text, e->body.data, "options", p);
     if (!json_is_object(options))
@@ -626,6 +668,8 @@ static bool open_outputs(evaluation *e, span text, problem *p)
     size_t i;
     json_t *value;
     bool ok = true;
+    if (text.size > TREE_MAX)
+        return problem_set(p, 413, "too_large", "outputs takes more than %d bytes", TREE_MAX);
     if (!outputs)
         return json_problem(&syntax, text, e->body.data, "outputs", p);
     e->outputs_named = true;
@@ -727,6 +771,9 @@ static size_t json_bound(const evaluation *e)
             brackets += 3 * rows;
             rows *= (size_t)t.shape[axis];
         }
+        /* A size that is absurd stays absurd instead of wrapping around. */
+        if ((uint64_t)lk_tensor_count(&t) > (uint64_t)1 << 48)
+            return SIZE_MAX / 2;
         bytes += brackets + (size_t)lk_tensor_count(&t) * (longest(t.dtype) + 1);
     }
     return bytes;
