@@ -1,0 +1,578 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a call refuses, and how: every status that can be had, with the input and the element it
+ * names; functions out of order; shapes that cannot be; the text forms of options.
+ */
+#include <locale.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "losskit.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+static float logits[] = {1, 2, 3, 4, 5, 6};
+static float nan_logits[] = {1, 2, 3, 4, NAN, 6};
+static double wide[] = {1, 2, 3, 4, 5, 6};
+static int64_t targets[] = {0, 2};
+static int64_t bad_targets[] = {0, 3};
+static float shares[] = {1, 0, 0, 0, 0, 1};
+static float weights[] = {1, -1, 1};
+static float infinite[] = {1, 1, INFINITY};
+static unsigned char mask[] = {1, 0};
+
+#define F32(...)                                                                                   \
+    {                                                                                              \
+        logits, LK_F32, sizeof((int[]){__VA_ARGS__}) / sizeof(int),                                \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+#define OF(data, type, ...)                                                                        \
+    {                                                                                              \
+        data, type, sizeof((int[]){__VA_ARGS__}) / sizeof(int),                                    \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+
+/* ------------------------------------------------------------------------------------- statuses */
+
+typedef struct refusal {
+    const char *loss;
+    lk_named in[5];
+    const char *options[5];
+    const char *want[3];
+    lk_status status;
+    const char *input;
+    int rank;
+    int64_t index[LK_MAX_RANK];
+} refusal;
+
+#define LOGITS                                                                                     \
+    {                                                                                              \
+        "logits", F32(2, 3)                                                                        \
+    }
+#define TARGETS                                                                                    \
+    {                                                                                              \
+        "targets", OF(targets, LK_I64, 2)                                                          \
+    }
+#define SHARES                                                                                     \
+    {                                                                                              \
+        "targets", OF(shares, LK_F32, 2, 3)                                                        \
+    }
+#define CE .loss = "cross_entropy"
+
+static const refusal refusals[] = {
+    {CE, .in = {LOGITS}, .status = LK_MISSING_INPUT, .input = "targets"},
+    {CE, .in = {TARGETS}, .status = LK_MISSING_INPUT, .input = "logits"},
+    {CE, .in = {{"logit", F32(2, 3)}}, .status = LK_UNKNOWN_INPUT},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"reductions", "sum"}, .status = LK_UNKNOWN_OPTION},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"z_loss", "1", "z_loss", "1"},
+     .status = LK_DUPLICATE_OPTION},
+    {CE, .in = {LOGITS, TARGETS}, .want = {"loss", "loss"}, .status = LK_DUPLICATE_OPTION},
+    {CE, .in = {LOGITS, TARGETS}, .want = {"grad"}, .status = LK_UNKNOWN_OUTPUT},
+    {CE, .in = {LOGITS, TARGETS}, .want = {"grad.nothing"}, .status = LK_UNKNOWN_OUTPUT},
+    {CE, .in = {LOGITS, TARGETS}, .want = {"grad.targets"}, .status = LK_UNKNOWN_OUTPUT,
+     .input = "targets"},
+    {CE, .in = {LOGITS, TARGETS}, .want = {"grad.class_weight"}, .status = LK_UNKNOWN_OUTPUT,
+     .input = "class_weight"},
+    {CE, .in = {LOGITS, SHARES}, .want = {"nll"}, .status = LK_UNKNOWN_OUTPUT},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"reduction", "average"}, .status = LK_OPTION_INVALID},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"z_loss", "1,5"}, .status = LK_OPTION_INVALID},
+    {CE, .in = {{"logits", OF(targets, LK_I64, 2)}, TARGETS}, .status = LK_DTYPE_UNSUPPORTED,
+     .input = "logits"},
+    {CE, .in = {LOGITS, {"targets", OF(shares, LK_F32, 2)}}, .status = LK_DTYPE_UNSUPPORTED,
+     .input = "targets"},
+    {CE, .in = {LOGITS, {"targets", OF(wide, LK_F64, 2, 3)}}, .status = LK_DTYPE_UNSUPPORTED,
+     .input = "targets"},
+    {CE, .in = {LOGITS, {"targets", OF(targets, (lk_dtype)99, 2)}}, .status = LK_DTYPE_UNSUPPORTED,
+     .input = "targets"},
+    {CE, .in = {LOGITS, {"targets", {targets, LK_I64, 0, {0}}}}, .status = LK_RANK_MISMATCH,
+     .input = "targets"},
+    {CE, .in = {{"logits", {logits, LK_F32, 0, {0}}}, TARGETS}, .status = LK_RANK_MISMATCH,
+     .input = "logits"},
+    {CE, .in = {LOGITS, {"targets", OF(targets, LK_I64, 1)}}, .status = LK_SHAPE_MISMATCH,
+     .input = "targets"},
+    {CE, .in = {LOGITS, TARGETS, {"class_weight", F32(2)}}, .status = LK_SHAPE_MISMATCH,
+     .input = "class_weight"},
+    {CE, .in = {LOGITS, TARGETS, {"grad_output", F32(2)}}, .status = LK_RANK_MISMATCH,
+     .input = "grad_output"},
+    {CE, .in = {{"logits", F32(2, 0)}, TARGETS}, .status = LK_SHAPE_MISMATCH, .input = "logits"},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"label_smoothing", "1.5"},
+     .status = LK_OPTION_OUT_OF_RANGE},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"num_items", "0"}, .status = LK_OPTION_OUT_OF_RANGE},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"vocab_size", "4"}, .status = LK_OPTION_OUT_OF_RANGE},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"focal_gamma", "2", "label_smoothing", "0.1"},
+     .status = LK_OPTION_CONFLICT},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"num_items", "5", "reduction", "sum"},
+     .status = LK_OPTION_CONFLICT},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"num_items", "5", "reduction", "none"},
+     .status = LK_OPTION_CONFLICT},
+    {CE, .in = {LOGITS, TARGETS, {"class_weight", OF(weights, LK_F32, 3)}},
+     .status = LK_WEIGHT_INVALID, .input = "class_weight", .rank = 1, .index = {1}},
+    {CE, .in = {LOGITS, TARGETS, {"class_weight", OF(infinite, LK_F32, 3)}},
+     .status = LK_WEIGHT_INVALID, .input = "class_weight", .rank = 1, .index = {2}},
+    {.loss = "huber",
+     .in = {{"a", F32(1, 3)}, {"b", F32(1, 3)}, {"sample_weight", OF(weights, LK_F32, 1, 3)}},
+     .status = LK_WEIGHT_INVALID,
+     .input = "sample_weight",
+     .rank = 2,
+     .index = {0, 1}},
+    {CE, .in = {LOGITS, {"targets", OF(bad_targets, LK_I64, 2)}}, .status = LK_TARGET_OUT_OF_RANGE,
+     .input = "targets", .rank = 1, .index = {1}},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"vocab_size", "2"}, .status = LK_TARGET_OUT_OF_RANGE,
+     .input = "targets", .rank = 1, .index = {1}},
+    {CE, .in = {{"logits", OF(nan_logits, LK_F32, 2, 3)}, TARGETS},
+     .options = {"nonfinite", "error"}, .status = LK_NONFINITE_INPUT, .input = "logits", .rank = 2,
+     .index = {1, 1}},
+    {.loss = "huber",
+     .in = {{"a", F32(2, 3)}, {"b", OF(nan_logits, LK_F32, 2, 3)}},
+     .options = {"nonfinite", "error"},
+     .status = LK_NONFINITE_INPUT,
+     .input = "b",
+     .rank = 2,
+     .index = {1, 1}},
+    {CE, .in = {LOGITS, {"targets", {NULL, LK_I64, 1, {2}}}}, .status = LK_MISUSE},
+    {.loss = "sequence_cross_entropy",
+     .in = {{"logits", F32(1, 2, 3)}, {"targets", OF(targets, LK_I64, 1, 2)}},
+     .want = {"bits_per_byte"},
+     .status = LK_UNKNOWN_OUTPUT},
+    {.loss = "sequence_cross_entropy",
+     .in = {{"logits", F32(1, 2, 3)},
+            {"targets", OF(targets, LK_I64, 1, 2)},
+            {"lengths", OF(bad_targets + 1, LK_I64, 1)}},
+     .status = LK_LENGTH_OUT_OF_RANGE,
+     .input = "lengths",
+     .rank = 1,
+     .index = {0}},
+    /* Not errors: what was wrong above is masked out, or in a row that is not read. */
+    {CE, .in = {LOGITS, {"targets", OF(bad_targets, LK_I64, 2)}, {"mask", OF(mask, LK_BOOL, 2)}},
+     .status = LK_OK},
+    {CE, .in = {{"logits", OF(nan_logits, LK_F32, 2, 3)}, TARGETS, {"mask", OF(mask, LK_U8, 2)}},
+     .options = {"nonfinite", "error"}, .status = LK_OK},
+    {CE, .in = {LOGITS, {"targets", OF(bad_targets, LK_I64, 2)}}, .options = {"ignore_index", "3"},
+     .status = LK_OK},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"num_items", "off", "reduction", "sum"}},
+    {CE, .in = {LOGITS, TARGETS, {"grad_output", F32(1)}}, .status = LK_OK},
+};
+
+/* From the beginning to wherever it fails. */
+static lk_status whole_call(const refusal *r, lk_error *error)
+{
+    static double room[8][64];
+    lk_status status = LK_OK;
+    lk_call *call = lk_call_new(lk_loss_find(r->loss));
+    assert_non_null(call);
+    for (int i = 0; r->in[i].name && status == LK_OK; i++)
+        status = lk_call_input(call, r->in[i].name, &r->in[i].tensor, error);
+    for (int i = 0; r->options[i] && status == LK_OK; i += 2)
+        status = lk_call_option(call, r->options[i], r->options[i + 1], error);
+    for (int i = 0; i < 3 && r->want[i] && status == LK_OK; i++)
+        status = lk_call_want(call, r->want[i], error);
+    if (status == LK_OK)
+        status = lk_call_check(call, error);
+    for (int i = 0; status == LK_OK && i < lk_call_outputs(call); i++)
+        status = lk_call_bind(call, i, room[i]);
+    if (status == LK_OK)
+        status = lk_call_plan(call, error);
+    if (status == LK_OK) {
+        assert_int_equal(lk_call_scratch(call), 0);
+        lk_call_run(call, 0, lk_call_blocks(call), NULL);
+        status = lk_call_finish(call, error);
+    }
+    lk_call_free(call);
+    return status;
+}
+
+static bool seen[LK_STATUS_COUNT];
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+        const refusal *r = &refusals[i];
+        lk_error error = {0};
+        lk_status status = whole_call(r, &error);
+        seen[status] = true;
+        if (status != r->status)
+            print_error("case %zu: %s\n", i, error.text);
+        assert_int_equal(status, r->status);
+        assert_int_equal(whole_call(r, NULL), r->status);
+        if (status == LK_OK)
+            continue;
+        assert_int_equal(error.status, status);
+        assert_string_equal(error.input, r->input ? r->input : "");
+        assert_int_equal(error.rank, r->rank);
+        assert_memory_equal(error.index, r->index, sizeof error.index);
+        size_t length = strlen(error.text);
+        assert_true(length > 10);
+        assert_true(error.text[length - 1] != '.' || strstr(error.text, ", ..."));
+    }
+}
+
+/* Memory that cannot be had: a weight to be converted, of 2^50 elements that nothing ever reads. */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    if (SANITIZED) /* which stop the program instead */
+        skip();
+    const int64_t many = INT64_C(1) << 50;
+    const refusal r = {.loss = "huber",
+                       .in = {{"a", {logits, LK_F32, 1, {many}}},
+                              {"b", {logits, LK_F32, 1, {many}}},
+                              {"sample_weight", {wide, LK_F64, 1, {many}}}}};
+    lk_error error = {0};
+    assert_int_equal(whole_call(&r, &error), LK_NO_MEMORY);
+    assert_string_equal(error.input, "sample_weight");
+    seen[LK_NO_MEMORY] = true;
+}
+
+static void test_evaluate(void **state)
+{
+    (void)state;
+    float loss, gradient[6];
+    double loss_wide;
+    lk_named in[] = {LOGITS, TARGETS, {0}};
+    lk_error error = {0};
+#define EVALUATE(...) lk_evaluate("cross_entropy", NULL, in, (lk_named[]){__VA_ARGS__, {0}}, &error)
+    assert_int_equal(EVALUATE({"loss", OF(&loss, LK_F32, 1)}), LK_SHAPE_MISMATCH);
+    assert_int_equal(EVALUATE({"loss", lk_scalar(LK_F64, &loss_wide)}), LK_DTYPE_UNSUPPORTED);
+    assert_int_equal(EVALUATE({"loss", lk_scalar((lk_dtype)99, &loss)}), LK_DTYPE_UNSUPPORTED);
+    assert_int_equal(EVALUATE({"grad.logits", lk_matrix(LK_F32, gradient, 3, 2)}),
+                     LK_SHAPE_MISMATCH);
+    lk_tensor deep = {gradient, LK_F32, 9, {1, 1, 1, 1, 1, 1, 2, 3}};
+    assert_int_equal(EVALUATE({"grad.logits", deep}), LK_SHAPE_MISMATCH);
+    deep.rank = 1000000;
+    assert_int_equal(EVALUATE({"grad.logits", deep}), LK_SHAPE_MISMATCH);
+    deep.rank = -1;
+    assert_int_equal(EVALUATE({"grad.logits", deep}), LK_SHAPE_MISMATCH);
+    assert_int_equal(EVALUATE({"loss", lk_scalar(LK_F32, NULL)}), LK_MISUSE);
+    assert_int_equal(EVALUATE({"lossy", lk_scalar(LK_F32, &loss)}), LK_UNKNOWN_OUTPUT);
+    assert_int_equal(EVALUATE({"loss", lk_scalar(LK_F32, &loss)},
+                              {"grad.logits", lk_matrix(LK_F32, gradient, 2, 3)}),
+                     LK_OK);
+    /* log(e^-2 + e^-1 + 1), plus 2 and 0, halved */
+    assert_true(fabsf(loss - 1.4076060F) < 1e-6F);
+    assert_true(fabsf(gradient[5] - (0.66524096F - 1) / 2) < 1e-6F);
+#undef EVALUATE
+    assert_int_equal(lk_evaluate("huber", NULL, in, NULL, &error), LK_MISUSE);
+    assert_int_equal(lk_evaluate("nothing", NULL, NULL, NULL, &error), LK_UNKNOWN_LOSS);
+    assert_int_equal(lk_evaluate("nothing", NULL, NULL, NULL, NULL), LK_UNKNOWN_LOSS);
+    seen[LK_UNKNOWN_LOSS] = true;
+}
+
+/* The statuses that no loss of today can give. One that starts to has its case above. */
+static void test_all_seen(void **state)
+{
+    (void)state;
+    static const lk_status unreachable[] = {LK_MISSING_OPTION, LK_TARGET_UNREACHABLE,
+                                            LK_VALUE_OUT_OF_RANGE};
+    for (size_t i = 0; i < sizeof unreachable / sizeof *unreachable; i++)
+        seen[unreachable[i]] = true;
+    if (SANITIZED)
+        seen[LK_NO_MEMORY] = true;
+    for (int i = 0; i < LK_STATUS_COUNT; i++) {
+        if (!seen[i])
+            print_error("%s was never given\n", lk_status_name((lk_status)i));
+        assert_true(seen[i]);
+        for (int k = 0; k < i; k++)
+            assert_string_not_equal(lk_status_name((lk_status)i), lk_status_name((lk_status)k));
+    }
+    assert_string_equal(lk_status_name(LK_STATUS_COUNT), "unknown_status");
+    assert_string_equal(lk_status_name((lk_status)-1), "unknown_status");
+}
+
+/* ------------------------------------------------------------------------------------- order -- */
+
+static lk_call *filled(void)
+{
+    lk_tensor x = lk_matrix(LK_F32, logits, 2, 3), y = lk_vector(LK_I64, targets, 2);
+    lk_call *call = lk_call_new(lk_loss_find("cross_entropy"));
+    assert_non_null(call);
+    assert_int_equal(lk_call_input(call, "logits", &x, NULL), LK_OK);
+    assert_int_equal(lk_call_input(call, "targets", &y, NULL), LK_OK);
+    return call;
+}
+
+/* What must be refused once the call is checked. */
+static void assert_closed(lk_call *call)
+{
+    lk_tensor x = lk_matrix(LK_F32, logits, 2, 3);
+    lk_error error = {0};
+    assert_int_equal(lk_call_input(call, "logits", &x, &error), LK_MISUSE);
+    assert_int_equal(error.status, LK_MISUSE);
+    assert_int_equal(lk_call_option(call, "reduction", "sum", &error), LK_MISUSE);
+    assert_int_equal(lk_call_want(call, "loss", &error), LK_MISUSE);
+}
+
+static void test_order(void **state)
+{
+    (void)state;
+    float loss = 0, gradient[6];
+    lk_tensor out;
+    lk_error error;
+    lk_call_free(NULL);
+
+    lk_call *call = filled();
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_MISUSE);
+    assert_int_equal(lk_call_data(call, "logits", logits), LK_MISUSE);
+    assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_outputs(call), 0);
+    assert_null(lk_call_output(call, 0, &out));
+    assert_null(lk_call_in_place(call, 0));
+    assert_int_equal(lk_call_blocks(call), 0);
+    assert_int_equal(lk_call_scratch(call), 0);
+    lk_call_run(call, 0, 1, NULL);
+
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    assert_closed(call);
+    assert_int_equal(lk_call_outputs(call), 2);
+    assert_string_equal(lk_call_output(call, 0, &out), "loss");
+    assert_int_equal(out.rank, 0);
+    assert_string_equal(lk_call_output(call, 1, NULL), "grad.logits");
+    assert_null(lk_call_output(call, 2, &out));
+    assert_null(lk_call_output(call, -1, &out));
+    assert_null(lk_call_in_place(call, 0));
+    assert_ptr_equal(lk_call_in_place(call, 1)->data, logits);
+    assert_null(lk_call_tensor(call, "mask"));
+    assert_null(lk_call_tensor(call, "nothing"));
+    assert_int_equal(lk_call_tensor(call, "logits")->shape[1], 3);
+    assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_data(call, "mask", mask), LK_MISUSE);
+    assert_int_equal(lk_call_data(call, "nothing", mask), LK_MISUSE);
+    assert_int_equal(lk_call_bind(call, 2, &loss), LK_MISUSE);
+    assert_int_equal(lk_call_bind(call, -1, &loss), LK_MISUSE);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_MISUSE); /* one is not bound */
+    assert_int_equal(lk_call_bind(call, 1, gradient), LK_OK);
+
+    assert_int_equal(lk_call_plan(call, &error), LK_OK);
+    assert_closed(call);
+    assert_int_equal(lk_call_plan(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_check(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_MISUSE);
+    assert_int_equal(lk_call_data(call, "logits", logits), LK_MISUSE);
+    assert_int_equal(lk_call_blocks(call), 1);
+    lk_call_run(call, 0, 1, NULL);
+    assert_int_equal(lk_call_finish(call, &error), LK_OK);
+    assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_plan(call, &error), LK_MISUSE);
+    assert_closed(call);
+    float before = loss;
+    lk_call_run(call, 0, 1, NULL);
+    assert_true(loss == before);
+    lk_call_free(call);
+}
+
+/* A plan that was refused for its numbers may be made again with others, and means the same as one
+ * that never was refused. */
+static void test_plan_again(void **state)
+{
+    (void)state;
+    double w[] = {1, 2, -3}, loss[2];
+    int64_t y[] = {0, 7};
+    for (int again = 0; again < 2; again++) {
+        lk_error error;
+        lk_call *call = filled();
+        lk_tensor weight = lk_vector(LK_F64, w, 3), target = lk_vector(LK_I64, y, 2);
+        float value;
+        int64_t rows;
+        assert_int_equal(lk_call_input(call, "class_weight", &weight, NULL), LK_OK);
+        assert_int_equal(lk_call_input(call, "targets", &target, NULL), LK_OK);
+        assert_int_equal(lk_call_option(call, "label_smoothing", "0.5", NULL), LK_OK);
+        assert_int_equal(lk_call_want(call, "loss", NULL), LK_OK);
+        assert_int_equal(lk_call_want(call, "count", NULL), LK_OK);
+        assert_int_equal(lk_call_check(call, &error), LK_OK);
+        assert_int_equal(lk_call_bind(call, 0, &value), LK_OK);
+        assert_int_equal(lk_call_bind(call, 1, &rows), LK_OK);
+        w[2] = again ? 3 : -3;
+        if (!again)
+            assert_int_equal(lk_call_plan(call, &error), LK_WEIGHT_INVALID);
+        w[2] = 3;
+        y[1] = 7;
+        if (!again)
+            assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
+        y[1] = 2;
+        assert_int_equal(lk_call_plan(call, &error), LK_OK);
+        lk_call_run(call, 0, lk_call_blocks(call), NULL);
+        assert_int_equal(lk_call_finish(call, &error), LK_OK);
+        assert_int_equal(rows, 2);
+        loss[again] = (double)value;
+        lk_call_free(call);
+    }
+    assert_true(loss[0] == loss[1]);
+}
+
+/* A check that was refused leaves the call as it was. */
+static void test_check_again(void **state)
+{
+    (void)state;
+    lk_call *call = filled();
+    lk_tensor y = lk_vector(LK_I64, targets, 2), soft = lk_matrix(LK_F32, shares, 2, 3);
+    assert_int_equal(lk_call_option(call, "poly1", "1", NULL), LK_OK);
+    assert_int_equal(lk_call_input(call, "targets", &soft, NULL), LK_OK);
+    assert_int_equal(lk_call_check(call, NULL), LK_OPTION_CONFLICT);
+    assert_int_equal(lk_call_input(call, "targets", &y, NULL), LK_OK);
+    assert_int_equal(lk_call_want(call, "loss", NULL), LK_OK);
+    assert_int_equal(lk_call_check(call, NULL), LK_OK);
+    assert_int_equal(lk_call_outputs(call), 1);
+    lk_call_free(call);
+}
+
+/* ------------------------------------------------------------------------------------- shapes - */
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    lk_tensor t = {logits, LK_F32, 9, {1, 1, 1, 1, 1, 1, 1, 1}};
+    lk_error error;
+    lk_call *call = lk_call_new(lk_loss_find("huber"));
+    assert_non_null(call);
+    assert_int_equal(lk_tensor_count(&t), -1);
+    assert_int_equal(lk_call_input(call, "a", &t, &error), LK_SHAPE_MISMATCH);
+    assert_string_equal(error.input, "a");
+    t.rank = -1;
+    assert_int_equal(lk_tensor_count(&t), -1);
+    t.rank = 8;
+    assert_int_equal(lk_tensor_count(&t), 1);
+    t.shape[3] = -2;
+    assert_int_equal(lk_tensor_count(&t), -1);
+    assert_int_equal(lk_call_input(call, "a", &t, &error), LK_SHAPE_MISMATCH);
+    t.shape[4] = -2; /* two signs do not cancel */
+    assert_int_equal(lk_tensor_count(&t), -1);
+    t.shape[4] = t.shape[3] = 1;
+    t.shape[0] = t.shape[7] = INT64_C(1) << 32;
+    assert_int_equal(lk_tensor_count(&t), -1);
+    t.shape[0] = 1 << 28;
+    assert_int_equal(lk_tensor_count(&t), -1); /* 2^60 elements: 2^63 bytes */
+    t.shape[0] = 1 << 27;
+    assert_int_equal(lk_tensor_count(&t), INT64_C(1) << 59);
+    t.shape[1] = 0;
+    assert_int_equal(lk_tensor_count(&t), 0);
+    t.shape[2] = INT64_MAX; /* not even beside a 0 */
+    assert_int_equal(lk_tensor_count(&t), -1);
+    lk_call_free(call);
+
+    lk_tensor s = lk_scalar(LK_F64, wide);
+    assert_int_equal(lk_tensor_count(&s), 1);
+    s = lk_vector(LK_F64, wide, 0);
+    assert_int_equal(lk_tensor_count(&s), 0);
+}
+
+/* Rank 8, all of it leading sizes. */
+static void test_deepest(void **state)
+{
+    (void)state;
+    float out[6];
+    lk_tensor t = {logits, LK_F32, 8, {1, 1, 2, 1, 1, 3, 1, 1}}, to = t;
+    to.data = out;
+    lk_named in[] = {{"a", t}, {"b", t}, {0}}, outputs[] = {{"loss", to}, {0}};
+    const char *options[] = {"reduction", "none", NULL};
+    lk_error error;
+    assert_int_equal(lk_evaluate("huber", options, in, outputs, &error), LK_OK);
+    assert_true(out[5] == 0);
+}
+
+static void test_dtypes(void **state)
+{
+    (void)state;
+#define CHECK(NAME, word, bytes)                                                                   \
+    assert_int_equal(lk_dtype_size(LK_##NAME), bytes);                                             \
+    assert_string_equal(lk_dtype_name(LK_##NAME), #word);
+    LK_DTYPES(CHECK)
+#undef CHECK
+    assert_int_equal(lk_dtype_size(LK_ANY), 0);
+    assert_string_equal(lk_dtype_name(LK_ANY), "any");
+    assert_int_equal(lk_dtype_size((lk_dtype)-1), 0);
+    assert_string_equal(lk_dtype_name((lk_dtype)77), "any");
+    assert_string_equal(lk_version(), LK_VERSION);
+}
+
+/* Types left open: the primary's own or f32, then whatever the form has. */
+static void test_any(void **state)
+{
+    (void)state;
+    lk_call *call = lk_call_new(lk_loss_find("cross_entropy"));
+    lk_tensor x = lk_matrix(LK_ANY, NULL, 2, 3), y = lk_vector(LK_ANY, NULL, 2);
+    assert_non_null(call);
+    assert_int_equal(lk_call_input(call, "logits", &x, NULL), LK_OK);
+    assert_int_equal(lk_call_input(call, "targets", &y, NULL), LK_OK);
+    assert_int_equal(lk_call_input(call, "mask", &y, NULL), LK_OK);
+    assert_int_equal(lk_call_input(call, "sample_weight", &y, NULL), LK_OK);
+    assert_int_equal(lk_call_check(call, NULL), LK_OK);
+    assert_int_equal(lk_call_tensor(call, "logits")->dtype, LK_F32);
+    assert_int_equal(lk_call_tensor(call, "targets")->dtype, LK_I64);
+    assert_int_equal(lk_call_tensor(call, "mask")->dtype, LK_BOOL);
+    assert_int_equal(lk_call_tensor(call, "sample_weight")->dtype, LK_F32);
+    assert_int_equal(lk_call_plan(call, NULL), LK_MISUSE); /* no data */
+    lk_call_free(call);
+}
+
+/* ----------------------------------------------------------------------------- text of options  */
+
+/* Huber's loss of 10 is delta (10 - delta/2): shows how delta was read; -1 if it was refused. */
+static double with_delta(const char *text)
+{
+    double a = 10, b = 0, loss = -1;
+    lk_named in[] = {{"a", lk_scalar(LK_F64, &a)}, {"b", lk_scalar(LK_F64, &b)}, {0}};
+    lk_named out[] = {{"loss", lk_scalar(LK_F64, &loss)}, {0}};
+    const char *options[] = {"delta", text, NULL};
+    return lk_evaluate("huber", options, in, out, NULL) == LK_OK ? loss : -1;
+}
+
+static void assert_numbers(void)
+{
+    assert_true(with_delta("0.1") == 0.1 * (10 - 0.5 * 0.1));
+    assert_true(with_delta("1e-1") == 0.1 * (10 - 0.5 * 0.1));
+    assert_true(with_delta("0,1") == -1);
+    assert_true(with_delta("1,000.5") == -1);
+}
+
+/* The decimal point is a point wherever the program runs: also where the locale has a comma, which
+ * is tried if such a locale is there. */
+static void test_locale(void **state)
+{
+    (void)state;
+    static const char *const commas[] = {"de_DE.UTF-8", "de_DE.utf8", "de_DE", "fr_FR.UTF-8"};
+    assert_numbers();
+    for (size_t i = 0; i < sizeof commas / sizeof *commas; i++) {
+        if (!setlocale(LC_NUMERIC, commas[i]))
+            continue;
+        assert_numbers();
+        setlocale(LC_NUMERIC, "C");
+        return;
+    }
+    print_message("no locale with a decimal comma here: checked in the C locale alone\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_evaluate),    cmocka_unit_test(test_all_seen),
+        cmocka_unit_test(test_order),       cmocka_unit_test(test_plan_again),
+        cmocka_unit_test(test_check_again), cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_deepest),     cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_any),         cmocka_unit_test(test_locale),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
