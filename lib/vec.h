@@ -126,7 +126,7 @@ LK_INLINE vec v_fma(vec a, vec b, vec c)
 LK_INLINE mask m_iota(void)
 {
     mask m = {0};
-    for (int i = 0; i < LANES; i++)
+    for (int i = 1; i < LANES; i++)
         m[i] = i;
     return m;
 }
