@@ -29,7 +29,7 @@
 #endif
 
 static uint64_t seed = 1;
-static int64_t count = SANITIZED ? 12 : 60;
+static int64_t count; /* rounds; by default as many as take some seconds in all */
 
 static const lk_dtype elements[] = {LK_F64, LK_F32, LK_F16, LK_BF16};
 
@@ -215,16 +215,17 @@ static double *row_peaks(const trial *t, const lk_tensor *tensor, const layout *
 {
     int64_t rows = trial_rows(t);
     double *peak = new_doubles(rows), *peaks = new_doubles(at->count), all = 0;
+    int64_t *row = rows_of(t, at);
     for (int pass = 0; pass < 2; pass++) {
         for (int64_t i = 0; i < at->count; i++) {
             double x = fabs(load(tensor->data, tensor->dtype, i));
-            int64_t row = row_of(t, at, i);
-            double *top = row < 0 ? &all : &peak[row];
+            double *top = row ? &peak[row[i]] : &all;
             if (pass == 0 && isfinite(x))
                 *top = fmax(*top, x);
             peaks[i] = *top;
         }
     }
+    free(row);
     free(peak);
     return peaks;
 }
@@ -598,7 +599,7 @@ static void test_same_bits(void **state)
                 check_same_bits(lk_loss_at(i),
                                 &(wish){.element = elements[e],
                                         .nonfinite = round % 3 == 2,
-                                        .huge = round == 0 && e % 2 == 1},
+                                        .huge = round == 0 && (e == 1 || (e == 3 && !SANITIZED))},
                                 round);
             }
         }
@@ -620,7 +621,7 @@ static void test_every_offset(void **state)
                 continue;
             const char *isa = lk_isa_used();
             answer base = expect(&t, &(how){.isa = isa});
-            for (int offset = 0; offset < 64; offset++) {
+            for (int offset = 0; offset < 64; offset += SANITIZED ? 9 : 1) {
                 answer other =
                     expect(&t, &(how){.isa = isa, .offset = offset, .in_place = offset % 2 == 1});
                 compare_bits(&t, &base, &other, "elsewhere in memory");
@@ -708,7 +709,7 @@ static void test_row_alone(void **state)
                 check_alone(lk_loss_at(i), &(wish){.element = elements[e],
                                                    .reduction = "none",
                                                    .nonfinite = round % 4 == 3,
-                                                   .huge = round == 0 && e % 2 == 1});
+                                                   .huge = round == 0 && e == 1 && !SANITIZED});
             }
         }
     }
@@ -737,15 +738,16 @@ static void check_ignored(const lk_loss *loss, const wish *w)
             if (strncmp(clean.out[k].name, "grad.", 5) == 0 &&
                 strcmp(clean.out[k].name + 5, in->is->name) == 0)
                 g = &clean.out[k].tensor;
-        for (int64_t j = 0; j < in->at.count; j++) {
-            int64_t row = row_of(&t, &in->at, j);
-            if (row < 0 || !ignore[row])
+        int64_t *row = rows_of(&t, &in->at);
+        for (int64_t j = 0; row && j < in->at.count; j++) {
+            if (!ignore[row[j]])
                 continue;
             in->x[j] = (double)NAN;
             if (g && clean.status == LK_OK && load(g->data, g->dtype, j) != 0)
                 complain(&t, "grad.%s[%" PRId64 "] of an ignored row is %g", in->is->name, j,
                          load(g->data, g->dtype, j));
         }
+        free(row);
     }
     for (int64_t r = 0; r < rows && option_is(&t, "reduction", "none"); r++)
         if (ignore[r] && answer_value(&clean, "loss", r) != 0)
@@ -812,8 +814,9 @@ static void test_ignored_rows(void **state)
             for (int64_t round = 0; round < count; round++) {
                 bool rowwise = (lk_loss_describe(lk_loss_at(i))->traits & LK_ROWWISE) != 0;
                 begin_round(5, i, e, round);
-                wish w = {
-                    .element = elements[e], .aligned = !rowwise, .huge = round == 0 && e % 2 == 1};
+                wish w = {.element = elements[e],
+                          .aligned = !rowwise,
+                          .huge = round == 0 && e == 1 && !SANITIZED};
                 check_ignored(lk_loss_at(i), &w);
                 w.one_lead = true;
                 w.reduction = round % 2 ? "sum" : "mean";
@@ -852,8 +855,10 @@ static void check_shift(const lk_loss *loss, const wish *w)
     for (int64_t r = 0; r < rows; r++)
         shift[r] = 4 * rng_normal();
     trial_input *in = &t.in[0];
-    for (int64_t i = 0; i < in->at.count; i++)
-        in->x[i] += row_of(&t, &in->at, i) >= 0 ? shift[row_of(&t, &in->at, i)] : 0;
+    int64_t *row = rows_of(&t, &in->at);
+    for (int64_t i = 0; row && i < in->at.count; i++)
+        in->x[i] += shift[row[i]];
+    free(row);
     t.wants = 1 + (t.wants > 1 && strncmp(t.want[1], "grad.", 5) == 0);
     answer after = expect(&t, &(how){0});
     compare(&t, &after, &before, 4, "the row without the constant");
@@ -1038,6 +1043,10 @@ int main(int argc, char **argv)
             seed = strtoull(argv[i + 1], NULL, 10);
         else
             count = strtoll(argv[i + 1], NULL, 10);
+    }
+    if (count == 0) {
+        int64_t all = SANITIZED ? 42 : 420, losses = lk_loss_count();
+        count = all / losses > 5 ? all / losses : 5;
     }
     print_message("seed %" PRIu64 ", %" PRId64 " rounds, isa %s\n", seed, count, lk_isa_used());
     const struct CMUnitTest tests[] = {
