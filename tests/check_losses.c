@@ -469,6 +469,16 @@ static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, d
                  i, gradient, d1, bound);
 }
 
+/* The element with the greatest gradient: its row's sums hang on it. */
+static int64_t steepest(const lk_tensor *gradient, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (fabs(load(gradient->data, LK_F64, i)) > fabs(load(gradient->data, LK_F64, best)))
+            best = i;
+    return best;
+}
+
 static void check_differences(const lk_loss *loss, const wish *w)
 {
     trial t;
@@ -493,7 +503,7 @@ static void check_differences(const lk_loss *loss, const wish *w)
         trial_input *in = trial_find(&only_loss, a.out[k].name + 5);
         int64_t n = in->at.count, most = n < 6 ? n : 6;
         for (int64_t j = 0; j < most; j++) {
-            int64_t i = rng_int(0, n - 1);
+            int64_t i = j == 0 ? steepest(&a.out[k].tensor, n) : rng_int(0, n - 1);
             double gradient = load(a.out[k].tensor.data, LK_F64, i);
             check_entry(&only_loss, in, i, gradient, s.rho * s.w, h);
         }
@@ -515,7 +525,7 @@ static void test_differences(void **state)
         for (int64_t round = 0; round < count * 4; round++) {
             begin_round(1, i, 0, round);
             check_differences(lk_loss_at(i), &(wish){.element = LK_F64,
-                                                     .small = true,
+                                                     .small = round % 6 != 5,
                                                      .smooth = true,
                                                      .reduction = round % 2 ? "none" : NULL});
         }

@@ -655,10 +655,12 @@ static void draw_sizes(trial *t, const wish *w)
     for (int i = 0; i < 26; i++)
         t->size[i] = rng_int(1, 4);
     if (w->huge) {
-        int64_t classes = rng_int(1, 3) * 3001;
+        int64_t classes = rng_chance(0.4) ? rng_int(2, 40) : rng_int(1, 3) * 3001;
         t->lead[0] = last ? 140000 / classes : 140001;
         if (last)
             t->size[*last - 'A'] = classes;
+    } else if (last && t->lead_rank > 0 && rng_chance(0.15)) {
+        t->lead[0] = swept; /* many rows of few */
     } else if (last) {
         t->size[*last - 'A'] = swept;
     } else if (t->lead_rank > 0) {
