@@ -35,6 +35,7 @@ static int64_t targets[] = {0, 2};
 static int64_t bad_targets[] = {0, 3};
 static float shares[] = {1, 0, 0, 0, 0, 1};
 static float weights[] = {1, -1, 1};
+static float below[] = {-1, -2, 0.5F};
 static float infinite[] = {1, 1, INFINITY};
 static unsigned char mask[] = {1, 0};
 
@@ -163,6 +164,21 @@ static const refusal refusals[] = {
      .input = "lengths",
      .rank = 1,
      .index = {0}},
+    {.loss = "orpo",
+     .in = {{"chosen_logps", OF(below, LK_F32, 2)},
+            {"rejected_logps", OF(below + 1, LK_F32, 2)},
+            {"chosen_nll", F32(2)}},
+     .status = LK_VALUE_OUT_OF_RANGE,
+     .input = "rejected_logps",
+     .rank = 1,
+     .index = {1}},
+    {.loss = "policy_gradient",
+     .in = {{"logprobs", OF(below, LK_F32, 1, 2)},
+            {"old_logprobs", OF(below, LK_F32, 1, 2)},
+            {"advantages", F32(1)},
+            {"mask", OF(mask, LK_BOOL, 1, 2)}},
+     .options = {"aggregation", "max_length"},
+     .status = LK_MISSING_OPTION},
     /* Not errors: what was wrong above is masked out, or in a row that is not read. */
     {CE, .in = {LOGITS, {"targets", OF(bad_targets, LK_I64, 2)}, {"mask", OF(mask, LK_BOOL, 2)}},
      .status = LK_OK},
