@@ -37,43 +37,61 @@ const wire *wire_of_content(const char *content_type)
     return NULL;
 }
 
-/* q of one element of an Accept header, which ends at `end`. */
+/* q of one element of an Accept header, which ends at `end`: a number as RFC 9110 has it, anything
+ * else counts as 1. */
 static double quality(const char *p, const char *end)
 {
     while (p < end && (p = memchr(p, ';', (size_t)(end - p)))) {
         p++;
         p += strspn(p, " \t");
         if ((*p | 0x20) == 'q' && p[1] == '=') {
-            double q = strtod(p + 2, NULL);
-            return q >= 0 && q <= 1 ? q : 1;
+            p += 2;
+            size_t length = strspn(p, "0123456789.");
+            double q = *p == '0' || *p == '1' ? strtod(p, NULL) : 1;
+            return length > 0 && q <= 1 ? q : 1;
         }
     }
     return 1;
+}
+
+/* How much an element of an Accept header says about a wire: 0 nothing, 1 and 2 by a wildcard, 3 by
+ * name. */
+static int says(span type, const wire *w)
+{
+    return has_media(w, type)               ? 3
+           : span_is(type, "application/*") ? 2
+           : span_is(type, "*/*")           ? 1
+                                            : 0;
 }
 
 const wire *wire_of_accept(const char *accept, const wire *same)
 {
     const wire *best = NULL;
     double best_q = 0;
-    bool named = false;
+    int best_says = 0;
     if (!accept || accept[strspn(accept, " \t,")] == '\0')
         return same;
-    while (*accept != '\0') {
-        const char *end = accept + strcspn(accept, ",");
-        span type = media_type(accept);
-        double q = quality(accept, end);
-        bool any = span_is(type, "*/*") || span_is(type, "application/*");
-        const wire *found = any ? same : NULL;
-        for (const wire *const *w = wires; !any && *w && type.size > 0; w++)
-            if (has_media(*w, type))
-                found = *w;
-        /* At the same quality a name counts more than a wildcard. */
-        if (found && (q > best_q || (q == best_q && q > 0 && !any && !named))) {
-            best = found;
-            best_q = q;
-            named = !any;
+    for (const wire *const *w = wires; *w; w++) {
+        /* The element that says most decides, the highest of several. */
+        double q = 0;
+        int most = 0;
+        for (const char *p = accept; *p != '\0';) {
+            const char *end = p + strcspn(p, ",");
+            int here = says(media_type(p), *w);
+            double its = here > 0 ? quality(p, end) : 0;
+            if (here > most || (here == most && its > q)) {
+                most = here;
+                q = its;
+            }
+            p = *end == ',' ? end + 1 : end;
         }
-        accept = *end == ',' ? end + 1 : end;
+        /* At the same quality a name counts more than a wildcard, then the request's own wire. */
+        bool named = most == 3, better = named != (best_says == 3) ? named : *w == same;
+        if (q > best_q || (q == best_q && q > 0 && better)) {
+            best = *w;
+            best_q = q;
+            best_says = most;
+        }
     }
     return best;
 }
