@@ -96,6 +96,10 @@ void buffer_json_string(buffer *b, const char *text)
             buffer_printf(b, "\\u%04x", *p);
         else if (n == 0)
             buffer_text(b, "\xef\xbf\xbd");
+        else if (*p == 0xc2 && p[1] < 0xa0)
+            buffer_printf(b, "\\u00%02x", p[1]);
+        else if (n == 3 && (memcmp(p, "\xe2\x80\xa8", 3) == 0 || memcmp(p, "\xe2\x80\xa9", 3) == 0))
+            buffer_printf(b, "\\u20%02x", p[2] - 0x80u);
         else
             buffer_append(b, p, n);
         p += n ? n : 1;

@@ -28,7 +28,8 @@ void buffer_append(buffer *b, const void *data, size_t size);
 void buffer_text(buffer *b, const char *text);
 void buffer_printf(buffer *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* `text` as a JSON string, quotes included. Invalid UTF-8 becomes U+FFFD. */
+/* `text` as a JSON string, quotes included, on one line: controls and what else ends a line are
+ * escaped, those beyond ASCII too. Invalid UTF-8 becomes U+FFFD. */
 void buffer_json_string(buffer *b, const char *text);
 
 #endif
