@@ -94,11 +94,11 @@ static const char *must_be(const setting *f)
     case COUNT:
         return "a whole number";
     case SIZE:
-        return "a size such as 512KiB, 64MiB or 2GiB";
+        return "a size such as 512KiB, 64MiB or 2GiB,";
     case DURATION:
-        return "a duration such as 500ms, 30s or 5m";
+        return "a duration such as 500ms, 30s or 5m,";
     case WORD:
-        return f->words;
+        return f->words ? f->words : "a word";
     default:
         return "host:port, [ipv6]:port or unix:/path";
     }
@@ -142,8 +142,11 @@ static bool apply(flags *f, const setting *flag, const char *text, const char *l
     if (ok)
         return true;
     fprintf(stderr, "lossd: %s is \"%s\"; it must be %s", label, text, must_be(flag));
-    if (flag->kind == COUNT)
-        fprintf(stderr, " from %lld to %lld", (long long)flag->min, (long long)flag->max);
+    if (flag->kind == COUNT || flag->kind == SIZE || flag->kind == DURATION)
+        fprintf(stderr, " from %lld to %lld%s", (long long)flag->min, (long long)flag->max,
+                flag->kind == DURATION ? " ms"
+                : flag->kind == SIZE   ? " bytes"
+                                       : "");
     fputs("\n", stderr);
     return false;
 }
@@ -209,16 +212,17 @@ bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *h
             argv[first + kept++] = argv[i];
             continue;
         }
-        const char *name = word + strspn(word, "-"), *equals = strchr(name, '=');
+        const bool dashes = word[0] == '-' && word[1] == '-';
+        const char *name = dashes ? word + 2 : word, *equals = strchr(name, '=');
         size_t length = equals ? (size_t)(equals - name) : strlen(name);
-        const setting *flag = word[0] == '-' && word[1] == '-' ? find(name, length) : NULL;
+        const setting *flag = dashes ? find(name, length) : NULL;
         if (!flag) {
             fprintf(stderr, "lossd: there is no flag \"%s\"; lossd --help lists them\n", word);
             return false;
         }
         const char *text = equals ? equals + 1 : i + 1 < argc ? argv[++i] : NULL;
         if (!text) {
-            fprintf(stderr, "lossd: --%s needs a value: %s\n", flag->name, must_be(flag));
+            fprintf(stderr, "lossd: --%s needs a value: %s\n", flag->name, flag->help);
             return false;
         }
         snprintf(label, sizeof label, "--%s", flag->name);
