@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_MAX_ = 8192, VALUE_MAX = 256 };
+enum { LINE_MAX_ = 8192, LINE_END = 2 /* "}\n" */, VALUE_MAX = 256 };
 
 static bool as_json;
 static int least = LOG_INFO;
@@ -64,7 +64,7 @@ void log_line(int level, const char *event, ...)
     gmtime_r(&now.tv_sec, &utc);
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &utc);
 
-    buffer b = buffer_new(LINE_MAX_);
+    buffer b = buffer_new(LINE_MAX_ - LINE_END);
     buffer_printf(&b,
                   as_json ? "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"event\":\"%s\""
                           : "%s.%03ldZ %s %s",
@@ -74,11 +74,18 @@ void log_line(int level, const char *event, ...)
         const char *text = va_arg(args, const char *);
         if (!text)
             continue;
-        buffer_printf(&b, as_json ? ",\"%s\":" : " %s=", name);
         char room[VALUE_MAX];
+        const size_t before = b.size;
+        buffer_printf(&b, as_json ? ",\"%s\":" : " %s=", name);
         value(&b, cut(text, room));
+        /* A pair for which there is no room is left out, whole: the line must stay a line. */
+        if (b.failed && b.data) {
+            b.size = before;
+            b.failed = false;
+        }
     }
     va_end(args);
+    b.max = LINE_MAX_;
     buffer_text(&b, as_json ? "}\n" : "\n");
     /* One write a line, so that lines of several processes do not mix. A log that cannot be written
      * must not stop the service. */
