@@ -405,7 +405,8 @@ static span base64_digits(span text, uint64_t *bytes)
 {
     size_t escapes = 0;
     text = (span){text.data + 1, text.size - 2};
-    while (text.size > 0 && text.data[text.size - 1] == '=')
+    for (int padding = 0; padding < 2 && text.size > 0 && text.data[text.size - 1] == '=';
+         padding++)
         text.size--;
     for (size_t i = 0; i < text.size; i++)
         escapes += text.data[i] == '\\';
@@ -452,6 +453,9 @@ static bool read_base64(const source *s, const lk_tensor *t, problem *p)
             used++;
         }
     }
+    if (have == 6)
+        return problem_input(p, 400, "malformed_body", s->name,
+                             "inputs.%s.base64 is cut off: its last digit stands alone", s->name);
     return true;
 }
 
