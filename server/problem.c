@@ -62,11 +62,22 @@ const char *problem_title(int status)
         int status;
         const char *title;
     } titles[] = {
-        {400, "Bad Request"},           {404, "Not Found"},
-        {405, "Method Not Allowed"},    {406, "Not Acceptable"},
-        {413, "Content Too Large"},     {415, "Unsupported Media Type"},
-        {417, "Expectation Failed"},    {422, "Unprocessable Content"},
-        {500, "Internal Server Error"}, {503, "Service Unavailable"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {406, "Not Acceptable"},
+        {408, "Request Timeout"},
+        {413, "Content Too Large"},
+        {414, "URI Too Long"},
+        {415, "Unsupported Media Type"},
+        {417, "Expectation Failed"},
+        {422, "Unprocessable Content"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
     };
     for (size_t i = 0; i < sizeof titles / sizeof *titles; i++)
         if (titles[i].status == status)
