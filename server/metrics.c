@@ -40,8 +40,11 @@ void metrics_request(int loss, int codec, int status)
     int k = 0;
     while (k < STATUSES - 1 && statuses[k] != status)
         k++;
-    requests[loss < 0 || loss >= LOSSES_MAX ? LOSSES_MAX : loss]
-            [codec < 0 || codec >= CODECS ? CODECS : codec][k]++;
+    int wired = 0;
+    while (wired < CODECS && wires[wired])
+        wired++;
+    requests[loss < 0 || loss >= lk_loss_count() || loss >= LOSSES_MAX ? LOSSES_MAX : loss]
+            [codec < 0 || codec >= wired ? CODECS : codec][k]++;
 }
 
 void metrics_elements(int loss, int64_t count)
@@ -71,7 +74,7 @@ static void write_histogram(buffer *to, const char *name, const char *help, cons
 
 static const char *loss_name(int loss)
 {
-    return loss < lk_loss_count() ? lk_loss_describe(lk_loss_at(loss))->name : "unknown";
+    return loss < LOSSES_MAX ? lk_loss_describe(lk_loss_at(loss))->name : "unknown";
 }
 
 static void write_requests(buffer *to)

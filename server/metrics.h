@@ -35,8 +35,8 @@ extern metrics metric;
 
 void metrics_observe(histogram *h, double seconds);
 
-/* An evaluation was answered: `loss` as the library numbers it, -1 for unknown ones; the wire by
- * its place in wires[], -1 for none. */
+/* An evaluation was answered: `loss` as the library numbers it, the wire by its place in wires[];
+ * any other number counts as unknown, or as none. */
 void metrics_request(int loss, int codec, int status);
 void metrics_elements(int loss, int64_t count);
 
