@@ -1,0 +1,712 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Media types, rounding to narrow floats, and bodies that are wrong: whatever the bytes, a reply or
+ * a problem that blames the client, and no byte beyond the body is read.
+ */
+#include "tests/help.h"
+
+#include <jansson.h>
+
+/* Negotiation. */
+
+static const char *name_of(const wire *w)
+{
+    return w ? w->name : "none";
+}
+
+static void content_types(void **unused)
+{
+    (void)unused;
+    static const char *const cases[][2] = {
+        {NULL, "json"},
+        {"", "json"},
+        {"  ", "json"},
+        {";charset=utf-8", "json"},
+        {"application/json", "json"},
+        {"Application/JSON", "json"},
+        {" application/json", "json"},
+        {"application/json; charset=utf-8", "json"},
+        {"application/json;charset=\"utf-8\"", "json"},
+        {"application/json ;a=b", "json"},
+        {"application/x-www-form-urlencoded", "json"},
+        {"application/x-safetensors", "safetensors"},
+        {"APPLICATION/OCTET-STREAM", "safetensors"},
+        {"application/octet-stream; x=y", "safetensors"},
+        {"application/jsonp", "none"},
+        {"application/jso", "none"},
+        {"application/", "none"},
+        {"text/plain", "none"},
+        {"*/*", "none"},
+        {"json", "none"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *got = name_of(wire_of_content(cases[i][0]));
+        if (strcmp(got, cases[i][1]) != 0)
+            fail_msg("Content-Type: %s is %s, not %s", cases[i][0], got, cases[i][1]);
+    }
+}
+
+/* What an Accept header chooses for a JSON body and for a safetensors body. */
+static void accepts(void **unused)
+{
+    (void)unused;
+    static const char *const cases[][3] = {
+        {NULL, "json", "safetensors"},
+        {"", "json", "safetensors"},
+        {" , ", "json", "safetensors"},
+        {"*/*", "json", "safetensors"},
+        {"*/*;q=0.1", "json", "safetensors"},
+        {"application/*", "json", "safetensors"},
+        {"application/json", "json", "json"},
+        {"APPLICATION/JSON", "json", "json"},
+        {"application/json;charset=utf-8", "json", "json"},
+        {"application/json ; q=0.5", "json", "json"},
+        {"application/x-safetensors", "safetensors", "safetensors"},
+        {"application/octet-stream", "safetensors", "safetensors"},
+        {"text/html", "none", "none"},
+        {"text/*", "none", "none"},
+        {"*/json", "none", "none"},
+        {"*", "none", "none"},
+        {"text/html, application/json", "json", "json"},
+        {"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", "json", "safetensors"},
+        {"application/json, application/x-safetensors;q=0.5", "json", "json"},
+        {"application/json;q=0.4, application/x-safetensors;q=0.5", "safetensors", "safetensors"},
+        {"application/json;q=0.5,application/x-safetensors;q=0.5", "json", "safetensors"},
+        {"application/x-safetensors, */*;q=0.1", "safetensors", "safetensors"},
+        {"*/*, application/x-safetensors", "safetensors", "safetensors"},
+        {"application/json, */*", "json", "json"},
+        /* A name says more than a wildcard, wherever it stands. */
+        {"application/json;q=0, */*", "safetensors", "safetensors"},
+        {"*/*, application/json;q=0", "safetensors", "safetensors"},
+        {"application/*;q=0.9, application/x-safetensors;q=0", "json", "json"},
+        {"*/*, application/json;q=0.1", "safetensors", "safetensors"},
+        {"application/*;q=0, */*", "none", "none"},
+        {"application/json;q=0", "none", "none"},
+        {"application/json;q=0.0, application/x-safetensors;q=0.000", "none", "none"},
+        {"*/*;q=0", "none", "none"},
+        {"application/json;Q=0", "none", "none"},
+        {"application/json; x=\"a\"; q=0", "none", "none"},
+        {"application/json;q=0.001", "json", "json"},
+        /* A quality that is none counts as 1, and the next element is not part of it. */
+        {"application/json;q=", "json", "json"},
+        {"application/json;q=high", "json", "json"},
+        {"application/json;q=7", "json", "json"},
+        {"application/json;q=-1", "json", "json"},
+        {"application/json;q=nan", "json", "json"},
+        {"application/json;q=,application/x-safetensors;q=0", "json", "json"},
+        {"application/json;,text/html", "json", "json"},
+        {"application/json;", "json", "json"},
+        {"application/json;q", "json", "json"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = cases[i][0] ? exactly(cases[i][0], strlen(cases[i][0]) + 1) : NULL;
+        const wire *const same[] = {&wire_json, &wire_safetensors};
+        for (int k = 0; k < 2; k++) {
+            const char *got = name_of(wire_of_accept(text, same[k]));
+            if (strcmp(got, cases[i][1 + k]) != 0)
+                fail_msg("Accept: %s with a body of %s is %s, not %s", text, same[k]->name, got,
+                         cases[i][1 + k]);
+        }
+        free(text);
+    }
+}
+
+static void bodies_in_files(void **unused)
+{
+    (void)unused;
+    static const char file[] = "\x10\0\0\0\0\0\0\0{\"a\":1}         ";
+    for (size_t n = 0; n < sizeof file; n++) {
+        char *copy = exactly(file, n);
+        const wire *w = wire_of_bytes((span){copy, n});
+        assert_ptr_equal(w, n >= 24 ? &wire_safetensors : &wire_json);
+        free(copy);
+    }
+    assert_ptr_equal(wire_of_bytes((span){" {\"inputs\":{}}", 14}), &wire_json);
+}
+
+/* Rounding. */
+
+static void check_narrow(lk_dtype dtype, double x)
+{
+    uint16_t got, want = round16(dtype == LK_F16 ? 10 : 7, x);
+    uint16_t at[3] = {0x5555, 0x5555, 0x5555};
+    wire_put_real(dtype, at, 1, x);
+    got = at[1];
+    if (got != want || at[0] != 0x5555 || at[2] != 0x5555)
+        fail_msg("%a as %s is %04x, not %04x", x, lk_dtype_name(dtype), got, want);
+}
+
+/* Every value of the format, the middle between it and the next, and what lies closest to both. */
+static void narrow_floats(void **unused)
+{
+    (void)unused;
+    for (int format = 0; format < 2; format++) {
+        const lk_dtype dtype = format ? LK_F16 : LK_BF16;
+        const int fraction = format ? 10 : 7;
+        for (unsigned bits = 0; bits < 0x8000; bits++) {
+            double x = widen16(fraction, (uint16_t)bits);
+            double next = widen16(fraction, (uint16_t)(bits + 1));
+            if (!isfinite(x)) {
+                check_narrow(dtype, x);
+                check_narrow(dtype, -x);
+                continue;
+            }
+            if (isinf(next))
+                next = ldexp(1, (0x7fff >> fraction) / 2 + 1);
+            const double middle = x + (next - x) / 2;
+            const double near[] = {x,
+                                   nextafter(x, 0),
+                                   nextafter(x, INFINITY),
+                                   middle,
+                                   nextafter(middle, 0),
+                                   nextafter(middle, INFINITY),
+                                   x + (next - x) * 0.25,
+                                   x + (next - x) * 0.75};
+            for (size_t i = 0; i < sizeof near / sizeof *near; i++) {
+                check_narrow(dtype, near[i]);
+                check_narrow(dtype, -near[i]);
+            }
+        }
+        for (int i = 0; i < 200000; i++) {
+            uint64_t random = random_bits();
+            double x;
+            memcpy(&x, &random, sizeof x);
+            check_narrow(dtype, x);
+        }
+        check_narrow(dtype, 0x1p-1074);
+        check_narrow(dtype, 0x1.fffffffffffffp1023);
+    }
+}
+
+static void wide_floats(void **unused)
+{
+    (void)unused;
+    char place[1 + 2 * sizeof(double)];
+    double wide;
+    float single;
+    wire_put_real(LK_F64, place + 1, 1, -0.1);
+    memcpy(&wide, place + 1 + sizeof wide, sizeof wide);
+    assert_true(wide == -0.1);
+    wire_put_real(LK_F32, place + 1, 1, -0.1);
+    memcpy(&single, place + 1 + sizeof single, sizeof single);
+    assert_true(single == -0.1f);
+    wire_put_real(LK_F32, place, 0, 3.5e38);
+    memcpy(&single, place, sizeof single);
+    assert_true(isinf(single));
+}
+
+/* Bodies. */
+
+static bool try_body(const lk_loss *loss, const wire *in, const void *body, size_t size, outcome *o)
+{
+    const wire *out = size % 2 ? &wire_json : &wire_safetensors;
+    bool ok = evaluate(loss, in, out, body, size, "", 1, o);
+    const int status = o->problem.status;
+    bool blamed = status == 400 || status == 413 || status == 422;
+    if (ok ? status != 0 : !blamed || !o->problem.code || !o->problem.detail[0])
+        fail_msg("%s of %zu bytes: status %d, %s: %s; %.*s", in->name, size, status,
+                 o->problem.code ? o->problem.code : "", o->problem.detail, (int)size,
+                 (const char *)body);
+    return ok;
+}
+
+static void expect(const char *body, const char *code)
+{
+    outcome o;
+    bool ok = try_body(lk_loss_find("huber"), &wire_json, body, strlen(body), &o);
+    const char *got = ok ? "fine" : o.problem.code;
+    if (strcmp(got, code) != 0)
+        fail_msg("%s: %s, not %s: %s", body, got, code, o.problem.detail);
+    outcome_free(&o);
+}
+
+static void json_bodies(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *code, *body;
+    } cases[] = {
+        {"malformed_body", ""},
+        {"malformed_body", " "},
+        {"malformed_body", "{"},
+        {"malformed_body", "[]"},
+        {"malformed_body", "null"},
+        {"missing_input", "{}"},
+        {"missing_input", " { } "},
+        {"malformed_body", "{}{}"},
+        {"malformed_body", "{} x"},
+        {"malformed_body", "{,}"},
+        {"malformed_body", "{\"a\\"},
+        {"malformed_body", "{\"\\u12\":1}"},
+        {"malformed_body", "{\"inputs\\"},
+        {"malformed_body", "{\"input\":{}}"},
+        {"malformed_body", "{\"inputs\":[]}"},
+        {"malformed_body", "{\"inputs\":{\"a\":\"1\",\"b\":1}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":null,\"b\":1}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[\"1\"],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[[1],[null]],\"b\":1}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[true],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1,],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1 2],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[,1],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[01],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[+1],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[.5],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1.],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1e],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[-],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[Inf],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[-NaN],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[nan],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[0x1],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1}},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1]],\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1]\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":[1],\"b\":[1],}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":1,\"b\":1},}"},
+        {"fine", "{\"inputs\":{\"a\":[1],\"b\":[1]}}"},
+        {"fine", "{\"inputs\":{\"a\":1,\"b\":1}}"},
+        {"fine", "{\"inputs\":{\"a\":[],\"b\":[]}}"},
+        {"fine", "{\"inputs\":{\"\\u0061\":[1e400],\"b\":[-1e-400]}}"},
+        {"fine", "{\"inputs\":{\"a\":[NaN,Infinity,-Infinity],\"b\":[1,2,3]}}"},
+        {"fine", "\t{ \"inputs\" :\n{ \"a\" : [ 1 , 2 ] ,\r\"b\" : [ 1 , 2 ] } }\n"},
+        {"duplicate_name", "{\"inputs\":{\"a\":[1],\"\\u0061\":[1]}}"},
+        {"unknown_input", "{\"inputs\":{\"a\":[1],\"b\":[1],\"c\":[1]}}"},
+        {"unknown_input", "{\"inputs\":{\"\":[1]}}"},
+        {"missing_input", "{\"inputs\":{\"a\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[[1,2],[3]],\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[[1,2],3],\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[1,[2]],\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[[],[1]],\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[[1],[]],\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[[[]],[]],\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":[[],[[]]],\"b\":[1]}}"},
+        {"fine", "{\"inputs\":{\"a\":[[[[[[[[1]]]]]]]],\"b\":[[[[[[[[1]]]]]]]]}}"},
+        {"too_large", "{\"inputs\":{\"a\":[[[[[[[[[1]]]]]]]]],\"b\":1}}"},
+        {"shape_mismatch", "{\"inputs\":{\"a\":[1,2],\"b\":[1]}}"},
+        {"rank_mismatch", "{\"inputs\":{\"a\":[1,2],\"b\":1}}"},
+        /* Objects. */
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[2],\"data\":[1,2]},\"b\":[1,2]}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[],\"data\":[1]},\"b\":1}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[1,2],\"data\":[[1,2]]},\"b\":[[1,2]]}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[0,3],\"data\":[]},"
+                 "\"b\":{\"shape\":[0,3],\"data\":[]}}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAA==\"},\"b\":[1]}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAA\"},\"b\":[1]}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"\\/\\/\\/\\/AA\"},\"b\":[1]}}"},
+        {"fine", "{\"inputs\":{\"a\":{\"shape\":[0],\"base64\":\"\"},\"b\":[]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[2],\"data\":[1]},\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[2],\"data\":[[1,2]]},\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":1},\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAA\"},\"b\":[1]}}"},
+        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAAAA\"},\"b\":[1]}}"},
+        /* Refused before memory for a thousand million numbers is asked for. */
+        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1000000000],\"base64\":\"AAAA\"},"
+                          "\"b\":{\"shape\":[1000000000],\"base64\":\"AAAA\"}}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAA AA\"},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAA-\"},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AA==AA\"},\"b\":[1]}}"},
+        {"ragged_tensor",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAA======\"},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"dtype\":\"f16\",\"shape\":[3],\"base64\":"
+                           "\"AAAAAAAAA\"},\"b\":[1,2,3]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":1},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1]},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"data\":[1]},\"b\":[1]}}"},
+        {"malformed_body",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":[1],\"base64\":\"\"},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":[1],\"x\":1},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":1,\"data\":[1]},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[[1]],\"data\":[1]},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1.0],\"data\":[1]},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[-1],\"data\":[1]},\"b\":[1]}}"},
+        {"malformed_body",
+         "{\"inputs\":{\"a\":{\"shape\":[99999999999999999999],\"data\":[1]},\"b\":[1]}}"},
+        {"too_large", "{\"inputs\":{\"a\":{\"shape\":[4294967296,4294967296],\"data\":[1]},"
+                      "\"b\":[1]}}"},
+        {"too_large",
+         "{\"inputs\":{\"a\":{\"shape\":[1,1,1,1,1,1,1,1,1],\"data\":[1]},\"b\":[1]}}"},
+        {"duplicate_name",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"shape\":[1],\"data\":[1]},\"b\":[1]}}"},
+        {"dtype_unsupported",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":[1],\"dtype\":\"F32\"},\"b\":[1]}}"},
+        {"dtype_unsupported",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":[1],\"dtype\":\"i64\"},\"b\":[1]}}"},
+        {"dtype_unsupported", "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":[1],\"dtype\":\"f16\"},"
+                              "\"b\":{\"shape\":[1],\"data\":[1],\"dtype\":\"bf16\"}}}"},
+        {"malformed_body",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":[1],\"dtype\":1},\"b\":[1]}}"},
+        /* Options and outputs. */
+        {"malformed_body", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":[]}"},
+        {"malformed_body", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{]}}"},
+        {"option_invalid", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"delta\":[1]}}"},
+        {"option_invalid", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"delta\":true}}"},
+        {"option_invalid", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"delta\":null}}"},
+        {"fine", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"num_items\":null}}"},
+        {"fine", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"delta\":\"2e0\"}}"},
+        {"fine", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"delta\":1e300}}"},
+        {"option_invalid", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"reduction\":1}}"},
+        {"option_invalid", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"reduction\":\"\"}}"},
+        {"unknown_option", "{\"inputs\":{\"a\":1,\"b\":1},\"options\":{\"x\":1}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":1,\"b\":1},\"outputs\":\"loss\"}"},
+        {"malformed_body", "{\"inputs\":{\"a\":1,\"b\":1},\"outputs\":[1]}"},
+        {"unknown_output", "{\"inputs\":{\"a\":1,\"b\":1},\"outputs\":[\"x\"]}"},
+        {"unknown_output", "{\"inputs\":{\"a\":1,\"b\":1},\"outputs\":[\"grad.x\"]}"},
+        {"unknown_output", "{\"inputs\":{\"a\":1,\"b\":1},\"outputs\":[\"grad.\"]}"},
+        {"fine", "{\"inputs\":{\"a\":1,\"b\":1},\"outputs\":[]}"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect(cases[i].body, cases[i].code);
+}
+
+/* Integers and masks: on every wire what does not fit is refused, never narrowed. */
+static void json_integers(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *code, *targets;
+    } cases[] = {
+        {"fine", "[1]"},
+        {"fine", "[-100]"},
+        {"target_out_of_range", "[3]"},
+        {"dtype_unsupported", "[1.0]"},
+        {"dtype_unsupported", "[1e0]"},
+        {"dtype_unsupported", "[NaN]"},
+        {"malformed_body", "[true]"},
+        {"malformed_body", "[0x1]"},
+        {"value_out_of_range", "[9223372036854775808]"},
+        {"value_out_of_range", "{\"shape\":[1],\"data\":[4294967297],\"dtype\":\"i32\"}"},
+        {"value_out_of_range", "{\"shape\":[1],\"data\":[-2147483649],\"dtype\":\"i32\"}"},
+        {"target_out_of_range", "{\"shape\":[1],\"data\":[-2147483648],\"dtype\":\"i32\"}"},
+        {"fine", "{\"shape\":[1],\"data\":[2],\"dtype\":\"i32\"}"},
+        {"dtype_unsupported", "{\"shape\":[1],\"data\":[1],\"dtype\":\"u8\"}"},
+        {"fine", "[1],\"mask\":[true]"},
+        {"fine", "[1],\"mask\":[0]"},
+        {"fine", "[7],\"mask\":[false]"},
+        {"value_out_of_range", "[1],\"mask\":[2]"},
+        {"value_out_of_range", "[1],\"mask\":[-1]"},
+        {"malformed_body", "[1],\"mask\":[truely]"},
+        {"malformed_body", "[1],\"mask\":[1.0]"},
+        {"malformed_body", "[1],\"mask\":[t]"},
+        {"fine", "[1],\"mask\":{\"shape\":[1],\"data\":[255],\"dtype\":\"u8\"}"},
+        {"value_out_of_range", "[1],\"mask\":{\"shape\":[1],\"data\":[256],\"dtype\":\"u8\"}"},
+        {"dtype_unsupported", "[1],\"mask\":{\"shape\":[1],\"data\":[1],\"dtype\":\"i64\"}"},
+        {"weight_invalid", "[1],\"sample_weight\":[-1]"},
+        {"weight_invalid", "[1],\"class_weight\":[1,NaN,1]"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        outcome o;
+        bytes body = {0};
+        say(&body, "{\"inputs\":{\"logits\":[[1,2,3]],\"targets\":%s}}", cases[i].targets);
+        bool ok = try_body(lk_loss_find("cross_entropy"), &wire_json, body.data, body.size, &o);
+        if (strcmp(ok ? "fine" : o.problem.code, cases[i].code) != 0)
+            fail_msg("targets %s: %s, not %s: %s", cases[i].targets, ok ? "fine" : o.problem.code,
+                     cases[i].code, o.problem.detail);
+        outcome_free(&o);
+        free(body.data);
+    }
+}
+
+/* The place is told as the contract's example tells it. */
+static void json_places(void **unused)
+{
+    (void)unused;
+    outcome o;
+    const char *body = "{\"inputs\":{\"a\":[[1,2,3,4,5],[1,2,3,4,5],[1,2,3,4,5],[1,2,3,4]]}}";
+    assert_false(try_body(lk_loss_find("huber"), &wire_json, body, strlen(body), &o));
+    assert_string_equal(o.problem.detail, "inputs.a[3]: 4 values, row 0 has 5");
+    assert_string_equal(o.problem.input, "a");
+    assert_int_equal(o.problem.rank, 1);
+    assert_int_equal(o.problem.index[0], 3);
+    body = "{\"inputs\":{\"a\":[[1,2],[1,x]]}}";
+    assert_false(try_body(lk_loss_find("huber"), &wire_json, body, strlen(body), &o));
+    assert_non_null(strstr(o.problem.detail, "inputs.a[1][1]"));
+    body = "{\"inputs\":{\"a\":[[1,2],[1,Nan]],\"b\":[[1,2],[3,4]]}}";
+    assert_false(try_body(lk_loss_find("huber"), &wire_json, body, strlen(body), &o));
+    assert_non_null(strstr(o.problem.detail, "inputs.a[1][1] is Nan"));
+    assert_int_equal(o.problem.rank, 2);
+    assert_int_equal(o.problem.index[0], 1);
+    assert_int_equal(o.problem.index[1], 1);
+}
+
+/* More tensors than there may be, and none of them known. */
+static void many_tensors(void **unused)
+{
+    (void)unused;
+    outcome o;
+    bytes body = {0}, header = {0};
+    say(&body, "{\"inputs\":{\"a\":1,\"b\":1");
+    for (int i = 0; i < 100; i++)
+        say(&body, ",\"t%d\":1", i);
+    say(&body, "}}");
+    assert_false(try_body(lk_loss_find("huber"), &wire_json, body.data, body.size, &o));
+    assert_string_equal(o.problem.code, "unknown_input");
+    free(body.data);
+    body = (bytes){0};
+    say(&header, "{");
+    for (int i = 0; i < 65; i++)
+        say(&header, "%s\"t%d\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
+            i ? "," : "", i, i, i + 1);
+    say(&header, "}");
+    char length[8] = {(char)(header.size & 0xff), (char)(header.size >> 8)};
+    put(&body, length, 8);
+    put(&body, header.data, header.size);
+    put(&body, header.data, 65);
+    assert_false(try_body(lk_loss_find("huber"), &wire_safetensors, body.data, body.size, &o));
+    assert_int_equal(o.problem.status, 413);
+    free(body.data);
+    free(header.data);
+}
+
+static void expect_safetensors(const char *code, const char *header, size_t data)
+{
+    outcome o;
+    bytes body = {0};
+    char length[8] = {(char)(strlen(header) & 0xff), (char)(strlen(header) >> 8)};
+    put(&body, length, 8);
+    put(&body, header, strlen(header));
+    for (size_t i = 0; i < data; i++)
+        put(&body, "", 1);
+    bool ok = try_body(lk_loss_find("huber"), &wire_safetensors, body.data, body.size, &o);
+    if (strcmp(ok ? "fine" : o.problem.code, code) != 0)
+        fail_msg("%s + %zu: %s, not %s: %s", header, data, ok ? "fine" : o.problem.code, code,
+                 o.problem.detail);
+    outcome_free(&o);
+    free(body.data);
+}
+
+#define F32_AT(name, shape, from, to)                                                              \
+    "\"" name "\":{\"dtype\":\"F32\",\"shape\":[" shape "],\"data_offsets\":[" from "," to "]}"
+
+static void safetensors_bodies(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *code, *header;
+        size_t data;
+    } cases[] = {
+        {"fine", "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "4", "8") "}", 8},
+        {"fine", " \n{" F32_AT("b", "1", "4", "8") "," F32_AT("a", "1", "0", "4") "}  ", 8},
+        {"fine", "{" F32_AT("a", "", "0", "4") "," F32_AT("b", "", "4", "8") "}", 8},
+        {"fine", "{" F32_AT("a", "0,3", "0", "0") "," F32_AT("b", "0,3", "0", "0") "}", 0},
+        {"fine",
+         "{\"__metadata__\":{\"format\":\"pt\",\"delta\":\"2\",\"outputs\":\"loss\"}," F32_AT(
+             "a", "1", "0", "4") "," F32_AT("b", "1", "4", "8") "}",
+         8},
+        {"missing_input", "{}", 0},
+        {"missing_input", "{\"__metadata__\":{}}", 0},
+        {"malformed_body", "", 0},
+        {"malformed_body", "[]", 0},
+        {"malformed_body", "{", 0},
+        {"malformed_body", "{}x", 0},
+        {"malformed_body", "{\"\xff\":1}", 0},
+        {"malformed_body", "{}", 1},
+        {"malformed_body", "{\"a\":1}", 0},
+        {"malformed_body", "{\"a\":{}}", 0},
+        {"malformed_body", "{\"__metadata__\":[]}", 0},
+        {"malformed_body", "{\"__metadata__\":{\"delta\":2}}", 0},
+        {"malformed_body",
+         "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4},
+        {"malformed_body", "{\"a\":{\"dtype\":1,\"shape\":[1],\"data_offsets\":[0,4]}}", 4},
+        {"dtype_unsupported", "{\"a\":{\"dtype\":\"f32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+         4},
+        {"malformed_body", "{" F32_AT("a", "-1", "0", "4") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1.0", "0", "4") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1", "0.0", "4") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1", "-4", "0") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1", "4", "0") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "4,8") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "2", "0", "4") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1", "4", "8") "}", 8},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "0", "4") "}", 4},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "2", "6") "}", 8},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "5", "9") "}", 9},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "4", "8") "}", 9},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "4") "," F32_AT("b", "1", "4", "8") "}", 7},
+        {"malformed_body", "{" F32_AT("a", "4294967296,4294967296", "0", "0") "}", 0},
+        {"malformed_body", "{" F32_AT("a", "9223372036854775807,0,2", "0", "8") "}", 8},
+        {"malformed_body", "{" F32_AT("a", "9223372036854775808", "0", "8") "}", 8},
+        {"malformed_body", "{" F32_AT("a", "1", "0", "18446744073709551616") "}", 8},
+        {"too_large", "{" F32_AT("a", "1,1,1,1,1,1,1,1,1", "0", "4") "}", 4},
+        {"duplicate_name", "{" F32_AT("a", "1", "0", "4") "," F32_AT("a", "1", "4", "8") "}", 8},
+        {"unknown_input", "{" F32_AT("c", "1", "0", "4") "}", 4},
+        {"duplicate_name", "{\"__metadata__\":{\"delta\":\"1\",\"delta\":\"1\"}}", 0},
+        {"option_invalid", "{\"__metadata__\":{\"delta\":\"x\"}}", 0},
+        {"unknown_option", "{\"__metadata__\":{\"x\":\"x\"}}", 0},
+        {"unknown_output", "{\"__metadata__\":{\"outputs\":\"x\"}}", 0},
+        {"duplicate_option", "{\"__metadata__\":{\"outputs\":\"loss,loss\"}}", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_safetensors(cases[i].code, cases[i].header, cases[i].data);
+    /* Lengths that only a checked comparison sees through. */
+    static const char *const lengths[] = {"\xff\xff\xff\xff\xff\xff\xff\xff",
+                                          "\xf8\xff\xff\xff\xff\xff\xff\xff", "\0\0\0\0\0\0\0\x80",
+                                          "\3\0\0\0\0\0\0\0"};
+    for (int i = 0; i < 4; i++) {
+        char body[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
+        outcome o;
+        memcpy(body, lengths[i], 8);
+        assert_false(try_body(lk_loss_find("huber"), &wire_safetensors, body, 10, &o));
+        assert_string_equal(o.problem.code, "malformed_body");
+    }
+    /* The header's own limit, with as many bytes as it says. */
+    const size_t size = 8 + 65537;
+    char *large = malloc(size);
+    assert_non_null(large);
+    memset(large, ' ', size);
+    memcpy(large, "\1\0\1\0\0\0\0\0{}", 10);
+    outcome o;
+    assert_false(try_body(lk_loss_find("huber"), &wire_safetensors, large, size, &o));
+    assert_string_equal(o.problem.code, "malformed_body");
+    memcpy(large, "\0\0\1\0\0\0\0\0{}", 10);
+    assert_false(try_body(lk_loss_find("huber"), &wire_safetensors, large, size - 1, &o));
+    assert_string_equal(o.problem.code, "missing_input");
+    free(large);
+}
+
+/* Every prefix of a good body. */
+static void truncations(void **unused)
+{
+    (void)unused;
+    const wire *const both[] = {&wire_json, &wire_safetensors};
+    for (int l = 0; l < lk_loss_count(); l++)
+        for (int round = 0; round < 12; round++) {
+            sample s = sample_new(lk_loss_at(l), round % 2 ? LK_F32 : LK_F16, 3,
+                                  SAMPLE_OPTIONS | SAMPLE_OUTPUTS);
+            const wire *w = both[round / 2 % 2];
+            bytes body = {0};
+            say_body(&body, &s, w, IN_BODY);
+            for (size_t n = 0; n < body.size; n++) {
+                outcome o;
+                if (try_body(s.loss, w, body.data, n, &o))
+                    fail_msg("%s cut to %zu of %zu bytes was accepted: %s", w->name, n, body.size,
+                             body.data);
+            }
+            free(body.data);
+            sample_free(&s);
+        }
+}
+
+/* The example of each description as a request. */
+static void example_body(const lk_loss *loss, const wire *w, bytes *body)
+{
+    const char *example = lk_loss_describe(loss)->example;
+    sample s = {.loss = loss, .element = LK_F32};
+    problem p = {0};
+    if (w == &wire_json) {
+        put(body, example, strlen(example));
+        return;
+    }
+    evaluation *e = evaluation_new(loss, &wire_json, &wire_json, (span){example, strlen(example)});
+    assert_true(evaluation_open(e, "", 1, &p) && evaluation_fill(e, &p));
+    for (int i = 0; i < e->sources; i++) {
+        s.input[s.inputs++] =
+            (request_input){e->source[i].name, *lk_call_tensor(e->call, e->source[i].name)};
+    }
+    json_t *tree = json_loads(example, 0, NULL), *value;
+    const char *name;
+    json_object_foreach(json_object_get(tree, "options"), name, value)
+    {
+        s.option[s.options].name = name;
+        char *text = json_dumps(value, JSON_ENCODE_ANY);
+        snprintf(s.option[s.options++].text, sizeof s.option[0].text, "%s",
+                 json_is_string(value) ? json_string_value(value) : text);
+        free(text);
+    }
+    say_safetensors(body, &s, IN_BODY);
+    json_decref(tree);
+    evaluation_free(e);
+}
+
+/* Every byte of a small body changed to every other, in turn; with many losses each takes its
+ * share of the values. */
+static void changed_bytes(void **unused)
+{
+    (void)unused;
+    const wire *const both[] = {&wire_json, &wire_safetensors};
+    const unsigned step = 1 + (unsigned)lk_loss_count() / 4;
+    for (int l = 0; l < lk_loss_count(); l++)
+        for (int k = 0; k < 2; k++) {
+            bytes body = {0};
+            outcome o;
+            example_body(lk_loss_at(l), both[k], &body);
+            if (!try_body(lk_loss_at(l), both[k], body.data, body.size, &o))
+                fail_msg("%s: %s", lk_loss_describe(lk_loss_at(l))->name, o.problem.detail);
+            outcome_free(&o);
+            for (size_t i = 0; i < body.size; i++) {
+                const char kept = body.data[i];
+                for (unsigned v = (unsigned)((i + (size_t)l) % step); v < 256; v += step) {
+                    body.data[i] = (char)v;
+                    (void)try_body(lk_loss_at(l), both[k], body.data, body.size, &o);
+                    outcome_free(&o);
+                }
+                body.data[i] = kept;
+            }
+            free(body.data);
+        }
+}
+
+/* Bytes left out, doubled, or swapped for structure, several at once. */
+static void mangled_bodies(void **unused)
+{
+    (void)unused;
+    const wire *const both[] = {&wire_json, &wire_safetensors};
+    static const char structure[] = "[]{}\",:\\ 0-1.eN\0";
+    for (int l = 0; l < lk_loss_count(); l++)
+        for (int round = 0; round < 4000 / (1 + lk_loss_count() / 4); round++) {
+            bytes body = {0}, mangled = {0};
+            outcome o;
+            example_body(lk_loss_at(l), both[round % 2], &body);
+            for (size_t i = 0; i < body.size; i++) {
+                if (chance(0.01))
+                    continue;
+                put(&mangled, chance(0.01) ? structure + random_below(16) : body.data + i, 1);
+                if (chance(0.01))
+                    put(&mangled, body.data + random_below((int)body.size), 1);
+            }
+            (void)try_body(lk_loss_at(l), both[round % 2], mangled.data, mangled.size, &o);
+            outcome_free(&o);
+            free(body.data);
+            free(mangled.data);
+        }
+}
+
+/* As deep as a body can be, in the places where something walks it. */
+static void deep_bodies(void **unused)
+{
+    (void)unused;
+    static const char *const starts[] = {"",
+                                         "{\"inputs\":",
+                                         "{\"inputs\":{\"a\":",
+                                         "{\"options\":",
+                                         "{\"outputs\":",
+                                         "{\"options\":{\"x\":"};
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        for (int object = 0; object < 2; object++) {
+            bytes body = {0};
+            outcome o;
+            put(&body, starts[i], strlen(starts[i]));
+            for (int k = 0; k < 100000; k++)
+                put(&body, object ? "{\"a\":" : "[", object ? 5 : 1);
+            assert_false(try_body(lk_loss_find("huber"), &wire_json, body.data, body.size, &o));
+            for (int k = 0; k < 100000; k++)
+                put(&body, object ? "}" : "]", 1);
+            put(&body, "}}}", (size_t)(starts[i][0] == '{') + (strchr(starts[i], 'a') != NULL));
+            assert_false(try_body(lk_loss_find("huber"), &wire_json, body.data, body.size, &o));
+            free(body.data);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(content_types),   cmocka_unit_test(accepts),
+        cmocka_unit_test(bodies_in_files), cmocka_unit_test(narrow_floats),
+        cmocka_unit_test(wide_floats),     cmocka_unit_test(json_bodies),
+        cmocka_unit_test(json_integers),   cmocka_unit_test(json_places),
+        cmocka_unit_test(many_tensors),    cmocka_unit_test(safetensors_bodies),
+        cmocka_unit_test(truncations),     cmocka_unit_test(changed_bytes),
+        cmocka_unit_test(mangled_bodies),  cmocka_unit_test(deep_bodies),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
