@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Log lines: one event is one line with its own fields, whatever the values hold.
+ */
+#include "tests/help.h"
+
+#include <jansson.h>
+#include <unistd.h>
+
+#include "log.h"
+
+static char line[65536];
+static size_t size;
+static int ends[2], kept;
+
+static void begin(void)
+{
+    assert_int_equal(pipe(ends), 0);
+    kept = dup(STDERR_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[1]);
+}
+
+/* What was written since begin. It fits in a pipe. */
+static void end(void)
+{
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    size = 0;
+    for (ssize_t n; (n = read(ends[0], line + size, sizeof line - 1 - size)) > 0;)
+        size += (size_t)n;
+    line[size] = '\0';
+    close(ends[0]);
+}
+
+static int lines(void)
+{
+    int n = 0;
+    for (size_t i = 0; i < size; i++)
+        n += line[i] == '\n';
+    return n;
+}
+
+static json_t *parsed(void)
+{
+    json_error_t error;
+    assert_int_equal(lines(), 1);
+    assert_int_equal(line[size - 1], '\n');
+    json_t *tree = json_loadb(line, size, JSON_REJECT_DUPLICATES, &error);
+    if (!tree)
+        fail_msg("%s: %s", line, error.text);
+    return tree;
+}
+
+static const char *member(const json_t *tree, const char *name)
+{
+    return json_string_value(json_object_get(tree, name));
+}
+
+static void levels(void **unused)
+{
+    (void)unused;
+    for (int least = LOG_ERROR; least <= LOG_DEBUG; least++)
+        for (int level = LOG_ERROR; level <= LOG_DEBUG; level++) {
+            log_set(false, least);
+            begin();
+            log_line(level, "event", NULL);
+            end();
+            assert_int_equal(lines(), level <= least);
+            assert_int_equal(log_wants(level), level <= least);
+        }
+}
+
+static void text_lines(void **unused)
+{
+    (void)unused;
+    log_set(false, LOG_INFO);
+    begin();
+    log_line(LOG_WARN, "request", "path", "/v1/losses", "none", NULL, "empty", "", "two", "a b",
+             "pair", "a=b", "quoted", "a\"b", NULL);
+    end();
+    assert_int_equal(lines(), 1);
+    /* 2024-01-01T00:00:00.000Z */
+    assert_int_equal(strspn(line, "0123456789-T:.Z"), 24);
+    assert_string_equal(line + 24,
+                        " warn request path=/v1/losses empty=\"\" two=\"a b\" pair=\"a=b\" "
+                        "quoted=\"a\\\"b\"\n");
+}
+
+static void json_lines(void **unused)
+{
+    (void)unused;
+    log_set(true, LOG_INFO);
+    begin();
+    log_line(LOG_ERROR, "request", "path", "/", "none", NULL, "status", "200", NULL);
+    end();
+    json_t *tree = parsed();
+    assert_int_equal(json_object_size(tree), 5);
+    assert_string_equal(member(tree, "level"), "error");
+    assert_string_equal(member(tree, "event"), "request");
+    assert_string_equal(member(tree, "path"), "/");
+    assert_string_equal(member(tree, "status"), "200");
+    assert_int_equal(strlen(member(tree, "time")), 24);
+    json_decref(tree);
+}
+
+/* What a client may send to forge a line or a field. */
+static void injection(void **unused)
+{
+    (void)unused;
+    static const char *const values[] = {
+        "\n2024-01-01T00:00:00.000Z info request status=200",
+        "\r\nfoo",
+        "x status=200",
+        "x\" status=\"200",
+        "\",\"status\":\"200",
+        "\\",
+        "\\\"",
+        "\x1b[2J\x1b[31m",
+        "\b\b\b\b",
+        "\xc2\x85next", /* NEL */
+        "\xc2\x9b"
+        "31m",
+        "\xe2\x80\xa8line",
+        "\xff\xfe\x80",
+        "\xe2\x80",
+        "\x7f",
+    };
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        for (int json = 0; json < 2; json++) {
+            log_set(json, LOG_INFO);
+            begin();
+            log_line(LOG_INFO, "request", "path", values[i], "status", "404", NULL);
+            end();
+            for (size_t k = 0; k + 1 < size; k++)
+                if ((unsigned char)line[k] < ' ' || line[k] == 0x7f)
+                    fail_msg("a control character in %s", line);
+            assert_null(strstr(line, "\xc2\x85"));
+            assert_null(strstr(line, "\xc2\x9b"));
+            assert_null(strstr(line, "\xe2\x80\xa8"));
+            if (json) {
+                json_t *tree = parsed();
+                assert_int_equal(json_object_size(tree), 5);
+                assert_string_equal(member(tree, "status"), "404");
+                json_decref(tree);
+                continue;
+            }
+            /* The value is one JSON string, and the status follows it. */
+            json_error_t error;
+            char *value = strstr(line, " path=");
+            assert_non_null(value);
+            json_t *tree = json_loads(value + 6, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &error);
+            if (!tree)
+                fail_msg("%s: %s", line, error.text);
+            assert_string_equal(value + 6 + error.position, " status=404\n");
+            json_decref(tree);
+        }
+}
+
+/* Long values are cut; the line still ends, and the other fields are there. */
+static void long_values(void **unused)
+{
+    (void)unused;
+    static char text[20001];
+    memset(text, 'x', sizeof text - 1);
+    for (int json = 0; json < 2; json++)
+        for (size_t n = 200; n < 20000; n = n < 300 ? n + 1 : n + 500) {
+            text[n] = '\0';
+            log_set(json, LOG_INFO);
+            begin();
+            log_line(LOG_INFO, "request", "id", "7", "path", text, "status", "404", NULL);
+            log_line(LOG_INFO, "next", NULL);
+            end();
+            text[n] = 'x';
+            assert_int_equal(lines(), 2);
+            char *second = strchr(line, '\n') + 1;
+            assert_non_null(strstr(second, "next"));
+            *second = '\0';
+            assert_int_equal(strstr(line, "xxx...") != NULL, n >= 256);
+            assert_non_null(strstr(line, json ? "\"id\":\"7\"" : " id=7"));
+            assert_non_null(strstr(line, json ? "\"status\":\"404\"}\n" : " status=404\n"));
+        }
+}
+
+/* More than a line can hold: some fields are missing, but those that are there are whole. */
+static void long_lines(void **unused)
+{
+    (void)unused;
+    static char text[2001];
+    memset(text, '\n', sizeof text - 1);
+    for (int json = 0; json < 2; json++)
+        for (int round = 0; round < 3000; round++) {
+            const char *value[6];
+            for (int i = 0; i < 6; i++)
+                value[i] = text + (round % 3 ? 1700 + random_below(300) : 0);
+            log_set(json, LOG_INFO);
+            begin();
+            log_line(LOG_INFO, "request", "a", value[0], "b", value[1], "c", value[2], "d",
+                     value[3], "e", value[4], "f", value[5], NULL);
+            log_line(LOG_INFO, "next", NULL);
+            end();
+            assert_int_equal(lines(), 2);
+            char *second = strchr(line, '\n') + 1;
+            assert_true(second - line <= 8192);
+            assert_non_null(strstr(second, "next"));
+            size = (size_t)(second - line);
+            *second = '\0';
+            if (json) {
+                json_decref(parsed());
+            } else {
+                char last = line[size - 2];
+                assert_true(last == '"' || last == 't'); /* of a value, or of the event */
+            }
+        }
+}
+
+/* A log that nobody reads stops nothing. */
+static void closed(void **unused)
+{
+    (void)unused;
+    log_set(false, LOG_INFO);
+    int saved = dup(STDERR_FILENO);
+    close(STDERR_FILENO);
+    log_line(LOG_INFO, "event", "name", "value", NULL);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(levels),    cmocka_unit_test(text_lines),  cmocka_unit_test(json_lines),
+        cmocka_unit_test(injection), cmocka_unit_test(long_values), cmocka_unit_test(long_lines),
+        cmocka_unit_test(closed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
