@@ -633,6 +633,8 @@ static bool json_problem(const json_error_t *error, span text, const char *body,
 {
     if (json_error_code(error) == json_error_duplicate_key)
         return problem_set(p, 422, "duplicate_option", "%s: %s", what, error->text);
+    if (error->text[0] == '\0') /* jansson is silent where memory ran out */
+        return problem_set(p, 503, "no_memory", "no memory for %s; try again later", what);
     return problem_set(p, 400, "malformed_body", "%s, at byte %zu: %s", what,
                        (size_t)(text.data - body) +
                            (size_t)(error->position > 0 ? error->position : 0),
@@ -641,7 +643,7 @@ static bool json_problem(const json_error_t *error, span text, const char *body,
 
 static bool open_options(evaluation *e, span text, problem *p)
 {
-    json_error_t syntax;
+    json_error_t syntax = {0};
     json_t *options = tree(text, &syntax);
     const char *name, *option = NULL;
     json_t *value;
@@ -667,7 +669,7 @@ static bool open_options(evaluation *e, span text, problem *p)
 
 static bool open_outputs(evaluation *e, span text, problem *p)
 {
-    json_error_t syntax;
+    json_error_t syntax = {0};
     json_t *outputs = tree(text, &syntax);
     size_t i;
     json_t *value;

@@ -184,7 +184,7 @@ static bool read_header(evaluation *e, json_t *header, span data, problem *p)
 
 static bool safetensors_open(evaluation *e, problem *p)
 {
-    json_error_t error;
+    json_error_t error = {0};
     cursor c = cursor_new(e->body);
     uint64_t length = cursor_u64(&c);
     if (c.failed)
@@ -201,6 +201,8 @@ static bool safetensors_open(evaluation *e, problem *p)
     json_t *header = json_loadb(text.data, text.size, JSON_REJECT_DUPLICATES, &error);
     if (!header && json_error_code(&error) == json_error_duplicate_key)
         return problem_set(p, 400, "duplicate_name", "safetensors header: %s", error.text);
+    if (!header && error.text[0] == '\0') /* jansson is silent where memory ran out */
+        return problem_set(p, 503, "no_memory", "no memory for the header; try again later");
     if (!header)
         return problem_set(p, 400, "malformed_body", "safetensors header, at byte %d: %s",
                            error.position, error.text);
