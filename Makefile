@@ -129,10 +129,11 @@ run: deps
 # Tests.
 
 TESTS := $(B)/tests
+comma := ,
 UNIT_SOURCES := $(filter-out %/test_vmath.c,$(wildcard tests/unit/test_*.c))
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(TESTS)/%)
 VMATH := $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(TESTS)/test_vmath_$(isa)_$(e)))
-PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses
+PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses $(TESTS)/torture
 TESTED_OBJS = $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
 
 $(TESTS)/%: tests/unit/%.c $(TESTED_OBJS)
@@ -144,6 +145,13 @@ $(TESTS)/%: tests/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
+# Allocations go through the program, which makes them fail one after another.
+$(TESTS)/torture: tests/torture.c $(TESTED_OBJS)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm \
+		$(addprefix -Wl$(comma)--wrap=,malloc calloc realloc aligned_alloc) -o $@
 
 define vmath_rules
 $(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c

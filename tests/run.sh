@@ -38,7 +38,7 @@ has_isa() {
     done
 }
 
-for program in "$programs"/test_* "$programs"/check_losses; do
+for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture; do
     [ -x "$program" ] && [ ! -d "$program" ] || continue
     name=$(basename "$program")
     case $name in

@@ -213,18 +213,14 @@ static void words_and_help(void **unused)
     flags f;
     bool help;
     int words = -1;
-    char *argv[] = {exactly("lossd", 6),      exactly("eval", 5), exactly("huber", 6),
-                    exactly("--workers", 10), exactly("3", 2),    exactly("file", 5)};
+    char text[6][10] = {"lossd", "eval", "huber", "--workers", "3", "file"}, *argv[6];
+    for (int i = 0; i < 6; i++)
+        argv[i] = text[i];
     assert_true(flags_parse(&f, 6, argv, 2, &words, &help));
     assert_int_equal(words, 2);
     assert_string_equal(argv[2], "huber");
     assert_string_equal(argv[3], "file");
     assert_int_equal(f.workers, 3);
-    /* argv was put in another order; each word is still to be freed once. */
-    free(argv[0]);
-    free(argv[1]);
-    free(argv[2]);
-    free(argv[3]);
     const char *const ask[] = {"--help", "--nonsense", NULL};
     assert_true(parse(&f, ask, NULL, &help));
     assert_true(help);
