@@ -39,7 +39,9 @@ has_isa() {
 }
 
 for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture; do
-    [ -x "$program" ] && [ ! -d "$program" ] || continue
+    if [ ! -x "$program" ] || [ -d "$program" ]; then
+        continue
+    fi
     name=$(basename "$program")
     case $name in
     *.d) continue ;;
@@ -49,9 +51,9 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture; 
             printf '  left out  %s: this processor has no %s\n' "$name" "${isa%_*}"
             continue
         fi
-        run "$name" "$program" $mode
+        run "$name" "$program" ${mode:+"$mode"}
         ;;
-    test_number) run "$name" "$program" $mode ;;
+    test_number) run "$name" "$program" ${mode:+"$mode"} ;;
     *) [ -n "$mode" ] || run "$name" "$program" ;;
     esac
 done

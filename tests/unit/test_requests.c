@@ -301,7 +301,7 @@ static void shards(void **unused)
 {
     (void)unused;
     for (int l = 0; l < lk_loss_count(); l++) {
-        sample s = large_sample(lk_loss_at(l), elements[l % 4]);
+        sample s = large_sample(lk_loss_at(l), elements[l % 2]);
         answer a;
         bytes body = {0};
         if (ask(&s, &a) != LK_OK)
