@@ -24,7 +24,7 @@ typedef struct span {
 
 static inline cursor cursor_new(span s)
 {
-    return (cursor){.p = s.data, .end = s.data + s.size};
+    return (cursor){.p = s.data, .end = s.size > 0 ? s.data + s.size : s.data};
 }
 
 static inline size_t cursor_left(const cursor *c)

@@ -135,7 +135,7 @@ static void *arena_take(evaluation *e, size_t size)
 {
     if (size > e->arena_size - e->arena_used)
         return NULL;
-    void *p = e->arena + e->arena_used;
+    void *p = e->arena ? e->arena + e->arena_used : NULL;
     e->arena_used += aligned(size);
     return p;
 }
@@ -229,7 +229,8 @@ void evaluation_run(evaluation *e, int shard)
 {
     int64_t blocks = lk_call_blocks(e->call);
     int64_t first = blocks * shard / e->shards, end = blocks * (shard + 1) / e->shards;
-    lk_call_run(e->call, first, end - first, e->scratch + e->scratch_each * (size_t)shard);
+    void *scratch = e->scratch ? e->scratch + e->scratch_each * (size_t)shard : NULL;
+    lk_call_run(e->call, first, end - first, scratch);
 }
 
 bool evaluation_next(evaluation *e)
