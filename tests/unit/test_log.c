@@ -119,8 +119,7 @@ static void injection(void **unused)
         "\x1b[2J\x1b[31m",
         "\b\b\b\b",
         "\xc2\x85next", /* NEL */
-        "\xc2\x9b"
-        "31m",
+        "\xc2\x9b[31m",
         "\xe2\x80\xa8line",
         "\xff\xfe\x80",
         "\xe2\x80",
