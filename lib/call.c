@@ -354,6 +354,8 @@ static int64_t pass_block(const lk_call *call)
     int64_t rows = pass_rows(call);
     if (!pass || rows == 0)
         return call->job.block_rows;
+    if (call->loss->row_cost)
+        return lk_block_rows(call->loss->row_cost(&call->job, pass));
     return lk_block_rows(lk_tensor_count(&call->job.in[pass->input]) / rows);
 }
 

@@ -262,9 +262,9 @@ static lk_status check_outputs(lk_call *call, lk_error *error)
     return LK_OK;
 }
 
-int64_t lk_block_rows(int64_t width)
+int64_t lk_block_rows(int64_t cost)
 {
-    return width >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (width > 0 ? width : 1);
+    return cost >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (cost > 0 ? cost : 1);
 }
 
 /* What the kernels see of shapes and inputs. */
@@ -290,7 +290,10 @@ static lk_status fill_job(lk_call *call, lk_error *error)
     if (job->rows < 0)
         return lk_error_set(error, LK_SHAPE_MISMATCH, "", "more rows than memory can hold");
     int64_t elements = lk_tensor_count(&call->given[call->primary]);
-    job->block_rows = lk_block_rows(job->rows > 0 ? elements / job->rows : 1);
+    int64_t cost = job->rows > 0 ? elements / job->rows : 1;
+    if (call->loss->row_cost)
+        cost = call->loss->row_cost(job, NULL);
+    job->block_rows = lk_block_rows(cost);
     call->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
     lk_dtype primary = call->given[call->primary].dtype;
     job->loss = lk_loss_variant(call->loss, lk_is_float(primary) ? primary : LK_F32);

@@ -103,8 +103,8 @@ const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_
 
 /* check.c */
 
-/* How many rows of that width a block has: enough to be worth a trip to another thread. */
-int64_t lk_block_rows(int64_t width);
+/* How many rows of that cost a block has: enough to be worth a trip to another thread. */
+int64_t lk_block_rows(int64_t cost);
 
 /* The shape of `loss` under the reduction chosen. */
 const char *lk_loss_pattern(const lk_call *call);

@@ -100,6 +100,10 @@ struct lk_loss {
     /* The shape whose product is the number of rows. NULL: is.loss_shape, or a single row. */
     const char *rows_shape;
 
+    /* How many elements a row works through, of the loss (pass NULL) or of a pass: it decides how
+     * many of them make a block. NULL: the row's share of the primary input, or of the pass's. */
+    int64_t (*row_cost)(const lk_job *job, const lk_pass *pass);
+
     /* What tables cannot say and needs no numbers: options that exclude each other, outputs that a
      * form does not have. May be NULL. */
     lk_status (*check)(const lk_job *job, lk_error *error);
