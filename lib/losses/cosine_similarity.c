@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Cosine similarity of two vectors, as a regression or as a distance.
+ */
+#include "../pairwise.h"
+
+enum { MSE, DISTANCE }; /* form */
+enum { SIMILARITY };
+
+typedef struct options {
+    lk_reduce reduce;
+    int form;
+    double cos_eps;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    LK_WORDS(options, form, "mse", "mse|distance",
+             "(s - target)^2, or 1 - s; distance is the default where there is no target"),
+    PAIR_COS_EPS_FIELD(options),
+    {0},
+};
+
+static const lk_input inputs[] = {
+    [PAIR_A] = PAIR_VECTORS("a", "N D", LK_ROW_LOCAL, "one vector a row"),
+    [PAIR_B] = PAIR_VECTORS("b", "N D", LK_ROW_LOCAL, "the vector it is compared with"),
+    [PAIR_TARGET] = {.name = "target",
+                     .forms = {{"N", LK_FLOATS}},
+                     .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
+                     .help = "the similarity there should be; form=mse"},
+    [PAIR_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
+    {0},
+};
+
+static const lk_output outputs[] = {
+    [SIMILARITY] = {.name = "similarity",
+                    .shape = "N",
+                    .dtype = LK_ANY,
+                    .help = "cosine of a and b"},
+    {0},
+};
+
+static int form_of(const lk_job *job)
+{
+    const options *o = job->options;
+    return lk_given(job, "form") || lk_has(job, PAIR_TARGET) ? o->form : DISTANCE;
+}
+
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    if (form_of(job) == MSE && !lk_has(job, PAIR_TARGET))
+        return lk_fail(job, error, LK_MISSING_INPUT, PAIR_TARGET, -1,
+                       "target is missing; form=mse needs it");
+    return pair_check_width(job, error);
+}
+
+static pair_row row(const lk_job *job, int64_t i, double s)
+{
+    double r = 0;
+    if (job->out[SIMILARITY].data)
+        lk_put(&job->out[SIMILARITY], i, s);
+    if (form_of(job) == MSE)
+        r = s - (double)r_load((const elem *)job->in[PAIR_TARGET].data + i);
+    if (job->grad[PAIR_TARGET].data) {
+        double g = r == 0 ? 0 : -2 * r * pair_weight(job, PAIR_GRAD_OUTPUT, i);
+        r_store((elem *)job->grad[PAIR_TARGET].data + i, (real)g);
+    }
+    return form_of(job) == MSE ? (pair_row){r * r, 2 * r} : (pair_row){1 - s, -1};
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    const options *o = job->options;
+    (void)scratch;
+    if (pair_refuses(job) && lk_has(job, PAIR_TARGET))
+        for (int64_t i = first; i < first + count; i++)
+            if (pair_refuse(job, PAIR_TARGET, i, 1, block))
+                break;
+    pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
+}
+
+LK_LOSS(cosine_similarity) = {
+    .is = {.name = "cosine_similarity",
+           .title = "Cosine similarity",
+           .formula = "s = cos(a, b); (s - target)^2, or 1 - s without a target",
+           .help = "Trains embeddings towards known similarities, or pairs towards each other.",
+           .reference = "sentence-transformers CosineSimilarityLoss; PyTorch cosine_similarity",
+           .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
+                      "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1.0, 0.5]}}",
+           .traits = LK_NONNEGATIVE | LK_ROWWISE,
+           .loss_shape = "N",
+           .inputs = inputs,
+           .outputs = outputs,
+           .options = fields},
+    .options_size = sizeof(options),
+    .parts = 1,
+    .check = check,
+    .prepare = pair_prepare,
+    .rows = rows,
+};
