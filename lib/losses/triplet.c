@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Triplet loss: an anchor nearer to its positive than to its negative by a margin.
+ */
+#include "../pairwise.h"
+
+enum { ANCHOR, POSITIVE, NEGATIVE, GRAD_OUTPUT };
+enum { L2, L1, SQUARED_L2, COSINE }; /* distance */
+
+typedef struct options {
+    lk_reduce reduce;
+    int distance;
+    double margin;
+    bool swap, soft;
+    double pairwise_eps, cos_eps;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    LK_WORDS(options, distance, "l2", "l2|l1|squared_l2|cosine", "how far two vectors are apart"),
+    LK_FIELD(options, margin, "1", LK_RANGED, 0, (double)INFINITY,
+             "how much nearer the positive should be"),
+    LK_FIELD(options, swap, "false", 0, 0, 0,
+             "take the positive's distance from the negative where it is the smaller one"),
+    LK_FIELD(options, soft, "false", 0, 0, 0, "softplus(u) instead of max(0, u)"),
+    LK_FIELD(options, pairwise_eps, "1e-6", LK_RANGED, 0, (double)INFINITY,
+             "added to every component of a difference; l2 and l1"),
+    PAIR_COS_EPS_FIELD(options),
+    {0},
+};
+
+static const lk_input inputs[] = {
+    [ANCHOR] = PAIR_VECTORS("anchor", "N D", LK_ROW_LOCAL, "one vector a row"),
+    [POSITIVE] = PAIR_VECTORS("positive", "N D", LK_ROW_LOCAL, "a vector like the anchor"),
+    [NEGATIVE] = PAIR_VECTORS("negative", "N D", LK_ROW_LOCAL, "a vector unlike the anchor"),
+    [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
+    {0},
+};
+
+static const lk_output outputs[] = {{0}};
+
+/* The vectors of a row, their distances, and what the gradients of these are multiplied with. */
+typedef struct triple {
+    const elem *a, *p, *n;
+    pair ap, an, pn;
+    double c_ap, c_an, c_pn;
+} triple;
+
+/* Distances, the value, and the slopes by each distance. */
+static double row(const options *o, triple *t, int64_t width)
+{
+    static const int kinds[] = {
+        [L2] = PAIR_L2, [L1] = PAIR_L1, [SQUARED_L2] = PAIR_SQUARED_L2, [COSINE] = PAIR_COSINE};
+    const int kind = kinds[o->distance];
+    const double shift = kind == PAIR_L2 || kind == PAIR_L1 ? o->pairwise_eps : 0;
+    t->ap = pair_of(kind, t->a, t->p, width, o->cos_eps, shift);
+    t->an = pair_of(kind, t->a, t->n, width, o->cos_eps, shift);
+    double dn = t->an.value, share = 1;
+    if (o->swap) {
+        t->pn = pair_of(kind, t->p, t->n, width, o->cos_eps, shift);
+        share = dn < t->pn.value ? 1 : dn > t->pn.value ? 0 : 0.5;
+        dn = dn > t->pn.value ? t->pn.value : dn;
+    }
+    const double u = t->ap.value - dn + o->margin;
+    const double slope = o->soft ? pair_sigmoid(u) : pair_step(u);
+    t->c_ap = slope;
+    t->c_an = -slope * share;
+    t->c_pn = -slope * (1 - share);
+    return o->soft ? pair_softplus(u) : pair_hinge(u);
+}
+
+/* weight times the gradients of a row, each where it is asked for, also over its own vector. */
+static void back(const triple *t, double weight, int64_t width, elem *grad[3])
+{
+    const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
+    const wide c_pn = w_set(weight * t->c_pn);
+    const bool swapped = t->c_pn != 0;
+    for (int64_t k = 0; k < width; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, width);
+        const wide a = w_load(t->a + k, lanes), p = w_load(t->p + k, lanes);
+        const wide n = w_load(t->n + k, lanes);
+        wide by_p = c_ap * pair_slope_y(&t->ap, a, p), by_n = c_an * pair_slope_y(&t->an, a, n);
+        if (swapped) {
+            by_p += c_pn * pair_slope_x(&t->pn, p, n);
+            by_n += c_pn * pair_slope_y(&t->pn, p, n);
+        }
+        if (grad[ANCHOR])
+            w_store(grad[ANCHOR] + k, lanes,
+                    c_ap * pair_slope_x(&t->ap, a, p) + c_an * pair_slope_x(&t->an, a, n));
+        if (grad[POSITIVE])
+            w_store(grad[POSITIVE] + k, lanes, by_p);
+        if (grad[NEGATIVE])
+            w_store(grad[NEGATIVE] + k, lanes, by_n);
+    }
+}
+
+static bool refused(const lk_job *job, int64_t i, int64_t width, lk_block *block)
+{
+    bool bad = false;
+    for (int input = ANCHOR; pair_refuses(job) && input <= NEGATIVE; input++)
+        bad = pair_refuse(job, input, i, width, block) || bad;
+    return bad;
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    const options *o = job->options;
+    const int64_t width = job->size['D' - 'A'];
+    (void)scratch;
+    for (int64_t i = first; i < first + count; i++) {
+        const elem *v[3];
+        elem *grad[3];
+        if (refused(job, i, width, block))
+            continue;
+        for (int k = ANCHOR; k <= NEGATIVE; k++) {
+            v[k] = (const elem *)job->in[k].data + i * width;
+            grad[k] = job->grad[k].data ? (elem *)job->grad[k].data + i * width : NULL;
+        }
+        triple t = {.a = v[ANCHOR], .p = v[POSITIVE], .n = v[NEGATIVE]};
+        pair_put(job, block, i, row(o, &t, width));
+        const double weight = pair_weight(job, GRAD_OUTPUT, i);
+        if (t.c_ap != 0 && weight != 0)
+            back(&t, weight, width, grad);
+        else
+            for (int k = ANCHOR; k <= NEGATIVE; k++)
+                pair_zero(grad[k], width);
+    }
+}
+
+LK_LOSS(triplet) = {
+    .is = {.name = "triplet",
+           .title = "Triplet margin loss",
+           .formula = "max(0, d(anchor, positive) - d(anchor, negative) + margin)",
+           .help = "Keeps the negative further from the anchor than the positive by a margin.",
+           .reference = "PyTorch triplet_margin_loss, triplet_margin_with_distance_loss; "
+                        "sentence-transformers TripletLoss; pytorch-metric-learning (soft)",
+           .example = "{\"inputs\": {\"anchor\": [[1.0, 0.0], [1.0, 2.0]], "
+                      "\"positive\": [[1.0, 1.0], [2.0, 1.0]], "
+                      "\"negative\": [[0.0, 1.0], [-1.0, 1.0]]}}",
+           .traits = LK_NONNEGATIVE | LK_ROWWISE,
+           .loss_shape = "N",
+           .inputs = inputs,
+           .outputs = outputs,
+           .options = fields},
+    .options_size = sizeof(options),
+    .parts = 1,
+    .check = pair_check_width,
+    .prepare = pair_prepare,
+    .rows = rows,
+};
