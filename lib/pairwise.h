@@ -291,21 +291,30 @@ LK_INLINE wide pair_slope_y(const pair *p, wide x, wide y)
     return -pair_slope_x(p, x, y);
 }
 
-LK_INLINE void pair_zero(elem *grad, int64_t width)
+LK_DRIVER void pair_fill(elem *grad, int64_t width, real x)
 {
-    if (grad)
-        memset(grad, 0, (size_t)width * sizeof(elem));
+    for (int64_t k = 0; grad && k < width; k += LANES)
+        v_store_tail(grad + k, LK_TAIL(k, width), v_set(x));
+}
+
+/* A row whose gradient is 0, or NaN, all over? Then it is written here: the sign of a NaN would
+ * depend on what else the compiler does where it comes about. */
+LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
+{
+    if (c != 0 && !isnan(c))
+        return false;
+    for (int k = 0; k < grads; k++)
+        pair_fill(grad[k], width, c == 0 ? 0 : (real)NAN);
+    return true;
 }
 
 /* Write c dv/dx and c dv/dy where they are asked for, also over x and y themselves. */
 LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                          elem *grad_x, elem *grad_y)
 {
-    if (c == 0) {
-        pair_zero(grad_x, width);
-        pair_zero(grad_y, width);
+    elem *const grad[] = {grad_x, grad_y};
+    if (pair_flat(c == 0 ? 0 : c + 0 * p->value, grad, 2, width))
         return;
-    }
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
         const wide u = w_load(x + k, n), v = w_load(y + k, n);
@@ -677,7 +686,7 @@ LK_DRIVER void pair_gather_back(const pair_units *u, int64_t i, const pair_units
     if (any)
         pair_unit_back(u, i, g, scale, grad + i * u->width);
     else
-        pair_zero(grad + i * u->width, u->width);
+        pair_fill(grad + i * u->width, u->width, 0);
 }
 
 LK_DRIVER size_t pair_vector_scratch(const lk_job *job)

@@ -33,10 +33,7 @@ static const lk_input inputs[] = {
 };
 
 static const lk_output outputs[] = {
-    [SIMILARITY] = {.name = "similarity",
-                    .shape = "N",
-                    .dtype = LK_ANY,
-                    .help = "cosine of a and b"},
+    [SIMILARITY] = LK_OUTPUT("similarity", "N", LK_ANY, "cosine of a and b"),
     {0},
 };
 

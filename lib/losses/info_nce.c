@@ -144,7 +144,7 @@ static lk_status check_numbers(const lk_job *job, lk_error *error)
                            lk_place(job, POSITIVE_INDEX, i, place), (long long)y, (long long)m,
                            (long long)m - 1);
     }
-    if (!(temperature_of(job) > 0))
+    if (temperature_of(job) <= 0)
         return lk_fail(job, error, LK_VALUE_OUT_OF_RANGE, TEMPERATURE, 0,
                        "temperature is %g; it must be greater than 0", temperature_of(job));
     return LK_OK;
@@ -167,7 +167,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
         (status = pair_units_fill(job, &p.a, ANCHORS, error)) != LK_OK ||
         (status = pair_units_fill(job, &p.c, CANDIDATES, error)) != LK_OK)
         return status;
-    if (pair_refuses(job) && isinf(temperature_of(job)))
+    if (pair_refuses(job) && !isfinite(temperature_of(job)))
         return pair_fail_nonfinite(job, TEMPERATURE, 0, error);
     return pair_prepare(job, error);
 }

@@ -119,11 +119,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         triple t = {.a = v[ANCHOR], .p = v[POSITIVE], .n = v[NEGATIVE]};
         pair_put(job, block, i, row(o, &t, width));
         const double weight = pair_weight(job, GRAD_OUTPUT, i);
-        if (t.c_ap != 0 && weight != 0)
+        if (!pair_flat(weight * t.c_ap, grad, 3, width))
             back(&t, weight, width, grad);
-        else
-            for (int k = ANCHOR; k <= NEGATIVE; k++)
-                pair_zero(grad[k], width);
     }
 }
 
