@@ -454,6 +454,8 @@ static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, d
         most = fmax(most, noise);
     }
     in->x[i] = x;
+    if (isnan(f[2]))
+        return; /* the mean of nothing, with empty_mean=nan */
     double d1 = (f[3] - f[1]) / (2 * h), d2 = (f[4] - f[0]) / (4 * h);
     double bend = fabs(f[4] - 2 * f[2] + f[0]) / (2 * h);
     scale = fmax(scale, fabs(d1));

@@ -1053,6 +1053,22 @@ static void want_all(trial *t)
 /* A trial as wished, with all outputs. Draws that the loss refuses, by options that exclude each
  * other or do not fit the sizes, are drawn again; anything else that is refused is an error, which
  * *error then tells. */
+/* Is it refused for numbers that exclude each other? Only masks that choose among other things than
+ * rows can. */
+static bool numbers_conflict(const trial *t)
+{
+    bool chooses = false;
+    for (int i = 0; i < t->inputs; i++)
+        chooses = chooses ||
+                  (t->in[i].given && is_mask(t->in[i].type) && !(t->in[i].is->flags & LK_IGNORES));
+    if (!chooses)
+        return false;
+    answer a = evaluate(t, &(how){.isa = "scalar"});
+    lk_status status = a.status;
+    answer_free(&a);
+    return status == LK_OPTION_CONFLICT;
+}
+
 static trial trial_draw(const lk_loss *loss, const wish *w, lk_error *error)
 {
     trial t;
@@ -1066,7 +1082,8 @@ static trial trial_draw(const lk_loss *loss, const wish *w, lk_error *error)
         if (status == LK_OK)
             want_all(&t);
         if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&
-            status != LK_MISSING_INPUT && status != LK_MISSING_OPTION)
+            status != LK_MISSING_INPUT && status != LK_MISSING_OPTION &&
+            status != LK_SHAPE_MISMATCH && !(status == LK_OK && numbers_conflict(&t)))
             return t;
         trial_free(&t);
     }
