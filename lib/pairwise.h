@@ -376,13 +376,13 @@ LK_DRIVER void pair_sort(pair_place *place, int64_t n)
         qsort(place, (size_t)n, sizeof *place, pair_compare);
 }
 
-/* The next `bytes` bytes of job->state; NULL as long as there is none and only `used` matters. */
+/* The next `bytes` bytes of job->state. Where only their number is asked for there is no state yet,
+ * and the place is none: so it is computed as a number. */
 LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
 {
-    char *state = job->state;
-    size_t at = *used;
+    uintptr_t place = (uintptr_t)job->state + *used;
     *used += (bytes + 63) / 64 * 64;
-    return state ? state + at : NULL;
+    return (void *)place;
 }
 
 /* Whole vectors: rows of reals are padded to them, so that no loop here has a tail. */

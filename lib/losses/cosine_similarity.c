@@ -15,8 +15,8 @@ typedef struct options {
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
-    LK_WORDS(options, form, "mse", "mse|distance",
-             "(s - target)^2, or 1 - s; distance is the default where there is no target"),
+    LK_WORDS(options, form, "distance", "mse|distance",
+             "(s - target)^2, or 1 - s; with a target the default is mse"),
     PAIR_COS_EPS_FIELD(options),
     {0},
 };
@@ -40,7 +40,9 @@ static const lk_output outputs[] = {
 static int form_of(const lk_job *job)
 {
     const options *o = job->options;
-    return lk_given(job, "form") || lk_has(job, PAIR_TARGET) ? o->form : DISTANCE;
+    if (lk_given(job, "form"))
+        return o->form;
+    return lk_has(job, PAIR_TARGET) ? MSE : DISTANCE;
 }
 
 static lk_status check(const lk_job *job, lk_error *error)
