@@ -22,8 +22,19 @@
 
 /* Sums over the components of two vectors are carried in double from the start: what is left of a
  * cosine near 1, or of a difference, is small beside the terms. */
-typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
 typedef int64_t wide_mask __attribute__((vector_size(LANES * sizeof(double))));
+
+/* What sums of wide vectors are carried in: half a vector where that is what a register holds, for
+ * gcc keeps the longer ones in memory from one turn of a loop to the next. */
+enum { WIDE_PARTS = LANES > 1 && sizeof(real) < sizeof(double) ? 2 : 1 };
+typedef double wide_half __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(double))));
+
+LK_INLINE wide_half w_fold(wide x)
+{
+    wide_half part[WIDE_PARTS];
+    memcpy(part, &x, sizeof x);
+    return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
+}
 
 LK_INLINE wide w_set(double x)
 {
@@ -33,7 +44,7 @@ LK_INLINE wide w_set(double x)
 /* n elements, 0 < n <= LANES; 0 in the lanes beyond. */
 LK_INLINE wide w_load(const elem *p, int64_t n)
 {
-    return __builtin_convertvector(v_load_tail(p, n, 0), wide);
+    return v_wide(v_load_tail(p, n, 0));
 }
 
 LK_INLINE void w_store(elem *p, int64_t n, wide x)
@@ -61,6 +72,11 @@ LK_INLINE wide w_first(int64_t n, wide x)
     return (wide)(__builtin_convertvector(m_first(n), wide_mask) & (wide_mask)x);
 }
 
+LK_INLINE wide w_abs(wide x)
+{
+    return (wide)((wide_mask)x & INT64_MAX);
+}
+
 /* -1, 0 or 1; 0 for NaN. */
 LK_INLINE wide w_sign(wide x)
 {
@@ -69,9 +85,9 @@ LK_INLINE wide w_sign(wide x)
     return (wide)((above & (wide_mask)w_set(1)) | (below & (wide_mask)w_set(-1)));
 }
 
-LK_INLINE double w_sum(wide x)
+LK_INLINE double w_sum(wide_half x)
 {
-    for (int half = LANES / 2; half > 0; half /= 2)
+    for (int half = LANES / WIDE_PARTS / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             x[i] += x[i + half];
     return x[0];
@@ -207,23 +223,23 @@ typedef struct pair {
 /* Cosine s = h_x h_y of h = unit(v); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. */
 LK_DRIVER pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
 {
-    wide xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
+    wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
     for (; k + 2 * LANES <= width; k += 2 * LANES) {
         wide a = w_load(x + k, LANES), b = w_load(y + k, LANES);
         wide a2 = w_load(x + k + LANES, LANES), b2 = w_load(y + k + LANES, LANES);
-        xx += a * a;
-        xy += a * b;
-        yy += b * b;
-        xx2 += a2 * a2;
-        xy2 += a2 * b2;
-        yy2 += b2 * b2;
+        xx += w_fold(a * a);
+        xy += w_fold(a * b);
+        yy += w_fold(b * b);
+        xx2 += w_fold(a2 * a2);
+        xy2 += w_fold(a2 * b2);
+        yy2 += w_fold(b2 * b2);
     }
     for (; k < width; k += LANES) {
         wide a = w_load(x + k, LK_TAIL(k, width)), b = w_load(y + k, LK_TAIL(k, width));
-        xx += a * a;
-        xy += a * b;
-        yy += b * b;
+        xx += w_fold(a * a);
+        xy += w_fold(a * b);
+        yy += w_fold(b * b);
     }
     const double norm_x = sqrt(w_sum(xx + xx2)), norm_y = sqrt(w_sum(yy + yy2));
     const double n_x = norm_x <= eps ? eps : norm_x, n_y = norm_y <= eps ? eps : norm_y;
@@ -239,26 +255,31 @@ LK_DRIVER pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width
     return p;
 }
 
-LK_INLINE wide pair_term_of(int kind, wide r)
+/* The sum of |r|, or of its squares, over r = x - y + shift. */
+LK_INLINE double pair_sum_of(const bool squares, const elem *x, const elem *y, int64_t width,
+                             double shift)
 {
-    return kind == PAIR_L1 ? (wide)((wide_mask)r & INT64_MAX) : r * r;
+    wide_half total = {0}, total2 = {0};
+    const wide e = w_set(shift);
+    int64_t k = 0;
+    for (; k + 2 * LANES <= width; k += 2 * LANES) {
+        const wide r = w_load(x + k, LANES) - w_load(y + k, LANES) + e;
+        const wide r2 = w_load(x + k + LANES, LANES) - w_load(y + k + LANES, LANES) + e;
+        total += w_fold(squares ? r * r : w_abs(r));
+        total2 += w_fold(squares ? r2 * r2 : w_abs(r2));
+    }
+    for (; k < width; k += LANES) {
+        const int64_t n = LK_TAIL(k, width);
+        const wide r = w_first(n, w_load(x + k, n) - w_load(y + k, n) + e);
+        total += w_fold(squares ? r * r : w_abs(r));
+    }
+    return w_sum(total + total2);
 }
 
 LK_DRIVER pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift)
 {
-    wide total = {0}, total2 = {0};
-    const wide e = w_set(shift);
-    int64_t k = 0;
-    for (; k + 2 * LANES <= width; k += 2 * LANES) {
-        total += pair_term_of(kind, w_load(x + k, LANES) - w_load(y + k, LANES) + e);
-        total2 +=
-            pair_term_of(kind, w_load(x + k + LANES, LANES) - w_load(y + k + LANES, LANES) + e);
-    }
-    for (; k < width; k += LANES) {
-        int64_t n = LK_TAIL(k, width);
-        total += w_first(n, pair_term_of(kind, w_load(x + k, n) - w_load(y + k, n) + e));
-    }
-    const double sum = w_sum(total + total2);
+    const double sum = kind == PAIR_L1 ? pair_sum_of(false, x, y, width, shift)
+                                       : pair_sum_of(true, x, y, width, shift);
     pair p = {.kind = kind, .shift = shift, .value = kind == PAIR_L2 ? sqrt(sum) : sum};
     p.slope = kind == PAIR_L1 ? 1 : kind == PAIR_SQUARED_L2 ? 2 : p.value == 0 ? 0 : 1 / p.value;
     if (!isfinite(p.value))
@@ -275,21 +296,33 @@ LK_INLINE pair pair_of(int kind, const elem *x, const elem *y, int64_t width, do
     return pair_length(kind, x, y, width, shift);
 }
 
-/* dv/dx and dv/dy in some lanes, from x and y in them. */
-LK_INLINE wide pair_slope_x(const pair *p, wide x, wide y)
+/* dv/dx and dv/dy in some lanes, from x and y in them. `family` is known where this is compiled:
+ * PAIR_COSINE, PAIR_L1, or PAIR_L2 for both that are linear in x - y. */
+LK_INLINE wide pair_slope_x(const int family, const pair *p, wide x, wide y)
 {
-    if (p->kind == PAIR_SIMILARITY || p->kind == PAIR_COSINE)
+    if (family == PAIR_COSINE)
         return w_set(p->xx) * x + w_set(p->xy) * y;
     const wide r = x - y + w_set(p->shift);
-    return w_set(p->slope) * (p->kind == PAIR_L1 ? w_sign(r) : r);
+    return w_set(p->slope) * (family == PAIR_L1 ? w_sign(r) : r);
 }
 
-LK_INLINE wide pair_slope_y(const pair *p, wide x, wide y)
+LK_INLINE wide pair_slope_y(const int family, const pair *p, wide x, wide y)
 {
-    if (p->kind == PAIR_SIMILARITY || p->kind == PAIR_COSINE)
+    if (family == PAIR_COSINE)
         return w_set(p->xy) * x + w_set(p->yy) * y;
-    return -pair_slope_x(p, x, y);
+    return -pair_slope_x(family, p, x, y);
 }
+
+/* Call back(family, ...) for a pair of that kind. */
+#define PAIR_BY_FAMILY(kind_, back, ...)                                                           \
+    do {                                                                                           \
+        if ((kind_) == PAIR_SIMILARITY || (kind_) == PAIR_COSINE)                                  \
+            back(PAIR_COSINE, __VA_ARGS__);                                                        \
+        else if ((kind_) == PAIR_L1)                                                               \
+            back(PAIR_L1, __VA_ARGS__);                                                            \
+        else                                                                                       \
+            back(PAIR_L2, __VA_ARGS__);                                                            \
+    } while (0)
 
 LK_DRIVER void pair_fill(elem *grad, int64_t width, real x)
 {
@@ -308,21 +341,26 @@ LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
     return true;
 }
 
+LK_INLINE void pair_back_of(const int family, const pair *p, double c, const elem *x, const elem *y,
+                            int64_t width, elem *grad_x, elem *grad_y)
+{
+    for (int64_t k = 0; k < width; k += LANES) {
+        const int64_t n = LK_TAIL(k, width);
+        const wide u = w_load(x + k, n), v = w_load(y + k, n);
+        if (grad_x)
+            w_store(grad_x + k, n, w_set(c) * pair_slope_x(family, p, u, v));
+        if (grad_y)
+            w_store(grad_y + k, n, w_set(c) * pair_slope_y(family, p, u, v));
+    }
+}
+
 /* Write c dv/dx and c dv/dy where they are asked for, also over x and y themselves. */
 LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                          elem *grad_x, elem *grad_y)
 {
     elem *const grad[] = {grad_x, grad_y};
-    if (pair_flat(c == 0 ? 0 : c + 0 * p->value, grad, 2, width))
-        return;
-    for (int64_t k = 0; k < width; k += LANES) {
-        const int64_t n = LK_TAIL(k, width);
-        const wide u = w_load(x + k, n), v = w_load(y + k, n);
-        if (grad_x)
-            w_store(grad_x + k, n, w_set(c) * pair_slope_x(p, u, v));
-        if (grad_y)
-            w_store(grad_y + k, n, w_set(c) * pair_slope_y(p, u, v));
-    }
+    if (!pair_flat(c == 0 ? 0 : c + 0 * p->value, grad, 2, width))
+        PAIR_BY_FAMILY(p->kind, pair_back_of, p, c, x, y, width, grad_x, grad_y);
 }
 
 /* Inputs of the losses of two vectors a row; GRAD_OUTPUT is the last. */
@@ -422,11 +460,11 @@ LK_INLINE pair_units pair_units_take(const lk_job *job, size_t *used, int input,
 
 LK_DRIVER void pair_unit(const pair_units *u, int64_t i, const elem *v)
 {
-    wide total = {0};
+    wide_half total = {0};
     double n = 1;
     for (int64_t k = 0; k < u->width && isfinite(u->eps); k += LANES) {
         wide x = w_load(v + k, LK_TAIL(k, u->width));
-        total += x * x;
+        total += w_fold(x * x);
     }
     if (isfinite(u->eps)) {
         n = sqrt(w_sum(total));
@@ -649,7 +687,7 @@ LK_DRIVER bool pair_gather(const real *w, int64_t step, const pair_units *u, dou
             }
             for (int t = 0; t < vecs; t++) {
                 double *sum = to + k + t * LANES;
-                w_write(sum, w_read(sum) + __builtin_convertvector(total[t], wide));
+                w_write(sum, w_read(sum) + v_wide(total[t]));
             }
         }
     }
@@ -661,14 +699,14 @@ LK_DRIVER void pair_unit_back(const pair_units *u, int64_t i, const double *g, d
                               elem *grad)
 {
     const real *h = u->h + i * u->stride;
-    wide along = {0};
+    wide_half along = {0};
     for (int64_t k = 0; k < u->stride && u->n[i] > u->eps; k += LANES)
-        along += w_read(g + k) * __builtin_convertvector(v_read(h + k), wide);
+        along += w_fold(w_read(g + k) * v_wide(v_read(h + k)));
     const wide c = w_set(w_sum(along)), by = w_set(scale / u->n[i]);
     for (int64_t k = 0; k < u->width; k += LANES) {
         wide x = w_read(g + k);
         if (u->n[i] > u->eps)
-            x -= c * __builtin_convertvector(v_read(h + k), wide);
+            x -= c * v_wide(v_read(h + k));
         w_store(grad + k, LK_TAIL(k, u->width), by * x);
     }
 }

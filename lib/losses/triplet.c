@@ -70,7 +70,8 @@ static double row(const options *o, triple *t, int64_t width)
 }
 
 /* weight times the gradients of a row, each where it is asked for, also over its own vector. */
-static void back(const triple *t, double weight, int64_t width, elem *grad[3])
+LK_INLINE void back(const int family, const triple *t, double weight, int64_t width,
+                    elem *const *grad)
 {
     const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
     const wide c_pn = w_set(weight * t->c_pn);
@@ -79,14 +80,16 @@ static void back(const triple *t, double weight, int64_t width, elem *grad[3])
         const int64_t lanes = LK_TAIL(k, width);
         const wide a = w_load(t->a + k, lanes), p = w_load(t->p + k, lanes);
         const wide n = w_load(t->n + k, lanes);
-        wide by_p = c_ap * pair_slope_y(&t->ap, a, p), by_n = c_an * pair_slope_y(&t->an, a, n);
+        wide by_p = c_ap * pair_slope_y(family, &t->ap, a, p);
+        wide by_n = c_an * pair_slope_y(family, &t->an, a, n);
         if (swapped) {
-            by_p += c_pn * pair_slope_x(&t->pn, p, n);
-            by_n += c_pn * pair_slope_y(&t->pn, p, n);
+            by_p += c_pn * pair_slope_x(family, &t->pn, p, n);
+            by_n += c_pn * pair_slope_y(family, &t->pn, p, n);
         }
         if (grad[ANCHOR])
             w_store(grad[ANCHOR] + k, lanes,
-                    c_ap * pair_slope_x(&t->ap, a, p) + c_an * pair_slope_x(&t->an, a, n));
+                    c_ap * pair_slope_x(family, &t->ap, a, p) +
+                        c_an * pair_slope_x(family, &t->an, a, n));
         if (grad[POSITIVE])
             w_store(grad[POSITIVE] + k, lanes, by_p);
         if (grad[NEGATIVE])
@@ -120,7 +123,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         pair_put(job, block, i, row(o, &t, width));
         const double weight = pair_weight(job, GRAD_OUTPUT, i);
         if (!pair_flat(weight * t.c_ap, grad, 3, width))
-            back(&t, weight, width, grad);
+            PAIR_BY_FAMILY(t.ap.kind, back, &t, weight, width, grad);
     }
 }
 
