@@ -278,6 +278,7 @@ typedef struct reader {
     const lk_tensor *t;
     int64_t i;
     cursor c;
+    bool words; /* an integer may be true or false: the input also takes masks */
     problem *p;
 } reader;
 
@@ -310,12 +311,29 @@ static bool read_float(reader *r)
     return true;
 }
 
+/* true or false as 1 or 0; where it ends, or NULL. */
+static const char *read_word(const reader *r, int64_t *x)
+{
+    for (int word = 0; word < 2; word++) {
+        const char *text = word ? "true" : "false";
+        size_t size = strlen(text);
+        if (cursor_left(&r->c) >= size && memcmp(r->c.p, text, size) == 0 &&
+            (cursor_left(&r->c) == size || ends_token(r->c.p[size]))) {
+            *x = word;
+            return r->c.p + size;
+        }
+    }
+    return NULL;
+}
+
 static bool read_integer(reader *r)
 {
     int64_t x;
     double real;
     bool fits;
     const char *next = number_read_integer(r->c.p, r->c.end, &x, &fits);
+    if (!next && r->words && (next = read_word(r, &x)))
+        fits = true;
     if (!next && number_read(r->c.p, r->c.end, &real))
         return bad_number(r, 422, "dtype_unsupported", "an integer");
     if (!next)
@@ -340,15 +358,8 @@ static bool read_mask(reader *r)
     int64_t x = 0;
     bool fits = true;
     const char *next = number_read_integer(r->c.p, r->c.end, &x, &fits);
-    for (int word = 0; word < 2 && !next; word++) {
-        const char *text = word ? "true" : "false";
-        size_t size = strlen(text);
-        if (cursor_left(&r->c) >= size && memcmp(r->c.p, text, size) == 0 &&
-            (cursor_left(&r->c) == size || ends_token(r->c.p[size]))) {
-            next = r->c.p + size;
-            x = word;
-        }
-    }
+    if (!next)
+        next = read_word(r, &x);
     if (!next)
         return bad_number(r, 400, "malformed_body", "true, false, 1 or 0");
     if (!fits || x < 0 || x > (wide ? 255 : 1))
@@ -366,9 +377,9 @@ static bool is_between(char c)
 }
 
 /* All numbers of a text whose brackets scan_shape has seen to be in order. */
-static bool read_numbers(span text, const char *input, const lk_tensor *t, problem *p)
+static bool read_numbers(span text, const char *input, const lk_tensor *t, bool words, problem *p)
 {
-    reader r = {.input = input, .t = t, .c = cursor_new(text), .p = p};
+    reader r = {.input = input, .t = t, .c = cursor_new(text), .words = words, .p = p};
     const int64_t count = lk_tensor_count(t);
     const bool integers = t->dtype == LK_I64 || t->dtype == LK_I32;
     const bool masks = t->dtype == LK_BOOL || t->dtype == LK_U8;
@@ -493,7 +504,7 @@ static bool tensor_shape(span value, const char *input, lk_tensor *t, problem *p
                              "inputs.%s.shape has %lld sizes; tensors have at most %d axes", input,
                              (long long)list.shape[0], LK_MAX_RANK);
     list.data = sizes;
-    if (!read_numbers(value, input, &list, p)) {
+    if (!read_numbers(value, input, &list, false, p)) {
         *p = (problem){0};
         return problem_input(p, 400, "malformed_body", input,
                              "inputs.%s.shape must be an array of integers", input);
@@ -735,12 +746,22 @@ static bool json_open(evaluation *e, problem *p)
            (outputs.size == 0 || open_outputs(e, outputs, p));
 }
 
+static bool takes_masks(const evaluation *e, const char *name)
+{
+    unsigned dtypes = 0;
+    for (const lk_input *in = lk_loss_describe(e->loss)->inputs; in->name; in++)
+        for (int f = 0; f < 3 && strcmp(in->name, name) == 0; f++)
+            dtypes |= in->forms[f].dtypes;
+    return (dtypes & LK_MASKS) != 0;
+}
+
 static bool json_fill(evaluation *e, problem *p)
 {
     for (int i = 0; i < e->sources; i++) {
         const source *s = &e->source[i];
         const lk_tensor *t = lk_call_tensor(e->call, s->name);
-        if (!(s->base64 ? read_base64(s, t, p) : read_numbers(s->text, s->name, t, p)))
+        if (!(s->base64 ? read_base64(s, t, p)
+                        : read_numbers(s->text, s->name, t, takes_masks(e, s->name), p)))
             return false;
     }
     return true;
