@@ -127,7 +127,11 @@ class Inputs:
 
 
 class Book:
-    """Collects the cases of one loss and writes them."""
+    """Collects the cases of one loss and writes them.
+
+    A case's scale is the Z of the contract's tolerances: one for every row of class scores, as a
+    tensor; one number where all rows share it; None for element-wise losses.
+    """
 
     def __init__(self, loss):
         self.loss = loss
@@ -145,7 +149,9 @@ class Book:
             "outputs": {key: array(value) for key, value in outputs.items()},
             "exact": True,
         }
-        if scale is not None:
+        if isinstance(scale, (int, float)):
+            case["scale"] = number(scale)
+        elif scale is not None:
             case["scale"] = [number(v) for v in scale.tolist()]
         self.lines.append(json.dumps(case, separators=(",", ":"), allow_nan=False))
 
