@@ -167,6 +167,8 @@ enum {
     LK_ROW_LOCAL = 1 << 3,      /* its gradient may be written over it */
     LK_WEIGHTS = 1 << 4,        /* every element must be finite and >= 0 */
     LK_IGNORES = 1 << 5,        /* a mask: where it is 0, nothing else is read */
+    LK_COTANGENT = 1 << 6,      /* grad_X is the upstream gradient of output X; default zeros.
+                                   Where one is given, grad_output's default is 0 as well */
 };
 
 /* A shape pattern is a list of words. A letter is one size, the same wherever the letter stands in

@@ -299,7 +299,7 @@ static void set_scales(lk_job *job)
     const lk_reduce *reduce = job->options;
     bool chosen = job->loss->is.loss_shape != NULL;
     for (int part = 0; part < LK_MAX_PARTS; part++) {
-        if (chosen && reduce->reduction == LK_MEAN && !isnan(reduce->num_items))
+        if (chosen && reduce->reduction == LK_MEAN && reduce->num_items > 0)
             job->denominator[part] = reduce->num_items;
         double d = job->denominator[part];
         bool divides = !chosen || reduce->reduction > LK_SUM;

@@ -11,7 +11,7 @@
 #include "classrow.h"
 
 /* The first inputs of every such loss; its own follow. */
-enum { LOGITS, TARGETS, CLASS_WEIGHT, MASK, GRAD_OUTPUT, CLASSWISE_INPUTS };
+enum { LOGITS, TARGETS, MASK, GRAD_OUTPUT, CLASS_WEIGHT, CLASSWISE_INPUTS };
 enum { INDEX, PROBABILITY }; /* forms of TARGETS */
 
 /* The first outputs, and what the blocks add up. */
@@ -43,25 +43,33 @@ typedef struct classwise_options {
         .flags = (flags_), .offset = offsetof(classwise_options, row.member),                      \
         .fallback = (fallback_), .min = (min_), .max = (max_), .help = (help_)                     \
     }
-#define CLASS_FIELDS                                                                               \
+#define CLASS_VOCAB_SIZE                                                                           \
     CLASS_FIELD(vocab_size, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,                        \
-                "classes from this one on are padding: as if absent"),                             \
-        CLASS_FIELD(ignore_index, "-100", 0, 0, 0,                                                 \
-                    "rows with this target are not read; index targets only"),                     \
-        CLASS_FIELD(label_smoothing, "0", LK_RANGED, 0, 1,                                         \
-                    "probability mass taken from the target and spread over the classes"),         \
+                "classes from this one on are padding: as if absent")
+#define CLASS_IGNORE_INDEX                                                                         \
+    CLASS_FIELD(ignore_index, "-100", 0, 0, 0,                                                     \
+                "rows with this target are not read; index targets only")
+#define CLASS_LABEL_SMOOTHING                                                                      \
+    CLASS_FIELD(label_smoothing, "0", LK_RANGED, 0, 1,                                             \
+                "probability mass taken from the target and spread over the classes")
+#define CLASS_LOGIT_SCALE                                                                          \
+    CLASS_FIELD(logit_scale, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,                        \
+                "the logits are multiplied with it: 1/temperature")
+#define CLASS_SOFTCAP                                                                              \
+    CLASS_FIELD(softcap, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,                 \
+                "c*tanh(x/c) bounds the logits to (-c, c) before they are scaled")
+#define CLASS_Z_LOSS                                                                               \
+    CLASS_FIELD(z_loss, "0", LK_RANGED, 0, (double)INFINITY,                                       \
+                "weight of the square of logsumexp, which keeps it near 0")
+#define CLASS_FIELDS                                                                               \
+    CLASS_VOCAB_SIZE, CLASS_IGNORE_INDEX, CLASS_LABEL_SMOOTHING,                                   \
         {.name = "smoothing_mode",                                                                 \
          .type = LK_CHOICE,                                                                        \
          .offset = offsetof(classwise_options, row.smoothing_mode),                                \
          .fallback = "uniform",                                                                    \
          .choices = "uniform|others",                                                              \
          .help = "spread it over all classes, or over all but the target"},                        \
-        CLASS_FIELD(logit_scale, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,                    \
-                    "the logits are multiplied with it: 1/temperature"),                           \
-        CLASS_FIELD(softcap, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,             \
-                    "c*tanh(x/c) bounds the logits to (-c, c) before they are scaled"),            \
-        CLASS_FIELD(z_loss, "0", LK_RANGED, 0, (double)INFINITY,                                   \
-                    "weight of the square of logsumexp, which keeps it near 0"),                   \
+        CLASS_LOGIT_SCALE, CLASS_SOFTCAP, CLASS_Z_LOSS,                                            \
         CLASS_FIELD(focal_gamma, "0", LK_RANGED, 0, (double)INFINITY,                              \
                     "rows count (1-p)^gamma: hard ones more; index targets, no smoothing"),        \
         CLASS_FIELD(poly1, "0", 0, 0, 0,                                                           \
@@ -163,17 +171,17 @@ LK_DRIVER bool classwise_counts(const lk_job *job, int64_t i)
     return job->form[TARGETS] == PROBABILITY || lk_int(&job->in[TARGETS], i) != o->row.ignore_index;
 }
 
-/* Is the target at `i`, which counts, a class? */
-LK_DRIVER lk_status classwise_check_target(const lk_job *job, int64_t i, lk_error *error)
+/* Is element i of an input, which counts, a class? */
+LK_DRIVER lk_status classwise_check_target(const lk_job *job, int input, int64_t i, lk_error *error)
 {
     const classwise_options *o = job->options;
-    const int64_t y = lk_int(&job->in[TARGETS], i), classes = classwise_classes(job);
+    const int64_t y = lk_int(&job->in[input], i), classes = classwise_classes(job);
     char place[LK_PLACE_MAX];
     if (y >= 0 && y < classes)
         return LK_OK;
-    return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, TARGETS, i,
+    return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, input, i,
                    "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
-                   lk_place(job, TARGETS, i, place), (long long)y, (long long)classes,
+                   lk_place(job, input, i, place), (long long)y, (long long)classes,
                    (long long)classes - 1, (long long)o->row.ignore_index);
 }
 
@@ -387,7 +395,7 @@ LK_DRIVER lk_status weighted_prepare(lk_job *job, lk_error *error)
     for (int64_t i = 0; i < job->rows; i++) {
         if (!classwise_counts(job, i))
             continue;
-        if (!soft && (status = classwise_check_target(job, i, error)) != LK_OK)
+        if (!soft && (status = classwise_check_target(job, TARGETS, i, error)) != LK_OK)
             return status;
         double r = real_or_one(job, SAMPLE_WEIGHT, i);
         job->counted++;

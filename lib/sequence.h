@@ -91,7 +91,7 @@ LK_DRIVER lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n,
         int64_t place = sequence_place(job, i);
         if (place < 0)
             continue;
-        if ((status = classwise_check_target(job, place, error)) != LK_OK)
+        if ((status = classwise_check_target(job, TARGETS, place, error)) != LK_OK)
             return status;
         double m = real_or_one(job, POSITION_WEIGHT,
                                job->in[POSITION_WEIGHT].rank == 1 ? place % T : place);

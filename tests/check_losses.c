@@ -47,12 +47,15 @@ static void __attribute__((format(printf, 2, 3))) complain(const trial *t, const
         print_error("%s\n    %s\n", trial_text(t, text), what);
 }
 
-/* The trials of one test, loss, type and round are the same whatever the others draw. */
+/* The trials of one test, loss, type and round are the same whatever the others draw, and which
+ * other losses there are. */
 static void begin_round(int test, int loss, int element, int64_t round)
 {
     rng_state = seed;
     rng_state = rng() + (uint64_t)test;
-    rng_state = rng() + (uint64_t)loss;
+    rng_state = rng();
+    for (const char *c = lk_loss_describe(lk_loss_at(loss))->name; *c; c++)
+        rng_state = rng() + (uint64_t)*c;
     rng_state = rng() + (uint64_t)element;
     rng_state = rng() + (uint64_t)round;
 }
@@ -109,7 +112,17 @@ static const char *isa_drawn(void)
     return lk_isa_name(i);
 }
 
-#define FOR_EACH_LOSS(i) for (int i = 0; i < lk_loss_count(); i++)
+/* All of them, or the one that was asked for. */
+static const char *only;
+
+static bool is_asked(int i)
+{
+    return !only || strcmp(lk_loss_describe(lk_loss_at(i))->name, only) == 0;
+}
+
+#define FOR_EACH_LOSS(i)                                                                           \
+    for (int i = 0; i < lk_loss_count(); i++)                                                      \
+        if (is_asked(i))
 
 /* -------------------------------------------------------------------------------- tolerances - */
 
@@ -120,10 +133,11 @@ static const char *isa_drawn(void)
  * scores, but they are no greater than the inputs times the options that scale them, nor are the
  * terms of a loss but for its weights:
  *
- *   z      max finite |x| of the differentiable inputs, times max(1, |o|) of every real option
- * given w      the greatest weight or 1, over the inputs that are not differentiated rho    what a
- * row's gradient is multiplied with: |grad_output| under none and sum, that over the denominator
- * under mean terms  how many rows a scalar adds up without dividing
+ * z: max finite |x| of the differentiable inputs, times max(1, |o|) of every real option given.
+ * w: the greatest weight or 1, over the inputs that are not differentiated.
+ * rho: what a row's gradient is multiplied with: |grad_output| under none and sum, that over the
+ * denominator under mean.
+ * terms: how many rows a scalar adds up without dividing.
  *
  * Where terms of a gradient cancel (a probability row of one class; a saturated softcap), its error
  * is one of the terms and not of what is left of them, so 2^-22 z w rho is added to its bound. */
@@ -418,21 +432,44 @@ static void test_isas(void **state)
 
 static int64_t differences, skipped;
 
-/* sum(grad_output * loss), and a bound for its rounding error. */
+/* sum(u * x) over an output, and a bound for its rounding error added to *noise. */
+static double weighted_sum(const answer *a, const char *name, const double *u, const sizes *s,
+                           double *noise)
+{
+    const lk_tensor *out = answer_find(a, name);
+    double total = 0;
+    for (int64_t i = 0; out && i < lk_tensor_count(out); i++) {
+        double x = load(out->data, LK_F64, i), up = u ? u[i] : 1;
+        total += up * x;
+        *noise += fabs(up) * (s->terms + fabs(x) + s->z * s->w * s->terms) * 4 * 0x1p-52;
+    }
+    return total;
+}
+
+/* The output that an input of a trial is the upstream gradient of, or NULL. */
+static const char *cotangent_of(const trial_input *in)
+{
+    return in->given && (in->is->flags & LK_COTANGENT) ? in->is->name + strlen("grad_") : NULL;
+}
+
+/* What the gradients are gradients of: sum(grad_output * loss), and likewise for other outputs that
+ * have an upstream gradient. */
 static double functional(trial *t, double *noise)
 {
     answer a = expect(t, &(how){.isa = "scalar"});
-    const lk_tensor *loss = answer_find(&a, "loss");
     const trial_input *up = trial_find(t, "grad_output");
     sizes s = sizes_of(t, &a);
     double total = 0;
+    bool others = false;
     *noise = 0;
-    for (int64_t i = 0; loss && i < lk_tensor_count(loss); i++) {
-        double u = up ? up->x[i] : 1, x = load(loss->data, LK_F64, i);
-        total += u * x;
-        *noise += fabs(u) * (s.terms + fabs(x) + s.z * s.w * s.terms);
+    for (int i = 0; i < t->inputs; i++) {
+        const char *output = cotangent_of(&t->in[i]);
+        if (output)
+            total += weighted_sum(&a, output, t->in[i].x, &s, noise);
+        others = others || output;
     }
-    *noise *= 4 * 0x1p-52;
+    if (up || !others)
+        total += weighted_sum(&a, "loss", up ? up->x : NULL, &s, noise);
     answer_free(&a);
     return total;
 }
@@ -499,6 +536,9 @@ static void check_differences(const lk_loss *loss, const wish *w)
     trial only_loss = trial_copy(&t);
     only_loss.wants = 0;
     trial_want(&only_loss, "", "loss");
+    for (int i = 0; i < t.inputs; i++)
+        if (cotangent_of(&t.in[i]))
+            trial_want(&only_loss, "", cotangent_of(&t.in[i]));
     for (int k = 0; k < a.count && a.status == LK_OK; k++) {
         if (strncmp(a.out[k].name, "grad.", 5) != 0)
             continue;
@@ -993,6 +1033,8 @@ static void check_linear(const lk_loss *loss, const wish *w)
     trial t;
     if (!draw(&t, loss, w))
         return;
+    for (int i = 0; i < t.inputs; i++)
+        t.in[i].given = t.in[i].given && !cotangent_of(&t.in[i]);
     trial_input *up = trial_add(&t, "grad_output", LK_F64, 1);
     int64_t n = up ? up->at.count : 0;
     double *u = new_doubles(n), *v = new_doubles(n);
@@ -1046,15 +1088,17 @@ static void test_linear(void **state)
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i += 2) {
-        bool is_seed = strcmp(argv[i], "--seed") == 0;
-        if (i + 1 == argc || (!is_seed && strcmp(argv[i], "--count") != 0)) {
-            fprintf(stderr, "usage: check_losses [--seed N] [--count N]\n");
+        const char *value = argv[i + 1];
+        if (value && strcmp(argv[i], "--seed") == 0) {
+            seed = strtoull(value, NULL, 10);
+        } else if (value && strcmp(argv[i], "--count") == 0) {
+            count = strtoll(value, NULL, 10);
+        } else if (value && strcmp(argv[i], "--loss") == 0 && lk_loss_find(value)) {
+            only = value;
+        } else {
+            fprintf(stderr, "usage: check_losses [--seed N] [--count N] [--loss NAME]\n");
             return 2;
         }
-        if (is_seed)
-            seed = strtoull(argv[i + 1], NULL, 10);
-        else
-            count = strtoll(argv[i + 1], NULL, 10);
     }
     if (count == 0) {
         int64_t all = SANITIZED ? 42 : 420, losses = lk_loss_count();

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Log-probabilities of given tokens, by position and by sequence: the front end of the preference
+ * and policy losses, which take its outputs and send its gradient inputs.
+ */
+#include "../classwise.h"
+
+enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
+enum { LOGPROBS, ENTROPIES, SEQUENCE_LOGPROBS, MEAN_LOGPROBS };
+
+typedef struct options {
+    classwise_options common;
+    int64_t shift;
+} options;
+
+static const lk_field fields[] = {
+    LK_NONFINITE_FIELD(classwise_options),
+    LK_FIELD(options, shift, "0", LK_RANGED, 0, (double)INFINITY,
+             "logits at t are scored against targets at t + shift; 1: causal language model"),
+    CLASS_IGNORE_INDEX,
+    CLASS_LOGIT_SCALE,
+    CLASS_SOFTCAP,
+    {0},
+};
+
+#define COTANGENT(name_, shape_, help_)                                                            \
+    {                                                                                              \
+        .name = (name_), .forms = {{shape_, LK_FLOATS}}, .flags = LK_OPTIONAL | LK_COTANGENT,      \
+        .help = (help_)                                                                            \
+    }
+
+static const lk_input inputs[] = {
+    [LOGITS] = {.name = "logits",
+                .forms = {{"B T C", LK_FLOATS}},
+                .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
+                .help = "scores of the vocabulary at every position"},
+    [TARGETS] = {.name = "targets",
+                 .forms = {{"B T", LK_INTS}},
+                 .range = "[0,C)",
+                 .help = "tokens; position t + shift is what position t predicts"},
+    [MASK] = CLASSWISE_MASK("B T"),
+    [GRAD_OUTPUT] = {.name = "grad_output",
+                     .forms = {{"", LK_FLOATS}},
+                     .flags = LK_OPTIONAL,
+                     .help = "upstream gradient of loss; default 1, or 0 where another upstream "
+                             "gradient is given"},
+    [GRAD_LOGPROBS] = COTANGENT("grad_logprobs", "B T", "upstream gradient of logprobs; default 0"),
+    [GRAD_ENTROPY] = COTANGENT("grad_entropy", "B T", "upstream gradient of entropy; default 0"),
+    [GRAD_SEQUENCE] = COTANGENT("grad_sequence_logprobs", "B",
+                                "upstream gradient of sequence_logprobs; default 0"),
+    [GRAD_MEAN] =
+        COTANGENT("grad_mean_logprobs", "B", "upstream gradient of mean_logprobs; default 0"),
+    {0},
+};
+
+static const lk_output outputs[] = {
+    [LOGPROBS] = {.name = "logprobs",
+                  .shape = "B T",
+                  .dtype = LK_ANY,
+                  .flags = LK_DEFAULT,
+                  .help = "log p of each target; 0 where not counted"},
+    [ENTROPIES] = LK_OUTPUT("entropy", "B T", LK_ANY, "entropy of softmax; 0 where not counted"),
+    [SEQUENCE_LOGPROBS] = {.name = "sequence_logprobs",
+                           .shape = "B",
+                           .dtype = LK_ANY,
+                           .flags = LK_DEFAULT,
+                           .help = "sum of each sequence's logprobs"},
+    [MEAN_LOGPROBS] = LK_OUTPUT("mean_logprobs", "B", LK_ANY,
+                                "mean over each sequence's counted positions; 0 without any"),
+    {0},
+};
+
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const int64_t T = job->size['T' - 'A'];
+    if (o->shift > 0 && o->shift >= T)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "shift is %lld; with sequences of %lld it must be in [0, %lld]",
+                       (long long)o->shift, (long long)T, (long long)(T > 0 ? T - 1 : 0));
+    return classwise_check(job, error);
+}
+
+/* Asking for a gradient is sending what it is a gradient of. */
+static bool default_gradient(const lk_job *job, int input)
+{
+    (void)input;
+    return job->given >> GRAD_OUTPUT;
+}
+
+/* The place of row i's target, or -1 where it does not count. */
+static int64_t place_of(const lk_job *job, int64_t i)
+{
+    const options *o = job->options;
+    const int64_t T = job->size['T' - 'A'], b = i / T, t = i % T + o->shift;
+    return t < T && classwise_counts(job, b * T + t) ? b * T + t : -1;
+}
+
+/* job->state: how many positions of each sequence count, then log p of every row. */
+static size_t state(const lk_job *job)
+{
+    return (size_t)(job->size['B' - 'A'] + job->rows) * sizeof(double);
+}
+
+static lk_status prepare(lk_job *job, lk_error *error)
+{
+    const int64_t T = job->size['T' - 'A'];
+    double *counted = job->state;
+    lk_status status;
+    for (int64_t i = 0; i < job->rows; i++) {
+        int64_t place = place_of(job, i);
+        if (place < 0)
+            continue;
+        if ((status = classwise_check_target(job, TARGETS, place, error)) != LK_OK)
+            return status;
+        counted[i / T]++;
+    }
+    return LK_OK;
+}
+
+/* The upstream gradients of row i's log p and entropy. */
+static double upstream_logprob(const lk_job *job, int64_t i)
+{
+    const int64_t b = i / job->size['T' - 'A'];
+    const double *counted = job->state;
+    const bool others = job->given >> GRAD_LOGPROBS;
+    double g = others && !lk_has(job, GRAD_OUTPUT) ? 0 : real_or_one(job, GRAD_OUTPUT, 0);
+    if (lk_has(job, GRAD_LOGPROBS))
+        g += real_or_one(job, GRAD_LOGPROBS, i);
+    if (lk_has(job, GRAD_SEQUENCE))
+        g += real_or_one(job, GRAD_SEQUENCE, b);
+    if (lk_has(job, GRAD_MEAN))
+        g += real_or_one(job, GRAD_MEAN, b) / counted[b];
+    return g;
+}
+
+static double upstream_entropy(const lk_job *job, int64_t i)
+{
+    return lk_has(job, GRAD_ENTROPY) ? real_or_one(job, GRAD_ENTROPY, i) : 0;
+}
+
+/* J_k [ g_l (1[k = y] - p_k) - g_h p_k (l_k + H) ], over the scores if need be: a chunk is read
+ * before it is written. */
+static void gradient(const class_plan *p, const class_row *row, const class_norm *r, double g_l,
+                     double g_h, double entropy)
+{
+    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
+    const vec by_p = v_set((real)(-g_l / r->sum)), by_l = v_set((real)(-g_h / r->sum));
+    const vec h = v_set((real)entropy), scale = v_set((real)p->scale);
+    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    const real x_y = r_load(row->x + row->y);
+    real z[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i += LANES) {
+            const int64_t lanes = LK_TAIL(i, n);
+            const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
+            const vec j =
+                p->cap > 0
+                    ? scale * class_slope_of_cap(v_load_tail(row->x + k + i, lanes, 0) * inverse)
+                    : scale;
+            const vec g = e * v_fma(by_l, (d - log_sum) + h, by_p) * j;
+            v_store_tail(row->grad_x + k + i, lanes, v_where(e != zero, g));
+        }
+    }
+    /* 1 - p_y is rest/sum, without cancellation. */
+    const double p_y = exp((double)r->at - (double)r->top) / r->sum;
+    double g_y = g_l * (r->rest / r->sum);
+    if (p_y > 0)
+        g_y -= g_h * p_y * (entropy - class_nll(r));
+    double j_y = p->scale;
+    if (p->cap > 0)
+        j_y *= (double)class_slope_of_cap(v_set(x_y * (1 / p->cap)))[0];
+    r_store(row->grad_x + row->y, (real)(g_y * j_y));
+}
+
+static void fill(elem *to, int64_t n, real x)
+{
+    for (int64_t k = 0; k < n; k++)
+        r_store(to + k, x);
+}
+
+/* One counted row: log p of its target. */
+static double one_row_of(const lk_job *job, const class_plan *p, class_row *row, int64_t i)
+{
+    const class_norm r = class_normalise(p, row);
+    const bool none = isnan(r.sum);
+    const double nll = none ? (double)NAN : class_nll(&r);
+    const double g_h = upstream_entropy(job, i), g_l = upstream_logprob(job, i);
+    const bool bends = g_h != 0 && row->grad_x;
+    double entropy = 0;
+    if (bends || job->out[ENTROPIES].data)
+        entropy = none ? (double)NAN : class_entropy(p, row, &r);
+    put_row(job, ENTROPIES, i, entropy);
+    if (row->grad_x && g_l == 0 && g_h == 0)
+        class_zero(p, row);
+    else if (row->grad_x && none)
+        fill(row->grad_x, p->width, (real)NAN);
+    else if (row->grad_x)
+        gradient(p, row, &r, g_l, g_h, entropy);
+    return -nll;
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    const classwise_options *o = job->options;
+    visit v = {.job = job, .block = block, .plan = class_plan_make(job, &o->row)};
+    const elem *logits = job->in[LOGITS].data;
+    elem *grad = job->grad[LOGITS].data;
+    double *logprob = (double *)job->state + job->size['B' - 'A'];
+    (void)scratch;
+    for (int64_t i = first; i < first + count; i++) {
+        const int64_t place = place_of(job, i), at = i * v.plan.width;
+        class_row row = {.x = logits + at, .y = -1, .grad_x = grad ? grad + at : NULL};
+        double value = 0;
+        if (place < 0) {
+            class_zero(&v.plan, &row);
+            put_row(job, ENTROPIES, i, 0);
+        } else if (o->reduce.nonfinite == LK_PROPAGATE || !refuse_nonfinite(&v, LOGITS, i, row.x)) {
+            row.y = lk_int(&job->in[TARGETS], place);
+            value = one_row_of(job, &v.plan, &row, i);
+        }
+        logprob[i] = value;
+        block->sum[0] += value;
+        put_row(job, LOGPROBS, i, value);
+    }
+}
+
+static void finish(const lk_job *job, const double *sum)
+{
+    const int64_t B = job->size['B' - 'A'], T = job->size['T' - 'A'];
+    const double *counted = job->state, *logprob = counted + B;
+    (void)sum;
+    for (int64_t b = 0; b < B; b++) {
+        double total = 0;
+        for (int64_t t = 0; t < T; t++)
+            total += logprob[b * T + t];
+        put_row(job, SEQUENCE_LOGPROBS, b, total);
+        put_row(job, MEAN_LOGPROBS, b, counted[b] > 0 ? total / counted[b] : 0);
+    }
+}
+
+LK_LOSS(token_logprobs) = {
+    .is =
+        {
+            .name = "token_logprobs",
+            .title = "Log-probabilities of given tokens",
+            .formula = "logprobs_(b,t) = log softmax(z_(b,t))_y, y = targets_(b,t+shift), "
+                       "z = logit_scale * softcap * tanh(logits / softcap); loss: their sum",
+            .help = "What preference and policy losses take as input. Send their gradients back "
+                    "as grad_logprobs, grad_sequence_logprobs and so on, and get the gradient of "
+                    "the logits: two calls are a training step.",
+            .reference = "TRL selective_log_softmax and entropy_from_logits",
+            .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6]]], "
+                       "\"targets\": [[2, 0]]}}",
+            .traits = LK_SHIFT_FREE,
+            .inputs = inputs,
+            .outputs = outputs,
+            .options = fields,
+        },
+    .options_size = sizeof(options),
+    .parts = 1,
+    .rows_shape = "B T",
+    .check = check,
+    .default_gradient = default_gradient,
+    .state = state,
+    .prepare = prepare,
+    .rows = rows,
+    .finish = finish,
+};
