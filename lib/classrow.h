@@ -64,9 +64,9 @@ LK_DRIVER double class_clamp(double x)
     return x < least ? least : x > 1 / least ? 1 / least : x;
 }
 
-LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o)
+LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o, int64_t width)
 {
-    class_plan p = {.width = job->size['C' - 'A'], .inner = 1};
+    class_plan p = {.width = width, .inner = 1};
     double eps = o->label_smoothing;
     p.classes = o->vocab_size > 0 ? o->vocab_size : p.width;
     p.total_weight = job->total_weight;
@@ -79,7 +79,7 @@ LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o)
         p.on = 1 - eps;
     }
     p.scale = class_clamp(o->logit_scale);
-    p.cap = isnan(o->softcap) ? 0 : (real)class_clamp(o->softcap);
+    p.cap = o->softcap > 0 ? (real)class_clamp(o->softcap) : 0;
     p.z_loss = o->z_loss;
     p.gamma = o->focal_gamma;
     p.poly1 = o->poly1;

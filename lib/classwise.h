@@ -336,7 +336,8 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
                               int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const classwise_options *o = job->options;
-    visit v = {.job = job, .block = block, .plan = class_plan_make(job, &o->row), .value = value};
+    visit v = {.job = job, .block = block, .value = value};
+    v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);
     v.per_row = o->reduce.reduction == LK_NONE;
     v.plan.weight = job->in[CLASS_WEIGHT].data;
     v.plan.inner = inner_size(job);

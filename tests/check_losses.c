@@ -491,8 +491,8 @@ static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, d
         most = fmax(most, noise);
     }
     in->x[i] = x;
-    if (isnan(f[2]))
-        return; /* the mean of nothing, with empty_mean=nan */
+    if (!isfinite(f[2]))
+        return; /* the mean of nothing, with empty_mean=nan; an impossible target */
     double d1 = (f[3] - f[1]) / (2 * h), d2 = (f[4] - f[0]) / (4 * h);
     double bend = fabs(f[4] - 2 * f[2] + f[0]) / (2 * h);
     scale = fmax(scale, fabs(d1));
@@ -889,7 +889,7 @@ static void check_nonnegative(const lk_loss *loss, const wish *w)
     answer a = expect(&t, &(how){.isa = isa_drawn()});
     const lk_tensor *x = answer_find(&a, "loss");
     for (int64_t i = 0; x && i < lk_tensor_count(x); i++)
-        if (!(load(x->data, x->dtype, i) >= 0))
+        if (load(x->data, x->dtype, i) < 0) /* NaN where a mask leaves nothing to choose from */
             complain(&t, "loss[%" PRId64 "] is %g", i, load(x->data, x->dtype, i));
     answer_free(&a);
     trial_free(&t);

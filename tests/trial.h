@@ -708,6 +708,8 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
         else if (range && opening && !strchr("<>", opening))
             x = real ? lo + (hi - lo) * (inside + (1 - 2 * inside) * rng_unit())
                      : (double)rng_int((int64_t)lo, (int64_t)hi);
+        else if (range && !real)
+            x = atof(range + 2) + (double)(rng_chance(0.1) ? rng_int(0, 3000) : rng_int(0, 6));
         else if (range)
             x = (*range == '<' ? -1 : 1) * (inside + fabs(rng_normal()));
         if (range && real && range[1] == '=' && !w->smooth && rng_chance(0.1))

@@ -205,7 +205,8 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const classwise_options *o = job->options;
-    visit v = {.job = job, .block = block, .plan = class_plan_make(job, &o->row)};
+    visit v = {.job = job, .block = block};
+    v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);
     const elem *logits = job->in[LOGITS].data;
     elem *grad = job->grad[LOGITS].data;
     double *logprob = (double *)job->state + job->size['B' - 'A'];

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Where an answer starts and ends in a text: two cross entropies over its positions.
+ */
+#include "../classwise.h"
+
+enum { HALVES = 2 }; /* start, end: in this order among inputs, outputs and parts */
+enum { START, END, START_POSITIONS, END_POSITIONS, CHOICES, UPSTREAM };
+enum { START_LOSS, END_LOSS, EXACT_MATCH };
+enum { SUM_BOTH = HALVES, SUM_EXACT };
+
+static const lk_field fields[] = {
+    LK_REDUCTION_FIELD(classwise_options, "mean", "none|sum|mean",
+                       "one loss per text, their sum, or their mean"),
+    LK_EMPTY_MEAN_FIELD(classwise_options),
+    LK_NONFINITE_FIELD(classwise_options),
+    CLASS_LABEL_SMOOTHING,
+    CLASS_LOGIT_SCALE,
+    CLASS_Z_LOSS,
+    {0},
+};
+
+#define SCORES(name_, help_)                                                                       \
+    {                                                                                              \
+        .name = (name_), .forms = {{"B T", LK_FLOATS}},                                            \
+        .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL, .help = (help_)                   \
+    }
+#define POSITIONS(name_, help_)                                                                    \
+    {                                                                                              \
+        .name = (name_), .forms = {{"B", LK_INTS}}, .range = ">=0", .help = (help_)                \
+    }
+
+static const lk_input inputs[] = {
+    [START] = SCORES("start_logits", "scores of every position as the answer's first"),
+    [END] = SCORES("end_logits", "scores of every position as the answer's last"),
+    [START_POSITIONS] = POSITIONS("start_positions", "where the answer starts; T or more, beyond "
+                                                     "the text: this half is ignored"),
+    [END_POSITIONS] = POSITIONS("end_positions", "where the answer ends; likewise"),
+    [CHOICES] = {.name = "mask",
+                 .forms = {{"B T", LK_MASKS}},
+                 .flags = LK_OPTIONAL,
+                 .help = "positions with 0 cannot be chosen: they are not read and count as -inf"},
+    [UPSTREAM] = LK_GRAD_OUTPUT,
+    {0},
+};
+
+static const lk_output outputs[] = {
+    [START_LOSS] = LK_OUTPUT("start_loss", "loss", LK_ANY, "the cross entropy of the starts"),
+    [END_LOSS] = LK_OUTPUT("end_loss", "loss", LK_ANY, "the cross entropy of the ends"),
+    [EXACT_MATCH] = LK_OUTPUT("exact_match", "", LK_ANY,
+                              "share of the texts with both halves counted where both positions "
+                              "have the highest score"),
+    {0},
+};
+
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    if (job->size['T' - 'A'] == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, START, -1,
+                       "start_logits has no positions; a text must have at least 1");
+    return LK_OK;
+}
+
+static lk_status prepare(lk_job *job, lk_error *error)
+{
+    const int64_t T = job->size['T' - 'A'];
+    char place[LK_PLACE_MAX];
+    for (int half = 0; half < HALVES; half++) {
+        const int input = START_POSITIONS + half;
+        int64_t counted = 0;
+        for (int64_t b = 0; b < job->rows; b++) {
+            int64_t y = lk_int(&job->in[input], b);
+            if (y < 0)
+                return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, input, b,
+                               "%s is %lld; it must be in [0, %lld], or more to be ignored",
+                               lk_place(job, input, b, place), (long long)y, (long long)T - 1);
+            counted += y < T;
+        }
+        job->denominator[half] = (double)counted;
+    }
+    job->total_weight = (double)T;
+    return LK_OK;
+}
+
+/* One text's scores, where a mask takes some of them away. */
+static size_t scratch_size(const lk_job *job)
+{
+    return lk_has(job, CHOICES) ? (size_t)job->size['T' - 'A'] * sizeof(elem) : 0;
+}
+
+static bool chosen_from(const lk_job *job, int64_t i)
+{
+    return !job->in[CHOICES].data || lk_int(&job->in[CHOICES], i) != 0;
+}
+
+/* The scores of text b in a half, with -inf where they cannot be chosen. */
+static const elem *scores_of(const lk_job *job, int half, int64_t b, elem *scratch)
+{
+    const int64_t T = job->size['T' - 'A'];
+    const elem *x = (const elem *)job->in[half].data + b * T;
+    if (!job->in[CHOICES].data)
+        return x;
+    for (int64_t t = 0; t < T; t++)
+        if (chosen_from(job, b * T + t))
+            scratch[t] = x[t];
+        else
+            r_store(scratch + t, -(real)INFINITY);
+    return scratch;
+}
+
+static void zero_others(const lk_job *job, int half, int64_t b)
+{
+    const int64_t T = job->size['T' - 'A'];
+    elem *grad = job->grad[half].data;
+    for (int64_t i = b * T; grad && job->in[CHOICES].data && i < (b + 1) * T; i++)
+        if (!chosen_from(job, i))
+            r_store(grad + i, 0);
+}
+
+/* Half of what a half is worth, and whether its highest score is where it should be. */
+static double one_half(visit *v, int half, int64_t b, elem *scratch, bool *right)
+{
+    const lk_job *job = v->job;
+    const classwise_options *o = job->options;
+    const int64_t T = v->plan.width, y = lk_int(&job->in[START_POSITIONS + half], b);
+    elem *grad = job->grad[half].data;
+    class_row row = {.y = y, .grad_x = grad ? grad + b * T : NULL, .argmax = -1};
+    *right = false;
+    if (y >= T) {
+        class_zero(&v->plan, &row);
+        return 0;
+    }
+    row.x = scores_of(job, half, b, scratch);
+    if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && refuse_nonfinite(v, half, b, row.x))
+        return 0;
+    row.rho = 0.5 * job->scale[half] * real_or_one(job, UPSTREAM, v->per_row ? b : 0);
+    row.zeta = row.rho;
+    class_compute(&v->plan, &row);
+    zero_others(job, half, b);
+    *right = row.argmax == y;
+    return 0.5 * (row.main + row.z_part);
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    const classwise_options *o = job->options;
+    const int64_t T = job->size['T' - 'A'];
+    visit v = {.job = job, .block = block, .per_row = o->reduce.reduction == LK_NONE};
+    v.plan = class_plan_make(job, &o->row, T);
+    v.plan.want_argmax = job->out[EXACT_MATCH].data;
+    for (int64_t b = first; b < first + count; b++) {
+        double loss = 0;
+        int right = 0, counted = 0;
+        for (int half = 0; half < HALVES; half++) {
+            bool is_right;
+            double value = one_half(&v, half, b, scratch, &is_right);
+            loss += value;
+            right += is_right;
+            counted += lk_int(&job->in[START_POSITIONS + half], b) < T;
+            block->sum[half] += value;
+            if (v.per_row)
+                put_row(job, START_LOSS + half, b, 2 * value);
+        }
+        if (v.per_row && job->value.data)
+            lk_put(&job->value, b, loss);
+        block->sum[SUM_BOTH] += counted == HALVES;
+        block->sum[SUM_EXACT] += right == HALVES;
+    }
+}
+
+static void finish(const lk_job *job, const double *sum)
+{
+    const classwise_options *o = job->options;
+    const double nothing = o->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
+    for (int half = 0; half < HALVES && o->reduce.reduction != LK_NONE; half++)
+        put_row(job, START_LOSS + half, 0,
+                job->scale[half] > 0 ? 2 * sum[half] * job->scale[half] : nothing);
+    put_row(job, EXACT_MATCH, 0, sum[SUM_BOTH] > 0 ? sum[SUM_EXACT] / sum[SUM_BOTH] : nothing);
+}
+
+LK_LOSS(span) = {
+    .is =
+        {
+            .name = "span",
+            .title = "Extractive question answering: start and end of the answer",
+            .formula = "(cross_entropy(start_logits, start_positions) + "
+                       "cross_entropy(end_logits, end_positions)) / 2",
+            .help = "What BERT is trained with on SQuAD. A position at or beyond the end of the "
+                    "text, whose answer was cut off, is ignored.",
+            .reference = "Devlin et al. 2019; Hugging Face ForQuestionAnsweringLoss",
+            .example = "{\"inputs\": {\"start_logits\": [[1.2, -0.8, -0.5]], "
+                       "\"end_logits\": [[0.3, 0.1, -0.4]], \"start_positions\": [0], "
+                       "\"end_positions\": [1]}}",
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
+            .loss_shape = "B",
+            .inputs = inputs,
+            .outputs = outputs,
+            .options = fields,
+        },
+    .options_size = sizeof(classwise_options),
+    .parts = HALVES,
+    .check = check,
+    .prepare = prepare,
+    .scratch = scratch_size,
+    .rows = rows,
+    .finish = finish,
+};
