@@ -204,7 +204,7 @@ typedef struct lk_output {
 
 enum {
     LK_NONNEGATIVE = 1 << 0, /* lk_description.traits: no loss value is below 0 */
-    LK_COUPLED = 1 << 1,     /* a row's value depends on the other rows */
+    LK_COUPLED = 1 << 1,     /* a row's value depends on the other rows, or its place among them */
     LK_SHIFT_FREE = 1 << 2,  /* with default options, adding a constant to a row changes nothing */
     LK_TRANSFORM = 1 << 3,   /* no loss and no gradient: only the outputs it lists */
     LK_ROWWISE = 1 << 4,     /* row i reads row i of every input that has rows, and no other */

@@ -13,10 +13,64 @@ enum { LENGTHS = CLASSWISE_INPUTS, POSITION_WEIGHT };
 /* reduction, beyond none, sum and mean */
 enum { SEQUENCE_SUM = LK_MEAN + 1, SEQUENCE_MEAN, MEAN_OF_SEQUENCE_MEANS, MEAN_OF_SEQUENCE_SUMS };
 
+/* Measures of a text, which the losses that judge language models have after the class diagnostics:
+ * the option struct's part, its rows of the table, the outputs, their check and their values. */
+
+enum {
+    NLL_SUM = CLASSWISE_OUTPUTS,
+    BITS_PER_TOKEN,
+    BITS_PER_BYTE,
+    BYTE_PERPLEXITY,
+    WORD_PERPLEXITY
+};
+
+typedef struct text_options {
+    double num_bytes, num_words; /* NaN: off */
+} text_options;
+
+#define TEXT_FIELD(st, name_, help_)                                                               \
+    {                                                                                              \
+        .name = #name_, .type = LK_REAL, .flags = LK_OFF | LK_RANGED | LK_OPEN, .min = 0,          \
+        .max = (double)INFINITY, .offset = offsetof(st, text.name_), .fallback = "off",            \
+        .help = (help_)                                                                            \
+    }
+#define TEXT_FIELDS(st)                                                                            \
+    TEXT_FIELD(st, num_bytes, "bytes of the text, for bits_per_byte and byte_perplexity"),         \
+        TEXT_FIELD(st, num_words, "words of the text, for word_perplexity")
+
+#define TEXT_DIAGNOSTICS                                                                           \
+    [NLL_SUM] = LK_OUTPUT("nll_sum", "", LK_ANY, "sum of the counted nll"),                        \
+    [BITS_PER_TOKEN] = LK_OUTPUT("bits_per_token", "", LK_ANY, "nll_sum / (count ln 2)"),          \
+    [BITS_PER_BYTE] = LK_OUTPUT("bits_per_byte", "", LK_ANY, "nll_sum / (num_bytes ln 2)"),        \
+    [BYTE_PERPLEXITY] = LK_OUTPUT("byte_perplexity", "", LK_ANY, "exp(nll_sum / num_bytes)"),      \
+    [WORD_PERPLEXITY] = LK_OUTPUT("word_perplexity", "", LK_ANY, "exp(nll_sum / num_words)")
+
+LK_DRIVER lk_status text_check(const lk_job *job, const text_options *o, lk_error *error)
+{
+    const unsigned by_bytes = 1u << BITS_PER_BYTE | 1u << BYTE_PERPLEXITY;
+    if ((job->out_wanted & by_bytes) && isnan(o->num_bytes))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "bits_per_byte and byte_perplexity need the option num_bytes");
+    if ((job->out_wanted & 1u << WORD_PERPLEXITY) && isnan(o->num_words))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "word_perplexity needs the option num_words");
+    return LK_OK;
+}
+
+LK_DRIVER void text_finish(const lk_job *job, const text_options *o, const double *sum)
+{
+    const double nll = sum[SUM_NLL], bits = nll / log(2.0), n = (double)job->counted;
+    put_row(job, NLL_SUM, 0, nll);
+    put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : 0);
+    put_row(job, BITS_PER_BYTE, 0, bits / o->num_bytes);
+    put_row(job, BYTE_PERPLEXITY, 0, exp(nll / o->num_bytes));
+    put_row(job, WORD_PERPLEXITY, 0, exp(nll / o->num_words));
+}
+
 typedef struct sequence_options {
     classwise_options common;
+    text_options text;
     int64_t shift;
-    double num_bytes, num_words;
 } sequence_options;
 
 /* What prepare leaves for the rows, in job->state: the weights of both parts of every row, and room
@@ -36,6 +90,16 @@ LK_DRIVER size_t sequence_state_size(const lk_job *job)
 {
     size_t parts = by_sequence(job->options) ? 4 : 2;
     return sizeof(sequence_state) + (size_t)job->rows * parts * sizeof(double);
+}
+
+LK_DRIVER lk_status sequence_check_shift(const lk_job *job, int64_t shift, lk_error *error)
+{
+    const int64_t T = job->size['T' - 'A'];
+    if (shift == 0 || shift < T)
+        return LK_OK;
+    return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                   "shift is %lld; with sequences of %lld it must be in [0, %lld]",
+                   (long long)shift, (long long)T, (long long)(T > 0 ? T - 1 : 0));
 }
 
 /* The place of row i's target in the target-side inputs, or -1 where it does not count. */

@@ -259,6 +259,7 @@ typedef struct wish {
     bool nonfinite;        /* some NaN and infinities among the differentiable inputs */
     bool one_lead;         /* exactly one size for `*` */
     bool aligned;          /* no integer option that could move rows against their targets */
+    bool needy;            /* the loss has said that it needs an option that can be left out */
 } wish;
 
 static const char *trial_option(const trial *t, const char *name)
@@ -633,7 +634,8 @@ static void draw_options(trial *t, const wish *w)
             continue;
         if (reduction && w->reduction)
             trial_set(t, f->name, w->reduction);
-        else if (!f->fallback || (any && rng_chance(0.25)) || (reduction && rng_chance(0.6)))
+        else if (!f->fallback || (any && rng_chance(0.25)) || (reduction && rng_chance(0.6)) ||
+                 (w->needy && f->type == LK_INTEGER && (f->flags & LK_OFF) && rng_chance(0.7)))
             draw_option(t, f);
     }
 }
@@ -752,8 +754,8 @@ static lk_status try_check(const trial *t, lk_error *error)
     return status;
 }
 
-/* Give input i, if it is to be given, a form and values. */
-static bool draw_input(trial *t, int i, double scale, const wish *w)
+/* Give input i, if it is to be given, a form. */
+static bool draw_form(trial *t, int i)
 {
     trial_input *in = &t->in[i];
     int forms = 1;
@@ -767,8 +769,15 @@ static bool draw_input(trial *t, int i, double scale, const wish *w)
     unsigned dtypes = in->is->forms[form].dtypes;
     bool follows = (in->is->flags & LK_DIFFERENTIABLE) && ((dtypes >> t->element) & 1u);
     in->type = follows ? t->element : draw_dtype(dtypes);
+    return lay_out(t, in->pattern, &in->at);
+}
+
+/* And values. */
+static bool draw_input(trial *t, trial_input *in, double scale, const wish *w)
+{
+    bool follows = (in->is->flags & LK_DIFFERENTIABLE) && is_float(in->type);
     bool own_scale = !follows && is_float(in->type);
-    if (!lay_out(t, in->pattern, &in->at) || !draw_values(t, in, own_scale ? 1 : scale, w))
+    if (!draw_values(t, in, own_scale ? 1 : scale, w))
         return false;
     for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
         if (rng_chance(fmin(0.1, 3.0 / (double)in->at.count)))
@@ -786,9 +795,13 @@ static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
     for (int i = 0; t->is->inputs[i].name; i++, t->inputs++)
         t->in[i] = (trial_input){.is = &t->is->inputs[i]};
     for (int i = 0; i < t->inputs; i++)
-        if (!draw_input(t, i, scale, w))
+        if (!draw_form(t, i))
             return LK_OPTION_CONFLICT;
-    return try_check(t, error);
+    lk_status status = try_check(t, error);
+    for (int i = 0; i < t->inputs && status == LK_OK; i++)
+        if (t->in[i].given && !draw_input(t, &t->in[i], scale, w))
+            status = LK_OPTION_CONFLICT;
+    return status;
 }
 
 /* ---------------------------------------------------------------------------------- evaluating */
@@ -1052,9 +1065,6 @@ static void want_all(trial *t)
     }
 }
 
-/* A trial as wished, with all outputs. Draws that the loss refuses, by options that exclude each
- * other or do not fit the sizes, are drawn again; anything else that is refused is an error, which
- * *error then tells. */
 /* Is it refused for numbers that exclude each other? Only masks that choose among other things than
  * rows can. */
 static bool numbers_conflict(const trial *t)
@@ -1071,22 +1081,29 @@ static bool numbers_conflict(const trial *t)
     return status == LK_OPTION_CONFLICT;
 }
 
-static trial trial_draw(const lk_loss *loss, const wish *w, lk_error *error)
+/* A trial as wished, with all outputs. Draws that the loss refuses, by options that exclude each
+ * other or do not fit the sizes, are drawn again; anything else that is refused is an error, which
+ * *error then tells. */
+static trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
 {
     trial t;
+    wish w = *wanted;
     int tries = 0;
-    for (; tries < 300; tries++) {
-        t = (trial){.loss = loss, .is = lk_loss_describe(loss), .element = w->element};
+    for (; tries < 20000; tries++) {
+        t = (trial){.loss = loss, .is = lk_loss_describe(loss), .element = w.element};
         *error = (lk_error){0};
-        draw_options(&t, w);
-        draw_sizes(&t, w);
-        lk_status status = draw_inputs(&t, w, error);
+        draw_options(&t, &w);
+        draw_sizes(&t, &w);
+        lk_status status = draw_inputs(&t, &w, error);
         if (status == LK_OK)
             want_all(&t);
         if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&
             status != LK_MISSING_INPUT && status != LK_MISSING_OPTION &&
-            status != LK_SHAPE_MISMATCH && !(status == LK_OK && numbers_conflict(&t)))
+            status != LK_SHAPE_MISMATCH && status != LK_RANK_MISMATCH &&
+            !(status == LK_OK && numbers_conflict(&t)))
             return t;
+        w.needy = w.needy || status == LK_MISSING_OPTION;
+        w.huge = w.huge && tries < 1000; /* sizes that hang together may not allow it */
         trial_free(&t);
     }
     *error = (lk_error){.status = LK_MISUSE};

@@ -5,14 +5,6 @@
  */
 #include "../sequence.h"
 
-enum {
-    NLL_SUM = CLASSWISE_OUTPUTS,
-    BITS_PER_TOKEN,
-    BITS_PER_BYTE,
-    BYTE_PERPLEXITY,
-    WORD_PERPLEXITY
-};
-
 static const lk_field fields[] = {
     LK_REDUCTION_FIELD(classwise_options, "mean",
                        "none|sum|mean|sequence_sum|sequence_mean|mean_of_sequence_means|"
@@ -23,10 +15,7 @@ static const lk_field fields[] = {
     LK_NONFINITE_FIELD(classwise_options),
     LK_FIELD(sequence_options, shift, "0", LK_RANGED, 0, (double)INFINITY,
              "logits at t are scored against targets at t + shift; 1: causal language model"),
-    LK_FIELD(sequence_options, num_bytes, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,
-             "bytes of the text, for bits_per_byte and byte_perplexity"),
-    LK_FIELD(sequence_options, num_words, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,
-             "words of the text, for word_perplexity"),
+    TEXT_FIELDS(sequence_options),
     CLASS_FIELDS,
     {0},
 };
@@ -58,46 +47,27 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {
     CLASSWISE_DIAGNOSTICS("B T"),
-    [NLL_SUM] = LK_OUTPUT("nll_sum", "", LK_ANY, "sum of the counted nll"),
-    [BITS_PER_TOKEN] = LK_OUTPUT("bits_per_token", "", LK_ANY, "nll_sum / (count ln 2)"),
-    [BITS_PER_BYTE] = LK_OUTPUT("bits_per_byte", "", LK_ANY, "nll_sum / (num_bytes ln 2)"),
-    [BYTE_PERPLEXITY] = LK_OUTPUT("byte_perplexity", "", LK_ANY, "exp(nll_sum / num_bytes)"),
-    [WORD_PERPLEXITY] = LK_OUTPUT("word_perplexity", "", LK_ANY, "exp(nll_sum / num_words)"),
+    TEXT_DIAGNOSTICS,
     {0},
 };
 
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const sequence_options *o = job->options;
-    const int64_t T = job->size['T' - 'A'];
-    const unsigned by_bytes = 1u << BITS_PER_BYTE | 1u << BYTE_PERPLEXITY;
-    if ((job->out_wanted & by_bytes) && isnan(o->num_bytes))
-        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
-                       "bits_per_byte and byte_perplexity need the option num_bytes");
-    if ((job->out_wanted & 1u << WORD_PERPLEXITY) && isnan(o->num_words))
-        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
-                       "word_perplexity needs the option num_words");
-    if (o->shift > 0 && o->shift >= T)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "shift is %lld; with sequences of %lld it must be in [0, %lld]",
-                       (long long)o->shift, (long long)T, (long long)(T > 0 ? T - 1 : 0));
-    return classwise_check(job, error);
+    lk_status status = sequence_check_shift(job, o->shift, error);
+    if (status == LK_OK)
+        status = text_check(job, &o->text, error);
+    return status == LK_OK ? classwise_check(job, error) : status;
 }
 
 static void finish(const lk_job *job, const double *sum)
 {
     const sequence_options *o = job->options;
     const sequence_state *state = job->state;
-    const double nll = sum[SUM_NLL], bits = nll / log(2.0);
-    const double n = (double)job->counted;
     classwise_finish(job, sum);
     if (o->common.reduce.reduction > LK_MEAN)
         put_row(job, DENOMINATOR, 0, state->denominator);
-    put_row(job, NLL_SUM, 0, nll);
-    put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : 0);
-    put_row(job, BITS_PER_BYTE, 0, bits / o->num_bytes);
-    put_row(job, BYTE_PERPLEXITY, 0, exp(nll / o->num_bytes));
-    put_row(job, WORD_PERPLEXITY, 0, exp(nll / o->num_words));
+    text_finish(job, &o->text, sum);
     if (by_sequence(o))
         sequence_values(job);
 }

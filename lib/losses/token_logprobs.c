@@ -3,7 +3,7 @@
  * Log-probabilities of given tokens, by position and by sequence: the front end of the preference
  * and policy losses, which take its outputs and send its gradient inputs.
  */
-#include "../classwise.h"
+#include "../sequence.h"
 
 enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
 enum { LOGPROBS, ENTROPIES, SEQUENCE_LOGPROBS, MEAN_LOGPROBS };
@@ -73,12 +73,8 @@ static const lk_output outputs[] = {
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
-    const int64_t T = job->size['T' - 'A'];
-    if (o->shift > 0 && o->shift >= T)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "shift is %lld; with sequences of %lld it must be in [0, %lld]",
-                       (long long)o->shift, (long long)T, (long long)(T > 0 ? T - 1 : 0));
-    return classwise_check(job, error);
+    lk_status status = sequence_check_shift(job, o->shift, error);
+    return status == LK_OK ? classwise_check(job, error) : status;
 }
 
 /* Asking for a gradient is sending what it is a gradient of. */
