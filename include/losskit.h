@@ -135,8 +135,18 @@ static inline lk_tensor lk_matrix(lk_dtype dtype, void *data, int64_t rows, int6
 /* Descriptions. */
 
 /* Types of options. Every option has one text form: a decimal number, true or false, the choice's
- * word, integers with commas between them; `off` where an option can be unset. */
-typedef enum lk_type { LK_REAL, LK_INTEGER, LK_UNSIGNED, LK_FLAG, LK_CHOICE, LK_LIST } lk_type;
+ * word, integers or decimal numbers with commas between them; `off` where an option can be unset.
+ * LK_PARTS alone has none: parts are added with lk_call_part. */
+typedef enum lk_type {
+    LK_REAL,
+    LK_INTEGER,
+    LK_UNSIGNED,
+    LK_FLAG,
+    LK_CHOICE,
+    LK_LIST,
+    LK_REALS,
+    LK_PARTS
+} lk_type;
 
 enum {
     LK_OPEN = 1 << 0,   /* lk_field.flags: min itself is outside the range */
@@ -209,6 +219,7 @@ enum {
     LK_TRANSFORM = 1 << 3,   /* no loss and no gradient: only the outputs it lists */
     LK_ROWWISE = 1 << 4,     /* row i reads row i of every input that has rows, and no other */
     LK_HELD = 1 << 5,        /* the gradient holds some values constant that the loss depends on */
+    LK_DYNAMIC = 1 << 6, /* made of parts: takes the inputs, and gives the outputs, that they do */
 };
 
 /* All that is known of a loss. Constant, valid for ever; the arrays end with an entry whose name is
@@ -277,6 +288,15 @@ lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor
 
 /* Set an option from its text form. Twice the same option is an error. */
 lk_status lk_call_option(lk_call *call, const char *name, const char *text, lk_error *error);
+
+/* For a loss with the trait LK_DYNAMIC: add a part, which is another loss with a value of one
+ * number and counts `weight` times. At most 16. */
+lk_status lk_call_part(lk_call *call, const char *loss, double weight, lk_error *error);
+
+/* For the part added last: set one of its options; have its input `input` read the tensor that is
+ * given to the call as `tensor`, instead of the one of the same name; NULL: read none. */
+lk_status lk_call_part_option(lk_call *call, const char *name, const char *text, lk_error *error);
+lk_status lk_call_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error);
 
 /* Ask for an output. The outputs are numbered in the order asked for. Without any: `loss` and the
  * default gradients of the inputs given. */

@@ -18,6 +18,10 @@ lk_call *lk_call_new(const lk_loss *loss)
     call->loss = loss;
     call->job.loss = loss;
     call->job.options = call->options;
+    if ((loss->is.traits & LK_DYNAMIC) && !(call->composite = lk_composite_new())) {
+        free(call);
+        return NULL;
+    }
     lk_fields_default(loss->is.options, call->options);
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         call->given[i].rank = -1;
@@ -45,6 +49,7 @@ void lk_call_free(lk_call *call)
     if (!call)
         return;
     clear_plan(call);
+    lk_composite_free(call->composite);
     free(call);
 }
 
@@ -85,7 +90,7 @@ lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor
         return lk_misuse(error, "inputs are given before the check");
     int i = input_find(call->loss, name);
     char names[160];
-    if (i < 0)
+    if (i < 0 && !call->composite)
         return unknown(error, LK_UNKNOWN_INPUT, "input", name, call->loss->is.name,
                        name_list(call->loss->is.inputs, sizeof(lk_input), names));
     if (lk_tensor_count(tensor) < 0)
@@ -96,6 +101,8 @@ lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor
     if ((unsigned)tensor->dtype > LK_ANY)
         return lk_error_set(error, LK_DTYPE_UNSUPPORTED, name, "%s has no known element type",
                             name);
+    if (call->composite)
+        return lk_composite_input(call, name, tensor, error);
     call->given[i] = *tensor;
     return LK_OK;
 }
@@ -121,6 +128,8 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
 {
     if (call->stage != FILLING)
         return lk_misuse(error, "outputs are asked for before the check");
+    if (call->composite)
+        return lk_composite_want(call, output, error);
     const lk_description *is = &call->loss->is;
     wanted w = {.kind = VALUE, .i = -1};
     char names[160];
@@ -154,6 +163,8 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
 
 const lk_tensor *lk_call_tensor(const lk_call *call, const char *name)
 {
+    if (call->composite)
+        return lk_composite_tensor(call, name);
     int i = input_find(call->loss, name);
     return i < 0 || call->given[i].rank < 0 ? NULL : &call->given[i];
 }
@@ -161,9 +172,12 @@ const lk_tensor *lk_call_tensor(const lk_call *call, const char *name)
 lk_status lk_call_data(lk_call *call, const char *name, void *data)
 {
     int i = input_find(call->loss, name);
-    if (call->stage != CHECKED || i < 0 || call->given[i].rank < 0)
+    lk_tensor *t = i >= 0 && call->given[i].rank >= 0 ? &call->given[i] : NULL;
+    if (call->composite)
+        t = lk_composite_tensor(call, name);
+    if (call->stage != CHECKED || !t)
         return LK_MISUSE;
-    call->given[i].data = data;
+    t->data = data;
     return LK_OK;
 }
 
@@ -238,6 +252,8 @@ static bool must_convert(const lk_call *call, int i)
 size_t lk_call_memory(const lk_call *call)
 {
     const lk_loss *loss = call->job.loss;
+    if (call->composite)
+        return lk_composite_memory(call);
     size_t bytes = (size_t)call->blocks * sizeof(lk_block);
     if (call->stage >= CHECKED && loss->state)
         bytes += loss->state(&call->job);
@@ -313,6 +329,8 @@ lk_status lk_call_plan(lk_call *call, lk_error *error)
     lk_status status = lk_call_check(call, error);
     if (status != LK_OK)
         return status;
+    if (call->composite)
+        return lk_composite_plan(call, error);
     clear_plan(call);
     if ((status = take_data(call, error)) != LK_OK ||
         (status = convert_inputs(call, error)) != LK_OK ||
@@ -363,6 +381,8 @@ int64_t lk_call_blocks(const lk_call *call)
 {
     if (call->stage < PLANNED)
         return 0;
+    if (call->composite)
+        return lk_composite_blocks(call);
     int64_t block = pass_block(call);
     return (pass_rows(call) + block - 1) / block;
 }
@@ -370,6 +390,8 @@ int64_t lk_call_blocks(const lk_call *call)
 size_t lk_call_scratch(const lk_call *call)
 {
     const lk_loss *loss = call->job.loss;
+    if (call->composite)
+        return lk_composite_scratch(call);
     return call->stage >= CHECKED && loss->scratch ? loss->scratch(&call->job) : 0;
 }
 
@@ -377,6 +399,8 @@ bool lk_call_next(lk_call *call)
 {
     if (call->stage != PLANNED)
         return false;
+    if (call->composite)
+        return lk_composite_next(call);
     do {
         if (call->pass == LK_MAX_PASSES || !call->job.loss->passes[call->pass].rows)
             return false;
@@ -391,6 +415,10 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch)
     const lk_pass *pass = pass_of(call);
     if (call->stage != PLANNED)
         return;
+    if (call->composite) {
+        lk_composite_run(call, first, count, scratch);
+        return;
+    }
     const int64_t all = pass_rows(call), block = pass_block(call), blocks = lk_call_blocks(call);
     for (int64_t b = first; b < first + count && b < blocks; b++) {
         int64_t row = b * block, rows = all - row < block ? all - row : block;
@@ -448,6 +476,8 @@ lk_status lk_call_finish(lk_call *call, lk_error *error)
     if (call->stage != PLANNED)
         return lk_misuse(error, "finish comes once, after plan and run");
     call->stage = FINISHED;
+    if (call->composite)
+        return lk_composite_finish(call, error);
     if ((status = report_bad(call, error)) != LK_OK)
         return status;
     for (int64_t b = 0; b < call->blocks; b++)

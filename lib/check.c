@@ -335,7 +335,7 @@ lk_status lk_call_check(lk_call *call, lk_error *error)
     const int wanted_count = call->wanted_count;
     if (call->stage >= CHECKED)
         return call->stage == CHECKED ? LK_OK : lk_misuse(error, "the call is planned already");
-    lk_status status = check_all(call, error);
+    lk_status status = call->composite ? lk_composite_check(call, error) : check_all(call, error);
     if (status == LK_OK)
         call->stage = CHECKED;
     else

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Floats from one type to another, for the inputs that kernels do not read in their own type.
+ * Floats from one type to another, for what kernels do not read or write in their own type.
  * Simple rather than fast: such inputs are short beside the logits.
  */
 #include "internal.h"
@@ -42,15 +42,43 @@ double lk_real_at(const void *data, lk_dtype dtype, int64_t i)
     }
 }
 
+/* The bits of x in a half with `bits` of fraction, rounded to nearest even: scaled so that the last
+ * place kept is 1, rint() does it. A carry goes into the exponent by itself. */
+static uint16_t narrow_half(double x, int bits)
+{
+    const int top = 0x7fff >> bits, bias = top >> 1;
+    const uint16_t sign = signbit(x) ? 0x8000 : 0;
+    int exponent;
+    if (isnan(x))
+        return (uint16_t)(sign | top << bits | 1 << (bits - 1));
+    x = fabs(x);
+    frexp(x, &exponent);
+    exponent = exponent - 1 < 1 - bias ? 1 - bias : exponent - 1;
+    if (isinf(x) || exponent > bias)
+        return (uint16_t)(sign | top << bits);
+    const int whole = (int)rint(ldexp(x, bits - exponent));
+    const int all = whole < 1 << bits ? whole : whole + ((exponent + bias - 1) << bits);
+    return (uint16_t)(sign | all);
+}
+
 void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n)
 {
-    double *wide = to;
-    float *narrow = to;
     for (int64_t i = 0; i < n; i++) {
-        double x = lk_real_at(from, from_dtype, i);
-        if (to_dtype == LK_F64)
-            wide[i] = x;
-        else
-            narrow[i] = (float)x;
+        const double x = lk_real_at(from, from_dtype, i);
+        char *at = (char *)to + i * (int64_t)lk_dtype_size(to_dtype);
+        const float single = (float)x;
+        uint16_t half;
+        switch (to_dtype) {
+        case LK_F64:
+            memcpy(at, &x, sizeof x);
+            break;
+        case LK_F32:
+            memcpy(at, &single, sizeof single);
+            break;
+        default:
+            half = narrow_half(x, to_dtype == LK_F16 ? 10 : 7);
+            memcpy(at, &half, sizeof half);
+            break;
+        }
     }
 }

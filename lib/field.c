@@ -71,6 +71,33 @@ static bool parse_list(const char *text, lk_list *list)
     return false;
 }
 
+/* "0.5,1"; likewise. */
+static bool parse_reals(const char *text, lk_reals *list)
+{
+    *list = (lk_reals){0};
+    if (*text == '\0' || strcmp(text, "off") == 0)
+        return true;
+    while (list->count < LK_LIST_MAX) {
+        char one[48];
+        const char *stop;
+        size_t length = strcspn(text, ",");
+        if (length >= sizeof one)
+            return false;
+        memcpy(one, text, length);
+        one[length] = '\0';
+        if (!is_decimal(one))
+            return false;
+        double x = parse_real(one, &stop);
+        if (*stop != '\0' || !isfinite(x))
+            return false;
+        list->value[list->count++] = x;
+        if (text[length] == '\0')
+            return true;
+        text += length + 1;
+    }
+    return false;
+}
+
 static bool parse(const lk_field *field, void *place, const char *text)
 {
     const char *end = text;
@@ -109,6 +136,10 @@ static bool parse(const lk_field *field, void *place, const char *text)
         return strcmp(text, "true") == 0 || strcmp(text, "false") == 0;
     case LK_LIST:
         return parse_list(text, place);
+    case LK_REALS:
+        return parse_reals(text, place);
+    case LK_PARTS:
+        return false;
     default:
         return parse_choice(field->choices, text, place);
     }
@@ -128,6 +159,10 @@ static const char *expected(const lk_field *field)
         return "true or false";
     case LK_LIST:
         return "at most 64 integers with commas between them";
+    case LK_REALS:
+        return "at most 64 decimal numbers with commas between them";
+    case LK_PARTS:
+        return "given part by part, with lk_call_part";
     default:
         return field->choices;
     }

@@ -16,6 +16,8 @@ typedef struct lk_sizes {
 
 typedef enum stage { FILLING, CHECKED, PLANNED, FINISHED } stage;
 
+typedef struct lk_composite lk_composite;
+
 enum { MAX_WANTED = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS };
 
 /* Which output: `loss`, the gradient of an input, or a diagnostic. */
@@ -31,7 +33,8 @@ typedef struct wanted {
 
 struct lk_call {
     lk_job job;
-    const lk_loss *loss; /* of the scalar table: the handle the caller gave */
+    const lk_loss *loss;     /* of the scalar table: the handle the caller gave */
+    lk_composite *composite; /* NULL but for a call that is made of parts */
     stage stage;
     lk_tensor given[LK_MAX_INPUTS]; /* rank -1: not given */
     int primary;                    /* the input that chooses the element type */
@@ -109,6 +112,25 @@ int64_t lk_block_rows(int64_t cost);
 /* The shape of `loss` under the reduction chosen. */
 const char *lk_loss_pattern(const lk_call *call);
 
+/* composite.c: what lk_call_new makes of a loss that is LK_DYNAMIC, and the call's functions of it.
+ */
+
+extern const lk_loss lk_composite_loss;
+lk_composite *lk_composite_new(void);
+void lk_composite_free(lk_composite *c);
+lk_status lk_composite_input(lk_call *call, const char *name, const lk_tensor *tensor,
+                             lk_error *error);
+lk_status lk_composite_want(lk_call *call, const char *output, lk_error *error);
+lk_status lk_composite_check(lk_call *call, lk_error *error);
+lk_tensor *lk_composite_tensor(const lk_call *call, const char *name);
+lk_status lk_composite_plan(lk_call *call, lk_error *error);
+int64_t lk_composite_blocks(const lk_call *call);
+bool lk_composite_next(lk_call *call);
+size_t lk_composite_scratch(const lk_call *call);
+size_t lk_composite_memory(const lk_call *call);
+void lk_composite_run(lk_call *call, int64_t first, int64_t count, void *scratch);
+lk_status lk_composite_finish(lk_call *call, lk_error *error);
+
 /* registry.c */
 
 /* The same loss in the best variant allowed, for an element type (one of the floats). */
@@ -116,7 +138,7 @@ const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype);
 
 /* convert.c */
 
-/* n floats of any type, widened or rounded to doubles or floats. */
+/* n floats of any type to another one, rounded to nearest even. */
 void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n);
 
 /* One float, widened. */

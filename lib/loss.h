@@ -40,6 +40,12 @@ typedef struct lk_list {
     int64_t value[LK_LIST_MAX];
 } lk_list;
 
+/* The value of an option of type LK_REALS. */
+typedef struct lk_reals {
+    int64_t count;
+    double value[LK_LIST_MAX];
+} lk_reals;
+
 /* The first member of every option struct, whether all of it can be set or not. */
 typedef struct lk_reduce {
     int reduction;
@@ -150,7 +156,8 @@ struct lk_loss {
              : LK_INTEGER, uint64_t                                                                \
              : LK_UNSIGNED, bool                                                                   \
              : LK_FLAG, lk_list                                                                    \
-             : LK_LIST)
+             : LK_LIST, lk_reals                                                                   \
+             : LK_REALS)
 #define LK_FIELD(st, member, fallback_, flags_, min_, max_, help_)                                 \
     {                                                                                              \
         .name = #member, .type = LK_TYPE_OF(((st *)0)->member), .flags = (flags_),                 \

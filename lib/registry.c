@@ -41,11 +41,13 @@ static const isa isas[] = {
 };
 #undef ISA
 
-#define LOSS(name) LOSS_##name,
+#define LOSS(name)      LOSS_##name,
+#define COMPOSITE(name) COMPOSITE_AT,
 enum {
 #include "losses.def"
-    LOSS_COUNT
+    LOSS_COUNT /* with the composite, which the tables of the variants do not have */
 };
+#undef COMPOSITE
 #undef LOSS
 
 enum { ISA_COUNT = sizeof isas / sizeof *isas };
@@ -124,14 +126,16 @@ int lk_loss_count(void)
 
 const lk_loss *lk_loss_at(int i)
 {
-    return i >= 0 && i < LOSS_COUNT ? scalar()[i] : NULL;
+    if (i == COMPOSITE_AT)
+        return &lk_composite_loss;
+    return i >= 0 && i < LOSS_COUNT ? scalar()[i - (i > COMPOSITE_AT)] : NULL;
 }
 
 const lk_loss *lk_loss_find(const char *name)
 {
     for (int i = 0; i < LOSS_COUNT; i++)
-        if (strcmp(scalar()[i]->is.name, name) == 0)
-            return scalar()[i];
+        if (strcmp(lk_loss_at(i)->is.name, name) == 0)
+            return lk_loss_at(i);
     return NULL;
 }
 
@@ -142,7 +146,7 @@ const lk_description *lk_loss_describe(const lk_loss *loss)
 
 const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype)
 {
-    for (int i = 0; i < LOSS_COUNT; i++)
+    for (int i = 0; i < LOSS_COUNT - 1; i++)
         if (scalar()[i] == loss)
             return isas[used()].losses[dtype][i];
     return loss;

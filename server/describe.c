@@ -68,7 +68,8 @@ static json_t *input_json(const lk_input *in)
 
 static const char *type_word(const lk_field *f)
 {
-    static const char *const names[] = {"real", "integer", "unsigned", "flag", "choice", "list"};
+    static const char *const names[] = {"real",   "integer", "unsigned", "flag",
+                                        "choice", "list",    "reals",    "parts"};
     return names[f->type];
 }
 
@@ -79,6 +80,8 @@ static json_t *fallback(const lk_field *f)
         return json_null();
     if (f->type == LK_FLAG)
         return json_boolean(strcmp(f->fallback, "true") == 0);
+    if (f->type == LK_LIST || f->type == LK_REALS)
+        return json_array();
     if (f->type == LK_REAL)
         return json_loads(f->fallback, JSON_DECODE_ANY, NULL);
     if (f->type == LK_CHOICE)
@@ -88,8 +91,10 @@ static json_t *fallback(const lk_field *f)
 
 static json_t *option_json(const lk_field *f)
 {
-    json_t *o = json_pack("{s:s, s:s, s:b, s:o}", "name", f->name, "type", type_word(f), "required",
-                          f->fallback == NULL, "default", fallback(f));
+    json_t *o = json_pack("{s:s, s:s, s:b}", "name", f->name, "type", type_word(f), "required",
+                          f->fallback == NULL);
+    if (f->fallback)
+        json_object_set_new(o, "default", fallback(f));
     if (f->flags & LK_RANGED) {
         json_object_set_new(o, f->flags & LK_OPEN ? "greater_than" : "minimum", json_real(f->min));
         if (!isinf(f->max))
@@ -156,10 +161,11 @@ json_t *describe_tree(const lk_loss *loss)
         json_array_append_new(inputs, input_json(in));
     for (const lk_field *f = is->options; f->name; f++)
         json_array_append_new(options, option_json(f));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "name", is->name, "title",
-                     is->title, "formula", is->formula, "help", is->help, "reference",
-                     is->reference, "inputs", inputs, "options", options, "outputs",
-                     outputs_json(is), "example", json_loads(is->example, 0, NULL));
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:o, s:o, s:o}", "name", is->name,
+                     "title", is->title, "formula", is->formula, "help", is->help, "reference",
+                     is->reference, "made_of_parts", (is->traits & LK_DYNAMIC) != 0, "inputs",
+                     inputs, "options", options, "outputs", outputs_json(is), "example",
+                     json_loads(is->example, 0, NULL));
 }
 
 static int append(const char *data, size_t size, void *to)

@@ -77,7 +77,6 @@ void evaluation_free(evaluation *e)
 
 static bool query_pair(evaluation *e, const char *name, const char *value, bool *strict, problem *p)
 {
-    lk_error error;
     if (strcmp(name, "outputs") == 0)
         return wire_outputs(e, value, p);
     if (strcmp(name, "strict_json") == 0) {
@@ -90,7 +89,7 @@ static bool query_pair(evaluation *e, const char *name, const char *value, bool 
         e->strict_json = strcmp(value, "true") == 0;
         return true;
     }
-    return lk_call_option(e->call, name, value, &error) == LK_OK || problem_from(p, &error);
+    return wire_option(e, name, value, p);
 }
 
 static bool read_query(evaluation *e, const char *query, problem *p)
@@ -146,12 +145,11 @@ static size_t tensor_bytes(const lk_tensor *t)
 }
 
 /* What fill and close will allocate. Sizes were checked: each tensor fits in an int64_t, and there
- * are fewer than 64. */
+ * are at most 64 inputs. */
 static void add_up(evaluation *e, int shards)
 {
-    const lk_input *inputs = lk_loss_describe(e->loss)->inputs;
-    for (int i = 0; inputs[i].name; i++) {
-        const lk_tensor *t = lk_call_tensor(e->call, inputs[i].name);
+    for (int i = 0; i < e->sources; i++) {
+        const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
         if (t && lk_tensor_count(t) > e->elements)
             e->elements = lk_tensor_count(t);
         if (t && e->in->copies)

@@ -23,7 +23,7 @@
 typedef struct wire wire;
 
 enum {
-    EVALUATION_INPUTS = 16, /* losses have fewer inputs than this */
+    EVALUATION_INPUTS = 64, /* no loss has more inputs than this */
     EVALUATION_PIECES = 64,
 };
 
@@ -40,6 +40,7 @@ typedef struct evaluation {
     lk_call *call;
     span body;          /* the caller's; may be overwritten by gradients */
     bool outputs_named; /* body or query has an `outputs` */
+    bool has_parts;     /* or an option of that type */
     bool strict_json;
 
     int sources;

@@ -16,12 +16,25 @@ static json_t *ref(const char *name)
     return json_pack("{s:o}", "$ref", json_sprintf("#/components/schemas/%s", name));
 }
 
+/* What an option that is an array holds. */
+static json_t *item_schema(const json_t *option)
+{
+    const char *type = json_string_value(json_object_get(option, "type"));
+    if (strcmp(type, "parts") != 0)
+        return json_pack("{s:s}", "type", strcmp(type, "list") == 0 ? "integer" : "number");
+    return json_pack("{s:s, s:[s], s:{s:{s:s}, s:{s:s, s:i}, s:{s:s, s:{s:[s,s]}}, s:{s:s}}, s:b}",
+                     "type", "object", "required", "loss", "properties", "loss", "type", "string",
+                     "weight", "type", "number", "default", 1, "inputs", "type", "object",
+                     "additionalProperties", "type", "string", "null", "options", "type", "object",
+                     "additionalProperties", 0);
+}
+
 /* An option of a description as a JSON schema. */
 static json_t *option_schema(const json_t *option)
 {
-    static const char *const types[][2] = {{"real", "number"},      {"integer", "integer"},
-                                           {"unsigned", "integer"}, {"flag", "boolean"},
-                                           {"choice", "string"},    {"list", "string"}};
+    static const char *const types[][2] = {
+        {"real", "number"},   {"integer", "integer"}, {"unsigned", "integer"}, {"flag", "boolean"},
+        {"choice", "string"}, {"list", "array"},      {"reals", "array"},      {"parts", "array"}};
     static const char *const members[][2] = {
         {"minimum", "minimum"}, {"maximum", "maximum"}, {"greater_than", "exclusiveMinimum"},
         {"choices", "enum"},    {"default", "default"}, {"help", "description"}};
@@ -34,6 +47,8 @@ static json_t *option_schema(const json_t *option)
         json_object_set_new(o, "type", json_pack("[s,s]", type, "null"));
     else
         json_object_set_new(o, "type", json_string(type));
+    if (strcmp(type, "array") == 0)
+        json_object_set_new(o, "items", item_schema(option));
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
         if ((value = json_object_get(option, members[i][0])))
             json_object_set(o, members[i][1], value);
@@ -50,8 +65,10 @@ static json_t *tensor(const json_t *described)
 static json_t *request_schema(const json_t *is)
 {
     json_t *inputs = json_object(), *required = json_array(), *options = json_object();
-    json_t *outputs = json_array(), *entry;
+    json_t *outputs = json_array(), *entry, *more = json_false(), *names;
     size_t i;
+    if (json_is_true(json_object_get(is, "made_of_parts")))
+        more = ref("Tensor"); /* tensors and outputs have the names that its parts give them */
     json_array_foreach(json_object_get(is, "inputs"), i, entry)
     {
         json_object_set_new(inputs, name_of(entry), tensor(entry));
@@ -62,23 +79,29 @@ static json_t *request_schema(const json_t *is)
         json_object_set_new(options, name_of(entry), option_schema(entry));
     json_array_foreach(json_object_get(is, "outputs"), i, entry)
         json_array_append(outputs, json_object_get(entry, "name"));
+    names = json_pack("{s:s}", "type", "string");
+    if (json_is_false(more))
+        json_object_set(names, "enum", outputs);
+    json_decref(outputs);
     return json_pack(
-        "{s:s, s:[s], s:{s:{s:s, s:o, s:o, s:b}, s:{s:s, s:o, s:b}, s:{s:s, s:{s:s, s:o}}}, s:b}",
-        "type", "object", "required", "inputs", "properties", "inputs", "type", "object",
-        "properties", inputs, "required", required, "additionalProperties", 0, "options", "type",
-        "object", "properties", options, "additionalProperties", 0, "outputs", "type", "array",
-        "items", "type", "string", "enum", outputs, "additionalProperties", 0);
+        "{s:s, s:[s], s:{s:{s:s, s:o, s:o, s:o}, s:{s:s, s:o, s:b}, s:{s:s, s:o}}, s:b}", "type",
+        "object", "required", "inputs", "properties", "inputs", "type", "object", "properties",
+        inputs, "required", required, "additionalProperties", more, "options", "type", "object",
+        "properties", options, "additionalProperties", 0, "outputs", "type", "array", "items",
+        names, "additionalProperties", 0);
 }
 
 static json_t *reply_schema(const json_t *is)
 {
-    json_t *properties = json_object(), *entry;
+    json_t *properties = json_object(), *entry, *more = json_false();
     size_t i;
+    if (json_is_true(json_object_get(is, "made_of_parts")))
+        more = ref("Tensor");
     json_array_foreach(json_object_get(is, "outputs"), i, entry)
         json_object_set_new(properties, name_of(entry), tensor(entry));
-    return json_pack("{s:s, s:[s,s], s:{s:{s:s}, s:{s:s, s:o, s:b}}}", "type", "object", "required",
+    return json_pack("{s:s, s:[s,s], s:{s:{s:s}, s:{s:s, s:o, s:o}}}", "type", "object", "required",
                      "loss", "outputs", "properties", "loss", "const", name_of(is), "outputs",
-                     "type", "object", "properties", properties, "additionalProperties", 0);
+                     "type", "object", "properties", properties, "additionalProperties", more);
 }
 
 static json_t *binary(void)

@@ -47,6 +47,12 @@ const wire *wire_of_bytes(span body);
  * name is unknown or comes twice, or there are too many. */
 bool wire_input(evaluation *e, const char *name, const lk_tensor *tensor, span text, problem *p);
 
+struct json_t;
+
+/* Set an option: from its text form, or from a JSON value. */
+bool wire_option(evaluation *e, const char *name, const char *text, problem *p);
+bool wire_option_json(evaluation *e, const char *name, const struct json_t *value, problem *p);
+
 /* Add outputs from a comma-separated list. */
 bool wire_outputs(evaluation *e, const char *list, problem *p);
 

@@ -14,7 +14,6 @@
 
 enum {
     NAME_MAX_ = 64,       /* longer names are cut; none that long is known */
-    OPTION_TEXT_MAX = 32, /* a number as text */
     TREE_MAX = 64 * 1024, /* text for jansson */
 };
 
@@ -614,31 +613,6 @@ static bool open_inputs(evaluation *e, span text, problem *p)
                        (size_t)(c.p - e->body.data));
 }
 
-/* An option's value in text form: the one that every wire has. */
-static bool option_text(const char *name, const json_t *value, char number[OPTION_TEXT_MAX],
-                        const char **text, problem *p)
-{
-    if (json_is_string(value))
-        *text = json_string_value(value);
-    else if (json_is_boolean(value))
-        *text = json_is_true(value) ? "true" : "false";
-    else if (json_is_null(value))
-        *text = "off";
-    else if (json_is_integer(value) || json_is_real(value)) {
-        char *end = json_is_integer(value) ? number_write_i64(number, json_integer_value(value))
-                                           : number_write_f64(number, json_real_value(value));
-        /* A real that is whole stays a real: 2.0 is no integer. */
-        if (json_is_real(value) && !memchr(number, '.', (size_t)(end - number)) &&
-            !memchr(number, 'e', (size_t)(end - number)))
-            end = (char *)memcpy(end, ".0", 2) + 2;
-        *end = '\0';
-        *text = number;
-    } else
-        return problem_set(p, 422, "option_invalid",
-                           "option %s must be a number, true, false, a string or null", name);
-    return true;
-}
-
 static bool json_problem(const json_error_t *error, span text, const char *body, const char *what,
                          problem *p)
 {
@@ -656,7 +630,7 @@ static bool open_options(evaluation *e, span text, problem *p)
 {
     json_error_t syntax = {0};
     json_t *options = tree(text, &syntax);
-    const char *name, *option = NULL;
+    const char *name;
     json_t *value;
     bool ok = true;
     if (text.size > TREE_MAX)
@@ -668,11 +642,7 @@ static bool open_options(evaluation *e, span text, problem *p)
     else
         json_object_foreach(options, name, value)
         {
-            char number[OPTION_TEXT_MAX];
-            lk_error error;
-            ok = ok && option_text(name, value, number, &option, p);
-            if (ok && lk_call_option(e->call, name, option, &error) != LK_OK)
-                ok = problem_from(p, &error);
+            ok = ok && wire_option_json(e, name, value, p);
         }
     json_decref(options);
     return ok;

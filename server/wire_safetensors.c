@@ -132,7 +132,6 @@ static bool read_metadata(evaluation *e, const json_t *metadata, problem *p)
 {
     const char *name;
     json_t *value;
-    lk_error error;
     if (!json_is_object(metadata))
         return malformed(p, "__metadata__ must be an object of strings");
     json_object_foreach((json_t *)(uintptr_t)metadata, name, value)
@@ -146,8 +145,8 @@ static bool read_metadata(evaluation *e, const json_t *metadata, problem *p)
         if (strcmp(name, "outputs") == 0) {
             if (!wire_outputs(e, text, p))
                 return false;
-        } else if (lk_call_option(e->call, name, text, &error) != LK_OK) {
-            return problem_from(p, &error);
+        } else if (!wire_option(e, name, text, p)) {
+            return false;
         }
     }
     return true;

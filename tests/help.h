@@ -24,6 +24,12 @@
 
 #define UNUSED __attribute__((unused))
 
+/* The losses that requests can be drawn for from their descriptions: not those whose tensors are
+ * known from their parts alone. */
+#define FOR_EACH_DRAWN(l)                                                                          \
+    for (int l = 0; l < lk_loss_count(); l++)                                                      \
+        if (!(lk_loss_describe(lk_loss_at(l))->traits & LK_DYNAMIC))
+
 /* Random. */
 
 static uint64_t random_state = 20;
@@ -429,7 +435,14 @@ static UNUSED lk_status ask(const sample *s, answer *a)
 
 /* Making requests. */
 
-enum { SAMPLE_OPTIONS = 1, SAMPLE_OUTPUTS = 2, SAMPLE_PLAIN = 4, SAMPLE_EMPTY = 8 };
+enum {
+    SAMPLE_OPTIONS = 1,
+    SAMPLE_OUTPUTS = 2,
+    SAMPLE_PLAIN = 4,
+    SAMPLE_EMPTY = 8,
+    SAMPLE_NEEDY = 16, /* give options that can be left out: the loss has said that it needs one */
+    SAMPLE_ONE = 32,   /* one leading size, of 1: others have to do with it */
+};
 
 static UNUSED void add_input(sample *s, const lk_input *in, const sizes *z, unsigned flags)
 {
@@ -460,7 +473,6 @@ static UNUSED void add_input(sample *s, const lk_input *in, const sizes *z, unsi
     } else {
         shape_of(s, in->forms[form].shape, z, &t);
     }
-    fill_values(&t, in->range, z);
     s->input[s->inputs++] = (request_input){in->name, t};
 }
 
@@ -488,7 +500,8 @@ static UNUSED void add_outputs(sample *s)
 
 /* A request as the description allows it; every size is up to `most`, or `most` exactly where
  * that is above 100. */
-static UNUSED sample sample_new(const lk_loss *loss, lk_dtype element, int most, unsigned flags)
+static sample sample_draw(const lk_loss *loss, lk_dtype element, int most, unsigned flags,
+                          sizes *of)
 {
     sample s = {.loss = loss, .element = element};
     const lk_description *is = lk_loss_describe(loss);
@@ -500,6 +513,8 @@ static UNUSED sample sample_new(const lk_loss *loss, lk_dtype element, int most,
         z.lead[i] = large ? most : 1 + random_below(most);
     if (large)
         z.leads = 2 - (strchr(is->inputs[0].forms[0].shape, ' ') != NULL);
+    if (flags & SAMPLE_ONE)
+        z.lead[0] = z.leads = 1;
     if (flags & SAMPLE_EMPTY) {
         z.leads += z.leads == 0;
         z.lead[random_below(z.leads)] = 0;
@@ -507,13 +522,42 @@ static UNUSED sample sample_new(const lk_loss *loss, lk_dtype element, int most,
             z.letter[random_below(26)] = 0;
     }
     for (const lk_field *f = is->options; f->name; f++)
-        if (!f->fallback || ((flags & SAMPLE_OPTIONS) && chance(0.12)))
+        if (!f->fallback || ((flags & SAMPLE_OPTIONS) && chance(0.12)) ||
+            ((flags & SAMPLE_NEEDY) && f->type == LK_INTEGER && (f->flags & LK_OFF) && chance(0.7)))
             add_option(&s, f);
     for (const lk_input *in = is->inputs; in->name; in++)
         if (!(in->flags & LK_OPTIONAL) || chance(0.4))
             add_input(&s, in, &z, flags);
     if (flags & SAMPLE_OUTPUTS)
         add_outputs(&s);
+    *of = z;
+    return s;
+}
+
+/* Most requests that are refused for what sizes, inputs and options have to do with each other are
+ * drawn again. */
+static UNUSED sample sample_new(const lk_loss *loss, lk_dtype element, int most, unsigned flags)
+{
+    sizes z;
+    const int most_tries = chance(0.1) ? 0 : 5000;
+    sample s = sample_draw(loss, element, most, flags, &z);
+    for (int tries = 0; tries < most_tries; tries++) {
+        lk_call *call = lk_call_new(loss);
+        assert_non_null(call);
+        lk_status status = give(call, &s, NULL);
+        lk_call_free(call);
+        if (status == LK_OK)
+            break;
+        flags |= status == LK_MISSING_OPTION ? SAMPLE_NEEDY : 0;
+        flags |= status == LK_SHAPE_MISMATCH || status == LK_RANK_MISMATCH ? SAMPLE_ONE : 0;
+        s = sample_draw(loss, element, most, flags, &z);
+    }
+    for (int i = 0; i < s.inputs; i++) {
+        const lk_input *in = lk_loss_describe(loss)->inputs;
+        while (strcmp(in->name, s.input[i].name) != 0)
+            in++;
+        fill_values(&s.input[i].tensor, in->range, &z);
+    }
     return s;
 }
 

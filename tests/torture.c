@@ -153,7 +153,7 @@ static void evaluations(void **unused)
 {
     (void)unused;
     const wire *const both[] = {&wire_json, &wire_safetensors};
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int round = 0; round < 24; round++) {
             sample s = sample_new(lk_loss_at(l), (lk_dtype)(round % 4), 4,
                                   SAMPLE_OPTIONS | SAMPLE_OUTPUTS);
@@ -201,7 +201,7 @@ static void wrong_bodies(void **unused)
 static void library(void **unused)
 {
     (void)unused;
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int round = 0; round < 40; round++) {
             sample s = sample_new(lk_loss_at(l), (lk_dtype)(round % 4), 4, SAMPLE_OUTPUTS);
             answer a;

@@ -81,13 +81,15 @@ static void check_options(const json_t *array, const lk_description *is)
         same_text(o, "help", f->help);
         assert_int_equal(truth(o, "required"), !f->fallback);
         const bool off = !f->fallback || strcmp(f->fallback, "off") == 0;
-        assert_int_equal(off, json_is_null(value));
+        assert_int_equal(off, f->fallback ? json_is_null(value) : !value);
         if (!off && f->type == LK_REAL)
             assert_true(json_number_value(value) == strtod(f->fallback, NULL));
         else if (!off && (f->type == LK_INTEGER || f->type == LK_UNSIGNED))
             assert_int_equal(json_integer_value(value), strtoll(f->fallback, NULL, 10));
         else if (!off && f->type == LK_CHOICE)
             assert_string_equal(json_string_value(value), f->fallback);
+        else if (!off && (f->type == LK_LIST || f->type == LK_REALS))
+            assert_true(json_is_array(value));
         else if (!off)
             assert_int_equal(json_is_true(value), strcmp(f->fallback, "true") == 0);
         if ((f->flags & LK_RANGED) && isfinite(f->min))
@@ -337,6 +339,7 @@ static void check_default(const char *name, const json_t *schema)
              (strcmp(word, "integer") == 0 && json_is_integer(value)) ||
              (strcmp(word, "boolean") == 0 && json_is_boolean(value)) ||
              (strcmp(word, "string") == 0 && json_is_string(value)) ||
+             (strcmp(word, "array") == 0 && json_is_array(value)) ||
              (strcmp(word, "null") == 0 && json_is_null(value));
     }
     if (!ok)

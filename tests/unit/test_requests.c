@@ -226,7 +226,7 @@ static int check_pairs(sample *s)
 static void round_trips(void **unused)
 {
     (void)unused;
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int d = 0; d < 4; d++) {
             int good = 0;
             for (int round = 0; round < 40; round++) {
@@ -244,7 +244,7 @@ static void round_trips(void **unused)
 static void empty_tensors(void **unused)
 {
     (void)unused;
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int d = 0; d < 4; d++)
             for (int round = 0; round < 10; round++) {
                 sample s = sample_new(lk_loss_at(l), elements[d], 4,
@@ -300,7 +300,7 @@ static sample large_sample(const lk_loss *loss, lk_dtype element)
 static void shards(void **unused)
 {
     (void)unused;
-    for (int l = 0; l < lk_loss_count(); l++) {
+    FOR_EACH_DRAWN (l) {
         sample s = large_sample(lk_loss_at(l), elements[l % 2]);
         answer a;
         bytes body = {0};

@@ -569,7 +569,7 @@ static void truncations(void **unused)
 {
     (void)unused;
     const wire *const both[] = {&wire_json, &wire_safetensors};
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int round = 0; round < 12; round++) {
             sample s = sample_new(lk_loss_at(l), round % 2 ? LK_F32 : LK_F16, 3,
                                   SAMPLE_OPTIONS | SAMPLE_OUTPUTS);
@@ -625,7 +625,7 @@ static void changed_bytes(void **unused)
     (void)unused;
     const wire *const both[] = {&wire_json, &wire_safetensors};
     const unsigned step = 1 + (unsigned)lk_loss_count() / 4;
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int k = 0; k < 2; k++) {
             bytes body = {0};
             outcome o;
@@ -652,7 +652,7 @@ static void mangled_bodies(void **unused)
     (void)unused;
     const wire *const both[] = {&wire_json, &wire_safetensors};
     static const char structure[] = "[]{}\",:\\ 0-1.eN\0";
-    for (int l = 0; l < lk_loss_count(); l++)
+    FOR_EACH_DRAWN (l)
         for (int round = 0; round < 4000 / (1 + lk_loss_count() / 4); round++) {
             bytes body = {0}, mangled = {0};
             outcome o;
