@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Element-wise losses of two tensors of the same shape: a loss file gives its option struct, the
- * value of r = a - b and its slope, and gets inputs, checks and kernels from here:
+ * Element-wise losses of two tensors A and B of the same shape, a row being one element. A loss
+ * gives a function that computes LANES elements, and gets checks, weights, masks, sums and kernels
+ * from here. Those of the difference a - b, which are regressions, give no more than a value and a
+ * slope:
  *
  *     typedef struct options { lk_reduce reduce; double delta; } options;
  *     LK_INLINE vec value(const options *o, vec r) { ... }
  *     LK_INLINE vec slope(const options *o, vec r) { ... }
- *     ELEMENTWISE_KERNELS(options, value, slope)
- *     LK_LOSS(name) = {.is = {..., .inputs = elementwise_inputs, .outputs = elementwise_outputs},
- *                      ELEMENTWISE_MEMBERS(options)};
- *
- * A row is one element.
+ *     REGRESSION_KERNELS(options, value, slope)
+ *     LK_LOSS(name) = {.is = {..., .inputs = regression_inputs, .outputs = elementwise_outputs},
+ *                      REGRESSION_MEMBERS(options)};
  */
 #ifndef LK_ELEMENTWISE_H
 #define LK_ELEMENTWISE_H
@@ -19,9 +19,194 @@
 #include "vec.h"
 #include "vmath.h"
 
-enum { A, B, SAMPLE_WEIGHT, MASK, GRAD_OUTPUT };
+enum { A, B }; /* the first inputs; a loss's own follow */
 
-static const lk_input elementwise_inputs[] = {
+static const lk_output elementwise_outputs[] __attribute__((unused)) = {{0}};
+
+/* LANES elements: in, then out. */
+typedef struct element {
+    vec a, b;
+    vec factor; /* of the second weight; 1 where there is none */
+
+    vec value;
+    vec slope_a, slope_b;
+    mask legal; /* is b in its range? */
+} element;
+
+/* Which input is what; 0, which is A, where a loss has none. */
+typedef struct elementwise {
+    int weight; /* multiplies the loss; of the shape of A, of its last axes, or one number */
+    int factor; /* likewise, but what it does is up to the loss */
+    int mask;   /* of the shape of A, or of its first axes */
+    int grad_output;
+} elementwise;
+
+/* The counted elements, in job->counted; the sum of what their weights are, returned. */
+LK_DRIVER double elementwise_count(lk_job *job, int mask_input, int weight_input)
+{
+    const lk_tensor *m = &job->in[mask_input], *weight = &job->in[weight_input];
+    const bool masked = mask_input && m->data, weighted = weight_input && weight->data;
+    const int64_t run = masked && lk_tensor_count(m) > 0 ? job->rows / lk_tensor_count(m) : 1;
+    double total = 0;
+    job->counted = job->rows;
+    if (!masked && !weighted)
+        return (double)job->rows;
+    job->counted = 0;
+    for (int64_t i = 0; i < job->rows; i++) {
+        real w = 1;
+        if (masked && lk_int(m, i / run) == 0)
+            continue;
+        if (weighted)
+            memcpy(&w, (const char *)weight->data + i * (int64_t)sizeof w, sizeof w);
+        job->counted++;
+        total += (double)w;
+    }
+    return total;
+}
+
+/* An input that is repeated to the shape of A. */
+typedef struct spread {
+    const real *data; /* NULL: not given */
+    int64_t count;
+} spread;
+
+LK_INLINE spread spread_of(const lk_job *job, int input)
+{
+    const lk_tensor *t = &job->in[input];
+    return input && t->data ? (spread){t->data, lk_tensor_count(t)} : (spread){NULL, 0};
+}
+
+/* Its elements i.. , n of them, in an A of `all` elements. */
+LK_INLINE vec spread_read(spread s, int64_t i, int64_t n, int64_t all)
+{
+    vec x = v_set(1);
+    if (!s.data)
+        return x;
+    if (s.count == all)
+        return v_read_tail(s.data + i, n, 0);
+    int64_t at = i % s.count;
+    for (int k = 0; k < LANES; k++) {
+        real one;
+        memcpy(&one, s.data + at, sizeof one);
+        x[k] = one;
+        at = at + 1 == s.count ? 0 : at + 1;
+    }
+    return x;
+}
+
+/* The counted lanes among n elements from i on. Each of the mask's elements stands for `run` of
+ * A's. */
+LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, int64_t n)
+{
+    mask m = m_first(n);
+    if (given)
+        for (int k = 0; k < LANES; k++)
+            m[k] = k < n && lk_int(given, (i + k) / run) != 0 ? -1 : 0;
+    return m;
+}
+
+LK_DRIVER void elementwise_bad(lk_block *block, lk_status status, int input, int64_t index)
+{
+    if (block->bad == LK_OK || input < block->bad_input ||
+        (input == block->bad_input && index < block->bad_index)) {
+        block->bad = status;
+        block->bad_input = input;
+        block->bad_index = index;
+    }
+}
+
+/* The first NaN or +inf of an input among the counted lanes. */
+LK_INLINE void elementwise_refuse(lk_block *block, int input, int64_t i, mask counts, vec x)
+{
+    const vec top = v_set((real)INFINITY);
+    const mask bad = counts & ~(x < top);
+    for (int k = 0; k < LANES; k++)
+        if (bad[k])
+            elementwise_bad(block, LK_NONFINITE_INPUT, input, i + k);
+}
+
+LK_INLINE bool m_none(mask m)
+{
+    ilane any = 0;
+    for (int k = 0; k < LANES; k++)
+        any |= m[k];
+    return !any;
+}
+
+/* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
+enum { ELEMENTWISE_CHUNK = 512 };
+
+LK_INLINE void elementwise_put(const lk_job *job, int64_t i, int64_t n, vec loss)
+{
+    real *to = job->value.data;
+    if (n == LANES)
+        v_write(to + i, loss);
+    else
+        v_write_n(to + i, n, loss);
+}
+
+/* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. */
+LK_INLINE void elementwise_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+                                void (*each)(const void *options, element *e), const elementwise is,
+                                const bool ranged)
+{
+    const lk_reduce *reduce = job->options;
+    const bool per_row = job->value.rank > 0 || reduce->reduction == LK_NONE;
+    const bool refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
+    const elem *a = job->in[A].data, *b = job->in[B].data;
+    const spread weight = spread_of(job, is.weight), factor = spread_of(job, is.factor);
+    const lk_tensor *given = job->in[is.mask].data ? &job->in[is.mask] : NULL;
+    const int64_t run =
+        given && lk_tensor_count(given) > 0 ? job->rows / lk_tensor_count(given) : 1;
+    const real *up = job->in[is.grad_output].data;
+    elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;
+    real upstream = 1;
+    if (up && !per_row)
+        memcpy(&upstream, up, sizeof upstream);
+    const vec rho = v_set((real)(job->scale[0] * (double)upstream));
+    for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {
+        const int64_t left = first + count - c;
+        const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);
+        wide total = {0};
+        for (int64_t i = c; i < end; i += LANES) {
+            const int64_t n = LK_TAIL(i, end);
+            const mask counts = elementwise_mask(is.mask ? given : NULL, run, i, n);
+            element e = {.a = v_load_tail(a + i, n, 0), .b = v_load_tail(b + i, n, 0)};
+            if (refuse) {
+                elementwise_refuse(block, A, i, counts, e.a);
+                elementwise_refuse(block, B, i, counts, e.b);
+            }
+            e.factor = spread_read(factor, i, n, job->rows);
+            each(job->options, &e);
+            if (ranged && !m_none(counts & ~e.legal))
+                for (int k = 0; k < LANES; k++)
+                    if (counts[k] && !e.legal[k])
+                        elementwise_bad(block, LK_VALUE_OUT_OF_RANGE, B, i + k);
+            const vec w = spread_read(weight, i, n, job->rows);
+            const mask used = counts & (w != (vec){0});
+            const vec loss = v_where(used, w * e.value);
+            total += v_wide(loss);
+            if (per_row && job->value.data)
+                elementwise_put(job, i, n, loss);
+            if (!grad_a && !grad_b)
+                continue;
+            vec g = rho * w;
+            if (up && per_row)
+                g *= v_read_tail(up + i, n, 0);
+            if (grad_a)
+                v_store_tail(grad_a + i, n, v_where(used, g * e.slope_a));
+            if (grad_b)
+                v_store_tail(grad_b + i, n, v_where(used, g * e.slope_b));
+        }
+        block->sum[0] += wide_sum(total);
+    }
+}
+
+/* Regressions. */
+
+enum { SAMPLE_WEIGHT = B + 1, MASK, GRAD_OUTPUT };
+
+static const lk_input regression_inputs[] __attribute__((unused)) = {
     [A] = {.name = "a",
            .forms = {{"*", LK_FLOATS}},
            .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
@@ -43,116 +228,32 @@ static const lk_input elementwise_inputs[] = {
     {0},
 };
 
-static const lk_output elementwise_outputs[] = {{0}};
-
-LK_DRIVER lk_status elementwise_prepare(lk_job *job, lk_error *error)
+LK_DRIVER lk_status regression_prepare(lk_job *job, lk_error *error)
 {
-    const lk_tensor *weight = &job->in[SAMPLE_WEIGHT], *m = &job->in[MASK];
-    double total = 0;
     (void)error;
-    job->counted = job->rows;
-    job->denominator[0] = (double)job->rows;
-    if (!weight->data && !m->data)
-        return LK_OK;
-    job->counted = 0;
-    for (int64_t i = 0; i < job->rows; i++) {
-        real w = 1;
-        if (m->data && lk_int(m, i) == 0)
-            continue;
-        if (weight->data)
-            memcpy(&w, (const char *)weight->data + i * (int64_t)sizeof w, sizeof w);
-        job->counted++;
-        total += (double)w;
-    }
-    job->denominator[0] = total;
+    job->denominator[0] = elementwise_count(job, MASK, SAMPLE_WEIGHT);
     return LK_OK;
 }
 
-/* The counted lanes among n elements from i on. */
-LK_INLINE mask elementwise_mask(const lk_job *job, int64_t i, int64_t n)
-{
-    mask m = m_first(n);
-    if (job->in[MASK].data)
-        for (int k = 0; k < LANES; k++)
-            m[k] = k < n && lk_int(&job->in[MASK], i + k) != 0 ? -1 : 0;
-    return m;
-}
-
-/* The first NaN or +inf of an input among the counted ones of a block. */
-LK_DRIVER void elementwise_refuse(const lk_job *job, int64_t first, int64_t count, lk_block *block)
-{
-    for (int input = A; input <= B; input++) {
-        const elem *x = job->in[input].data;
-        for (int64_t i = first; i < first + count && block->bad == LK_OK; i++) {
-            real value = r_load(x + i);
-            bool counts = !job->in[MASK].data || lk_int(&job->in[MASK], i) != 0;
-            if (counts && (isnan(value) || (isinf(value) && value > 0))) {
-                block->bad = LK_NONFINITE_INPUT;
-                block->bad_input = input;
-                block->bad_index = i;
-            }
-        }
-    }
-}
-
-/* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
-enum { ELEMENTWISE_CHUNK = 512 };
-
-#define ELEMENTWISE_KERNELS(options, value, slope)                                                 \
+#define REGRESSION_KERNELS(options, value_of, slope_of)                                            \
+    LK_INLINE void each(const void *given, element *e)                                             \
+    {                                                                                              \
+        const options *o = given;                                                                  \
+        const vec r = e->a - e->b;                                                                 \
+        e->value = value_of(o, r);                                                                 \
+        e->slope_a = slope_of(o, r);                                                               \
+        e->slope_b = -e->slope_a;                                                                  \
+    }                                                                                              \
     static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
                      void *scratch)                                                                \
     {                                                                                              \
-        const options *o = job->options;                                                           \
-        const bool per_row = o->reduce.reduction == LK_NONE;                                       \
-        const elem *a = job->in[A].data, *b = job->in[B].data;                                     \
-        const real *weight = job->in[SAMPLE_WEIGHT].data, *up = job->in[GRAD_OUTPUT].data;         \
-        elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;                             \
-        real upstream = 1;                                                                         \
+        static const elementwise is = {                                                            \
+            .weight = SAMPLE_WEIGHT, .mask = MASK, .grad_output = GRAD_OUTPUT};                    \
         (void)scratch;                                                                             \
-        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE)                                            \
-            elementwise_refuse(job, first, count, block);                                          \
-        if (up && !per_row)                                                                        \
-            memcpy(&upstream, up, sizeof upstream);                                                \
-        const vec rho = v_set((real)(job->scale[0] * (double)upstream));                           \
-        for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {                       \
-            const int64_t left = first + count - c;                                                \
-            const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);         \
-            wide total = {0};                                                                      \
-            for (int64_t i = c; i < end; i += LANES) {                                             \
-                const int64_t n = LK_TAIL(i, end);                                                 \
-                const mask counts = elementwise_mask(job, i, n);                                   \
-                const vec r = v_load_tail(a + i, n, 0) - v_load_tail(b + i, n, 0);                 \
-                const vec w = weight ? v_read_tail(weight + i, n, 0) : v_set(1);                   \
-                const mask used = counts & (w != (vec){0});                                        \
-                const vec loss = v_where(used, w * value(o, r));                                   \
-                total += v_wide(loss);                                                             \
-                if (per_row && job->value.data)                                                    \
-                    elementwise_put(job, i, n, loss);                                              \
-                if (!grad_a && !grad_b)                                                            \
-                    continue;                                                                      \
-                vec g = rho * w;                                                                   \
-                if (up && per_row)                                                                 \
-                    g *= v_read_tail(up + i, n, 0);                                                \
-                g = v_where(used, g * slope(o, r));                                                \
-                if (grad_a)                                                                        \
-                    v_store_tail(grad_a + i, n, g);                                                \
-                if (grad_b)                                                                        \
-                    v_store_tail(grad_b + i, n, -g);                                               \
-            }                                                                                      \
-            block->sum[0] += wide_sum(total);                                                      \
-        }                                                                                          \
+        elementwise_rows(job, first, count, block, each, is, false);                               \
     }
 
-LK_INLINE void elementwise_put(const lk_job *job, int64_t i, int64_t n, vec loss)
-{
-    real *to = job->value.data;
-    if (n == LANES)
-        v_write(to + i, loss);
-    else
-        v_write_n(to + i, n, loss);
-}
-
-#define ELEMENTWISE_MEMBERS(options)                                                               \
-    .options_size = sizeof(options), .parts = 1, .prepare = elementwise_prepare, .rows = rows
+#define REGRESSION_MEMBERS(options)                                                                \
+    .options_size = sizeof(options), .parts = 1, .prepare = regression_prepare, .rows = rows
 
 #endif

@@ -25,7 +25,7 @@ LK_INLINE vec slope(const options *o, vec r)
     return v_sign(r);
 }
 
-ELEMENTWISE_KERNELS(options, value, slope)
+REGRESSION_KERNELS(options, value, slope)
 
 LK_LOSS(mae) = {
     .is = {.name = "mae",
@@ -36,8 +36,8 @@ LK_LOSS(mae) = {
            .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
            .loss_shape = "*",
-           .inputs = elementwise_inputs,
+           .inputs = regression_inputs,
            .outputs = elementwise_outputs,
            .options = fields},
-    ELEMENTWISE_MEMBERS(options),
+    REGRESSION_MEMBERS(options),
 };

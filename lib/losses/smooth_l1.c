@@ -28,7 +28,7 @@ LK_INLINE vec slope(const options *o, vec r)
     return v_select(v_abs(r) < beta, r / beta, v_sign(r));
 }
 
-ELEMENTWISE_KERNELS(options, value, slope)
+REGRESSION_KERNELS(options, value, slope)
 
 LK_LOSS(smooth_l1) = {
     .is = {.name = "smooth_l1",
@@ -39,8 +39,8 @@ LK_LOSS(smooth_l1) = {
            .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
            .loss_shape = "*",
-           .inputs = elementwise_inputs,
+           .inputs = regression_inputs,
            .outputs = elementwise_outputs,
            .options = fields},
-    ELEMENTWISE_MEMBERS(options),
+    REGRESSION_MEMBERS(options),
 };

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Kullback-Leibler divergence of log-probabilities from a target distribution.
+ */
+#include "../elementwise.h"
+
+enum { ROW_MASK = B + 1, ROW_GRAD_OUTPUT };
+enum { BATCHMEAN = LK_MEAN + 1 }; /* reduction */
+
+typedef struct options {
+    lk_reduce reduce;
+    bool log_target;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCTION_FIELD(options, "batchmean", "none|sum|mean|batchmean",
+                       "one loss per element, their sum, their mean over elements, or over rows: "
+                       "the divergence"),
+    LK_EMPTY_MEAN_FIELD(options),
+    LK_NONFINITE_FIELD(options),
+    LK_FIELD(options, log_target, "false", 0, 0, 0, "target holds log-probabilities"),
+    {0},
+};
+
+static const lk_input inputs[] = {
+    [A] = {.name = "input",
+           .forms = {{"N C", LK_FLOATS}},
+           .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
+           .help = "log-probabilities of the model"},
+    [B] = {.name = "target",
+           .forms = {{"N C", LK_FLOATS}},
+           .flags = LK_DIFFERENTIABLE | LK_ROW_LOCAL,
+           .range = ">=0",
+           .help = "probabilities, or with log_target their logarithms, which have no range"},
+    [ROW_MASK] = {.name = "mask",
+                  .forms = {{"N", LK_MASKS}},
+                  .flags = LK_OPTIONAL | LK_IGNORES,
+                  .help = "rows with 0 are ignored and not read; default all counted"},
+    [ROW_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
+    {0},
+};
+
+static lk_status prepare(lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const int64_t C = job->size['C' - 'A'];
+    double n = elementwise_count(job, ROW_MASK, 0);
+    (void)error;
+    job->denominator[0] = o->reduce.reduction == BATCHMEAN && C > 0 ? n / (double)C : n;
+    return LK_OK;
+}
+
+/* q (log q - x), 0 where q is 0. */
+LK_INLINE void each(const void *given, element *e)
+{
+    const options *o = given;
+    const vec one = v_set(1), zero = {0}, x = e->a;
+    const vec q = o->log_target ? v_exp(e->b) : e->b, log_q = o->log_target ? e->b : v_log(e->b);
+    const mask some = q != zero;
+    const vec gap = log_q - x;
+    e->legal = o->log_target ? m_set(-1) : ~(q < zero);
+    e->value = v_where(some, q * gap);
+    e->slope_a = -q;
+    e->slope_b = v_where(some, o->log_target ? q * (gap + one) : gap + one);
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    static const elementwise is = {.mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
+    (void)scratch;
+    elementwise_rows(job, first, count, block, each, is, true);
+}
+
+static const char *const shapes[] = {"N C", "", "", ""};
+
+LK_LOSS(kl_div) = {
+    .is = {.name = "kl_div",
+           .title = "Kullback-Leibler divergence",
+           .formula = "q * (log q - x), x = input, q = target, or exp(target) with log_target; 0 "
+                      "where q = 0; batchmean: the sum divided by the counted rows",
+           .help = "The order is PyTorch's: the model's log-probabilities first, then what they "
+                   "should be.",
+           .reference = "Kullback, Leibler 1951; PyTorch torch.nn.functional.kl_div",
+           .example = "{\"inputs\": {\"input\": [[-0.7, -1.6, -1.2]], "
+                      "\"target\": [[0.5, 0.2, 0.3]]}}",
+           .traits = LK_ROWWISE,
+           .loss_shape = "N C",
+           .loss_shapes = shapes,
+           .inputs = inputs,
+           .outputs = elementwise_outputs,
+           .options = fields},
+    .options_size = sizeof(options),
+    .parts = 1,
+    .prepare = prepare,
+    .rows = rows,
+};
