@@ -670,6 +670,27 @@ static void draw_sizes(trial *t, const wish *w)
     }
 }
 
+/* What the values of a last axis have to do with each other: distinct, or logarithms of shares. */
+static void relate_values(const trial *t, trial_input *in)
+{
+    const char *range = in->is->range ? in->is->range : "", *letter = strchr(range, ',');
+    const int64_t K = in->at.rank > 0 ? in->at.shape[in->at.rank - 1] : 0;
+    const bool distinct = strstr(range, ", distinct"), shares = strstr(range, ", exp sums");
+    for (int64_t i = 0; i < in->at.count && (distinct || shares); i++) {
+        if (shares) {
+            in->x[i] = round_to(in->type, in->x[i] - log((double)K) - 0.01);
+            continue;
+        }
+        const int64_t C = t->size[letter[1] - 'A'], row = i / K * K;
+        for (int64_t tries = 0, k = row; k < i; k++) {
+            if (in->x[k] != in->x[i] || in->x[i] < 0)
+                continue;
+            in->x[i] = ++tries > 3 * C ? -1 : (double)rng_int(0, C - 1);
+            k = row - 1;
+        }
+    }
+}
+
 /* The values of an input, by its range. False if they cannot be drawn. */
 static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
 {
@@ -694,8 +715,7 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
             hi -= closing == ')';
         if (!real && (lo > hi && n > 0))
             return false;
-    } else if (range && opening != '{' && strcmp(range, ">=0") && strcmp(range, ">0") &&
-               strcmp(range, "<=0")) {
+    } else if (range && opening != '{' && opening != '<' && opening != '>') {
         return false;
     }
     double inside = w->smooth || opening == '(' || closing == ')' ? 0.02 : 0;
@@ -722,6 +742,7 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
             x = marks[rng_int(0, n_marks - 1)];
         in->x[i] = real ? round_to(in->type, x) : x;
     }
+    relate_values(t, in);
     return true;
 }
 
