@@ -61,6 +61,8 @@ def strain(values, slopes, exact, scale, factor):
         if size > 0 and math.isfinite(size):
             allowed = (1e-6 + 2**-22 * scale[i].item()) * size
             worst = max(worst, (slopes[i].to(F64) - grad[i]).abs().max().item() / allowed)
+        elif size == 0 and bool(slopes[i].any()):
+            worst = INF
     return worst
 
 
@@ -197,7 +199,14 @@ class Distillation(Call):
         values = torch.full((len(z),), NAN, dtype=F64)
         slopes = torch.full(z.shape, NAN, dtype=F64)
         if bool(live.any()):
+            plain = z.float(), log_q.float(), q.float()
+            if form[0] == "teacher_logits":
+                log_f = log_softmax((y / self.tau).float())
+                plain = z.float(), log_f, torch.exp(log_f)
             self.fill(kind, beta, z, log_q, q, live, values, slopes)
+            got = [x[live] for x in plain]
+            self.worst = strain(divergence(kind, beta, *got), slope(kind, beta, *got),
+                                (values[live], slopes[live]), self.scale[live], self.factor)
         self.outputs = self.finish(values, slopes, False)
 
     def fill(self, kind, beta, z, log_q, q, live, values, slopes):
@@ -230,9 +239,6 @@ class Distillation(Call):
                 own = F.kl_div(log_q[smooth], l, reduction="none", log_target=True).sum(1)
                 assert same(own, values[live][smooth])
         slopes[live] = got
-        z, log_q, q = z.float(), log_q.float(), q.float()
-        self.worst = strain(divergence(kind, beta, z, log_q, q), slope(kind, beta, z, log_q, q),
-                            (values[live], got), self.scale[live], self.factor)
 
 
 def tail_value(mode, z, ids, q, log_q):
@@ -534,7 +540,7 @@ def edges():
     # An impossible class on one side. reverse_kl and a teacher's 0 is in the loss alone: the
     # formula of its gradient is a difference of infinities.
     out = [[1.0, -INF, 0.25, 2.0], [0.5, 0.5, -1.5, 0.0], [-1.0, 3.0, 0.0, 1.5]]
-    off = [[0.0, -INF, -1.0, 0.5], [2.0, -0.5, 0.25, 1.0], [0.5, -0.75, -INF, 0.0]]
+    off = [[0.0, -INF, 1.5, 0.5], [2.0, -0.5, 0.25, 1.0], [0.5, -0.75, -INF, 0.0]]
     for kind in DIVERGENCES[:-1]:
         options = {"divergence": kind, "reduction": "none"}
         write("distillation", f"infinite/student-{kind}", given(out, y), options)
