@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: MIT
 """Golden cases of the losses on pairs and on single labelled completions.
 
-Each loss is one function that states, per row, the value and the closed form of its gradients; torch
-differentiates the value and must agree with the closed form wherever the row is smooth and finite.
-The closed form is what is written: it keeps its relative precision in saturated rows, and it has the
-contract's choice at a kink.
+Each loss is one function that states, per row, the value and the closed form of its gradients;
+torch differentiates the value and must agree with the closed form wherever the row is smooth and
+finite. The closed form is what is written: it keeps its relative precision in saturated rows, and
+it has the contract's choice at a kink.
 
-The same function evaluated in f32 must stay near the f64 result. Random rows that do not (their terms
-cancel) are drawn again: such a row would measure rounding and not the loss.
+The same function evaluated in f32 must stay near the f64 result. Random rows that do not (their
+terms cancel) are drawn again: such a row would measure rounding and not the loss.
 """
 import math
 import os
@@ -36,6 +36,13 @@ def rewards(beta, c, r):
     return {"chosen_rewards": c, "rejected_rewards": r, "margins": c - r}
 
 
+def like_torch(u, target, value):
+    """The logistic losses are torch's own binary cross entropy of u."""
+    fine = torch.isfinite(u)
+    own = F.binary_cross_entropy_with_logits(u, torch.full_like(u, target), reduction="none")
+    assert u.dtype != F64 or same(own[fine], value[fine])
+
+
 # ---------------------------------------------------------------- dpo
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
@@ -60,6 +67,7 @@ def dpo(x, o):
         value = -(1 - eps) * logsigma(u)
         if eps:
             value = value - eps * logsigma(-u)
+        like_torch(u, 1 - eps, value)
         gc = beta * (eps * sigma(u) - (1 - eps) * sigma(-u))
         gr = -gc
     elif kind == "hinge":
@@ -107,12 +115,121 @@ def dpo(x, o):
     return {"value": value, "grads": grads, **rewards(beta, c, r)}
 
 
+# ---------------------------------------------------------------- cpo, simpo, orpo
+
+def shifted(x, o, beta, gamma):
+    c, r = x["chosen_logps"], x["rejected_logps"]
+    beta = float(o.get("beta", beta))
+    u = beta * (c - r) - float(o.get("gamma", gamma))
+    value = -logsigma(u)
+    like_torch(u, 1.0, value)
+    if "chosen_nll" in x:
+        value = value + float(o.get("alpha", "1")) * x["chosen_nll"]
+    slope = (-beta * sigma(-u)).detach()
+    grads = {"chosen_logps": slope, "rejected_logps": -slope}
+    return {"value": value, "grads": grads, **rewards(beta, c, r)}
+
+
+def cpo(x, o):
+    return shifted(x, o, "0.1", "0")
+
+
+def simpo(x, o):
+    return shifted(x, o, "2", "0.5")
+
+
+def log1mexp(x):
+    """log(1 - e^x) for x <= 0; each branch sees only what it is made for."""
+    near = x > -math.log(2)
+    half = torch.full_like(x, -0.5)
+    a = torch.log(-torch.expm1(torch.where(near, x, half)))
+    b = torch.log1p(-torch.exp(torch.where(near, half - 1, x)))
+    return torch.where(near, a, b)
+
+
+def orpo(x, o):
+    c, r = x["chosen_logps"], x["rejected_logps"]
+    beta = float(o.get("beta", "0.1"))
+    certain = (r == 0).detach()  # of the rejected completion: the odds have no end
+    odds = (c - r) - (log1mexp(c) - log1mexp(r))
+    value = -beta * logsigma(odds)
+    value = torch.where(certain, torch.full_like(value, INF), value)
+    if "chosen_nll" in x:
+        value = value + x["chosen_nll"]
+    c1, r1, odds1 = c.detach(), r.detach(), odds.detach()
+    omega = torch.exp(r1) / -torch.expm1(r1)
+    gc = -beta * omega / (torch.exp(c1) - omega * torch.expm1(c1))
+    gr = beta * sigma(-odds1) / -torch.expm1(r1)
+    nothing = torch.full_like(gc, NAN)
+    grads = {"chosen_logps": torch.where(certain, nothing, gc),
+             "rejected_logps": torch.where(certain, nothing, gr)}
+    return {"value": value, "grads": grads, "smooth": (c1 < 0) & (r1 < 0) & torch.isfinite(r1),
+            **rewards(beta, c, r)}
+
+
+# ---------------------------------------------------------------- kto, pairwise_logistic
+
+def kto(x, o):
+    beta = float(o.get("beta", "0.1"))
+    gap = x["logps"] - x["ref_logps"]
+    good = x["labels"] != 0
+    z0 = torch.zeros((), dtype=gap.dtype)
+    if o.get("loss_type", "kto") == "kto" and "kl" in x:
+        z0 = torch.clamp(x["kl"], min=0)
+    weight = torch.where(good, torch.tensor(float(o.get("desirable_weight", "1")), dtype=gap.dtype),
+                         torch.tensor(float(o.get("undesirable_weight", "1")), dtype=gap.dtype))
+    v = torch.where(good, beta * (gap - z0), beta * (z0 - gap))
+    value = weight * sigma(-v)  # 1 - sigma(v)
+    slope = (weight * beta * sigma(v) * sigma(-v)).detach()
+    return {"value": value, "grads": {"logps": torch.where(good, -slope, slope)},
+            "rewards": (beta * gap).detach()}
+
+
+def pairwise_logistic(x, o):
+    assert set(o) <= {"reduction", "empty_mean", "nonfinite"}
+    c, r = x["chosen_scores"], x["rejected_scores"]
+    u = c - r
+    if "margin" in x:
+        u = u - x["margin"]
+    slope = sigma(-u).detach()
+    like_torch(u, 1.0, -logsigma(u))
+    return {"value": -logsigma(u), "grads": {"chosen_scores": -slope, "rejected_scores": slope},
+            **rewards(1.0, c, r)}
+
+
+# ---------------------------------------------------------------- value_clip
+
+def value_clip(x, o):
+    eps = float(o.get("eps", "0.2"))
+    live = x["mask"] != 0 if "mask" in x else torch.ones(x["values"].shape, dtype=torch.bool)
+    zero = torch.zeros((), dtype=x["values"].dtype)
+    v, old, target = (torch.where(live, x[n], zero) for n in ("values", "old_values", "returns"))
+    low, high = old - eps, old + eps
+    clipped = torch.minimum(torch.maximum(v.detach(), low), high)
+    inside = (v.detach() >= low) & (v.detach() <= high)
+    first = (v - target) ** 2
+    second = (torch.where(inside, v, clipped) - target) ** 2
+    value = torch.maximum(first, second) / 2
+    a, b = v.detach() - target, torch.where(inside, clipped - target, zero)
+    one, two = first.detach(), second.detach()
+    slope = torch.where(one > two, a, torch.where(two > one, b, (a + b) / 2))
+    slope = torch.where(torch.isnan(one), one, slope)
+    size = 1 + one + v.detach().abs()
+    slack = [(v.detach() - low) / size, (v.detach() - high) / size, (one - two) / size]
+    return {"value": value, "grads": {"values": torch.where(live, slope, zero)}, "live": live,
+            "slack": slack}
+
+
 # ---------------------------------------------------------------- all
 
-FORMULAS = {"dpo": dpo}
-DIFFERENTIABLE = {"dpo": ("chosen_logps", "rejected_logps")}
-DIAGNOSTICS = {"dpo": REWARDS}
-SHARED = ("kl", "margin", "chosen_nll")
+FORMULAS = {"dpo": dpo, "cpo": cpo, "simpo": simpo, "orpo": orpo, "kto": kto,
+            "pairwise_logistic": pairwise_logistic, "value_clip": value_clip}
+PAIR = ("chosen_logps", "rejected_logps")
+DIFFERENTIABLE = {"dpo": PAIR, "cpo": PAIR, "simpo": PAIR, "orpo": PAIR, "kto": ("logps",),
+                  "pairwise_logistic": ("chosen_scores", "rejected_scores"),
+                  "value_clip": ("values",)}
+DIAGNOSTICS = {"dpo": REWARDS, "cpo": REWARDS, "simpo": REWARDS, "orpo": REWARDS,
+               "kto": ("rewards",), "pairwise_logistic": REWARDS, "value_clip": ()}
 BOOK = None
 
 
@@ -131,9 +248,11 @@ def steady(loss, inputs, options):
             good &= ((a - b).abs() <= 1e-6 * (1 + b.abs())) | (a == b) | torch.isnan(b)
     for name in wide["grads"]:
         a, b = near["grads"][name].to(F64), wide["grads"][name]
-        good &= ((a - b).abs() <= 5e-7 * b.abs() + 1e-44) | torch.isnan(b)
+        good &= ((a - b).abs() <= 4e-7 * b.abs() + 1e-44) | torch.isnan(b)
     if "margins" in wide:
         good &= (wide["margins"] == 0) | ~(wide["margins"].abs() < 1e-4)
+    for slack in wide.get("slack", ()):
+        good &= (slack == 0) | ~(slack.abs() < 1e-4)
     return good
 
 
@@ -146,10 +265,12 @@ def evaluate(inputs, options):
         x[name] = x[name].clone().requires_grad_(True)
     rows = FORMULAS[loss](x, options)
     value = rows["value"]
-    count = value.numel()
+    live = rows.get("live", torch.ones(value.shape, dtype=torch.bool))
+    value = torch.where(live, value, torch.zeros_like(value))
+    count = int(live.sum())
     assert value.dim() == 1
     reduction = options.get("reduction", "mean")
-    share = torch.ones(count, dtype=F64)
+    share = live.to(F64)
     if reduction == "none":
         total = value
     elif reduction == "sum":
@@ -157,14 +278,15 @@ def evaluate(inputs, options):
     elif count:
         total, share = value.sum() / count, share / count
     else:
-        total = value.sum() + (NAN if options.get("empty_mean") == "nan" else 0)
+        total = value.sum() * 0 + (NAN if options.get("empty_mean") == "nan" else 0)
     go = inputs.get("grad_output")
     go = torch.ones(total.shape, dtype=F64) if go is None else go.to(F64).reshape(total.shape)
     by_torch = torch.autograd.grad((go * total).sum(), [x[name] for name in names])
     out = {"loss": total.detach()}
     for name, other in zip(names, by_torch):
         grad = go * share * rows["grads"][name]
-        fine = rows.get("smooth", torch.tensor(True)) & torch.isfinite(value.detach())
+        grad = torch.where(live, grad, torch.zeros_like(grad))
+        fine = rows.get("smooth", live) & torch.isfinite(value.detach())
         assert same(grad[fine], other[fine]), (name, grad, other)
         out["grad." + name] = grad
     for name in PER_ROW:
@@ -208,16 +330,50 @@ def log_probability(draw, middle, spread):
     return short(min(draw.random.gauss(middle, spread), -0.25))
 
 
-def one_row(draw, names, setting):
-    """One row's numbers. Policy and reference are near each other, as they are in training."""
+def row_of_scores(draw, setting):
+    spread = setting.get("spread", 1.5)
+    return {"chosen_scores": short(draw.random.gauss(0.5, spread)),
+            "rejected_scores": short(draw.random.gauss(0, spread)),
+            "margin": short(draw.random.uniform(-0.5, 1.5))}
+
+
+def row_of_one(draw, setting):
+    middle = -draw.random.uniform(10.0, 50.0)
     spread = setting.get("spread", 5.0)
-    row = {}
+    return {"logps": log_probability(draw, middle, spread),
+            "ref_logps": log_probability(draw, middle, spread),
+            "labels": draw.random.random() < 0.5}
+
+
+def row_of_means(draw, setting):
+    """Log-probabilities per token."""
+    low, high = setting.get("range", (0.0078125, 4.0))
+    return {"chosen_logps": short(-draw.random.uniform(low, high)),
+            "rejected_logps": short(-draw.random.uniform(low, high)),
+            "chosen_nll": short(draw.random.uniform(0.25, 3.0))}
+
+
+def row_of_values(draw, setting):
+    old = draw.random.gauss(0, 1.5)
+    near = setting.get("near", 0.4)
+    return {"values": short(old + draw.random.gauss(0, near)), "old_values": short(old),
+            "returns": short(old + draw.random.gauss(0, 1.0)), "mask": draw.random.random() < 0.7}
+
+
+def row_of_sums(draw, setting):
+    """Policy and reference are near each other, as they are in training."""
+    spread = setting.get("spread", 5.0)
+    row = {"chosen_nll": short(draw.random.uniform(0.25, 3.0))}
     for side in ("chosen", "rejected"):
         middle = -draw.random.uniform(*setting.get("range", (10.0, 50.0)))
         row[side + "_logps"] = log_probability(draw, middle, spread)
         row["ref_" + side + "_logps"] = log_probability(draw, middle, spread)
         row[side + "_lengths"] = draw.random.randrange(1, 12)
-    return {name: row[name] for name in names}
+    return row
+
+
+ROWS = {"dpo": row_of_sums, "cpo": row_of_sums, "simpo": row_of_means, "orpo": row_of_means,
+        "kto": row_of_one, "pairwise_logistic": row_of_scores, "value_clip": row_of_values}
 
 
 def build(name, count, options=None, names=(), want=(), kinds=None, upstream=None, shared=None,
@@ -227,17 +383,20 @@ def build(name, count, options=None, names=(), want=(), kinds=None, upstream=Non
     kinds, shared = kinds or {}, shared or {}
     draw = Draw(BOOK.loss + " " + name)
     names = list(DIFFERENTIABLE[BOOK.loss]) + [n for n in names if n not in shared]
-    columns = {n: [] for n in names}
+    rows = []
+    bad = range(count)
     tries = 0
-    while len(columns[names[0]]) < count:
-        row = one_row(draw, names, setting)
+    while True:
+        for i in bad:
+            row = ROWS[BOOK.loss](draw, setting)
+            rows[i : i + 1] = [{n: row[n] for n in names}]
+        inputs = tensors({n: [row[n] for row in rows] for n in names} | shared, kinds)
+        good = steady(BOOK.loss, inputs, options)
+        bad = [i for i in range(count) if not good[i]]
         tries += 1
-        assert tries < 50 * count, name
-        if bool(steady(BOOK.loss, tensors({n: [v] for n, v in row.items()} | shared, kinds),
-                       options).all()):
-            for n, v in row.items():
-                columns[n].append(v)
-    inputs = tensors(columns | shared, kinds)
+        assert tries < 50, name
+        if not bad:
+            break
     if upstream:
         shape = (count,) if options.get("reduction", "mean") == "none" else ()
         inputs.put("grad_output", draw.normal(shape, 1.0), upstream)
@@ -291,7 +450,8 @@ def dpo_main():
               REFS + lengths, (), {"chosen_lengths": "i64", "rejected_lengths": "i32"}, "float")
         build(f"type/{kind}-loss-scale", 3, {"loss_type": kind}, REFS + lengths, (),
               {"chosen_lengths": "i64", "rejected_lengths": "i64"}, "float")
-        for beta in ("0.01", "0.5", "2"):
+        # apo_down's gradient is a difference: of nothing but rounding where beta is small.
+        for beta in ("0.05" if kind == "apo_down" else "0.01", "0.5", "2"):
             build(f"beta/{kind}-{beta}", 3, {"loss_type": kind, "beta": beta, "reduction": "none"},
                   REFS + lengths, "all", {"chosen_lengths": "i64", "rejected_lengths": "i64"},
                   spread=1.0 if beta == "2" else 4.0)
@@ -365,7 +525,236 @@ def dpo_main():
           chosen_logps=[-4.0, -3.0], rejected_logps=[-5.0, -5.0], ref_chosen_logps=[NAN, -2.0])
 
 
-MAINS = {"dpo": dpo_main}
+def frame(names, kinds=None):
+    """What every loss on rows has: reductions, upstream gradients, sizes, empty batches, dtypes."""
+    constants = [n for n in names if (kinds or {}).get(n, "float") == "float"]
+    for reduction in REDUCTIONS:
+        build(f"reduction/{reduction}", 4, {"reduction": reduction}, names, "all", kinds)
+        build(f"grad-output/{reduction}", 4, {"reduction": reduction}, names, (), kinds, "float")
+    for kind in ("f64", "f32", "f16", "bf16"):
+        build(f"dtype/{kind}", 3, {"reduction": "none"}, names, "all",
+              (kinds or {}) | {n: kind for n in constants}, kind)
+    for count in (1, 8, 17, 40):
+        build(f"rows/{count}", count, {}, names, "all", kinds)
+    build("rows/33", 33, {"reduction": "none"}, names, (), kinds, "float")
+    for reduction in REDUCTIONS:
+        build(f"empty/{reduction}", 0, {"reduction": reduction}, names, "all", kinds)
+    for value in ("zero", "nan"):
+        build(f"empty/mean-{value}", 0, {"empty_mean": value}, names, (), kinds)
+        build(f"empty/filled-{value}", 2, {"empty_mean": value}, names, (), kinds)
+    build("empty/grad-output", 0, {"empty_mean": "nan"}, names, (), kinds, "float")
+
+
+def shifted_main():
+    simpo_too = BOOK.loss == "simpo"
+    if simpo_too:
+        out = given("all", "check/mean", {"beta": "2", "gamma": "0.5"},
+                    {"chosen_logps": "f64", "rejected_logps": "f64"},
+                    chosen_logps=[-0.5, -1.0], rejected_logps=[-1.5, -0.7])
+        stated(out["loss"], 0.7943743015, "simpo")
+        stated(out["grad.chosen_logps"], [-0.1824255238, -0.7502601056], "simpo grad")
+        out = given("all", "check/defaults", {}, {"chosen_logps": "f64", "rejected_logps": "f64"},
+                    chosen_logps=[-0.5, -1.0], rejected_logps=[-1.5, -0.7])
+        stated(out["loss"], 0.7943743015, "simpo")
+    frame(())
+    for beta in ("0.01", "0.5", "1", "2.5"):
+        for gamma in ("0", "0.25", "1.5"):
+            build(f"options/beta-{beta}-gamma-{gamma}", 3,
+                  {"beta": beta, "gamma": gamma, "reduction": "none"}, (), "all",
+                  spread=1.0 if float(beta) > 0.5 else 5.0)
+    build("options/gamma-negative", 3, {"gamma": "-0.5", "reduction": "none"}, ())
+    for reduction in REDUCTIONS:
+        build(f"nll/rows-{reduction}", 4, {"reduction": reduction}, ("chosen_nll",), "all")
+    for alpha in ("0", "0.5", "2"):
+        build(f"nll/alpha-{alpha}", 4, {"alpha": alpha, "reduction": "none"}, ("chosen_nll",))
+        build(f"nll/one-alpha-{alpha}", 4, {"alpha": alpha}, shared={"chosen_nll": 1.25})
+    build("nll/one-mean", 3, {}, (), "all", shared={"chosen_nll": 0.75})
+    build("nll/one-none", 3, {"reduction": "none"}, (), "all", shared={"chosen_nll": 0.75})
+    build("nll/grad-output", 3, {"reduction": "none"}, ("chosen_nll",), (), None, "float")
+    build("nll/rows-empty", 0, {}, ("chosen_nll",))
+    build("nll/rows-24", 24, {}, ("chosen_nll",))
+    given("all", "saturated/none", {"beta": "0.5", "gamma": "0.25", "reduction": "none"},
+          chosen_logps=[-90.0, -70.0, -31.0, -20.0, -10.0],
+          rejected_logps=[-10.0, -30.0, -30.0, -80.0, -128.0])
+    given("all", "equal/none", {"reduction": "none"}, chosen_logps=[-4.0, -8.0],
+          rejected_logps=[-4.0, -7.0])
+    given((), "nonfinite/impossible-chosen", {"reduction": "none"}, chosen_logps=[-INF, -3.0],
+          rejected_logps=[-4.0, -5.0])
+    given((), "nonfinite/impossible-chosen-mean", {}, chosen_logps=[-INF, -3.0],
+          rejected_logps=[-4.0, -5.0])
+    given((), "nonfinite/impossible-rejected", {"reduction": "none"}, chosen_logps=[-4.0, -3.0],
+          rejected_logps=[-INF, -5.0])
+    given((), "nonfinite/nan", {"reduction": "none", "nonfinite": "propagate"},
+          chosen_logps=[NAN, -3.0, -6.0], rejected_logps=[-4.0, -5.0, NAN])
+    given((), "nonfinite/nan-mean", {}, chosen_logps=[NAN, -3.0], rejected_logps=[-4.0, -5.0])
+
+
+def orpo_main():
+    kinds = {"chosen_logps": "f64", "rejected_logps": "f64"}
+    values = {"chosen_logps": [-0.5, -1.0], "rejected_logps": [-1.5, -0.7]}
+    out = given("all", "check/mean", {}, kinds, **values)
+    stated(out["loss"], 0.05811234014, "orpo")
+    stated(out["grad.chosen_logps"], [-0.01995832296, -0.04974830649], "orpo chosen")
+    stated(out["grad.rejected_logps"], [0.01010849922, 0.06246724129], "orpo rejected")
+    frame(())
+    for beta in ("0.01", "0.25", "1", "2.5"):
+        for reduction in REDUCTIONS:
+            build(f"options/beta-{beta}-{reduction}", 3, {"beta": beta, "reduction": reduction}, (),
+                  "all")
+    for reduction in REDUCTIONS:
+        build(f"nll/rows-{reduction}", 4, {"reduction": reduction}, ("chosen_nll",), "all")
+    build("nll/one-mean", 3, {}, (), "all", shared={"chosen_nll": 0.75})
+    build("nll/one-none", 3, {"reduction": "none"}, (), "all", shared={"chosen_nll": 0.75})
+    build("nll/grad-output", 3, {"reduction": "none"}, ("chosen_nll",), (), None, "float")
+    build("nll/rows-empty", 0, {}, ("chosen_nll",))
+    build("range/near-0", 6, {"reduction": "none"}, (), range=(0.001, 0.0625))
+    build("range/middle", 6, {"reduction": "none"}, (), range=(0.5, 0.9))
+    build("range/far", 6, {"reduction": "none"}, (), range=(5.0, 30.0))
+    # sigma(-o) of a large o is e^-o, with the absolute rounding of o: too coarse in f32.
+    given((), "range/wide", {"reduction": "none"}, kinds,
+          chosen_logps=[-0.0009765625, -30.0, -0.0078125, -60.0],
+          rejected_logps=[-30.0, -0.0009765625, -60.0, -0.0078125])
+    given((), "range/wide-losing", {"reduction": "none"}, chosen_logps=[-30.0, -60.0, -16.0],
+          rejected_logps=[-0.0009765625, -0.0078125, -1.0])
+    for reduction in REDUCTIONS:
+        given((), f"certain/chosen-{reduction}", {"reduction": reduction},
+              chosen_logps=[0.0, -1.0, 0.0], rejected_logps=[-1.5, -0.75, -0.0078125])
+        given((), f"certain/rejected-{reduction}", {"reduction": reduction},
+              chosen_logps=[-0.5, -1.0], rejected_logps=[0.0, -0.75])
+    given(("chosen_rewards", "rejected_rewards"), "certain/chosen-rewards", {"beta": "0.5"},
+          chosen_logps=[0.0, -1.0], rejected_logps=[-1.5, -0.75])
+    given("all", "equal/none", {"reduction": "none"}, chosen_logps=[-0.5, -2.0],
+          rejected_logps=[-0.5, -1.0])
+    given((), "nonfinite/impossible-chosen", {"reduction": "none"}, chosen_logps=[-INF, -3.0],
+          rejected_logps=[-4.0, -5.0])
+    given((), "nonfinite/impossible-rejected", {"reduction": "none"}, chosen_logps=[-4.0, -3.0],
+          rejected_logps=[-INF, -5.0])
+    given((), "nonfinite/nan", {"reduction": "none"}, chosen_logps=[NAN, -3.0, -6.0],
+          rejected_logps=[-4.0, -5.0, NAN])
+
+
+def kto_main():
+    flags = {"labels": "bool"}
+    exact = {"logps": "f64", "ref_logps": "f64", "labels": "bool", "kl": "f64"}
+    out = given("all", "check/mean", {}, exact, logps=[-10.0, -12.0], ref_logps=[-10.5, -11.0],
+                labels=[True, False], kl=0.2)
+    stated(out["loss"], 0.4812682553, "kto")
+    stated(out["grad.logps"], [-0.01249718792, 0.01245510778], "kto grad")
+    names = ("ref_logps", "labels")
+    frame(names, kinds=flags)
+    for kind in ("kto", "apo_zero_unpaired"):
+        for reduction in REDUCTIONS:
+            for weights in (("1", "1"), ("1.5", "1"), ("1", "0.25"), ("0.75", "1.25")):
+                build(f"type/{kind}-{reduction}-{weights[0]}-{weights[1]}", 4,
+                      {"loss_type": kind, "reduction": reduction, "desirable_weight": weights[0],
+                       "undesirable_weight": weights[1]}, names, "all", {"labels": "u8"},
+                      shared={"kl": 0.75} if kind == "kto" else None)
+    for beta in ("0.01", "0.5", "2"):
+        build(f"options/beta-{beta}", 4, {"beta": beta, "reduction": "none"}, names, "all", flags,
+              shared={"kl": 1.5}, spread=1.0)
+    for kl in (0.0, 0.25, 4.0, -0.5, -3.0):
+        for reduction in ("none", "mean"):
+            build(f"kl/{kl}-{reduction}", 4, {"reduction": reduction}, names, "all", flags,
+                  shared={"kl": kl})
+    for kind in ("f64", "f32", "f16", "bf16"):
+        build(f"kl/{kind}", 4, {"reduction": "none"}, names, (), flags | {"kl": kind},
+              shared={"kl": 1.25})
+    build("kl/grad-output", 4, {"reduction": "none"}, names, (), flags, "float",
+          shared={"kl": 1.25})
+    build("kl/empty", 0, {}, names, "all", flags, shared={"kl": 1.25})
+    for label in (True, False):
+        given("all", f"labels/all-{label}".lower(), {"reduction": "none"}, flags,
+              logps=[-3.0, -8.0, -5.0], ref_logps=[-4.0, -6.0, -5.0], labels=[label] * 3)
+    given("all", "labels/any-not-0", {}, {"labels": "u8"}, logps=[-3.0, -8.0, -5.0],
+          ref_logps=[-4.0, -6.0, -5.0], labels=[255, 0, 2])
+    given("all", "saturated/none", {"beta": "0.5", "reduction": "none"}, flags,
+          logps=[-90.0, -90.0, -70.0, -10.0, -10.0, -12.0],
+          ref_logps=[-10.0, -10.0, -64.0, -100.0, -100.0, -12.0],
+          labels=[True, False, True, True, False, False], kl=0.5)
+    for label in (True, False):
+        given((), f"nonfinite/impossible-{label}".lower(), {"reduction": "none"}, flags,
+              logps=[-INF, -8.0], ref_logps=[-4.0, -6.0], labels=[label, True])
+    given((), "nonfinite/nan", {"reduction": "none"}, flags, logps=[NAN, -8.0, NAN],
+          ref_logps=[-4.0, -6.0, -3.0], labels=[True, False, False])
+    given((), "nonfinite/nan-mean", {}, flags, logps=[NAN, -8.0], ref_logps=[-4.0, -6.0],
+          labels=[True, False])
+
+
+def pairwise_main():
+    frame(("margin",))
+    for reduction in REDUCTIONS:
+        build(f"margin/absent-{reduction}", 4, {"reduction": reduction}, (), "all")
+        for margin in (0.0, 0.5, -1.25):
+            build(f"margin/one-{margin}-{reduction}", 4, {"reduction": reduction}, (), "all",
+                  shared={"margin": margin})
+        build(f"margin/one-grad-output-{reduction}", 3, {"reduction": reduction}, (), (), None,
+              "float", shared={"margin": 0.75})
+    for kind in ("f64", "f32", "f16", "bf16"):
+        build(f"margin/one-{kind}", 3, {}, (), (), {"margin": kind}, shared={"margin": 0.75})
+    build("margin/one-empty", 0, {}, (), (), shared={"margin": 0.75})
+    build("margin/absent-empty", 0, {}, (), ())
+    build("margin/absent-29", 29, {}, (), "all")
+    given("all", "saturated/none", {"reduction": "none"},
+          chosen_scores=[-40.0, -20.0, 0.0, 0.5, 20.0, 40.0, 64.0],
+          rejected_scores=[40.0, 20.0, 0.0, -0.25, -20.0, -30.0, -16.0])
+    # ln 2 = 0.6931471805599453 where nothing separates the two; margins are those of the scores
+    out = given("all", "equal/none", {"reduction": "none"}, chosen_scores=[1.5, -2.0],
+                rejected_scores=[1.5, -3.0], margin=[0.0, 1.0])
+    stated(out["loss"], [math.log(2)] * 2, "pairwise_logistic")
+    stated(out["grad.chosen_scores"], [-0.5] * 2, "pairwise_logistic grad")
+    given((), "nonfinite/impossible-chosen", {"reduction": "none"}, chosen_scores=[-INF, 1.0],
+          rejected_scores=[0.5, 2.0])
+    given((), "nonfinite/impossible-rejected", {"reduction": "none"}, chosen_scores=[0.5, 1.0],
+          rejected_scores=[-INF, 2.0])
+    given((), "nonfinite/nan", {"reduction": "none"}, chosen_scores=[NAN, 1.0, 2.0],
+          rejected_scores=[0.5, 2.0, NAN])
+    given((), "nonfinite/nan-margin", {"reduction": "none"}, chosen_scores=[0.5, 1.0],
+          rejected_scores=[0.5, 2.0], margin=[0.0, NAN])
+
+
+def value_clip_main():
+    names = ("old_values", "returns")
+    flags = {"mask": "bool"}
+    for eps in ("0.01", "0.1", "0.2", "0.25", "0.5", "1", "10"):
+        build(f"eps/{eps}", 6, {"eps": eps}, names)
+        build(f"eps/{eps}-mask", 6, {"eps": eps}, names + ("mask",), (), flags)
+    build("grad-output/plain", 5, {}, names, (), None, "float")
+    build("grad-output/mask", 5, {}, names + ("mask",), (), {"mask": "u8"}, "float")
+    for kind in ("f64", "f32", "f16", "bf16"):
+        build(f"dtype/{kind}", 5, {}, names + ("mask",), (),
+              {"mask": "bool", "old_values": kind, "returns": kind}, kind)
+    for count in (1, 2, 8, 17, 40, 70):
+        build(f"rows/{count}", count, {}, names + ("mask",) if count > 2 else names, (), flags)
+    build("rows/near", 12, {}, names, near=0.05)
+    build("rows/far", 12, {}, names, near=2.0)
+    build("empty/plain", 0, {}, names)
+    build("empty/mask", 0, {}, names + ("mask",), (), flags)
+    given((), "empty/masked", {}, {"mask": "bool"}, values=[0.5, NAN], old_values=[1.0, 2.0],
+          returns=[0.25, 1.0], mask=[False, False])
+    given((), "mask/nan", {}, {"mask": "u8"}, values=[0.5, NAN, INF, 1.0, 2.0],
+          old_values=[1.0, 2.0, 0.5, NAN, 2.25], returns=[0.25, 1.0, -INF, 2.0, 1.0],
+          mask=[1, 0, 0, 0, 255])
+    # The ends of the interval count as inside; half a gradient where both squares are equal and
+    # one of them is clipped: v = 1 clipped to 0.5 about 0.75, and its mirror image.
+    out = given((), "kink/ends", {"eps": "0.5"}, values=[1.5, 0.5, 1.5, 0.5],
+                old_values=[1.0] * 4, returns=[4.0, 4.0, -4.0, -4.0])
+    stated(out["grad.values"], [-0.625, -0.875, 1.375, 1.125], "value_clip ends")
+    out = given((), "kink/equal", {"eps": "0.5"}, values=[1.0, -1.0, 0.25],
+                old_values=[0.0, 0.0, 0.0], returns=[0.75, -0.75, 0.25])
+    stated(out["loss"], (0.0625 + 0.0625) / 6, "value_clip equal")
+    stated(out["grad.values"], [0.25 / 6, -0.25 / 6, 0], "value_clip equal grad")
+    # One of each branch: inside; clipped with the unclipped square larger; with the other larger.
+    for name, v in (("inside", 0.125), ("above", 1.5), ("below", -1.5)):
+        for target in (-3.0, 3.0):
+            given((), f"branch/{name}-{target}", {}, values=[v], old_values=[0.0],
+                  returns=[target])
+    given((), "nonfinite/nan", {}, values=[NAN, 1.0], old_values=[0.5, 0.75], returns=[0.5, 2.0])
+    given((), "nonfinite/nan-return", {}, values=[1.0, 1.0], old_values=[0.5, 0.75],
+          returns=[NAN, 2.0])
+
+
+MAINS = {"dpo": dpo_main, "cpo": shifted_main, "simpo": shifted_main, "orpo": orpo_main,
+         "kto": kto_main, "pairwise_logistic": pairwise_main, "value_clip": value_clip_main}
 
 
 def main():
