@@ -195,8 +195,9 @@ typedef struct lk_input {
     const char *name;
     lk_form forms[3]; /* in order of preference; ends with a NULL shape if there are fewer */
     unsigned flags;
-    /* Legal values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. After it ", distinct": those of
-     * the last axis that are not negative differ; ", exp sums to <=1": along the last axis. */
+    /* Legal values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. After it " except o": all but the
+     * value of option o; ", distinct": those of the last axis that are not negative differ; ", exp
+     * sums to <=1": along the last axis. */
     const char *range;
     const char *help;
 } lk_input;

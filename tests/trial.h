@@ -646,9 +646,17 @@ static void draw_sizes(trial *t, const wish *w)
 {
     static const int64_t sweep[] = {1,  2,  3,  7,  8,  9,   15,  16,  17,
                                     31, 32, 33, 63, 65, 127, 513, 1031};
-    const char *pattern = t->is->inputs[0].forms[0].shape, *last = NULL;
-    for (const char *p = pattern; *p; p += strcspn(p, " "), p += strspn(p, " "))
+    const char *pattern = t->is->inputs[0].forms[0].shape, *last = NULL, *other = NULL;
+    int letters = 0;
+    bool star = false;
+    for (const char *p = pattern; *p; p += strcspn(p, " "), p += strspn(p, " ")) {
+        star = star || *p == '*';
         last = *p == '*' ? last : p;
+        if (*p != '*' && rng_int(0, letters++) == 0)
+            other = p;
+    }
+    if (!star && letters > 1 && !w->huge && rng_chance(0.3))
+        last = other; /* many rows, or long ones, of few */
     int64_t swept = w->small ? rng_int(1, 9) : sweep[rng_int(0, 16)];
     int64_t few = swept > 100 ? 3 : 6;
     t->lead_rank = w->one_lead || w->huge ? 1 : (int)rng_int(0, 3);
@@ -691,6 +699,15 @@ static void relate_values(const trial *t, trial_input *in)
     }
 }
 
+/* The value that the range of an input takes out: "[0,C) except option". */
+static bool range_exception(const trial *t, const char *range, double *x)
+{
+    const char *name = range ? strstr(range, " except ") : NULL;
+    const char *text = name ? trial_option(t, name + strlen(" except ")) : NULL;
+    *x = text ? atof(text) : 0;
+    return text;
+}
+
 /* The values of an input, by its range. False if they cannot be drawn. */
 static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
 {
@@ -718,6 +735,10 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
     } else if (range && opening != '{' && opening != '<' && opening != '>') {
         return false;
     }
+    double exception;
+    bool excepts = range_exception(t, range, &exception);
+    if (excepts && lo == hi && lo == exception && n > 0)
+        return false;
     double inside = w->smooth || opening == '(' || closing == ')' ? 0.02 : 0;
     for (int64_t i = 0; i < n; i++) {
         double x = scale * rng_normal();
@@ -740,6 +761,8 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
             x = lo;
         if (range && !real && closing == ')' && n_marks > 0 && rng_chance(0.15))
             x = marks[rng_int(0, n_marks - 1)];
+        while (excepts && x == exception)
+            x = (double)rng_int((int64_t)lo, (int64_t)hi);
         in->x[i] = real ? round_to(in->type, x) : x;
     }
     relate_values(t, in);
