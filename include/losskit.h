@@ -179,6 +179,8 @@ enum {
     LK_IGNORES = 1 << 5,        /* a mask: where it is 0, nothing else is read */
     LK_COTANGENT = 1 << 6,      /* grad_X is the upstream gradient of output X; default zeros.
                                    Where one is given, grad_output's default is 0 as well */
+    LK_HISTORY = 1 << 7,        /* rows that do not count are read where a later one, further along
+                                   the last axis of the loss, does */
 };
 
 /* A shape pattern is a list of words. A letter is one size, the same wherever the letter stands in
@@ -195,7 +197,8 @@ typedef struct lk_input {
     const char *name;
     lk_form forms[3]; /* in order of preference; ends with a NULL shape if there are fewer */
     unsigned flags;
-    /* Legal values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. After it " except o": all but the
+    /* Legal values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. "[0,V+o)" goes further by the
+     * value of option o, or where o is off, as the loss says. After it " except o": all but the
      * value of option o; ", distinct": those of the last axis that are not negative differ; ", exp
      * sums to <=1": along the last axis. */
     const char *range;

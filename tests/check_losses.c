@@ -765,6 +765,20 @@ static void test_row_alone(void **state)
     assert_int_equal(failures, 0);
 }
 
+/* Of the ignored rows, those that no row after them, along the last axis of the loss, looks back
+ * to. Free it. */
+static bool *forgotten_rows(const trial *t, const bool *ignore)
+{
+    layout at;
+    bool *forgotten = must(calloc((size_t)trial_rows(t) + 1, sizeof *forgotten));
+    lay_out(t, t->is->loss_shape, &at);
+    int64_t steps = at.rank > 0 ? at.shape[at.rank - 1] : 1;
+    for (int64_t end = at.count; end > 0; end -= steps)
+        for (int64_t r = end - 1; r >= end - steps && ignore[r]; r--)
+            forgotten[r] = true;
+    return forgotten;
+}
+
 /* An ignored row is worth 0, has no gradient, and may hold NaN: its inputs are not read. Where row
  * i may read other rows than i of its inputs, no option says so that moves them. */
 static void check_ignored(const lk_loss *loss, const wish *w)
@@ -774,7 +788,7 @@ static void check_ignored(const lk_loss *loss, const wish *w)
         return;
     const char *isa = isa_drawn();
     int64_t rows = trial_rows(&t), ignored = 0;
-    bool *ignore = ignored_rows(&t);
+    bool *ignore = ignored_rows(&t), *forgotten = forgotten_rows(&t, ignore);
     answer clean = expect(&t, &(how){.isa = isa});
     for (int64_t r = 0; r < rows; r++)
         ignored += ignore[r];
@@ -789,7 +803,7 @@ static void check_ignored(const lk_loss *loss, const wish *w)
                 g = &clean.out[k].tensor;
         int64_t *row = rows_of(&t, &in->at);
         for (int64_t j = 0; row && j < in->at.count; j++) {
-            if (!ignore[row[j]])
+            if (!(in->is->flags & LK_HISTORY ? forgotten : ignore)[row[j]])
                 continue;
             in->x[j] = (double)NAN;
             if (g && clean.status == LK_OK && load(g->data, g->dtype, j) != 0)
@@ -807,6 +821,7 @@ static void check_ignored(const lk_loss *loss, const wish *w)
         answer_free(&other);
     }
     free(ignore);
+    free(forgotten);
     answer_free(&clean);
     trial_free(&t);
 }

@@ -708,13 +708,42 @@ static bool range_exception(const trial *t, const char *range, double *x)
     return text;
 }
 
+/* What an option adds to the top of a range, "[0,V+option)": where it is off, the values of the
+ * first input with that range decide, and those after it have to be among them. */
+static int64_t range_spare(const trial *t, const char *top)
+{
+    const char *text = *top && top[1] == '+' ? trial_option(t, top + 2) : NULL;
+    return !text ? 0 : strcmp(text, "off") == 0 ? rng_int(0, 3) : atoll(text);
+}
+
+/* The input before this one that has such a range too. */
+static const trial_input *range_twin(const trial *t, const trial_input *in)
+{
+    const char *range = in->is->range;
+    if (!range || !strchr(range, '+'))
+        return NULL;
+    for (const trial_input *k = t->in; k < in; k++)
+        if (k->given && k->is->range && strcmp(k->is->range, range) == 0)
+            return k;
+    return NULL;
+}
+
+/* A value that the twin has in the slice of the batch where element i of an input is, or -1. */
+static double twin_value(const trial_input *twin, const trial_input *in, int64_t i)
+{
+    const int64_t batch = in->at.shape[0], width = twin->at.count / batch;
+    return width > 0 ? twin->x[i / (in->at.count / batch) * width + rng_int(0, width - 1)] : -1;
+}
+
 /* The values of an input, by its range. False if they cannot be drawn. */
 static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
 {
     const char *range = in->is->range;
     bool real = is_float(in->type);
     double marks[TRIAL_OPTIONS];
-    int n_marks = sentinels(t, marks);
+    const trial_input *twin = range_twin(t, in);
+    /* What targets are compared with is no target. */
+    int n_marks = range && strchr(range, '+') && !twin ? 0 : sentinels(t, marks);
     int64_t n = in->at.count;
     double lo = 0, hi = 1;
     char opening = 0, closing = 0, top[32] = "";
@@ -722,8 +751,10 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
     if (range && sscanf(range, "%c%lf,%31[^])}]%c", &opening, &lo, top, &closing) == 4 &&
         opening != '{') {
         char *end;
-        bool letter = top[0] >= 'A' && top[0] <= 'Z' && !top[1];
+        bool letter = top[0] >= 'A' && top[0] <= 'Z' && (!top[1] || top[1] == '+');
         hi = letter ? (double)t->size[top[0] - 'A'] : strtod(top, &end);
+        if (!twin)
+            hi += (double)range_spare(t, top);
         if (letter && real)
             hi = 1, lo = 0; /* the float form of an index: a share of each class */
         if (letter && !real && hi > (double)option_limit(t))
@@ -761,6 +792,8 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
             x = lo;
         if (range && !real && closing == ')' && n_marks > 0 && rng_chance(0.15))
             x = marks[rng_int(0, n_marks - 1)];
+        if (twin && x >= 0 && rng_chance(0.5))
+            x = fmax(x, twin_value(twin, in, i));
         while (excepts && x == exception)
             x = (double)rng_int((int64_t)lo, (int64_t)hi);
         in->x[i] = real ? round_to(in->type, x) : x;
@@ -1125,6 +1158,23 @@ static bool numbers_conflict(const trial *t)
     return status == LK_OPTION_CONFLICT;
 }
 
+/* Targets that nothing reaches become ones that something does. */
+static void mend_targets(trial *t)
+{
+    bool may = false;
+    for (int i = 0; i < t->inputs; i++)
+        may = may || range_twin(t, &t->in[i]);
+    for (int tries = 0; may; tries++) {
+        answer a = evaluate(t, &(how){.isa = "scalar"});
+        trial_input *in = a.status == LK_TARGET_UNREACHABLE ? trial_find(t, a.error.input) : NULL;
+        for (int64_t i = 0; in && i < in->at.count; i++)
+            if (tries == 8 || i == ravel(&in->at, a.error.index))
+                in->x[i] = 0;
+        may = in;
+        answer_free(&a);
+    }
+}
+
 /* A trial as wished, with all outputs. Draws that the loss refuses, by options that exclude each
  * other or do not fit the sizes, are drawn again; anything else that is refused is an error, which
  * *error then tells. */
@@ -1139,6 +1189,8 @@ static trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error
         draw_options(&t, &w);
         draw_sizes(&t, &w);
         lk_status status = draw_inputs(&t, &w, error);
+        if (status == LK_OK)
+            mend_targets(&t);
         if (status == LK_OK)
             want_all(&t);
         if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&

@@ -8,6 +8,7 @@
  * neither an exponential nor a logarithm, and they keep their digits however long the example is.
  */
 #include "../classrow.h"
+#include "../scalarwise.h"
 
 enum { LOGITS, TARGETS, INPUT_LENGTHS, TARGET_LENGTHS, UPSTREAM };
 
@@ -457,22 +458,8 @@ static bool refuse(const lk_job *job, const example *e, int64_t b, lk_block *blo
     const int64_t k = o->reduce.nonfinite == LK_PROPAGATE ? -1 : class_nonfinite(e->x, e->T * e->C);
     if (k < 0)
         return false;
-    if (block->bad == LK_OK) {
-        block->bad = LK_NONFINITE_INPUT;
-        block->bad_input = LOGITS;
-        block->bad_index = b * size(job, 'T') * e->C + k;
-    }
+    scalar_refuse(block, LK_NONFINITE_INPUT, LOGITS, b * size(job, 'T') * e->C + k);
     return true;
-}
-
-static double upstream(const lk_job *job, int64_t b)
-{
-    const options *o = job->options;
-    real u = 1;
-    if (job->in[UPSTREAM].data)
-        memcpy(&u, (const real *)job->in[UPSTREAM].data + (o->reduce.reduction == LK_NONE ? b : 0),
-               sizeof u);
-    return (double)u;
 }
 
 /* -log P of example b, and its gradient. `share` is what the reduction multiplies it with. */
@@ -486,7 +473,7 @@ static double one_example(example *e, const class_plan *p, int64_t b, double sha
     double log_p = log_probability(e, p);
     if (longer && !isnan(log_p))
         log_p = -(double)INFINITY;
-    const double rho = share * e->job->scale[0] * upstream(e->job, b);
+    const double rho = share * e->job->scale[0] * scalar_constant(e->job, UPSTREAM, b, 1);
     if (e->grad && isnan(log_p))
         fill(e->grad, e->T * e->C, (real)NAN);
     else if (e->grad && (isinf(log_p) || rho == 0))
