@@ -115,16 +115,15 @@ static int64_t size(const lk_job *job, char letter)
 
 static lk_status check(const lk_job *job, lk_error *error)
 {
-    for (int a = VOCAB_LOGITS; a <= P_GEN; a += 2)
-        if (lk_has(job, a) == lk_has(job, a + 1))
-            return lk_fail(job, error, LK_OPTION_CONFLICT, a, -1,
-                           "%s are given; exactly one of %s and %s must be",
-                           lk_has(job, a) ? "both" : "neither", inputs[a].name, inputs[a + 1].name);
-    for (int a = SOURCE_MASK; a <= TARGET_LENGTHS; a += 2)
-        if (lk_has(job, a) && lk_has(job, a + 1))
-            return lk_fail(job, error, LK_OPTION_CONFLICT, a, -1,
-                           "%s and %s exclude each other; leave one out", inputs[a].name,
-                           inputs[a + 1].name);
+    for (int a = VOCAB_LOGITS; a <= TARGET_LENGTHS; a += 2) {
+        const int given = lk_has(job, a) + lk_has(job, a + 1);
+        const bool required = a <= P_GEN;
+        if (a == SOURCE_IDS || given == 1 || (given == 0 && !required))
+            continue;
+        return lk_fail(job, error, LK_OPTION_CONFLICT, a, -1, "%s and %s: %s given; %s",
+                       inputs[a].name, inputs[a + 1].name, given == 0 ? "neither is" : "both are",
+                       required ? "exactly one of them must be" : "at most one of them may be");
+    }
     if (size(job, 'V') == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH,
                        lk_has(job, VOCAB_LOGITS) ? VOCAB_LOGITS : VOCAB_PROBS, -1,
