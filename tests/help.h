@@ -286,8 +286,23 @@ static UNUSED lk_dtype random_dtype(unsigned set)
     return d;
 }
 
+/* An integer of a range "[low,LETTER)", or with ], that is not the option it may leave out. */
+static UNUSED int64_t random_in(const sample *s, const char *range, const sizes *z)
+{
+    const char *comma = range ? strchr(range, ',') : NULL;
+    if (!comma || comma[1] < 'A' || comma[1] > 'Z')
+        return random_below(4);
+    const int64_t low = strtoll(range + 1, NULL, 10);
+    const int64_t end = z->letter[comma[1] - 'A'] + (strchr(range, ']') != NULL);
+    const int64_t x = low + (end > low ? random_below((int)(end - low)) : 0);
+    const char *name = strstr(range, " except ");
+    name = name ? name + strlen(" except ") : NULL;
+    const char *text = name ? option_value(s, name, strlen(name)) : NULL;
+    return !text || x != strtoll(text, NULL, 10) ? x : x > low ? x - 1 : x + 1;
+}
+
 /* Values that the range of an input allows; now and then special ones where it has no range. */
-static UNUSED void fill_values(lk_tensor *t, const char *range, const sizes *z)
+static UNUSED void fill_values(const sample *s, lk_tensor *t, const char *range, const sizes *z)
 {
     const int64_t count = lk_tensor_count(t);
     t->data = malloc(bytes_of(t) ? bytes_of(t) : 1);
@@ -321,11 +336,9 @@ static UNUSED void fill_values(lk_tensor *t, const char *range, const sizes *z)
             }
             set_real(t->dtype, t->data, i, x);
         } else {
-            int64_t high = mask ? 2 : 4;
-            const char *comma = range ? strchr(range, ',') : NULL;
-            if (comma && comma[1] >= 'A' && comma[1] <= 'Z')
-                high = z->letter[comma[1] - 'A'];
-            int64_t x = signs ? (chance(0.5) ? 1 : -1) : random_below((int)high);
+            int64_t x = signs  ? (chance(0.5) ? 1 : -1)
+                        : mask ? random_below(2)
+                               : random_in(s, range, z);
             if (t->dtype == LK_U8 && x)
                 x = 1 + random_below(255);
             set_integer(t->dtype, t->data, i, x);
@@ -571,7 +584,7 @@ static UNUSED sample sample_new(const lk_loss *loss, lk_dtype element, int most,
         const lk_input *in = lk_loss_describe(loss)->inputs;
         while (strcmp(in->name, s.input[i].name) != 0)
             in++;
-        fill_values(&s.input[i].tensor, in->range, &z);
+        fill_values(&s, &s.input[i].tensor, in->range, &z);
         relate_values(&s.input[i].tensor, in->range, &z);
     }
     return s;
