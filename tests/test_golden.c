@@ -4,7 +4,7 @@
  * case a line, each evaluated by every instruction set that runs here in every element type, twice
  * (all blocks at once out of place; block by block, last first, in place).
  *
- * usage: test_golden [directory]
+ * usage: test_golden [directory [loss]]
  */
 #include <inttypes.h>
 #include <math.h>
@@ -218,6 +218,11 @@ static double tolerance(kind what, lk_dtype element, bool exact, double expected
 
 /* --------------------------------------------------------------------------------- reading --- */
 
+static bool is_whole(lk_dtype type)
+{
+    return ((LK_INTS >> type) & 1u) != 0;
+}
+
 /* The element type the file states, or the one under test for "float". */
 static lk_dtype dtype_of(const char *word, lk_dtype element)
 {
@@ -270,7 +275,9 @@ static int read_inputs(trial *t, held *out)
         memset(tensor, 0, sizeof *tensor);
         const char *word = json_string_value(json_object_get(value, "dtype"));
         tensor->dtype = dtype_of(word ? word : "", t->element);
-        if (count == 0 && tensor->dtype != t->element)
+        /* What has no floats is evaluated once. */
+        if (count == 0 && tensor->dtype != t->element &&
+            (!is_whole(tensor->dtype) || t->element != LK_F64))
             return -1;
         out[count].name = name;
         if (count == MAX_TENSORS - 1 || tensor->dtype == LK_ANY || !read_shape(value, tensor) ||
@@ -373,13 +380,13 @@ static int evaluate(trial *t, held *inputs, int n_inputs, held *outputs, bool in
         }
     }
     if (status == LK_OK) {
-        int64_t blocks = lk_call_blocks(call);
-        if (in_place) {
-            for (int64_t i = blocks; i-- > 0;)
+        do {
+            int64_t blocks = lk_call_blocks(call);
+            for (int64_t i = blocks; in_place && i-- > 0;)
                 lk_call_run(call, i, 1, scratch);
-        } else if (blocks > 0) {
-            lk_call_run(call, 0, blocks, scratch);
-        }
+            if (!in_place && blocks > 0)
+                lk_call_run(call, 0, blocks, scratch);
+        } while (lk_call_next(call));
         status = lk_call_finish(call, &error);
     }
     for (int i = 0; in_place && status == LK_OK && i < count; i++) {
@@ -405,7 +412,7 @@ done:
 
 /* The rows of a case, as far as the tolerances need them. */
 typedef struct rows {
-    const json_t *scale; /* Z of every row; NULL for losses without rows */
+    const json_t *scale; /* Z of every row, or one for all; NULL for losses without rows */
     double count;
     double largest, total; /* of the Zs */
     double items;          /* num_items; 0 without */
@@ -415,6 +422,8 @@ typedef struct rows {
 
 static double scale_of(const rows *r, int64_t row)
 {
+    if (json_is_number(r->scale))
+        return json_number_value(r->scale);
     return r->scale ? json_number_value(json_array_get(r->scale, (size_t)row)) : 0;
 }
 
@@ -427,8 +436,14 @@ static rows rows_of(const trial *t, const held *inputs)
 {
     rows r = {0};
     r.scale = json_object_get(t->json, "scale");
-    r.count =
-        (double)(r.scale ? (int64_t)json_array_size(r.scale) : lk_tensor_count(&inputs[0].tensor));
+    r.count = (double)lk_tensor_count(&inputs[0].tensor);
+    if (json_is_number(r.scale)) {
+        r.count = inputs[0].tensor.rank > 0 ? (double)inputs[0].tensor.shape[0] : 1;
+        r.largest = json_number_value(r.scale);
+        r.total = r.largest * r.count;
+    } else if (r.scale) {
+        r.count = (double)json_array_size(r.scale);
+    }
     for (int64_t i = 0; r.scale && i < (int64_t)json_array_size(r.scale); i++) {
         r.largest = fmax(r.largest, scale_of(&r, i));
         r.total += scale_of(&r, i);
@@ -501,19 +516,38 @@ static double bound_of(const trial *t, const rows *r, const held *out, const jso
         return reduced(t, r, exact, expected, i);
     if (strcmp(name, "perplexity") == 0)
         return tolerance(PERPLEXITY, t->element, exact, expected, got, r->largest, 0, 1);
-    bool per_row = r->scale && strcmp(name, "accuracy") != 0 && strcmp(name, "denominator") != 0;
+    bool per_row = out->tensor.rank > 0 || json_is_number(r->scale);
     return tolerance(VALUE, t->element, exact, expected, got, per_row ? scale_of(r, i) : 0, 0, 1);
 }
 
 /* The element type the contract gives an output: gradients their input's, integers as integers. */
 static lk_dtype type_of_output(const trial *t, const held *inputs, int n_inputs, const char *name)
 {
-    if (strcmp(name, "predicted") == 0 || strcmp(name, "count") == 0)
-        return LK_I64;
-    for (int i = 0; strncmp(name, "grad.", 5) == 0 && i < n_inputs; i++)
-        if (strcmp(name + 5, inputs[i].name) == 0)
+    const char *loss = json_string_value(json_object_get(t->json, "loss"));
+    const char *like = strncmp(name, "grad.", 5) == 0 ? name + 5 : NULL;
+    lk_dtype type = t->element == LK_F64 ? LK_F64 : LK_F32;
+    for (const lk_output *o = lk_loss_describe(lk_loss_find(loss))->outputs; o->name; o++) {
+        if (strcmp(o->name, name) != 0)
+            continue;
+        type = o->dtype != LK_ANY ? o->dtype : type;
+        like = o->like;
+    }
+    for (int i = 0; like && i < n_inputs; i++)
+        if (strcmp(like, inputs[i].name) == 0)
             return inputs[i].tensor.dtype;
-    return t->element == LK_F64 ? LK_F64 : LK_F32;
+    return type;
+}
+
+static int64_t load_whole(const lk_tensor *tensor, int64_t i)
+{
+    int64_t wide;
+    int32_t narrow;
+    if (tensor->dtype == LK_I64) {
+        memcpy(&wide, (const char *)tensor->data + i * 8, sizeof wide);
+        return wide;
+    }
+    memcpy(&narrow, (const char *)tensor->data + i * 4, sizeof narrow);
+    return narrow;
 }
 
 static void compare(trial *t, const held *inputs, int n_inputs, const held *out, const json_t *json)
@@ -542,11 +576,12 @@ static void compare(trial *t, const held *inputs, int n_inputs, const held *out,
     double worst_excess = 0, worst_bound = 0;
     for (int64_t i = 0; i < count; i++) {
         double expected = number_of(json_array_get(data, (size_t)i));
-        double got = load(&out->tensor, i), bound = 0;
+        double got = is_whole(type) ? NAN : load(&out->tensor, i), bound = 0;
         bool fine;
         values_compared++;
-        if (type == LK_I64) {
-            fine = got == expected;
+        if (is_whole(type)) {
+            fine =
+                load_whole(&out->tensor, i) == json_integer_value(json_array_get(data, (size_t)i));
         } else if (!isfinite(expected) || !isfinite(got)) {
             fine = isnan(expected) ? isnan(got) : got == expected;
         } else {
@@ -609,7 +644,7 @@ static bool try_case(trial *t)
 /* ------------------------------------------------------------------------------------ tests -- */
 
 typedef struct golden {
-    const char *file;
+    const char *file; /* a loss's name */
     lk_dtype element;
 } golden;
 
@@ -634,10 +669,12 @@ static void test_file(void **state)
 {
     const golden *g = *state;
     char path[1024];
-    snprintf(path, sizeof path, "%s/%s", directory, g->file);
+    snprintf(path, sizeof path, "%s/%s.jsonl", directory, g->file);
     FILE *file = fopen(path, "rb");
-    if (file == NULL)
-        fail_msg("cannot open %s", path);
+    if (file == NULL) {
+        print_message("%s: there are no golden numbers yet\n", g->file);
+        skip();
+    }
     int failed = 0, cases = 0;
     json_t *json;
     while ((json = next_case(file, path)) != NULL) {
@@ -663,33 +700,35 @@ static void test_file(void **state)
     if (failed > 0)
         fail_msg("%d of %d evaluations of %s as %s failed", failed, cases, g->file,
                  lk_dtype_name(g->element));
-    assert_true(cases > 0);
+    if (g->element == LK_F64)
+        assert_true(cases > 0);
 }
 
 int main(int argc, char **argv)
 {
-    static const char *const files[] = {"cross_entropy.jsonl", "huber.jsonl"};
-    enum {
-        FILES = sizeof files / sizeof files[0],
-        ELEMENTS = sizeof elements / sizeof elements[0],
-        TESTS = FILES * ELEMENTS
-    };
-    static golden goldens[TESTS];
-    static char names[TESTS][64];
-    struct CMUnitTest tests[TESTS];
+    enum { ELEMENTS = sizeof elements / sizeof elements[0], MOST = 64 * ELEMENTS };
+    static golden goldens[MOST];
+    static char names[MOST][64];
+    struct CMUnitTest tests[MOST];
+    int count = 0;
+    const char *only = argc > 2 ? argv[2] : NULL;
     if (argc > 1)
         directory = argv[1];
     for (int i = 0; i < lk_isa_count(); i++)
         isas_used += lk_isa_runs(i);
-    for (int i = 0; i < TESTS; i++) {
-        goldens[i].file = files[i / ELEMENTS];
-        goldens[i].element = elements[i % ELEMENTS];
-        snprintf(names[i], sizeof names[i], "%.*s as %s", (int)strcspn(goldens[i].file, "."),
-                 goldens[i].file, lk_dtype_name(goldens[i].element));
-        tests[i] = (struct CMUnitTest){
-            .name = names[i], .test_func = test_file, .initial_state = &goldens[i]};
+    for (int i = 0; i < lk_loss_count() * (int)ELEMENTS && count < MOST; i++) {
+        const lk_description *is = lk_loss_describe(lk_loss_at(i / (int)ELEMENTS));
+        if ((only && strcmp(only, is->name) != 0) || (is->traits & LK_DYNAMIC))
+            continue;
+        goldens[count].file = is->name;
+        goldens[count].element = elements[i % (int)ELEMENTS];
+        snprintf(names[count], sizeof names[count], "%s as %s", is->name,
+                 lk_dtype_name(goldens[count].element));
+        tests[count] = (struct CMUnitTest){
+            .name = names[count], .test_func = test_file, .initial_state = &goldens[count]};
+        count++;
     }
-    int failures = cmocka_run_group_tests_name("golden", tests, NULL, NULL);
+    int failures = _cmocka_run_group_tests("golden", tests, (size_t)count, NULL, NULL);
     printf("%ld evaluations (cases x element types x instruction sets), %d instruction sets, "
            "%ld values\n",
            compared, isas_used, values_compared);

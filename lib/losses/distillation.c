@@ -101,8 +101,9 @@ typedef struct pair {
     int64_t classes;
     real scale, beta, log_beta, log_rest; /* log beta, log(1-beta) */
     class_norm student, teacher;
-    double sum;  /* sum over k of p r, or of q: what is in every class's gradient */
-    real weight; /* of the gradient */
+    double sum;               /* sum over k of p r, or of q: what is in every class's gradient */
+    double plus, minus, even; /* tvd: the student's mass where p > q, p < q, p = q */
+    real weight;              /* of the gradient */
 } pair;
 
 /* LANES classes of a row. */
@@ -179,11 +180,10 @@ LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence)
         return times(a->p, a->l - a->lq);
     case JSD:
         return rest * times(a->p, a->l - mixture(r, a));
-    case TVD:
-        return v_set((real)0.5) * a->p * v_sign(a->p - a->q);
-    default: { /* -(1-beta) q p / M */
+    default: { /* -(1-beta) q p / M, but for a multiple of p, which the sum takes away again */
         const vec m = mixture(r, a), zero = {0};
-        return v_where((a->p != zero) & (a->q != zero), -rest * v_exp(a->lq + (a->l - m)));
+        return v_where((a->p != zero) & (rest != zero),
+                       -rest * rest * ((a->q - a->p) * v_exp(a->l - m)));
     }
     }
 }
@@ -191,34 +191,55 @@ LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence)
 LK_INLINE double sweep_values(pair *r, const int divergence, const bool slopes)
 {
     double total = 0;
-    r->sum = 0;
+    const vec zero = {0};
+    r->sum = r->plus = r->minus = r->even = 0;
     for (int64_t c = 0; c < r->classes; c += CHUNK) {
         const int64_t end = r->classes - c < CHUNK ? r->classes : c + CHUNK;
-        vec value = {0}, slope = {0};
+        vec value = {0}, slope = {0}, plus = {0}, minus = {0}, even = {0};
         for (int64_t k = c; k < end; k += LANES) {
             const int64_t n = LK_TAIL(k, end);
             const mask inside = m_first(n);
             const lanes a = lanes_of(r, k, n);
             value += v_where(inside, value_of(r, &a, divergence));
-            if (slopes && divergence != MSE_LOGITS)
+            if (slopes && divergence == TVD) {
+                const vec p = v_where(inside, a.p), d = a.p - a.q;
+                plus += v_where(d > zero, p);
+                minus += v_where(d < zero, p);
+                even += v_where(d == zero, p);
+            } else if (slopes && divergence != MSE_LOGITS)
                 slope += v_where(inside, slope_of(r, &a, divergence));
         }
         total += (double)v_sum(value);
         r->sum += (double)v_sum(slope);
+        r->plus += (double)v_sum(plus);
+        r->minus += (double)v_sum(minus);
+        r->even += (double)v_sum(even);
     }
     if (divergence == FORWARD_KL && r->given == TEACHER_LOGITS)
         r->sum = 1;
     return total;
 }
 
+/* sign(p-q) less its mean under p, which is near it where one sign has most of the mass: the mass
+ * of the others tells how far. */
+LK_INLINE vec away_from_mean(const pair *r, vec d)
+{
+    const vec zero = {0}, above = v_set((real)(2 * r->minus + r->even));
+    const vec below = v_set((real)(-2 * r->plus - r->even));
+    const vec even = v_set((real)(r->minus - r->plus));
+    return v_select(d > zero, above, v_select(d < zero, below, even));
+}
+
 LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence)
 {
     const vec weight = v_set(r->weight), sum = v_set((real)r->sum), two = v_set(2);
+    const vec half = v_set((real)0.5);
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const int64_t n = LK_TAIL(k, r->classes);
         const lanes a = lanes_of(r, k, n);
         vec g = divergence == FORWARD_KL   ? a.p * sum - a.q
                 : divergence == MSE_LOGITS ? two * (a.x - a.y)
+                : divergence == TVD        ? half * a.p * away_from_mean(r, a.p - a.q)
                 : divergence == REVERSE_KL ? times(a.p, (a.l - a.lq) - sum)
                                            : slope_of(r, &a, divergence) - a.p * sum;
         v_store_tail(grad + k, n, weight * g);

@@ -29,7 +29,7 @@ static const lk_input inputs[] = {
     [TEACHER_IDS] = {.name = "teacher_ids",
                      .forms = {{"N K", LK_INTS}},
                      .range = "[-1,V), distinct",
-                     .help = "distinct classes; -1: absent. A row without any is ignored"},
+                     .help = "distinct classes; -1: absent"},
     [TEACHER_LOGPROBS] = {.name = "teacher_logprobs",
                           .forms = {{"N K", LK_FLOATS}},
                           .range = "<=0, exp sums to <=1",
@@ -59,10 +59,7 @@ static double logprob_at(const lk_job *job, int64_t i, int64_t k)
 
 static bool counts(const lk_job *job, int64_t i)
 {
-    bool some = false;
-    for (int64_t k = 0; k < job->size['K' - 'A'] && !some; k++)
-        some = id_at(job, i, k) >= 0;
-    return some && (!job->in[MASK].data || lk_int(&job->in[MASK], i) != 0);
+    return !job->in[MASK].data || lk_int(&job->in[MASK], i) != 0;
 }
 
 /* job->state: a bit for each class, to find what comes twice in a row. */
@@ -213,7 +210,7 @@ static double off(const told_row *r, int tail)
     const double unsaid = unsaid_of(r);
     switch (tail) {
     case RENORMALIZE:
-        return 1;
+        return r->mass > 0; /* of nothing there is nothing to learn */
     case TRUNCATED:
         return r->mass;
     case CONDITIONAL:
@@ -228,11 +225,11 @@ static double at_id(const told_row *r, int tail, int64_t id, double lq)
     const double l = log_p(r, id), share = r->mass > 0 ? exp(lq - log(r->mass)) : 0;
     switch (tail) {
     case RENORMALIZE:
-        return exp(l) - share;
+        return r->mass > 0 ? exp(l) - share : 0;
     case TRUNCATED:
         return r->mass * exp(l) - exp(lq);
     case CONDITIONAL:
-        return exp(l - r->here) - share;
+        return r->mass > 0 ? exp(l - r->here) - share : 0;
     default:
         return exp(l) - exp(lq);
     }
