@@ -153,6 +153,11 @@ static json_t *outputs_json(const lk_description *is)
     return array;
 }
 
+const char *describe_kind(const lk_loss *loss)
+{
+    return lk_loss_describe(loss)->traits & LK_TRANSFORM ? "transforms" : "losses";
+}
+
 json_t *describe_tree(const lk_loss *loss)
 {
     const lk_description *is = lk_loss_describe(loss);
@@ -161,8 +166,9 @@ json_t *describe_tree(const lk_loss *loss)
         json_array_append_new(inputs, input_json(in));
     for (const lk_field *f = is->options; f->name; f++)
         json_array_append_new(options, option_json(f));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:o, s:o, s:o, s:o}", "name", is->name,
-                     "title", is->title, "formula", is->formula, "help", is->help, "reference",
+    return json_pack("{s:s, s:o, s:s, s:s, s:s, s:s, s:b, s:o, s:o, s:o, s:o}", "name", is->name,
+                     "path", json_sprintf("/v1/%s/%s", describe_kind(loss), is->name), "title",
+                     is->title, "formula", is->formula, "help", is->help, "reference",
                      is->reference, "made_of_parts", (is->traits & LK_DYNAMIC) != 0, "inputs",
                      inputs, "options", options, "outputs", outputs_json(is), "example",
                      json_loads(is->example, 0, NULL));
@@ -346,8 +352,8 @@ static void loss_markdown(const lk_loss *loss, buffer *to)
         cell(string(entry, "help"), to);
         buffer_text(to, " |\n");
     }
-    buffer_printf(to, "\nExample:\n\n    curl -d '%s' http://127.0.0.1:8080/v1/losses/%s\n",
-                  lk_loss_describe(loss)->example, string(is, "name"));
+    buffer_printf(to, "\nExample:\n\n    curl -d '%s' http://127.0.0.1:8080%s\n",
+                  lk_loss_describe(loss)->example, string(is, "path"));
     json_decref(is);
 }
 

@@ -17,6 +17,9 @@ void describe_text(const lk_loss *loss, buffer *to);
 /* api/losses.md. */
 void describe_markdown(buffer *to);
 
+/* "losses" or "transforms": where in /v1/ it is. */
+const char *describe_kind(const lk_loss *loss);
+
 /* The JSON of one loss as a tree, which the caller owns; and a tree written out and let go. */
 struct json_t *describe_tree(const lk_loss *loss);
 void describe_dump(struct json_t *value, buffer *to);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "evaluate.h"
 
+#include "describe.h"
 #include "percent.h"
 #include "wire.h"
 
@@ -48,6 +49,16 @@ const lk_loss *evaluation_loss(const char *name, problem *p)
     }
     problem_set(p, 404, "unknown_loss", "there is no loss \"%.60s\"%s%s%s", name,
                 used ? "; did you mean " : "; GET /v1/losses lists them", close, used ? "?" : "");
+    return NULL;
+}
+
+const lk_loss *evaluation_at(const char *kind, const char *name, problem *p)
+{
+    const lk_loss *loss = evaluation_loss(name, p);
+    if (!loss || strcmp(describe_kind(loss), kind) == 0)
+        return loss;
+    problem_set(p, 404, "unknown_loss", "%s is not one of the %s; it is at /v1/%s/%s", name, kind,
+                describe_kind(loss), name);
     return NULL;
 }
 

@@ -62,6 +62,9 @@ typedef struct evaluation {
 /* The loss of that name, or NULL with a problem that names close matches. */
 const lk_loss *evaluation_loss(const char *name, problem *p);
 
+/* The same, if it is at /v1/<kind>/<name>. */
+const lk_loss *evaluation_at(const char *kind, const char *name, problem *p);
+
 /* `body` must live as long as the evaluation. NULL without memory. */
 evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out, span body);
 void evaluation_free(evaluation *e);

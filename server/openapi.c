@@ -200,7 +200,7 @@ static json_t *losses_paths(void)
     for (int i = 0; i < lk_loss_count(); i++) {
         json_t *is = describe_tree(lk_loss_at(i));
         buffer path = buffer_new(256);
-        buffer_printf(&path, "/v1/losses/%s", name_of(is));
+        buffer_text(&path, json_string_value(json_object_get(is, "path")));
         json_object_setn_new(paths, path.data, path.size, evaluate_path(is));
         buffer_free(&path);
         json_decref(is);

@@ -69,7 +69,7 @@ static void run_losses(exchange *x)
 static void run_describe(exchange *x)
 {
     problem p;
-    const lk_loss *loss = evaluation_loss(x->segment[2], &p);
+    const lk_loss *loss = evaluation_at(x->segment[1], x->segment[2], &p);
     buffer text = buffer_new(TEXT_MAX);
     if (!loss) {
         http_reply_problem(x, &p);
@@ -83,7 +83,7 @@ static bool begin_evaluate(exchange *x, problem *p)
 {
     const char *content = http_header(x, "Content-Type"), *accept = http_header(x, "Accept");
     const char *encoding = http_header(x, "Content-Encoding");
-    const lk_loss *loss = evaluation_loss(x->segment[2], p);
+    const lk_loss *loss = evaluation_at(x->segment[1], x->segment[2], p);
     if (!loss)
         return false;
     const wire *in = wire_of_content(content);

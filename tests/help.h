@@ -690,8 +690,15 @@ static UNUSED void say_json(bytes *b, const sample *s, int where)
         bool natural = chance(0.5) && strcmp(text, "off") != 0 &&
                        (strchr("-0123456789", text[0]) || strcmp(text, "true") == 0 ||
                         strcmp(text, "false") == 0);
+        const bool list = strchr(text, ',');
         say(b, "%s\"%s\":%s%s%s", i ? "," : ",\"options\":{", s->option[i].name,
-            natural ? "" : "\"", text, natural ? "" : "\"");
+            !natural ? "\""
+            : list   ? "["
+                     : "",
+            text,
+            !natural ? "\""
+            : list   ? "]"
+                     : "");
     }
     say(b, "%s", where == IN_BODY && s->options ? "}" : "");
     for (int i = 0; where == IN_BODY && i < s->outputs; i++)

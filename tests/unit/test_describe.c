@@ -361,7 +361,8 @@ static void openapi(void **unused)
     for (int i = 0; i < lk_loss_count(); i++) {
         const lk_description *is = lk_loss_describe(lk_loss_at(i));
         char path[128];
-        snprintf(path, sizeof path, "/v1/losses/%s", is->name);
+        snprintf(path, sizeof path, "/v1/%s/%s",
+                 is->traits & LK_TRANSFORM ? "transforms" : "losses", is->name);
         json_t *post = json_object_get(json_object_get(paths, path), "post");
         assert_non_null(post);
         json_t *content = json_object_get(

@@ -103,6 +103,11 @@ static sample make_sample(const lk_loss *loss, lk_dtype element)
             snprintf(text, sizeof text, "%s", json_is_true(value) ? "true" : "false");
         else if (json_is_integer(value))
             snprintf(text, sizeof text, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+        else if (json_is_array(value))
+            for (size_t i = 0, used = 0; i < json_array_size(value); i++)
+                used +=
+                    (size_t)snprintf(text + used, sizeof text - used, "%s%" JSON_INTEGER_FORMAT,
+                                     i ? "," : "", json_integer_value(json_array_get(value, i)));
         else
             snprintf(text, sizeof text, "%.17g", json_real_value(value));
         assert_int_equal(lk_call_option(s.call, name, text, &error), LK_OK);
@@ -217,8 +222,10 @@ static void write_safetensors(const sample *s, buffer *b)
     json_object_foreach(s->options, name, value)
     {
         char *text = json_is_string(value) ? strdup(json_string_value(value))
-                                           : json_dumps(value, JSON_ENCODE_ANY);
-        buffer_printf(&header, ",\"%s\":\"%s\"", name, text);
+                                           : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+        const size_t bracket = json_is_array(value);
+        buffer_printf(&header, ",\"%s\":\"%.*s\"", name, (int)(strlen(text) - 2 * bracket),
+                      text + bracket);
         free(text);
     }
     buffer_text(&header, "}");

@@ -608,9 +608,13 @@ static void example_body(const lk_loss *loss, const wire *w, bytes *body)
     json_object_foreach(json_object_get(tree, "options"), name, value)
     {
         s.option[s.options].name = name;
-        char *text = json_dumps(value, JSON_ENCODE_ANY);
-        snprintf(s.option[s.options++].text, sizeof s.option[0].text, "%s",
-                 json_is_string(value) ? json_string_value(value) : text);
+        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+        const size_t bracket = json_is_array(value);
+        snprintf(s.option[s.options++].text, sizeof s.option[0].text, "%.*s",
+                 (int)(strlen(text) - 2 * bracket), text + bracket);
+        if (json_is_string(value))
+            snprintf(s.option[s.options - 1].text, sizeof s.option[0].text, "%s",
+                     json_string_value(value));
         free(text);
     }
     say_safetensors(body, &s, IN_BODY);
