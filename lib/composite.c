@@ -200,7 +200,7 @@ lk_status lk_call_part(lk_call *call, const char *loss, double weight, lk_error 
         return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "parts has more than %d entries",
                             PARTS_MAX);
     if (!found)
-        return lk_error_set(error, LK_UNKNOWN_LOSS, "",
+        return lk_error_set(error, LK_OPTION_INVALID, "",
                             "parts[%d].loss is \"%.40s\"; there is no "
                             "such loss",
                             k, loss);
