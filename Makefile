@@ -215,11 +215,17 @@ $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 
 ## api: regenerate api/ from the descriptions
 api: all
-	$(Q)build/lossd openapi > api/openapi.json
-	$(Q)build/lossd describe --markdown > api/losses.md
+	$(Q)$(B)/lossd openapi > api/openapi.json
+	$(Q)$(B)/lossd describe --markdown | cat - api/errata.md > api/losses.md
+	$(Q)mkdir -p api/examples && rm -f api/examples/*.json
+	$(Q)for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
+		$(B)/lossd describe $$name --example > api/examples/$$name.json || exit 1; done
 
 api-check: all
-	$(Q)$(B)/lossd openapi | cmp - api/openapi.json && $(B)/lossd describe --markdown | cmp - api/losses.md \
+	$(Q)$(B)/lossd openapi | cmp - api/openapi.json \
+		&& $(B)/lossd describe --markdown | cat - api/errata.md | cmp - api/losses.md \
+		&& for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
+			$(B)/lossd describe $$name --example | cmp - api/examples/$$name.json || exit 1; done \
 		|| { echo "api/ is not what the descriptions say; run 'make api' and commit" >&2; exit 1; }
 
 # Lint.

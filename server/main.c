@@ -26,7 +26,7 @@ static const char usage[] =
     "       lossd eval LOSS [FILE]         evaluate one request body (JSON or safetensors) from "
     "FILE\n"
     "                                      or standard input; print the reply\n"
-    "       lossd describe [LOSS] [--json | --markdown]\n"
+    "       lossd describe [LOSS] [--json | --markdown | --example]\n"
     "                                      what the losses take and give\n"
     "       lossd openapi                  the OpenAPI document\n"
     "       lossd health [--url URL]       exit 0 if a running lossd is ready, 1 if not\n"
@@ -211,21 +211,30 @@ static int describe(int argc, char **argv)
 {
     const lk_loss *loss = NULL;
     problem p;
-    bool json = false, markdown = false;
+    bool json = false, markdown = false, example = false;
     buffer text = buffer_new(TEXT_MAX);
     for (int i = 2; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0) {
             json = true;
         } else if (strcmp(argv[i], "--markdown") == 0) {
             markdown = true;
+        } else if (strcmp(argv[i], "--example") == 0) {
+            example = true;
         } else if (argv[i][0] == '-') {
-            fprintf(stderr, "lossd: describe takes --json or --markdown, not \"%s\"\n", argv[i]);
+            fprintf(stderr, "lossd: describe takes --json, --markdown or --example, not \"%s\"\n",
+                    argv[i]);
             return BAD_USAGE;
         } else if (!(loss = evaluation_loss(argv[i], &p))) {
             return print_problem(&p);
         }
     }
-    if (markdown)
+    if (example && !loss) {
+        fprintf(stderr, "lossd: describe --example needs the name of a loss\n");
+        return BAD_USAGE;
+    }
+    if (example)
+        buffer_printf(&text, "%s\n", lk_loss_describe(loss)->example);
+    else if (markdown)
         describe_markdown(&text);
     else if (json)
         describe_json(loss, &text);

@@ -59,6 +59,7 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture; 
 done
 if [ -z "$mode" ]; then
     run "HTTP cases" python3 tests/http/run.py --lossd "$build/lossd"
+    run "examples" python3 tests/http/examples.py --lossd "$build/lossd"
     run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
     run README.md tests/readme.sh "$build"
     run demo tests/data/demo.sh "$build/lossd"
