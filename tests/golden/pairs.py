@@ -328,7 +328,9 @@ def triplet_definition(x, inputs, options):
     o = TripletOptions(options)
     ap, an, pn = o.distances(x)
     u = ap - (torch.minimum(an, pn) if o.swap else an) + o.margin
-    each = torch.logaddexp(u, torch.zeros_like(u)) if o.soft else u.clamp(min=0)
+    each = u.clamp(min=0)
+    if o.soft:
+        each = each + torch.log1p(torch.exp(-u.abs()))
     if o.kind in ("l1", "l2") and not o.soft and len(u):
         near = F.triplet_margin_loss(x["anchor"], x["positive"], x["negative"], o.margin,
                                      1 if o.kind == "l1" else 2, o.e, o.swap, reduction="none")
@@ -402,9 +404,9 @@ def triplet():
             for reduction in REDUCTIONS:
                 options = {"distance": kind, "swap": swap, "soft": soft, "reduction": reduction}
                 what = kind + "-swap" * (swap == "true") + "-soft" * (soft == "true")
-                draw(f"{what}/{reduction}", triplet_fill(3, 4, options), options)
+                draw(f"{what}/{reduction}", triplet_fill(2, 3, options), options)
                 options["margin"] = "0.25"
-                draw(f"{what}/{reduction}-up", triplet_fill(3, 4, options, ("grad_output",)),
+                draw(f"{what}/{reduction}-up", triplet_fill(2, 3, options, ("grad_output",)),
                      options)
         for margin in ("0", "5"):
             options = {"distance": kind, "margin": margin, "reduction": "none"}
@@ -413,14 +415,16 @@ def triplet():
             options = {"distance": kind, "pairwise_eps": e, "reduction": "none", "swap": "true"}
             draw(f"pairwise-eps/{kind}-{e}", triplet_fill(4, 3, options), options)
         options = {"distance": kind, "reduction": "none", "margin": "40"}
-        draw(f"shape/{kind}-1x300", triplet_fill(1, 300, options, spread=0.25), options,
+        draw(f"shape/{kind}-1x70", triplet_fill(1, 70, options, spread=0.25), options,
              ("loss", "grad.anchor"))
         options = {"distance": kind}
-        draw(f"shape/{kind}-5x17", triplet_fill(5, 17, options, spread=0.5), options)
+        draw(f"shape/{kind}-2x17", triplet_fill(2, 17, options, spread=0.5), options)
         options = {"distance": kind, "num_items": "10"}
-        draw(f"num-items/{kind}", triplet_fill(3, 4, options), options)
+        draw(f"num-items/{kind}", triplet_fill(2, 4, options), options)
         draw(f"num-items/{kind}-up", triplet_fill(3, 4, options, ("grad_output",), "f32"), options)
-    draw("shape/40x5", triplet_fill(40, 5, {}), {})
+    draw("shape/1x400", triplet_fill(1, 400, {}, spread=0.25), {"margin": "40"},
+         ("loss", "grad.positive"))
+    draw("shape/40x3", triplet_fill(40, 3, {}), {}, ("loss", "grad.anchor"))
     draw("shape/2x1", triplet_fill(2, 1, {}), {"distance": "squared_l2", "margin": "7"})
     draw("plain", triplet_fill(3, 4, {}), {})
     draw("want/loss", triplet_fill(3, 4, {}), {}, ("loss",))
