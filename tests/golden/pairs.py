@@ -114,7 +114,7 @@ def similarity():
 
     # Vectors no longer than cos_eps are divided by it and not projected.
     small = {"a": [[0.0, 0.0], [0.25, 0.25], [0.5, 0.0], [1.0, 2.0]],
-             "b": [[1.0, 2.0], [-2.0, 1.0], [0.5, 0.5], [0.125, 0.25]]}
+             "b": [[1.0, 2.0], [-2.0, 1.0], [0.5, 0.5], [0.25, 0.125]]}
     for reduction in REDUCTIONS:
         options = {"cos_eps": "0.5", "reduction": reduction}
         put(f"cos-eps/all-{reduction}", given(small), options, kink=True)
@@ -250,7 +250,7 @@ def embedding():
         put(f"kink/margin-{margin}", given(apart, target=target),
             {"margin": margin, "reduction": "none"}, kink=True)
     small = {"a": [[0.0, 0.0], [0.25, 0.25], [0.5, 0.0], [1.0, 2.0], [0.0, 0.0]],
-             "b": [[1.0, 2.0], [2.0, 1.0], [0.5, 0.5], [0.125, 0.25], [1.0, 1.0]]}
+             "b": [[1.0, 2.0], [2.0, 1.0], [0.5, 0.5], [0.25, 0.125], [1.0, 1.0]]}
     target = ([1, -1, 1, -1, -1], "i32")
     for reduction in REDUCTIONS:
         put(f"cos-eps/{reduction}", given(small, target=target),
@@ -362,7 +362,7 @@ def triplet_closed(x, inputs, options, up):
     for name in ("anchor", "positive", "negative"):
         size = column(g.abs()).expand(x[name].shape)
         if o.kind in ("l1", "l2", "squared_l2") and x[name].shape[1] > 1:
-            out.judge(out.grads[name], size / x[name].shape[1] ** 0.5)
+            out.judge(name, out.grads[name], size / x[name].shape[1] ** 0.5)
     return out
 
 
@@ -475,17 +475,18 @@ def triplet():
         {"soft": "true", "margin": "0"}, want=("loss",))
     put("soft/large-squared", given(three([[0.0, 100.0]], [[96.0, 4.0]], [[1.0, 100.0]])),
         {"soft": "true", "distance": "squared_l2"})
-    small = three([[0.0, 0.0], [0.5, 0.0]], [[1.0, 2.0], [0.25, 0.25]], [[0.25, -0.25], [2.0, -1.0]])
+    small = three([[0.0, 0.0], [0.5, 0.0]], [[1.0, 2.0], [0.25, 0.25]],
+                  [[0.25, -0.25], [2.0, -1.0]])
     for swap in ("false", "true"):
         put(f"cos-eps/swap-{swap}", given(small),
             {"distance": "cosine", "cos_eps": "0.5", "swap": swap, "margin": "2"}, kink=True)
     for reduction in REDUCTIONS:
         for kind in KINDS:
             bad = three([[1.0, 2.0], [1.0, -0.5]], [[2.0, 0.5], [-1.0, 0.25]],
-                        [[0.5, NAN], [2.0, -0.75]])
+                        [[0.5, NAN], [2.0, 0.75]])
             put(f"nonfinite/{kind}-{reduction}", given(bad),
                 {"distance": kind, "reduction": reduction, "margin": "4"}, kink=True)
-    bad = three([[NAN, 2.0], [1.0, -0.5]], [[2.0, 0.5], [-1.0, NAN]], [[0.5, 1.0], [2.0, -0.75]])
+    bad = three([[NAN, 2.0], [1.0, -0.5]], [[2.0, 0.5], [-1.0, NAN]], [[0.5, 1.0], [2.0, 0.75]])
     put("nonfinite/others", given(bad), {"reduction": "none"}, kink=True)
     put("nonfinite/swap-soft", given(bad), {"reduction": "none", "swap": "true", "soft": "true"},
         kink=True)
@@ -606,7 +607,7 @@ def contrastive():
             put(f"kink/level-cosine-{squared}-{y}", given(level, target=([y, y], "i32")),
                 {**options, "margin": "0"}, kink=True)
     small = {"a": [[0.0, 0.0], [0.25, 0.25], [0.5, 0.0], [1.0, 2.0], [0.0, 0.0]],
-             "b": [[1.0, 2.0], [2.0, 1.0], [0.5, 0.5], [0.125, 0.25], [1.0, 1.0]]}
+             "b": [[1.0, 2.0], [2.0, 1.0], [0.5, 0.5], [0.25, 0.125], [1.0, 1.0]]}
     for reduction in REDUCTIONS:
         put(f"cos-eps/{reduction}", given(small, target=([1, 0, 1, 0, 0], "i64")),
             {"cos_eps": "0.5", "margin": "1.5", "reduction": reduction}, kink=True)
