@@ -102,7 +102,7 @@ static const elem *scores_of(const lk_job *job, int half, int64_t b, elem *scrat
         return x;
     for (int64_t t = 0; t < T; t++)
         if (chosen_from(job, b * T + t))
-            scratch[t] = x[t];
+            memcpy(scratch + t, x + t, sizeof *x); /* of any alignment */
         else
             r_store(scratch + t, -(real)INFINITY);
     return scratch;
