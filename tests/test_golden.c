@@ -482,7 +482,7 @@ static double row_peak(const rows *r, const lk_tensor *tensor, const json_t *dat
                        int64_t *row)
 {
     *row = i;
-    if (r->scale == NULL) {
+    if (r->scale == NULL || tensor->rank == 0) {
         double x = fabs(number_of(json_array_get(data, (size_t)i)));
         return isfinite(x) ? x : 0;
     }
