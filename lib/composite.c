@@ -114,6 +114,7 @@ struct lk_composite {
     size_t arena_used, arena_size;
     int steps, at;
     step *step;
+    lk_error bad; /* of the first part that could not be finished */
 };
 
 static lk_dtype real_of(lk_dtype dtype)
@@ -708,6 +709,7 @@ static lk_status make_room(lk_call *call, lk_error *error)
     free(c->step);
     c->steps = c->at = 0;
     c->arena_used = 0;
+    c->bad = (lk_error){.status = LK_OK};
     c->step = calloc(PARTS_MAX * LK_MAX_INPUTS + TENSORS_MAX, sizeof *c->step);
     c->arena = bytes > INT64_MAX ? NULL : aligned_alloc(64, aligned(bytes));
     if (!c->step || !c->arena)
@@ -823,12 +825,25 @@ int64_t lk_composite_blocks(const lk_call *call)
     return (lk_tensor_count(&s->tensor->is) + ADD_BLOCK - 1) / ADD_BLOCK;
 }
 
+/* A part is finished before its gradients are added: some are known only then. */
+static void finish_part(lk_composite *c, int k)
+{
+    lk_error error;
+    if (c->part[k].call->stage != PLANNED || lk_call_finish(c->part[k].call, &error) == LK_OK)
+        return;
+    (void)part_error(c, k, &error);
+    if (c->bad.status == LK_OK)
+        c->bad = error;
+}
+
 bool lk_composite_next(lk_call *call)
 {
     lk_composite *c = call->composite;
     const step *s = &c->step[c->at];
     if (s->kind == RUN && lk_call_next(c->part[s->part].call))
         return true;
+    if (s->kind == RUN)
+        finish_part(c, s->part);
     if (c->at + 1 == c->steps)
         return false;
     c->at++;
@@ -916,13 +931,13 @@ lk_status lk_composite_finish(lk_call *call, lk_error *error)
     lk_composite *c = call->composite;
     double value[PARTS_MAX];
     for (int k = 0; k < c->parts; k++) {
-        part *p = &c->part[k];
-        lk_status status = lk_call_finish(p->call, error);
-        if (status != LK_OK) {
-            (void)part_error(c, k, error);
-            return status;
-        }
-        value[k] = lk_real_at(p->value, c->real, 0);
+        finish_part(c, k); /* unless it is */
+        value[k] = lk_real_at(c->part[k].value, c->real, 0);
+    }
+    if (c->bad.status != LK_OK) {
+        if (error)
+            *error = c->bad;
+        return c->bad.status;
     }
     write_outputs(call, value);
     return LK_OK;

@@ -574,7 +574,7 @@ static void test_differences(void **state)
         const char *name = lk_loss_describe(lk_loss_at(i))->name;
         print_message("%s: %" PRId64 " differences, %" PRId64 " near kinks\n", name, differences,
                       skipped);
-        if (skipped * 100 > differences * 4) {
+        if (skipped > 5 + differences / 25) { /* a few of few rounds say little */
             print_error("%s: too many points are near kinks\n", name);
             failures++;
         }
