@@ -69,8 +69,8 @@ LK_INLINE vec label_softplus(const label *l, vec x)
 /* a*b, but 0 where a is 0, whatever b is; NaN where b is NaN. */
 LK_INLINE vec label_times(vec a, vec b)
 {
-    const vec zero = {0};
-    return v_where((a != zero) | (b != b), a * b);
+    const vec zero = {0}, top = v_set((real)INFINITY);
+    return v_where((a != zero) | ~(b <= top), a * b);
 }
 
 /* Is it in [0, 1]? NaN passes, and makes NaN. */
