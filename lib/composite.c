@@ -354,7 +354,6 @@ static lk_status ask_part(lk_call *call, int k, lk_error *error)
     lk_status status = lk_call_want(p->call, "loss", error);
     for (int w = 0; w < call->wanted_count && status == LK_OK; w++) {
         const char *wants = call->wanted[w].name;
-        char *rest;
         const bool gradient = strncmp(wants, "grad.", 5) == 0;
         for (int i = 0; gradient && in[i].name && status == LK_OK; i++) {
             if (p->tensor[i] < 0 || !(in[i].flags & LK_DIFFERENTIABLE) ||
@@ -363,8 +362,9 @@ static lk_status ask_part(lk_call *call, int k, lk_error *error)
             snprintf(name, sizeof name, "grad.%s", in[i].name);
             status = lk_call_want(p->call, name, error);
         }
-        if (strncmp(wants, "part.", 5) == 0 && strtol(wants + 5, &rest, 10) == k && *rest == '.')
-            status = lk_call_want(p->call, rest + 1, error);
+        snprintf(name, sizeof name, "part.%d.", k);
+        if (strncmp(wants, name, strlen(name)) == 0)
+            status = lk_call_want(p->call, wants + strlen(name), error);
     }
     return status;
 }
@@ -504,14 +504,15 @@ static void default_outputs(lk_call *call)
 /* The output of a part that "part.<k>.<output>" names, or NULL. */
 static wanted *part_output(const lk_composite *c, const char *name)
 {
-    char *rest;
-    const long k = strtol(name + 5, &rest, 10);
-    if (rest == name + 5 || *rest != '.' || k < 0 || k >= c->parts)
-        return NULL;
-    lk_call *call = c->part[k].call;
-    for (int o = 0; o < call->wanted_count; o++)
-        if (call->wanted[o].kind == DIAGNOSTIC && strcmp(call->wanted[o].name, rest + 1) == 0)
-            return &call->wanted[o];
+    char shown[64];
+    for (int k = 0; k < c->parts; k++) {
+        lk_call *call = c->part[k].call;
+        for (int o = 0; o < call->wanted_count; o++) {
+            snprintf(shown, sizeof shown, "part.%d.%s", k, call->wanted[o].name);
+            if (call->wanted[o].kind == DIAGNOSTIC && strcmp(shown, name) == 0)
+                return &call->wanted[o];
+        }
+    }
     return NULL;
 }
 
