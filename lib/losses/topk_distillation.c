@@ -65,7 +65,7 @@ static bool counts(const lk_job *job, int64_t i)
 /* job->state: a bit for each class, to find what comes twice in a row. */
 static size_t state(const lk_job *job)
 {
-    return (size_t)job->size['V' - 'A'] / 8 + 1;
+    return job->rows > 0 ? (size_t)job->size['V' - 'A'] / 8 + 1 : 0; /* no rows, any V */
 }
 
 static lk_status check_ids(const lk_job *job, int64_t i, lk_error *error)
