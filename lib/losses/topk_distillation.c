@@ -62,6 +62,14 @@ static bool counts(const lk_job *job, int64_t i)
     return !job->in[MASK].data || lk_int(&job->in[MASK], i) != 0;
 }
 
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    if (job->size['V' - 'A'] == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, STUDENT, -1,
+                       "student_logits has no classes; the last axis must have at least 1");
+    return LK_OK;
+}
+
 /* job->state: a bit for each class, to find what comes twice in a row. */
 static size_t state(const lk_job *job)
 {
@@ -126,6 +134,11 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
+static size_t told_size(int64_t classes)
+{
+    return (size_t)(classes + 63) / 64 * sizeof(uint64_t);
+}
+
 /* One counted row. */
 typedef struct told_row {
     const lk_job *job;
@@ -137,8 +150,9 @@ typedef struct told_row {
     double mass, here;        /* Q; log of the student's mass on the classes told of */
 } told_row;
 
-/* Softmax in two sums, over the classes told of and over the rest: neither is taken from 1. */
-static void normalise(told_row *r, const class_plan *plan)
+/* Softmax in two sums, over the classes told of and over the rest: neither is taken from 1. A bit for
+ * each class says which are which, so that the cost is that of V + K, however many are told of. */
+static void normalise(told_row *r, const class_plan *plan, uint64_t *is_told)
 {
     const class_row row = {.x = r->x, .y = -1};
     const class_norm all = class_normalise(plan, &row);
@@ -149,15 +163,21 @@ static void normalise(told_row *r, const class_plan *plan)
     r->sum = all.sum;
     r->log_sum = all.log_sum;
     r->rest = 0;
+    memset(is_told, 0, told_size(plan->classes));
+    for (int64_t k = 0; k < K; k++) {
+        const int64_t id = id_at(r->job, r->i, k);
+        if (id >= 0)
+            is_told[id / 64] |= UINT64_C(1) << id % 64;
+    }
     for (int64_t c = 0; c < plan->classes; c += CHUNK) {
         const int64_t n = plan->classes - c < CHUNK ? plan->classes - c : CHUNK;
         class_scores(plan, r->x + c, n, z);
-        for (int64_t k = 0; k < K; k++) {
-            const int64_t at = id_at(r->job, r->i, k) - c;
-            if (at < 0 || at >= n)
-                continue;
-            on += exp((double)z[at] - r->top);
-            z[at] = -(real)INFINITY;
+        for (int64_t word = 0; word < n; word += 64) {
+            for (uint64_t bits = is_told[(c + word) / 64]; bits; bits &= bits - 1) {
+                const int64_t at = word + __builtin_ctzll(bits);
+                on += exp((double)z[at] - r->top);
+                z[at] = -(real)INFINITY;
+            }
         }
         r->rest += (double)class_sum_exp(z, class_padded(n), all.top);
     }
@@ -257,7 +277,8 @@ static void gradient(const told_row *r, const class_plan *plan, int tail, double
 
 static size_t scratch_size(const lk_job *job)
 {
-    return (size_t)job->size['K' - 'A'] * sizeof(double);
+    const size_t K = (size_t)job->size['K' - 'A'];
+    return job->rows > 0 ? K * sizeof(double) + told_size(job->size['V' - 'A']) : 0;
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
@@ -269,6 +290,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const real *up = job->in[GRAD_OUTPUT].data;
     const class_options scores = {.logit_scale = 1 / o->common.temperature};
     const class_plan plan = class_plan_make(job, &scores, V);
+    double *at = scratch;
+    uint64_t *is_told = (uint64_t *)(at + job->size['K' - 'A']);
     for (int64_t i = first; i < first + count; i++) {
         elem *grad = job->grad[STUDENT].data ? (elem *)job->grad[STUDENT].data + i * V : NULL;
         real upstream = 1;
@@ -283,13 +306,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             if (bad >= 0)
                 teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
             r.mass = told(job, i);
-            normalise(&r, &plan);
+            normalise(&r, &plan, is_told);
             value = isnan(r.sum) ? (double)NAN : factor * value_of(&r, o->tail);
             const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
             if (grad && isnan(value))
                 teacher_fill(grad, V, (real)NAN);
             else if (grad)
-                gradient(&r, &plan, o->tail, weight, grad, scratch);
+                gradient(&r, &plan, o->tail, weight, grad, at);
         } else if (grad) {
             memset(grad, 0, (size_t)V * sizeof(elem));
         }
@@ -322,6 +345,7 @@ LK_LOSS(topk_distillation) = {
         },
     .options_size = sizeof(options),
     .parts = 1,
+    .check = check,
     .state = state,
     .prepare = prepare,
     .scratch = scratch_size,
