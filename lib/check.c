@@ -275,6 +275,7 @@ static lk_status fill_job(lk_call *call, lk_error *error)
     const char *pattern =
         call->loss->rows_shape ? call->loss->rows_shape : call->loss->is.loss_shape;
     lk_tensor rows = {0};
+    job->given = 0; /* a check may come again */
     for (int i = 0; inputs[i].name; i++) {
         if (call->given[i].rank < 0)
             continue;

@@ -187,7 +187,9 @@ LK_DRIVER lk_status classwise_check_target(const lk_job *job, int input, int64_t
 
 LK_DRIVER void classwise_total_weight(lk_job *job)
 {
-    for (int64_t k = 0; k < classwise_classes(job); k++)
+    const bool weighted = job->in[CLASS_WEIGHT].data;
+    job->total_weight = weighted ? 0 : (double)classwise_classes(job);
+    for (int64_t k = 0; weighted && k < classwise_classes(job); k++)
         job->total_weight += real_or_one(job, CLASS_WEIGHT, k);
 }
 

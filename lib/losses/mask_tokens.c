@@ -174,7 +174,7 @@ typedef struct row {
 
 static size_t scratch_size(const lk_job *job)
 {
-    return (size_t)job->size['T' - 'A'] * (sizeof(unit) + 1);
+    return job->rows > 0 ? (size_t)job->size['T' - 'A'] * (sizeof(unit) + 1) : 0;
 }
 
 static int64_t int_at(const row *r, int input, int64_t t)
@@ -286,6 +286,8 @@ static int64_t choose(const row *r, int64_t units, int64_t tokens)
  * found by the word, which the chosen are sorted by. */
 static void mark(const row *r, int64_t chosen)
 {
+    if (r->T == 0)
+        return;
     memset(r->selected, 0, (size_t)r->T);
     if (!lk_has(r->job, WORD_IDS)) {
         for (int64_t k = 0; k < chosen; k++)
