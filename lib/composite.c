@@ -23,11 +23,11 @@ typedef struct options {
 static const lk_input inputs[] = {
     [WEIGHTS] = {.name = "weights",
                  .forms = {{"K", LK_FLOATS}},
-                 .flags = LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT,
+                 .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
                  .help = "multiplies the parts' own weights; weighted_sum only"},
     [LOG_VARS] = {.name = "log_vars",
                   .forms = {{"K", LK_FLOATS}},
-                  .flags = LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT,
+                  .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
                   .help = "log of the variance of each part's noise; uncertainty only"},
     [UPSTREAM] = LK_GRAD_OUTPUT,
     {0},
@@ -171,15 +171,25 @@ static bool is_reserved(const char *name)
     return false;
 }
 
+/* Names go into replies as they are: letters, digits and what joins them. */
+static bool is_word(const char *name)
+{
+    const size_t length = strlen(name);
+    return length > 0 && length < NAME_SIZE &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:") ==
+               length;
+}
+
 lk_status lk_composite_input(lk_call *call, const char *name, const lk_tensor *tensor,
                              lk_error *error)
 {
     lk_composite *c = call->composite;
     named *t = find(c, name);
-    if (strlen(name) >= NAME_SIZE || name[0] == '\0')
-        return lk_error_set(error, LK_UNKNOWN_INPUT, "",
-                            "the name \"%.40s\" has %zu bytes; a tensor's has 1 to %d", name,
-                            strlen(name), NAME_SIZE - 1);
+    if (!is_word(name))
+        return lk_error_set(
+            error, LK_UNKNOWN_INPUT, "",
+            "\"%.40s\" is no name of a tensor: 1 to %d letters, digits or _ - . / :", name,
+            NAME_SIZE - 1);
     if (!t && c->tensors == TENSORS_MAX)
         return lk_error_set(error, LK_UNKNOWN_INPUT, name, "more than %d tensors", TENSORS_MAX);
     if (!t)
@@ -244,6 +254,7 @@ lk_status lk_call_part_option(lk_call *call, const char *name, const char *text,
     part *p = last_part(call);
     if (!p)
         return lk_misuse(error, "there is no part yet");
+    p->call->stage = FILLING; /* also after a check that failed */
     lk_status status = lk_call_option(p->call, name, text, error);
     if (status != LK_OK)
         (void)part_error(call->composite, call->composite->parts - 1, error);
@@ -268,10 +279,12 @@ lk_status lk_call_part_input(lk_call *call, const char *input, const char *tenso
                             "parts[%d].inputs maps %s; weights, log_vars and grad_output are the "
                             "composite's own",
                             k, input);
-    if (tensor && (strlen(tensor) >= NAME_SIZE || tensor[0] == '\0'))
-        return lk_error_set(error, LK_UNKNOWN_INPUT, "",
-                            "parts[%d].inputs.%s is \"%.40s\"; a tensor's name has 1 to %d bytes",
-                            k, input, tensor, NAME_SIZE - 1);
+    if (tensor && !is_word(tensor))
+        return lk_error_set(
+            error, LK_UNKNOWN_INPUT, "",
+            "parts[%d].inputs.%s is \"%.40s\", which is no name of a tensor: 1 to %d "
+            "letters, digits or _ - . / :",
+            k, input, tensor, NAME_SIZE - 1);
     if (!tensor && !(is->inputs[i].flags & LK_OPTIONAL))
         return lk_error_set(error, LK_MISSING_INPUT, "",
                             "parts[%d].inputs.%s is null; %s cannot do without it", k, input,
@@ -363,8 +376,9 @@ static lk_status ask_part(lk_call *call, int k, lk_error *error)
             status = lk_call_want(p->call, name, error);
         }
         snprintf(name, sizeof name, "part.%d.", k);
-        if (strncmp(wants, name, strlen(name)) == 0)
-            status = lk_call_want(p->call, wants + strlen(name), error);
+        const char *own = wants + strlen(name); /* check_output refuses what no part tells */
+        if (strncmp(wants, name, strlen(name)) == 0 && strcmp(own, "loss") != 0)
+            status = lk_call_want(p->call, own, error);
     }
     return status;
 }
@@ -387,6 +401,9 @@ static lk_status check_part(lk_call *call, int k, lk_error *error)
         else if (strcmp(is->inputs[i].name, inputs[UPSTREAM].name) != 0)
             continue;
         t.data = NULL;
+        if (t.dtype == LK_ANY && (is->inputs[i].flags & LK_DIFFERENTIABLE) &&
+            !(is->inputs[i].forms[0].dtypes & LK_INTS))
+            t.dtype = c->primary;
         if (is_half(c->primary) && is_half(t.dtype))
             t.dtype = LK_F32;
         status = lk_call_input(p->call, is->inputs[i].name, &t, error);
@@ -488,17 +505,18 @@ static bool is_differentiated(const lk_composite *c, const named *t)
     return false;
 }
 
-static void default_outputs(lk_call *call)
+static lk_status default_outputs(lk_call *call, lk_error *error)
 {
     lk_composite *c = call->composite;
     char name[48];
     (void)lk_composite_want(call, "loss", NULL);
-    for (int i = 0; i < c->tensors; i++) {
+    lk_status status = LK_OK;
+    for (int i = 0; i < c->tensors && status == LK_OK; i++) {
         snprintf(name, sizeof name, "grad.%s", c->tensor[i].name);
-        if (is_differentiated(c, &c->tensor[i]) && call->wanted_count < MAX_WANTED - 1)
-            (void)lk_composite_want(call, name, NULL);
+        if (!is_reserved(c->tensor[i].name) && is_differentiated(c, &c->tensor[i]))
+            status = lk_composite_want(call, name, error);
     }
-    (void)lk_composite_want(call, "parts", NULL);
+    return status == LK_OK ? lk_composite_want(call, "parts", error) : status;
 }
 
 /* The output of a part that "part.<k>.<output>" names, or NULL. */
@@ -563,6 +581,8 @@ static void begin_check(lk_composite *c)
         lk_call *call = c->part[k].call;
         call->stage = FILLING;
         call->wanted_count = 0;
+        memset(call->job.in, 0, sizeof call->job.in);
+        memset(call->job.grad, 0, sizeof call->job.grad);
         for (int i = 0; i < LK_MAX_INPUTS; i++)
             call->given[i].rank = -1;
     }
@@ -588,8 +608,8 @@ lk_status lk_composite_check(lk_call *call, lk_error *error)
             return status;
     if ((status = check_combine(call, error)) != LK_OK)
         return status;
-    if (call->wanted_count == 0)
-        default_outputs(call);
+    if (call->wanted_count == 0 && (status = default_outputs(call, error)) != LK_OK)
+        return status;
     for (int k = 0; k < call->wanted_count; k++)
         if ((status = check_output(c, &call->wanted[k], k, error)) != LK_OK)
             return status;
@@ -639,9 +659,10 @@ size_t lk_composite_memory(const lk_call *call)
     const lk_composite *c = call->composite;
     if (call->stage < CHECKED)
         return 0;
-    size_t bytes = arena_bytes(call) + (PARTS_MAX * LK_MAX_INPUTS + TENSORS_MAX) * sizeof(step);
+    size_t bytes = sizeof *c + arena_bytes(call) +
+                   (PARTS_MAX * LK_MAX_INPUTS + TENSORS_MAX) * sizeof(step);
     for (int k = 0; k < c->parts; k++)
-        bytes += lk_call_memory(c->part[k].call);
+        bytes += sizeof *c->part[k].call + lk_call_memory(c->part[k].call);
     return bytes;
 }
 
@@ -754,13 +775,14 @@ static void bind_output(lk_call *call, int k, int o, bool counts)
         }
     }
     named *t = w->kind == GRADIENT ? &c->tensor[p->tensor[w->i]] : NULL;
-    if (t && counts && !t->has_sum) {
+    counts = counts && t && t->gradient >= 0;
+    if (counts && !t->has_sum) {
         t->has_sum = true;
         w->tensor.data = t->to;
         return;
     }
     w->tensor.data = take(c, bytes_of(&w->tensor, w->tensor.dtype));
-    if (t && counts)
+    if (counts)
         c->step[c->steps++] = (step){.kind = ADD, .tensor = t, .from = w->tensor.data};
 }
 
@@ -808,7 +830,7 @@ lk_status lk_composite_plan(lk_call *call, lk_error *error)
         named *t = &c->tensor[i];
         if (t->gradient >= 0 && t->has_sum && t->wide)
             c->step[c->steps++] = (step){.kind = ROUND, .tensor = t};
-        else if (t->gradient >= 0 && !t->has_sum)
+        else if (t->gradient >= 0 && !t->has_sum && lk_tensor_count(&t->is) > 0)
             memset(call->wanted[t->gradient].tensor.data, 0, bytes_of(&t->is, t->is.dtype));
     }
     call->stage = PLANNED;

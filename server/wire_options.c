@@ -67,9 +67,9 @@ static const char *text_of(const json_t *value, lk_type type, char made[LIST_TEX
     return made;
 }
 
-static bool no_text(const char *name, lk_type type, problem *p)
+static bool no_text(const char *where, const char *name, lk_type type, problem *p)
 {
-    return problem_set(p, 422, "option_invalid", "option %s must be %s", name,
+    return problem_set(p, 422, "option_invalid", "%s%s must be %s", where, name,
                        type == LK_LIST || type == LK_REALS
                            ? "an array of numbers, a string or null"
                            : "a number, true, false, a string or null");
@@ -84,7 +84,7 @@ static bool bad_part(size_t k, const char *member, const char *must_be, problem 
 static bool part_members(evaluation *e, size_t k, json_t *part, problem *p)
 {
     const lk_loss *loss = lk_loss_find(json_string_value(json_object_get(part, "loss")));
-    char text[LIST_TEXT_MAX];
+    char text[LIST_TEXT_MAX], where[32];
     const char *name;
     json_t *value;
     lk_error error;
@@ -95,12 +95,13 @@ static bool part_members(evaluation *e, size_t k, json_t *part, problem *p)
         if (lk_call_part_input(e->call, name, json_string_value(value), &error) != LK_OK)
             return problem_from(p, &error);
     }
+    snprintf(where, sizeof where, "parts[%zu].options.", k);
     json_object_foreach(json_object_get(part, "options"), name, value)
     {
         const lk_type type = type_of(loss, name);
         const char *option = text_of(value, type, text);
         if (!option)
-            return no_text(name, type, p);
+            return no_text(where, name, type, p);
         if (lk_call_part_option(e->call, name, option, &error) != LK_OK)
             return problem_from(p, &error);
     }
@@ -178,5 +179,5 @@ bool wire_option_json(evaluation *e, const char *name, const json_t *value, prob
     if (type == LK_PARTS && !json_is_string(value))
         return read_parts(e, name, value, p);
     const char *text = text_of(value, type, made);
-    return text ? wire_option(e, name, text, p) : no_text(name, type, p);
+    return text ? wire_option(e, name, text, p) : no_text("option ", name, type, p);
 }

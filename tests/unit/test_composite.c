@@ -255,6 +255,36 @@ static void test_again(void **state)
     lk_call_free(call);
 }
 
+/* A check that comes again knows nothing of the one before it: here the weights' type was wrong. */
+static void test_check_again(void **state)
+{
+    (void)state;
+    lk_error error;
+    float x[] = {3}, y[] = {1}, weight[] = {4}, loss, grad[1], parts[1];
+    int32_t wrong[] = {4};
+    lk_tensor a = lk_vector(LK_F32, x, 1), b = lk_vector(LK_F32, y, 1);
+    lk_tensor bad = lk_vector(LK_I32, wrong, 1), good = lk_vector(LK_F32, weight, 1);
+    lk_call *call = lk_call_new(lk_loss_find("composite"));
+    assert_int_equal(lk_call_input(call, "a", &a, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "b", &b, &error), LK_OK);
+    assert_int_equal(lk_call_part(call, "mae", 1, &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "loss", &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "grad.a", &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "parts", &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "weights", &bad, &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_DTYPE_UNSUPPORTED);
+    assert_int_equal(lk_call_part_option(call, "reduction", "sum", &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "weights", &good, &error), LK_OK);
+    if (lk_call_check(call, &error) != LK_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
+    assert_int_equal(lk_call_bind(call, 1, grad), LK_OK);
+    assert_int_equal(lk_call_bind(call, 2, parts), LK_OK);
+    run(call);
+    assert_true(loss == 8 && grad[0] == 4 && parts[0] == 2);
+    lk_call_free(call);
+}
+
 /* Every function that tells what is wrong does without being asked where. */
 static void test_no_error(void **state)
 {
@@ -291,6 +321,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums),
         cmocka_unit_test(test_again),
+        cmocka_unit_test(test_check_again),
         cmocka_unit_test(test_no_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
