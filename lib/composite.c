@@ -659,8 +659,8 @@ size_t lk_composite_memory(const lk_call *call)
     const lk_composite *c = call->composite;
     if (call->stage < CHECKED)
         return 0;
-    size_t bytes = sizeof *c + arena_bytes(call) +
-                   (PARTS_MAX * LK_MAX_INPUTS + TENSORS_MAX) * sizeof(step);
+    size_t bytes =
+        sizeof *c + arena_bytes(call) + (PARTS_MAX * LK_MAX_INPUTS + TENSORS_MAX) * sizeof(step);
     for (int k = 0; k < c->parts; k++)
         bytes += sizeof *c->part[k].call + lk_call_memory(c->part[k].call);
     return bytes;

@@ -150,8 +150,9 @@ typedef struct told_row {
     double mass, here;        /* Q; log of the student's mass on the classes told of */
 } told_row;
 
-/* Softmax in two sums, over the classes told of and over the rest: neither is taken from 1. A bit for
- * each class says which are which, so that the cost is that of V + K, however many are told of. */
+/* Softmax in two sums, over the classes told of and over the rest: neither is taken from 1. A bit
+ * for each class says which are which, so that the cost is that of V + K, however many are told of.
+ */
 static void normalise(told_row *r, const class_plan *plan, uint64_t *is_told)
 {
     const class_row row = {.x = r->x, .y = -1};
