@@ -163,7 +163,7 @@ static void add_up(evaluation *e, int shards)
         const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
         if (t && lk_tensor_count(t) > e->elements)
             e->elements = lk_tensor_count(t);
-        if (t && e->in->copies)
+        if (t && !e->source[i].raw)
             add(&e->arena_size, tensor_bytes(t));
     }
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
@@ -202,6 +202,16 @@ static bool no_memory(problem *p, size_t size)
     return problem_set(p, 503, "no_memory", "no memory for %zu bytes; try again later", size);
 }
 
+static bool fill_source(evaluation *e, const source *s, problem *p)
+{
+    const lk_tensor *t = lk_call_tensor(e->call, s->name);
+    void *data = s->raw ? (void *)(uintptr_t)s->text.data : arena_take(e, tensor_bytes(t));
+    if (!data && tensor_bytes(t) > 0)
+        return problem_set(p, 500, "internal", "an input outgrew its reservation");
+    (void)lk_call_data(e->call, s->name, data);
+    return s->raw || e->in->read(e, s, t, p);
+}
+
 bool evaluation_fill(evaluation *e, problem *p)
 {
     lk_error error;
@@ -210,15 +220,9 @@ bool evaluation_fill(evaluation *e, problem *p)
         if (!e->arena)
             return no_memory(p, e->arena_size);
     }
-    for (int i = 0; e->in->copies && i < e->sources; i++) {
-        const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
-        void *data = arena_take(e, tensor_bytes(t));
-        if (!data && tensor_bytes(t) > 0)
-            return problem_set(p, 500, "internal", "an input outgrew its reservation");
-        (void)lk_call_data(e->call, e->source[i].name, data);
-    }
-    if (!e->in->fill(e, p))
-        return false;
+    for (int i = 0; i < e->sources; i++)
+        if (!fill_source(e, &e->source[i], p))
+            return false;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         const lk_tensor *over = lk_call_in_place(e->call, i);

@@ -31,7 +31,8 @@ enum {
 typedef struct source {
     char name[32];
     span text;
-    bool base64;
+    bool raw;    /* the tensor itself, not its text */
+    bool base64; /* JSON only */
 } source;
 
 typedef struct evaluation {

@@ -11,15 +11,14 @@
 struct wire {
     const char *name; /* for metrics and logs */
     const char *const
-        *media;  /* media types it is asked for by, ends with NULL; replies carry the first */
-    bool copies; /* inputs need memory of their own; otherwise they are views of the body */
+        *media; /* media types it is asked for by, ends with NULL; replies carry the first */
 
     /* From the body to names, types and shapes: gives the call its inputs without data, its options
      * and outputs. Reads no more of the numbers than their count. */
     bool (*open)(evaluation *e, problem *p);
 
-    /* Give every input its numbers (lk_call_data). */
-    bool (*fill)(evaluation *e, problem *p);
+    /* The numbers of a source that is text, into t's memory. NULL where none ever is. */
+    bool (*read)(const evaluation *e, const source *s, const lk_tensor *t, problem *p);
 
     /* At most this many bytes of text or framing for the reply, beside the tensors themselves. */
     size_t (*bound)(const evaluation *e);
@@ -46,6 +45,13 @@ const wire *wire_of_bytes(span body);
 /* Add an input that the body names. `text` is where its numbers are. False with a problem if the
  * name is unknown or comes twice, or there are too many. */
 bool wire_input(evaluation *e, const char *name, const lk_tensor *tensor, span text, problem *p);
+
+/* The same where the body holds the tensor itself. The body belongs to the request and nobody else
+ * reads it, so kernels may write gradients over it. */
+bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span bytes, problem *p);
+
+/* Read a source that is a JSON array of numbers. */
+bool wire_read_text(const evaluation *e, const source *s, const lk_tensor *t, problem *p);
 
 struct json_t;
 

@@ -3,6 +3,7 @@
  * safetensors bodies: 8 bytes of header length, a JSON header that says of each tensor dtype, shape
  * and place, then the tensors. Inputs are views of the body; gradients may be written over them.
  */
+#include "tensor_text.h"
 #include "wire.h"
 
 #include <jansson.h>
@@ -174,7 +175,7 @@ static bool read_header(evaluation *e, json_t *header, span data, problem *p)
     for (int i = 0; i < count; i++) {
         entries[i].shape.data = NULL;
         span place = {data.data + entries[i].begin, (size_t)(entries[i].end - entries[i].begin)};
-        if (!wire_input(e, entries[i].name, &entries[i].shape, place, p))
+        if (!wire_view(e, entries[i].name, &entries[i].shape, place, p))
             return false;
     }
     value = json_object_get(header, "__metadata__");
@@ -210,16 +211,6 @@ static bool safetensors_open(evaluation *e, problem *p)
     return ok;
 }
 
-/* The body belongs to the request and nobody else reads it, so kernels may write gradients into it.
- */
-static bool safetensors_fill(evaluation *e, problem *p)
-{
-    (void)p;
-    for (int i = 0; i < e->sources; i++)
-        (void)lk_call_data(e->call, e->source[i].name, (void *)(uintptr_t)e->source[i].text.data);
-    return true;
-}
-
 static size_t safetensors_bound(const evaluation *e)
 {
     return 128 + REPLY_TENSOR * (size_t)lk_call_outputs(e->call);
@@ -245,10 +236,9 @@ static bool safetensors_encode(evaluation *e, problem *p)
         lk_tensor t;
         const char *name = lk_call_output(e->call, i, &t);
         size_t bytes = (size_t)lk_tensor_count(&t) * lk_dtype_size(t.dtype);
-        buffer_printf(b, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", name, spelling(t.dtype));
-        for (int axis = 0; axis < t.rank; axis++)
-            buffer_printf(b, "%s%lld", axis ? "," : "", (long long)t.shape[axis]);
-        buffer_printf(b, "],\"data_offsets\":[%zu,%zu]}", at, at + bytes);
+        buffer_printf(b, ",\"%s\":{\"dtype\":\"%s\",\"shape\":", name, spelling(t.dtype));
+        tensor_text_write_sizes(b, &t);
+        buffer_printf(b, ",\"data_offsets\":[%zu,%zu]}", at, at + bytes);
         at += bytes;
         if (bytes > 0)
             e->piece[e->pieces++] = (span){t.data, bytes};
@@ -269,7 +259,6 @@ const wire wire_safetensors = {
     .name = "safetensors",
     .media = media,
     .open = safetensors_open,
-    .fill = safetensors_fill,
     .bound = safetensors_bound,
     .encode = safetensors_encode,
 };

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+#include "walk.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+bool walk_is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+bool walk_string(cursor *c, span *s)
+{
+    cursor_space(c);
+    const char *start = c->p;
+    if (cursor_peek(c) != '"')
+        return false;
+    for (c->p++; c->p < c->end && *c->p != '"'; c->p++)
+        if (*c->p == '\\' && c->p + 1 < c->end)
+            c->p++;
+    if (c->p >= c->end)
+        return false;
+    c->p++;
+    *s = (span){start, (size_t)(c->p - start)};
+    return true;
+}
+
+bool walk_value(cursor *c, span *s)
+{
+    size_t depth = 0;
+    cursor_space(c);
+    const char *start = c->p;
+    while (c->p < c->end) {
+        span string;
+        char byte = *c->p;
+        if (byte == '"') {
+            if (!walk_string(c, &string))
+                return false;
+            if (depth == 0)
+                break;
+            continue;
+        }
+        if (byte == '[' || byte == '{') {
+            depth++;
+        } else if (byte == ']' || byte == '}') {
+            if (depth == 0)
+                break;
+            if (--depth == 0) {
+                c->p++;
+                break;
+            }
+        } else if (depth == 0 && (byte == ',' || walk_is_space(byte))) {
+            break;
+        }
+        c->p++;
+    }
+    *s = (span){start, (size_t)(c->p - start)};
+    return depth == 0 && s->size > 0;
+}
+
+json_t *walk_tree(span s, json_error_t *error)
+{
+    if (s.size > WALK_TREE)
+        return NULL;
+    return json_loadb(s.data, s.size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, error);
+}
+
+bool walk_text(span s, char to[WALK_NAME])
+{
+    bool simple = s.size >= 2 && s.data[0] == '"' && s.data[s.size - 1] == '"';
+    for (size_t i = 0; i < s.size; i++)
+        if (s.data[i] == '\\' || (unsigned char)s.data[i] < 0x20 || (unsigned char)s.data[i] > 0x7e)
+            simple = false;
+    if (simple) {
+        snprintf(to, WALK_NAME, "%.*s", (int)(s.size - 2 < 63 ? s.size - 2 : 63), s.data + 1);
+        return true;
+    }
+    json_t *string = walk_tree(s, NULL);
+    bool ok = json_is_string(string);
+    if (ok)
+        snprintf(to, WALK_NAME, "%s", json_string_value(string));
+    json_decref(string);
+    return ok;
+}
+
+int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value)
+{
+    span key;
+    if (cursor_accept(c, '}'))
+        return first ? 0 : -1;
+    bool ok = walk_string(c, &key) && walk_text(key, name) && cursor_accept(c, ':') &&
+              walk_value(c, value);
+    return ok ? 1 : -1;
+}
+
+int walk_after(cursor *c)
+{
+    if (cursor_accept(c, ','))
+        return 1;
+    return cursor_accept(c, '}') ? 0 : -1;
+}
+
+bool walk_problem(const json_error_t *error, span text, const char *body, const char *what,
+                  problem *p)
+{
+    if (text.size > WALK_TREE)
+        return problem_set(p, 413, "too_large", "%s takes more than %d bytes", what, WALK_TREE);
+    if (json_error_code(error) == json_error_duplicate_key)
+        return problem_set(p, 422, "duplicate_option", "%s: %s", what, error->text);
+    if (error->text[0] == '\0') /* jansson is silent where memory ran out */
+        return problem_set(p, 503, "no_memory", "no memory for %s; try again later", what);
+    return problem_set(p, 400, "malformed_body", "%s, at byte %zu: %s", what,
+                       (size_t)(text.data - body) +
+                           (size_t)(error->position > 0 ? error->position : 0),
+                       error->text);
+}
