@@ -366,6 +366,7 @@ static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
     float single;
     uint16_t half;
     int64_t whole;
+    int32_t narrow;
     char *end;
     switch (t->dtype) {
     case LK_F64:
@@ -381,9 +382,14 @@ static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
         memcpy(&half, from, sizeof half);
         end = t->dtype == LK_F16 ? number_write_f16(to, half) : number_write_bf16(to, half);
         break;
-    default:
+    case LK_I64:
         memcpy(&whole, from, sizeof whole);
         return number_write_i64(to, whole);
+    case LK_I32:
+        memcpy(&narrow, from, sizeof narrow);
+        return number_write_i64(to, narrow);
+    default:
+        return number_write_i64(to, (unsigned char)*from);
     }
     bool finite = end[-1] >= '0' && end[-1] <= '9';
     return strict && !finite ? (char *)memcpy(to, "null", 4) + 4 : end;

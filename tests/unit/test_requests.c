@@ -52,6 +52,8 @@ static void flatten(const json_t *value, lk_tensor *t, int axis, int64_t *i, boo
     assert_true(*i < lk_tensor_count(t));
     if (!is_real(t->dtype)) {
         assert_true(json_is_integer(value));
+        if (t->dtype == LK_I32)
+            assert_in_range(json_integer_value(value) + ((json_int_t)1 << 31), 0, UINT32_MAX);
         set_integer(t->dtype, t->data, (*i)++, json_integer_value(value));
         return;
     }
