@@ -67,7 +67,7 @@ evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out,
     evaluation *e = calloc(1, sizeof *e);
     if (!e)
         return NULL;
-    *e = (evaluation){.in = in, .out = out, .loss = loss, .body = body};
+    *e = (evaluation){.in = in, .out = out, .loss = loss, .body = body, .oip.head = OIP_ALL};
     e->call = lk_call_new(loss);
     if (!e->call) {
         free(e);
@@ -191,6 +191,8 @@ bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
         return false;
     if (lk_call_check(e->call, &error) != LK_OK)
         return problem_from(p, &error);
+    if (e->out->accept && !e->out->accept(e, p))
+        return false;
     add_up(e, shards);
     if (e->need >= TOO_MUCH)
         return problem_set(p, 413, "too_large", "the request needs more memory than there is");
@@ -260,6 +262,7 @@ bool evaluation_close(evaluation *e, problem *p)
     e->text = buffer_new(bound);
     if (!buffer_reserve(&e->text, bound))
         return no_memory(p, bound);
+    e->media = e->out->media[0];
     if (!e->out->encode(e, p))
         return false;
     if (e->text.failed)

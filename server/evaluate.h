@@ -35,6 +35,17 @@ typedef struct source {
     bool base64; /* JSON only */
 } source;
 
+/* What a request of the Open Inference Protocol says beside tensors and options. */
+#define OIP_ALL UINT64_MAX
+enum { OIP_AS_DEFAULT, OIP_JSON, OIP_RAW };
+typedef struct oip {
+    uint64_t head;                /* bytes of the body that are JSON; OIP_ALL: all of them */
+    uint64_t reply_head;          /* the same of the reply; 0: it is JSON alone */
+    span id;                      /* as it stands in the body, quotes included; empty: none */
+    bool raw_default;             /* outputs are binary data unless said otherwise */
+    char said[EVALUATION_PIECES]; /* of the outputs that are named */
+} oip;
+
 typedef struct evaluation {
     const wire *in, *out;
     const lk_loss *loss;
@@ -43,6 +54,8 @@ typedef struct evaluation {
     bool outputs_named; /* body or query has an `outputs` */
     bool has_parts;     /* or an option of that type */
     bool strict_json;
+    uint64_t timeout; /* microseconds that the client gives it, by the body; 0: not said */
+    oip oip;
 
     int sources;
     source source[EVALUATION_INPUTS];
@@ -55,7 +68,8 @@ typedef struct evaluation {
     char *scratch; /* of all shards */
     size_t scratch_each;
 
-    buffer text; /* after close: the reply, or its framing */
+    const char *media; /* after close: of the reply */
+    buffer text;       /* the reply, or its framing */
     int pieces;
     span piece[EVALUATION_PIECES];
 } evaluation;

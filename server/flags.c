@@ -35,6 +35,8 @@ static const setting table[] = {
      "evaluations admitted at the same time"},
     {"max-connections", COUNT, AT(max_connections), "1024", 1, 1000000, NULL,
      "open connections for each --listen"},
+    {"request-timeout", DURATION, AT(request_timeout), "30s", 1, DAY, NULL,
+     "an evaluation that is not done by then is answered 504; X-Request-Timeout may ask for less"},
     {"idle-timeout", DURATION, AT(idle_timeout), "60s", 1000, DAY, NULL,
      "connections without traffic for so long are closed"},
     {"drain-max", SIZE, AT(drain_max), "2GiB", 0, TIB, NULL,

@@ -18,7 +18,7 @@ typedef struct flags {
     int64_t workers;
     int64_t max_body, memory_budget, drain_max; /* bytes */
     int64_t queue_limit, max_connections;
-    int64_t idle_timeout, drain_delay, drain_timeout; /* ms */
+    int64_t request_timeout, idle_timeout, drain_delay, drain_timeout; /* ms */
     const char *isa, *log_format, *log_level;
 } flags;
 

@@ -201,10 +201,16 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text)
 
 void http_reply_problem(exchange *x, const problem *p)
 {
+    /* Clients of the Open Inference Protocol want errors of its form. */
+    const bool oip = x->segments > 0 && strcmp(x->segment[0], "v2") == 0;
     buffer text = buffer_new(4096);
-    problem_write(p, &text);
+    if (oip)
+        problem_write_oip(p, &text);
+    else
+        problem_write(p, &text);
     x->reply.retry = p->status == 503;
-    http_reply_text(x, p->status, "application/problem+json", &text);
+    http_reply_text(x, oip && p->status == 422 ? 400 : p->status,
+                    oip ? "application/json" : "application/problem+json", &text);
 }
 
 static void header(struct MHD_Response *response, const char *name, const char *value)
@@ -227,6 +233,11 @@ static enum MHD_Result send_reply(exchange *x)
     if (!response)
         return MHD_NO;
     header(response, "Content-Type", r->media);
+    char length[24];
+    snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
+    header(response, "Inference-Header-Content-Length", r->head > 0 ? length : NULL);
+    header(response, "Content-Encoding", r->encoding);
+    header(response, "Vary", r->encoding ? "Accept-Encoding" : NULL);
     header(response, "X-Request-Id", x->id);
     header(response, "Server-Timing", r->timing);
     header(response, "Allow", r->allow);

@@ -27,10 +27,12 @@ enum {
 typedef struct reply {
     int status; /* 0: there is none yet */
     const char *media;
-    const char *allow; /* with 405 */
-    bool retry;        /* with 503 */
-    char timing[160];  /* Server-Timing; "" for none */
-    buffer text;       /* owned; a piece may point at it */
+    const char *encoding; /* Content-Encoding; NULL for none */
+    uint64_t head;        /* Inference-Header-Content-Length; 0 for none */
+    const char *allow;    /* with 405 */
+    bool retry;           /* with 503 */
+    char timing[160];     /* Server-Timing; "" for none */
+    buffer text;          /* owned; a piece may point at it */
     int pieces;
     span piece[HTTP_PIECES];
 } reply;

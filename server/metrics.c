@@ -5,15 +5,17 @@
 
 #include <losskit.h>
 #include <string.h>
+#include <time.h>
 
 metrics metric;
 
 /* Statuses an evaluation may end with; anything else counts as the last. */
-static const int statuses[] = {200, 400, 404, 406, 413, 415, 422, 503, 500};
+static const int statuses[] = {200, 400, 404, 406, 413, 415, 422, 503, 504, 500};
 enum { LOSSES_MAX = 64, CODECS = 3, STATUSES = sizeof statuses / sizeof *statuses };
 
 static uint64_t requests[LOSSES_MAX + 1][CODECS + 1][STATUSES];
 static uint64_t elements[LOSSES_MAX];
+static tally tallies[LOSSES_MAX + 1];
 
 static double bound(int k)
 {
@@ -51,6 +53,35 @@ void metrics_elements(int loss, int64_t count)
 {
     if (loss >= 0 && loss < LOSSES_MAX)
         elements[loss] += (uint64_t)count;
+}
+
+void metrics_timing(int loss, bool success, const timing *t)
+{
+    tally *to = &tallies[loss < 0 || loss >= LOSSES_MAX ? LOSSES_MAX : loss];
+    struct timespec now = {0};
+    clock_gettime(CLOCK_REALTIME, &now);
+    metrics_observe(&metric.request_duration_seconds, t->total);
+    metrics_observe(&metric.queue_duration_seconds, t->queue);
+    metrics_observe(&metric.decode_duration_seconds, t->decode);
+    to->last_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    if (!success) {
+        to->fail++;
+        to->fail_time += t->total;
+        return;
+    }
+    metrics_observe(&metric.compute_duration_seconds, t->compute);
+    metrics_observe(&metric.encode_duration_seconds, t->encode);
+    to->success++;
+    to->sum.total += t->total;
+    to->sum.queue += t->queue;
+    to->sum.decode += t->decode;
+    to->sum.compute += t->compute;
+    to->sum.encode += t->encode;
+}
+
+const tally *metrics_tally(int loss)
+{
+    return &tallies[loss < 0 || loss >= LOSSES_MAX ? LOSSES_MAX : loss];
 }
 
 static void head(buffer *to, const char *name, const char *type, const char *help)

@@ -35,6 +35,25 @@ extern metrics metric;
 
 void metrics_observe(histogram *h, double seconds);
 
+/* Seconds of one evaluation: from its head to the last byte sent, and of its steps. */
+typedef struct timing {
+    double total, queue, decode, compute, encode;
+} timing;
+
+/* An evaluation is over. */
+void metrics_timing(int loss, bool success, const timing *t);
+
+/* What a loss has done since the start: counts, sums over the good ones but for fail_time, and when
+ * the last one was, in ms since 1970 (0: never). */
+typedef struct tally {
+    uint64_t success, fail, last_ms;
+    timing sum;
+    double fail_time;
+} tally;
+
+/* Never NULL. */
+const tally *metrics_tally(int loss);
+
 /* An evaluation was answered: `loss` as the library numbers it, the wire by its place in wires[];
  * any other number counts as unknown, or as none. */
 void metrics_request(int loss, int codec, int status);

@@ -146,25 +146,68 @@ static json_t *evaluate_path(const json_t *is)
     return json_pack("{s:o}", "post", operation);
 }
 
-static void add_plain_path(json_t *paths, const char *path, const char *sentence)
+/* One entry for each {name} of a path. */
+static json_t *path_parameters(const char *path)
 {
+    json_t *parameters = json_array();
+    for (const char *open = strchr(path, '{'); open; open = strchr(open + 1, '{')) {
+        const size_t length = strcspn(open + 1, "}");
+        json_array_append_new(parameters,
+                              json_pack("{s:s%, s:s, s:b, s:{s:s}}", "name", open + 1, length, "in",
+                                        "path", "required", 1, "schema", "type", "string"));
+    }
+    return parameters;
+}
+
+static bool is_oip(const char *path)
+{
+    return strncmp(path, "/v2", 3) == 0;
+}
+
+/* A request and a reply of the Open Inference Protocol: JSON, or JSON and raw tensors. */
+static json_t *inference_content(void)
+{
+    return json_pack("{s:{s:{s:s}}, s:{s:{s:s}}}", "application/json", "schema", "type", "object",
+                     "application/octet-stream", "schema", "description",
+                     "JSON of Inference-Header-Content-Length bytes, then the raw tensors.");
+}
+
+/* A route that is not one loss's. */
+static void add_plain_path(json_t *paths, const char *method, const char *path,
+                           const char *sentence)
+{
+    const bool get = strcmp(method, "GET") == 0;
+    json_t *item = json_object_get(paths, path), *parameters = path_parameters(path);
     buffer id = buffer_new(256);
-    buffer_text(&id, "get");
+    buffer_text(&id, get ? "get" : "post");
     for (const char *c = path; *c != '\0'; c++)
         if (*c != '}')
             buffer_append(&id, *c == '/' || *c == '{' || *c == '.' ? "_" : c, 1);
     json_t *operation =
         json_pack("{s:s%, s:s, s:[s], s:{s:{s:s}}}", "operationId", id.data, id.size, "summary",
-                  sentence, "tags", "service", "responses", "200", "description", sentence);
+                  sentence, "tags", is_oip(path) ? "open inference protocol" : "service",
+                  "responses", "200", "description", sentence);
     buffer_free(&id);
-    if (strstr(path, "{name}")) {
-        json_object_set_new(operation, "parameters",
-                            json_pack("[{s:s, s:s, s:b, s:{s:s}}]", "name", "name", "in", "path",
-                                      "required", 1, "schema", "type", "string"));
+    if (json_array_size(parameters) > 0) {
+        json_object_set(operation, "parameters", parameters);
         json_object_set_new(json_object_get(operation, "responses"), "404",
-                            problem_reply("There is no loss of that name."));
+                            is_oip(path)
+                                ? json_pack("{s:s, s:{s:{s:o}}}", "description",
+                                            "There is no model of that name or version.", "content",
+                                            "application/json", "schema", ref("OipError"))
+                                : problem_reply("There is no loss of that name."));
     }
-    json_object_set_new(paths, path, json_pack("{s:o}", "get", operation));
+    json_decref(parameters);
+    if (strstr(path, "/infer")) {
+        json_object_set_new(operation, "requestBody",
+                            json_pack("{s:b, s:o}", "required", 1, "content", inference_content()));
+        json_object_set_new(json_object_get(json_object_get(operation, "responses"), "200"),
+                            "content", inference_content());
+    }
+    if (item)
+        json_object_set_new(item, get ? "get" : "post", operation);
+    else
+        json_object_set_new(paths, path, json_pack("{s:o}", get ? "get" : "post", operation));
 }
 
 static json_t *tensor_schema(void)
@@ -194,6 +237,12 @@ static json_t *problem_schema(void)
                      "integer");
 }
 
+static json_t *oip_error_schema(void)
+{
+    return json_pack("{s:s, s:[s], s:{s:{s:s}}}", "type", "object", "required", "error",
+                     "properties", "error", "type", "string");
+}
+
 static json_t *losses_paths(void)
 {
     json_t *paths = json_object();
@@ -212,16 +261,17 @@ void openapi_write(buffer *to)
 {
     json_t *paths = losses_paths();
 #define ROUTE(method, path, begin, run, sentence)                                                  \
-    if (strcmp(method, "GET") == 0)                                                                \
-        add_plain_path(paths, path, sentence);
+    if (strcmp(method, "GET") == 0 || is_oip(path))                                                \
+        add_plain_path(paths, method, path, sentence);
 #include "routes.def"
 #undef ROUTE
     describe_dump(
-        json_pack(
-            "{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:{s:{s:o, s:o}}}", "openapi",
-            "3.1.0", "info", "title", "lossd", "version", lk_version(), "description",
-            "Loss functions of Transformer models, with their gradients, over HTTP.", "license",
-            "name", "MIT", "identifier", "MIT", "servers", "url", "http://127.0.0.1:8080", "paths",
-            paths, "components", "schemas", "Tensor", tensor_schema(), "Problem", problem_schema()),
+        json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:{s:{s:o, s:o, s:o}}}",
+                  "openapi", "3.1.0", "info", "title", "lossd", "version", lk_version(),
+                  "description",
+                  "Loss functions of Transformer models, with their gradients, over HTTP.",
+                  "license", "name", "MIT", "identifier", "MIT", "servers", "url",
+                  "http://127.0.0.1:8080", "paths", paths, "components", "schemas", "Tensor",
+                  tensor_schema(), "Problem", problem_schema(), "OipError", oip_error_schema()),
         to);
 }

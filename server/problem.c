@@ -99,3 +99,10 @@ void problem_write(const problem *p, buffer *to)
         buffer_printf(to, "%s%lld", i ? "," : ",\"index\":[", (long long)p->index[i]);
     buffer_text(to, p->rank > 0 ? "]}\n" : "}\n");
 }
+
+void problem_write_oip(const problem *p, buffer *to)
+{
+    buffer_text(to, "{\"error\":");
+    buffer_json_string(to, p->detail);
+    buffer_text(to, "}\n");
+}

@@ -33,4 +33,7 @@ const char *problem_title(int status);
 /* The body, application/problem+json. */
 void problem_write(const problem *p, buffer *to);
 
+/* The same as the Open Inference Protocol has it: {"error": detail}. */
+void problem_write_oip(const problem *p, buffer *to);
+
 #endif

@@ -21,6 +21,7 @@ enum {
     SMALL_FACTOR = 16,
     SMALL_EXTRA = 64 * 1024,
     CHUNKED_FIRST = 64 * 1024,
+    PACKED_MIN = 1024, /* a reply shorter than that is not compressed */
 };
 
 /* One part of the blocks on its way through the pool. */
@@ -32,14 +33,18 @@ typedef struct shard {
 
 struct request {
     exchange *x;
-    const lk_loss *loss;
-    const wire *in, *out;
+    ask ask;
     evaluation *e; /* NULL until the body is there */
     step step;
     problem problem;
-    size_t reserved;
+    size_t reserved, need; /* bytes: so far, and what the next step needs in all */
+    uint64_t deadline;     /* uv_hrtime() */
 
-    uv_work_t work; /* of OPEN and FILL */
+    size_t plain_size; /* of a compressed body, once it was measured */
+    char *plain;       /* and inflated */
+    buffer packed;     /* a compressed reply */
+
+    uv_work_t work; /* of all steps up to FILL */
     shard *shards;
     atomic_int computing; /* shards not yet computed: whoever makes it 0 closes */
     int away;             /* shards that the loop has not seen back */
@@ -55,6 +60,7 @@ static struct {
     int workers;
     size_t max_body, budget, used;
     int64_t limit, jobs;
+    uint64_t timeout; /* ns */
 } shared;
 
 void request_setup(uv_loop_t *loop, const flags *f)
@@ -64,6 +70,7 @@ void request_setup(uv_loop_t *loop, const flags *f)
     shared.max_body = (size_t)f->max_body;
     shared.budget = (size_t)f->memory_budget;
     shared.limit = f->queue_limit;
+    shared.timeout = (uint64_t)f->request_timeout * 1000000;
 }
 
 size_t request_max_body(void)
@@ -101,8 +108,28 @@ static void release(request *r)
 
 /* Admit. */
 
-request *request_admit(exchange *x, const lk_loss *loss, const wire *in, const wire *out,
-                       int64_t length, problem *p)
+/* The client may give a request less time than the server does, not more. */
+static void set_deadline(request *r, uint64_t microseconds)
+{
+    const uint64_t most = shared.timeout / 1000;
+    const uint64_t given = microseconds == 0 || microseconds > most ? most : microseconds;
+    const uint64_t deadline = r->x->start + given * 1000;
+    if (r->deadline == 0 || deadline < r->deadline)
+        r->deadline = deadline;
+}
+
+/* Nothing is done any more for a client that has given up. */
+static bool is_late(request *r)
+{
+    if (uv_hrtime() <= r->deadline)
+        return false;
+    problem_set(&r->problem, 504, "deadline_exceeded",
+                "the request was not done in the %.0f ms that it had",
+                (double)(r->deadline - r->x->start) * 1e-6);
+    return true;
+}
+
+request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
 {
     size_t body = length < 0 ? CHUNKED_FIRST : (size_t)length;
     size_t spare = (body < SMALL_BODY ? body : SMALL_BODY) * SMALL_FACTOR + SMALL_EXTRA;
@@ -116,7 +143,8 @@ request *request_admit(exchange *x, const lk_loss *loss, const wire *in, const w
         problem_set(p, 503, "no_memory", "no memory for a request; try again later");
         return NULL;
     }
-    *r = (request){.x = x, .loss = loss, .in = in, .out = out};
+    *r = (request){.x = x, .ask = *a};
+    set_deadline(r, a->timeout);
     if (!reserve(r, body + spare, p)) {
         free(r);
         return NULL;
@@ -154,11 +182,24 @@ static void end_work(void)
     atomic_fetch_sub(&metric.workers_busy, 1);
 }
 
+/* Short replies are not worth it, tensors as bytes hardly become smaller. */
+static bool is_packable(const request *r)
+{
+    return r->ask.reply != CODING_NONE && r->e->pieces == 1 && r->e->oip.reply_head == 0 &&
+           r->e->piece[0].size >= PACKED_MIN && r->ask.out != &wire_safetensors;
+}
+
 static void close_evaluation(request *r)
 {
     uint64_t start = uv_hrtime();
     r->step = STEP_CLOSE;
-    (void)evaluation_close(r->e, &r->problem);
+    if (evaluation_close(r->e, &r->problem) && is_packable(r)) {
+        r->packed = buffer_new(r->e->piece[0].size);
+        if (coding_deflate(r->ask.reply, r->e->piece[0], &r->packed))
+            r->e->piece[0] = (span){r->packed.data, r->packed.size};
+        else
+            buffer_free(&r->packed);
+    }
     r->encode = seconds(start, uv_hrtime());
 }
 
@@ -180,6 +221,44 @@ static void run_shard(request *r, int i)
         close_evaluation(r);
 }
 
+/* A compressed body is gone through twice: first for its length, so that no memory is asked for
+ * that is not reserved, and none at all for a body that would become too large. */
+static bool inflate_body(request *r)
+{
+    const span body = {r->x->body, r->x->body_size};
+    const bool again = r->step == STEP_RESERVE;
+    r->step = STEP_INFLATE;
+    if (!again && !coding_measure(r->ask.body, body, shared.max_body, &r->plain_size, &r->problem))
+        return false;
+    r->need = r->x->body_capacity + r->plain_size + CODING_MEMORY;
+    if (r->need > r->reserved) {
+        r->step = STEP_RESERVE;
+        return false;
+    }
+    r->plain = malloc(r->plain_size + 1);
+    if (!r->plain)
+        return problem_set(&r->problem, 503, "no_memory", "no memory for a body of %zu bytes",
+                           r->plain_size);
+    r->e->body = (span){r->plain, r->plain_size};
+    return coding_inflate(r->ask.body, body, r->plain, r->plain_size, &r->problem);
+}
+
+static bool open_body(request *r)
+{
+    r->step = STEP_OPEN;
+    if (!evaluation_open(r->e, r->ask.query, shared.workers, &r->problem))
+        return false;
+    r->need = r->x->body_capacity + r->plain_size + r->e->need;
+    if (r->ask.body != CODING_NONE || r->ask.reply != CODING_NONE)
+        r->need += CODING_MEMORY;
+    if (r->ask.reply != CODING_NONE)
+        r->need += r->ask.out->bound(r->e);
+    if (r->e->timeout > 0)
+        set_deadline(r, r->e->timeout);
+    r->step = STEP_RESERVE;
+    return !is_late(r) && r->need <= r->reserved;
+}
+
 static void fill(request *r)
 {
     r->step = STEP_FILL;
@@ -193,13 +272,9 @@ static void work_open(uv_work_t *work)
 {
     request *r = work->data;
     uint64_t start = begin_work(r, true);
-    r->step = STEP_OPEN;
-    if (evaluation_open(r->e, r->x->query, shared.workers, &r->problem)) {
-        r->step = STEP_RESERVE;
-        if (r->x->body_capacity + r->e->need <= r->reserved)
-            fill(r);
-    }
-    r->decode = seconds(start, uv_hrtime());
+    if (!is_late(r) && (r->ask.body == CODING_NONE || inflate_body(r)) && open_body(r))
+        fill(r);
+    r->decode += seconds(start, uv_hrtime());
     if (r->step == STEP_RUN && r->e->shards == 1)
         run_shard(r, 0);
     end_work();
@@ -209,7 +284,8 @@ static void work_fill(uv_work_t *work)
 {
     request *r = work->data;
     uint64_t start = begin_work(r, true);
-    fill(r);
+    if (!is_late(r))
+        fill(r);
     r->decode += seconds(start, uv_hrtime());
     if (r->step == STEP_RUN && r->e->shards == 1)
         run_shard(r, 0);
@@ -236,11 +312,13 @@ static void answer(request *r)
 {
     exchange *x = r->x;
     r->step = STEP_REPLY;
-    if (r->problem.status != 0) {
+    if (r->problem.status != 0 || is_late(r)) {
         http_reply_problem(x, &r->problem);
     } else {
         x->reply.status = 200;
-        x->reply.media = r->out->media[0];
+        x->reply.media = r->e->media;
+        x->reply.head = r->e->oip.reply_head;
+        x->reply.encoding = r->packed.size > 0 ? coding_name(r->ask.reply) : NULL;
         x->reply.pieces = r->e->pieces;
         memcpy(x->reply.piece, r->e->piece, sizeof x->reply.piece);
     }
@@ -258,7 +336,7 @@ static void after_shard(uv_work_t *work, int status)
     (void)status;
     if (--r->away > 0)
         return;
-    if (r->step == STEP_CLOSE)
+    if (r->step == STEP_CLOSE || is_late(r))
         answer(r);
     else
         run_shards(r); /* the next pass */
@@ -292,9 +370,10 @@ static void after_step(uv_work_t *work, int status)
         answer(r);
     } else if (r->step == STEP_RUN) {
         run_shards(r);
-    } else if (reserve(r, r->x->body_capacity + r->e->need - r->reserved, &r->problem)) {
+    } else if (reserve(r, r->need - r->reserved, &r->problem)) {
+        const bool open = r->ask.body == CODING_NONE || r->plain;
         r->queued = uv_hrtime();
-        hand_over(&r->work, work_fill, after_step);
+        hand_over(&r->work, open ? work_fill : work_open, after_step);
     } else {
         answer(r);
     }
@@ -303,13 +382,14 @@ static void after_step(uv_work_t *work, int status)
 void request_start(request *r)
 {
     exchange *x = r->x;
-    r->e = evaluation_new(r->loss, r->in, r->out, (span){x->body, x->body_size});
+    r->e = evaluation_new(r->ask.loss, r->ask.in, r->ask.out, (span){x->body, x->body_size});
     if (!r->e) {
         problem p;
         problem_set(&p, 503, "no_memory", "no memory for an evaluation; try again later");
         http_reply_problem(x, &p);
         return;
     }
+    r->e->oip.head = r->ask.head;
     r->work.data = r;
     http_suspend(x);
     r->queued = uv_hrtime();
@@ -339,21 +419,20 @@ void request_end(request *r)
     if (!r)
         return;
     exchange *x = r->x;
-    int loss = place_of_loss(r->loss);
+    int loss = place_of_loss(r->ask.loss);
     if (x->reply.status != 0) /* else the client left before there was an answer */
-        metrics_request(loss, place_of_wire(r->in), x->reply.status);
-    metrics_observe(&metric.request_duration_seconds, seconds(x->start, uv_hrtime()));
-    if (r->e) {
-        metrics_observe(&metric.queue_duration_seconds, r->queue);
-        metrics_observe(&metric.decode_duration_seconds, r->decode);
-        if (x->reply.status == 200) {
-            metrics_elements(loss, r->e->elements);
-            metrics_observe(&metric.compute_duration_seconds,
-                            (double)atomic_load(&r->compute) * 1e-9);
-            metrics_observe(&metric.encode_duration_seconds, r->encode);
-        }
-    }
+        metrics_request(loss, place_of_wire(r->ask.in), x->reply.status);
+    const timing t = {.total = seconds(x->start, uv_hrtime()),
+                      .queue = r->queue,
+                      .decode = r->decode,
+                      .compute = (double)atomic_load(&r->compute) * 1e-9,
+                      .encode = r->encode};
+    metrics_timing(loss, x->reply.status == 200, &t);
+    if (x->reply.status == 200)
+        metrics_elements(loss, r->e->elements);
     evaluation_free(r->e);
+    free(r->plain);
+    buffer_free(&r->packed);
     release(r);
     shared.jobs--;
     atomic_fetch_sub(&metric.in_flight_requests, 1);

@@ -6,28 +6,39 @@
 #ifndef LOSSD_REQUEST_H
 #define LOSSD_REQUEST_H
 
+#include "coding.h"
 #include "evaluate.h"
 #include "http.h"
 
 /* X(step, thread, what happens) */
 #define REQUEST_STEPS(X)                                                                           \
     X(ADMIT, loop, "from the head: reserve the body's bytes and a place, or refuse")               \
+    X(INFLATE, pool, "a compressed body: first how long it becomes, then the body")                \
     X(OPEN, pool, "names, types, shapes and options; what the rest will need")                     \
     X(RESERVE, loop, "reserve that, or refuse; skipped where the first reservation suffices")      \
     X(FILL, pool, "numbers and plan")                                                              \
     X(RUN, pool, "blocks; large requests as shards on all workers")                                \
     X(CLOSE, pool, "reduce and encode; the last shard does it")                                    \
-    X(REPLY, loop, "hand the pieces to HTTP")                                                      \
+    X(REPLY, loop, "hand the pieces to HTTP, unless the time for it is over")                      \
     X(END, loop, "sent: log, count, free")
 
 typedef struct request request;
+
+/* What a route has read in the head of an evaluation. */
+typedef struct ask {
+    const lk_loss *loss;
+    const wire *in, *out;
+    const char *query; /* raw; options and outputs in it count. Lives as long as the exchange */
+    uint64_t head;     /* of a body of the Open Inference Protocol: OIP_ALL, or its header's word */
+    coding body, reply; /* the body's, and what the reply's may be */
+    uint64_t timeout;   /* microseconds that the client gives it; 0: not said */
+} ask;
 
 /* Once, before anything else. */
 void request_setup(uv_loop_t *loop, const flags *f);
 
 /* Admit: false with a problem. `length` is the body's, -1 where it is not known yet. */
-request *request_admit(exchange *x, const lk_loss *loss, const wire *in, const wire *out,
-                       int64_t length, problem *p);
+request *request_admit(exchange *x, const ask *a, int64_t length, problem *p);
 
 /* Reserve more for a body of unknown length. */
 bool request_grow(request *r, size_t more, problem *p);

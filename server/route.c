@@ -4,13 +4,14 @@
 #include "describe.h"
 #include "log.h"
 #include "metrics.h"
+#include "models.h"
 #include "openapi.h"
 #include "request.h"
 #include "wire.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 enum { TEXT_MAX = 8 * 1024 * 1024 };
 
@@ -79,38 +80,166 @@ static void run_describe(exchange *x)
     http_reply_text(x, 200, "application/json", &text);
 }
 
+/* A decimal number of at most 18 digits in a header. True with `fallback` where it is not there. */
+static bool read_number(const exchange *x, const char *name, uint64_t fallback, uint64_t *value,
+                        problem *p)
+{
+    const char *text = http_header(x, name);
+    *value = fallback;
+    if (!text)
+        return true;
+    const size_t size = strlen(text);
+    if (size == 0 || size > 18 || strspn(text, "0123456789") != size)
+        return problem_set(p, 400, "malformed_request",
+                           "%s is \"%.40s\"; it must be a decimal number", name, text);
+    *value = strtoull(text, NULL, 10);
+    return true;
+}
+
+/* What the heads of all evaluations have in common; then the budget. */
+static bool admit(exchange *x, ask *a, problem *p)
+{
+    const char *encoding = http_header(x, "Content-Encoding");
+    uint64_t ms;
+    if (!coding_of_content(encoding, &a->body))
+        return problem_set(p, 415, "unsupported_media_type",
+                           "Content-Encoding is \"%.80s\"; it must be gzip, deflate or identity",
+                           encoding);
+    if (!read_number(x, "X-Request-Timeout", 0, &ms, p))
+        return false;
+    a->timeout = ms < UINT64_MAX / 1000 ? ms * 1000 : 0;
+    a->reply = coding_of_accept(http_header(x, "Accept-Encoding"));
+    x->body_max = request_max_body();
+    if (x->length > 0 && (uint64_t)x->length > x->body_max)
+        return true; /* refused by its length: nothing to admit */
+    x->request = request_admit(x, a, x->length, p);
+    return x->request != NULL;
+}
+
 static bool begin_evaluate(exchange *x, problem *p)
 {
     const char *content = http_header(x, "Content-Type"), *accept = http_header(x, "Accept");
-    const char *encoding = http_header(x, "Content-Encoding");
-    const lk_loss *loss = evaluation_at(x->segment[1], x->segment[2], p);
-    if (!loss)
+    ask a = {.query = x->query, .head = OIP_ALL};
+    a.loss = evaluation_at(x->segment[1], x->segment[2], p);
+    if (!a.loss)
         return false;
-    const wire *in = wire_of_content(content);
-    if (!in)
+    a.in = wire_of_content(content);
+    if (!a.in)
         return problem_set(p, 415, "unsupported_media_type",
                            "Content-Type is \"%.80s\"; it must be application/json or "
                            "application/x-safetensors",
                            content);
-    if (encoding && strcasecmp(encoding, "identity") != 0)
-        return problem_set(p, 415, "unsupported_media_type",
-                           "Content-Encoding is \"%.80s\"; send the body as it is", encoding);
-    const wire *out = wire_of_accept(accept, in);
-    if (!out)
+    a.out = wire_of_accept(accept, a.in);
+    if (!a.out)
         return problem_set(p, 406, "not_acceptable",
                            "Accept is \"%.80s\"; replies are application/json or "
                            "application/x-safetensors",
                            accept);
-    x->body_max = request_max_body();
-    if (x->length > 0 && (uint64_t)x->length > x->body_max)
-        return true; /* refused by its length: nothing to admit */
-    x->request = request_admit(x, loss, in, out, x->length, p);
-    return x->request != NULL;
+    return admit(x, &a, p);
 }
 
 static void run_evaluate(exchange *x)
 {
     request_start(x->request);
+}
+
+/* The Open Inference Protocol. */
+
+/* The model of /v2/models/{name}, with /versions/{version} or without. */
+static const lk_loss *model_of(const exchange *x, problem *p)
+{
+    const lk_loss *loss = evaluation_loss(x->segment[2], p);
+    if (loss && x->segments > 4 && strcmp(x->segment[4], OIP_VERSION) != 0) {
+        problem_set(p, 404, "unknown_loss", "%s has no version \"%.40s\"; it has " OIP_VERSION,
+                    x->segment[2], x->segment[4]);
+        return NULL;
+    }
+    return loss;
+}
+
+static void reply_model(exchange *x, void (*write)(const lk_loss *, buffer *))
+{
+    problem p;
+    const lk_loss *loss = model_of(x, &p);
+    buffer text = buffer_new(TEXT_MAX);
+    if (!loss) {
+        http_reply_problem(x, &p);
+        return;
+    }
+    write(loss, &text);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+static void reply_all(exchange *x, void (*write)(buffer *))
+{
+    buffer text = buffer_new(TEXT_MAX);
+    write(&text);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+static void run_server(exchange *x)
+{
+    reply_all(x, models_server);
+}
+
+static void run_live(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    buffer_text(&text, "{\"live\":true}\n");
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+static void run_ready(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    buffer_text(&text, draining ? "{\"ready\":false}\n" : "{\"ready\":true}\n");
+    http_reply_text(x, draining ? 503 : 200, "application/json", &text);
+    x->reply.retry = draining;
+}
+
+static void run_models(exchange *x)
+{
+    reply_all(x, models_list);
+}
+
+static void run_index(exchange *x)
+{
+    reply_all(x, models_index);
+}
+
+static void run_model(exchange *x)
+{
+    reply_model(x, models_metadata);
+}
+
+static void run_model_ready(exchange *x)
+{
+    reply_model(x, models_ready);
+}
+
+static void run_config(exchange *x)
+{
+    reply_model(x, models_config);
+}
+
+static void run_stats(exchange *x)
+{
+    buffer text = buffer_new(TEXT_MAX);
+    if (strcmp(x->segment[x->segments - 2], "models") != 0) {
+        reply_model(x, models_stats);
+        return;
+    }
+    models_stats(NULL, &text);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+/* Neither Content-Type nor Accept is asked: clients send anything there. */
+static bool begin_infer(exchange *x, problem *p)
+{
+    ask a = {.query = "", .in = &wire_oip, .out = &wire_oip};
+    a.loss = model_of(x, p);
+    return a.loss && read_number(x, "Inference-Header-Content-Length", OIP_ALL, &a.head, p) &&
+           admit(x, &a, p);
 }
 
 #define ROUTE(method, path, begin, run, sentence) {method, path, begin, run},

@@ -93,11 +93,18 @@ int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value)
     return ok ? 1 : -1;
 }
 
-int walk_after(cursor *c)
+int walk_item(cursor *c, bool first, span *value)
+{
+    if (cursor_accept(c, ']'))
+        return first ? 0 : -1;
+    return walk_value(c, value) ? 1 : -1;
+}
+
+int walk_after(cursor *c, char close)
 {
     if (cursor_accept(c, ','))
         return 1;
-    return cursor_accept(c, '}') ? 0 : -1;
+    return cursor_accept(c, close) ? 0 : -1;
 }
 
 bool walk_problem(const json_error_t *error, span text, const char *body, const char *what,

@@ -43,7 +43,11 @@ bool walk_text(span s, char to[WALK_NAME]);
  */
 int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value);
 
-/* After a member: 1 if another follows, 0 if the object ends, -1 if malformed. */
-int walk_after(cursor *c);
+/* The next item of an array, after its '[' or the last item: as walk_member. */
+int walk_item(cursor *c, bool first, span *value);
+
+/* After a member or an item: 1 if another follows, 0 if the object or the array ends, with `close`,
+ * -1 if malformed. */
+int walk_after(cursor *c, char close);
 
 #endif

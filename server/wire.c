@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
-const wire *const wires[] = {&wire_json, &wire_safetensors, NULL};
+const wire *const wires[] = {&wire_json, &wire_safetensors, &wire_oip, NULL};
 
 /* A media type ends at white space, a parameter or the next one in a list. */
 static span media_type(const char *text)
@@ -22,7 +22,7 @@ static span media_type(const char *text)
 
 static bool has_media(const wire *w, span type)
 {
-    for (const char *const *m = w->media; *m; m++)
+    for (const char *const *m = w->media; *m && !w->routed; m++)
         if (strlen(*m) == type.size && strncasecmp(*m, type.data, type.size) == 0)
             return true;
     return false;
@@ -60,7 +60,8 @@ static double quality(const char *p, const char *end)
  * name. */
 static int says(span type, const wire *w)
 {
-    return has_media(w, type)               ? 3
+    return w->routed                        ? 0
+           : has_media(w, type)             ? 3
            : span_is(type, "application/*") ? 2
            : span_is(type, "*/*")           ? 1
                                             : 0;

@@ -13,12 +13,17 @@ struct wire {
     const char *const
         *media; /* media types it is asked for by, ends with NULL; replies carry the first */
 
+    bool routed; /* never chosen by media type */
+
     /* From the body to names, types and shapes: gives the call its inputs without data, its options
      * and outputs. Reads no more of the numbers than their count. */
     bool (*open)(evaluation *e, problem *p);
 
     /* The numbers of a source that is text, into t's memory. NULL where none ever is. */
     bool (*read)(const evaluation *e, const source *s, const lk_tensor *t, problem *p);
+
+    /* Can the outputs asked for be said? NULL: all can. */
+    bool (*accept)(const evaluation *e, problem *p);
 
     /* At most this many bytes of text or framing for the reply, beside the tensors themselves. */
     size_t (*bound)(const evaluation *e);
@@ -27,7 +32,7 @@ struct wire {
     bool (*encode)(evaluation *e, problem *p);
 };
 
-extern const wire wire_json, wire_safetensors;
+extern const wire wire_json, wire_safetensors, wire_oip;
 
 /* All wires, ends with NULL. */
 extern const wire *const wires[];
@@ -64,6 +69,12 @@ bool wire_outputs(evaluation *e, const char *list, problem *p);
 
 /* The most tensors in a body. */
 enum { WIRE_TENSORS = 64 };
+
+/* How the Open Inference Protocol spells an element type: "FP32". */
+const char *oip_spelling(lk_dtype dtype);
+
+/* The only version that a model has. */
+#define OIP_VERSION "1"
 
 /* x rounded to nearest even as element i of a float tensor. */
 void wire_put_real(lk_dtype dtype, void *data, int64_t i, double x);

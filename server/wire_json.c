@@ -132,7 +132,7 @@ static bool tensor_object(evaluation *e, const char *input, span text, problem *
             return problem_input(p, 400, "duplicate_name", input, "inputs.%s.%s comes twice", input,
                                  name);
         *known = value;
-        more = walk_after(&c);
+        more = walk_after(&c, '}');
     }
     if (more < 0)
         return problem_input(p, 400, "malformed_body", input, "inputs.%s is not a JSON object",
@@ -176,7 +176,7 @@ static bool open_inputs(evaluation *e, span text, problem *p)
         } else if (!tensor_text_shape(value, name, &t, p) || !wire_input(e, name, &t, value, p)) {
             return false;
         }
-        more = walk_after(&c);
+        more = walk_after(&c, '}');
     }
     cursor_space(&c);
     return (more == 0 && !cursor_left(&c)) ||
@@ -256,7 +256,7 @@ static bool json_open(evaluation *e, problem *p)
                                known == &outputs ? "duplicate_option" : "duplicate_name",
                                "%s is given twice", name);
         *known = value;
-        more = walk_after(&c);
+        more = walk_after(&c, '}');
     }
     cursor_space(&c);
     if (more < 0)
