@@ -592,6 +592,9 @@ static UNUSED sample sample_new(const lk_loss *loss, lk_dtype element, int most,
 
 /* Bodies. */
 
+enum { WIRES = 3 };
+static UNUSED const wire *const each[WIRES] = {&wire_json, &wire_safetensors, &wire_oip};
+
 static UNUSED void say_number(bytes *b, const lk_tensor *t, int64_t i)
 {
     if (!is_real(t->dtype)) {
@@ -748,10 +751,72 @@ static UNUSED void say_safetensors(bytes *b, const sample *s, int where)
     free(h.data);
 }
 
+/* The length of the JSON of the last body of the Open Inference Protocol, which a header tells. */
+static uint64_t said_head;
+
+static UNUSED const char *oip_spelt(lk_dtype dtype)
+{
+    static const char *const words[] = {"FP64",  "FP32",  "FP16",  "BF16",
+                                        "INT64", "INT32", "UINT8", "BOOL"};
+    return words[dtype];
+}
+
+static UNUSED bool is_half(lk_dtype dtype)
+{
+    return dtype == LK_F16 || dtype == LK_BF16;
+}
+
+/* Tensors in the JSON and behind it, as it comes; what JSON cannot say behind it. */
+static UNUSED void say_oip(bytes *b, const sample *s, int where)
+{
+    bytes raw = {0};
+    const bool all = is_half(s->element) || chance(0.5);
+    put(&raw, "", 0);
+    say(b, "{\"id\":\"%d\",\"parameters\":{\"binary_data_output\":%s", s->inputs,
+        all ? "true" : "false");
+    for (int i = 0; where == IN_BODY && i < s->options; i++)
+        say(b, ",\"%s\":\"%s\"", s->option[i].name, s->option[i].text);
+    say(b, "},\"inputs\":[");
+    for (int i = 0; i < s->inputs; i++) {
+        const lk_tensor *t = &s->input[i].tensor;
+        lk_tensor flat = {t->data, t->dtype, 1, {lk_tensor_count(t)}};
+        bool nested = chance(0.3);
+        int64_t k = 0;
+        for (int axis = 0; axis < t->rank; axis++)
+            nested = nested && t->shape[axis] > 0;
+        say(b, "%s{\"name\":\"%s\",\"datatype\":\"%s\",\"shape\":[", i ? "," : "", s->input[i].name,
+            oip_spelt(t->dtype));
+        for (int axis = 0; axis < t->rank; axis++)
+            say(b, "%s%" PRId64, axis ? "," : "", t->shape[axis]);
+        if (is_half(t->dtype) || chance(0.5)) {
+            say(b, "],\"parameters\":{\"binary_data_size\":%zu}}", bytes_of(t));
+            put(&raw, t->data, bytes_of(t));
+            continue;
+        }
+        say(b, "],\"data\":");
+        say_nested(b, nested && t->rank > 0 ? t : &flat, 0, &k);
+        say(b, "}");
+    }
+    say(b, "]");
+    for (int i = 0; where == IN_BODY && i < s->outputs; i++) {
+        say(b, "%s{\"name\":\"%s\"", i ? "," : ",\"outputs\":[", s->output[i]);
+        if (!all || chance(0.5))
+            say(b, ",\"parameters\":{\"binary_data\":%s}",
+                is_half(s->element) || chance(0.5) ? "true" : "false");
+        say(b, "}");
+    }
+    say(b, "%s}", where == IN_BODY && s->outputs ? "]" : "");
+    said_head = b->size;
+    put(b, raw.data, raw.size);
+    free(raw.data);
+}
+
 static UNUSED void say_body(bytes *b, const sample *s, const wire *w, int where)
 {
     if (w == &wire_json)
         say_json(b, s, where);
+    else if (w == &wire_oip)
+        say_oip(b, s, where);
     else
         say_safetensors(b, s, where);
 }
@@ -774,6 +839,7 @@ typedef struct outcome {
     problem problem;
     int shards;
     bytes reply;
+    uint64_t head;      /* of a reply of the Open Inference Protocol: its JSON; 0: all of it */
     size_t need, taken; /* as promised after open, and as found at the end */
 } outcome;
 
@@ -781,6 +847,15 @@ static UNUSED void outcome_free(outcome *o)
 {
     free(o->reply.data);
     o->reply = (bytes){0};
+}
+
+/* What a request's head would have said beside the body. */
+static UNUSED void tell_head(evaluation *e)
+{
+    if (e->in == &wire_oip)
+        e->oip.head = said_head;
+    else
+        e->oip.raw_default = true;
 }
 
 /* `query` NULL: none. The body is copied to memory of exactly its size. False with a problem. */
@@ -792,6 +867,8 @@ static UNUSED bool evaluate(const lk_loss *loss, const wire *in, const wire *out
     evaluation *e = evaluation_new(loss, in, out, (span){copy, size});
     if (!e)
         problem_set(&o->problem, 503, "no_memory", "no memory");
+    else
+        tell_head(e);
     bool ok = e && evaluation_open(e, query ? query : "", shards, &o->problem) &&
               evaluation_fill(e, &o->problem);
     if (ok) {
@@ -803,6 +880,7 @@ static UNUSED bool evaluate(const lk_loss *loss, const wire *in, const wire *out
     }
     if (e) {
         o->shards = e->shards;
+        o->head = e->oip.reply_head;
         o->need = e->need;
         o->taken = e->arena_size + e->text.capacity + lk_call_memory(e->call);
         if (e->arena_used > e->arena_size)

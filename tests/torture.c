@@ -95,6 +95,7 @@ static bool steps(const lk_loss *loss, const wire *in, const wire *out, span bod
     evaluation *e = evaluation_new(loss, in, out, body);
     if (!e)
         return problem_set(p, 503, "no_memory", "no memory");
+    tell_head(e);
     bool ok = evaluation_open(e, query, 2, p);
     size_t opened = asked;
     ok = ok && evaluation_fill(e, p);
@@ -152,19 +153,19 @@ static bool accepted(const sample *s)
 static void evaluations(void **unused)
 {
     (void)unused;
-    const wire *const both[] = {&wire_json, &wire_safetensors};
     FOR_EACH_DRAWN (l)
         for (int round = 0; round < 24; round++) {
             sample s = sample_new(lk_loss_at(l), (lk_dtype)(round % 4), 4,
                                   SAMPLE_OPTIONS | SAMPLE_OUTPUTS);
-            for (int k = 0; k < 4 && accepted(&s); k++) {
+            for (int k = 0; k < WIRES && accepted(&s); k++) {
                 bytes body = {0}, query = {0};
                 const int where = round % 3 ? IN_BODY : IN_QUERY;
                 put(&query, "", 0);
-                say_body(&body, &s, both[k % 2], where);
+                say_body(&body, &s, each[k], where);
                 if (where == IN_QUERY)
                     say_query(&query, &s);
-                torture_body(s.loss, both[k % 2], both[k / 2], &body, query.data, round % 2);
+                torture_body(s.loss, each[k], each[(k + round) % WIRES], &body, query.data,
+                             round % 2);
                 free(body.data);
                 free(query.data);
             }

@@ -7,14 +7,14 @@
 
 #include <jansson.h>
 
-static const wire *const both[] = {&wire_json, &wire_safetensors};
 static const lk_dtype elements[] = {LK_F64, LK_F32, LK_F16, LK_BF16};
 
 /* Decoders of replies, which share nothing with the server's. */
 
 /* Bare NaN, Infinity and -Infinity become strings, for jansson has no word for them. */
-static json_t *parse_reply(const bytes *reply)
+static json_t *parse_reply(const char *data, size_t size)
 {
+    const bytes whole = {(char *)(uintptr_t)data, size, size}, *reply = &whole;
     bytes quoted = {0};
     bool string = false;
     for (size_t i = 0; i < reply->size; i++) {
@@ -89,7 +89,7 @@ static void same_value(const answer *a, int k, int64_t i, const lk_tensor *got, 
 
 static void check_json(const lk_loss *loss, const bytes *reply, const answer *a, bool strict)
 {
-    json_t *tree = parse_reply(reply);
+    json_t *tree = parse_reply(reply->data, reply->size);
     json_t *outputs = json_object_get(tree, "outputs");
     assert_string_equal(json_string_value(json_object_get(tree, "loss")),
                         lk_loss_describe(loss)->name);
@@ -172,6 +172,55 @@ static void check_safetensors(const lk_loss *loss, const bytes *reply, const ans
     json_decref(header);
 }
 
+static void check_oip(const lk_loss *loss, const outcome *o, const answer *a, bool id)
+{
+    const size_t head = o->head ? (size_t)o->head : o->reply.size;
+    assert_true(head <= o->reply.size);
+    json_t *tree = parse_reply(o->reply.data, head);
+    json_t *outputs = json_object_get(tree, "outputs");
+    size_t at = head;
+    assert_string_equal(json_string_value(json_object_get(tree, "model_name")),
+                        lk_loss_describe(loss)->name);
+    assert_string_equal(json_string_value(json_object_get(tree, "model_version")), "1");
+    assert_int_equal(json_is_string(json_object_get(tree, "id")), id);
+    assert_int_equal(json_array_size(outputs), a->outputs);
+    for (int k = 0; k < a->outputs; k++) {
+        const json_t *entry = json_array_get(outputs, (size_t)k),
+                     *shape = json_object_get(entry, "shape"),
+                     *data = json_object_get(entry, "data"),
+                     *size =
+                         json_object_get(json_object_get(entry, "parameters"), "binary_data_size");
+        const lk_tensor *want = &a->output[k].tensor;
+        const size_t size_of = bytes_of(want);
+        lk_tensor got = *want;
+        int64_t i = 0;
+        assert_string_equal(json_string_value(json_object_get(entry, "name")), a->output[k].name);
+        assert_string_equal(json_string_value(json_object_get(entry, "datatype")),
+                            oip_spelt(want->dtype));
+        assert_int_equal(json_array_size(shape), want->rank);
+        for (int axis = 0; axis < want->rank; axis++)
+            assert_int_equal(json_integer_value(json_array_get(shape, (size_t)axis)),
+                             want->shape[axis]);
+        assert_true(!data == json_is_integer(size));
+        got.data = malloc(size_of + 1);
+        if (data) {
+            lk_tensor flat = {got.data, want->dtype, 1, {lk_tensor_count(want)}};
+            flatten(data, &flat, 0, &i, false);
+        } else {
+            assert_int_equal(json_integer_value(size), size_of);
+            assert_true(size_of <= o->reply.size - at);
+            memcpy(got.data, o->reply.data + at, size_of);
+            at += size_of;
+        }
+        for (i = 0; i < lk_tensor_count(want); i++)
+            same_value(a, k, i, &got, false);
+        free(got.data);
+    }
+    assert_int_equal(at, o->reply.size);
+    assert_true((at > head) <= (o->head > 0));
+    json_decref(tree);
+}
+
 /* One request through one pair of wires. */
 static void check(const sample *s, const answer *a, const wire *in, const wire *out, int where,
                   int shards, bool strict)
@@ -189,7 +238,7 @@ static void check(const sample *s, const answer *a, const wire *in, const wire *
         fail_msg("%s, %s: the server says %d %s (%s), the library %s (%s); body %.400s; query %s",
                  lk_loss_describe(s->loss)->name, in->name, o.problem.status, o.problem.code,
                  o.problem.detail, lk_status_name(a->status), a->error.text,
-                 in == &wire_json ? body.data : body.data + 8, query.data);
+                 in == &wire_safetensors ? body.data + 8 : body.data, query.data);
     if (!ok) {
         assert_string_equal(o.problem.code, lk_status_name(a->status));
         assert_int_equal(o.problem.status, 422);
@@ -201,6 +250,8 @@ static void check(const sample *s, const answer *a, const wire *in, const wire *
                      o.taken);
         if (out == &wire_json)
             check_json(s->loss, &o.reply, a, strict);
+        else if (out == &wire_oip)
+            check_oip(s->loss, &o, a, in == &wire_oip);
         else
             check_safetensors(s->loss, &o.reply, a);
     }
@@ -215,10 +266,10 @@ static int check_pairs(sample *s)
     int good = ask(s, &a) == LK_OK;
     if (a.status != LK_OK)
         answer_free(&a);
-    for (int i = 0; i < 2; i++)
-        for (int k = 0; k < 2; k++) {
-            check(s, &a, both[i], both[k], IN_BODY, 1, false);
-            check(s, &a, both[i], both[k], IN_QUERY, 2, chance(0.5));
+    for (int i = 0; i < WIRES; i++)
+        for (int k = 0; k < WIRES; k++) {
+            check(s, &a, each[i], each[k], IN_BODY, 1, false);
+            check(s, &a, each[i], each[k], IN_QUERY, 2, chance(0.5));
         }
     answer_free(&a);
     sample_free(s);
@@ -261,9 +312,9 @@ static void examples(void **unused)
     (void)unused;
     for (int l = 0; l < lk_loss_count(); l++) {
         const lk_description *is = lk_loss_describe(lk_loss_at(l));
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < WIRES; k++) {
             outcome o;
-            if (!evaluate(lk_loss_at(l), &wire_json, both[k], is->example, strlen(is->example), "",
+            if (!evaluate(lk_loss_at(l), &wire_json, each[k], is->example, strlen(is->example), "",
                           1, &o))
                 fail_msg("the example of %s: %s", is->name, o.problem.detail);
             assert_true(o.reply.size > 0);
@@ -312,7 +363,7 @@ static void shards(void **unused)
         static const int cuts[] = {1, 2, 5};
         for (int k = 0; k < 3; k++) {
             outcome o;
-            if (!evaluate(s.loss, both[1], both[1], body.data, body.size, "", cuts[k], &o))
+            if (!evaluate(s.loss, each[1], each[1], body.data, body.size, "", cuts[k], &o))
                 fail_msg("%s", o.problem.detail);
             assert_int_equal(o.shards, cuts[k]);
             assert_true(o.taken <= o.need);
@@ -348,7 +399,7 @@ static void given_twice(void **unused)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
-        bool ok = evaluate(lk_loss_find("huber"), both[0], both[0], cases[i].body,
+        bool ok = evaluate(lk_loss_find("huber"), each[0], each[0], cases[i].body,
                            strlen(cases[i].body), cases[i].query, 1, &o);
         if (ok || strcmp(o.problem.code, cases[i].code) != 0)
             fail_msg("%s ? %s: %s", cases[i].body, cases[i].query,
@@ -393,7 +444,7 @@ static void queries(void **unused)
         outcome o;
         char *query = exactly(cases[i].query, strlen(cases[i].query) + 1);
         bool ok =
-            evaluate(lk_loss_find("huber"), both[0], both[0], body, strlen(body), query, 1, &o);
+            evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body), query, 1, &o);
         if (ok != !cases[i].code || (!ok && strcmp(o.problem.code, cases[i].code) != 0))
             fail_msg("?%s: %s", query, ok ? "accepted" : o.problem.detail);
         outcome_free(&o);
@@ -405,7 +456,7 @@ static void queries(void **unused)
     memcpy(longer, "delta=", 6);
     outcome o;
     assert_false(
-        evaluate(lk_loss_find("huber"), both[0], both[0], body, strlen(body), longer, 1, &o));
+        evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body), longer, 1, &o));
     assert_string_equal(o.problem.code, "malformed_query");
 }
 
@@ -415,12 +466,12 @@ static void strict_json(void **unused)
     static const char body[] = "{\"inputs\":{\"a\":[NaN,Infinity,1],\"b\":[2,-Infinity,4]},"
                                "\"options\":{\"reduction\":\"none\"}}";
     outcome o;
-    assert_true(evaluate(lk_loss_find("huber"), both[0], both[0], body, strlen(body),
+    assert_true(evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body),
                          "strict_json=true", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[null,null,2.5]"));
     assert_null(strstr(o.reply.data, "NaN"));
     outcome_free(&o);
-    assert_true(evaluate(lk_loss_find("huber"), both[0], both[0], body, strlen(body), "", 1, &o));
+    assert_true(evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body), "", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[NaN,Infinity,2.5]"));
     outcome_free(&o);
 }

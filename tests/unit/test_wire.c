@@ -568,12 +568,11 @@ static void safetensors_bodies(void **unused)
 static void truncations(void **unused)
 {
     (void)unused;
-    const wire *const both[] = {&wire_json, &wire_safetensors};
     FOR_EACH_DRAWN (l)
         for (int round = 0; round < 12; round++) {
             sample s = sample_new(lk_loss_at(l), round % 2 ? LK_F32 : LK_F16, 3,
                                   SAMPLE_OPTIONS | SAMPLE_OUTPUTS);
-            const wire *w = both[round / 2 % 2];
+            const wire *w = each[round / 2 % WIRES];
             bytes body = {0};
             say_body(&body, &s, w, IN_BODY);
             for (size_t n = 0; n < body.size; n++) {
@@ -617,7 +616,7 @@ static void example_body(const lk_loss *loss, const wire *w, bytes *body)
                      json_string_value(value));
         free(text);
     }
-    say_safetensors(body, &s, IN_BODY);
+    say_body(body, &s, w, IN_BODY);
     json_decref(tree);
     evaluation_free(e);
 }
@@ -627,21 +626,20 @@ static void example_body(const lk_loss *loss, const wire *w, bytes *body)
 static void changed_bytes(void **unused)
 {
     (void)unused;
-    const wire *const both[] = {&wire_json, &wire_safetensors};
     const unsigned step = 1 + (unsigned)lk_loss_count() / 4;
     FOR_EACH_DRAWN (l)
-        for (int k = 0; k < 2; k++) {
+        for (int k = 0; k < WIRES; k++) {
             bytes body = {0};
             outcome o;
-            example_body(lk_loss_at(l), both[k], &body);
-            if (!try_body(lk_loss_at(l), both[k], body.data, body.size, &o))
+            example_body(lk_loss_at(l), each[k], &body);
+            if (!try_body(lk_loss_at(l), each[k], body.data, body.size, &o))
                 fail_msg("%s: %s", lk_loss_describe(lk_loss_at(l))->name, o.problem.detail);
             outcome_free(&o);
             for (size_t i = 0; i < body.size; i++) {
                 const char kept = body.data[i];
                 for (unsigned v = (unsigned)((i + (size_t)l) % step); v < 256; v += step) {
                     body.data[i] = (char)v;
-                    (void)try_body(lk_loss_at(l), both[k], body.data, body.size, &o);
+                    (void)try_body(lk_loss_at(l), each[k], body.data, body.size, &o);
                     outcome_free(&o);
                 }
                 body.data[i] = kept;
@@ -654,13 +652,12 @@ static void changed_bytes(void **unused)
 static void mangled_bodies(void **unused)
 {
     (void)unused;
-    const wire *const both[] = {&wire_json, &wire_safetensors};
     static const char structure[] = "[]{}\",:\\ 0-1.eN\0";
     FOR_EACH_DRAWN (l)
         for (int round = 0; round < 4000 / (1 + lk_loss_count() / 4); round++) {
             bytes body = {0}, mangled = {0};
             outcome o;
-            example_body(lk_loss_at(l), both[round % 2], &body);
+            example_body(lk_loss_at(l), each[round % WIRES], &body);
             for (size_t i = 0; i < body.size; i++) {
                 if (chance(0.01))
                     continue;
@@ -668,7 +665,7 @@ static void mangled_bodies(void **unused)
                 if (chance(0.01))
                     put(&mangled, body.data + random_below((int)body.size), 1);
             }
-            (void)try_body(lk_loss_at(l), both[round % 2], mangled.data, mangled.size, &o);
+            (void)try_body(lk_loss_at(l), each[round % WIRES], mangled.data, mangled.size, &o);
             outcome_free(&o);
             free(body.data);
             free(mangled.data);
