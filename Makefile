@@ -22,7 +22,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive valgrind coverage install uninstall deps ci clean help compile_commands.json
+	test-exhaustive fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
@@ -33,8 +33,9 @@ FLAVOUR_release := -O2 -g -D_FORTIFY_SOURCE=2
 FLAVOUR_debug := -Og -g
 FLAVOUR_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 FLAVOUR_tsan := -O1 -g -fsanitize=thread
+FLAVOUR_fuzz := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
 ifeq ($(FLAVOUR_$(FLAVOUR)),)
-$(error FLAVOUR is "$(FLAVOUR)"; it must be release, debug, asan or tsan)
+$(error FLAVOUR is "$(FLAVOUR)"; it must be release, debug, asan, tsan or fuzz)
 endif
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
@@ -153,6 +154,14 @@ $(TESTS)/torture: tests/torture.c $(TESTED_OBJS)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm \
 		$(addprefix -Wl$(comma)--wrap=,malloc calloc realloc aligned_alloc) -o $@
 
+# Fuzz targets: with gcc they replay seeds, with clang's libFuzzer they look for more.
+FUZZ_TARGETS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+REPLAYS := $(FUZZ_TARGETS:%=$(TESTS)/fuzz_%)
+$(REPLAYS): $(TESTS)/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(TESTED_OBJS)
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
 define vmath_rules
 $(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c
 	@mkdir -p $$(@D)
@@ -169,7 +178,7 @@ test: deps-test
 	$(Q)$(MAKE) --no-print-directory check
 
 # Each program in turn; a variant that this processor lacks is named and left out.
-check: all $(UNITS) $(PROGRAMS) $(VMATH) header-check api-check
+check: all $(UNITS) $(PROGRAMS) $(REPLAYS) $(VMATH) header-check api-check
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS)
 
 ## header-check: the public header alone, as C11, C17 and C++
@@ -188,6 +197,27 @@ asan tsan: deps-test
 test-exhaustive: deps-test
 	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
+
+## fuzz: each target for FUZZ_SECONDS (60), under address and undefined; FUZZ="oip json" chooses
+FUZZ_SECONDS ?= 60
+FUZZ ?= $(FUZZ_TARGETS)
+fuzz: deps-test
+	$(Q).ci/deps clang
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=release all
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=fuzz CC=clang fuzzers
+	$(Q)tests/fuzz/run.sh build/fuzz/tests $(FUZZ_SECONDS) $(FUZZ)
+
+# The kernels are the release's: check_losses looks at them under sanitizers, fuzzers at what reads bytes.
+FUZZERS := $(FUZZ_TARGETS:%=$(TESTS)/libfuzzer_%)
+fuzzers: $(FUZZERS)
+$(FUZZERS): $(TESTS)/libfuzzer_%: tests/fuzz/fuzz_%.c $(filter-out %/main.o,$(SERVER_OBJS)) build/release/liblosskit.a
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) -fsanitize=fuzzer $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
+## seeds: the seeds of the fuzz targets, from api/examples
+seeds:
+	$(Q)tests/fuzz/seeds.py
 
 ## valgrind: the unit tests and goldens under memcheck
 valgrind: deps-test

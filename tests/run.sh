@@ -58,6 +58,9 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture; 
     esac
 done
 if [ -z "$mode" ]; then
+    for target in tests/fuzz/seeds/*; do
+        run "seeds of $(basename "$target")" "$programs/fuzz_$(basename "$target")" "$target"/*
+    done
     run "HTTP cases" python3 tests/http/run.py --lossd "$build/lossd"
     run "examples" python3 tests/http/examples.py --lossd "$build/lossd"
     run "drain" python3 tests/http/drain.py --lossd "$build/lossd"

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MIT */
+#define FUZZ_WIRE wire_safetensors
+#include "fuzz_wire.h"
