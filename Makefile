@@ -230,16 +230,23 @@ demo: deps-test
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tests/data/demo.sh build/lossd
 
-## bench: kernels beside memcpy and the scalar reference; numbers as text
-BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/*.c))
+## bench: kernels beside memcpy and the scalar reference; numbers as text; lossd beside an echo
+BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/bench_*.c))
 bench: deps-test
-	$(Q)$(MAKE) --no-print-directory $(BENCHES)
+	$(Q)$(MAKE) --no-print-directory all $(BENCHES) $(TESTS)/echo $(TESTS)/client
 	$(Q)for b in $(BENCHES); do $$b || exit 1; done
+	$(Q)tests/bench/service.py --lossd $(B)/lossd --tools $(TESTS)
 
 $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+
+# lossd's HTTP with other routes.
+$(TESTS)/echo: tests/bench/echo.c $(filter-out %/route.o %/request.o %/models.o,$(TESTED_OBJS))
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 # Generated files.
 

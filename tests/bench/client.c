@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sends one request again and again over several connections and says how long the replies took.
+ *
+ *     client ADDRESS FILE CONNECTIONS SECONDS [RATE]
+ *
+ * ADDRESS is unix:/path or a port of 127.0.0.1; FILE holds the request as it goes over the wire.
+ * Without RATE each connection sends the next request when it has its reply (closed loop). With it
+ * requests are due at fixed times, RATE a second, and time counts from when a request was due, so
+ * that waiting for a free connection counts too (open loop). Prints: requests a second, p50, p99
+ * and longest in ms.
+ */
+#define _GNU_SOURCE /* memmem */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CONNECTIONS = 1024, SAMPLES = 1 << 22, HEAD = 4096 };
+
+typedef struct connection {
+    int fd;
+    bool busy;
+    size_t sent, head, left; /* of the reply: bytes of the head so far, of the body to come */
+    bool in_body;
+    double due;
+    char text[HEAD + 1];
+} connection;
+
+static connection all[CONNECTIONS];
+static char *request;
+static size_t request_size;
+static float *samples;
+static size_t count;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void die(const char *what)
+{
+    fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static int dial(const char *address)
+{
+    struct sockaddr_un local = {.sun_family = AF_UNIX};
+    struct sockaddr_in tcp = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const bool named = strncmp(address, "unix:", 5) == 0;
+    int fd = socket(named ? AF_UNIX : AF_INET, SOCK_STREAM, 0);
+    tcp.sin_port = htons((uint16_t)atoi(address));
+    snprintf(local.sun_path, sizeof local.sun_path, "%s", address + (named ? 5 : 0));
+    if (fd < 0 || (named ? connect(fd, (struct sockaddr *)&local, sizeof local)
+                         : connect(fd, (struct sockaddr *)&tcp, sizeof tcp)) != 0)
+        die(address);
+    return fd;
+}
+
+static void start(connection *c, double due)
+{
+    c->busy = true;
+    c->due = due;
+    c->sent = c->head = c->left = 0;
+    c->in_body = false;
+}
+
+/* The reply is whole. */
+static void done(connection *c)
+{
+    c->busy = false;
+    if (count < SAMPLES)
+        samples[count] = (float)(now() - c->due);
+    count++;
+}
+
+static void read_reply(connection *c)
+{
+    static char sink[1 << 18];
+    ssize_t n = c->in_body ? recv(c->fd, sink, sizeof sink, MSG_DONTWAIT)
+                           : recv(c->fd, c->text + c->head, HEAD - c->head, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0)
+        die("the connection was closed");
+    if (!c->in_body) {
+        c->head += (size_t)n;
+        c->text[c->head] = '\0';
+        const char *end = strstr(c->text, "\r\n\r\n"),
+                   *length = strcasestr(c->text, "\ncontent-length:");
+        if (!end)
+            return;
+        if (strncmp(c->text, "HTTP/1.1 200", 12) != 0 || !length) {
+            fprintf(stderr, "client: %s\n", c->text);
+            exit(1);
+        }
+        c->in_body = true;
+        c->left = strtoull(length + 16, NULL, 10);
+        n = c->text + c->head - (end + 4);
+    }
+    c->left -= (size_t)n;
+    if (c->left == 0)
+        done(c);
+}
+
+static void write_request(connection *c)
+{
+    ssize_t n = send(c->fd, request + c->sent, request_size - c->sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        die("send");
+    c->sent += n > 0 ? (size_t)n : 0;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv)
+{
+    static struct pollfd polls[CONNECTIONS];
+    if (argc < 5)
+        return 2;
+    const int connections = atoi(argv[3]);
+    const double seconds = atof(argv[4]), rate = argc > 5 ? atof(argv[5]) : 0;
+    FILE *from = fopen(argv[2], "rb");
+    if (!from || connections < 1 || connections > CONNECTIONS)
+        die(argv[2]);
+    fseek(from, 0, SEEK_END);
+    request_size = (size_t)ftell(from);
+    rewind(from);
+    request = malloc(request_size);
+    samples = malloc(SAMPLES * sizeof *samples);
+    if (!request || !samples || fread(request, 1, request_size, from) != request_size)
+        die(argv[2]);
+    for (int i = 0; i < connections; i++)
+        all[i].fd = polls[i].fd = dial(argv[1]);
+
+    const double begin = now();
+    double next = begin;
+    for (double t = begin; t < begin + seconds; t = now()) {
+        for (int i = 0; i < connections; i++) {
+            connection *c = &all[i];
+            if (!c->busy && (rate == 0 || next <= t)) {
+                start(c, rate == 0 ? t : next);
+                next += rate == 0 ? 0 : 1 / rate;
+            }
+            if (c->busy && c->sent < request_size)
+                write_request(c);
+            polls[i].events =
+                (short)(c->busy ? (c->sent < request_size ? POLLIN | POLLOUT : POLLIN) : 0);
+        }
+        poll(polls, (nfds_t)connections, rate == 0 || next > t + 0.001 ? 1 : 0);
+        for (int i = 0; i < connections; i++)
+            if (all[i].busy && polls[i].revents & (POLLIN | POLLHUP | POLLERR))
+                read_reply(&all[i]);
+    }
+    const double took = now() - begin;
+    const size_t kept = count < SAMPLES ? count : SAMPLES;
+    qsort(samples, kept, sizeof *samples, by_value);
+    if (kept == 0)
+        return 1;
+    printf("%.1f %.3f %.3f %.3f\n", (double)count / took, (double)samples[kept / 2] * 1e3,
+           (double)samples[kept - 1 - kept / 100] * 1e3, (double)samples[kept - 1] * 1e3);
+    return 0;
+}

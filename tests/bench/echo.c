@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What moving bytes costs: lossd's HTTP with nothing behind it. POST /echo sends the body back at
+ * once, POST /pool after a trip through the pool of workers. The flags are lossd's; it ends with
+ * SIGTERM.
+ */
+#include "server/route.h"
+
+#include "server/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uv_loop_t loop;
+static size_t body_max;
+
+static void nothing(uv_work_t *work)
+{
+    (void)work;
+}
+
+static void back(exchange *x)
+{
+    x->reply.status = 200;
+    x->reply.media = "application/octet-stream";
+    x->reply.pieces = 1;
+    x->reply.piece[0] = (span){x->body, x->body_size};
+}
+
+static void after(uv_work_t *work, int status)
+{
+    exchange *x = work->data;
+    (void)status;
+    back(x);
+    http_resume(x);
+}
+
+bool route_begin(exchange *x)
+{
+    x->body_max = body_max;
+    return true;
+}
+
+bool route_grow(exchange *x, size_t more)
+{
+    (void)x;
+    (void)more;
+    return true;
+}
+
+void route_run(exchange *x)
+{
+    if (x->segments > 0 && strcmp(x->segment[0], "pool") == 0) {
+        uv_work_t *work = calloc(1, sizeof *work);
+        if (!work)
+            abort();
+        work->data = x;
+        x->request = work;
+        http_suspend(x);
+        uv_queue_work(&loop, work, nothing, after);
+        return;
+    }
+    back(x);
+}
+
+void route_end(exchange *x)
+{
+    free(x->request);
+}
+
+void route_drain(void)
+{
+}
+
+int main(int argc, char **argv)
+{
+    flags f;
+    bool help = false;
+    char workers[16];
+    if (!flags_parse(&f, argc, argv, 1, NULL, &help) || help)
+        return 2;
+    snprintf(workers, sizeof workers, "%d", (int)f.workers);
+    setenv("UV_THREADPOOL_SIZE", workers, 1);
+    signal(SIGPIPE, SIG_IGN);
+    body_max = (size_t)f.max_body;
+    log_set(false, LOG_ERROR);
+    uv_loop_init(&loop);
+    if (!http_start(&loop, &f))
+        return 1;
+    return uv_run(&loop, UV_RUN_DEFAULT);
+}

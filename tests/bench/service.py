@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""lossd beside an echo of the same bytes through the same HTTP, and its formats beside each other.
+
+Large requests take turns on one connection each, and medians are compared. Small ones come from
+tests/bench/client.c, in turns of some seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import json
+import os
+import pathlib
+import random
+import socket
+import statistics
+import struct
+import subprocess
+import tempfile
+import time
+
+ROWS, CLASSES = 128, 50257
+
+
+def logits(dtype: str, rows: int, classes: int) -> bytes:
+    row = array.array("f", (random.gauss(0, 2) for _ in range(classes)))
+    if dtype == "BF16":  # the upper halves
+        row = array.array("H", row.tobytes())[1::2]
+    return row.tobytes() * rows
+
+
+def targets(rows: int, classes: int) -> bytes:
+    return array.array("q", (i * 7919 % classes for i in range(rows))).tobytes()
+
+
+def post(path: str, body: bytes, head: int | None = None, media: str = "") -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}"]
+    lines += [f"Inference-Header-Content-Length: {head}"] if head else []
+    lines += [f"Content-Type: {media}"] if media else []
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def safetensors(dtype: str, rows: int, classes: int) -> bytes:
+    x, y = logits(dtype, rows, classes), targets(rows, classes)
+    header = {
+        "logits": {"dtype": dtype, "shape": [rows, classes], "data_offsets": [0, len(x)]},
+        "targets": {"dtype": "I64", "shape": [rows], "data_offsets": [len(x), len(x) + len(y)]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    body = struct.pack("<Q", len(text)) + text + x + y
+    return post("/v1/losses/cross_entropy", body, media="application/x-safetensors")
+
+
+def oip(dtype: str, rows: int, classes: int) -> bytes:
+    x, y = logits(dtype, rows, classes), targets(rows, classes)
+
+    def tensor(name: str, datatype: str, shape: list[int], data: bytes) -> dict:
+        parameters = {"binary_data_size": len(data)}
+        return {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}
+
+    head = {
+        "parameters": {"binary_data_output": True},
+        "inputs": [
+            tensor("logits", {"F32": "FP32"}.get(dtype, dtype), [rows, classes], x),
+            tensor("targets", "INT64", [rows], y),
+        ],
+    }
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return post("/v2/models/cross_entropy/infer", text + x + y, head=len(text))
+
+
+class Client:
+    """One connection; replies are read into one piece of memory and dropped."""
+
+    memory = bytearray(1 << 26)
+
+    def __init__(self, address: str) -> None:
+        if address.startswith("unix:"):
+            self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.connect(address[5:])
+        else:
+            self.socket = socket.create_connection(("127.0.0.1", int(address)))
+
+    def time(self, request: bytes) -> float:
+        start = time.perf_counter()
+        self.socket.sendall(request)
+        view, size, end = memoryview(self.memory), 0, None
+        while end is None or size < end:
+            n = self.socket.recv_into(view[size:])
+            assert n > 0, "closed"
+            size += n
+            if end is None and (at := self.memory.find(b"\r\n\r\n", 0, min(size, 4096))) > 0:
+                head = bytes(self.memory[:at]).decode().lower()
+                assert " 200 " in head.split("\r\n")[0], head
+                end = at + 4 + int(head.split("\ncontent-length:")[1].split("\r")[0])
+        return time.perf_counter() - start
+
+
+class Server:
+    count = 0
+
+    def __init__(self, program: str, folder: str, *flags: str) -> None:
+        Server.count += 1
+        self.unix = f"unix:{folder}/{Server.count}.sock"
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = str(s.getsockname()[1])
+        listen = ["--listen", self.unix, "--listen", f"127.0.0.1:{self.port}"]
+        self.process = subprocess.Popen([program, *listen, "--log-level", "error", *flags])
+        for _ in range(100):
+            if os.path.exists(self.unix[5:]):
+                return
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+def in_turns(timed: dict[str, tuple[Client, bytes]], rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(rounds):
+        for name, (client, request) in timed.items():
+            times[name].append(client.time(request))
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def large(lossd: Server, echo: Server, rounds: int) -> None:
+    print(f"\n{ROWS}x{CLASSES} cross_entropy with its gradient, beside an echo of the same bytes")
+    print(f"{'':14} {'echo':>9} {'safetensors':>16} {'OIP':>16} {'bf16':>16}")
+    f32, bf16 = safetensors("F32", ROWS, CLASSES), safetensors("BF16", ROWS, CLASSES)
+    v2 = oip("F32", ROWS, CLASSES)
+    nothing = post("/echo", f32.split(b"\r\n\r\n", 1)[1])
+    for name in ("TCP", "Unix socket"):
+        a, b = (lossd.port, echo.port) if name == "TCP" else (lossd.unix, echo.unix)
+        turns = {
+            "echo": (Client(b), nothing),
+            "f32": (Client(a), f32),
+            "oip": (Client(a), v2),
+            "bf16": (Client(a), bf16),
+        }
+        t = in_turns(turns, rounds)
+
+        def beside(k: str, of: str) -> str:
+            return f"{t[k] * 1e3:7.1f} ms {t[k] / t[of]:5.2f}x"
+
+        print(
+            f"{name:14} {t['echo'] * 1e3:6.1f} ms {beside('f32', 'echo'):>16} "
+            f"{beside('oip', 'f32'):>16} {beside('bf16', 'f32'):>16}"
+        )
+    print("(safetensors as a multiple of the echo; OIP and bf16 as multiples of safetensors f32)")
+
+
+def small(lossd: str, echo: str, client: str, folder: str, seconds: float) -> None:
+    print("\n32x128 f32 with gradient, 32 connections on a Unix socket, one worker")
+    request = safetensors("F32", 32, 128)
+    files = {"lossd": f"{folder}/loss.http", "echo": f"{folder}/echo.http"}
+    pathlib.Path(files["lossd"]).write_bytes(request)
+    body = request.split(b"\r\n\r\n", 1)[1]
+    pathlib.Path(files["echo"]).write_bytes(post("/pool", body))
+    servers = {
+        "lossd": Server(lossd, folder, "--workers", "1"),
+        "echo": Server(echo, folder, "--workers", "1"),
+    }
+    rates: dict[str, list[float]] = {"lossd": [], "echo": []}
+
+    def run(name: str, *rate: str) -> list[float]:
+        command = [client, servers[name].unix, files[name], "32", str(seconds), *rate]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return [float(x) for x in output.split()]
+
+    for _ in range(5):
+        for name in ("echo", "lossd"):
+            rates[name].append(run(name)[0])
+    peak = {name: statistics.median(r) for name, r in rates.items()}
+    print(f"echo through the pool {peak['echo']:8.0f} /s")
+    print(f"lossd                 {peak['lossd']:8.0f} /s  {peak['lossd'] / peak['echo']:.2f}x")
+    _, p50, p99, worst = run("lossd", str(peak["lossd"] / 2))
+    print(f"at half of that, open loop: p50 {p50:.3f} ms, p99 {p99:.3f} ms, longest {worst:.1f} ms")
+    for server in servers.values():
+        server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lossd", default="build/lossd")
+    parser.add_argument("--tools", default="build/release/tests", help="where echo and client are")
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--seconds", type=float, default=2)
+    a = parser.parse_args()
+    random.seed(1)
+    with tempfile.TemporaryDirectory() as folder:
+        lossd, echo = Server(a.lossd, folder), Server(f"{a.tools}/echo", folder)
+        try:
+            large(lossd, echo, a.rounds)
+        finally:
+            lossd.stop()
+            echo.stop()
+        small(a.lossd, f"{a.tools}/echo", f"{a.tools}/client", folder, a.seconds)
+
+
+main()
