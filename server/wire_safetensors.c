@@ -3,10 +3,13 @@
  * safetensors bodies: 8 bytes of header length, a JSON header that says of each tensor dtype, shape
  * and place, then the tensors. Inputs are views of the body; gradients may be written over them.
  */
+#include "number.h"
 #include "tensor_text.h"
+#include "walk.h"
 #include "wire.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -31,7 +34,7 @@ enum { SPELLINGS = sizeof spellings / sizeof *spellings };
 
 /* A tensor as the header has it. */
 typedef struct entry {
-    const char *name; /* of the header's tree */
+    char name[WALK_NAME];
     lk_tensor shape;
     uint64_t begin, end;
 } entry;
@@ -42,57 +45,97 @@ static bool entry_problem(problem *p, const char *name, const char *what)
                          what);
 }
 
-static bool read_size(const json_t *value, uint64_t *size)
+/* An array of integers >= 0: how many there are, of which the first `most` are kept; -1: it is no
+ * such array. */
+static int read_sizes(span text, int64_t *sizes, int most)
 {
-    if (!json_is_integer(value) || json_integer_value(value) < 0)
-        return false;
-    *size = (uint64_t)json_integer_value(value);
-    return true;
+    cursor c = cursor_new(text);
+    int count = 0;
+    bool fits = false;
+    if (!cursor_accept(&c, '['))
+        return -1;
+    while (!cursor_accept(&c, ']')) {
+        int64_t size;
+        if (count > 0 && !cursor_accept(&c, ','))
+            return -1;
+        cursor_space(&c);
+        const char *end = number_read_integer(c.p, c.end, &size, &fits);
+        if (!end || !fits || size < 0)
+            return -1;
+        c.p = end;
+        if (count < most)
+            sizes[count] = size;
+        count++;
+    }
+    return cursor_left(&c) ? -1 : count;
 }
 
-static bool read_dtype(const char *name, const json_t *word, lk_tensor *t, problem *p)
+static bool read_dtype(const char *name, span value, lk_tensor *t, problem *p)
 {
-    if (!json_is_string(word))
+    char word[WALK_NAME];
+    if (!walk_text(value, word))
         return entry_problem(p, name, "needs a dtype");
     for (int i = 0; i < SPELLINGS; i++) {
-        if (strcmp(spellings[i].word, json_string_value(word)) == 0) {
+        if (strcmp(spellings[i].word, word) == 0) {
             t->dtype = spellings[i].dtype;
             return true;
         }
     }
     return problem_input(p, 422, "dtype_unsupported", name,
                          "%.60s is %.20s; it must be F64, F32, F16, BF16, I64, I32, U8 or BOOL",
-                         name, json_string_value(word));
+                         name, word);
 }
 
-static bool read_entry(const char *name, const json_t *value, entry *e, problem *p)
+/* Exactly dtype, shape and data_offsets, in any order. */
+static bool read_members(const char *name, span text, span members[3], problem *p)
 {
-    const json_t *shape = json_object_get(value, "shape");
-    const json_t *offsets = json_object_get(value, "data_offsets");
-    uint64_t bytes, size;
-    *e = (entry){.name = name};
-    if (!json_is_object(value) || json_object_size(value) != 3 || !json_is_array(shape) ||
-        !json_is_array(offsets) || json_array_size(offsets) != 2)
-        return entry_problem(p, name, "must have exactly dtype, shape and data_offsets");
-    if (!read_dtype(name, json_object_get(value, "dtype"), &e->shape, p))
-        return false;
-    if (json_array_size(shape) > LK_MAX_RANK)
-        return problem_input(p, 413, "too_large", name,
-                             "%.60s has %zu axes; tensors have at most %d", name,
-                             json_array_size(shape), LK_MAX_RANK);
-    e->shape.rank = (int)json_array_size(shape);
-    for (int axis = 0; axis < e->shape.rank; axis++) {
-        if (!read_size(json_array_get(shape, (size_t)axis), &size))
-            return entry_problem(p, name, "has a size that is not an integer >= 0");
-        e->shape.shape[axis] = (int64_t)size;
+    static const char *const names[] = {"dtype", "shape", "data_offsets"};
+    cursor c = cursor_new(text);
+    char member[WALK_NAME];
+    span value;
+    int more = cursor_accept(&c, '{') ? 1 : -1;
+    for (bool first = true; more == 1; first = false) {
+        more = walk_member(&c, first, member, &value);
+        int k = 0;
+        while (more == 1 && k < 3 && strcmp(names[k], member) != 0)
+            k++;
+        if (more == 1 && k < 3 && members[k].size > 0)
+            return problem_input(p, 400, "duplicate_name", name,
+                                 "safetensors: tensor \"%.60s\" has %s twice", name, member);
+        if (more != 1 || k == 3)
+            break;
+        members[k] = value;
+        more = walk_after(&c, '}');
     }
-    if (!read_size(json_array_get(offsets, 0), &e->begin) ||
-        !read_size(json_array_get(offsets, 1), &e->end) || e->begin > e->end)
+    if (more != 0 || cursor_left(&c) || members[0].size == 0 || members[1].size == 0 ||
+        members[2].size == 0)
+        return entry_problem(p, name, "must have exactly dtype, shape and data_offsets");
+    return true;
+}
+
+static bool read_entry(const char *name, span text, entry *e, problem *p)
+{
+    span members[3] = {{0}};
+    int64_t offsets[2];
+    *e = (entry){.begin = 0};
+    snprintf(e->name, sizeof e->name, "%s", name);
+    if (!read_members(name, text, members, p) || !read_dtype(name, members[0], &e->shape, p))
+        return false;
+    const int rank = read_sizes(members[1], e->shape.shape, LK_MAX_RANK);
+    if (rank < 0)
+        return entry_problem(p, name, "has a shape that is not an array of integers >= 0");
+    if (rank > LK_MAX_RANK)
+        return problem_input(p, 413, "too_large", name,
+                             "%.60s has %d axes; tensors have at most %d", name, rank, LK_MAX_RANK);
+    e->shape.rank = rank;
+    if (read_sizes(members[2], offsets, 2) != 2 || offsets[0] > offsets[1])
         return entry_problem(p, name, "has data_offsets that are no range of bytes");
+    e->begin = (uint64_t)offsets[0];
+    e->end = (uint64_t)offsets[1];
     int64_t count = lk_tensor_count(&e->shape);
     if (count < 0)
         return entry_problem(p, name, "has a shape whose size overflows");
-    bytes = (uint64_t)count * lk_dtype_size(e->shape.dtype);
+    const uint64_t bytes = (uint64_t)count * lk_dtype_size(e->shape.dtype);
     if (e->end - e->begin != bytes)
         return problem_input(p, 400, "malformed_body", name,
                              "safetensors: tensor \"%.60s\" has %llu bytes of data; its dtype and "
@@ -129,62 +172,79 @@ static bool check_places(entry *entries, int count, size_t data, problem *p)
     return true;
 }
 
-static bool read_metadata(evaluation *e, const json_t *metadata, problem *p)
+static bool read_metadata(evaluation *e, span text, problem *p)
 {
+    json_error_t error = {0};
+    json_t *metadata = walk_tree(text, &error), *value;
     const char *name;
-    json_t *value;
-    if (!json_is_object(metadata))
-        return malformed(p, "__metadata__ must be an object of strings");
-    json_object_foreach((json_t *)(uintptr_t)metadata, name, value)
+    if (!metadata && json_error_code(&error) == json_error_duplicate_key)
+        return problem_set(p, 400, "duplicate_name", "safetensors: __metadata__: %s", error.text);
+    if (!metadata)
+        return walk_problem(&error, text, e->body.data, "safetensors: __metadata__", p);
+    bool ok = json_is_object(metadata) || malformed(p, "__metadata__ must be an object of strings");
+    json_object_foreach(metadata, name, value)
     {
-        if (!json_is_string(value))
-            return problem_set(p, 400, "malformed_body",
-                               "safetensors: __metadata__.%.60s must be a string", name);
-        const char *text = json_string_value(value);
-        if (strcmp(name, "format") == 0)
+        const char *words = json_string_value(value);
+        if (!ok || strcmp(name, "format") == 0)
             continue;
-        if (strcmp(name, "outputs") == 0) {
-            if (!wire_outputs(e, text, p))
-                return false;
-        } else if (!wire_option(e, name, text, p)) {
-            return false;
-        }
+        if (!words)
+            ok = problem_set(p, 400, "malformed_body",
+                             "safetensors: __metadata__.%.60s must be a string", name);
+        else if (strcmp(name, "outputs") == 0)
+            ok = wire_outputs(e, words, p);
+        else
+            ok = wire_option(e, name, words, p);
     }
-    return true;
+    json_decref(metadata);
+    return ok;
 }
 
-static bool read_header(evaluation *e, json_t *header, span data, problem *p)
+/* The header is walked, not made a tree of, which would take longer than a small evaluation. */
+static bool read_header(evaluation *e, span text, span data, problem *p)
 {
     entry entries[WIRE_TENSORS];
     int count = 0;
-    const char *name;
-    json_t *value;
-    if (!json_is_object(header))
+    char name[WALK_NAME];
+    cursor c = cursor_new(text);
+    span value, metadata = {0};
+    int more = cursor_accept(&c, '{') ? 1 : -1;
+    if (more < 0)
         return malformed(p, "the header is not a JSON object");
-    json_object_foreach(header, name, value)
-    {
-        if (strcmp(name, "__metadata__") == 0)
-            continue;
-        if (count == WIRE_TENSORS)
+    for (bool first = true; more == 1; first = false) {
+        more = walk_member(&c, first, name, &value);
+        if (more != 1)
+            break;
+        const bool is_metadata = strcmp(name, "__metadata__") == 0;
+        bool twice = is_metadata && metadata.size > 0;
+        for (int i = 0; i < count; i++)
+            twice = twice || strcmp(entries[i].name, name) == 0;
+        if (twice)
+            return problem_set(p, 400, "duplicate_name", "safetensors: %s comes twice", name);
+        if (!is_metadata && count == WIRE_TENSORS)
             return problem_set(p, 413, "too_large", "more than %d tensors", WIRE_TENSORS);
-        if (!read_entry(name, value, &entries[count++], p))
+        if (is_metadata)
+            metadata = value;
+        else if (!read_entry(name, value, &entries[count++], p))
             return false;
+        more = walk_after(&c, '}');
     }
+    cursor_space(&c);
+    if (more < 0 || cursor_left(&c))
+        return problem_set(p, 400, "malformed_body",
+                           "safetensors: the header is not a JSON object, at byte %zu of it",
+                           (size_t)(c.p - text.data));
     if (!check_places(entries, count, data.size, p))
         return false;
     for (int i = 0; i < count; i++) {
-        entries[i].shape.data = NULL;
         span place = {data.data + entries[i].begin, (size_t)(entries[i].end - entries[i].begin)};
         if (!wire_view(e, entries[i].name, &entries[i].shape, place, p))
             return false;
     }
-    value = json_object_get(header, "__metadata__");
-    return !value || read_metadata(e, value, p);
+    return metadata.size == 0 || read_metadata(e, metadata, p);
 }
 
 static bool safetensors_open(evaluation *e, problem *p)
 {
-    json_error_t error = {0};
     cursor c = cursor_new(e->body);
     uint64_t length = cursor_u64(&c);
     if (c.failed)
@@ -198,17 +258,7 @@ static bool safetensors_open(evaluation *e, problem *p)
                            "safetensors: the header's length is %llu; at most %d is taken",
                            (unsigned long long)length, HEADER_MAX);
     span text = cursor_take(&c, (size_t)length), data = cursor_take(&c, cursor_left(&c));
-    json_t *header = json_loadb(text.data, text.size, JSON_REJECT_DUPLICATES, &error);
-    if (!header && json_error_code(&error) == json_error_duplicate_key)
-        return problem_set(p, 400, "duplicate_name", "safetensors header: %s", error.text);
-    if (!header && error.text[0] == '\0') /* jansson is silent where memory ran out */
-        return problem_set(p, 503, "no_memory", "no memory for the header; try again later");
-    if (!header)
-        return problem_set(p, 400, "malformed_body", "safetensors header, at byte %d: %s",
-                           error.position, error.text);
-    bool ok = read_header(e, header, data, p);
-    json_decref(header);
-    return ok;
+    return read_header(e, text, data, p);
 }
 
 static size_t safetensors_bound(const evaluation *e)
