@@ -68,6 +68,29 @@ const char *http_header(const exchange *x, const char *name)
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
 
+static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                    const char *value)
+{
+    struct {
+        const char *name;
+        int times;
+    } *c = cls;
+    (void)kind;
+    (void)value;
+    c->times += strcasecmp(c->name, name) == 0;
+    return MHD_YES;
+}
+
+int http_header_times(const exchange *x, const char *name)
+{
+    struct {
+        const char *name;
+        int times;
+    } c = {name, 0};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &c);
+    return c.times;
+}
+
 /* A token of RFC 9110: what a header name is made of. */
 static bool is_token(const char *text, size_t size)
 {
@@ -199,10 +222,17 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text)
     r->piece[0] = (span){r->text.data, r->text.size};
 }
 
+/* Clients of the Open Inference Protocol want errors of its form; also where the path has not been
+ * split yet, because something before it was wrong. */
+static bool is_oip(const exchange *x)
+{
+    return x->segments > 0 ? strcmp(x->segment[0], "v2") == 0
+                           : strncmp(x->target, "/v2", 3) == 0 && strchr("/?", x->target[3]);
+}
+
 void http_reply_problem(exchange *x, const problem *p)
 {
-    /* Clients of the Open Inference Protocol want errors of its form. */
-    const bool oip = x->segments > 0 && strcmp(x->segment[0], "v2") == 0;
+    const bool oip = is_oip(x);
     buffer text = buffer_new(4096);
     if (oip)
         problem_write_oip(p, &text);

@@ -80,6 +80,9 @@ const char *http_url(const http *server, int i);
 /* A header of the request, NULL if it is not there. */
 const char *http_header(const exchange *x, const char *name);
 
+/* How often it is there. */
+int http_header_times(const exchange *x, const char *name);
+
 /* Let go of an exchange until http_resume; only from route_run. */
 void http_suspend(exchange *x);
 

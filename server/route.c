@@ -88,6 +88,8 @@ static bool read_number(const exchange *x, const char *name, uint64_t fallback, 
     *value = fallback;
     if (!text)
         return true;
+    if (http_header_times(x, name) > 1)
+        return problem_set(p, 400, "malformed_request", "%s comes more than once", name);
     const size_t size = strlen(text);
     if (size == 0 || size > 18 || strspn(text, "0123456789") != size)
         return problem_set(p, 400, "malformed_request",

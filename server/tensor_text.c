@@ -278,24 +278,16 @@ bool tensor_text_read(span text, const char *input, const lk_tensor *t, bool wor
 
 bool tensor_text_sizes(span value, const char *input, lk_tensor *t, problem *p)
 {
-    lk_tensor list = {.dtype = LK_I64};
     int64_t sizes[LK_MAX_RANK];
-    if (!tensor_text_shape(value, input, &list, p))
-        return false;
-    if (list.rank != 1)
-        return problem_input(p, 400, "malformed_body", input,
-                             "inputs.%s.shape must be an array of sizes", input);
-    if (list.shape[0] > LK_MAX_RANK)
-        return problem_input(p, 413, "too_large", input,
-                             "inputs.%s.shape has %lld sizes; tensors have at most %d axes", input,
-                             (long long)list.shape[0], LK_MAX_RANK);
-    list.data = sizes;
-    if (!tensor_text_read(value, input, &list, false, p)) {
-        *p = (problem){0};
+    const int rank = walk_integers(value, sizes, LK_MAX_RANK);
+    if (rank < 0)
         return problem_input(p, 400, "malformed_body", input,
                              "inputs.%s.shape must be an array of integers", input);
-    }
-    t->rank = (int)list.shape[0];
+    if (rank > LK_MAX_RANK)
+        return problem_input(p, 413, "too_large", input,
+                             "inputs.%s.shape has %d sizes; tensors have at most %d axes", input,
+                             rank, LK_MAX_RANK);
+    t->rank = rank;
     for (int axis = 0; axis < t->rank; axis++) {
         t->shape[axis] = sizes[axis];
         if (sizes[axis] < 0)

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "walk.h"
 
+#include "number.h"
+
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 
 bool walk_is_space(char c)
@@ -120,4 +123,27 @@ bool walk_problem(const json_error_t *error, span text, const char *body, const 
                        (size_t)(text.data - body) +
                            (size_t)(error->position > 0 ? error->position : 0),
                        error->text);
+}
+
+int walk_integers(span text, int64_t *to, int most)
+{
+    cursor c = cursor_new(text);
+    int count = 0;
+    if (!cursor_accept(&c, '['))
+        return -1;
+    while (!cursor_accept(&c, ']')) {
+        int64_t value;
+        bool fits = false;
+        if (count > 0 && !cursor_accept(&c, ','))
+            return -1;
+        cursor_space(&c);
+        const char *end = number_read_integer(c.p, c.end, &value, &fits);
+        if (!end || !fits || count == INT_MAX)
+            return -1;
+        c.p = end;
+        if (count < most)
+            to[count] = value;
+        count++;
+    }
+    return cursor_left(&c) ? -1 : count;
 }

@@ -3,7 +3,6 @@
  * safetensors bodies: 8 bytes of header length, a JSON header that says of each tensor dtype, shape
  * and place, then the tensors. Inputs are views of the body; gradients may be written over them.
  */
-#include "number.h"
 #include "tensor_text.h"
 #include "walk.h"
 #include "wire.h"
@@ -45,29 +44,14 @@ static bool entry_problem(problem *p, const char *name, const char *what)
                          what);
 }
 
-/* An array of integers >= 0: how many there are, of which the first `most` are kept; -1: it is no
- * such array. */
+/* An array of integers >= 0, as walk_integers. */
 static int read_sizes(span text, int64_t *sizes, int most)
 {
-    cursor c = cursor_new(text);
-    int count = 0;
-    bool fits = false;
-    if (!cursor_accept(&c, '['))
-        return -1;
-    while (!cursor_accept(&c, ']')) {
-        int64_t size;
-        if (count > 0 && !cursor_accept(&c, ','))
+    const int count = walk_integers(text, sizes, most);
+    for (int i = 0; i < count && i < most; i++)
+        if (sizes[i] < 0)
             return -1;
-        cursor_space(&c);
-        const char *end = number_read_integer(c.p, c.end, &size, &fits);
-        if (!end || !fits || size < 0)
-            return -1;
-        c.p = end;
-        if (count < most)
-            sizes[count] = size;
-        count++;
-    }
-    return cursor_left(&c) ? -1 : count;
+    return count;
 }
 
 static bool read_dtype(const char *name, span value, lk_tensor *t, problem *p)
