@@ -20,10 +20,19 @@ The first line may be `!flags --max-body 1MiB`: flags for lossd. A body is text,
     @raw LENGTH HEADER                  a safetensors header as it stands; LENGTH a number or `auto`
     @hex BYTES                          bytes
     @repeat N TEXT                      TEXT N times
+    @oip JSON                           the JSON of an Open Inference Protocol body with raw tensors; sets
+                                        Inference-Header-Content-Length unless the case does
+    @bin DATATYPE VALUES...             the little-endian bytes of such a tensor (FP32, INT64, BOOL, ...)
+    @gzip, @deflate                     all that stands above, compressed; sets Content-Encoding likewise
 
 After `---` stand the status and, for problems, code, input and index; below it the exact detail or body,
-`@st` lines for safetensors, `Header: value` lines behind `>`. `~x` in `--- 200` bodies means: this number
-to the digits given. --refresh rewrites what stands below `---` but not the status line.
+`@st` lines for safetensors, `@bin` lines for raw outputs, `Header: value` lines behind `>`; `> !Header`
+means: this header is not there. A reply with `> Content-Encoding: gzip` (or deflate) is inflated first.
+`~x` in `--- 200` bodies means: this number to the digits given. `--- 400 error` is an error of the Open
+Inference Protocol, {"error": SENTENCE}: below it stands the sentence, or lines behind `~`, each a part of
+it, or nothing. `@json VALUE` is a body of JSON whatever its white space and the order of its members,
+where "*" stands for any value, a member "..." for any others and an item "..." for others in any order.
+--refresh rewrites what stands below `---` but not the status line.
 
 After every case one good request must get its usual reply, on the same connection where that is open.
 """
@@ -36,8 +45,21 @@ import pathlib
 import re
 import struct
 import sys
+import zlib
 
-from server import Lossd, Reply, pack, read_safetensors, receive, request, safetensors, unpack
+from server import (
+    Lossd,
+    OIP_DTYPES,
+    Reply,
+    inflate,
+    pack,
+    read_oip,
+    read_safetensors,
+    receive,
+    request,
+    safetensors,
+    unpack,
+)
 
 HERE = pathlib.Path(__file__).parent
 GOOD = request(
@@ -68,13 +90,18 @@ class Case:
         lines = head.split("\n")
         method, target = lines[0].split(" ", 1)
         headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-        return request(method, target, headers, build(body)), method == "HEAD"
+        data, made = build(body)
+        given = {name.lower() for name in headers}
+        headers.update({name: value for name, value in made.items() if name.lower() not in given})
+        return request(method, target, headers, data), method == "HEAD"
 
 
-def build(text: str) -> bytes:
+def build(text: str) -> tuple[bytes, dict[str, str]]:
+    """A body and the headers that come with it."""
     if not text.startswith("@"):
-        return text.encode()
+        return text.encode(), {}
     tensors, meta, cut, pad, out = [], {}, 0, 0, b""
+    headers: dict[str, str] = {}
     for line in text.split("\n"):
         word, _, rest = line.partition(" ")
         if word == "@st":
@@ -97,18 +124,34 @@ def build(text: str) -> bytes:
         elif word == "@repeat":
             count, _, part = rest.partition(" ")
             out += part.encode() * int(count)
+        elif word == "@oip":
+            out += rest.encode()
+            headers["Inference-Header-Content-Length"] = str(len(out))
+        elif word == "@bin":
+            datatype, *values = rest.split()
+            out += pack(OIP_DTYPES[datatype], [number(v) for v in values])
+        elif word in ("@gzip", "@deflate"):
+            wrapped = zlib.compressobj(9, zlib.DEFLATED, 31 if word == "@gzip" else 15)
+            out = wrapped.compress(out) + wrapped.flush()
+            headers["Content-Encoding"] = word[1:]
         else:
             out += line.encode()
     if tensors or meta:
         whole = safetensors(tensors, meta)
         (length,) = struct.unpack_from("<Q", whole)
         out += struct.pack("<Q", length + pad) + whole[8 : 8 + length] + b" " * pad + whole[8 + length :]
-    return out[: len(out) - cut] if cut else out
+    return out[: len(out) - cut] if cut else out, headers
+
+
+def number(text: str) -> float:
+    return int(text) if re.fullmatch(r"-?[0-9]+", text) else float(text)
 
 
 def show(reply: Reply) -> str:
     """A reply as it stands in a case file."""
     kind = reply.headers.get("content-type", "")
+    if not reply.body:
+        return ""
     if kind == "application/problem+json":
         return json.loads(reply.body)["detail"]
     if kind == "application/x-safetensors":
@@ -117,6 +160,15 @@ def show(reply: Reply) -> str:
         for name, dtype, shape, raw in tensors:
             values = " ".join(f"{v:.9g}" for v in unpack(dtype, raw))
             lines.append(f"@st {name} {dtype} {json.dumps(shape, separators=(',', ':'))} {values}".rstrip())
+        return "\n".join(lines)
+    if "inference-header-content-length" in reply.headers:
+        head, outputs = read_oip(reply)
+        lines = [head]
+        for datatype, raw in outputs:
+            form = ".17g" if datatype == "FP64" else ".9g"
+            whole = datatype.startswith("INT")
+            values = (str(v) if whole else f"{v:{form}}" for v in unpack(OIP_DTYPES[datatype], raw))
+            lines.append(" ".join(["@bin", datatype, *values]))
         return "\n".join(lines)
     if kind.startswith("text/plain") or len(reply.body) > 4000:
         return "*"
@@ -138,17 +190,38 @@ def same(want: str, got: str) -> bool:
     )
 
 
+def alike(want: object, got: object) -> bool:
+    if want == "*":
+        return True
+    if type(want) is not type(got):
+        return False
+    if isinstance(want, dict) and isinstance(got, dict):
+        names = want.keys() - {"..."}
+        whole = "..." in want or len(got) == len(names)
+        return whole and all(name in got and alike(want[name], got[name]) for name in names)
+    if isinstance(want, list) and isinstance(got, list):
+        if "..." in want:
+            return all(any(alike(w, g) for g in got) for w in want if w != "...")
+        return len(want) == len(got) and all(map(alike, want, got))
+    return want == got
+
+
 def differences(case: Case, reply: Reply, head: bool) -> list[str]:
     wrong = []
     want = "\n".join(line for line in case.below.split("\n") if not line.startswith("> "))
     for line in case.below.split("\n"):
         name, _, value = line[2:].partition(": ")
-        if line.startswith("> ") and reply.headers.get(name.lower(), "").split(";")[0] != value:
+        if line.startswith("> !"):
+            if name[1:].lower() in reply.headers:
+                wrong.append(f"{name[1:]} is {reply.headers[name[1:].lower()]!r}; it must not be there")
+        elif line.startswith("> ") and reply.headers.get(name.lower(), "").split(";")[0] != value:
             wrong.append(f"{name} is {reply.headers.get(name.lower())!r}, not {value!r}")
     if reply.status != case.status:
         wrong.append(f"status {reply.status}, not {case.status}: {reply.body[:300]!r}")
     if "x-request-id" not in reply.headers:
         wrong.append("no X-Request-Id")
+    if case.code == "error":
+        return wrong if wrong or head else sentence_differences(case, reply)
     if case.status >= 400 and not wrong and not head and case.code:
         if reply.headers.get("content-type") != "application/problem+json":
             return wrong + [f"content type {reply.headers.get('content-type')}"]
@@ -156,8 +229,32 @@ def differences(case: Case, reply: Reply, head: bool) -> list[str]:
         for name, value in (("code", case.code), ("input", case.input), ("index", case.index)):
             if problem.get(name, "" if name == "input" else None) != value:
                 wrong.append(f"{name} is {problem.get(name)!r}, not {value!r} ({problem['detail']})")
-    if not wrong and not head and not same(want, show(reply)):
+    if want.startswith("@json "):
+        if not wrong and not head and not alike(json.loads(want[6:]), json.loads(reply.body)):
+            wrong.append(f"got\n{reply.body.decode()}")
+    elif not wrong and not head and not same(want, show(reply)):
         wrong.append(f"got\n{show(reply)}")
+    return wrong
+
+
+def sentence_differences(case: Case, reply: Reply) -> list[str]:
+    """What is wrong with an error of the Open Inference Protocol."""
+    if reply.headers.get("content-type") != "application/json":
+        return [f"content type {reply.headers.get('content-type')}"]
+    unwanted = ("content-encoding", "inference-header-content-length")
+    wrong = [f"an error with {name}" for name in unwanted if name in reply.headers]
+    try:
+        body = json.loads(reply.body)
+    except ValueError:
+        return wrong + [f"not JSON: {reply.body[:300]!r}"]
+    sentence = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(sentence, str) or not sentence or len(body) != 1:
+        return wrong + [f"not an error of this protocol: {reply.body[:300]!r}"]
+    for line in case.below.split("\n"):
+        if line.startswith("~") and line[1:] not in sentence:
+            wrong.append(f"{line[1:]!r} is not in {sentence!r}")
+        elif line and not line.startswith(("~", "> ")) and line != sentence:
+            wrong.append(f"got\n{sentence}")
     return wrong
 
 
@@ -179,7 +276,13 @@ def run(case: Case, lossd: Lossd) -> tuple[list[str], Reply | None]:
         reply = receive(connection, head)
     except (ConnectionError, TimeoutError) as why:
         return [f"no reply: {why!r}"], None
-    wrong = differences(case, reply, head)
+    try:
+        if "> Content-Encoding: " in case.below:
+            reply = inflate(reply)
+        wrong = differences(case, reply, head)
+    except (ValueError, zlib.error) as why:
+        wrong = [f"{why}: {reply.headers} {reply.body[:300]!r}"]
+        reply = reply._replace(body=b"")
     try:
         wrong += check_usual(connection, lossd, reply.headers.get("connection") == "close")
     except (ConnectionError, TimeoutError) as why:
@@ -203,9 +306,10 @@ def main() -> int:
             for part in parts:
                 case = Case(part)
                 wrong, reply = run(case, lossd)
-                if arguments.refresh and reply and "~" not in case.below:
+                if arguments.refresh and reply and "~" not in case.below and "@json" not in case.below:
                     kept = [line for line in case.below.split("\n") if line.startswith("> ")]
-                    below = "\n".join(kept + [show(reply)])
+                    shown = json.loads(reply.body)["error"] if case.code == "error" else show(reply)
+                    below = "\n".join(kept + [shown])
                     top += f"### {case.name}\n{case.sent}\n--- {case.status_line}\n{below}\n\n"
                 else:
                     top += f"### {part}"

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import threading
 import time
+import zlib
 from typing import NamedTuple
 
 SANITIZERS = ("ERROR: AddressSanitizer", "runtime error:", "WARNING: ThreadSanitizer", "LeakSanitizer")
@@ -170,6 +171,60 @@ def read_safetensors(body: bytes) -> tuple[dict[str, str], list[tuple[str, str, 
         tensors.append((name, entry["dtype"], entry["shape"], data[begin:end]))
     assert sum(len(t[3]) for t in tensors) == len(data)
     return meta, tensors
+
+
+# The datatypes of the Open Inference Protocol as safetensors calls them.
+OIP_DTYPES = {
+    "FP64": "F64",
+    "FP32": "F32",
+    "FP16": "F16",
+    "BF16": "BF16",
+    "INT64": "I64",
+    "INT32": "I32",
+    "UINT8": "U8",
+    "BOOL": "BOOL",
+}
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+
+
+def read_oip(reply: Reply) -> tuple[str, list[tuple[str, bytes]]]:
+    """The head of a reply with raw outputs, as text, and their types and bytes. Raises ValueError."""
+    if reply.headers.get("content-type") != "application/octet-stream":
+        raise ValueError("raw outputs, but not application/octet-stream")
+    length = reply.headers["inference-header-content-length"]
+    if not re.fullmatch("[0-9]+", length) or int(length) > len(reply.body):
+        raise ValueError(f"a header of {length} bytes in a body of {len(reply.body)}")
+    text = reply.body[: int(length)].decode()
+    data = reply.body[int(length) :]
+    outputs = []
+    for output in json.loads(text)["outputs"]:
+        size = output.get("parameters", {}).get("binary_data_size")
+        if ("data" in output) == (size is not None):
+            raise ValueError(f"{output['name']} must have either data or binary_data_size")
+        if size is None:
+            continue
+        want = WIDTHS[OIP_DTYPES[output["datatype"]]]
+        for dim in output["shape"]:
+            want *= dim
+        if size != want or size > len(data):
+            raise ValueError(f"{output['name']} has {size} bytes of {want}, {len(data)} are left")
+        outputs.append((output["datatype"], data[:size]))
+        data = data[size:]
+    if data or not outputs:
+        raise ValueError(f"{len(data)} bytes after {len(outputs)} raw outputs")
+    return text.rstrip("\n"), outputs
+
+
+def inflate(reply: Reply) -> Reply:
+    """The reply with its body as it was before Content-Encoding. Raises ValueError or zlib.error."""
+    coding = reply.headers.get("content-encoding")
+    if coding not in ("gzip", "deflate"):
+        return reply
+    stream = zlib.decompressobj(31 if coding == "gzip" else 15)
+    body = stream.decompress(reply.body)
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"the {coding} stream is cut off or followed by other bytes")
+    return reply._replace(body=body)
 
 
 def wait_until(what: str, condition, seconds: float = 20) -> None:
