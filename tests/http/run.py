@@ -20,18 +20,23 @@ The first line may be `!flags --max-body 1MiB`: flags for lossd. A body is text,
     @raw LENGTH HEADER                  a safetensors header as it stands; LENGTH a number or `auto`
     @hex BYTES                          bytes
     @repeat N TEXT                      TEXT N times
-    @oip JSON                           the JSON of an Open Inference Protocol body with raw tensors; sets
-                                        Inference-Header-Content-Length unless the case does
-    @bin DATATYPE VALUES...             the little-endian bytes of such a tensor (FP32, INT64, BOOL, ...)
-    @gzip, @deflate                     all that stands above, compressed; sets Content-Encoding likewise
+    @oip JSON                           the JSON of an Open Inference Protocol body with tensors
+                                        behind it; sets Inference-Header-Content-Length unless the
+                                        case does
+    @bin DATATYPE VALUES...             the little-endian bytes of such a tensor (FP32, BOOL, ...)
+    @gzip, @deflate                     all that stands above, compressed; sets Content-Encoding
+                                        likewise
 
-After `---` stand the status and, for problems, code, input and index; below it the exact detail or body,
-`@st` lines for safetensors, `@bin` lines for raw outputs, `Header: value` lines behind `>`; `> !Header`
-means: this header is not there. A reply with `> Content-Encoding: gzip` (or deflate) is inflated first.
-`~x` in `--- 200` bodies means: this number to the digits given. `--- 400 error` is an error of the Open
-Inference Protocol, {"error": SENTENCE}: below it stands the sentence, or lines behind `~`, each a part of
-it, or nothing. `@json VALUE` is a body of JSON whatever its white space and the order of its members,
-where "*" stands for any value, a member "..." for any others and an item "..." for others in any order.
+After `---` stand the status and, for problems, code, input and index; below it the exact detail or
+body, `@st` lines for safetensors, `@bin` lines for raw outputs, `Header: value` lines behind `>`;
+`> !Header` means: this header is not there. A reply with `> Content-Encoding: gzip` (or deflate) is
+inflated first. `~x` in `--- 200` bodies means: this number to the digits given.
+
+`--- 400 error` is an error of the Open Inference Protocol, {"error": SENTENCE}: below it stands the
+sentence, or lines behind `~`, each a part of it, or nothing. `@json VALUE` is a body of JSON
+whatever its white space and the order of its members, where "*" stands for any value, a member "..."
+for any others and an item "..." for others in any order.
+
 --refresh rewrites what stands below `---` but not the status line.
 
 After every case one good request must get its usual reply, on the same connection where that is open.
@@ -161,6 +166,8 @@ def show(reply: Reply) -> str:
             values = " ".join(f"{v:.9g}" for v in unpack(dtype, raw))
             lines.append(f"@st {name} {dtype} {json.dumps(shape, separators=(',', ':'))} {values}".rstrip())
         return "\n".join(lines)
+    if reply.status >= 400 and reply.body.startswith(b'{"error":'):
+        return json.loads(reply.body)["error"]
     if "inference-header-content-length" in reply.headers:
         head, outputs = read_oip(reply)
         lines = [head]
@@ -212,8 +219,9 @@ def differences(case: Case, reply: Reply, head: bool) -> list[str]:
     for line in case.below.split("\n"):
         name, _, value = line[2:].partition(": ")
         if line.startswith("> !"):
-            if name[1:].lower() in reply.headers:
-                wrong.append(f"{name[1:]} is {reply.headers[name[1:].lower()]!r}; it must not be there")
+            unwanted = reply.headers.get(name[1:].lower())
+            if unwanted is not None:
+                wrong.append(f"{name[1:]} is {unwanted!r}; it must not be there")
         elif line.startswith("> ") and reply.headers.get(name.lower(), "").split(";")[0] != value:
             wrong.append(f"{name} is {reply.headers.get(name.lower())!r}, not {value!r}")
     if reply.status != case.status:
@@ -306,10 +314,9 @@ def main() -> int:
             for part in parts:
                 case = Case(part)
                 wrong, reply = run(case, lossd)
-                if arguments.refresh and reply and "~" not in case.below and "@json" not in case.below:
+                if arguments.refresh and reply and not re.search("~|^@json ", case.below, re.M):
                     kept = [line for line in case.below.split("\n") if line.startswith("> ")]
-                    shown = json.loads(reply.body)["error"] if case.code == "error" else show(reply)
-                    below = "\n".join(kept + [shown])
+                    below = "\n".join(kept + [show(reply)])
                     top += f"### {case.name}\n{case.sent}\n--- {case.status_line}\n{below}\n\n"
                 else:
                     top += f"### {part}"

@@ -188,7 +188,7 @@ WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, 
 
 
 def read_oip(reply: Reply) -> tuple[str, list[tuple[str, bytes]]]:
-    """The head of a reply with raw outputs, as text, and their types and bytes. Raises ValueError."""
+    """The head of a reply with raw outputs, as text; their types and bytes. Or ValueError."""
     if reply.headers.get("content-type") != "application/octet-stream":
         raise ValueError("raw outputs, but not application/octet-stream")
     length = reply.headers["inference-header-content-length"]
@@ -216,7 +216,7 @@ def read_oip(reply: Reply) -> tuple[str, list[tuple[str, bytes]]]:
 
 
 def inflate(reply: Reply) -> Reply:
-    """The reply with its body as it was before Content-Encoding. Raises ValueError or zlib.error."""
+    """The reply as it was before Content-Encoding. Raises ValueError or zlib.error."""
     coding = reply.headers.get("content-encoding")
     if coding not in ("gzip", "deflate"):
         return reply
