@@ -83,7 +83,14 @@ def says_not_ready(path: str) -> list[str]:
         s = lossd.connect()
         lossd.process.terminate()
         time.sleep(0.2)
-        for target, status in (("/readyz", 503), ("/healthz", 200), ("/v1/losses", 200)):
+        for target, status in (
+            ("/readyz", 503),
+            ("/healthz", 200),
+            ("/v1/losses", 200),
+            ("/v2/health/ready", 503),
+            ("/v2/health/live", 200),
+            ("/v2/models/huber", 200),
+        ):
             s.sendall(request("GET", target))
             reply = receive(s)
             if reply.status != status:

@@ -29,8 +29,9 @@ The first line may be `!flags --max-body 1MiB`: flags for lossd. A body is text,
 
 After `---` stand the status and, for problems, code, input and index; below it the exact detail or
 body, `@st` lines for safetensors, `@bin` lines for raw outputs, `Header: value` lines behind `>`;
-`> !Header` means: this header is not there. A reply with `> Content-Encoding: gzip` (or deflate) is
-inflated first. `~x` in `--- 200` bodies means: this number to the digits given.
+`> Header: *` means: with any value, `> !Header`: it is not there. A reply with
+`> Content-Encoding: gzip` (or deflate) is inflated first. `~x` in `--- 200` bodies means: this
+number to the digits given.
 
 `--- 400 error` is an error of the Open Inference Protocol, {"error": SENTENCE}: below it stands the
 sentence, or lines behind `~`, each a part of it, or nothing. `@json VALUE` is a body of JSON
@@ -222,6 +223,8 @@ def differences(case: Case, reply: Reply, head: bool) -> list[str]:
             unwanted = reply.headers.get(name[1:].lower())
             if unwanted is not None:
                 wrong.append(f"{name[1:]} is {unwanted!r}; it must not be there")
+        elif value == "*" and line.startswith("> ") and name.lower() in reply.headers:
+            continue
         elif line.startswith("> ") and reply.headers.get(name.lower(), "").split(";")[0] != value:
             wrong.append(f"{name} is {reply.headers.get(name.lower())!r}, not {value!r}")
     if reply.status != case.status:
