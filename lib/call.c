@@ -167,8 +167,9 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
     }
     if (w.i < 0)
         return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
-                            "there is no output \"%.40s\"; %s has %s%s", output, is->name,
-                            is->traits & LK_TRANSFORM ? "" : "loss, grad.<input>, ",
+                            "there is no output \"%.40s\"; %s has %s%s%s", output, is->name,
+                            is->traits & LK_TRANSFORM ? "" : "loss, grad.<input>",
+                            is->traits & LK_TRANSFORM || !is->outputs[0].name ? "" : ", ",
                             name_list(is->outputs, sizeof(lk_output), names));
     for (int k = 0; k < call->wanted_count; k++)
         if (call->wanted[k].kind == w.kind && call->wanted[k].i == w.i)

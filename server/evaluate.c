@@ -48,7 +48,8 @@ const lk_loss *evaluation_loss(const char *name, problem *p)
                                      other);
     }
     problem_set(p, 404, "unknown_loss", "there is no loss \"%.60s\"%s%s%s", name,
-                used ? "; did you mean " : "; GET /v1/losses lists them", close, used ? "?" : "");
+                used ? "; did you mean " : "; GET /v1/losses or /v2/models lists them", close,
+                used ? "?" : "");
     return NULL;
 }
 

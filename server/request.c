@@ -124,7 +124,7 @@ static bool is_late(request *r)
     if (uv_hrtime() <= r->deadline)
         return false;
     problem_set(&r->problem, 504, "deadline_exceeded",
-                "the request was not done in the %.0f ms that it had",
+                "the request was not done in the %.4g ms that it had",
                 (double)(r->deadline - r->x->start) * 1e-6);
     return true;
 }

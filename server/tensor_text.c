@@ -282,7 +282,8 @@ bool tensor_text_sizes(span value, const char *input, lk_tensor *t, problem *p)
     const int rank = walk_integers(value, sizes, LK_MAX_RANK);
     if (rank < 0)
         return problem_input(p, 400, "malformed_body", input,
-                             "inputs.%s.shape must be an array of integers", input);
+                             "inputs.%s.shape is %.*s; it must be an array of integers", input,
+                             (int)(value.size < 40 ? value.size : 40), value.data);
     if (rank > LK_MAX_RANK)
         return problem_input(p, 413, "too_large", input,
                              "inputs.%s.shape has %d sizes; tensors have at most %d axes", input,
@@ -304,17 +305,20 @@ bool tensor_text_sizes(span value, const char *input, lk_tensor *t, problem *p)
 bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem *p)
 {
     lk_tensor is = {.dtype = LK_ANY};
+    if (text.size == 0 || text.data[0] != '[')
+        return problem_input(p, 400, "malformed_body", input,
+                             "inputs.%s.data is %.*s; it must be an array of numbers", input,
+                             (int)(text.size < 40 ? text.size : 40), text.data);
     if (!tensor_text_shape(text, input, &is, p))
         return false;
     if (is.rank > 1 &&
         (is.rank != t->rank || memcmp(is.shape, t->shape, (size_t)t->rank * sizeof *t->shape) != 0))
         return problem_input(p, 400, "ragged_tensor", input,
                              "inputs.%s.data is nested, but not as its shape says", input);
-    if (is.rank < 1 || lk_tensor_count(&is) != lk_tensor_count(t))
+    if (lk_tensor_count(&is) != lk_tensor_count(t))
         return problem_input(p, 400, "ragged_tensor", input,
                              "inputs.%s.data has %lld values; its shape needs %lld", input,
-                             (long long)(is.rank < 1 ? 1 : lk_tensor_count(&is)),
-                             (long long)lk_tensor_count(t));
+                             (long long)lk_tensor_count(&is), (long long)lk_tensor_count(t));
     return true;
 }
 

@@ -46,9 +46,11 @@ typedef struct member {
     span value;
 } member;
 
-/* The members of an object; those not looked for are nobody's concern, but must be JSON. `what` is
- * what the object is called. */
-static bool read_members(span text, member *members, int count, const char *what, problem *p)
+/* The members of an object; null is as if it were not there, which is how some clients leave things
+ * out. Members that are not looked for are nobody's concern, but must be JSON. `what` is what the
+ * object is called. */
+static bool read_members(const evaluation *e, span text, member *members, int count,
+                         const char *what, problem *p)
 {
     cursor c = cursor_new(text);
     char name[WALK_NAME];
@@ -64,19 +66,33 @@ static bool read_members(span text, member *members, int count, const char *what
                 m = &members[i];
         if (m && m->value.size > 0)
             return problem_set(p, 400, "duplicate_name", "%s has %s twice", what, name);
-        if (m) {
+        if (m && !span_is(value, "null"))
             m->value = value;
-        } else {
-            json_t *tree = walk_tree(value, NULL);
-            if (!tree)
-                return problem_set(p, 400, "malformed_body", "%s.%s is not JSON", what, name);
-            json_decref(tree);
-        }
+        json_t *tree = m ? NULL : walk_tree(value, NULL);
+        if (!m && !tree)
+            return problem_set(p, 400, "malformed_body", "%s has a member %s that is not JSON",
+                               what, name);
+        json_decref(tree);
         more = walk_after(&c, '}');
     }
     cursor_space(&c);
+    const size_t at = (size_t)(c.p - e->body.data);
+    if (more == 0 && cursor_left(&c) && e->oip.head == OIP_ALL)
+        return problem_set(
+            p, 400, "malformed_body",
+            "text after the JSON object, at byte %zu; raw tensors can follow it only "
+            "where Inference-Header-Content-Length says how long it is",
+            at);
     return (more == 0 && !cursor_left(&c)) ||
-           problem_set(p, 400, "malformed_body", "%s is not a JSON object", what);
+           problem_set(p, 400, "malformed_body", "%s is not a JSON object, at byte %zu", what, at);
+}
+
+/* A small value as JSON text, for problems. */
+static const char *shown(const json_t *value, char to[48])
+{
+    const size_t size = json_dumpb(value, to, 47, JSON_ENCODE_ANY | JSON_COMPACT);
+    to[size < 47 ? size : 0] = '\0';
+    return to[0] != '\0' ? to : "something else";
 }
 
 /* A small value as a tree; NULL with a problem. */
@@ -103,14 +119,20 @@ static bool is_reserved(const char *name)
 
 static bool read_parameter(evaluation *e, const char *name, const json_t *value, problem *p)
 {
+    char text[48];
     if (strcmp(name, "binary_data_output") == 0) {
         if (!json_is_boolean(value))
-            return malformed(p, "parameters.binary_data_output must be true or false");
+            return problem_set(p, 400, "malformed_body",
+                               "parameters.binary_data_output is %s; it must be true or false",
+                               shown(value, text));
         e->oip.raw_default = json_is_true(value);
     }
     if (strcmp(name, "timeout") == 0) {
         if (!json_is_integer(value) || json_integer_value(value) < 0)
-            return malformed(p, "parameters.timeout must be an integer >= 0, in microseconds");
+            return problem_set(p, 400, "malformed_body",
+                               "parameters.timeout is %s; it must be an integer >= 0, in "
+                               "microseconds",
+                               shown(value, text));
         e->timeout = (uint64_t)json_integer_value(value);
     }
     return is_reserved(name) || wire_option_json(e, name, value, p);
@@ -137,7 +159,7 @@ static bool no_shared_memory(const json_t *parameters, const char *what, problem
     static const char *const words[] = {"shared_memory_region", "classification"};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (json_object_get(parameters, words[i]))
-            return problem_set(p, 400, "malformed_body", "%s.parameters.%s: there is none here",
+            return problem_set(p, 400, "malformed_body", "%s.parameters.%s is not offered here",
                                what, words[i]);
     return true;
 }
@@ -203,10 +225,10 @@ static bool read_input(evaluation *e, span text, int index, raw_reader *raw, pro
     enum { NAME, SHAPE, DATATYPE, PARAMETERS, DATA, MEMBERS };
     member m[MEMBERS] = {
         {"name", {0}}, {"shape", {0}}, {"datatype", {0}}, {"parameters", {0}}, {"data", {0}}};
-    char what[32], name[WALK_NAME];
+    char what[32], name[WALK_NAME], text_of_size[48];
     lk_tensor t = {.dtype = LK_ANY};
     snprintf(what, sizeof what, "inputs[%d]", index);
-    if (!read_members(text, m, MEMBERS, what, p))
+    if (!read_members(e, text, m, MEMBERS, what, p))
         return false;
     if (!walk_text(m[NAME].value, name))
         return problem_set(p, 400, "malformed_body", "%s needs a name, a string", what);
@@ -234,7 +256,8 @@ static bool read_input(evaluation *e, span text, int index, raw_reader *raw, pro
                            name);
     else if (ok && size && !json_is_integer(size))
         ok = problem_input(p, 400, "malformed_body", name,
-                           "inputs.%s.parameters.binary_data_size must be an integer", name);
+                           "inputs.%s.parameters.binary_data_size is %s; it must be an integer",
+                           name, shown(size, text_of_size));
     else if (ok && size)
         ok = input_bytes(e, name, &t, json_integer_value(size), raw, p);
     else if (ok)
@@ -275,16 +298,17 @@ static bool read_output(evaluation *e, const json_t *output, size_t k, problem *
     const json_t *name = json_object_get(output, "name");
     const json_t *parameters = json_object_get(output, "parameters");
     const json_t *raw = json_object_get(parameters, "binary_data");
-    char what[40];
+    char what[40], text[48];
     lk_error error;
     snprintf(what, sizeof what, "outputs[%zu]", k);
     if (!json_is_object(output) || !json_is_string(name))
         return problem_set(p, 400, "malformed_body", "%s must be an object with a name", what);
-    if (parameters && !json_is_object(parameters))
+    if (parameters && !json_is_object(parameters) && !json_is_null(parameters))
         return problem_set(p, 400, "malformed_body", "%s.parameters must be an object", what);
     if (raw && !json_is_boolean(raw))
         return problem_set(p, 400, "malformed_body",
-                           "%s.parameters.binary_data must be true or false", what);
+                           "%s.parameters.binary_data is %s; it must be true or false", what,
+                           shown(raw, text));
     if (!no_shared_memory(parameters, what, p))
         return false;
     if (lk_call_want(e->call, json_string_value(name), &error) != LK_OK)
@@ -337,7 +361,7 @@ static bool oip_open(evaluation *e, problem *p)
         return malformed(p, e->body.size == 0 ? "the body is empty; it must be a JSON object"
                                               : "Inference-Header-Content-Length is 0; the body "
                                                 "must begin with a JSON object");
-    if (!read_members(text, m, MEMBERS, "the request", p))
+    if (!read_members(e, text, m, MEMBERS, "the request", p))
         return false;
     if (m[INPUTS].value.size == 0)
         return malformed(p, "the request has no inputs");
