@@ -5,7 +5,8 @@
  * softmax(z), p = softmax(z), q = target distribution, w = class weights, y = target class.
  *
  * One visit: a row is read from memory once and its gradient written once; what is swept again lies
- * in cache. Sweep 1 finds max z and sum e^(z-max); sweep 2, only where the value needs it, the sums
+ * in cache. Sweep 1 finds max z and sum e^(z-max), and where a gradient will follow keeps the
+ * exponentials; sweep 2, only where the value needs it, the sums
  * that p or l enter; sweep 3, only where asked, writes the gradient. The value is computed alike
  * whether sweep 3 follows or not, so asking for less never changes a bit.
  */
@@ -41,6 +42,9 @@ typedef struct class_plan {
     real cap; /* 0: no softcap */
     bool minus_entropy;
     bool want_entropy, want_argmax;
+    /* Scratch for the exponentials of one row, so that the gradient needs no second one of each
+     * class: e^(z - shift), and the shift of each chunk. NULL: they are computed again. */
+    real *kept, *shift;
 } class_plan;
 
 /* One row: in, then out. */
@@ -97,25 +101,41 @@ LK_INLINE real class_weight(const class_plan *p, int64_t k)
 }
 
 /* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no
- * maximum and no sum of exponentials notices. */
-LK_DRIVER void class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+ * maximum and no sum of exponentials notices. Returns the maximum, NaN left out. */
+LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, real *z,
+                               const bool capped)
 {
     const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
-    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    const bool capped = p->cap > 0;
+    const vec inverse = v_set(capped ? 1 / p->cap : 0);
+    vec a = v_set(-(real)INFINITY), b = a;
     int64_t k = 0;
-    for (; k + LANES <= n; k += LANES) {
-        vec u = v_load(x + k);
-        if (capped)
-            u = cap * v_tanh(u * inverse);
-        v_write(z + k, scale * u);
+    for (; k + 2 * LANES <= n; k += 2 * LANES) {
+        vec u = v_load(x + k), w = v_load(x + k + LANES);
+        /* On its way while this chunk's exponentials are computed; never a fault. */
+        __builtin_prefetch((const char *)(x + k) + CHUNK * sizeof(elem));
+        if (LANES * sizeof(elem) >= 64)
+            __builtin_prefetch((const char *)(x + k + LANES) + CHUNK * sizeof(elem));
+        u = scale * (capped ? cap * v_tanh(u * inverse) : u);
+        w = scale * (capped ? cap * v_tanh(w * inverse) : w);
+        v_write(z + k, u);
+        v_write(z + k + LANES, w);
+        a = v_max(u, a);
+        b = v_max(w, b);
     }
-    if (k < n) {
-        vec u = v_load_n(x + k, n - k, 0);
-        if (capped)
-            u = cap * v_tanh(u * inverse);
-        v_write(z + k, v_select(m_first(n - k), scale * u, v_set(-(real)INFINITY)));
+    for (; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        vec u = v_load_tail(x + k, lanes, 0);
+        u = v_select(m_first(lanes), scale * (capped ? cap * v_tanh(u * inverse) : u),
+                     v_set(-(real)INFINITY));
+        v_write(z + k, u);
+        a = v_max(u, a);
     }
+    return v_top(v_max(a, b));
+}
+
+LK_DRIVER real class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+{
+    return p->cap > 0 ? class_scores_of(p, x, n, z, true) : class_scores_of(p, x, n, z, false);
 }
 
 LK_INLINE int64_t class_padded(int64_t n)
@@ -138,20 +158,48 @@ LK_INLINE real class_max(const real *z, int64_t n)
     return v_top(v_max(v_max(a, b), v_max(c, d)));
 }
 
-LK_INLINE real class_sum_exp(const real *z, int64_t n, real shift)
+/* The sum of e^(z - shift); with `keep` they replace z. */
+LK_INLINE real class_exps(real *z, int64_t n, real shift, const bool keep)
 {
     const vec s = v_set(shift);
-    vec a = {0}, b = {0}, c = {0}, d = {0};
+    vec sum[4] = {{0}, {0}, {0}, {0}};
     int64_t k = 0;
-    for (; k + 4 * LANES <= n; k += 4 * LANES) {
-        a += v_exp_nonpos(v_read(z + k) - s);
-        b += v_exp_nonpos(v_read(z + k + LANES) - s);
-        c += v_exp_nonpos(v_read(z + k + 2 * LANES) - s);
-        d += v_exp_nonpos(v_read(z + k + 3 * LANES) - s);
+    for (; k + 4 * LANES <= n; k += 4 * LANES)
+        for (int i = 0; i < 4; i++) {
+            const vec e = v_exp_nonpos(v_read(z + k + i * LANES) - s);
+            if (keep)
+                v_write(z + k + i * LANES, e);
+            sum[i] += e;
+        }
+    for (; k < n; k += LANES) {
+        const vec e = v_exp_nonpos(v_read(z + k) - s);
+        if (keep)
+            v_write(z + k, e);
+        sum[0] += e;
     }
-    for (; k < n; k += LANES)
-        a += v_exp_nonpos(v_read(z + k) - s);
-    return v_sum((a + b) + (c + d));
+    return v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+LK_INLINE real class_sum_exp(real *z, int64_t n, real shift)
+{
+    return class_exps(z, n, shift, false);
+}
+
+/* Bytes of scratch for p->kept and p->shift; 0 for rows so long that they would not stay in cache.
+ */
+LK_DRIVER size_t class_kept_size(int64_t width)
+{
+    enum { MOST = 1 << 20 };
+    const int64_t size = class_padded(width) + (width + CHUNK - 1) / CHUNK + LANES;
+    return size <= MOST / (int64_t)sizeof(real) ? (size_t)size * sizeof(real) : 0;
+}
+
+LK_DRIVER void class_keep(class_plan *p, void *scratch)
+{
+    if (class_kept_size(p->width) > 0) {
+        p->kept = scratch;
+        p->shift = p->kept + class_padded(p->width);
+    }
 }
 
 /* Sweep 1. The target is left out of the sum and added last: `rest` keeps its own precision, and
@@ -167,11 +215,11 @@ typedef struct class_norm {
 LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row)
 {
     class_norm r = {.top = -(real)INFINITY, .at = 0};
-    real z[CHUNK];
+    real chunk[CHUNK];
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = class_padded(n);
-        class_scores(p, row->x + k, n, z);
-        real top = class_max(z, padded);
+        real *z = p->kept ? p->kept + k : chunk;
+        const real top = class_scores(p, row->x + k, n, z);
         if (row->y >= k && row->y < k + n) {
             r.at = z[row->y - k];
             z[row->y - k] = -(real)INFINITY;
@@ -182,7 +230,13 @@ LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row)
             r.top = top;
         }
         /* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
-        r.rest += (double)class_sum_exp(z, padded, isinf(r.top) && r.top < 0 ? 0 : r.top);
+        const real shift = isinf(r.top) && r.top < 0 ? 0 : r.top;
+        if (p->kept) {
+            p->shift[k / CHUNK] = shift;
+            r.rest += (double)class_exps(z, padded, shift, true);
+        } else {
+            r.rest += (double)class_exps(z, padded, shift, false);
+        }
     }
     r.sum = r.rest;
     if (row->y >= 0)
@@ -290,47 +344,68 @@ LK_INLINE vec class_slope_of_cap(vec u)
     return v_set(4) * e / ((one + e) * (one + e));
 }
 
-/* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities. */
+/* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities, `kept` has the
+ * exponentials. */
 LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
-                                 const class_slope *g, const bool plain)
+                                 const class_slope *g, const bool plain, const bool kept)
 {
     const vec top = v_set(r->top), scale = v_set((real)p->scale), one = v_set(1);
     const vec cap = v_set(p->cap), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
     const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
-    const vec a = v_set((real)(g->a * by));
     const vec b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
     const bool capped = p->cap > 0;
-    real x_y = row->y >= 0 ? r_load(row->x + row->y) : 0;
-    for (int64_t k = 0; k < p->classes; k += LANES) {
-        int64_t n = LK_TAIL(k, p->classes);
-        vec x = v_load_tail(row->x + k, n, 0), out;
-        if (plain) {
-            out = v_fma(a, v_exp_nonpos(scale * x - top), -b);
-        } else {
-            vec t = v_tanh(x * inverse), z = scale * (capped ? cap * t : x);
-            vec wq = class_weights(p, k, n) * b;
-            if (row->t)
-                wq = wq * class_q(p, row->t + k, n);
-            vec slope = scale * (capped ? class_slope_of_cap(x * inverse) : one);
-            out = v_fma(a, v_exp_nonpos(z - top), -wq) * slope;
+    const int64_t classes = p->classes;
+    const elem *x = row->x;
+    elem *to = row->grad_x;
+    real x_y = row->y >= 0 ? r_load(x + row->y) : 0;
+    for (int64_t chunk = 0; chunk < classes; chunk += CHUNK) {
+        const int64_t end = classes - chunk < CHUNK ? classes : chunk + CHUNK;
+        double factor = g->a * by;
+        if (kept) /* nothing finite before this chunk's end: its exponentials are 0 or NaN */
+            factor *= p->shift[chunk / CHUNK] <= r->top
+                          ? exp((double)p->shift[chunk / CHUNK] - (double)r->top)
+                          : 0;
+        const vec a = v_set((real)factor);
+        for (int64_t k = chunk; k < end; k += LANES) {
+            const int64_t n = LK_TAIL(k, end);
+            vec out, e, u = {0};
+            if (!plain || !kept)
+                u = v_load_tail(x + k, n, 0);
+            if (plain) {
+                e = kept ? v_read(p->kept + k) : v_exp_nonpos(scale * u - top);
+                out = v_fma(a, e, -b);
+            } else {
+                vec z = scale * (capped ? cap * v_tanh(u * inverse) : u);
+                vec wq = class_weights(p, k, n) * b;
+                if (row->t)
+                    wq = wq * class_q(p, row->t + k, n);
+                vec slope = scale * (capped ? class_slope_of_cap(u * inverse) : one);
+                e = kept ? v_read(p->kept + k) : v_exp_nonpos(z - top);
+                out = v_fma(a, e, -wq) * slope;
+            }
+            v_store_tail(to + k, n, out);
         }
-        v_store_tail(row->grad_x + k, n, out);
     }
     if (row->y >= 0) {
         double slope = p->scale;
         if (capped)
             slope *= (double)class_slope_of_cap(v_set(x_y * (1 / p->cap)))[0];
-        r_store(row->grad_x + row->y, (real)(g->at * slope));
+        r_store(to + row->y, (real)(g->at * slope));
     }
 }
 
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
                               const class_slope *g)
 {
-    if (!row->t && !p->weight && !(p->cap > 0))
-        class_gradient_of(p, row, r, g, true);
+    const bool plain = !row->t && !p->weight && !(p->cap > 0);
+    if (plain && p->kept)
+        class_gradient_of(p, row, r, g, true, true);
+    else if (plain)
+        class_gradient_of(p, row, r, g, true, false);
+    else if (p->kept)
+        class_gradient_of(p, row, r, g, false, true);
     else
-        class_gradient_of(p, row, r, g, false);
+        class_gradient_of(p, row, r, g, false, false);
     if (p->width > p->classes)
         memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
 }

@@ -290,7 +290,7 @@ LK_DRIVER size_t classwise_scratch(const lk_job *job)
 {
     size_t tile = (size_t)(tile_rows(job) * job->size['C' - 'A']) * sizeof(elem);
     size_t tiles = 1 + (job->form[TARGETS] == PROBABILITY ? 2 : 0);
-    return inner_size(job) > 1 ? tile * tiles : 0;
+    return class_kept_size(job->size['C' - 'A']) + (inner_size(job) > 1 ? tile * tiles : 0);
 }
 
 /* rows x classes of a tensor whose classes stand `inner` apart, to and from rows side by side. */
@@ -345,13 +345,16 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
     v.plan.inner = inner_size(job);
     v.plan.want_entropy = job->out[ENTROPY].data;
     v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
-    if (v.plan.inner > 1) {
-        strided_rows(&v, target_of, first, count, scratch);
-        return;
-    }
     const bool soft = job->form[TARGETS] == PROBABILITY;
     const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
     elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    if (grad)
+        class_keep(&v.plan, scratch);
+    if (v.plan.inner > 1) {
+        strided_rows(&v, target_of, first, count,
+                     (elem *)((char *)scratch + class_kept_size(v.plan.width)));
+        return;
+    }
     for (int64_t i = first; i < first + count; i++) {
         int64_t place = i * v.plan.width;
         one_row(&v, target_of, i, logits + place, soft ? targets + place : NULL,

@@ -153,20 +153,38 @@ LK_INLINE double wide_sum(wide x)
     return sum;
 }
 
+/* Lane i + half in lane i, for i < half; what is in the others does not matter. */
+LK_INLINE vec v_upper(vec x, int half)
+{
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+#define LK_TURN(h)                                                                                 \
+    __builtin_shufflevector(x, x, h, h + 1, h + 2, h + 3, h + 4, h + 5, h + 6, h + 7, 8, 9, 10,    \
+                            11, 12, 13, 14, 15)
+    return half == 8 ? LK_TURN(8) : half == 4 ? LK_TURN(4) : half == 2 ? LK_TURN(2) : LK_TURN(1);
+#undef LK_TURN
+#elif LK_VECTOR_BYTES == 64 || (LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64))
+    return half == 4   ? __builtin_shufflevector(x, x, 4, 5, 6, 7, 4, 5, 6, 7)
+           : half == 2 ? __builtin_shufflevector(x, x, 2, 3, 2, 3, 4, 5, 6, 7)
+                       : __builtin_shufflevector(x, x, 1, 1, 2, 3, 4, 5, 6, 7);
+#else
+    for (int i = 0; i < half; i++)
+        x[i] = x[i + half];
+    return x;
+#endif
+}
+
 /* Sum and maximum over the lanes, always in the same tree. v_top drops NaN like v_max. */
 LK_INLINE real v_sum(vec x)
 {
     for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            x[i] += x[i + half];
+        x += v_upper(x, half);
     return x[0];
 }
 
 LK_INLINE real v_top(vec x)
 {
     for (int half = LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+        x = v_max(x, v_upper(x, half));
     return x[0];
 }
 

@@ -110,10 +110,18 @@ LK_INLINE vec vm_exp_reduced(vec x, int bias, uvec *n)
 LK_INLINE vec v_exp_nonpos(vec x)
 {
     uvec n;
-    vec y = vm_exp_reduced(x, VM_BIAS, &n);
-    y *= (vec)(n << VM_FRACTION_BITS);
-    mask vanishes = x < v_set(VM_EXP_LEAST);
-    return v_where(~vanishes, y);
+    vec y = vm_exp_reduced(x, VM_BIAS, &n), power = (vec)(n << VM_FRACTION_BITS);
+    const vec least = v_set(VM_EXP_LEAST);
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* the product and the choice in one */
+    __mmask8 counts = _mm512_cmp_pd_mask((__m512d)x, (__m512d)least, _CMP_NLT_UQ);
+    return (vec)_mm512_maskz_mul_pd(counts, (__m512d)y, (__m512d)power);
+#elif LK_VECTOR_BYTES == 64
+    __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, (__m512)least, _CMP_NLT_UQ);
+    return (vec)_mm512_maskz_mul_ps(counts, (__m512)y, (__m512)power);
+#else
+    mask vanishes = x < least;
+    return v_where(~vanishes, y * power);
+#endif
 }
 
 LK_INLINE vec v_exp(vec x)

@@ -308,8 +308,7 @@ static void step_normalise(example *e, const class_plan *p, int64_t t)
     double rest = 0;
     for (int64_t k = 0, j = 0; k < e->C; k += CHUNK) {
         const int64_t n = e->C - k < CHUNK ? e->C - k : CHUNK, padded = class_padded(n);
-        class_scores(p, x + k, n, z);
-        const real top = class_max(z, padded);
+        const real top = class_scores(p, x + k, n, z);
         for (; j < e->D && e->classes[j] < k + n; j++) {
             e->l[j] = (double)z[e->classes[j] - k];
             z[e->classes[j] - k] = -(real)INFINITY;
