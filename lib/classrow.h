@@ -21,6 +21,10 @@
  * be kept in the computing type. */
 enum { CHUNK = 512 };
 
+/* Bytes of a gradient that no cache will have kept when somebody looks at it, and of a row that is
+ * worth the half lines at its ends. */
+enum { CLASS_STREAM_MIN = 16 << 20, CLASS_STREAM_ROW = 2048 };
+
 enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
 
 typedef struct class_options {
@@ -45,6 +49,7 @@ typedef struct class_plan {
     /* Scratch for the exponentials of one row, so that the gradient needs no second one of each
      * class: e^(z - shift), and the shift of each chunk. NULL: they are computed again. */
     real *kept, *shift;
+    bool stream; /* gradients go past the caches: they are larger than those, and not in place */
 } class_plan;
 
 /* One row: in, then out. */
@@ -346,52 +351,82 @@ LK_INLINE vec class_slope_of_cap(vec u)
 
 /* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities, `kept` has the
  * exponentials. */
+LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t k, int64_t n, vec a,
+                             vec b, vec top, const bool plain, const bool kept)
+{
+    const vec scale = v_set((real)p->scale);
+    const vec x = plain && kept ? scale : v_load_tail(row->x + k, n, 0);
+    vec e, z;
+    if (plain) {
+        e = kept ? v_read(p->kept + k) : v_exp_nonpos(scale * x - top);
+        return v_fma(a, e, -b);
+    }
+    const bool capped = p->cap > 0;
+    const vec inverse = v_set(capped ? 1 / p->cap : 0);
+    z = scale * (capped ? v_set(p->cap) * v_tanh(x * inverse) : x);
+    vec wq = class_weights(p, k, n) * b;
+    if (row->t)
+        wq = wq * class_q(p, row->t + k, n);
+    e = kept ? v_read(p->kept + k) : v_exp_nonpos(z - top);
+    return v_fma(a, e, -wq) * scale * (capped ? class_slope_of_cap(x * inverse) : v_set(1));
+}
+
+/* The same with the entry of the target, which is not computed like the others. */
+LK_INLINE vec class_put_target(vec slopes, int64_t k, int64_t y, real at)
+{
+    if ((uint64_t)(y - k) < (uint64_t)LANES)
+        return v_select(m_iota() == m_set((ilane)(y - k)), v_set(at), slopes);
+    return slopes;
+}
+
 LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
                                  const class_slope *g, const bool plain, const bool kept)
 {
-    const vec top = v_set(r->top), scale = v_set((real)p->scale), one = v_set(1);
-    const vec cap = v_set(p->cap), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    const vec top = v_set(r->top);
     const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
     const vec b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
-    const bool capped = p->cap > 0;
     const int64_t classes = p->classes;
-    const elem *x = row->x;
     elem *to = row->grad_x;
-    real x_y = row->y >= 0 ? r_load(x + row->y) : 0;
-    for (int64_t chunk = 0; chunk < classes; chunk += CHUNK) {
-        const int64_t end = classes - chunk < CHUNK ? classes : chunk + CHUNK;
-        double factor = g->a * by;
-        if (kept) /* nothing finite before this chunk's end: its exponentials are 0 or NaN */
-            factor *= p->shift[chunk / CHUNK] <= r->top
-                          ? exp((double)p->shift[chunk / CHUNK] - (double)r->top)
-                          : 0;
-        const vec a = v_set((real)factor);
-        for (int64_t k = chunk; k < end; k += LANES) {
-            const int64_t n = LK_TAIL(k, end);
-            vec out, e, u = {0};
-            if (!plain || !kept)
-                u = v_load_tail(x + k, n, 0);
-            if (plain) {
-                e = kept ? v_read(p->kept + k) : v_exp_nonpos(scale * u - top);
-                out = v_fma(a, e, -b);
-            } else {
-                vec z = scale * (capped ? cap * v_tanh(u * inverse) : u);
-                vec wq = class_weights(p, k, n) * b;
-                if (row->t)
-                    wq = wq * class_q(p, row->t + k, n);
-                vec slope = scale * (capped ? class_slope_of_cap(u * inverse) : one);
-                e = kept ? v_read(p->kept + k) : v_exp_nonpos(z - top);
-                out = v_fma(a, e, -wq) * slope;
-            }
-            v_store_tail(to + k, n, out);
-        }
-    }
-    if (row->y >= 0) {
+    const uintptr_t off = (uintptr_t)to % (LANES * sizeof(elem));
+    const bool stream = p->stream && off % sizeof(elem) == 0;
+    /* Up to here a vector is not aligned. */
+    const int64_t head = stream ? (LANES - (int64_t)(off / sizeof(elem))) % LANES : 0;
+    const int64_t y = row->y;
+    real at = 0;
+    if (y >= 0) {
         double slope = p->scale;
-        if (capped)
-            slope *= (double)class_slope_of_cap(v_set(x_y * (1 / p->cap)))[0];
-        r_store(to + row->y, (real)(g->at * slope));
+        if (p->cap > 0)
+            slope *= (double)class_slope_of_cap(v_set(r_load(row->x + y) * (1 / p->cap)))[0];
+        at = (real)(g->at * slope);
     }
+#define LK_SLOPES(k, n)                                                                            \
+    class_put_target(class_slope_at(p, row, k, n, a, b, top, plain, kept), k, y, at)
+    for (int64_t k = 0, end; k < classes; k = end) {
+        double factor = g->a * by;
+        end = classes;
+        if (kept) { /* as far as the exponentials have the same shift */
+            const real shift = p->shift[k / CHUNK];
+            for (end = k; end < classes && p->shift[end / CHUNK] == shift; end += CHUNK)
+                continue;
+            end = end < classes ? end : classes;
+            /* Nothing finite has come yet: they are 0 or NaN. */
+            factor *= shift <= r->top ? exp((double)shift - (double)r->top) : 0;
+        }
+        const vec a = v_set((real)factor);
+        int64_t n = ((head - k) % LANES + LANES) % LANES;
+        if (n > 0 && stream) {
+            n = n < end - k ? n : end - k;
+            v_store_n(to + k, n, LK_SLOPES(k, n));
+            k += n;
+        }
+        for (; stream && k + LANES <= end; k += LANES)
+            v_stream(to + k, LK_SLOPES(k, LANES));
+        for (; k + LANES <= end; k += LANES)
+            v_store(to + k, LK_SLOPES(k, LANES));
+        if (k < end)
+            v_store_n(to + k, end - k, LK_SLOPES(k, end - k));
+    }
+#undef LK_SLOPES
 }
 
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,

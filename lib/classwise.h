@@ -350,6 +350,9 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
     elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
     if (grad)
         class_keep(&v.plan, scratch);
+    v.plan.stream = grad && grad != logits && v.plan.inner == 1 &&
+                    v.plan.width * (int64_t)sizeof(elem) >= CLASS_STREAM_ROW &&
+                    job->rows * v.plan.width * (int64_t)sizeof(elem) >= CLASS_STREAM_MIN;
     if (v.plan.inner > 1) {
         strided_rows(&v, target_of, first, count,
                      (elem *)((char *)scratch + class_kept_size(v.plan.width)));
@@ -360,6 +363,8 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
         one_row(&v, target_of, i, logits + place, soft ? targets + place : NULL,
                 grad ? grad + place : NULL, grad_targets ? grad_targets + place : NULL);
     }
+    if (v.plan.stream)
+        v_fence();
 }
 
 LK_DRIVER void classwise_finish(const lk_job *job, const double *sum)

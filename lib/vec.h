@@ -412,6 +412,34 @@ LK_INLINE void r_store(elem *p, real x)
 #endif
 }
 
+/* Past the caches, where LANES elements at p are aligned to their size; v_fence before another
+ * thread may look. */
+LK_INLINE void v_stream(elem *p, vec x)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    _mm512_stream_pd(p, (__m512d)x);
+#elif LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F32)
+    _mm512_stream_ps(p, (__m512)x);
+#elif LK_VECTOR_BYTES == 64
+    _mm256_stream_si256((__m256i *)p, (__m256i)h_narrow(x));
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    _mm256_stream_pd(p, (__m256d)x);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F32)
+    _mm256_stream_ps(p, (__m256)x);
+#elif LK_VECTOR_BYTES == 32
+    _mm_stream_si128((__m128i *)p, (__m128i)h_narrow(x));
+#else
+    v_store(p, x);
+#endif
+}
+
+LK_INLINE void v_fence(void)
+{
+#if LK_VECTOR_BYTES >= 32
+    _mm_sfence();
+#endif
+}
+
 /* How many elements the vector that starts at k has, in a run of n. */
 #define LK_TAIL(k, n) ((n) - (k) < LANES ? (n) - (k) : LANES)
 

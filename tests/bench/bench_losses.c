@@ -53,6 +53,8 @@ static void fill(lk_dtype dtype, void *data, int64_t n)
 
 static double evaluate(const char *loss, const lk_named *in, bool gradient, void *grad)
 {
+    static char *scratch;
+    static size_t size;
     lk_error error;
     double start = now(), value;
     lk_call *call = lk_call_new(lk_loss_find(loss));
@@ -66,7 +68,14 @@ static double evaluate(const char *loss, const lk_named *in, bool gradient, void
         fprintf(stderr, "%s\n", error.text);
         exit(1);
     }
-    lk_call_run(call, 0, lk_call_blocks(call), NULL);
+    if (lk_call_scratch(call) > size) { /* a service keeps it, too */
+        free(scratch);
+        size = (lk_call_scratch(call) + 63) / 64 * 64;
+        scratch = aligned_alloc(64, size);
+        if (!scratch)
+            exit(1);
+    }
+    lk_call_run(call, 0, lk_call_blocks(call), scratch);
     if (lk_call_finish(call, &error) != LK_OK)
         exit(1);
     lk_call_free(call);
