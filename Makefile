@@ -230,11 +230,12 @@ demo: deps-test
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tests/data/demo.sh build/lossd
 
-## bench: kernels beside memcpy and the scalar reference; numbers as text; lossd beside an echo
+## bench: kernels beside memcpy and PyTorch (where it is there), numbers as text, lossd beside an echo
 BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/bench_*.c))
 bench: deps-test
 	$(Q)$(MAKE) --no-print-directory all $(BENCHES) $(TESTS)/echo $(TESTS)/client
 	$(Q)for b in $(BENCHES); do $$b || exit 1; done
+	$(Q)/usr/bin/python3 tests/bench/pytorch.py --library $(B)/liblosskit.so.0
 	$(Q)tests/bench/service.py --lossd $(B)/lossd --tools $(TESTS)
 
 $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)

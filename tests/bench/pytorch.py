@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""losskit beside PyTorch, in one process and in turns: loss and gradient, on one thread and on two.
+
+PyTorch computes forward and backward of its own function; losskit the same loss and the same gradients
+through a call, from lk_call_new to lk_call_free. The figures are medians, and how many times faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import platform
+import statistics
+import sys
+import threading
+import time
+from typing import Callable
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    print("tests/bench/pytorch.py: no PyTorch here (Debian: python3-torch), nothing to compare with")
+    sys.exit(0)
+
+MAX_RANK = 8
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("dtype", ctypes.c_int),
+        ("rank", ctypes.c_int),
+        ("shape", ctypes.c_int64 * MAX_RANK),
+    ]
+
+
+DTYPES = {
+    torch.float64: 0,
+    torch.float32: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.int64: 4,
+    torch.int32: 5,
+}
+
+
+def view(t: torch.Tensor) -> Tensor:
+    shape = (ctypes.c_int64 * MAX_RANK)(*t.shape)
+    return Tensor(t.data_ptr(), DTYPES[t.dtype], t.dim(), shape)
+
+
+class Losskit:
+    def __init__(self, path: str) -> None:
+        self.lib = ctypes.CDLL(path)
+        for name in ("lk_loss_find", "lk_call_new", "lk_isa_used"):
+            getattr(self.lib, name).restype = ctypes.c_void_p
+        self.lib.lk_isa_used.restype = ctypes.c_char_p
+        self.lib.lk_call_blocks.restype = ctypes.c_int64
+        self.lib.lk_call_scratch.restype = ctypes.c_size_t
+        self.lib.lk_call_next.restype = ctypes.c_bool
+        self.scratch: list[ctypes.Array] = []
+
+    def evaluate(
+        self, loss: str, inputs: dict, outputs: dict, options: dict[str, str], threads: int
+    ) -> None:
+        lib, error = self.lib, None
+        call = ctypes.c_void_p(lib.lk_call_new(ctypes.c_void_p(lib.lk_loss_find(loss.encode()))))
+
+        def check(status: int) -> None:
+            if status != 0:
+                raise RuntimeError(f"{loss}: status {status}")
+
+        for name, text in options.items():
+            check(lib.lk_call_option(call, name.encode(), text.encode(), error))
+        for name, tensor in inputs.items():
+            check(lib.lk_call_input(call, name.encode(), ctypes.byref(view(tensor)), error))
+        for name in outputs:
+            check(lib.lk_call_want(call, name.encode(), error))
+        check(lib.lk_call_check(call, error))
+        for i, tensor in enumerate(outputs.values()):
+            check(lib.lk_call_bind(call, i, ctypes.c_void_p(tensor.data_ptr())))
+        check(lib.lk_call_plan(call, error))
+        need = lib.lk_call_scratch(call) + 64
+        while len(self.scratch) < threads or any(len(s) < need for s in self.scratch):
+            self.scratch = [ctypes.create_string_buffer(need) for _ in range(threads)]
+        places = [(ctypes.addressof(s) + 63) // 64 * 64 for s in self.scratch]
+        while True:
+            blocks = lib.lk_call_blocks(call)
+            cuts = [blocks * k // threads for k in range(threads + 1)]
+
+            def run(k: int) -> None:
+                count = ctypes.c_int64(cuts[k + 1] - cuts[k])
+                lib.lk_call_run(call, ctypes.c_int64(cuts[k]), count, ctypes.c_void_p(places[k]))
+
+            others = [threading.Thread(target=run, args=(k,)) for k in range(1, threads)]
+            for t in others:
+                t.start()
+            run(0)
+            for t in others:
+                t.join()
+            if not lib.lk_call_next(call):
+                break
+        check(lib.lk_call_finish(call, error))
+        lib.lk_call_free(call)
+
+
+class Case:
+    """A loss with its tensors: `leaves` are those that get a gradient."""
+
+    def __init__(
+        self,
+        loss: str,
+        shape: str,
+        function: Callable[..., torch.Tensor],
+        inputs: dict[str, torch.Tensor],
+        leaves: list[str],
+        **options: str,
+    ) -> None:
+        self.loss, self.shape, self.function, self.options = loss, shape, function, options
+        self.inputs, self.leaves = inputs, leaves
+        self.outputs = {"loss": torch.zeros((), dtype=torch.float32)}
+        for name in leaves:
+            self.outputs[f"grad.{name}"] = torch.empty_like(inputs[name])
+
+    def pytorch(self) -> tuple[float, list[torch.Tensor]]:
+        values = {k: v.detach() for k, v in self.inputs.items()}
+        for name in self.leaves:
+            values[name].requires_grad_(True)
+        loss = self.function(*values.values())
+        loss.backward()
+        return float(loss.detach()), [values[name].grad for name in self.leaves]
+
+    def losskit(self, library: Losskit, threads: int) -> float:
+        library.evaluate(self.loss, self.inputs, self.outputs, self.options, threads)
+        return float(self.outputs["loss"])
+
+
+def cross_entropy(rows: int, classes: int, dtype: torch.dtype = torch.float32) -> Case:
+    logits = torch.randn(rows, classes).to(dtype)
+    targets = torch.randint(classes, (rows,))
+    return Case("cross_entropy", f"{rows}x{classes}", F.cross_entropy,
+                {"logits": logits, "targets": targets}, ["logits"])
+
+
+def cases() -> list[Case]:
+    n = (4096, 1024)
+    a, b, v = torch.randn(n), torch.randn(n), {"batch": 4096, "width": 1024}
+    name = f"{v['batch']}x{v['width']}"
+    both = {"a": a, "b": b}
+    p = torch.log_softmax(torch.randn(512, 32000), 1)
+    q = torch.softmax(torch.randn(512, 32000), 1)
+    steps, batch, classes, labels = 200, 16, 80, 30
+    scores = torch.randn(batch, steps, classes)
+    words = torch.randint(1, classes, (batch, labels))
+    lengths, sizes = torch.full((batch,), steps), torch.full((batch,), labels)
+
+    def ctc(x, y, n_x, n_y):
+        return F.ctc_loss(F.log_softmax(x, 2).transpose(0, 1), y, n_x, n_y)
+
+    return [
+        cross_entropy(48000, 128),
+        cross_entropy(6144, 1000),
+        cross_entropy(192, 32000),
+        cross_entropy(128, 50257),
+        cross_entropy(40, 151936),
+        cross_entropy(2, 6000000),
+        Case("mse", name, F.mse_loss, both, ["a"]),
+        Case("mae", name, F.l1_loss, both, ["a"]),
+        Case("huber", name, F.huber_loss, both, ["a"]),
+        Case("smooth_l1", name, F.smooth_l1_loss, both, ["a"]),
+        Case("bce_with_logits", name, F.binary_cross_entropy_with_logits,
+             {"logits": a, "targets": torch.rand(n)}, ["logits"]),
+        Case("kl_div", "512x32000", lambda x, y: F.kl_div(x, y, reduction="batchmean"),
+             {"input": p, "target": q}, ["input"]),
+        Case("cosine_embedding", name, F.cosine_embedding_loss,
+             {"a": a, "b": b, "target": torch.randint(2, (4096,)) * 2 - 1}, ["a", "b"]),
+        Case("triplet", name, F.triplet_margin_loss,
+             {"anchor": a, "positive": b, "negative": torch.randn(n)},
+             ["anchor", "positive", "negative"]),
+        Case("ctc", f"{batch}x{steps}x{classes}", ctc,
+             {"logits": scores, "targets": words, "input_lengths": lengths,
+              "target_lengths": sizes}, ["logits"]),
+    ]
+
+
+def processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii") as f:
+            return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def compare(case: Case, library: Losskit, threads: int, pairs: int) -> tuple[float, float]:
+    torch.set_num_threads(threads)
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(pairs):
+        start = time.perf_counter()
+        want, gradients = case.pytorch()
+        middle = time.perf_counter()
+        got = case.losskit(library, threads)
+        times[0].append(middle - start)
+        times[1].append(time.perf_counter() - middle)
+    if abs(got - want) > 1e-4 * max(1, abs(want)):
+        raise SystemExit(f"{case.loss}: {got}, PyTorch {want}")
+    for mine, theirs in zip(list(case.outputs.values())[1:], gradients):
+        if (mine - theirs).abs().max() > 1e-3 * theirs.abs().max():
+            raise SystemExit(f"{case.loss}: gradients differ")
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--library", default="build/release/liblosskit.so.0")
+    parser.add_argument("--pairs", type=int, default=9)
+    a = parser.parse_args()
+    torch.manual_seed(1)
+    library = Losskit(a.library)
+    print(f"\nloss and gradient, f32, beside PyTorch {torch.__version__} ({processor()}, "
+          f"{library.lib.lk_isa_used().decode()}, {time.strftime('%Y-%m-%d')})")
+    print(f"{'':18} {'':12} {'one thread':>32} {'two threads':>32}")
+    print(f"{'loss':18} {'shape':12} " + f"{'PyTorch':>11} {'losskit':>11} {'':>8} " * 2)
+    for case in cases():
+        line = f"{case.loss:18} {case.shape:12} "
+        for threads in (1, 2):
+            theirs, mine = compare(case, library, threads, a.pairs)
+            line += f"{theirs * 1e3:8.2f} ms {mine * 1e3:8.2f} ms {theirs / mine:6.1f} x "
+        print(line, flush=True)
+
+
+main()
