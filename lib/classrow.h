@@ -21,9 +21,8 @@
  * be kept in the computing type. */
 enum { CHUNK = 512 };
 
-/* Bytes of a gradient that no cache will have kept when somebody looks at it, and of a row that is
- * worth the half lines at its ends. */
-enum { CLASS_STREAM_MIN = 16 << 20, CLASS_STREAM_ROW = 2048 };
+/* Bytes of a row that is worth the half lines at its ends, where a gradient is streamed. */
+enum { CLASS_STREAM_ROW = 2048 };
 
 enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
 

@@ -352,7 +352,7 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
         class_keep(&v.plan, scratch);
     v.plan.stream = grad && grad != logits && v.plan.inner == 1 &&
                     v.plan.width * (int64_t)sizeof(elem) >= CLASS_STREAM_ROW &&
-                    job->rows * v.plan.width * (int64_t)sizeof(elem) >= CLASS_STREAM_MIN;
+                    job->rows * v.plan.width * (int64_t)sizeof(elem) >= LK_STREAM_MIN;
     if (v.plan.inner > 1) {
         strided_rows(&v, target_of, first, count,
                      (elem *)((char *)scratch + class_kept_size(v.plan.width)));

@@ -145,6 +145,23 @@ LK_INLINE void elementwise_put(const lk_job *job, int64_t i, int64_t n, vec loss
         v_write_n(to + i, n, loss);
 }
 
+/* Does a gradient go past the caches? Where it is larger than they are, not in place, and aligned.
+ */
+LK_INLINE bool elementwise_streams(const lk_job *job, const elem *grad, int64_t first)
+{
+    return grad && grad != job->in[A].data && grad != job->in[B].data &&
+           job->rows * (int64_t)sizeof(elem) >= LK_STREAM_MIN &&
+           (uintptr_t)(grad + first) % (LANES * sizeof(elem)) == 0;
+}
+
+LK_INLINE void elementwise_store(elem *to, int64_t n, vec x, bool stream)
+{
+    if (stream && n == LANES)
+        v_stream(to, x);
+    else
+        v_store_tail(to, n, x);
+}
+
 /* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. */
 LK_INLINE void elementwise_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                                 void (*each)(const void *options, element *e), const elementwise is,
@@ -164,6 +181,8 @@ LK_INLINE void elementwise_rows(const lk_job *job, int64_t first, int64_t count,
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
     const vec rho = v_set((real)(job->scale[0] * (double)upstream));
+    const bool stream_a = elementwise_streams(job, grad_a, first);
+    const bool stream_b = elementwise_streams(job, grad_b, first);
     for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {
         const int64_t left = first + count - c;
         const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);
@@ -194,12 +213,14 @@ LK_INLINE void elementwise_rows(const lk_job *job, int64_t first, int64_t count,
             if (up && per_row)
                 g *= v_read_tail(up + i, n, 0);
             if (grad_a)
-                v_store_tail(grad_a + i, n, v_where(used, g * e.slope_a));
+                elementwise_store(grad_a + i, n, v_where(used, g * e.slope_a), stream_a);
             if (grad_b)
-                v_store_tail(grad_b + i, n, v_where(used, g * e.slope_b));
+                elementwise_store(grad_b + i, n, v_where(used, g * e.slope_b), stream_b);
         }
         block->sum[0] += wide_sum(total);
     }
+    if (stream_a || stream_b)
+        v_fence();
 }
 
 /* Regressions. */

@@ -412,6 +412,9 @@ LK_INLINE void r_store(elem *p, real x)
 #endif
 }
 
+/* Bytes of a tensor that no cache will have kept when somebody looks at it. */
+enum { LK_STREAM_MIN = 16 << 20 };
+
 /* Past the caches, where LANES elements at p are aligned to their size; v_fence before another
  * thread may look. */
 LK_INLINE void v_stream(elem *p, vec x)

@@ -235,7 +235,8 @@ bool evaluation_fill(evaluation *e, problem *p)
             return problem_set(p, 500, "internal", "an output outgrew its reservation");
         (void)lk_call_bind(e->call, i, data);
     }
-    e->scratch = arena_take(e, e->scratch_each * (size_t)e->shards);
+    if (e->scratch_each > 0)
+        e->scratch = arena_take(e, e->scratch_each * (size_t)e->shards);
     if (lk_call_plan(e->call, &error) != LK_OK)
         return problem_from(p, &error);
     return true;

@@ -102,6 +102,7 @@ LK_LOSS(sequence_cross_entropy) = {
     .check = check,
     .state = sequence_state_size,
     .prepare = sequence_prepare,
+    .scratch = classwise_scratch,
     .rows = sequence_rows,
     .finish = finish,
 };
