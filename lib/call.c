@@ -438,6 +438,8 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch)
         lk_composite_run(call, first, count, scratch);
         return;
     }
+    if (!job->loss->scratch)
+        scratch = NULL; /* what is there is somebody else's, and of any size */
     const int64_t all = pass_rows(call), block = pass_block(call), blocks = lk_call_blocks(call);
     for (int64_t b = first; b < first + count && b < blocks; b++) {
         int64_t row = b * block, rows = all - row < block ? all - row : block;

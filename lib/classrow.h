@@ -200,7 +200,7 @@ LK_DRIVER size_t class_kept_size(int64_t width)
 
 LK_DRIVER void class_keep(class_plan *p, void *scratch)
 {
-    if (class_kept_size(p->width) > 0) {
+    if (scratch && class_kept_size(p->width) > 0) {
         p->kept = scratch;
         p->shift = p->kept + class_padded(p->width);
     }

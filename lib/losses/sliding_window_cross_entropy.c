@@ -332,6 +332,7 @@ LK_LOSS(sliding_window_cross_entropy) = {
     .check = check,
     .state = state,
     .prepare = prepare,
+    .scratch = classwise_scratch,
     .rows = rows,
     .finish = finish,
 };

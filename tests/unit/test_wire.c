@@ -297,7 +297,7 @@ static void json_bodies(void **unused)
         {"fine", "{\"inputs\":{\"a\":{\"shape\":[0],\"base64\":\"\"},\"b\":[]}}"},
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[2],\"data\":[1]},\"b\":[1]}}"},
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[2],\"data\":[[1,2]]},\"b\":[1]}}"},
-        {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":1},\"b\":[1]}}"},
+        {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":1},\"b\":[1]}}"},
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAA\"},\"b\":[1]}}"},
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAAAA\"},\"b\":[1]}}"},
         /* Refused before memory for a thousand million numbers is asked for. */
