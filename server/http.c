@@ -68,27 +68,27 @@ const char *http_header(const exchange *x, const char *name)
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
 
+/* How often a header comes. */
+typedef struct tally_of {
+    const char *name;
+    int times;
+} tally_of;
+
 static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const char *name,
                                     const char *value)
 {
-    struct {
-        const char *name;
-        int times;
-    } *c = cls;
+    tally_of *t = cls;
     (void)kind;
     (void)value;
-    c->times += strcasecmp(c->name, name) == 0;
+    t->times += strcasecmp(t->name, name) == 0;
     return MHD_YES;
 }
 
 int http_header_times(const exchange *x, const char *name)
 {
-    struct {
-        const char *name;
-        int times;
-    } c = {name, 0};
-    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &c);
-    return c.times;
+    tally_of t = {name, 0};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &t);
+    return t.times;
 }
 
 /* A token of RFC 9110: what a header name is made of. */
