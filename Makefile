@@ -251,19 +251,21 @@ $(TESTS)/echo: tests/bench/echo.c $(filter-out %/route.o %/request.o %/models.o,
 
 # Generated files.
 
-## api: regenerate api/ from the descriptions
+## api: regenerate api/ from the descriptions and goldens
 api: all
 	$(Q)$(B)/lossd openapi > api/openapi.json
 	$(Q)$(B)/lossd describe --markdown | cat - api/errata.md > api/losses.md
 	$(Q)mkdir -p api/examples && rm -f api/examples/*.json
 	$(Q)for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
 		$(B)/lossd describe $$name --example > api/examples/$$name.json || exit 1; done
+	$(Q)python3 tests/golden/cases.py > api/cases.jsonl
 
 api-check: all
 	$(Q)$(B)/lossd openapi | cmp - api/openapi.json \
 		&& $(B)/lossd describe --markdown | cat - api/errata.md | cmp - api/losses.md \
 		&& for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
 			$(B)/lossd describe $$name --example | cmp - api/examples/$$name.json || exit 1; done \
+		&& python3 tests/golden/cases.py | cmp - api/cases.jsonl \
 		|| { echo "api/ is not what the descriptions say; run 'make api' and commit" >&2; exit 1; }
 
 # Lint.
