@@ -49,7 +49,7 @@ TEST_FLAGS = $(BASE) -I. -Iserver -Ilib $(TEST_PACKAGES_CFLAGS)
 # pkg-config is asked when a recipe first needs it, not while this file is read: on a fresh machine
 # `make run` has yet to install it.
 lazy = $(eval $(1) := $(shell $(2)))$($(1))
-SERVER_PACKAGES := libmicrohttpd libuv jansson zlib
+SERVER_PACKAGES := libmicrohttpd libuv jansson zlib gnutls
 SERVER_PACKAGES_CFLAGS = $(call lazy,SERVER_PACKAGES_CFLAGS,pkg-config --cflags $(SERVER_PACKAGES))
 SERVER_PACKAGES_LIBS = $(call lazy,SERVER_PACKAGES_LIBS,pkg-config --libs $(SERVER_PACKAGES))
 TEST_PACKAGES_CFLAGS = $(call lazy,TEST_PACKAGES_CFLAGS,pkg-config --cflags cmocka $(SERVER_PACKAGES))
@@ -317,7 +317,7 @@ uninstall:
 
 # What must be there. Nothing is installed, and no root needed, when all of it is.
 
-PACKAGES_RUN := gcc libc6-dev pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev
+PACKAGES_RUN := gcc libc6-dev pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev libgnutls28-dev
 PACKAGES_TEST := $(PACKAGES_RUN) libcmocka-dev curl python3
 PACKAGES_LINT := clang-format clang-tidy
 

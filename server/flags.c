@@ -37,14 +37,32 @@ static const setting table[] = {
      "open connections for each --listen"},
     {"request-timeout", DURATION, AT(request_timeout), "30s", 1, DAY, NULL,
      "an evaluation that is not done by then is answered 504; X-Request-Timeout may ask for less"},
+    {"header-timeout", DURATION, AT(header_timeout), "10s", 10, DAY, NULL,
+     "a request's head must be there by then"},
+    {"body-timeout", DURATION, AT(body_timeout), "30s", 10, DAY, NULL,
+     "so must its body, and the reply be taken; each --body-rate bytes of them give a second more"},
+    {"body-rate", SIZE, AT(body_rate), "64KiB", 1, TIB, NULL,
+     "bytes a second that a client must manage beyond --body-timeout"},
     {"idle-timeout", DURATION, AT(idle_timeout), "60s", 1000, DAY, NULL,
-     "connections without traffic for so long are closed"},
+     "connections that have answered a request and see no other for so long are closed"},
     {"drain-max", SIZE, AT(drain_max), "2GiB", 0, TIB, NULL,
      "how much of a refused body is read and dropped, so that its sender sees the reply"},
     {"drain-delay", DURATION, AT(drain_delay), "0s", 0, DAY, NULL,
      "after SIGTERM, go on serving for so long while /readyz says 503"},
     {"drain-timeout", DURATION, AT(drain_timeout), "30s", 0, DAY, NULL,
      "after that, wait at most so long for admitted requests"},
+    {"api-key-file", WORD, AT(api_key_file), "", 0, 0, NULL,
+     "keys that clients must show one of (Authorization: Bearer KEY): lines of KEY or NAME KEY; "
+     "SIGHUP reads it again"},
+    {"api-key-exempt", WORD, AT(api_key_exempt), "health", 0, 0, "none|health|health,metrics",
+     "what needs no key: none, health or health,metrics"},
+    {"tls-cert", WORD, AT(tls_cert), "", 0, 0, NULL,
+     "certificate chain in PEM: TCP addresses then speak TLS; SIGHUP reads it again"},
+    {"tls-key", WORD, AT(tls_key), "", 0, 0, NULL, "its private key in PEM"},
+    {"tls-client-ca", WORD, AT(tls_client_ca), "", 0, 0, NULL,
+     "certificates in PEM; clients must show one that is signed by them"},
+    {"cors-origin", WORD, AT(cors_origin), "", 0, 0, NULL,
+     "web pages of these origins may use the service: * or a list with commas; otherwise none may"},
     {"isa", WORD, AT(isa), "auto", 0, 0, NULL, "instruction set of the kernels: auto, scalar, ..."},
     {"log-format", WORD, AT(log_format), "text", 0, 0, "text|json", "text (logfmt) or json"},
     {"log-level", WORD, AT(log_level), "info", 0, 0, "error|warn|info|debug",
@@ -204,6 +222,7 @@ bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *h
     *help = false;
     if (!parse_surroundings(f))
         return false;
+    f->listen_given = getenv("LOSSD_LISTEN") != NULL;
     for (int i = first; i < argc; i++) {
         const char *word = argv[i];
         if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
@@ -231,6 +250,7 @@ bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *h
         if (!apply(f, flag, text, label, &listening))
             return false;
     }
+    f->listen_given = f->listen_given || listening;
     if (words)
         *words = kept;
     if (f->workers == 0) {
@@ -247,7 +267,8 @@ void flags_help(FILE *to)
           to);
     for (int i = 0; i < FLAGS; i++) {
         char left[40];
-        snprintf(left, sizeof left, "--%s %s", table[i].name, table[i].fallback);
+        snprintf(left, sizeof left, "--%s %s", table[i].name,
+                 table[i].fallback[0] != '\0' ? table[i].fallback : "...");
         fprintf(to, "  %-26s %s\n", left, table[i].help);
     }
 }

@@ -6,12 +6,14 @@
  */
 #include "http.h"
 
+#include "listen.h"
 #include "log.h"
 #include "metrics.h"
-#include "percent.h"
+#include "peer.h"
 #include "route.h"
+#include "systemd.h"
+#include "tls.h"
 
-#include <errno.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -20,39 +22,27 @@
 #include <strings.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 enum {
     CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
-    BACKLOG = 1024,
-    SWEEP_MS = 500,
+    SWEEP_MS = 200,
 };
 
 typedef struct listener {
     http *server;
     struct MHD_Daemon *daemon;
     uv_poll_t poll;
-    int socket;
-    bool due;
-    char url[160];
-    char path[108]; /* of a Unix socket, "" otherwise */
+    endpoint at;
+    bool due, tls;
 } listener;
-
-/* An open connection. */
-typedef struct peer {
-    struct peer *next, **back;
-    int fd;
-    bool answering; /* its request is whole: it may have shut its side down and still wait */
-} peer;
 
 struct http {
     uv_loop_t *loop;
     uv_prepare_t prepare;
     uv_timer_t timer;
     uv_timer_t sweep;
-    peer *peers;
+    peers peers;
     int listeners;
     listener listener[LISTEN_MAX];
     int exchanges;
@@ -91,115 +81,19 @@ int http_header_times(const exchange *x, const char *name)
     return t.times;
 }
 
-/* A token of RFC 9110: what a header name is made of. */
-static bool is_token(const char *text, size_t size)
-{
-    static const char marks[] = "!#$%&'*+-.^_`|~";
-    for (size_t i = 0; i < size; i++) {
-        char c = text[i], letter = (char)(c | 0x20);
-        bool word = (letter >= 'a' && letter <= 'z') || (c >= '0' && c <= '9');
-        if (!word && (c == '\0' || !strchr(marks, c)))
-            return false;
-    }
-    return size > 0;
-}
-
-/* What libmicrohttpd lets through, and a proxy in front may read otherwise. */
-typedef struct guard {
-    int lengths, encodings, hosts;
-    int64_t length;
-    const char *bad; /* NULL: nothing yet */
-} guard;
-
 static enum MHD_Result look_at_header(void *cls, enum MHD_ValueKind kind, const char *name,
                                       size_t name_size, const char *value, size_t value_size)
 {
-    guard *g = cls;
     (void)kind;
-    if (!is_token(name, name_size))
-        g->bad = "a header name is not a token";
-    for (size_t i = 0; i < value_size; i++)
-        if (((unsigned char)value[i] < 0x20 && value[i] != '\t') || value[i] == 0x7f)
-            g->bad = "a header value has a control character";
-    if (strcasecmp(name, "Content-Length") == 0) {
-        g->lengths++;
-        if (value_size == 0 || value_size > 18 || value[strspn(value, "0123456789")] != '\0')
-            g->bad = "Content-Length must be at most 18 digits";
-        else
-            g->length = strtoll(value, NULL, 10);
-    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
-        g->encodings++;
-        if (strcasecmp(value, "chunked") != 0)
-            g->bad = "Transfer-Encoding must be chunked";
-        g->length = -1;
-    } else if (strcasecmp(name, "Host") == 0) {
-        g->hosts++;
-    }
+    guard_header(cls, (span){name, name_size}, (span){value, value_size});
     return MHD_YES;
 }
 
-static bool guard_headers(exchange *x, const char *version, problem *p)
+/* The client's, if it is fit to be repeated. */
+static void choose_id(exchange *x, const char *given)
 {
-    guard g = {0};
-    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &g);
-    if (!g.bad && g.lengths > 1)
-        g.bad = "Content-Length comes more than once";
-    if (!g.bad && g.encodings > 1)
-        g.bad = "Transfer-Encoding comes more than once";
-    if (!g.bad && g.lengths > 0 && g.encodings > 0)
-        g.bad = "Content-Length and Transfer-Encoding exclude each other";
-    if (!g.bad && strcmp(version, "HTTP/1.1") == 0 && g.hosts != 1)
-        g.bad = "HTTP/1.1 needs exactly one Host";
-    x->length = g.length;
-    return !g.bad || problem_set(p, 400, "malformed_request", "%s", g.bad);
-}
-
-/* Decode one path segment where it stands, which only makes it shorter. */
-static bool decode_segment(char *s)
-{
-    size_t size = strlen(s);
-    if (!percent_decode((span){s, size}, false, s, size + 1))
-        return false;
-    for (const char *c = s; *c != '\0'; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f || *c == '/')
-            return false;
-    return strcmp(s, ".") != 0 && strcmp(s, "..") != 0;
-}
-
-/* Split before decoding, so that an encoded slash is not one. */
-static bool split_target(exchange *x, problem *p)
-{
-    char *path = x->target, *query = strchr(path, '?');
-    x->query = "";
-    if (query) {
-        *query = '\0';
-        x->query = query + 1;
-    }
-    /* The absolute form, which a server must take though only proxies send it. */
-    if (strncasecmp(path, "http://", 7) == 0)
-        path += 7 + strcspn(path + 7, "/");
-    if (path[0] != '/')
-        return problem_set(p, 400, "malformed_request", "the path must begin with /");
-    for (bool more = true; more;) {
-        char *segment = path + 1;
-        path = segment + strcspn(segment, "/");
-        more = *path == '/';
-        *path = '\0';
-        if (x->segments == HTTP_SEGMENTS)
-            return problem_set(p, 404, "not_found", "there is nothing at so long a path");
-        if (!decode_segment(segment))
-            return problem_set(p, 400, "malformed_request",
-                               "a path segment is not well encoded, or is . or ..");
-        x->segment[x->segments++] = segment;
-    }
-    return true;
-}
-
-static void choose_id(exchange *x)
-{
-    const char *given = http_header(x, "X-Request-Id");
-    size_t size = given ? strlen(given) : 0;
-    if (size > 0 && size <= HTTP_ID_MAX && is_token(given, size)) {
+    const size_t size = given ? strlen(given) : 0;
+    if (size <= HTTP_ID_MAX && head_is_token((span){given, size})) {
         memcpy(x->id, given, size + 1);
         return;
     }
@@ -207,6 +101,16 @@ static void choose_id(exchange *x)
     if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random)
         random = x->start;
     snprintf(x->id, sizeof x->id, "%016llx", (unsigned long long)random);
+}
+
+bool http_is_local(const exchange *x)
+{
+    return x->listener->at.local;
+}
+
+const char *http_client(const exchange *x)
+{
+    return x->peer->address;
 }
 
 /* Replies. */
@@ -226,8 +130,8 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text)
  * split yet, because something before it was wrong. */
 static bool is_oip(const exchange *x)
 {
-    return x->segments > 0 ? strcmp(x->segment[0], "v2") == 0
-                           : strncmp(x->target, "/v2", 3) == 0 && strchr("/?", x->target[3]);
+    return x->target.segments > 0 ? strcmp(x->target.segment[0], "v2") == 0
+                                  : strncmp(x->line, "/v2", 3) == 0 && strchr("/?", x->line[3]);
 }
 
 void http_reply_problem(exchange *x, const problem *p)
@@ -239,6 +143,8 @@ void http_reply_problem(exchange *x, const problem *p)
     else
         problem_write(p, &text);
     x->reply.retry = p->status == 503;
+    x->reply.authenticate = p->status == 401;
+    x->reply.code = p->code;
     http_reply_text(x, oip && p->status == 422 ? 400 : p->status,
                     oip ? "application/json" : "application/problem+json", &text);
 }
@@ -250,14 +156,33 @@ static void header(struct MHD_Response *response, const char *name, const char *
         (void)MHD_add_response_header(response, name, value);
 }
 
+/* What a web page of another origin needs to see it. */
+static void share(const exchange *x, struct MHD_Response *response)
+{
+    header(response, "Access-Control-Allow-Origin", http_header(x, "Origin"));
+    header(response, "Vary", "Origin");
+    if (!x->reply.preflight) {
+        header(response, "Access-Control-Expose-Headers",
+               "X-Request-Id, Server-Timing, Retry-After, Inference-Header-Content-Length");
+        return;
+    }
+    header(response, "Access-Control-Allow-Methods", x->reply.allow);
+    header(response, "Access-Control-Allow-Headers",
+           "Authorization, Content-Type, Content-Encoding, Inference-Header-Content-Length, "
+           "X-Request-Id, X-Request-Timeout, traceparent");
+    header(response, "Access-Control-Max-Age", "600");
+}
+
 static enum MHD_Result send_reply(exchange *x)
 {
     reply *r = &x->reply;
     struct MHD_IoVec iov[HTTP_PIECES];
     for (int i = 0; i < r->pieces; i++) {
         iov[i] = (struct MHD_IoVec){r->piece[i].data, r->piece[i].size};
-        metric.sent_bytes_total += r->piece[i].size;
+        r->size += r->piece[i].size;
     }
+    metric.sent_bytes_total += r->size;
+    metrics_refused(r->code);
     struct MHD_Response *response =
         MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
     if (!response)
@@ -272,7 +197,11 @@ static enum MHD_Result send_reply(exchange *x)
     header(response, "Server-Timing", r->timing);
     header(response, "Allow", r->allow);
     header(response, "Retry-After", r->retry ? "1" : NULL);
+    header(response, "WWW-Authenticate", r->authenticate ? "Bearer realm=\"lossd\"" : NULL);
     header(response, "Connection", x->close || x->server->closing ? "close" : NULL);
+    if (x->shared)
+        share(x, response);
+    peer_enter(&x->server->peers, x->peer, PEER_REPLY, uv_hrtime(), r->size);
     enum MHD_Result result = MHD_queue_response(x->connection, (unsigned)r->status, response);
     MHD_destroy_response(response);
     return result;
@@ -322,6 +251,7 @@ static void free_body(exchange *x)
 static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 {
     metric.received_bytes_total += size;
+    peer_moved(&x->server->peers, x->peer, x->start, size);
     if (!x->refused && !x->unwanted && size > x->body_max - x->body_size)
         too_large(x);
     if (!x->refused && !x->unwanted && !grow_body(x, size))
@@ -341,8 +271,13 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 static enum MHD_Result take_head(exchange *x, const char *version)
 {
     problem p;
-    choose_id(x);
-    if (!guard_headers(x, version, &p)) {
+    guard g = {0};
+    choose_id(x, http_header(x, "X-Request-Id"));
+    peer_enter(&x->server->peers, x->peer, PEER_BODY, uv_hrtime(), 0);
+    peer_moved(&x->server->peers, x->peer, x->start, 0);
+    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &g);
+    x->length = g.length;
+    if (!guard_passes(&g, version, &p)) {
         x->close = true;
         http_reply_problem(x, &p);
         return send_reply(x);
@@ -353,7 +288,7 @@ static enum MHD_Result take_head(exchange *x, const char *version)
                     "Expect is \"%.40s\"; only 100-continue is known", expect);
         http_reply_problem(x, &p);
         x->refused = true;
-    } else if (!split_target(x, &p)) {
+    } else if (!target_split(x->line, &x->target, &p)) {
         http_reply_problem(x, &p);
         x->refused = true;
     } else if (!route_begin(x)) {
@@ -370,14 +305,6 @@ static enum MHD_Result take_head(exchange *x, const char *version)
         return MHD_YES;
     x->close = true;
     return send_reply(x);
-}
-
-static void set_answering(struct MHD_Connection *connection, bool answering)
-{
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    if (info && info->socket_context)
-        ((peer *)info->socket_context)->answering = answering;
 }
 
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url,
@@ -399,9 +326,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
         *size = 0;
         return result;
     }
-    set_answering(connection, true);
-    if (x->reply.status == 0)
+    if (x->reply.status == 0) {
+        peer_enter(&x->server->peers, x->peer, PEER_WORK, 0, 0);
         route_run(x);
+    }
     return x->reply.status == 0 ? MHD_YES : send_reply(x); /* 0: suspended */
 }
 
@@ -410,41 +338,40 @@ void http_suspend(exchange *x)
     MHD_suspend_connection(x->connection);
 }
 
-static listener *listener_of(const exchange *x)
-{
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_DAEMON);
-    for (int i = 0; i < x->server->listeners; i++)
-        if (x->server->listener[i].daemon == info->daemon)
-            return &x->server->listener[i];
-    return NULL;
-}
-
 void http_resume(exchange *x)
 {
-    listener *l = listener_of(x);
     MHD_resume_connection(x->connection);
-    if (l)
-        l->due = true;
+    x->listener->due = true;
 }
 
-/* Beginning and end. */
+/* The life of requests and connections. */
+
+static peer *peer_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
 
 static void *on_uri(void *cls, const char *uri, struct MHD_Connection *connection)
 {
-    http *server = cls;
-    (void)connection;
-    exchange *x = calloc(1, sizeof *x);
+    listener *l = cls;
+    peer *p = peer_of(connection);
+    exchange *x = p ? calloc(1, sizeof *x) : NULL;
     if (!x)
         return NULL;
-    x->server = server;
+    x->server = l->server;
+    x->listener = l;
+    x->peer = p;
     x->start = uv_hrtime();
-    x->target = strdup(uri);
-    if (!x->target) {
+    x->target.query = x->line = strdup(uri);
+    if (!x->line) {
         free(x);
         return NULL;
     }
-    server->exchanges++;
+    p->exchange = x;
+    peer_enter(&l->server->peers, p, PEER_HEAD, x->start, 0);
+    l->server->exchanges++;
     return x;
 }
 
@@ -453,58 +380,125 @@ static void on_completed(void *cls, struct MHD_Connection *connection, void **st
 {
     http *server = cls;
     exchange *x = *state;
+    (void)connection;
     (void)code;
     *state = NULL;
-    set_answering(connection, false);
     if (!x)
         return;
+    x->peer->exchange = NULL;
+    peer_enter(&server->peers, x->peer, PEER_IDLE, uv_hrtime(), 0);
     server->exchanges--;
     route_end(x);
     free_body(x);
     buffer_free(&x->reply.text);
-    free(x->target);
+    free(x->line);
     free(x);
+}
+
+static void name_client(peer *p, const union MHD_ConnectionInfo *info)
+{
+    char host[46], port[6];
+    const struct sockaddr *a = info ? info->client_addr : NULL;
+    if (a && (a->sa_family == AF_INET || a->sa_family == AF_INET6) &&
+        getnameinfo(
+            a, a->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6),
+            host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+        snprintf(p->address, sizeof p->address, a->sa_family == AF_INET ? "%s:%s" : "[%s]:%s", host,
+                 port);
+    else
+        snprintf(p->address, sizeof p->address, "unix");
+}
+
+static void begin_connection(listener *l, struct MHD_Connection *connection, void **context)
+{
+    const int fd =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    peer *p = peer_add(&l->server->peers, fd);
+    *context = p;
+    if (!p) {
+        shutdown(fd, SHUT_RDWR); /* without a deadline it could stay for ever */
+        return;
+    }
+    name_client(p, MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS));
+    if (l->tls)
+        p->tls = tls_attach(
+            MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION)->tls_session);
+    p->plain = !l->tls;
+    peer_enter(&l->server->peers, p, PEER_IDLE, uv_hrtime(), 0);
 }
 
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
-    http *server = cls;
-    peer *l = *context;
+    peer *p = *context;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         atomic_fetch_add(&metric.connections, 1);
-        l = calloc(1, sizeof *l);
-        *context = l;
-        if (!l)
-            return; /* it is not swept, and closes by the idle timeout */
-        l->fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-        l->next = server->peers;
-        l->back = &server->peers;
-        if (l->next)
-            l->next->back = &l->next;
-        server->peers = l;
+        begin_connection(cls, connection, context);
         return;
     }
     atomic_fetch_sub(&metric.connections, 1);
-    if (!l)
+    if (!p)
         return;
-    *l->back = l->next;
-    if (l->next)
-        l->next->back = l->back;
-    free(l);
+    tls_detach(p->tls);
+    peer_remove(p);
+}
+
+/* The sweep over all connections. */
+
+/* libmicrohttpd cannot answer before a request is whole. Nothing of an answer has been sent, so it
+ * may be written past it, before the connection ends. */
+static void answer_early(exchange *x)
+{
+    reply *r = &x->reply;
+    problem p;
+    if (r->status == 0) {
+        if (x->id[0] == '\0')
+            choose_id(x, NULL);
+        problem_set(&p, 408, "client_too_slow",
+                    "the request did not come in time (--header-timeout, --body-timeout, "
+                    "--request-timeout)");
+        http_reply_problem(x, &p);
+    }
+    metrics_refused(r->code);
+    if (!x->peer->plain)
+        return;
+    buffer text = buffer_new(8192);
+    buffer_printf(&text,
+                  "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+                  "X-Request-Id: %s\r\nConnection: close\r\n\r\n",
+                  r->status, problem_title(r->status), r->media, r->text.size, x->id);
+    buffer_append(&text, r->text.data, r->text.size);
+    if (!text.failed) /* what does not fit at once a slow client would hardly read */
+        (void)!send(x->peer->fd, text.data, text.size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    buffer_free(&text);
+}
+
+static void end_late(peer *p)
+{
+    const struct linger at_once = {.l_onoff = 1};
+    if (p->phase == PEER_HEAD || p->phase == PEER_BODY)
+        answer_early(p->exchange);
+    if (p->phase == PEER_REPLY) /* what is not read is not kept */
+        setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    p->deadline = 0;
+    shutdown(p->fd, SHUT_RDWR); /* makes an edge; libmicrohttpd closes it */
 }
 
 /* libmicrohttpd takes a short read for the end of what has come and waits for the next edge of
  * epoll; where the end of the stream came with the data there is no next edge. Such a connection,
- * whose request can no more become whole, would stay until the idle timeout and hold a shutdown up.
- */
+ * whose request can no more become whole, would stay until its deadline and hold a shutdown up. */
 static void on_sweep(uv_timer_t *timer)
 {
     http *server = timer->data;
-    char byte;
-    for (peer *l = server->peers; l; l = l->next)
-        if (!l->answering && recv(l->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
-            shutdown(l->fd, SHUT_RDWR); /* makes an edge; libmicrohttpd closes it */
+    const uint64_t now = uv_hrtime();
+    for (peer *p = server->peers.first; p; p = p->next) {
+        if (p->deadline != 0 && now > p->deadline)
+            end_late(p);
+        else if (p->phase == PEER_WORK && peer_has_left(p))
+            route_leave(p->exchange);
+        else if (p->phase < PEER_WORK && peer_is_over(p))
+            shutdown(p->fd, SHUT_RDWR);
+    }
 }
 
 /* Paths are split before they are decoded; see split_target. */
@@ -560,110 +554,76 @@ static void on_prepare(uv_prepare_t *prepare)
         uv_timer_start(&server->timer, on_timer, soonest, 0);
 }
 
-/* Listening. */
+/* Beginning and end. */
 
-static int listen_unix(const char *path)
+static bool start_listener(listener *l, const endpoint *at, const flags *f)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct stat st;
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (fd < 0)
-        return -1;
-    /* A socket that nobody listens on was left by a process that is gone. */
-    if (stat(path, &st) == 0 && S_ISSOCK(st.st_mode)) {
-        int probe = socket(AF_UNIX, SOCK_STREAM, 0);
-        if (probe >= 0 && connect(probe, (struct sockaddr *)&address, sizeof address) != 0 &&
-            errno == ECONNREFUSED)
-            unlink(path);
-        if (probe >= 0)
-            close(probe);
-    }
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, BACKLOG) != 0) {
-        int why = errno;
-        close(fd);
-        errno = why;
-        return -1;
-    }
-    return fd;
-}
-
-static int listen_tcp(const char *text, const char **why)
-{
-    char host[256], *end;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
-    snprintf(host, sizeof host, "%s", text[0] == '[' ? text + 1 : text);
-    end = strrchr(host, ':');
-    const char *port = end + 1;
-    *(text[0] == '[' ? end - 1 : end) = '\0';
-    int code = getaddrinfo(host, port, &hints, &found);
-    if (code != 0) {
-        *why = gai_strerror(code);
-        return -1;
-    }
-    int fd = socket(found->ai_family, SOCK_STREAM, 0), one = 1;
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0) {
-            *why = strerror(errno);
-            close(fd);
-            fd = -1;
-        }
-    }
-    freeaddrinfo(found);
-    return fd;
-}
-
-static void describe_address(listener *l)
-{
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-    char host[80], port[16];
-    if (getsockname(l->socket, (struct sockaddr *)&address, &size) != 0 ||
-        getnameinfo((struct sockaddr *)&address, size, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        return;
-    bool six = address.ss_family == AF_INET6;
-    snprintf(l->url, sizeof l->url, "http://%s%s%s:%s", six ? "[" : "", host, six ? "]" : "", port);
-}
-
-static bool start_listener(listener *l, const char *address, const flags *f)
-{
-    const char *why = NULL;
-    if (strncmp(address, "unix:", 5) == 0) {
-        l->socket = listen_unix(address + 5);
-        snprintf(l->url, sizeof l->url, "%s", address);
-        if (l->socket >= 0)
-            snprintf(l->path, sizeof l->path, "%s", address + 5);
-    } else {
-        l->socket = listen_tcp(address, &why);
-        if (l->socket >= 0)
-            describe_address(l);
-    }
-    if (l->socket < 0) {
-        fprintf(stderr, "lossd: cannot listen on %s: %s\n", address, why ? why : strerror(errno));
-        return false;
-    }
+    const bool secure = at->inet && tls_wanted();
+    const unsigned how = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    const struct MHD_OptionItem with_tls[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, secure ? (void *)(uintptr_t)tls_certificate() : NULL},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, secure ? (void *)(uintptr_t)tls_key() : NULL},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)tls_priorities},
+        {MHD_OPTION_END, 0, NULL}};
+    const struct MHD_OptionItem without[] = {{MHD_OPTION_END, 0, NULL}};
+    l->at = *at;
+    l->tls = secure;
+    l->due = true;
+    if (secure)
+        snprintf(l->at.url, sizeof l->at.url, "https%.150s", at->url + strlen("http"));
+    /* No timeout of libmicrohttpd's: ours are absolute. */
     l->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request,
-        l->server, MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL, MHD_OPTION_LISTEN_SOCKET,
-        l->socket, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l->server,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, l->server, MHD_OPTION_URI_LOG_CALLBACK, on_uri,
-        l->server, MHD_OPTION_UNESCAPE_CALLBACK, no_unescape, NULL,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)f->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)((f->idle_timeout + 999) / 1000), MHD_OPTION_END);
+        how | (secure ? MHD_USE_TLS : 0), 0, NULL, NULL, on_request, l->server,
+        MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL, MHD_OPTION_LISTEN_SOCKET, l->at.fd,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, l->server, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, on_uri, l, MHD_OPTION_UNESCAPE_CALLBACK,
+        no_unescape, NULL, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)f->max_connections, MHD_OPTION_ARRAY,
+        secure ? with_tls : without, MHD_OPTION_END);
     if (!l->daemon) {
         fprintf(stderr,
                 "lossd: cannot start serving on %s: too many connections allowed for this "
                 "process's file limit, or no memory\n",
-                address);
+                l->at.url);
         return false;
     }
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(l->daemon, MHD_DAEMON_INFO_EPOLL_FD);
     uv_poll_init(l->server->loop, &l->poll, info->epoll_fd);
     l->poll.data = l;
     uv_poll_start(&l->poll, UV_READABLE, on_readable);
+    return true;
+}
+
+/* The address number i: those that were handed over come first, and replace the default. */
+static bool open_endpoint(const flags *f, int i, endpoint *at)
+{
+    int first;
+    const int inherited = systemd_sockets(&first);
+    return i < inherited ? listen_inherited(first + i, at)
+                         : listen_at(f->listen[i - inherited], at);
+}
+
+static bool start_listeners(http *server, const flags *f)
+{
+    int first;
+    const int inherited = systemd_sockets(&first);
+    const int count = inherited + (inherited > 0 && !f->listen_given ? 0 : f->listens);
+    if (count > LISTEN_MAX) {
+        fprintf(stderr, "lossd: at most %d addresses, those handed over included\n", LISTEN_MAX);
+        return false;
+    }
+    for (int i = 0; i < count; i++) {
+        listener *l = &server->listener[i];
+        endpoint at;
+        l->server = server;
+        if (!open_endpoint(f, i, &at))
+            return false;
+        if (!start_listener(l, &at, f)) {
+            close(at.fd);
+            return false;
+        }
+        server->listeners++;
+    }
     return true;
 }
 
@@ -680,17 +640,10 @@ http *http_start(uv_loop_t *loop, const flags *f)
     server->timer.data = server;
     uv_timer_init(loop, &server->sweep);
     server->sweep.data = server;
-    for (int i = 0; i < f->listens; i++) {
-        listener *l = &server->listener[i];
-        l->server = server;
-        l->due = true;
-        if (!start_listener(l, f->listen[i], f)) {
-            if (l->socket >= 0)
-                close(l->socket);
-            http_stop(server);
-            return NULL;
-        }
-        server->listeners++;
+    peers_setup(&server->peers, f);
+    if (!start_listeners(server, f)) {
+        http_stop(server);
+        return NULL;
     }
     uv_prepare_start(&server->prepare, on_prepare);
     uv_timer_start(&server->sweep, on_sweep, SWEEP_MS, SWEEP_MS);
@@ -699,7 +652,7 @@ http *http_start(uv_loop_t *loop, const flags *f)
 
 const char *http_url(const http *server, int i)
 {
-    return i < server->listeners ? server->listener[i].url : NULL;
+    return i < server->listeners ? server->listener[i].at.url : NULL;
 }
 
 int http_exchanges(const http *server)
@@ -712,14 +665,14 @@ void http_quiesce(http *server)
     server->closing = true;
     for (int i = 0; i < server->listeners; i++) {
         listener *l = &server->listener[i];
-        if (l->socket < 0)
+        if (l->at.fd < 0)
             continue;
         int fd = MHD_quiesce_daemon(l->daemon);
         if (fd >= 0)
             close(fd);
-        l->socket = -1;
-        if (l->path[0] != '\0')
-            unlink(l->path);
+        l->at.fd = -1;
+        if (l->at.path[0] != '\0')
+            unlink(l->at.path);
         l->due = true;
     }
 }

@@ -6,47 +6,56 @@
 #ifndef LOSSD_HTTP_H
 #define LOSSD_HTTP_H
 
+#include "access.h"
 #include "buffer.h"
 #include "cursor.h"
 #include "flags.h"
+#include "head.h"
 #include "problem.h"
 
 #include <uv.h>
 
 typedef struct http http;
 struct MHD_Connection;
+struct listener;
+struct peer;
 struct route;
 
 enum {
     HTTP_ID_MAX = 128,
     HTTP_PIECES = 64,
-    HTTP_SEGMENTS = 8,
 };
 
 /* What will be sent. The pieces must live until route_end. */
 typedef struct reply {
-    int status; /* 0: there is none yet */
+    int status;       /* 0: there is none yet */
+    const char *code; /* of a problem; NULL for none */
     const char *media;
     const char *encoding; /* Content-Encoding; NULL for none */
     uint64_t head;        /* Inference-Header-Content-Length; 0 for none */
-    const char *allow;    /* with 405 */
+    const char *allow;    /* with 405, and to OPTIONS */
+    bool preflight;       /* to OPTIONS, asked by a browser */
     bool retry;           /* with 503 */
+    bool authenticate;    /* with 401 */
     char timing[160];     /* Server-Timing; "" for none */
     buffer text;          /* owned; a piece may point at it */
     int pieces;
     span piece[HTTP_PIECES];
+    size_t size; /* of all, once it is sent */
 } reply;
 
 typedef struct exchange {
     http *server;
-    struct MHD_Connection *connection;
-    uint64_t start; /* uv_hrtime() at the request line */
+    struct listener *listener;
+    struct peer *peer;
+    struct MHD_Connection *connection; /* NULL until the head is there */
+    uint64_t start;                    /* uv_hrtime() at the request line */
     const char *method;
-    char *target;      /* path and query as received */
-    const char *query; /* of target, behind the '?'; "" for none */
-    int segments;      /* of the path, decoded */
-    const char *segment[HTTP_SEGMENTS];
+    char *line;               /* path and query as received; target is made of it */
+    target target;            /* no segments until it is split */
     char id[HTTP_ID_MAX + 1]; /* X-Request-Id */
+    char key[ACCESS_NAME];    /* what the key that was shown is called; "" for nothing */
+    bool shared;              /* the web page that asks may see the reply */
 
     int64_t length; /* of the body as announced; 0: none, -1: chunked */
     char *body;
@@ -82,6 +91,12 @@ const char *http_header(const exchange *x, const char *name);
 
 /* How often it is there. */
 int http_header_times(const exchange *x, const char *name);
+
+/* Did the request come over a loopback address or a Unix socket? */
+bool http_is_local(const exchange *x);
+
+/* Who sent it: address:port, or "unix". */
+const char *http_client(const exchange *x);
 
 /* Let go of an exchange until http_resume; only from route_run. */
 void http_suspend(exchange *x);

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "log.h"
 
-#include "buffer.h"
-
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -51,45 +49,80 @@ static void value(buffer *b, const char *text)
         buffer_json_string(b, text);
 }
 
-void log_line(int level, const char *event, ...)
+/* A pair for which there is no room is left out, whole: the line must stay a line. */
+static void keep_or_drop(buffer *b, size_t before)
+{
+    if (b->failed && b->data) {
+        b->size = before;
+        b->failed = false;
+    }
+}
+
+static void name_of(buffer *b, const char *name)
+{
+    buffer_printf(b, as_json ? ",\"%s\":" : " %s=", name);
+}
+
+log_entry log_begin(int level, const char *event)
 {
     static const char *const words[] = {"error", "warn", "info", "debug"};
     struct timespec now;
     struct tm utc;
     char date[32];
-    va_list args;
-    if (!log_wants(level))
-        return;
+    log_entry entry = {.text = buffer_new(LINE_MAX_ - LINE_END), .wanted = log_wants(level)};
+    if (!entry.wanted)
+        return entry;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &utc);
-
-    buffer b = buffer_new(LINE_MAX_ - LINE_END);
-    buffer_printf(&b,
+    buffer_printf(&entry.text,
                   as_json ? "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"event\":\"%s\""
                           : "%s.%03ldZ %s %s",
                   date, now.tv_nsec / 1000000, words[level], event);
-    va_start(args, event);
-    for (const char *name; (name = va_arg(args, const char *));) {
-        const char *text = va_arg(args, const char *);
-        if (!text)
-            continue;
-        char room[VALUE_MAX];
-        const size_t before = b.size;
-        buffer_printf(&b, as_json ? ",\"%s\":" : " %s=", name);
-        value(&b, cut(text, room));
-        /* A pair for which there is no room is left out, whole: the line must stay a line. */
-        if (b.failed && b.data) {
-            b.size = before;
-            b.failed = false;
-        }
-    }
-    va_end(args);
-    b.max = LINE_MAX_;
-    buffer_text(&b, as_json ? "}\n" : "\n");
+    return entry;
+}
+
+void log_text(log_entry *entry, const char *name, const char *text)
+{
+    char room[VALUE_MAX];
+    const size_t before = entry->text.size;
+    if (!entry->wanted || !text)
+        return;
+    name_of(&entry->text, name);
+    value(&entry->text, cut(text, room));
+    keep_or_drop(&entry->text, before);
+}
+
+void log_number(log_entry *entry, const char *name, double number, int digits)
+{
+    const size_t before = entry->text.size;
+    if (!entry->wanted)
+        return;
+    name_of(&entry->text, name);
+    buffer_printf(&entry->text, "%.*f", digits, number);
+    keep_or_drop(&entry->text, before);
+}
+
+void log_end(log_entry *entry)
+{
+    if (!entry->wanted)
+        return;
+    entry->text.max = LINE_MAX_;
+    buffer_text(&entry->text, as_json ? "}\n" : "\n");
     /* One write a line, so that lines of several processes do not mix. A log that cannot be written
      * must not stop the service. */
-    if (b.size > 0 && write(STDERR_FILENO, b.data, b.size) < 0)
+    if (entry->text.size > 0 && write(STDERR_FILENO, entry->text.data, entry->text.size) < 0)
         (void)0;
-    buffer_free(&b);
+    buffer_free(&entry->text);
+}
+
+void log_line(int level, const char *event, ...)
+{
+    va_list args;
+    log_entry entry = log_begin(level, event);
+    va_start(args, event);
+    for (const char *name; (name = va_arg(args, const char *));)
+        log_text(&entry, name, va_arg(args, const char *));
+    va_end(args);
+    log_end(&entry);
 }

@@ -2,6 +2,7 @@
  *
  * lossd: the commands, start, signals and stop.
  */
+#include "access.h"
 #include "describe.h"
 #include "flags.h"
 #include "health.h"
@@ -10,6 +11,8 @@
 #include "openapi.h"
 #include "request.h"
 #include "route.h"
+#include "systemd.h"
+#include "tls.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -38,7 +41,7 @@ typedef struct service {
     uv_loop_t loop;
     http *server;
     const flags *flags;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     uv_timer_t timer;  /* drain delay, then drain timeout */
     uv_timer_t settle; /* looks every now and then whether all is answered */
     int signals;
@@ -50,6 +53,7 @@ static void stop(service *s)
 {
     uv_unref((uv_handle_t *)&s->term);
     uv_unref((uv_handle_t *)&s->interrupt);
+    uv_unref((uv_handle_t *)&s->hangup);
     uv_close((uv_handle_t *)&s->timer, NULL);
     uv_close((uv_handle_t *)&s->settle, NULL);
     http_stop(s->server);
@@ -91,16 +95,25 @@ static void on_signal(uv_signal_t *handle, int number)
         return;
     }
     route_drain();
+    systemd_notify("STOPPING=1");
     uint64_t delay = number == SIGTERM && s->signals == 1 ? (uint64_t)s->flags->drain_delay : 0;
     if (!s->quiesced)
         uv_timer_start(&s->timer, quiesce, delay, 0);
 }
 
-static void watch(service *s, uv_signal_t *handle, int number)
+static void on_hangup(uv_signal_t *handle, int number)
+{
+    (void)handle;
+    (void)number;
+    access_reload();
+    tls_reload();
+}
+
+static void watch(service *s, uv_signal_t *handle, uv_signal_cb what, int number)
 {
     uv_signal_init(&s->loop, handle);
     handle->data = s;
-    uv_signal_start(handle, on_signal, number);
+    uv_signal_start(handle, what, number);
 }
 
 static int serve(const flags *f)
@@ -115,6 +128,8 @@ static int serve(const flags *f)
                                                 : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
                                                 : strcmp(f->log_level, "info") == 0 ? LOG_INFO
                                                                                     : LOG_DEBUG);
+    if (!access_setup(f) || !tls_setup(f))
+        return BAD_USAGE;
     uv_loop_init(&s.loop);
     request_setup(&s.loop, f);
     s.server = http_start(&s.loop, f);
@@ -123,8 +138,9 @@ static int serve(const flags *f)
         uv_loop_close(&s.loop);
         return 1;
     }
-    watch(&s, &s.term, SIGTERM);
-    watch(&s, &s.interrupt, SIGINT);
+    watch(&s, &s.term, on_signal, SIGTERM);
+    watch(&s, &s.interrupt, on_signal, SIGINT);
+    watch(&s, &s.hangup, on_hangup, SIGHUP);
     uv_timer_init(&s.loop, &s.timer);
     s.timer.data = &s;
     uv_timer_init(&s.loop, &s.settle);
@@ -132,6 +148,7 @@ static int serve(const flags *f)
     for (int i = 0; http_url(s.server, i); i++)
         log_line(LOG_INFO, "listening", "url", http_url(s.server, i), "isa", lk_isa_used(),
                  "workers", workers, "version", lk_version(), NULL);
+    systemd_notify("READY=1");
     uv_run(&s.loop, UV_RUN_DEFAULT);
     log_line(LOG_INFO, "stopped", NULL);
     return 0;

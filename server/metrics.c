@@ -10,7 +10,7 @@
 metrics metric;
 
 /* Statuses an evaluation may end with; anything else counts as the last. */
-static const int statuses[] = {200, 400, 404, 406, 413, 415, 422, 503, 504, 500};
+static const int statuses[] = {200, 400, 404, 406, 408, 413, 415, 422, 503, 504, 500};
 enum { LOSSES_MAX = 64, CODECS = 3, STATUSES = sizeof statuses / sizeof *statuses };
 
 static uint64_t requests[LOSSES_MAX + 1][CODECS + 1][STATUSES];
@@ -127,9 +127,37 @@ static void write_requests(buffer *to)
                       (unsigned long long)elements[loss]);
 }
 
+#define COUNTER(name, help)
+#define GAUGE(name, help)
+#define HISTOGRAM(name, help)
+void metrics_refused(const char *code)
+{
+    if (!code)
+        return;
+#define REASON(word)                                                                               \
+    if (strcmp(code, #word) == 0)                                                                  \
+        metric.refused_##word++;
+#include "metrics.def"
+#undef REASON
+}
+
+static void write_refused(buffer *to)
+{
+    head(to, "rejected_total", "counter", "Requests refused for want of room, time or right.");
+#define REASON(word)                                                                               \
+    buffer_printf(to, "lossd_rejected_total{reason=\"" #word "\"} %llu\n",                         \
+                  (unsigned long long)metric.refused_##word);
+#include "metrics.def"
+#undef REASON
+}
+#undef COUNTER
+#undef GAUGE
+#undef HISTOGRAM
+
 void metrics_write(buffer *to)
 {
     write_requests(to);
+    write_refused(to);
     head(to, "build_info", "gauge", "Always 1; what is running.");
     buffer_printf(to, "lossd_build_info{version=\"%s\",isa=\"%s\"} 1\n", lk_version(),
                   lk_isa_used());
@@ -140,8 +168,10 @@ void metrics_write(buffer *to)
     head(to, #name, "gauge", help);                                                                \
     buffer_printf(to, "lossd_%s %lld\n", #name, (long long)atomic_load(&metric.name));
 #define HISTOGRAM(name, help) write_histogram(to, #name, help, &metric.name);
+#define REASON(code)
 #include "metrics.def"
 #undef COUNTER
 #undef GAUGE
 #undef HISTOGRAM
+#undef REASON
 }

@@ -25,10 +25,12 @@ typedef struct metrics {
 #define COUNTER(name, help)   uint64_t name;
 #define GAUGE(name, help)     gauge name;
 #define HISTOGRAM(name, help) histogram name;
+#define REASON(code)          uint64_t refused_##code;
 #include "metrics.def"
 #undef COUNTER
 #undef GAUGE
 #undef HISTOGRAM
+#undef REASON
 } metrics;
 
 extern metrics metric;
@@ -58,6 +60,9 @@ const tally *metrics_tally(int loss);
  * any other number counts as unknown, or as none. */
 void metrics_request(int loss, int codec, int status);
 void metrics_elements(int loss, int64_t count);
+
+/* A request was refused with that code; other codes, and NULL, do not count. */
+void metrics_refused(const char *code);
 
 void metrics_write(buffer *to);
 

@@ -260,7 +260,7 @@ static json_t *losses_paths(void)
 void openapi_write(buffer *to)
 {
     json_t *paths = losses_paths();
-#define ROUTE(method, path, begin, run, sentence)                                                  \
+#define ROUTE(method, path, access, begin, run, sentence)                                          \
     if (strcmp(method, "GET") == 0 || is_oip(path))                                                \
         add_plain_path(paths, method, path, sentence);
 #include "routes.def"

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "request.h"
 
-#include "log.h"
 #include "metrics.h"
 #include "wire.h"
 
@@ -47,6 +46,8 @@ struct request {
     uv_work_t work; /* of all steps up to FILL */
     shard *shards;
     atomic_int computing; /* shards not yet computed: whoever makes it 0 closes */
+    atomic_bool skipped;  /* one of them was not, for it was over by then */
+    atomic_bool left;     /* the client has */
     int away;             /* shards that the loop has not seen back */
 
     uint64_t queued;              /* uv_hrtime() when last handed to the pool */
@@ -118,15 +119,25 @@ static void set_deadline(request *r, uint64_t microseconds)
         r->deadline = deadline;
 }
 
-/* Nothing is done any more for a client that has given up. */
-static bool is_late(request *r)
+/* Nothing is done any more for a client that has left or given up. */
+static bool is_over(request *r)
 {
-    if (uv_hrtime() <= r->deadline)
-        return false;
-    problem_set(&r->problem, 504, "deadline_exceeded",
-                "the request was not done in the %.4g ms that it had",
-                (double)(r->deadline - r->x->start) * 1e-6);
-    return true;
+    return atomic_load(&r->left) || uv_hrtime() > r->deadline;
+}
+
+static bool say_over(request *r)
+{
+    if (atomic_load(&r->left))
+        return problem_set(&r->problem, 408, "client_left",
+                           "the connection was closed before the evaluation was done");
+    return problem_set(&r->problem, 504, "deadline_exceeded",
+                       "the request was not done in the %.4g ms that it had",
+                       (double)(r->deadline - r->x->start) * 1e-6);
+}
+
+static bool is_wanted(request *r)
+{
+    return !is_over(r) || say_over(r);
 }
 
 request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
@@ -193,6 +204,10 @@ static void close_evaluation(request *r)
 {
     uint64_t start = uv_hrtime();
     r->step = STEP_CLOSE;
+    if (atomic_load(&r->skipped)) {
+        (void)say_over(r);
+        return;
+    }
     if (evaluation_close(r->e, &r->problem) && is_packable(r)) {
         r->packed = buffer_new(r->e->piece[0].size);
         if (coding_deflate(r->ask.reply, r->e->piece[0], &r->packed))
@@ -210,9 +225,12 @@ static void run_shard(request *r, int i)
     uint64_t start = uv_hrtime();
     bool last, again;
     do {
-        evaluation_run(r->e, i);
+        if (is_over(r))
+            atomic_store(&r->skipped, true);
+        else
+            evaluation_run(r->e, i);
         last = atomic_fetch_sub(&r->computing, 1) == 1;
-        again = last && evaluation_next(r->e);
+        again = last && !atomic_load(&r->skipped) && evaluation_next(r->e);
         if (again)
             atomic_store(&r->computing, r->e->shards);
     } while (again && r->e->shards == 1);
@@ -256,7 +274,7 @@ static bool open_body(request *r)
     if (r->e->timeout > 0)
         set_deadline(r, r->e->timeout);
     r->step = STEP_RESERVE;
-    return !is_late(r) && r->need <= r->reserved;
+    return is_wanted(r) && r->need <= r->reserved;
 }
 
 static void fill(request *r)
@@ -272,7 +290,7 @@ static void work_open(uv_work_t *work)
 {
     request *r = work->data;
     uint64_t start = begin_work(r, true);
-    if (!is_late(r) && (r->ask.body == CODING_NONE || inflate_body(r)) && open_body(r))
+    if (is_wanted(r) && (r->ask.body == CODING_NONE || inflate_body(r)) && open_body(r))
         fill(r);
     r->decode += seconds(start, uv_hrtime());
     if (r->step == STEP_RUN && r->e->shards == 1)
@@ -284,7 +302,7 @@ static void work_fill(uv_work_t *work)
 {
     request *r = work->data;
     uint64_t start = begin_work(r, true);
-    if (!is_late(r))
+    if (is_wanted(r))
         fill(r);
     r->decode += seconds(start, uv_hrtime());
     if (r->step == STEP_RUN && r->e->shards == 1)
@@ -312,7 +330,7 @@ static void answer(request *r)
 {
     exchange *x = r->x;
     r->step = STEP_REPLY;
-    if (r->problem.status != 0 || is_late(r)) {
+    if (r->problem.status != 0 || !is_wanted(r)) {
         http_reply_problem(x, &r->problem);
     } else {
         x->reply.status = 200;
@@ -336,7 +354,7 @@ static void after_shard(uv_work_t *work, int status)
     (void)status;
     if (--r->away > 0)
         return;
-    if (r->step == STEP_CLOSE || is_late(r))
+    if (r->step == STEP_CLOSE || !is_wanted(r))
         answer(r);
     else
         run_shards(r); /* the next pass */
@@ -365,7 +383,10 @@ static void run_shards(request *r)
 static void after_step(uv_work_t *work, int status)
 {
     request *r = work->data;
-    (void)status;
+    if (status == UV_ECANCELED) {
+        atomic_fetch_sub(&metric.queue_jobs, 1);
+        (void)say_over(r);
+    }
     if (r->problem.status != 0 || r->step == STEP_CLOSE) {
         answer(r);
     } else if (r->step == STEP_RUN) {
@@ -396,7 +417,51 @@ void request_start(request *r)
     hand_over(&r->work, work_open, after_step);
 }
 
+void request_leave(request *r)
+{
+    if (!r->e)
+        return; /* it never began */
+    if (!atomic_exchange(&r->left, true))
+        metric.cancelled_total++;
+    (void)uv_cancel((uv_req_t *)&r->work); /* refused if a worker has it, who will see r->left */
+}
+
 /* End. */
+
+static void log_shapes(const evaluation *e, log_entry *entry)
+{
+    buffer text = buffer_new(1024);
+    for (int i = 0; i < e->sources; i++) {
+        const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
+        if (!t)
+            continue;
+        buffer_printf(&text, "%s%s:%s[", text.size ? " " : "", e->source[i].name,
+                      lk_dtype_name(t->dtype));
+        for (int k = 0; k < t->rank; k++)
+            buffer_printf(&text, "%s%lld", k ? "," : "", (long long)t->shape[k]);
+        buffer_text(&text, "]");
+    }
+    buffer_append(&text, "", 1);
+    if (!text.failed && text.size > 1)
+        log_text(entry, "shapes", text.data);
+    buffer_free(&text);
+}
+
+void request_log(const request *r, log_entry *entry)
+{
+    if (!entry->wanted)
+        return;
+    log_text(entry, "loss", lk_loss_describe(r->ask.loss)->name);
+    log_text(entry, "in", r->ask.in->name);
+    log_text(entry, "out", r->ask.out->name);
+    if (!r->e)
+        return;
+    log_shapes(r->e, entry);
+    log_number(entry, "queue_ms", r->queue * 1e3, 3);
+    log_number(entry, "decode_ms", r->decode * 1e3, 3);
+    log_number(entry, "compute_ms", (double)atomic_load(&r->compute) * 1e-6, 3);
+    log_number(entry, "encode_ms", r->encode * 1e3, 3);
+}
 
 static int place_of_loss(const lk_loss *loss)
 {

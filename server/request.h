@@ -9,6 +9,7 @@
 #include "coding.h"
 #include "evaluate.h"
 #include "http.h"
+#include "log.h"
 
 /* X(step, thread, what happens) */
 #define REQUEST_STEPS(X)                                                                           \
@@ -45,6 +46,12 @@ bool request_grow(request *r, size_t more, problem *p);
 
 /* The body is there: suspends the exchange and resumes it with a reply. */
 void request_start(request *r);
+
+/* The client has left: what has not begun is not done. */
+void request_leave(request *r);
+
+/* What the log says of an evaluation: never what its tensors hold. */
+void request_log(const request *r, log_entry *entry);
 
 /* Takes NULL. */
 void request_end(request *r);

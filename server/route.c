@@ -18,6 +18,7 @@ enum { TEXT_MAX = 8 * 1024 * 1024 };
 typedef struct route {
     const char *method;
     const char *path;
+    access_class access;
     bool (*begin)(exchange *x, problem *p);
     void (*run)(exchange *x);
 } route;
@@ -70,7 +71,7 @@ static void run_losses(exchange *x)
 static void run_describe(exchange *x)
 {
     problem p;
-    const lk_loss *loss = evaluation_at(x->segment[1], x->segment[2], &p);
+    const lk_loss *loss = evaluation_at(x->target.segment[1], x->target.segment[2], &p);
     buffer text = buffer_new(TEXT_MAX);
     if (!loss) {
         http_reply_problem(x, &p);
@@ -121,8 +122,8 @@ static bool admit(exchange *x, ask *a, problem *p)
 static bool begin_evaluate(exchange *x, problem *p)
 {
     const char *content = http_header(x, "Content-Type"), *accept = http_header(x, "Accept");
-    ask a = {.query = x->query, .head = OIP_ALL};
-    a.loss = evaluation_at(x->segment[1], x->segment[2], p);
+    ask a = {.query = x->target.query, .head = OIP_ALL};
+    a.loss = evaluation_at(x->target.segment[1], x->target.segment[2], p);
     if (!a.loss)
         return false;
     a.in = wire_of_content(content);
@@ -150,10 +151,10 @@ static void run_evaluate(exchange *x)
 /* The model of /v2/models/{name}, with /versions/{version} or without. */
 static const lk_loss *model_of(const exchange *x, problem *p)
 {
-    const lk_loss *loss = evaluation_loss(x->segment[2], p);
-    if (loss && x->segments > 4 && strcmp(x->segment[4], OIP_VERSION) != 0) {
+    const lk_loss *loss = evaluation_loss(x->target.segment[2], p);
+    if (loss && x->target.segments > 4 && strcmp(x->target.segment[4], OIP_VERSION) != 0) {
         problem_set(p, 404, "unknown_loss", "%s has no version \"%.40s\"; it has " OIP_VERSION,
-                    x->segment[2], x->segment[4]);
+                    x->target.segment[2], x->target.segment[4]);
         return NULL;
     }
     return loss;
@@ -227,7 +228,7 @@ static void run_config(exchange *x)
 static void run_stats(exchange *x)
 {
     buffer text = buffer_new(TEXT_MAX);
-    if (strcmp(x->segment[x->segments - 2], "models") != 0) {
+    if (strcmp(x->target.segment[x->target.segments - 2], "models") != 0) {
         reply_model(x, models_stats);
         return;
     }
@@ -244,7 +245,7 @@ static bool begin_infer(exchange *x, problem *p)
            admit(x, &a, p);
 }
 
-#define ROUTE(method, path, begin, run, sentence) {method, path, begin, run},
+#define ROUTE(method, path, access, begin, run, sentence) {method, path, access, begin, run},
 static const route routes[] = {
 #include "routes.def"
 };
@@ -256,13 +257,14 @@ enum { ROUTES = sizeof routes / sizeof *routes };
 static bool matches(const route *r, const exchange *x)
 {
     const char *path = r->path;
-    for (int i = 0; i < x->segments; i++) {
+    for (int i = 0; i < x->target.segments; i++) {
         if (*path != '/')
             return false;
         path++;
         size_t length = strcspn(path, "/");
-        bool any = path[0] == '{' && x->segment[i][0] != '\0';
-        if (!any && (strlen(x->segment[i]) != length || memcmp(x->segment[i], path, length) != 0))
+        bool any = path[0] == '{' && x->target.segment[i][0] != '\0';
+        if (!any && (strlen(x->target.segment[i]) != length ||
+                     memcmp(x->target.segment[i], path, length) != 0))
             return false;
         path += length;
     }
@@ -275,42 +277,88 @@ static bool same_method(const route *r, const exchange *x)
            (strcmp(x->method, "HEAD") == 0 && strcmp(r->method, "GET") == 0);
 }
 
-static const char *allowed(bool get, bool post)
+/* What there is at a path. */
+typedef struct place {
+    const route *route; /* for the method that was asked, NULL for none */
+    bool get, post;
+} place;
+
+static place find_place(const exchange *x)
 {
-    return get && post ? "GET, HEAD, POST" : get ? "GET, HEAD" : "POST";
+    place here = {0};
+    for (int i = 0; i < ROUTES; i++) {
+        if (!matches(&routes[i], x))
+            continue;
+        if (!here.route && same_method(&routes[i], x))
+            here.route = &routes[i];
+        here.get = here.get || strcmp(routes[i].method, "GET") == 0;
+        here.post = here.post || strcmp(routes[i].method, "POST") == 0;
+    }
+    return here;
+}
+
+static const char *allowed(const place *here)
+{
+    return here->get && here->post ? "GET, HEAD, POST, OPTIONS"
+           : here->get             ? "GET, HEAD, OPTIONS"
+                                   : "POST, OPTIONS";
+}
+
+/* What may be done here. Browsers ask so before a page of another origin may do it; they show no
+ * key with it, so none is asked for. */
+static void reply_options(exchange *x, const place *here)
+{
+    x->unwanted = true;
+    x->reply.status = 204;
+    x->reply.allow = allowed(here);
+    x->reply.preflight = http_header(x, "Access-Control-Request-Method") != NULL;
+}
+
+static bool find_and_begin(exchange *x, problem *p)
+{
+    const bool options = strcmp(x->method, "OPTIONS") == 0;
+    place here = find_place(x);
+    if (!access_by_origin(http_header(x, "Origin"), http_header(x, "Host"), http_is_local(x),
+                          &x->shared, p))
+        return false;
+    if (options && x->target.segments == 0) /* OPTIONS *: of the service as a whole */
+        here.get = here.post = true;
+    if (options && (here.get || here.post)) {
+        reply_options(x, &here);
+        return true;
+    }
+    if (!access_by_key(here.route ? here.route->access : ACCESS_KEYED,
+                       http_header(x, "Authorization"), x->key, p))
+        return false;
+    if (here.route) {
+        x->route = here.route;
+        x->unwanted = !here.route->begin;
+        return !here.route->begin || here.route->begin(x, p);
+    }
+    if (here.get || here.post) {
+        x->reply.allow = allowed(&here);
+        return problem_set(p, 405, "method_not_allowed", "%.20s is not allowed here; use %s",
+                           x->method, allowed(&here));
+    }
+    return problem_set(
+        p, 404, "not_found",
+        "there is nothing at this path; POST /v1/losses/{name} evaluates, GET /v1/losses "
+        "lists the losses");
 }
 
 bool route_begin(exchange *x)
 {
     problem p = {0};
-    bool get = false, post = false;
-    for (int i = 0; i < ROUTES; i++) {
-        if (!matches(&routes[i], x))
-            continue;
-        if (same_method(&routes[i], x)) {
-            x->route = &routes[i];
-            x->unwanted = !routes[i].begin;
-            if (!x->route->begin || x->route->begin(x, &p))
-                return true;
-            http_reply_problem(x, &p);
-            return false;
-        }
-        get = get || strcmp(routes[i].method, "GET") == 0;
-        post = post || strcmp(routes[i].method, "POST") == 0;
-    }
-    if (get || post) {
-        problem_set(&p, 405, "method_not_allowed", "%.20s is not allowed here; use %s", x->method,
-                    allowed(get, post));
-        http_reply_problem(x, &p);
-        x->reply.allow = allowed(get, post);
-    } else {
-        problem_set(
-            &p, 404, "not_found",
-            "there is nothing at this path; POST /v1/losses/{name} evaluates, GET /v1/losses "
-            "lists the losses");
-        http_reply_problem(x, &p);
-    }
+    if (find_and_begin(x, &p))
+        return true;
+    http_reply_problem(x, &p);
     return false;
+}
+
+void route_leave(exchange *x)
+{
+    if (x->request)
+        request_leave(x->request);
 }
 
 bool route_grow(exchange *x, size_t more)
@@ -329,14 +377,23 @@ void route_run(exchange *x)
 
 void route_end(exchange *x)
 {
-    if (log_wants(LOG_INFO)) {
-        char status[16], ms[32], bytes[32];
-        snprintf(status, sizeof status, "%d", x->reply.status);
-        snprintf(ms, sizeof ms, "%.3f", (double)(uv_hrtime() - x->start) * 1e-6);
-        snprintf(bytes, sizeof bytes, "%zu", x->body_size);
-        log_line(LOG_INFO, "request", "id", x->id, "method", x->method, "path",
-                 x->route ? x->route->path : "-", "name", x->segments > 2 ? x->segment[2] : NULL,
-                 "status", status, "bytes", bytes, "ms", ms, NULL);
-    }
+    log_entry entry = log_begin(LOG_INFO, "request");
+    const char *trace = x->connection ? http_header(x, "traceparent") : NULL;
+    log_text(&entry, "id", x->id);
+    log_text(&entry, "method", x->method);
+    log_text(&entry, "path", x->route ? x->route->path : "-");
+    log_number(&entry, "status", x->reply.status, 0);
+    log_text(&entry, "code", x->reply.code);
+    if (x->request)
+        request_log(x->request, &entry);
+    else
+        log_text(&entry, "name", x->target.segments > 2 ? x->target.segment[2] : NULL);
+    log_number(&entry, "received", (double)(x->body_size + x->discarded), 0);
+    log_number(&entry, "sent", (double)x->reply.size, 0);
+    log_number(&entry, "ms", (double)(uv_hrtime() - x->start) * 1e-6, 3);
+    log_text(&entry, "client", http_client(x));
+    log_text(&entry, "key", x->key[0] != '\0' ? x->key : NULL);
+    log_text(&entry, "traceparent", trace && head_is_traceparent(trace) ? trace : NULL);
+    log_end(&entry);
     request_end(x->request);
 }

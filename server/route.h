@@ -18,6 +18,9 @@ bool route_grow(exchange *x, size_t more);
 /* The body is there. Either fills in the reply or suspends the exchange. */
 void route_run(exchange *x);
 
+/* The client of a suspended exchange has left: what has not begun need not be done. */
+void route_leave(exchange *x);
+
 /* The reply was sent, or the client is gone. Frees x->request. */
 void route_end(exchange *x);
 

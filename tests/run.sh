@@ -65,6 +65,7 @@ if [ -z "$mode" ]; then
     run "examples" python3 tests/http/examples.py --lossd "$build/lossd"
     run "oip client" python3 tests/http/oip_client.py --lossd "$build/lossd"
     run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
+    run "operate" python3 tests/http/operate.py --lossd "$build/lossd"
     run README.md tests/readme.sh "$build"
     run demo tests/data/demo.sh "$build/lossd"
 fi

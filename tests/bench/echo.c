@@ -50,9 +50,14 @@ bool route_grow(exchange *x, size_t more)
     return true;
 }
 
+void route_leave(exchange *x)
+{
+    (void)x;
+}
+
 void route_run(exchange *x)
 {
-    if (x->segments > 0 && strcmp(x->segment[0], "pool") == 0) {
+    if (x->target.segments > 0 && strcmp(x->target.segment[0], "pool") == 0) {
         uv_work_t *work = calloc(1, sizeof *work);
         if (!work)
             abort();

@@ -37,7 +37,7 @@ class Lossd:
             assert self.process.stderr
             for line in self.process.stderr:
                 self.log.append(line)
-                found = re.search(r" url=(\S+)", line)
+                found = re.search(r"\burl(?:=|\":\")([^\s\"]+)", line)
                 if found and not self.url:
                     self.url = found.group(1)
                     ready.set()

@@ -1,0 +1,509 @@
+#!/usr/bin/env python3
+"""What operators count on: keys, web pages kept out or let in, TLS, slow and vanished clients, sockets that
+were opened before, log lines. Each check is a function; its sentence is its name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from server import Lossd, Reply, receive, request, safetensors, wait_until
+
+CERTIFICATES = pathlib.Path(__file__).parent.parent / "data" / "tls"
+SMALL = b'{"inputs":{"a":[3,0],"b":[0,0]}}'
+PATH = "/v1/losses/huber"
+KEY, OTHER = "first-key-0123456789", "second-key-9876543210"
+
+checks: list[Callable[[str], None]] = []
+
+
+def check(f: Callable[[str], None]) -> Callable[[str], None]:
+    checks.append(f)
+    return f
+
+
+def ask(lossd: Lossd, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Reply:
+    with lossd.connect() as s:
+        s.sendall(request(method, target, headers, body))
+        return receive(s, method == "HEAD" or method == "OPTIONS")
+
+
+def evaluate(lossd: Lossd, headers: dict[str, str] | None = None) -> Reply:
+    return ask(lossd, "POST", PATH, headers, SMALL)
+
+
+def same(got: object, want: object, what: str = "") -> None:
+    if got != want:
+        raise AssertionError(f"{what}: {got!r}, not {want!r}" if what else f"{got!r}, not {want!r}")
+
+
+def metric(lossd: Lossd, name: str, headers: dict[str, str] | None = None) -> float:
+    for line in ask(lossd, "GET", "/metrics", headers).body.decode().splitlines():
+        if line.startswith(name + " "):
+            return float(line.split()[-1])
+    raise AssertionError(f"no metric {name}")
+
+
+def logged(lossd: Lossd, *words: str) -> str:
+    """The first line of the log that holds all the words."""
+
+    def line() -> str:
+        return next((t for t in lossd.log if all(w in t for w in words)), "")
+
+    wait_until(f"a log line with {words}", lambda: bool(line()))
+    return line()
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@contextmanager
+def key_file(text: str) -> Iterator[pathlib.Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "keys"
+        path.write_text(text)
+        yield path
+
+
+def refused_start(path: str, *flags: str) -> str:
+    """What lossd says when it does not start: one line, exit code 2."""
+    done = subprocess.run([path, "--listen", "127.0.0.1:0", *flags], capture_output=True, text=True, timeout=20)
+    same(done.returncode, 2, "exit code")
+    same(done.stderr.count("\n"), 1, f"lines in {done.stderr!r}")
+    return done.stderr
+
+
+# Keys.
+
+
+@check
+def a_key_is_asked_for_and_its_name_is_logged(path: str) -> None:
+    with key_file(f"# keys\n\nalice {KEY}\n  {OTHER}\r\n") as file, Lossd(path, "--api-key-file", str(file)) as lossd:
+        reply = evaluate(lossd)
+        same((reply.status, json.loads(reply.body)["code"]), (401, "unauthorized"))
+        same(reply.headers["www-authenticate"], 'Bearer realm="lossd"')
+        for wrong in (KEY[:-1], KEY + "x", KEY.upper(), "x" * 4000, "", KEY + " " + OTHER):
+            reply = evaluate(lossd, bearer(wrong))
+            same((reply.status, json.loads(reply.body)["code"]), (403, "forbidden"), wrong)
+        same(evaluate(lossd, {"Authorization": f"Basic {KEY}"}).status, 401)
+        same(evaluate(lossd, {**bearer(KEY), "X-Request-Id": "by-alice"}).status, 200)
+        same(evaluate(lossd, {"Authorization": f"bearer   {OTHER}", "X-Request-Id": "by-other"}).status, 200)
+        same(" key=alice" in logged(lossd, "id=by-alice"), True, "the name in the log")
+        same(" key=" in logged(lossd, "id=by-other"), False, "a name that is not there in the log")
+        same(any(KEY in line for line in lossd.log), False, "a key in the log")
+        same(evaluate(lossd, {**bearer(KEY), "Authorization2": "x"}).status, 200)
+        same(metric(lossd, 'lossd_rejected_total{reason="forbidden"}', bearer(KEY)), 6)
+        same(metric(lossd, 'lossd_rejected_total{reason="unauthorized"}', bearer(KEY)), 2)
+
+
+@check
+def what_is_exempt_needs_no_key(path: str) -> None:
+    health, rest = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"), ("/v1/losses", "/nowhere", "/v2")
+    for exempt, free, kept in (
+        (None, health, (*rest, "/metrics")),
+        ("none", (), (*health, *rest, "/metrics")),
+        ("health,metrics", (*health, "/metrics"), rest),
+    ):
+        flags = ("--api-key-exempt", exempt) if exempt else ()
+        with key_file(KEY) as file, Lossd(path, "--api-key-file", str(file), *flags) as lossd:
+            for target in free:
+                same(ask(lossd, "GET", target).status, 200, f"{exempt} {target}")
+            for target in kept:
+                reply = ask(lossd, "GET", target)
+                same(reply.status, 401, f"{exempt} {target}")
+                same("error" in json.loads(reply.body), target.startswith("/v2"), "the form of the error")
+
+
+@check
+def keys_are_read_again_on_sighup(path: str) -> None:
+    with key_file(KEY) as file, Lossd(path, "--api-key-file", str(file)) as lossd:
+        file.write_text(f"too-short\n{OTHER}\n")
+        lossd.process.send_signal(signal.SIGHUP)
+        same("line 1: a key has at least 16 characters" in logged(lossd, "keys not reloaded"), True)
+        same(evaluate(lossd, bearer(KEY)).status, 200, "the old keys stay")
+        file.write_text(OTHER)
+        lossd.process.send_signal(signal.SIGHUP)
+        logged(lossd, "keys reloaded", "keys=1")
+        same(evaluate(lossd, bearer(KEY)).status, 403)
+        same(evaluate(lossd, bearer(OTHER)).status, 200)
+
+
+@check
+def bad_key_files_are_refused(path: str) -> None:
+    for text, said in (
+        ("", "it holds no key"),
+        ("# nothing\n\n", "it holds no key"),
+        ("short\n", "line 1: a key has at least 16 characters"),
+        (f"{KEY}\nname key-with-ümlaut-0123456\n", "line 2: a key is made of letters"),
+        (f"a b {KEY}\n", "line 1: more than a name and a key"),
+        ("x" * (1024 * 1024 + 1), "larger than 1 MiB"),
+    ):
+        with key_file(text) as file:
+            line = refused_start(path, "--api-key-file", str(file))
+            same(said in line, True, line)
+    same("No such file" in refused_start(path, "--api-key-file", "/nowhere/keys"), True)
+
+
+# Web pages.
+
+
+@check
+def pages_of_other_origins_are_kept_out(path: str) -> None:
+    with Lossd(path) as lossd:
+        host = lossd.url.removeprefix("http://")
+        port = host.rsplit(":", 1)[1]
+        for headers, status in (
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": f"http://{host}", "Host": host}, 200),
+            ({"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"}, 200),
+            # The name of somebody else that leads to this machine.
+            ({"Origin": "http://evil.example:8080", "Host": "evil.example:8080"}, 403),
+            ({"Origin": "http://localhost.evil.example", "Host": "localhost.evil.example"}, 403),
+            ({"Origin": "http://127.0.0.1.evil.example", "Host": "127.0.0.1.evil.example"}, 403),
+            ({}, 200),
+        ):
+            reply = evaluate(lossd, headers)
+            same(reply.status, status, str(headers))
+            same("access-control-allow-origin" in reply.headers, False, "it is shared")
+        preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        same(ask(lossd, "OPTIONS", PATH, preflight).status, 403)
+
+
+@check
+def pages_of_listed_origins_are_let_in(path: str) -> None:
+    flags = ("--cors-origin", "https://good.example, http://localhost:5173")
+    with key_file(KEY) as file, Lossd(path, *flags, "--api-key-file", str(file)) as lossd:
+        for origin in ("https://good.example", "http://localhost:5173"):
+            reply = ask(
+                lossd, "OPTIONS", PATH, {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            )
+            same((reply.status, reply.headers["access-control-allow-origin"]), (204, origin))
+            same("POST" in reply.headers["access-control-allow-methods"], True)
+            same("Authorization" in reply.headers["access-control-allow-headers"], True)
+            reply = evaluate(lossd, {"Origin": origin, **bearer(KEY)})
+            same((reply.status, reply.headers["access-control-allow-origin"]), (200, origin))
+            same((reply.headers["vary"], "access-control-max-age" in reply.headers), ("Origin", False))
+            # A page must see why it was refused, too.
+            same(evaluate(lossd, {"Origin": origin}).headers["access-control-allow-origin"], origin)
+        for origin in ("http://good.example", "https://good.example:8443", "https://good.example.evil"):
+            same(evaluate(lossd, {"Origin": origin, **bearer(KEY)}).status, 403, origin)
+    with Lossd(path, "--cors-origin", "*") as lossd:
+        same(evaluate(lossd, {"Origin": "null"}).headers["access-control-allow-origin"], "null")
+    for bad in ("good.example", "https://good.example/", "https://A.example", "https://a.example,b"):
+        same("--cors-origin has" in refused_start(path, "--cors-origin", bad), True, bad)
+
+
+# TLS.
+
+
+def context(client: str | None = None) -> ssl.SSLContext:
+    c = ssl.create_default_context(cafile=str(CERTIFICATES / "ca.pem"))
+    if client:
+        c.load_cert_chain(CERTIFICATES / f"{client}.pem", CERTIFICATES / f"{client}.key")
+    return c
+
+
+def secure(lossd: Lossd, c: ssl.SSLContext) -> ssl.SSLSocket:
+    host, port = lossd.url.removeprefix("https://").rsplit(":", 1)
+    return c.wrap_socket(socket.create_connection((host, int(port)), timeout=20), server_hostname="localhost")
+
+
+def tls_flags(name: str = "server") -> list[str]:
+    return ["--tls-cert", str(CERTIFICATES / f"{name}.pem"), "--tls-key", str(CERTIFICATES / f"{name}.key")]
+
+
+@check
+def tls_serves_the_same_bytes(path: str) -> None:
+    rows = 200_000
+    tensor = struct.pack(f"<{rows}f", *([1.5] * rows))
+    body = safetensors([(n, "F32", [rows], tensor) for n in "ab"], {})
+    binary = request("POST", PATH, {"Content-Type": "application/x-safetensors"}, body)
+    with Lossd(path) as lossd, lossd.connect() as s:
+        s.sendall(binary)
+        want = receive(s)
+    with Lossd(path, *tls_flags()) as lossd:
+        with secure(lossd, context()) as s:
+            same(s.version() in ("TLSv1.2", "TLSv1.3"), True, s.version() or "")
+            for _ in range(3):
+                s.sendall(request("POST", PATH, {}, SMALL))
+                same(receive(s).status, 200)
+                s.sendall(binary)
+                same(receive(s).body == want.body, True, "a large reply")
+        old = context()
+        old.set_ciphers("ALL:@SECLEVEL=0")  # or it would not offer it at all
+        with warnings.catch_warnings(action="ignore"):
+            old.minimum_version = ssl.TLSVersion.TLSv1
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        try:
+            secure(lossd, old)
+            raise AssertionError("TLS 1.1 was accepted")
+        except (ssl.SSLError, OSError):
+            pass
+        with socket.create_connection(secure_address(lossd), timeout=20) as plain:
+            plain.sendall(request("GET", "/healthz"))
+            same(b"200 OK" in plain.recv(1000), False, "plain HTTP on a TLS port")
+        with secure(lossd, context()) as s:
+            s.sendall(request("GET", "/healthz"))
+            same(receive(s).status, 200)
+
+
+def secure_address(lossd: Lossd) -> tuple[str, int]:
+    host, port = lossd.url.removeprefix("https://").rsplit(":", 1)
+    return host, int(port)
+
+
+@check
+def clients_must_show_a_certificate_that_is_trusted(path: str) -> None:
+    with Lossd(path, *tls_flags(), "--tls-client-ca", str(CERTIFICATES / "ca.pem")) as lossd:
+        with secure(lossd, context("client")) as s:
+            s.sendall(request("POST", PATH, {}, SMALL))
+            same(receive(s).status, 200)
+        # server.pem is of the right authority, but not for clients.
+        for who in (None, "intruder", "server"):
+            try:
+                with secure(lossd, context(who)) as s:
+                    s.sendall(request("POST", PATH, {}, SMALL))
+                    receive(s)
+                raise AssertionError(f"{who} was let in")
+            except (ssl.SSLError, ConnectionError):
+                pass
+
+
+@check
+def certificates_are_read_again_on_sighup(path: str) -> None:
+    def name(s: ssl.SSLSocket) -> str:
+        return dict(pair[0] for pair in s.getpeercert()["subject"])["commonName"]
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [pathlib.Path(folder) / n for n in ("cert", "key")]
+
+        def use(which: str) -> None:
+            files[0].write_bytes((CERTIFICATES / f"{which}.pem").read_bytes())
+            files[1].write_bytes((CERTIFICATES / f"{which}.key").read_bytes())
+
+        use("server")
+        with Lossd(path, "--tls-cert", str(files[0]), "--tls-key", str(files[1])) as lossd:
+            with secure(lossd, context()) as old:
+                same(name(old), "server")
+                files[1].write_bytes((CERTIFICATES / "client.key").read_bytes())
+                lossd.process.send_signal(signal.SIGHUP)
+                logged(lossd, "certificate not reloaded")
+                with secure(lossd, context()) as s:
+                    same(name(s), "server", "the old one stays")
+                use("renewed")
+                lossd.process.send_signal(signal.SIGHUP)
+                logged(lossd, "certificate reloaded")
+                with secure(lossd, context()) as s:
+                    same(name(s), "renewed")
+                old.sendall(request("POST", PATH, {}, SMALL))
+                same(receive(old).status, 200, "a connection from before")
+    same("--tls-cert needs --tls-key" in refused_start(path, *tls_flags()[:2]), True)
+    same("--tls-key needs --tls-cert" in refused_start(path, *tls_flags()[2:]), True)
+    same("--tls-client-ca" in refused_start(path, *tls_flags(), "--tls-client-ca", "/nowhere"), True)
+    same("/nowhere" in refused_start(path, "--tls-cert", "/nowhere", "--tls-key", "/nowhere"), True)
+
+
+# Slow clients, and those that leave.
+
+
+def until_closed(s: socket.socket) -> tuple[bytes, float]:
+    start, data = time.monotonic(), b""
+    s.settimeout(20)
+    try:
+        while chunk := s.recv(65536):
+            data += chunk
+    except ConnectionError:
+        pass
+    return data, time.monotonic() - start
+
+
+@check
+def slow_clients_are_told_and_closed(path: str) -> None:
+    head = b"POST /v1/losses/huber HTTP/1.1\r\nHost: x\r\n"
+    flags = ("--header-timeout", "600ms", "--body-timeout", "600ms", "--body-rate", "1MiB", "--idle-timeout", "1s")
+    with Lossd(path, *flags) as lossd:
+        for sent, status in (
+            (b"", None),  # nobody knows whether it wanted anything
+            (b"POST /v1/lo", None),
+            (head, 408),
+            (head + b"Content-Length: 100\r\n\r\n", 408),
+            (head + b"Content-Length: 100\r\n\r\n{", 408),
+            (head + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", 408),
+            # What was to be said anyway is said.
+            (head.replace(b"huber", b"nothing") + b"Content-Length: 100\r\n\r\n{", 404),
+        ):
+            with lossd.connect() as s:
+                s.sendall(sent)
+                data, seconds = until_closed(s)
+                same(0.4 < seconds < 6, True, f"{sent!r} closed after {seconds:.2f} s")
+                if status is None:
+                    same(data, b"", "to a request that was none")
+                    continue
+                same(data.split(b" ")[1], str(status).encode(), sent.decode())
+                same(b"Connection: close" in data and b"X-Request-Id: " in data, True, str(data))
+                body = data.partition(b"\r\n\r\n")[2]
+                same(json.loads(body)["status"], status)
+        same(metric(lossd, 'lossd_rejected_total{reason="client_too_slow"}'), 4)
+        # A byte now and then does not put the deadline off.
+        with lossd.connect() as s:
+            s.sendall(head)
+            start = time.monotonic()
+            try:
+                while time.monotonic() - start < 10:
+                    s.sendall(b"X: y\r\n")
+                    time.sleep(0.05)
+            except ConnectionError:
+                pass
+            same(time.monotonic() - start < 6, True, "a trickle of headers")
+        with lossd.connect() as s:
+            s.sendall(request("POST", PATH, {}, SMALL))
+            same(receive(s).status, 200)
+            same(until_closed(s)[0], b"", "after the idle timeout")
+
+
+@check
+def slow_readers_are_closed(path: str) -> None:
+    rows = 3_000_000
+    tensor = struct.pack("<f", 1.5) * rows
+    body = safetensors([(n, "F32", [rows], tensor) for n in "ab"], {})
+    with Lossd(path, "--body-timeout", "500ms", "--body-rate", "1GiB") as lossd:
+        host, port = lossd.url.removeprefix("http://").rsplit(":", 1)
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect((host, int(port)))
+        s.sendall(request("POST", PATH, {"Content-Type": "application/x-safetensors"}, body))
+        wait_until("the connection to be closed", lambda: metric(lossd, "lossd_connections") == 1)
+        wait_until("its memory to be given back", lambda: metric(lossd, "lossd_queue_bytes") == 0)
+        s.close()
+
+
+@check
+def work_of_a_client_that_left_is_not_done(path: str) -> None:
+    rows = 8000  # every row with every other: seconds of work in few bytes
+    tensor = struct.pack(f"<{rows * 4}f", *(float(i % 97 + 1) for i in range(rows * 4)))
+    body = safetensors([("embeddings", "F32", [rows, 4], tensor), ("labels", "I64", [rows], bytes(8 * rows))], {})
+    long = request("POST", "/v1/losses/supcon", {"Content-Type": "application/x-safetensors"}, body)
+    with Lossd(path, "--workers", "1", "--isa", "scalar") as lossd, lossd.connect() as busy:
+
+        def in_flight() -> float:
+            return metric(lossd, "lossd_in_flight_requests")
+
+        busy.sendall(long)
+        wait_until("the worker to be busy", lambda: metric(lossd, "lossd_workers_busy") == 1)
+        sockets = [lossd.connect() for _ in range(20)]
+        for s in sockets:
+            s.sendall(request("POST", PATH, {}, SMALL))
+        wait_until("all to be queued", lambda: in_flight() == 21)
+        for s in sockets:
+            s.close()
+        wait_until("theirs to be over", lambda: in_flight() <= 1)
+        same(in_flight(), 1, "the long one was over before: nothing was shown")
+        same(metric(lossd, "lossd_cancelled_total"), 20)
+        same(metric(lossd, "lossd_queue_jobs"), 0)
+        same(receive(busy).status, 200)
+        same(metric(lossd, "lossd_queue_bytes"), 0)
+
+
+# The manager of services, and the log.
+
+
+@check
+def sockets_that_were_opened_before_are_served(path: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as tcp:
+        unix = socket.socket(socket.AF_UNIX)
+        unix.bind(f"{folder}/lossd.sock")
+        unix.listen()
+        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        told.bind(f"{folder}/notify")
+        told.settimeout(20)
+
+        def hand_over() -> None:
+            for i, s in enumerate((tcp, unix)):
+                os.dup2(s.fileno(), 60 + i)  # out of the way of 3 and 4
+            for i in range(2):
+                os.dup2(60 + i, 3 + i)
+                os.close(60 + i)
+        process = subprocess.Popen(
+            ["sh", "-c", f'LISTEN_PID=$$ LISTEN_FDS=2 NOTIFY_SOCKET={folder}/notify exec "$0"', path],
+            preexec_fn=hand_over,
+            close_fds=False,
+            stderr=subprocess.DEVNULL,
+        )
+        same(told.recv(100), b"READY=1")
+        for s in (socket.create_connection(tcp.getsockname(), timeout=20), socket.socket(socket.AF_UNIX)):
+            if s.family == socket.AF_UNIX:
+                s.connect(f"{folder}/lossd.sock")
+            s.sendall(request("POST", PATH, {}, SMALL))
+            same(receive(s).status, 200)
+            s.close()
+        process.terminate()
+        same(told.recv(100), b"STOPPING=1")
+        same(process.wait(20), 0)
+        same(os.path.exists(f"{folder}/lossd.sock"), True, "a socket that is not ours was removed")
+        unix.close()
+        told.close()
+
+
+@check
+def json_lines_say_what_was_done(path: str) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with Lossd(path, "--log-format", "json") as lossd:
+        evaluate(lossd, {"X-Request-Id": "one", "traceparent": trace})
+        evaluate(lossd, {"X-Request-Id": "two", "traceparent": trace.replace("4bf9", "4BF9")})
+        line = json.loads(logged(lossd, '"id":"one"'))
+        for name, value in (
+            ("event", "request"),
+            ("status", 200),
+            ("loss", "huber"),
+            ("in", "json"),
+            ("out", "json"),
+            ("shapes", "a:f32[2] b:f32[2]"),
+            ("received", len(SMALL)),
+            ("traceparent", trace),
+            ("method", "POST"),
+        ):
+            same(line.get(name), value, name)
+        for name in ("queue_ms", "decode_ms", "compute_ms", "encode_ms", "ms", "sent"):
+            same(isinstance(line[name], (int, float)) and line[name] >= 0, True, name)
+        same("traceparent" in json.loads(logged(lossd, '"id":"two"')), False, "a trace that is none")
+        same(line["client"].startswith("127.0.0.1:"), True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lossd", default="build/lossd")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--only", default="", help="checks whose name holds this")
+    arguments = parser.parse_args()
+    failed = 0
+    chosen = [c for c in checks if arguments.only in c.__name__]
+    for one in chosen:
+        start = time.monotonic()
+        try:
+            one(arguments.lossd)
+            if arguments.verbose:
+                print(f"{time.monotonic() - start:5.1f} s  {one.__name__}")
+        except (AssertionError, OSError, SystemExit, KeyError) as why:
+            failed += 1
+            print(f"{one.__name__}: {type(why).__name__}: {why}")
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return failed > 0 or not chosen
+
+
+if __name__ == "__main__":
+    sys.exit(main())

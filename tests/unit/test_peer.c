@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How long a connection may take for what it is at.
+ */
+#include "tests/help.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "peer.h"
+
+static const uint64_t MS = 1000000, S = 1000000000;
+static const flags f = {.header_timeout = 10000,
+                        .body_timeout = 30000,
+                        .request_timeout = 100000,
+                        .idle_timeout = 60000,
+                        .body_rate = 1000};
+
+static void deadlines(void **unused)
+{
+    peers all;
+    (void)unused;
+    peers_setup(&all, &f);
+    peer *p = peer_add(&all, 0);
+    peer_enter(&all, p, PEER_IDLE, 1 * S, 0);
+    assert_true(p->deadline == 11 * S);
+    peer_enter(&all, p, PEER_HEAD, 9 * S, 0);
+    assert_true(p->deadline ==
+                11 * S); /* the head of a new connection is one span with its start */
+    peer_enter(&all, p, PEER_BODY, 10 * S, 0);
+    assert_true(p->deadline == 40 * S);
+    peer_moved(&all, p, 9 * S, 5500);
+    assert_true(p->deadline == 45500 * MS);
+    peer_moved(&all, p, 9 * S, 1000 * 1000);
+    assert_true(p->deadline == 109 * S); /* not longer than the request may take */
+    peer_enter(&all, p, PEER_WORK, 20 * S, 0);
+    assert_true(p->deadline == 0);
+    peer_enter(&all, p, PEER_REPLY, 21 * S, 2000);
+    assert_true(p->deadline == 53 * S);
+    peer_enter(&all, p, PEER_IDLE, 22 * S, 0);
+    assert_true(p->deadline == 82 * S);
+    peer_enter(&all, p, PEER_HEAD, 80 * S, 0);
+    assert_true(p->deadline == 90 * S);
+    peer_remove(p);
+    assert_null(all.first);
+}
+
+static void lists(void **unused)
+{
+    peers all;
+    (void)unused;
+    peers_setup(&all, &f);
+    peer *p[5];
+    for (int i = 0; i < 5; i++)
+        p[i] = peer_add(&all, i);
+    /* From the middle, both ends, then the rest: what is left is always whole. */
+    static const int order[] = {2, 4, 0, 1, 3};
+    for (int i = 0; i < 5; i++) {
+        int left = 0;
+        peer_remove(p[order[i]]);
+        for (peer *q = all.first; q; q = q->next, left++)
+            assert_ptr_equal(*q->back, q);
+        assert_int_equal(left, 4 - i);
+    }
+}
+
+static void leaving(void **unused)
+{
+    peers all;
+    int ends[2];
+    (void)unused;
+    peers_setup(&all, &f);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    peer *p = peer_add(&all, ends[0]);
+    assert_false(peer_has_left(p));
+    assert_false(peer_is_over(p));
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    assert_false(peer_has_left(p));
+    shutdown(ends[1], SHUT_WR);
+    assert_true(peer_has_left(p));
+    assert_false(peer_is_over(p)); /* something is there to be read yet */
+    char byte;
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    assert_true(peer_is_over(p));
+    close(ends[1]);
+    assert_true(peer_has_left(p));
+    close(ends[0]);
+    peer_remove(p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(deadlines),
+        cmocka_unit_test(lists),
+        cmocka_unit_test(leaving),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
