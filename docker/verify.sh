@@ -56,7 +56,7 @@ echo "image"
 root=$(store buildah mount "$(store buildah from --pull=never lossd)")
 store buildah push -q lossd "oci:$work/oci" >/dev/null
 store buildah push -q --disable-compression lossd "dir:$work/layers" >/dev/null
-for layer in $(pod inspect lossd --format '{{join .RootFS.Layers " "}}'); do
+for layer in $(pod inspect lossd --format '{{range .RootFS.Layers}}{{.}} {{end}}'); do
     example=$(tar -tf "$work/layers/${layer#sha256:}" | grep -v '/$' | tail -1)
     figure "layer of /$example" "$(megabytes "$(stat -c %s "$work/layers/${layer#sha256:}")")"
 done
@@ -95,7 +95,7 @@ echo "run"
 budget=192 limit=256 # MiB
 pod run -d --name lossd --network none --read-only --cap-drop all --security-opt no-new-privileges \
     --ulimit nofile=4096:4096 --ulimit nproc=4096:4096 --memory ${limit}m -e LOSSD_MEMORY_BUDGET=${budget}MiB \
-    lossd >/dev/null
+    lossd >"$work/pod.log" 2>&1 # without systemd podman complains that it cannot ask for health by itself
 pid=$(pod inspect lossd --format '{{.State.Pid}}')
 ask() { nsenter -t "$pid" -n curl -sS --fail --max-time 60 -o /dev/null "$@"; }
 memory() { awk -v name="$1:" '$1 == name {printf "%.1f MB", $2 * 1024 / 1e6}' "/proc/$pid/smaps_rollup"; }
@@ -124,7 +124,7 @@ must "answered with 200 or 503" test "$(cat "$work"/status.* | grep -cE '^(200|5
 must "still healthy" healthy
 
 begun=$EPOCHREALTIME
-pod stop -t 10 lossd >/dev/null
+pod stop -t 10 lossd >>"$work/pod.log" 2>&1
 figure "stopped after" "$(($(since "$begun") / 1000)) ms"
 must "exit status 0" test "$(pod inspect lossd --format '{{.State.ExitCode}}')" = 0
 exit $failed
