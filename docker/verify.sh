@@ -74,7 +74,7 @@ must "label and lossd name the same version" \
 echo "start"
 install -d -o $user "$root/start"
 socket=unix:/start/lossd.sock
-as_user=(chroot --userspec=$user:$user "$root" /usr/bin/lossd)
+as_user=(chroot --userspec="$user:$user" "$root" /usr/bin/lossd)
 for ((run = 0; run < 15; run++)); do
     rm -f "$root/start/lossd.sock"
     begun=$EPOCHREALTIME
