@@ -22,7 +22,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
+	test-exhaustive load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
@@ -197,6 +197,12 @@ asan tsan: deps-test
 test-exhaustive: deps-test
 	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
+
+## load: overload and SIGTERM under load, with figures (tests/load)
+load: deps-test
+	$(Q)$(MAKE) --no-print-directory all $(TESTS)/client
+	$(Q)tests/load/overload.py --lossd $(B)/lossd --client $(TESTS)/client
+	$(Q)tests/load/sigterm.py --lossd $(B)/lossd
 
 ## fuzz: each target for FUZZ_SECONDS (60), under address and undefined; FUZZ="oip json" chooses
 FUZZ_SECONDS ?= 60

@@ -11,6 +11,7 @@
 enum {
     ALIGNMENT = 64,
     SHARD_ELEMENTS = 128 * 1024, /* less than this is not worth a trip to another thread */
+    RUN_PARTS = 256,
 };
 
 /* How many letters differ: insertions, deletions and changes. Long names are cut. */
@@ -242,12 +243,19 @@ bool evaluation_fill(evaluation *e, problem *p)
     return true;
 }
 
-void evaluation_run(evaluation *e, int shard)
+bool evaluation_run(evaluation *e, int shard)
 {
     int64_t blocks = lk_call_blocks(e->call);
     int64_t first = blocks * shard / e->shards, end = blocks * (shard + 1) / e->shards;
     void *scratch = e->scratch ? e->scratch + e->scratch_each * (size_t)shard : NULL;
-    lk_call_run(e->call, first, end - first, scratch);
+    /* In parts, so that seconds of work can be ended soon after nobody wants them. */
+    const int64_t part = (end - first) / RUN_PARTS + 1;
+    for (; first < end; first += part) {
+        if (e->over && e->over(e->context))
+            return false;
+        lk_call_run(e->call, first, end - first < part ? end - first : part, scratch);
+    }
+    return true;
 }
 
 bool evaluation_next(evaluation *e)

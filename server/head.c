@@ -105,6 +105,10 @@ bool target_split(char *text, target *t, problem *p)
     if (strncasecmp(path, "http://", 7) == 0 || strncasecmp(path, "https://", 8) == 0) {
         path = strstr(path, "//") + 2;
         path += strcspn(path, "/");
+        if (*path == '\0') { /* it may leave the path out, which is then "/" */
+            t->segment[t->segments++] = path;
+            return true;
+        }
     }
     if (strcmp(path, "*") == 0) /* the service as a whole, for OPTIONS */
         return true;

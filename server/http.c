@@ -81,12 +81,32 @@ int http_header_times(const exchange *x, const char *name)
     return t.times;
 }
 
+/* The guard, and how long the head is of which it was shown all. */
+typedef struct look {
+    guard guard;
+    size_t size;
+} look;
+
 static enum MHD_Result look_at_header(void *cls, enum MHD_ValueKind kind, const char *name,
                                       size_t name_size, const char *value, size_t value_size)
 {
+    look *l = cls;
     (void)kind;
-    guard_header(cls, (span){name, name_size}, (span){value, value_size});
+    guard_header(&l->guard, (span){name, name_size}, (span){value, value_size});
+    l->size += name_size + strlen(": ") + value_size + strlen("\r\n");
     return MHD_YES;
+}
+
+/* libmicrohttpd leaves out what stands on folded lines and behind a NUL, where somebody in front
+ * may see a length. It tells how long the head was: if that is not what the usual spelling of what
+ * it showed makes, the connection ends with the reply, and what comes behind it is never a request.
+ */
+static bool is_usual(const exchange *x, const look *l, const char *version)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    const size_t line = strlen(x->method) + 1 + strlen(x->line) + 1 + strlen(version);
+    return info && info->header_size == line + strlen("\r\n") + l->size + strlen("\r\n");
 }
 
 /* The client's, if it is fit to be repeated. */
@@ -257,6 +277,8 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
     if (!x->refused && !x->unwanted && !grow_body(x, size))
         x->refused = true;
     if (x->refused || x->unwanted) {
+        if (x->body)
+            route_refuse(x);
         free_body(x);
         x->discarded += size;
         /* A reply in the middle of a body is not possible: beyond the limit, hang up. */
@@ -271,13 +293,14 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 static enum MHD_Result take_head(exchange *x, const char *version)
 {
     problem p;
-    guard g = {0};
+    look l = {0};
     choose_id(x, http_header(x, "X-Request-Id"));
     peer_enter(&x->server->peers, x->peer, PEER_BODY, uv_hrtime(), 0);
     peer_moved(&x->server->peers, x->peer, x->start, 0);
-    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &g);
-    x->length = g.length;
-    if (!guard_passes(&g, version, &p)) {
+    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &l);
+    x->length = l.guard.length;
+    x->close = !is_usual(x, &l, version);
+    if (!guard_passes(&l.guard, version, &p)) {
         x->close = true;
         http_reply_problem(x, &p);
         return send_reply(x);

@@ -46,7 +46,7 @@ struct request {
     uv_work_t work; /* of all steps up to FILL */
     shard *shards;
     atomic_int computing; /* shards not yet computed: whoever makes it 0 closes */
-    atomic_bool skipped;  /* one of them was not, for it was over by then */
+    atomic_bool skipped;  /* one of them was not, or not all of it, for it was over by then */
     atomic_bool left;     /* the client has */
     int away;             /* shards that the loop has not seen back */
 
@@ -120,8 +120,9 @@ static void set_deadline(request *r, uint64_t microseconds)
 }
 
 /* Nothing is done any more for a client that has left or given up. */
-static bool is_over(request *r)
+static bool is_over(void *context)
 {
+    request *r = context;
     return atomic_load(&r->left) || uv_hrtime() > r->deadline;
 }
 
@@ -168,6 +169,11 @@ request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
 bool request_grow(request *r, size_t more, problem *p)
 {
     return reserve(r, more, p);
+}
+
+void request_refuse(request *r)
+{
+    release(r);
 }
 
 /* On the pool. */
@@ -225,10 +231,8 @@ static void run_shard(request *r, int i)
     uint64_t start = uv_hrtime();
     bool last, again;
     do {
-        if (is_over(r))
+        if (!evaluation_run(r->e, i))
             atomic_store(&r->skipped, true);
-        else
-            evaluation_run(r->e, i);
         last = atomic_fetch_sub(&r->computing, 1) == 1;
         again = last && !atomic_load(&r->skipped) && evaluation_next(r->e);
         if (again)
@@ -411,6 +415,8 @@ void request_start(request *r)
         return;
     }
     r->e->oip.head = r->ask.head;
+    r->e->over = is_over;
+    r->e->context = r;
     r->work.data = r;
     http_suspend(x);
     r->queued = uv_hrtime();

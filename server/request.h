@@ -44,6 +44,9 @@ request *request_admit(exchange *x, const ask *a, int64_t length, problem *p);
 /* Reserve more for a body of unknown length. */
 bool request_grow(request *r, size_t more, problem *p);
 
+/* It is refused while its body is still coming: nothing is reserved for it any more. */
+void request_refuse(request *r);
+
 /* The body is there: suspends the exchange and resumes it with a reply. */
 void request_start(request *r);
 

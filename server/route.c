@@ -370,6 +370,12 @@ bool route_grow(exchange *x, size_t more)
     return false;
 }
 
+void route_refuse(exchange *x)
+{
+    if (x->request)
+        request_refuse(x->request);
+}
+
 void route_run(exchange *x)
 {
     x->route->run(x);

@@ -15,6 +15,9 @@ bool route_begin(exchange *x);
  * reply is filled in. */
 bool route_grow(exchange *x, size_t more);
 
+/* The reply is filled in before the body is there: give up what was reserved for it. */
+void route_refuse(exchange *x);
+
 /* The body is there. Either fills in the reply or suspends the exchange. */
 void route_run(exchange *x);
 

@@ -7,8 +7,10 @@
  * ADDRESS is unix:/path or a port of 127.0.0.1; FILE holds the request as it goes over the wire.
  * Without RATE each connection sends the next request when it has its reply (closed loop). With it
  * requests are due at fixed times, RATE a second, and time counts from when a request was due, so
- * that waiting for a free connection counts too (open loop). Prints: requests a second, p50, p99
- * and longest in ms.
+ * that waiting for a free connection counts too (open loop). Prints four numbers: requests a
+ * second, p50, p99 and longest in ms; then of refusals (503 with Retry-After) how many a second,
+ * p99 and longest in ms from the last byte of the request; then how many replies differed from the
+ * first (of those up to 64 KiB).
  */
 #define _GNU_SOURCE /* memmem */
 #include <arpa/inet.h>
@@ -25,22 +27,29 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 1024, SAMPLES = 1 << 22, HEAD = 4096 };
+enum { CONNECTIONS = 1024, SAMPLES = 1 << 22, HEAD = 4096, COMPARED = 64 * 1024 };
 
 typedef struct connection {
     int fd;
     bool busy;
     size_t sent, head, left; /* of the reply: bytes of the head so far, of the body to come */
-    bool in_body;
-    double due;
+    bool in_body, refused, compared;
+    double due, whole; /* when it was to be sent, and when all of it was */
+    uint64_t hash;     /* of the body of its reply */
     char text[HEAD + 1];
 } connection;
+
+typedef struct times {
+    float *each;
+    size_t count;
+} times;
 
 static connection all[CONNECTIONS];
 static char *request;
 static size_t request_size;
-static float *samples;
-static size_t count;
+static times answered, refused;
+static uint64_t expected; /* the hash of the first reply */
+static size_t different;
 
 static double now(void)
 {
@@ -77,13 +86,34 @@ static void start(connection *c, double due)
     c->in_body = false;
 }
 
+static void note(times *to, double seconds)
+{
+    if (to->count < SAMPLES)
+        to->each[to->count] = (float)seconds;
+    to->count++;
+}
+
 /* The reply is whole. */
 static void done(connection *c)
 {
     c->busy = false;
-    if (count < SAMPLES)
-        samples[count] = (float)(now() - c->due);
-    count++;
+    if (c->refused) {
+        note(&refused, now() - c->whole);
+        return;
+    }
+    note(&answered, now() - c->due);
+    if (!c->compared)
+        return;
+    if (expected == 0)
+        expected = c->hash;
+    different += c->hash != expected;
+}
+
+/* FNV-1a. */
+static void add_to_hash(connection *c, const char *data, size_t size)
+{
+    for (size_t i = 0; c->compared && i < size; i++)
+        c->hash = (c->hash ^ (unsigned char)data[i]) * 0x100000001b3U;
 }
 
 static void read_reply(connection *c)
@@ -102,13 +132,21 @@ static void read_reply(connection *c)
                    *length = strcasestr(c->text, "\ncontent-length:");
         if (!end)
             return;
-        if (strncmp(c->text, "HTTP/1.1 200", 12) != 0 || !length) {
+        c->refused = strncmp(c->text, "HTTP/1.1 503", 12) == 0 &&
+                     strcasestr(c->text, "\nretry-after:") &&
+                     !strcasestr(c->text, "\nconnection: close");
+        if ((strncmp(c->text, "HTTP/1.1 200", 12) != 0 && !c->refused) || !length) {
             fprintf(stderr, "client: %s\n", c->text);
             exit(1);
         }
         c->in_body = true;
         c->left = strtoull(length + 16, NULL, 10);
+        c->compared = !c->refused && c->left <= COMPARED;
+        c->hash = 0xcbf29ce484222325U;
         n = c->text + c->head - (end + 4);
+        add_to_hash(c, end + 4, (size_t)n);
+    } else {
+        add_to_hash(c, sink, (size_t)n);
     }
     c->left -= (size_t)n;
     if (c->left == 0)
@@ -121,12 +159,22 @@ static void write_request(connection *c)
     if (n < 0 && errno != EAGAIN && errno != EINTR)
         die("send");
     c->sent += n > 0 ? (size_t)n : 0;
+    if (c->sent == request_size)
+        c->whole = now();
 }
 
 static int by_value(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;
     return (x > y) - (x < y);
+}
+
+/* In ms: the value that the part `of` of them does not exceed. */
+static double percentile(times *t, double of)
+{
+    const size_t kept = t->count < SAMPLES ? t->count : SAMPLES;
+    qsort(t->each, kept, sizeof *t->each, by_value);
+    return kept == 0 ? 0 : (double)t->each[(size_t)((double)(kept - 1) * of)] * 1e3;
 }
 
 int main(int argc, char **argv)
@@ -143,8 +191,10 @@ int main(int argc, char **argv)
     request_size = (size_t)ftell(from);
     rewind(from);
     request = malloc(request_size);
-    samples = malloc(SAMPLES * sizeof *samples);
-    if (!request || !samples || fread(request, 1, request_size, from) != request_size)
+    answered.each = malloc(SAMPLES * sizeof *answered.each);
+    refused.each = malloc(SAMPLES * sizeof *refused.each);
+    if (!request || !answered.each || !refused.each ||
+        fread(request, 1, request_size, from) != request_size)
         die(argv[2]);
     for (int i = 0; i < connections; i++)
         all[i].fd = polls[i].fd = dial(argv[1]);
@@ -169,11 +219,11 @@ int main(int argc, char **argv)
                 read_reply(&all[i]);
     }
     const double took = now() - begin;
-    const size_t kept = count < SAMPLES ? count : SAMPLES;
-    qsort(samples, kept, sizeof *samples, by_value);
-    if (kept == 0)
+    if (answered.count == 0)
         return 1;
-    printf("%.1f %.3f %.3f %.3f\n", (double)count / took, (double)samples[kept / 2] * 1e3,
-           (double)samples[kept - 1 - kept / 100] * 1e3, (double)samples[kept - 1] * 1e3);
+    printf("%.1f %.3f %.3f %.3f ", (double)answered.count / took, percentile(&answered, 0.5),
+           percentile(&answered, 0.99), percentile(&answered, 1));
+    printf("%.1f %.3f %.3f %zu\n", (double)refused.count / took, percentile(&refused, 0.99),
+           percentile(&refused, 1), different);
     return 0;
 }

@@ -50,6 +50,11 @@ bool route_grow(exchange *x, size_t more)
     return true;
 }
 
+void route_refuse(exchange *x)
+{
+    (void)x;
+}
+
 void route_leave(exchange *x)
 {
     (void)x;

@@ -419,6 +419,54 @@ def work_of_a_client_that_left_is_not_done(path: str) -> None:
         same(metric(lossd, "lossd_queue_bytes"), 0)
 
 
+@check
+def what_hides_a_second_request_ends_the_connection(path: str) -> None:
+    """Lengths that libmicrohttpd does not see, and a proxy in front may: the body must not become a request."""
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: s\r\nX-Request-Id: hidden\r\n\r\n"
+    size = str(len(hidden)).encode()
+    post, get = (line + b" HTTP/1.1\r\nHost: a\r\n" for line in (b"POST " + PATH.encode(), b"GET /healthz"))
+    with Lossd(path) as lossd:
+        for head in (
+            post + b"Content-Length:\r\n " + size + b"\r\n\r\n",
+            post + b"Content-Length: 0\r\n " + size + b"\r\n\r\n",
+            post + b"Content-Length: 0\0 " + size + b"\r\n\r\n",
+            post + b"Content-Length: " + size + b" \r\n\r\n",
+            post + b"Content-Length:\r\n\r\n",
+            post + b"X: y\r\n z\r\n\r\n",
+            post + b"X: y\0z\r\n\r\n",
+            get + b"Content-Length:\r\n " + size + b"\r\n\r\n",
+            get + b"Transfer-Encoding:\r\n chunked\r\n\r\n",
+            get + b"Transfer-Encoding : chunked\r\n\r\n",
+            get + b"Content-Length: " + size + b"\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ):
+            with lossd.connect() as s:
+                s.sendall(head + hidden)
+                data, _ = until_closed(s)
+                same(b"hidden" in data, False, f"{head!r}: {data!r}")
+        same(any("hidden" in line for line in lossd.log), False, "a hidden request in the log")
+        with lossd.connect() as s:  # and what hides nothing does not end it
+            for _ in range(2):
+                s.sendall(hidden)
+                same(receive(s).headers["x-request-id"], "hidden")
+
+
+@check
+def work_that_is_late_is_ended_while_it_runs(path: str) -> None:
+    rows = 8000
+    tensor = struct.pack("<f", 1.0) * (rows * 4)
+    body = safetensors([("embeddings", "F32", [rows, 4], tensor), ("labels", "I64", [rows], bytes(8 * rows))], {})
+    head = {"Content-Type": "application/x-safetensors", "X-Request-Timeout": "300", "X-Request-Id": "late"}
+    with Lossd(path, "--isa", "scalar", "--log-format", "json") as lossd, lossd.connect() as s:
+        s.sendall(request("POST", "/v1/losses/supcon", head, body))
+        same(receive(s).status, 504)
+        line = json.loads(logged(lossd, '"id":"late"'))
+        head["X-Request-Timeout"], head["X-Request-Id"] = "30000", "whole"
+        s.sendall(request("POST", "/v1/losses/supcon", head, body))
+        same(receive(s).status, 200)
+        whole = json.loads(logged(lossd, '"id":"whole"'))
+        same(line["compute_ms"] < 0.8 * whole["compute_ms"], True, f"{line['compute_ms']} of {whole['compute_ms']} ms")
+
+
 # The manager of services, and the log.
 
 

@@ -132,12 +132,13 @@ static void targets(void **unused)
     splits("/a?b?c", "a", "b?c");
     splits("http://host:1/a/b", "a|b", "");
     splits("HTTPS://host/a?q", "a", "q");
+    splits("http://host", "", "");
+    splits("http://host?q", "", "q");
     splits("*", "", "");
     splits("/1/2/3/4/5/6/7/8", "1|2|3|4|5|6|7|8", "");
     splits_not("/1/2/3/4/5/6/7/8/9", 404);
     splits_not("", 400);
     splits_not("v1", 400);
-    splits_not("http://host", 400);
     splits_not("*x", 400);
     splits_not("/a/../b", 400);
     splits_not("/a/%2e%2E", 400);
