@@ -42,24 +42,21 @@ static bool has_keys(void)
     return flag && flag->api_key_file[0] != '\0';
 }
 
+/* NULL with a reason. */
 static char *read_file(const char *path, const char **why)
 {
     FILE *file = fopen(path, "r");
+    if (!file) {
+        *why = strerror(errno);
+        return NULL;
+    }
     char *text = malloc(FILE_MAX + 1);
-    size_t size = 0;
-    *why = NULL;
-    if (!file)
-        *why = strerror(errno);
-    else if (!text)
-        *why = "no memory";
-    else
-        size = fread(text, 1, FILE_MAX + 1, file);
-    if (file && ferror(file))
-        *why = strerror(errno);
-    if (file)
-        fclose(file);
-    if (!*why && size > FILE_MAX)
-        *why = "it is larger than 1 MiB";
+    const size_t size = text ? fread(text, 1, FILE_MAX + 1, file) : 0;
+    *why = !text             ? "no memory"
+           : ferror(file)    ? "it cannot be read"
+           : size > FILE_MAX ? "it is larger than 1 MiB"
+                             : NULL;
+    fclose(file);
     if (*why) {
         free(text);
         return NULL;

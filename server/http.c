@@ -113,7 +113,7 @@ static bool is_usual(const exchange *x, const look *l, const char *version)
 static void choose_id(exchange *x, const char *given)
 {
     const size_t size = given ? strlen(given) : 0;
-    if (size <= HTTP_ID_MAX && head_is_token((span){given, size})) {
+    if (given && size <= HTTP_ID_MAX && head_is_token((span){given, size})) {
         memcpy(x->id, given, size + 1);
         return;
     }

@@ -277,7 +277,7 @@ static int serve_or_evaluate(int argc, char **argv)
     const char *command = argc > 1 && argv[1][0] != '-' ? argv[1] : "serve";
     bool eval = strcmp(command, "eval") == 0, help;
     int first = argc > 1 && argv[1][0] != '-' ? 2 : 1, words = 0;
-    flags f;
+    static flags f; /* who may use the service is asked of them as long as it runs */
     if (!eval && strcmp(command, "serve") != 0) {
         fprintf(stderr, "lossd: there is no command \"%s\"; lossd --help lists them\n", command);
         return BAD_USAGE;
