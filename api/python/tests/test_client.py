@@ -1,0 +1,292 @@
+"""The client against a running lossd: every shared case, errors, retries, connections, and PyTorch.
+
+    cd api/python && LOSSD=../../build/lossd python3 -m unittest discover -s tests -t .
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+import numpy as np
+
+import lossd
+from lossd import tensors
+
+HERE = pathlib.Path(__file__).parent
+LOSSD = os.environ.get("LOSSD", str(HERE.parents[2] / "build" / "lossd"))
+CASES = [json.loads(line) for line in (HERE.parents[1] / "cases.jsonl").read_text().splitlines()]
+NUMPY = {"f64": "f8", "f32": "f4", "i64": "i8", "i32": "i4", "bool": "?", "u8": "u1"}
+
+
+@contextlib.contextmanager
+def running(*flags: str):
+    command = [LOSSD, "--log-level", "info", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        urls = []
+        for _ in range(flags.count("--listen")):
+            urls.append(re.search(r" url=(\S+)", process.stderr.readline())[1])
+        drain = threading.Thread(target=process.stderr.read, daemon=True)
+        drain.start()
+        try:
+            yield urls
+        finally:
+            process.terminate()
+            process.wait(20)
+            drain.join(5)
+
+
+def array(t: dict) -> np.ndarray:
+    return np.array(t["data"], NUMPY[t["dtype"]]).reshape(t["shape"])
+
+
+class Service(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.context = running("--listen", "127.0.0.1:0", "--listen", f"unix:{cls.folder.name}/s")
+        cls.urls = cls.context.__enter__()
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.context.__exit__(None, None, None)
+        cls.folder.cleanup()
+
+    def test_cases(self) -> None:
+        for url in self.urls:
+            with lossd.Client(url) as client:
+                for case in CASES:
+                    inputs = {name: array(t) for name, t in case["inputs"].items()}
+                    got = client.evaluate(case["loss"], inputs, options=case["options"], outputs=case["outputs"])
+                    self.assertEqual(set(got), set(case["outputs"]), case["name"])
+                    for name, t in case["outputs"].items():
+                        want = np.array(t["data"], float).reshape(t["shape"])
+                        self.assertEqual(got[name].shape, want.shape, f"{case['name']} {name}")
+                        room = case["tolerance"] * np.maximum(1, np.abs(want))
+                        self.assertTrue((np.abs(got[name] - want) <= room).all(), f"{case['name']} {name}")
+
+    def test_by_name(self) -> None:
+        with lossd.Client(self.urls[0]) as client:
+            got = client.cross_entropy([[0.2, 0.4, 0.4]], [2], label_smoothing=0.1, outputs=["loss", "nll"])
+            self.assertEqual(list(got), ["loss", "nll"])
+            self.assertEqual(got["loss"].dtype, np.float32)
+            self.assertAlmostEqual(float(got["loss"]), 1.042953, 6)
+            same = client.cross_entropy([[0.2, 0.4, 0.4]], targets=[2], class_weight=None)
+            self.assertEqual(list(same), ["loss", "grad.logits"])
+            same["grad.logits"][0, 0] = 1  # replies are the caller's
+            parts = [{"loss": "mse"}, {"loss": "huber", "weight": 0.5}]
+            whole = client.composite(a=np.float32([1, 2]), b=np.float32([0, 0]), parts=parts)
+            self.assertAlmostEqual(float(whole["loss"]), 2.5 + 0.5 * 1.0, 6)
+            masked = client.mask_tokens([list(range(100, 140))], mask_token_id=103, random_high=200, seed=2**64 - 1)
+            self.assertIn("masked_ids", masked)
+            self.assertIn("cross_entropy", client.losses())
+            self.assertTrue(client.ready())
+            for wrong in (lambda: client.cross_entropy([1], [2], logits=[1]), lambda: client.mse(*[[1.0]] * 20)):
+                self.assertRaises(TypeError, wrong)
+            self.assertRaises(AttributeError, lambda: client.no_such_loss)
+            self.assertRaises(TypeError, client.mse, np.array(["a"]), [1.0])
+
+    def test_types(self) -> None:
+        with lossd.Client(self.urls[1]) as client:
+            values = np.linspace(-3, 3, 12).reshape(3, 4)
+            want = client.cross_entropy(values, np.int32([0, 1, 3]))
+            for dtype, room in (("f4", 1e-6), ("f2", 1e-2)):
+                got = client.cross_entropy(values.astype(dtype), [0, 1, 3])
+                self.assertEqual(got["grad.logits"].dtype, np.dtype(dtype))
+                np.testing.assert_allclose(got["grad.logits"], want["grad.logits"], atol=room)
+            half = client.cross_entropy(lossd.BF16.rounded(values), [0, 1, 3])
+            np.testing.assert_allclose(half["grad.logits"].float32(), want["grad.logits"], atol=2e-2)
+            strided = client.cross_entropy(np.asfortranarray(values), [0, 1, 3])
+            np.testing.assert_array_equal(strided["grad.logits"], want["grad.logits"])
+            empty = client.mse(np.zeros((0, 3)), np.zeros((0, 3)), reduction="sum")
+            self.assertEqual(empty["grad.a"].shape, (0, 3))
+
+    def test_errors(self) -> None:
+        with lossd.Client(self.urls[0]) as client:
+            with self.assertRaises(lossd.LossdError) as caught:
+                client.cross_entropy([[1.0, 2.0]], [5])
+            e = caught.exception
+            self.assertEqual((e.status, e.input, e.index), (422, "targets", [0]))
+            self.assertIn("targets[0] is 5", str(e))
+            self.assertTrue(e.code and e.request_id)
+            big = np.ones((6000, 8), np.float32)
+            with self.assertRaises((lossd.DeadlineExceeded, TimeoutError)):
+                client.evaluate("nt_xent", {"embeddings": big, "labels": np.zeros(6000, int)}, timeout=0.01)
+            self.assertTrue(client.ready())
+
+    def test_threads(self) -> None:
+        client = lossd.Client(self.urls[1])
+        wrong: list[object] = []
+
+        def work(seed: int) -> None:
+            values = np.random.default_rng(seed).normal(size=(64, 100)).astype("f4")
+            first = client.cross_entropy(values, np.zeros(64, int))
+            for _ in range(20):
+                again = client.cross_entropy(values, np.zeros(64, int))
+                if not np.array_equal(first["grad.logits"], again["grad.logits"]):
+                    wrong.append(seed)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(wrong, [])
+        client.close()
+
+    def test_stale_connections(self) -> None:
+        with running("--listen", "127.0.0.1:0", "--idle-timeout", "1s") as (url,), lossd.Client(url) as client:
+            client.mse([1.0], [2.0])
+            time.sleep(1.6)
+            self.assertEqual(float(client.mse([1.0], [2.0])["loss"]), 1.0)
+
+    def test_keys(self) -> None:
+        with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
+            file.write("a-key-of-some-length\n")
+            file.flush()
+            with running("--listen", "127.0.0.1:0", "--api-key-file", file.name) as (url,):
+                self.assertEqual(float(lossd.Client(url, api_key="a-key-of-some-length").mse([1.0], [2.0])["loss"]), 1)
+                for key, status in ((None, 401), ("another-key-of-length", 403)):
+                    with self.assertRaises(lossd.LossdError) as caught:
+                        lossd.Client(url, api_key=key).losses()
+                    self.assertEqual(caught.exception.status, status)
+
+    def test_readme(self) -> None:
+        text = (HERE.parent / "README.md").read_text()
+        for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            if "torch" in example and not has_torch():
+                continue
+            exec(example.replace("http://127.0.0.1:8080", self.urls[0]), {})
+
+
+class Retries(unittest.TestCase):
+    """Against a server that is full for a while."""
+
+    def answer(self, refusals: int, **options: object) -> tuple[object, int]:
+        seen: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                seen.append(self.headers["X-Request-Timeout"])
+                body = b'{"losses":[]}' if len(seen) > refusals else b"busy"
+                self.send_response(200 if len(seen) > refusals else 503)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            client = lossd.Client(f"http://127.0.0.1:{server.server_port}", **options)
+            try:
+                result: object = client.losses()
+            except lossd.LossdError as e:
+                result = e
+            client.close()
+            server.shutdown()
+        self.assertTrue(all(0 < int(t) <= 30000 for t in seen))
+        return result, len(seen)
+
+    def test_until_there_is_room(self) -> None:
+        self.assertEqual(self.answer(3), ([], 4))
+
+    def test_not_for_ever(self) -> None:
+        result, tries = self.answer(100, retries=2)
+        self.assertIsInstance(result, lossd.Overloaded)
+        self.assertEqual((tries, result.detail), (3, "busy"))
+
+
+class Tensors(unittest.TestCase):
+    def test_bf16(self) -> None:
+        values = np.float32([1.0, 1.00390625, 1.01171875, -2.5, np.inf, -0.0, 3.4e38])
+        rounded = lossd.BF16.rounded(values).float32()
+        np.testing.assert_array_equal(rounded, np.float32([1.0, 1.0, 1.015625, -2.5, np.inf, -0.0, np.inf]))
+        self.assertTrue(np.isnan(lossd.BF16.rounded(np.float32([np.nan])).float32()).all())
+        self.assertRaises(TypeError, lossd.BF16, np.zeros(3))
+
+    def test_round_trip(self) -> None:
+        made = {"a": np.arange(6.0).reshape(2, 3), "m": np.array([True, False]), "s": np.float32(2.5).reshape(())}
+        body = bytearray(b"".join(bytes(p) for p in tensors.write(made, {"x": "y"})))
+        for name, value in tensors.read(body).items():
+            np.testing.assert_array_equal(value, made[name])
+            self.assertEqual(value.dtype, made[name].dtype)
+
+    def test_options(self) -> None:
+        for value, text in ((None, "off"), (True, "true"), (0.1, "0.1"), (3, "3"), ("mean", "mean"), ([1, 2], "1,2")):
+            self.assertEqual(tensors.option_text(value), text)
+
+
+def has_torch() -> bool:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@unittest.skipUnless(has_torch(), "PyTorch is not here")
+class Torch(Service):
+    test_cases = test_by_name = test_types = test_errors = test_threads = None
+    test_stale_connections = test_keys = test_readme = None
+
+    def test_against_torch(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        torch.manual_seed(0)
+        client = lossd.Client(self.urls[1])
+        for reduction in ("mean", "sum", "none"):
+            for dtype, room in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+                mine = torch.randn(7, 11, dtype=dtype, requires_grad=True)
+                theirs = mine.detach().double().requires_grad_()
+                targets = torch.randint(0, 11, (7,))
+                ours = lossd.torch.CrossEntropyLoss(client, reduction=reduction, label_smoothing=0.1)
+                want = torch.nn.CrossEntropyLoss(reduction=reduction, label_smoothing=0.1)(theirs, targets)
+                got = ours(mine, targets)
+                weight = torch.randn(got.shape, dtype=torch.float64)
+                (want * weight).sum().backward()
+                (got * weight.to(got.dtype)).sum().backward()
+                torch.testing.assert_close(got.double(), want, atol=room, rtol=room)
+                self.assertEqual(mine.grad.dtype, dtype)
+                torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=room, rtol=room)
+
+    def test_trains(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        losses = []
+        for criterion in (torch.nn.MSELoss(), lossd.torch.MSELoss(self.urls[0])):
+            torch.manual_seed(3)
+            model = torch.nn.Linear(4, 2)
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            x, y = torch.randn(16, 4), torch.randn(16, 2)
+            run = []
+            for _ in range(30):
+                optimizer.zero_grad()
+                loss = criterion(model(x), y)
+                loss.backward()
+                optimizer.step()
+                run.append(loss.item())
+            losses.append(run)
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+        self.assertLess(losses[1][-1], losses[1][0])
+
+
+if __name__ == "__main__":
+    unittest.main()
