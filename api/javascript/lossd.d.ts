@@ -1,0 +1,76 @@
+export type DType = "f64" | "f32" | "f16" | "bf16" | "i64" | "i32" | "u8" | "bool";
+export type TensorData = Float64Array | Float32Array | Uint16Array | BigInt64Array | Int32Array | Uint8Array;
+
+/** `data` is flat, in row-major order; of f16 and bf16 it holds the bits. */
+export interface Tensor<D extends TensorData = TensorData> {
+  dtype: DType;
+  shape: number[];
+  data: D;
+}
+
+export type Nested = number | bigint | boolean | Nested[];
+/** Nested arrays of numbers become f32, of bigints i64, of booleans bool; a typed array is a vector. */
+export type Input = Tensor | TensorData | Nested;
+export type Option = string | number | bigint | boolean | null | readonly Option[] | readonly Part[];
+/** A part of a composite. */
+export interface Part {
+  loss: string;
+  weight?: number;
+  inputs?: Record<string, string>;
+  options?: Record<string, string | number | boolean | null>;
+}
+
+/** Throws TypeError where data, shape and dtype do not go together. */
+export function tensor<D extends TensorData>(data: D, shape?: readonly number[], dtype?: DType): Tensor<D>;
+export function toFloat32(tensor: Tensor): Float32Array;
+/** Rounded to nearest, ties to even. */
+export function bf16(values: ArrayLike<number>, shape?: readonly number[]): Tensor<Uint16Array>;
+
+/** lossd refused a request; `detail` says what would be right, `input` and `index` name the place. */
+export class LossdError extends Error {
+  readonly status: number;
+  readonly code: string;
+  readonly detail: string;
+  readonly input?: string;
+  readonly index?: number[];
+  readonly requestId: string;
+}
+
+export interface Description {
+  name: string;
+  path: string;
+  title: string;
+  formula: string;
+  inputs: { name: string; required: boolean; differentiable: boolean; help: string }[];
+  options: { name: string; help: string }[];
+  outputs: { name: string; help: string }[];
+  [more: string]: unknown;
+}
+
+export interface ClientOptions {
+  apiKey?: string;
+  /** ms for a whole call, retries included; lossd is told of it. */
+  timeout?: number;
+  /** How often a call is tried again where lossd is full (503). */
+  retries?: number;
+}
+
+export interface CallOptions {
+  outputs?: readonly string[];
+  timeout?: number;
+  signal?: AbortSignal;
+}
+
+export class Client {
+  /** http://host:port, https://host:port, or, in Node, unix:/path. */
+  constructor(url?: string, options?: ClientOptions);
+  evaluate(
+    loss: string,
+    inputs: Record<string, Input>,
+    options?: Record<string, Option>,
+    call?: CallOptions,
+  ): Promise<Record<string, Tensor>>;
+  losses(): Promise<string[]>;
+  describe(loss: string): Promise<Description>;
+  ready(): Promise<boolean>;
+}

@@ -1,0 +1,276 @@
+// Client of lossd, for Node 20 and browsers, without dependencies. lossd.d.ts says what is here.
+
+const MEDIA = "application/x-safetensors";
+
+/** Element types: how an array of each is called, and how wide it is. */
+const TYPES = {
+  F64: [Float64Array, 8],
+  F32: [Float32Array, 4],
+  F16: [Uint16Array, 2],
+  BF16: [Uint16Array, 2],
+  I64: [BigInt64Array, 8],
+  I32: [Int32Array, 4],
+  U8: [Uint8Array, 1],
+  BOOL: [Uint8Array, 1],
+};
+
+export class LossdError extends Error {
+  constructor(status, problem, requestId) {
+    super(`${problem.detail} (${status} ${problem.code ?? ""}, request ${requestId})`);
+    this.name = "LossdError";
+    this.status = status;
+    this.code = problem.code ?? "";
+    this.detail = problem.detail ?? "";
+    this.input = problem.input;
+    this.index = problem.index;
+    this.requestId = requestId;
+  }
+}
+
+/** A tensor; `data` is a typed array, for f16 and bf16 of their bits. */
+export function tensor(data, shape = [data.length], dtype = undefined) {
+  const name = (dtype ?? dtypeOf(data)).toUpperCase();
+  if (!(name in TYPES)) throw new TypeError(`there is no element type ${dtype}`);
+  const count = shape.reduce((product, size) => product * size, 1);
+  if (count !== data.length) throw new TypeError(`${data.length} elements do not make the shape [${shape}]`);
+  if (!(data instanceof TYPES[name][0])) throw new TypeError(`${name} is held by ${TYPES[name][0].name}`);
+  return { dtype: name.toLowerCase(), shape: [...shape], data };
+}
+
+function dtypeOf(data) {
+  if (data instanceof Float64Array) return "F64";
+  if (data instanceof Float32Array) return "F32";
+  if (data instanceof BigInt64Array) return "I64";
+  if (data instanceof Int32Array) return "I32";
+  if (data instanceof Uint8Array) return "U8";
+  throw new TypeError("say which element type it is, f16 or bf16: tensor(bits, shape, dtype)");
+}
+
+/** Nested arrays: numbers become f32, bigints i64, booleans bool. */
+function fromNested(value) {
+  const shape = [];
+  for (let at = value; Array.isArray(at); at = at[0]) shape.push(at.length);
+  const flat = Array.isArray(value) ? value.flat(Infinity) : [value];
+  const ragged = (at, depth) =>
+    depth === shape.length
+      ? Array.isArray(at)
+      : !Array.isArray(at) || at.length !== shape[depth] || at.some((one) => ragged(one, depth + 1));
+  if (ragged(value, 0)) throw new TypeError("nested arrays must all have the same lengths");
+  const all = (type) => flat.length > 0 && flat.every((one) => typeof one === type);
+  if (all("bigint")) return tensor(BigInt64Array.from(flat), shape);
+  if (all("boolean")) return tensor(Uint8Array.from(flat, Number), shape, "bool");
+  if (flat.length === 0 || all("number")) return tensor(Float32Array.from(flat), shape);
+  throw new TypeError("a tensor is made of numbers, bigints or booleans");
+}
+
+function asTensor(value) {
+  if (ArrayBuffer.isView(value)) return tensor(value);
+  if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+    return tensor(value.data, value.shape, value.dtype);
+  }
+  return fromNested(value);
+}
+
+/** Options as lossd writes them. */
+function optionText(value) {
+  if (value === null || value === undefined) return "off";
+  if (Array.isArray(value)) return typeof value[0] === "object" ? JSON.stringify(value) : value.map(optionText).join(",");
+  return String(value);
+}
+
+function writeBody(inputs, metadata) {
+  const header = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
+  const named = Object.entries(inputs).map(([name, value]) => [name, asTensor(value)]);
+  const width = (t) => TYPES[t.dtype.toUpperCase()][1];
+  named.sort((a, b) => width(b[1]) - width(a[1])); // then each is aligned if the first is
+  let offset = 0;
+  for (const [name, t] of named) {
+    const end = offset + t.data.byteLength;
+    header[name] = { dtype: t.dtype.toUpperCase(), shape: t.shape, data_offsets: [offset, end] };
+    offset = end;
+  }
+  let text = new TextEncoder().encode(JSON.stringify(header));
+  const padded = new Uint8Array(Math.ceil(text.length / 8) * 8).fill(0x20);
+  padded.set(text);
+  const body = new Uint8Array(8 + padded.length + offset);
+  new DataView(body.buffer).setBigUint64(0, BigInt(padded.length), true);
+  body.set(padded, 8);
+  for (const [name, t] of named) {
+    const at = 8 + padded.length + header[name].data_offsets[0];
+    body.set(new Uint8Array(t.data.buffer, t.data.byteOffset, t.data.byteLength), at);
+  }
+  return body;
+}
+
+/** Views of the reply where they are aligned, copies where they are not. */
+function readBody(buffer) {
+  const size = Number(new DataView(buffer).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, size)));
+  const outputs = {};
+  for (const [name, entry] of Object.entries(header)) {
+    if (name === "__metadata__") continue;
+    const [Type, width] = TYPES[entry.dtype];
+    const [begin, end] = entry.data_offsets.map((at) => at + 8 + size);
+    const data =
+      begin % width === 0 ? new Type(buffer, begin, (end - begin) / width) : new Type(buffer.slice(begin, end));
+    outputs[name] = { dtype: entry.dtype.toLowerCase(), shape: entry.shape, data };
+  }
+  return outputs;
+}
+
+/** Float32Array of the bits of f16 or bf16. */
+export function toFloat32({ dtype, data }) {
+  if (dtype === "bf16") {
+    return new Float32Array(Uint32Array.from(data, (bits) => bits << 16).buffer);
+  }
+  if (dtype !== "f16") return Float32Array.from(data, Number);
+  return Float32Array.from(data, (bits) => {
+    const sign = bits & 0x8000 ? -1 : 1;
+    const exponent = (bits >> 10) & 0x1f;
+    const fraction = bits & 0x3ff;
+    if (exponent === 31) return fraction ? NaN : sign * Infinity;
+    return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+  });
+}
+
+/** A bf16 tensor of floats, rounded to nearest, ties to even. */
+export function bf16(values, shape = [values.length]) {
+  const bits = new Uint32Array(Float32Array.from(values).buffer);
+  const round = (b) =>
+    (b & 0x7fffffff) >>> 0 > 0x7f800000 ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16;
+  return tensor(Uint16Array.from(bits, round), shape, "bf16");
+}
+
+const sleep = (ms, signal) =>
+  new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", stop, { once: true });
+  });
+
+export class Client {
+  #described;
+
+  constructor(url = "http://127.0.0.1:8080", { apiKey, timeout = 30_000, retries = 4 } = {}) {
+    this.url = url.replace(/\/$/, "");
+    this.timeout = timeout;
+    this.retries = retries;
+    this.headers = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
+  }
+
+  /** The outputs by name: `loss` and the usual gradients, or those that `outputs` names. */
+  async evaluate(loss, inputs, options = {}, { outputs, timeout, signal } = {}) {
+    const metadata = Object.fromEntries(Object.entries(options).map(([name, value]) => [name, optionText(value)]));
+    if (outputs) metadata.outputs = outputs.join(",");
+    const { path } = await this.describe(loss);
+    const headers = { "Content-Type": MEDIA, Accept: MEDIA };
+    return readBody(await this.#call("POST", path, headers, writeBody(inputs, metadata), { timeout, signal }));
+  }
+
+  /** The names of all losses and transforms. */
+  async losses() {
+    return [...(await this.#descriptions()).keys()];
+  }
+
+  /** Inputs, outputs, options, formula and sources of a loss. */
+  async describe(loss) {
+    const found = (await this.#descriptions()).get(loss);
+    if (!found) throw new TypeError(`lossd at ${this.url} has no loss ${loss}`);
+    return found;
+  }
+
+  /** Does it welcome requests? */
+  async ready() {
+    try {
+      await this.#call("GET", "/readyz", {}, undefined, { timeout: Math.min(this.timeout, 5000), retries: 0 });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async #descriptions() {
+    this.#described ??= this.#call("GET", "/v1/losses", {}, undefined, {}).then(
+      (body) => new Map(JSON.parse(new TextDecoder().decode(body)).losses.map((one) => [one.name, one])),
+    );
+    try {
+      return await this.#described;
+    } catch (error) {
+      this.#described = undefined; // the next call asks again
+      throw error;
+    }
+  }
+
+  async #call(method, path, headers, body, { timeout = this.timeout, signal, retries = this.retries }) {
+    const end = Date.now() + timeout;
+    const limit = AbortSignal.timeout(timeout);
+    const either = signal ? AbortSignal.any([signal, limit]) : limit;
+    for (let left = retries; ; left--) {
+      const remaining = String(Math.max(1, end - Date.now()));
+      const all = { ...this.headers, ...headers, "X-Request-Timeout": remaining };
+      const reply = await (this.url.startsWith("unix:") ? fetchUnix : fetchHttp)(this.url, path, {
+        method,
+        headers: all,
+        body,
+        signal: either,
+      });
+      if (reply.status >= 200 && reply.status < 300) return reply.body;
+      const wait = 1000 * Number(reply.header("retry-after") ?? 1);
+      if (reply.status !== 503 || left <= 0 || Date.now() + wait >= end) {
+        throw new LossdError(reply.status, problemOf(reply.body), reply.header("x-request-id") ?? "");
+      }
+      await sleep(wait, either);
+    }
+  }
+}
+
+function problemOf(body) {
+  const text = new TextDecoder().decode(body);
+  try {
+    const problem = JSON.parse(text);
+    if (problem !== null && typeof problem === "object") return problem;
+  } catch {
+    // not lossd's own: somebody between said it
+  }
+  return { detail: text.slice(0, 200) };
+}
+
+async function fetchHttp(url, path, init) {
+  const reply = await fetch(url + path, init);
+  return { status: reply.status, header: (name) => reply.headers.get(name), body: await reply.arrayBuffer() };
+}
+
+let agent;
+
+/** fetch knows no Unix sockets; Node's http does. Loaded here, so that browsers never see it. */
+async function fetchUnix(url, path, { method, headers, body, signal }) {
+  const http = await import("node:http");
+  agent ??= new http.Agent({ keepAlive: true });
+  return new Promise((resolve, reject) => {
+    const length = body ? { "Content-Length": body.byteLength } : {};
+    const options = { socketPath: url.slice(5), path, method, headers: { ...headers, ...length }, signal, agent };
+    const request = http.request(options, (reply) => {
+      const parts = [];
+      reply.on("data", (part) => parts.push(part));
+      reply.on("error", reject);
+      reply.on("end", () => {
+        const size = parts.reduce((sum, part) => sum + part.length, 0);
+        const whole = new Uint8Array(size);
+        let at = 0;
+        for (const part of parts) {
+          whole.set(part, at);
+          at += part.length;
+        }
+        resolve({ status: reply.statusCode, header: (name) => reply.headers[name] ?? null, body: whole.buffer });
+      });
+    });
+    request.on("error", (error) => reject(signal.aborted ? signal.reason : error));
+    request.end(body);
+  });
+}

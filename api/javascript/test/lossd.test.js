@@ -1,0 +1,176 @@
+// The client against a running lossd (LOSSD, or ../../build/lossd), and against a server that is full.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import http from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import readline from "node:readline";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { Client, LossdError, bf16, tensor, toFloat32 } from "../lossd.js";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const binary = process.env.LOSSD ?? join(here, "../../../build/lossd");
+const folder = mkdtempSync(join(tmpdir(), "lossd-"));
+const running = [];
+
+async function start(...flags) {
+  const child = spawn(binary, flags, { stdio: ["ignore", "ignore", "pipe"] });
+  running.push(child);
+  const wanted = flags.filter((flag) => flag === "--listen").length;
+  const urls = [];
+  for await (const line of readline.createInterface({ input: child.stderr })) {
+    const found = / url=(\S+)/.exec(line);
+    if (found) urls.push(found[1]);
+    if (urls.length === wanted) break;
+  }
+  child.stderr.resume();
+  return urls;
+}
+
+let urls;
+before(async () => {
+  urls = await start("--listen", "127.0.0.1:0", "--listen", `unix:${folder}/s`);
+});
+after(() => {
+  for (const child of running) child.kill();
+  rmSync(folder, { recursive: true });
+});
+
+const MAKE = {
+  f64: (data) => Float64Array.from(data),
+  f32: (data) => Float32Array.from(data),
+  i64: (data) => BigInt64Array.from(data, BigInt),
+  i32: (data) => Int32Array.from(data),
+  u8: (data) => Uint8Array.from(data),
+  bool: (data) => Uint8Array.from(data, Number),
+};
+const cases = readFileSync(join(here, "../../cases.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+
+test("every shared case, over TCP and a Unix socket", async () => {
+  for (const url of urls) {
+    const client = new Client(url);
+    for (const { name, loss, options, inputs, outputs, tolerance } of cases) {
+      const sent = Object.fromEntries(
+        Object.entries(inputs).map(([key, t]) => [key, tensor(MAKE[t.dtype](t.data), t.shape, t.dtype)]),
+      );
+      const got = await client.evaluate(loss, sent, options, { outputs: Object.keys(outputs) });
+      assert.deepEqual(Object.keys(got).sort(), Object.keys(outputs).sort(), name);
+      for (const [key, want] of Object.entries(outputs)) {
+        assert.deepEqual(got[key].shape, want.shape, `${name} ${key}`);
+        const values = Array.from(got[key].data, Number);
+        want.data.forEach((w, i) => {
+          assert.ok(Math.abs(values[i] - w) <= tolerance * Math.max(1, Math.abs(w)), `${name} ${key}[${i}]`);
+        });
+      }
+    }
+  }
+});
+
+test("errors carry code and place", async () => {
+  const client = new Client(urls[1]);
+  await assert.rejects(client.evaluate("cross_entropy", { logits: [[1, 2]], targets: [5n] }), (error) => {
+    assert.ok(error instanceof LossdError);
+    assert.deepEqual([error.status, error.input, error.index], [422, "targets", [0]]);
+    assert.match(error.message, /targets\[0\] is 5/);
+    return Boolean(error.code && error.requestId);
+  });
+  await assert.rejects(client.evaluate("no_such_loss", {}), TypeError);
+  await assert.rejects(client.evaluate("mse", { a: [[1], [2, 3]], b: [1] }), /same lengths/);
+  assert.throws(() => tensor(new Uint16Array(2)), /f16 or bf16/);
+  assert.throws(() => tensor(new Float32Array(2), [3]), /2 elements/);
+  assert.throws(() => tensor(new Float32Array(2), [2], "f16"), /Uint16Array/);
+});
+
+test("element types", async () => {
+  const client = new Client(urls[0]);
+  const values = [-1.5, 0.25, 2, 0.5, -0.75, 3];
+  const targets = [1n, 2n];
+  const want = await client.evaluate("cross_entropy", { logits: tensor(Float64Array.from(values), [2, 3]), targets });
+  assert.equal(want["grad.logits"].dtype, "f64");
+  for (const [logits, room] of [
+    [[values.slice(0, 3), values.slice(3)], 1e-6],
+    [bf16(values, [2, 3]), 1e-2],
+    [tensor(Uint16Array.from([0xbe00, 0x3400, 0x4000, 0x3800, 0xba00, 0x4200]), [2, 3], "f16"), 1e-3],
+  ]) {
+    const got = await client.evaluate("cross_entropy", { logits, targets });
+    const floats = toFloat32(got["grad.logits"]);
+    want["grad.logits"].data.forEach((w, i) => assert.ok(Math.abs(floats[i] - w) <= room, `${floats[i]} ${w}`));
+  }
+  const masked = await client.evaluate(
+    "mask_tokens",
+    { input_ids: [[5n, 6n, 7n]] },
+    { mask_token_id: 103, random_high: 200, seed: 2n ** 64n - 1n },
+  );
+  assert.ok(masked.masked_ids.data instanceof BigInt64Array);
+  const parts = [{ loss: "mse" }, { loss: "huber", weight: 0.5 }];
+  const both = await client.evaluate("composite", { a: [1, 2], b: [0, 0] }, { parts });
+  assert.equal(both.loss.data[0], 3);
+  assert.deepEqual([...bf16([1, 1.00390625, 1.01171875, Infinity]).data], [0x3f80, 0x3f80, 0x3f82, 0x7f80]);
+  assert.ok(Number.isNaN(toFloat32(bf16([NaN]))[0]));
+});
+
+test("full for a while, full for ever, and in time", async () => {
+  let seen = [];
+  let refusals = 3;
+  const server = http.createServer((request, reply) => {
+    seen.push(Number(request.headers["x-request-timeout"]));
+    const full = seen.length <= refusals;
+    reply.writeHead(full ? 503 : 200, { "Retry-After": "0" });
+    reply.end(full ? "busy" : '{"losses":[]}');
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${server.address().port}`;
+  assert.deepEqual(await new Client(url).losses(), []);
+  assert.equal(seen.length, 4);
+  assert.ok(seen.every((ms) => ms > 0 && ms <= 30_000));
+  [seen, refusals] = [[], Infinity];
+  await assert.rejects(new Client(url, { retries: 2 }).losses(), { status: 503, detail: "busy" });
+  assert.equal(seen.length, 3);
+  server.closeAllConnections();
+  server.close();
+});
+
+test("timeouts and signals", async () => {
+  for (const url of urls) {
+    const client = new Client(url);
+    await client.losses();
+    const embeddings = tensor(new Float32Array(6000 * 8).fill(1), [6000, 8]);
+    const labels = new BigInt64Array(6000);
+    await assert.rejects(client.evaluate("nt_xent", { embeddings, labels }, {}, { timeout: 5 }), (error) =>
+      error instanceof LossdError ? error.status === 504 : error.name === "TimeoutError",
+    );
+    const stopped = AbortSignal.abort(new Error("enough"));
+    await assert.rejects(client.evaluate("mse", { a: [1], b: [2] }, {}, { signal: stopped }), /enough/);
+    assert.equal(await client.ready(), true);
+  }
+  assert.equal(await new Client("http://127.0.0.1:9").ready(), false);
+});
+
+test("keys", async () => {
+  writeFileSync(`${folder}/keys`, "a-key-of-some-length\n");
+  const [url] = await start("--listen", "127.0.0.1:0", "--api-key-file", `${folder}/keys`);
+  const got = await new Client(url, { apiKey: "a-key-of-some-length" }).evaluate("mse", { a: [1], b: [3] });
+  assert.equal(got.loss.data[0], 4);
+  await assert.rejects(new Client(url).losses(), { status: 401 });
+  await assert.rejects(new Client(url, { apiKey: "another-key-of-length" }).losses(), { status: 403 });
+});
+
+test("the example of README.md", async () => {
+  const [, code] = /```js\n(.*?)```/s.exec(readFileSync(join(here, "../README.md"), "utf8"));
+  const file = join(folder, "example.mjs");
+  const module = new URL("../lossd.js", import.meta.url).href;
+  writeFileSync(file, code.replace('"lossd"', JSON.stringify(module)).replace("http://127.0.0.1:8080", urls[0]));
+  const child = spawn(process.execPath, [file], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  for await (const part of child.stdout) said += part;
+  assert.match(said, /^0\.7213\d+ \[ 2, 3 \] Float32Array/);
+  assert.match(said, /target_out_of_range targets \[ 1 \] targets\[1\] is 7/);
+});
+
+test("nothing of Node's is loaded before it is needed", () => {
+  const source = readFileSync(join(here, "../lossd.js"), "utf8");
+  assert.doesNotMatch(source, /^import /m);
+});
