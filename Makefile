@@ -22,7 +22,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
+	test-exhaustive clients load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
@@ -197,6 +197,13 @@ asan tsan: deps-test
 test-exhaustive: deps-test
 	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
+
+## clients: the tests of api/'s clients; JavaScript's where there is a node
+clients: deps-test
+	$(Q).ci/deps python3-numpy
+	$(Q)$(MAKE) --no-print-directory all
+	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client
+	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
 ## load: overload and SIGTERM under load, with figures (tests/load)
 load: deps-test
