@@ -200,8 +200,9 @@ test-exhaustive: deps-test
 
 ## clients: the tests of api/'s clients; JavaScript's where there is a node
 clients: deps-test
-	$(Q).ci/deps python3-numpy
+	$(Q).ci/deps python3-numpy jq
 	$(Q)$(MAKE) --no-print-directory all
+	api/shell/test.sh $(B)/lossd
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
