@@ -13,6 +13,8 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from . import tensors
 from .errors import error_from
 
@@ -130,7 +132,7 @@ class Client:
 
     def _descriptions(self) -> dict[str, dict[str, Any]]:
         if self._described is None:
-            listed = json.loads(self._call("GET", "/v1/losses", {}, None, None))
+            listed = json.loads(bytes(self._call("GET", "/v1/losses", {}, None, None)))
             self._described = {one["name"]: one for one in listed["losses"]}
         return self._described
 
@@ -142,7 +144,7 @@ class Client:
         pieces: list[Any] | None,
         timeout: float | None,
         retries: int | None = None,
-    ) -> bytearray:
+    ) -> np.ndarray:
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         left = self.retries if retries is None else retries
         while True:
@@ -157,7 +159,7 @@ class Client:
 
     def _send(
         self, method: str, path: str, headers: dict[str, str], pieces: list[Any] | None, end: float
-    ) -> tuple[int, bytearray, Mapping[str, str]]:
+    ) -> tuple[int, np.ndarray, Mapping[str, str]]:
         while True:
             remaining = end - time.monotonic()
             if remaining <= 0:
@@ -184,13 +186,13 @@ class Client:
 
     def _receive(
         self, connection: http.client.HTTPConnection, reply: http.client.HTTPResponse
-    ) -> tuple[int, bytearray, Mapping[str, str]]:
+    ) -> tuple[int, np.ndarray, Mapping[str, str]]:
         try:
             size = reply.length
             if size is None:
-                body = bytearray(reply.read())
+                body = np.frombuffer(bytearray(reply.read()), np.uint8)
             else:
-                body = bytearray(size)
+                body = np.empty(size, np.uint8)  # nobody need clear it first
                 view = memoryview(body)
                 while view:
                     got = reply.readinto(view)

@@ -86,10 +86,10 @@ def _bits(tensor: Tensor) -> np.ndarray:
     return tensor.bits if isinstance(tensor, BF16) else tensor
 
 
-def read(body: bytearray) -> dict[str, Any]:
+def read(body: np.ndarray) -> dict[str, Any]:
     """The tensors of a file as views of it, writable and in the file's order."""
     (size,) = struct.unpack_from("<Q", body)
-    header = json.loads(body[8 : 8 + size])
+    header = json.loads(bytes(body[8 : 8 + size]))
     header.pop("__metadata__", None)
     found: dict[str, Any] = {}
     for name, entry in header.items():

@@ -220,7 +220,7 @@ class Tensors(unittest.TestCase):
 
     def test_round_trip(self) -> None:
         made = {"a": np.arange(6.0).reshape(2, 3), "m": np.array([True, False]), "s": np.float32(2.5).reshape(())}
-        body = bytearray(b"".join(bytes(p) for p in tensors.write(made, {"x": "y"})))
+        body = np.frombuffer(b"".join(bytes(p) for p in tensors.write(made, {"x": "y"})), np.uint8)
         for name, value in tensors.read(body).items():
             np.testing.assert_array_equal(value, made[name])
             self.assertEqual(value.dtype, made[name].dtype)
