@@ -64,7 +64,7 @@ HAPROXY = """
 global
     nbthread 1
     tune.bufsize 131072
-defaults both
+defaults
     mode http
     timeout connect 2s
     timeout client 10s
@@ -73,14 +73,16 @@ defaults both
     http-reuse always
     option http-keep-alive
     unique-id-format front-%rt
+listen plain
+    bind 127.0.0.1:{plain}
     http-request set-header X-Request-Id %[unique-id]
     http-after-response set-header X-Front %[unique-id]
-listen plain from both
-    bind 127.0.0.1:{plain}
     server lossd {plain_lossd}
-listen lax from both
+listen lax
     bind 127.0.0.1:{lax}
     option accept-invalid-http-request
+    http-request set-header X-Request-Id %[unique-id]
+    http-after-response set-header X-Front %[unique-id]
     server lossd {lax_lossd}
 """
 
@@ -117,15 +119,16 @@ def split(data: bytes, head: bool) -> tuple[list[Reply], bytes]:
     """The replies that stand in data, without interim ones, and what is no whole reply behind them; the first
     has no body if `head`."""
     found = []
-    while match := re.match(rb"HTTP/1\.[01] (\d{3}) [^\r]*\r\n(.*?)\r\n\r\n", data, re.DOTALL):
-        status, lines = int(match[1]), match[2].decode("latin-1").split("\r\n")
+    while match := re.match(rb"HTTP/1\.[01] (\d{3}) .*?\r\n\r\n", data, re.DOTALL):
+        status, lines = int(match[1]), match[0].decode("latin-1").split("\r\n")[1:-2]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        length = 0 if head else int(headers.get("content-length", "0"))
-        if len(data) < match.end() + length:
+        end = match.end() + (0 if head else int(headers.get("content-length", "0")))
+        if len(data) < end:
             break
-        found.append(Reply(status, headers, data[match.end() : match.end() + length]))
-        data = data[match.end() + length :]
-        head = False
+        if status >= 200:
+            found.append(Reply(status, headers, data[match.end() : end]))
+            head = False
+        data = data[end:]
     return found, data
 
 
@@ -250,6 +253,8 @@ class Front:
         wrong.append(self.probe())  # after the proxy has seen that client go
         ids = self.news()
         for request_id in ids:
+            if request_id == '""':  # its head never was whole, so lossd did not serve it
+                continue
             if not request_id.startswith("front-"):
                 wrong.append(f"lossd served {request_id}, which the proxy does not know")
             elif request_id in self.seen:
@@ -297,8 +302,11 @@ def proxy(name: str, lossd_path: str, configuration: str, command: list[str]) ->
         with open(file.with_name("messages"), "w+") as messages:
             process = subprocess.Popen([*command, str(file)], stdout=messages, stderr=messages)
             try:
-                wait_until(f"{name} to listen: {command}", lambda: all(accepts(f.port) for f in fronts.values()), 10)
-                yield fronts
+                wait_until(
+                    f"{name} to listen",
+                    lambda: process.poll() is not None or all(accepts(front.port) for front in fronts.values()),
+                )
+                yield fronts if process.poll() is None else {}
                 if process.poll() is not None:
                     messages.seek(0)
                     raise SystemExit(f"{name} has ended:\n{messages.read()}")
