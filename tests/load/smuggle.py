@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -135,7 +135,7 @@ def split(data: bytes, head: bool) -> tuple[list[Reply], bytes]:
 class Exchange(NamedTuple):
     replies: list[Reply]
     raw: bytes
-    end: str  # closed, waits (still open when all was quiet), or garbled (no reply, or half of one, at the end)
+    end: str  # closed, waits (still open when all was quiet), or garbled (what comes last is no whole reply)
 
     def statuses(self) -> str:
         return " ".join(str(reply.status) for reply in self.replies)
@@ -166,6 +166,13 @@ def sent(port: int, data: bytes, head: bool, last: bytes | None = None) -> Itera
         yield Exchange(found, got, "garbled" if rest else end), s.getsockname()[1]
 
 
+def soon(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + LIMIT
+    while not (holds := condition()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return holds
+
+
 def is_head(vector: Vector) -> bool:
     return vector.data.lstrip().startswith(b"HEAD ")
 
@@ -189,18 +196,17 @@ def run_direct(lossd: Lossd, vector: Vector) -> tuple[str, str]:
     if told == vector.known:
         return f"~{told}", ""
     if told not in vector.allowed:
-        return told, f"{vector.data[:300]!r} was to be {' | '.join(vector.allowed)}; got {exchange.raw[:400]!r}"
+        wanted = " | ".join(vector.allowed)
+        return told, f"{vector.data[:300]!r} was to be {wanted}; got {exchange.raw[:400]!r}"
     ids = [reply.headers["x-request-id"] for reply in exchange.replies if "x-request-id" in reply.headers]
 
     def logged() -> list[str]:
         lines = [line for line in lossd.log if line.rstrip().endswith(f"client=127.0.0.1:{own}")]
-        # status 0 is a request that lossd did not answer: what was to be its body was malformed, or did not come
+        # status 0 is a request that lossd did not answer, as its body was malformed or did not come
         return [re.findall(r" id=(\S*)", line)[0] for line in lines if " status=0 " not in line]
 
-    end_at = time.monotonic() + LIMIT
-    while logged() != ids and time.monotonic() < end_at:
-        time.sleep(0.01)
-    return told, "" if logged() == ids else f"{vector.data[:300]!r}: answered {ids}, logged {logged()}"
+    fits = soon(lambda: logged() == ids)
+    return told, "" if fits else f"{vector.data[:300]!r}: answered {ids}, logged {logged()}"
 
 
 # Through proxies.
@@ -235,10 +241,11 @@ class Front:
         if len(exchange.replies) != 1:
             return f"a probe got {exchange.raw[:200]!r}"
         reply = exchange.replies[0]
-        if reply.status != 200 or json.loads(reply.body)["outputs"] != {"loss": self.probes**2}:
+        if b'"outputs":{' not in reply.body or json.loads(reply.body)["outputs"] != {"loss": self.probes**2}:
             return f"probe {self.probes} got {exchange.raw[:400]!r}"
-        own = reply.headers["x-front"]
-        wait_until(f"lossd to log {own}", lambda: any(f" id={own} " in line for line in self.lossd.log), LIMIT)
+        answered = reply.headers["x-request-id"]
+        if not soon(lambda: any(f" id={answered} " in line for line in self.lossd.log)):
+            return f"lossd has not logged {answered}"
         return foreign(exchange)
 
     def run(self, vector: Vector) -> tuple[str, str]:
@@ -302,10 +309,8 @@ def proxy(name: str, lossd_path: str, configuration: str, command: list[str]) ->
         with open(file.with_name("messages"), "w+") as messages:
             process = subprocess.Popen([*command, str(file)], stdout=messages, stderr=messages)
             try:
-                wait_until(
-                    f"{name} to listen",
-                    lambda: process.poll() is not None or all(accepts(front.port) for front in fronts.values()),
-                )
+                ports = [front.port for front in fronts.values()]
+                wait_until(f"{name} to listen", lambda: process.poll() is not None or all(map(accepts, ports)))
                 yield fronts if process.poll() is None else {}
                 if process.poll() is not None:
                     messages.seek(0)
