@@ -310,7 +310,7 @@ def proxy(name: str, lossd_path: str, configuration: str, command: list[str]) ->
             process = subprocess.Popen([*command, str(file)], stdout=messages, stderr=messages)
             try:
                 ports = [front.port for front in fronts.values()]
-                wait_until(f"{name} to listen", lambda: process.poll() is not None or all(map(accepts, ports)))
+                wait_until(name, lambda: process.poll() is not None or all(map(accepts, ports)))
                 yield fronts if process.poll() is None else {}
                 if process.poll() is not None:
                     messages.seek(0)
