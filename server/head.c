@@ -6,16 +6,21 @@
 #include <string.h>
 #include <strings.h>
 
-bool head_is_token(span text)
+/* Letters, digits and these marks. */
+static bool is_made_of(span text, const char *marks)
 {
-    static const char marks[] = "!#$%&'*+-.^_`|~";
     for (size_t i = 0; i < text.size; i++) {
-        char c = text.data[i], letter = (char)(c | 0x20);
-        bool word = (letter >= 'a' && letter <= 'z') || (c >= '0' && c <= '9');
+        const char c = text.data[i], letter = (char)(c | 0x20);
+        const bool word = (letter >= 'a' && letter <= 'z') || (c >= '0' && c <= '9');
         if (!word && (c == '\0' || !strchr(marks, c)))
             return false;
     }
-    return text.size > 0;
+    return true;
+}
+
+bool head_is_token(span text)
+{
+    return text.size > 0 && is_made_of(text, "!#$%&'*+-.^_`|~");
 }
 
 static bool is(span text, const char *word)
@@ -29,6 +34,12 @@ static bool is_digits(span text)
         if (text.data[i] < '0' || text.data[i] > '9')
             return false;
     return text.size > 0;
+}
+
+/* A host and a port, by RFC 3986; nothing at all is allowed. */
+static bool is_host(span text)
+{
+    return is_made_of(text, "-._~!$&'()*+,;=:%[]");
 }
 
 static int64_t number_of(span digits)
@@ -61,6 +72,8 @@ void guard_header(guard *g, span name, span value)
         g->length = -1;
     } else if (is(name, "Host")) {
         g->hosts++;
+        if (!is_host(value))
+            g->bad = "Host must be a name or an address, and perhaps a port";
     }
 }
 

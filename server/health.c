@@ -63,6 +63,11 @@ int health_check(const char *url)
     static const char ask[] =
         "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     char reply[32] = "";
+    if (strncmp(url, "https://", 8) == 0) {
+        fprintf(stderr, "lossd: health speaks no TLS; let lossd --listen on a unix: address, too, "
+                        "and ask there\n");
+        return 1;
+    }
     int fd = strncmp(url, "unix:", 5) == 0     ? connect_unix(url + 5)
              : strncmp(url, "http://", 7) == 0 ? connect_tcp(url + 7)
                                                : (errno = EINVAL, -1);

@@ -277,7 +277,7 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
     if (!x->refused && !x->unwanted && !grow_body(x, size))
         x->refused = true;
     if (x->refused || x->unwanted) {
-        if (x->body)
+        if (x->discarded == 0)
             route_refuse(x);
         free_body(x);
         x->discarded += size;
@@ -323,8 +323,7 @@ static enum MHD_Result take_head(exchange *x, const char *version)
         return MHD_YES;
     /* Refused, with a body on its way. A client that waits for 100 Continue gets its answer now;
      * any other one would take a reset for it, so its body is read and dropped first. */
-    bool waits = http_header(x, "Expect") != NULL;
-    if (!waits && x->length <= (int64_t)x->server->drain_max)
+    if (!expect && x->length <= (int64_t)x->server->drain_max)
         return MHD_YES;
     x->close = true;
     return send_reply(x);
@@ -344,8 +343,10 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
         x->method = method;
         return take_head(x, version);
     }
-    if (*size > 0) {
-        enum MHD_Result result = take_body(x, data, *size);
+    /* Without data the request is whole. None of a size of 0 is not that: it comes where 100
+     * Continue was asked for and there is no body. */
+    if (data) {
+        enum MHD_Result result = *size > 0 ? take_body(x, data, *size) : MHD_YES;
         *size = 0;
         return result;
     }
@@ -524,7 +525,7 @@ static void on_sweep(uv_timer_t *timer)
     }
 }
 
-/* Paths are split before they are decoded; see split_target. */
+/* Paths are split before they are decoded; see target_split. */
 static size_t no_unescape(void *cls, struct MHD_Connection *connection, char *text)
 {
     (void)cls;

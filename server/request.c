@@ -455,8 +455,6 @@ static void log_shapes(const evaluation *e, log_entry *entry)
 
 void request_log(const request *r, log_entry *entry)
 {
-    if (!entry->wanted)
-        return;
     log_text(entry, "loss", lk_loss_describe(r->ask.loss)->name);
     log_text(entry, "in", r->ask.in->name);
     log_text(entry, "out", r->ask.out->name);

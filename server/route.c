@@ -381,7 +381,7 @@ void route_run(exchange *x)
     x->route->run(x);
 }
 
-void route_end(exchange *x)
+static void log_request(const exchange *x)
 {
     log_entry entry = log_begin(LOG_INFO, "request");
     const char *trace = x->connection ? http_header(x, "traceparent") : NULL;
@@ -401,5 +401,11 @@ void route_end(exchange *x)
     log_text(&entry, "key", x->key[0] != '\0' ? x->key : NULL);
     log_text(&entry, "traceparent", trace && head_is_traceparent(trace) ? trace : NULL);
     log_end(&entry);
+}
+
+void route_end(exchange *x)
+{
+    if (log_wants(LOG_INFO))
+        log_request(x);
     request_end(x->request);
 }

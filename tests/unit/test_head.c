@@ -61,6 +61,12 @@ static void guards(void **unused)
     (void)unused;
     passes("HTTP/1.1", 0, H("Host", "a"));
     passes("HTTP/1.0", 0, H("X", "y"));
+    for (const char *const *good = H("", "a.example:80", "[::1]:8080", "127.0.0.1", "a_b~c%41");
+         *good; good++)
+        passes("HTTP/1.1", 0, H("Host", *good));
+    for (const char *const *bad = H("a b", "a/b", "a@b", "a\tb", "a?b", "\xc3\xbc", "a\"", "a,b c");
+         *bad; bad++)
+        refused("HTTP/1.1", "Host must be", H("Host", *bad));
     passes("HTTP/1.1", 12, H("hOST", "a", "content-LENGTH", "12"));
     passes("HTTP/1.1", 999999999999999999, H("Host", "a", "Content-Length", "999999999999999999"));
     passes("HTTP/1.1", -1, H("Host", "a", "Transfer-Encoding", "Chunked"));
