@@ -221,7 +221,8 @@ export class Client {
         signal: either,
       });
       if (reply.status >= 200 && reply.status < 300) return reply.body;
-      const wait = 1000 * Number(reply.header("retry-after") ?? 1);
+      const after = reply.header("retry-after");
+      const wait = 1000 * (/^\d+$/.test(after) ? Number(after) : 1); // a date is what proxies may write
       if (reply.status !== 503 || left <= 0 || Date.now() + wait >= end) {
         throw new LossdError(reply.status, problemOf(reply.body), reply.header("x-request-id") ?? "");
       }

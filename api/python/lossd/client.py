@@ -151,7 +151,8 @@ class Client:
             status, body, reply = self._send(method, path, headers, pieces, end)
             if 200 <= status < 300:
                 return body
-            wait = float(reply.get("Retry-After", "1"))
+            after = reply.get("Retry-After", "1")
+            wait = float(after) if after.isdigit() else 1.0  # a date is what proxies may write
             if status != 503 or left == 0 or time.monotonic() + wait >= end:
                 raise error_from(status, bytes(body), reply.get("X-Request-Id", ""))
             left -= 1
