@@ -202,7 +202,7 @@ test-exhaustive: deps-test
 clients: deps-test
 	$(Q).ci/deps python3-numpy jq
 	$(Q)$(MAKE) --no-print-directory all
-	api/shell/test.sh $(B)/lossd
+	tests/console.sh $(B)/lossd api/shell/README.md
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 

@@ -67,6 +67,7 @@ if [ -z "$mode" ]; then
     run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
     run "operate" python3 tests/http/operate.py --lossd "$build/lossd"
     run "dashboard" docker/check_metrics.py --lossd "$build/lossd"
+    run "smuggling" python3 tests/load/smuggle.py --direct --lossd "$build/lossd"
     run README.md tests/readme.sh "$build"
     run demo tests/data/demo.sh "$build/lossd"
 fi

@@ -202,6 +202,7 @@ int main(int argc, char **argv)
     const double begin = now();
     double next = begin;
     for (double t = begin; t < begin + seconds; t = now()) {
+        bool idle = false; /* is there a connection for what is due next? */
         for (int i = 0; i < connections; i++) {
             connection *c = &all[i];
             if (!c->busy && (rate == 0 || next <= t)) {
@@ -212,8 +213,14 @@ int main(int argc, char **argv)
                 write_request(c);
             polls[i].events =
                 (short)(c->busy ? (c->sent < request_size ? POLLIN | POLLOUT : POLLIN) : 0);
+            idle = idle || !c->busy;
         }
-        poll(polls, (nfds_t)connections, rate == 0 || next > t + 0.001 ? 1 : 0);
+        /* Until something comes or is due: it must not take the processor from what it measures. */
+        const double wait = rate == 0 || !idle ? 0.001 : next - now();
+        const struct timespec until = {.tv_nsec = wait <= 0      ? 0
+                                                  : wait > 0.001 ? 1000000
+                                                                 : (long)(wait * 1e9)};
+        ppoll(polls, (nfds_t)connections, &until, NULL);
         for (int i = 0; i < connections; i++)
             if (all[i].busy && polls[i].revents & (POLLIN | POLLHUP | POLLERR))
                 read_reply(&all[i]);

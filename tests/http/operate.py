@@ -218,9 +218,13 @@ def context(client: str | None = None) -> ssl.SSLContext:
     return c
 
 
-def secure(lossd: Lossd, c: ssl.SSLContext) -> ssl.SSLSocket:
+def secure_address(lossd: Lossd) -> tuple[str, int]:
     host, port = lossd.url.removeprefix("https://").rsplit(":", 1)
-    return c.wrap_socket(socket.create_connection((host, int(port)), timeout=20), server_hostname="localhost")
+    return host, int(port)
+
+
+def secure(lossd: Lossd, c: ssl.SSLContext) -> ssl.SSLSocket:
+    return c.wrap_socket(socket.create_connection(secure_address(lossd), timeout=20), server_hostname="localhost")
 
 
 def tls_flags(name: str = "server") -> list[str]:
@@ -260,11 +264,6 @@ def tls_serves_the_same_bytes(path: str) -> None:
         with secure(lossd, context()) as s:
             s.sendall(request("GET", "/healthz"))
             same(receive(s).status, 200)
-
-
-def secure_address(lossd: Lossd) -> tuple[str, int]:
-    host, port = lossd.url.removeprefix("https://").rsplit(":", 1)
-    return host, int(port)
 
 
 @check

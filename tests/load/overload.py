@@ -67,7 +67,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     a = parser.parse_args()
     flags = ["--workers", "1", "--queue-limit", "32", "--memory-budget", f"{BUDGET_MIB}MiB"]
-    with tempfile.TemporaryDirectory() as folder, Lossd(a.lossd, *flags, "--log-level", "info") as lossd:
+    # The load's connections are opened at once; those that wait longer than usual to be used are not to be closed.
+    flags += ["--header-timeout", "10m", "--idle-timeout", "10m"]
+    with tempfile.TemporaryDirectory() as folder, Lossd(a.lossd, *flags) as lossd:
         port = lossd.url.rsplit(":", 1)[1]
         files = {"long": f"{folder}/long", "short": f"{folder}/short"}
         pathlib.Path(files["long"]).write_bytes(long_request())

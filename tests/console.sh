@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# A page is true: each command of its console blocks prints what stands under it, asked of a lossd of our own.
+# Usage: tests/console.sh LOSSD PAGE
+set -euo pipefail
+lossd=$1
+page=$2
+work=$(mktemp -d)
+pid=
+trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -rf "$work"' EXIT
+# One instruction set, or the last digits would depend on the processor.
+"$lossd" --listen 127.0.0.1:0 --isa scalar 2> "$work/log" &
+pid=$!
+for _ in $(seq 100); do
+    url=$(sed -n 's/.* url=\(http[^ ]*\).*/\1/p' "$work/log")
+    [ -z "$url" ] || break
+    sleep 0.1
+done
+[ -n "$url" ] || { cat "$work/log" >&2; exit 1; }
+passed=0
+failed=0
+command=
+# The command so far printed what stands under it, or not.
+check() {
+    [ -n "$command" ] || return 0
+    # shellcheck disable=SC2016 # the inner shell expands it
+    bash -c 'curl() { command curl -sS "$@"; }; '"${command//http:\/\/127.0.0.1:8080/$url}" > "$work/got" 2>&1 || true
+    if diff "$work/want" "$work/got"; then
+        passed=$((passed + 1))
+    else
+        echo "in $page: $command"
+        failed=$((failed + 1))
+    fi
+}
+# shellcheck disable=SC2016 # backquotes are meant
+while IFS= read -r line; do
+    case $line in
+    '```'*) ;;
+    '$ '*) check; command=${line#\$ }; : > "$work/want" ;;
+    *) echo "$line" >> "$work/want" ;;
+    esac
+done < <(sed -n '/^```console$/,/^```$/p' "$page")
+check
+kill "$pid"
+wait "$pid"
+pid=
+echo "$page: $passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
