@@ -68,8 +68,10 @@ static bool read_members(const evaluation *e, span text, member *members, int co
             return problem_set(p, 400, "duplicate_name", "%s has %s twice", what, name);
         if (m && !span_is(value, "null"))
             m->value = value;
-        json_t *tree = m ? NULL : walk_tree(value, NULL);
-        if (!m && !tree)
+        /* What is not known is ignored, if it is JSON; of a long one its brackets were seen. */
+        const bool ignored = !m && value.size <= WALK_TREE;
+        json_t *tree = ignored ? walk_tree(value, NULL) : NULL;
+        if (ignored && !tree)
             return problem_set(p, 400, "malformed_body", "%s has a member %s that is not JSON",
                                what, name);
         json_decref(tree);
