@@ -3,12 +3,17 @@
  * Whole evaluations of bodies of one format: NAME newline [LENGTH newline] body, LENGTH only with
  * the Open Inference Protocol, where it may be empty. The property: a problem that blames the
  * client, or an answer; the same bytes whether the work is cut in parts or not, and as much memory
- * as was promised.
+ * as was promised. A target may say more: FUZZ_REFERENCE is asked about each body that was
+ * answered.
  */
 #include "fuzz.h"
 
 #include "server/evaluate.h"
 #include "server/wire.h"
+
+#ifndef FUZZ_REFERENCE
+#define FUZZ_REFERENCE(body) true
+#endif
 
 /* One line of the head, cut to fit. False if there is none. */
 static bool take_line(const uint8_t **data, size_t *size, char *to, size_t room)
@@ -81,6 +86,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char *b = answer_of(loss, head, data, size, 3, &cut, &q);
     REQUIRE(!a == !b && p.status == q.status && strcmp(p.detail, q.detail) == 0);
     REQUIRE(!a || (whole == cut && memcmp(a, b, whole) == 0));
+    REQUIRE(!a || FUZZ_REFERENCE(((span){(const char *)data, size})));
     free(a);
     free(b);
     return 0;

@@ -17,6 +17,17 @@ SEEDS = HERE / "seeds"
 EXAMPLES = HERE.parent.parent / "api" / "examples"
 
 
+HEADS = {
+    "plain": "HTTP/1.1\n/v1/losses/huber?delta=2\nHost:h:8080\nContent-Length:12\nAccept:*/*",
+    "chunked": "HTTP/1.1\nhttp://h/v2/models/ctc/infer\nHost:[::1]:80\nTransfer-Encoding:chunked",
+    "old": "HTTP/1.0\n/healthz\nConnection:keep-alive",
+    "both": "HTTP/1.1\n/%76%31/%2e%2e/a%2fb\nHost:h\nContent-Length:1\nTransfer-Encoding:chunked",
+    "twice": "HTTP/1.1\n//a/./..\nHost:h\nHost:i\nContent-Length:+1\nContent-Length:18446744073709551617",
+    "trace": "HTTP/1.1\n00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\nHost:h\nX: \t\x7f",
+    "star": "HTTP/1.1\n*\nhost:\ntransfer-encoding:gzip, chunked",
+}
+
+
 def flat(value):
     """The shape of nested lists, and their numbers."""
     if not isinstance(value, list):
@@ -104,6 +115,8 @@ def main() -> None:
                    "Infinity", "-Infinity", "4.9406564584124654e-324", "1e400",
                    "9223372036854775808", "0.1", "1E+5"]:
         write("number", number.replace("+", "plus"), number.encode())
+    for name, head in HEADS.items():
+        write("head", name, head.encode())
     for size in (0, 1, 300, 70000):
         plain = b"[0.25,1e-7]" * (size // 11)
         write("coding", f"gzip-{size}", gzip.compress(plain, mtime=0))
