@@ -134,7 +134,8 @@ comma := ,
 UNIT_SOURCES := $(filter-out %/test_vmath.c,$(wildcard tests/unit/test_*.c))
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(TESTS)/%)
 VMATH := $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(TESTS)/test_vmath_$(isa)_$(e)))
-PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses $(TESTS)/torture
+TORTURES := $(TESTS)/torture $(TESTS)/torture_http
+PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses $(TORTURES)
 TESTED_OBJS = $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
 
 $(TESTS)/%: tests/unit/%.c $(TESTED_OBJS)
@@ -148,11 +149,11 @@ $(TESTS)/%: tests/%.c $(TESTED_OBJS)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 # Allocations go through the program, which makes them fail one after another.
-$(TESTS)/torture: tests/torture.c $(TESTED_OBJS)
+$(TORTURES): $(TESTS)/%: tests/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm \
-		$(addprefix -Wl$(comma)--wrap=,malloc calloc realloc aligned_alloc) -o $@
+		$(addprefix -Wl$(comma)--wrap=,malloc calloc realloc aligned_alloc strdup) -o $@
 
 # Fuzz targets: with gcc they replay seeds, with clang's libFuzzer they look for more.
 FUZZ_TARGETS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))

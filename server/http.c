@@ -49,6 +49,7 @@ struct http {
     int handles; /* still being closed */
     bool closing;
     size_t drain_max;
+    struct MHD_Response *exhausted; /* for when there is no memory for another */
 };
 
 /* Requests. */
@@ -135,15 +136,26 @@ const char *http_client(const exchange *x)
 
 /* Replies. */
 
-void http_reply_text(exchange *x, int status, const char *media, buffer *text)
+void http_reply_kept(exchange *x, int status, const char *media, span text)
 {
     reply *r = &x->reply;
     r->status = status;
     r->media = media;
+    r->pieces = 1;
+    r->piece[0] = text;
+}
+
+void http_reply_text(exchange *x, int status, const char *media, buffer *text)
+{
+    reply *r = &x->reply;
     r->text = *text;
     *text = buffer_new(text->max);
-    r->pieces = 1;
-    r->piece[0] = (span){r->text.data, r->text.size};
+    http_reply_kept(x, status, media, (span){r->text.data, r->text.size});
+    if (r->text.failed) { /* send_reply has one for that */
+        r->status = 503;
+        r->code = "no_memory";
+        r->piece[0].size = 0;
+    }
 }
 
 /* Clients of the Open Inference Protocol want errors of its form; also where the path has not been
@@ -193,6 +205,27 @@ static void share(const exchange *x, struct MHD_Response *response)
     header(response, "Access-Control-Max-Age", "600");
 }
 
+static const char exhausted_text[] =
+    "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,"
+    "\"code\":\"no_memory\",\"detail\":\"no memory for a reply\"}\n";
+
+static struct MHD_Response *make_exhausted(void)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        sizeof exhausted_text - 1, (void *)exhausted_text, MHD_RESPMEM_PERSISTENT);
+    if (!response)
+        return NULL;
+    header(response, "Content-Type", "application/problem+json");
+    header(response, "Retry-After", "1");
+    header(response, "Connection", "close");
+    return response;
+}
+
+static enum MHD_Result send_exhausted(http *server, struct MHD_Connection *connection)
+{
+    return MHD_queue_response(connection, 503, server->exhausted);
+}
+
 static enum MHD_Result send_reply(exchange *x)
 {
     reply *r = &x->reply;
@@ -203,10 +236,12 @@ static enum MHD_Result send_reply(exchange *x)
     }
     metric.sent_bytes_total += r->size;
     metrics_refused(r->code);
+    peer_enter(&x->server->peers, x->peer, PEER_REPLY, uv_hrtime(), r->size);
     struct MHD_Response *response =
-        MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
+        r->text.failed ? NULL
+                       : MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
     if (!response)
-        return MHD_NO;
+        return send_exhausted(x->server, x->connection);
     header(response, "Content-Type", r->media);
     char length[24];
     snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
@@ -221,7 +256,6 @@ static enum MHD_Result send_reply(exchange *x)
     header(response, "Connection", x->close || x->server->closing ? "close" : NULL);
     if (x->shared)
         share(x, response);
-    peer_enter(&x->server->peers, x->peer, PEER_REPLY, uv_hrtime(), r->size);
     enum MHD_Result result = MHD_queue_response(x->connection, (unsigned)r->status, response);
     MHD_destroy_response(response);
     return result;
@@ -334,10 +368,9 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
                                   size_t *size, void **state)
 {
     exchange *x = *state;
-    (void)cls;
     (void)url;
-    if (!x)
-        return MHD_NO; /* no memory for it when the request line came */
+    if (!x) /* no memory for it when the request line came */
+        return send_exhausted(cls, connection);
     if (!x->connection) {
         x->connection = connection;
         x->method = method;
@@ -665,7 +698,8 @@ http *http_start(uv_loop_t *loop, const flags *f)
     uv_timer_init(loop, &server->sweep);
     server->sweep.data = server;
     peers_setup(&server->peers, f);
-    if (!start_listeners(server, f)) {
+    server->exhausted = make_exhausted();
+    if (!server->exhausted || !start_listeners(server, f)) {
         http_stop(server);
         return NULL;
     }
@@ -725,6 +759,8 @@ void http_stop(http *server)
         close_handle(server, (uv_handle_t *)&l->poll);
         MHD_stop_daemon(l->daemon);
     }
+    if (server->exhausted)
+        MHD_destroy_response(server->exhausted);
     close_handle(server, (uv_handle_t *)&server->prepare);
     close_handle(server, (uv_handle_t *)&server->timer);
     close_handle(server, (uv_handle_t *)&server->sweep);

@@ -104,8 +104,10 @@ void http_suspend(exchange *x);
 /* The reply is ready. */
 void http_resume(exchange *x);
 
-/* Fill in the reply: a problem, or text that `text` holds and that is taken over. */
+/* Fill in the reply: a problem; text that lives on, until the last exchange has ended; or text that
+ * `text` holds and that is taken over. A text that failed becomes 503. */
 void http_reply_problem(exchange *x, const problem *p);
+void http_reply_kept(exchange *x, int status, const char *media, span text);
 void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 
 #endif

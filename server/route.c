@@ -54,18 +54,35 @@ static void run_metrics(exchange *x)
     http_reply_text(x, 200, "text/plain; version=0.0.4", &text);
 }
 
+/* Long documents that never change are written when somebody asks for them first: a client that
+ * asks again and again must not keep the loop busy. */
+static void reply_document(exchange *x, buffer *kept, void (*write)(buffer *))
+{
+    if (kept->size == 0) {
+        *kept = buffer_new(TEXT_MAX);
+        write(kept);
+    }
+    if (kept->failed) /* not kept, then */
+        http_reply_text(x, 200, "application/json", kept);
+    else
+        http_reply_kept(x, 200, "application/json", (span){kept->data, kept->size});
+}
+
 static void run_openapi(exchange *x)
 {
-    buffer text = buffer_new(TEXT_MAX);
-    openapi_write(&text);
-    http_reply_text(x, 200, "application/json", &text);
+    static buffer kept;
+    reply_document(x, &kept, openapi_write);
+}
+
+static void write_losses(buffer *to)
+{
+    describe_json(NULL, to);
 }
 
 static void run_losses(exchange *x)
 {
-    buffer text = buffer_new(TEXT_MAX);
-    describe_json(NULL, &text);
-    http_reply_text(x, 200, "application/json", &text);
+    static buffer kept;
+    reply_document(x, &kept, write_losses);
 }
 
 static void run_describe(exchange *x)

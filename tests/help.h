@@ -20,9 +20,8 @@
 #include <cmocka.h>
 
 #include "evaluate.h"
+#include "tests/bytes.h"
 #include "wire.h"
-
-#define UNUSED __attribute__((unused))
 
 /* The losses that requests can be drawn for from their descriptions: not those whose tensors are
  * known from their parts alone. */
@@ -58,51 +57,6 @@ static UNUSED double random_unit(void)
 static UNUSED bool chance(double p)
 {
     return random_unit() < p;
-}
-
-/* Memory. */
-
-/* A copy of n bytes of which the address sanitizer knows the end. */
-static UNUSED void *exactly(const void *data, size_t n)
-{
-    char *copy = malloc(n ? n : 1);
-    if (!copy)
-        abort();
-    if (n)
-        memcpy(copy, data, n);
-    return copy;
-}
-
-/* Bytes that grow. */
-typedef struct bytes {
-    char *data;
-    size_t size, room;
-} bytes;
-
-static UNUSED void put(bytes *b, const void *data, size_t n)
-{
-    if (b->size + n + 1 > b->room) {
-        b->room = (b->size + n + 1) * 2;
-        b->data = realloc(b->data, b->room);
-        if (!b->data)
-            abort();
-    }
-    if (n)
-        memcpy(b->data + b->size, data, n);
-    b->size += n;
-    b->data[b->size] = '\0';
-}
-
-static UNUSED __attribute__((format(printf, 2, 3))) void say(bytes *b, const char *format, ...)
-{
-    char text[256];
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    if (n < 0 || n >= (int)sizeof text)
-        abort();
-    put(b, text, (size_t)n);
 }
 
 /* Narrow floats, by search: the bits of a format of 16 bits are in the order of their values. */

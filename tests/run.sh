@@ -38,7 +38,7 @@ has_isa() {
     done
 }
 
-for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture; do
+for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "$programs"/torture_http; do
     if [ ! -x "$program" ] || [ -d "$program" ]; then
         continue
     fi

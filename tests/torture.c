@@ -2,64 +2,15 @@
  *
  * Every allocation seen to fail. Each whole evaluation is repeated with its first, second, third
  * ... allocation failing until it succeeds: until then there must be a problem that says so, and
- * nothing may be lost (the address sanitizer's leak check looks at the end). The program is linked
- * with --wrap, which sends the calls of the server and the library here; those of jansson reach
- * here through json_set_alloc_funcs.
+ * nothing may be lost (the address sanitizer's leak check looks at the end). What jansson
+ * allocates comes along through json_set_alloc_funcs.
  */
+#include "tests/failing.h"
 #include "tests/help.h"
 
 #include <jansson.h>
 
-#include "describe.h"
-#include "openapi.h"
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *old, size_t size);
-void *__real_aligned_alloc(size_t alignment, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *old, size_t size);
-void *__wrap_aligned_alloc(size_t alignment, size_t size);
-
-/* 0: nothing fails; n: the n-th allocation from now on does. After it fails either nothing more or
- * everything. */
-static long fails_in;
-static bool for_good, failed, parsing; /* parsing: it was jansson that did not get its memory */
-static size_t asked;                   /* bytes that were given, while fails_in is not 0 */
-
-static bool fails(size_t size)
-{
-    if (fails_in == 0)
-        return false;
-    if (failed ? for_good : --fails_in == 0) {
-        fails_in = 1;
-        failed = true;
-        return true;
-    }
-    asked += size;
-    return false;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return fails(size) ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return fails(count * size) ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_realloc(void *old, size_t size)
-{
-    return fails(size) ? NULL : __real_realloc(old, size);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    return fails(size) ? NULL : __real_aligned_alloc(alignment, size);
-}
+static bool parsing; /* it was jansson that did not get its memory */
 
 /* What jansson allocates. Its text buffer, which doubles from 16 bytes on, is spared: jansson 2.14
  * overlooks that it did not grow and reads beyond it. */
@@ -75,17 +26,8 @@ static void *parser_malloc(size_t size)
 
 static void begin(long n, bool everything)
 {
-    failed = parsing = false;
-    for_good = everything;
-    asked = 0;
-    fails_in = n;
-}
-
-/* Did an allocation fail since begin? */
-static bool end(void)
-{
-    fails_in = 0;
-    return failed;
+    parsing = false;
+    failing_begin(n, everything);
 }
 
 /* The server's steps. What open did not say it would need, the others must not ask for. */
@@ -122,7 +64,7 @@ static void torture_body(const lk_loss *loss, const wire *in, const wire *out, c
         char *copy = exactly(body->data, body->size);
         begin(n, everything);
         bool ok = steps(loss, in, out, (span){copy, body->size}, query, &p, &beyond);
-        bool short_of_memory = end();
+        bool short_of_memory = failing_end();
         free(copy);
         if (ok && beyond > 0)
             fail_msg("%s, %s to %s: %zu bytes more were allocated than open said", name, in->name,
@@ -191,7 +133,7 @@ static void wrong_bodies(void **unused)
             span body = {bodies[i], strlen(bodies[i])};
             begin(n, n % 2);
             assert_false(steps(lk_loss_at(0), &wire_json, &wire_json, body, "", &p, &beyond));
-            bool short_of_memory = end();
+            bool short_of_memory = failing_end();
             assert_true(p.status == 400 || p.status == 422 || (short_of_memory && p.status == 503));
             if (!short_of_memory)
                 break;
@@ -226,13 +168,13 @@ static void library(void **unused)
                 lk_error error = {.status = LK_OK};
                 begin(n, round % 2);
                 lk_status status = ask(&s, &other);
-                bool short_of_memory = end();
+                bool short_of_memory = failing_end();
                 answer_free(&other);
                 assert_true(status == (short_of_memory ? LK_NO_MEMORY : LK_OK));
                 begin(n, round % 2);
                 status =
                     lk_evaluate(lk_loss_describe(s.loss)->name, options, inputs, outputs, &error);
-                bool again = end();
+                bool again = failing_end();
                 if (status != (again ? LK_NO_MEMORY : LK_OK))
                     fail_msg("%s, allocation %ld: %s", lk_loss_describe(s.loss)->name, n,
                              lk_status_name(status));
@@ -254,7 +196,7 @@ static void buffers(void **unused)
         begin(n, false);
         for (int i = 0; i < 1000; i++)
             buffer_text(&b, "0123456789");
-        bool short_of_memory = end();
+        bool short_of_memory = failing_end();
         assert_int_equal(b.failed, short_of_memory);
         assert_true(b.size <= b.capacity && b.size % 10 == 0);
         buffer_free(&b);

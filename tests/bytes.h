@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Memory for tests: of exactly a size, or growing. A test that gets none ends.
+ */
+#ifndef TESTS_BYTES_H
+#define TESTS_BYTES_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define UNUSED __attribute__((unused))
+
+/* A copy of n bytes of which the address sanitizer knows the end. */
+static UNUSED void *exactly(const void *data, size_t n)
+{
+    char *copy = malloc(n ? n : 1);
+    if (!copy)
+        abort();
+    if (n)
+        memcpy(copy, data, n);
+    return copy;
+}
+
+/* Bytes that grow. */
+typedef struct bytes {
+    char *data;
+    size_t size, room;
+} bytes;
+
+static UNUSED void put(bytes *b, const void *data, size_t n)
+{
+    if (b->size + n + 1 > b->room) {
+        b->room = (b->size + n + 1) * 2;
+        b->data = realloc(b->data, b->room);
+        if (!b->data)
+            abort();
+    }
+    if (n)
+        memcpy(b->data + b->size, data, n);
+    b->size += n;
+    b->data[b->size] = '\0';
+}
+
+static UNUSED __attribute__((format(printf, 2, 3))) void say(bytes *b, const char *format, ...)
+{
+    char text[256];
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (n < 0 || n >= (int)sizeof text)
+        abort();
+    put(b, text, (size_t)n);
+}
+
+#endif

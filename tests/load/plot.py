@@ -1,0 +1,84 @@
+"""Line charts as SVG, for the reports of this folder. Readable on a light and on a dark page."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT, LEFT, TOP, GAP = 760, 150, 64, 40, 44
+COLOURS = ("#3b82c4", "#d9772b", "#3d9a5f", "#b0559b")
+
+
+class Panel(NamedTuple):
+    """Lines over a shared x axis; `limit` is drawn as a dashed line."""
+
+    label: str
+    lines: dict[str, list[tuple[float, float]]]
+    limit: tuple[str, float] | None = None
+
+
+def ticks(low: float, high: float, wanted: int) -> list[float]:
+    """Round numbers from low to high."""
+    rough = (high - low) / wanted
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= rough)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def thinned(points: list[tuple[float, float]], most: int = 300) -> list[tuple[float, float]]:
+    """At most so many points; of those that fall together the highest, since a report must not hide a peak."""
+    size = math.ceil(len(points) / most)
+    return [max(points[i : i + size], key=lambda p: p[1]) for i in range(0, len(points), size)] if size > 1 else points
+
+
+def chart(title: str, x_label: str, panels: list[Panel]) -> str:
+    xs = [x for panel in panels for line in panel.lines.values() for x, _ in line]
+    x0, x1 = min(xs), max(max(xs), min(xs) + 1e-9)
+    inner = WIDTH - LEFT - 16
+    full = TOP + len(panels) * (HEIGHT + GAP) + 14
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {full}" role="img">',
+        f"<title>{escape(title)}</title>",
+        "<style>text{font:12px system-ui,sans-serif;fill:#222}.grid{stroke:#8886;stroke-width:.6}"
+        ".line{fill:none;stroke-width:1.6;stroke-linejoin:round}.limit{stroke:#c0392b;stroke-dasharray:5 4}"
+        ".head{font-size:15px;font-weight:600}.far{text-anchor:end}.mid{text-anchor:middle}.page{fill:#fff}"
+        "@media(prefers-color-scheme:dark){text{fill:#ddd}.page{fill:#16181c}}</style>",
+        f'<rect class="page" width="{WIDTH}" height="{full}"/>',
+        f'<text class="head" x="{LEFT}" y="22">{escape(title)}</text>',
+    ]
+
+    def across(x: float) -> str:
+        return f"{LEFT + (x - x0) / (x1 - x0) * inner:.1f}"
+
+    for k, panel in enumerate(panels):
+        top = TOP + k * (HEIGHT + GAP) + 16
+        bottom = top + HEIGHT - 16
+        y1 = max([y for line in panel.lines.values() for _, y in line] + [panel.limit[1] if panel.limit else 0]) or 1
+        y1 *= 1.05
+
+        def up(y: float) -> str:
+            return f"{bottom - y / y1 * (bottom - top):.1f}"
+
+        out.append(f'<text x="{LEFT}" y="{top - 7}">{escape(panel.label)}</text>')
+        for y in ticks(0, y1, 4):
+            out.append(f'<path class="grid" d="M{LEFT} {up(y)}h{inner}"/>')
+            out.append(f'<text class="far" x="{LEFT - 7}" y="{float(up(y)) + 4:.1f}">{y:g}</text>')
+        for x in ticks(x0, x1, 8):
+            out.append(f'<path class="grid" d="M{across(x)} {top}V{bottom}"/>')
+            out.append(f'<text class="mid" x="{across(x)}" y="{bottom + 16}">{x:g}</text>')
+        if panel.limit:
+            name, y = panel.limit
+            out.append(f'<path class="limit" d="M{LEFT} {up(y)}h{inner}"/>')
+            out.append(f'<text class="far" x="{WIDTH - 20}" y="{float(up(y)) - 4:.1f}">{escape(name)}</text>')
+        at = WIDTH - 16.0
+        for i, (name, line) in reversed(list(enumerate(panel.lines.items()))):
+            colour = COLOURS[i % len(COLOURS)]
+            points = " ".join(f"{across(x)},{up(y)}" for x, y in thinned(line))
+            out.append(f'<polyline class="line" stroke="{colour}" points="{points}"/>')
+            if len(panel.lines) > 1:
+                out.append(f'<text class="far" x="{at:.0f}" y="{top - 7}" style="fill:{colour}">{escape(name)}</text>')
+                at -= 7.2 * len(name) + 14
+    out.append(f'<text class="far" x="{WIDTH - 16}" y="{full - 8}">{escape(x_label)}</text></svg>')
+    return "\n".join(out) + "\n"
