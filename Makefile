@@ -207,11 +207,15 @@ clients: deps-test
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
-## load: overload and SIGTERM under load, with figures (tests/load)
+## load: overload, SIGTERM, slow clients, large bodies, soak; figures and charts (tests/load/README.md)
 load: deps-test
+	$(Q).ci/deps slowhttptest curl
 	$(Q)$(MAKE) --no-print-directory all $(TESTS)/client
 	$(Q)tests/load/overload.py --lossd $(B)/lossd --client $(TESTS)/client
 	$(Q)tests/load/sigterm.py --lossd $(B)/lossd
+	$(Q)tests/load/slow.py --lossd $(B)/lossd --plot $(B)/slow.svg
+	$(Q)tests/load/large.py --lossd $(B)/lossd
+	$(Q)tests/load/soak.py --lossd $(B)/lossd --client $(TESTS)/client --plot $(B)/soak.svg
 
 ## fuzz: each target for FUZZ_SECONDS (60), under address and undefined; FUZZ="oip json" chooses
 FUZZ_SECONDS ?= 60

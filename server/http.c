@@ -14,6 +14,7 @@
 #include "systemd.h"
 #include "tls.h"
 
+#include <malloc.h>
 #include <microhttpd.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@
 enum {
     CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
     SWEEP_MS = 200,
+    QUIET_SWEEPS = 5,
 };
 
 typedef struct listener {
@@ -48,6 +50,7 @@ struct http {
     int exchanges;
     int handles; /* still being closed */
     bool closing;
+    int quiet; /* sweeps since the last exchange began */
     size_t drain_max;
     struct MHD_Response *exhausted; /* for when there is no memory for another */
 };
@@ -429,6 +432,7 @@ static void *on_uri(void *cls, const char *uri, struct MHD_Connection *connectio
     p->exchange = x;
     peer_enter(&l->server->peers, p, PEER_HEAD, x->start, 0);
     l->server->exchanges++;
+    l->server->quiet = 0;
     return x;
 }
 
@@ -548,6 +552,8 @@ static void on_sweep(uv_timer_t *timer)
 {
     http *server = timer->data;
     const uint64_t now = uv_hrtime();
+    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS)
+        malloc_trim(0); /* the C library keeps what large bodies have left */
     for (peer *p = server->peers.first; p; p = p->next) {
         if (p->deadline != 0 && now > p->deadline)
             end_late(p);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BACKLOG = 1024 };
+enum { BACKLOG = 1024, UNSENT = 1024 * 1024 };
 
 static int close_for(int fd)
 {
@@ -104,11 +105,22 @@ static bool look_at(endpoint *e)
     return true;
 }
 
+/* Of a reply that its client does not take, the kernel would copy megabytes into its own memory,
+ * which no budget counts. What is on its way to a fast client is not bounded by this. Connections
+ * inherit it. */
+static void bound_unsent(const endpoint *e)
+{
+    const int most = UNSENT;
+    if (e->inet)
+        setsockopt(e->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &most, sizeof most);
+}
+
 bool listen_at(const char *address, endpoint *e)
 {
     const char *why = NULL, *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
     *e = (endpoint){.fd = path ? listen_unix(path) : listen_tcp(address, &why)};
     if (e->fd >= 0 && look_at(e)) {
+        bound_unsent(e);
         snprintf(e->path, sizeof e->path, "%s", path ? path : "");
         return true;
     }
@@ -130,5 +142,6 @@ bool listen_inherited(int fd, endpoint *e)
         return false;
     }
     fcntl(fd, F_SETFD, FD_CLOEXEC);
+    bound_unsent(e);
     return true;
 }
