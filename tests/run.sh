@@ -69,6 +69,9 @@ if [ -z "$mode" ]; then
     run "dashboard" docker/check_metrics.py --lossd "$build/lossd"
     run "smuggling" python3 tests/load/smuggle.py --direct --lossd "$build/lossd"
     run README.md tests/readme.sh "$build"
+    for guide in api/guides/*.md; do
+        run "$(basename "$guide")" tests/console.sh "$build/lossd" "$guide"
+    done
     run demo tests/data/demo.sh "$build/lossd"
 fi
 printf '%d passed, %d failed\n' "$passed" "$failed"
