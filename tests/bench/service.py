@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import array
+import base64
+import gzip
 import json
 import os
 import pathlib
@@ -24,20 +26,23 @@ ROWS, CLASSES = 128, 50257
 
 
 def logits(dtype: str, rows: int, classes: int) -> bytes:
-    row = array.array("f", (random.gauss(0, 2) for _ in range(classes)))
+    """Random ones; the first 50257 of them again and again."""
+    count = rows * classes
+    few = array.array("f", (random.gauss(0, 2) for _ in range(min(count, CLASSES))))
     if dtype == "BF16":  # the upper halves
-        row = array.array("H", row.tobytes())[1::2]
-    return row.tobytes() * rows
+        few = array.array("H", few.tobytes())[1::2]
+    return (few.tobytes() * (count // len(few) + 1))[: count * few.itemsize]
 
 
 def targets(rows: int, classes: int) -> bytes:
     return array.array("q", (i * 7919 % classes for i in range(rows))).tobytes()
 
 
-def post(path: str, body: bytes, head: int | None = None, media: str = "") -> bytes:
+def post(path: str, body: bytes, head: int | None = None, media: str = "", coding: str = "") -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(body)}"]
     lines += [f"Inference-Header-Content-Length: {head}"] if head else []
     lines += [f"Content-Type: {media}"] if media else []
+    lines += [f"Content-Encoding: {coding}", f"Accept-Encoding: {coding}"] if coding else []
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -72,10 +77,24 @@ def oip(dtype: str, rows: int, classes: int) -> bytes:
     return post("/v2/models/cross_entropy/infer", text + x + y, head=len(text))
 
 
+def in_text(rows: int, classes: int, bits: bool) -> bytes:
+    """The body of a JSON request, with as many digits as f32 needs, or base64."""
+    x, y = logits("F32", rows, classes), [i * 7919 % classes for i in range(rows)]
+    if bits:
+        tensor: dict = {"dtype": "f32", "shape": [rows, classes], "base64": base64.b64encode(x).decode()}
+        text = json.dumps(tensor, separators=(",", ":"))
+    else:
+        numbers = [f"{value:.9g}" for value in array.array("f", x)]
+        each = [",".join(numbers[i * classes : (i + 1) * classes]) for i in range(rows)]
+        text = f"[[{'],['.join(each)}]]"
+    return f'{{"inputs":{{"logits":{text},"targets":{json.dumps(y)}}}}}'.encode()
+
+
 class Client:
     """One connection; replies are read into one piece of memory and dropped."""
 
     memory = bytearray(1 << 26)
+    reply = 0  # bytes of the last one's body
 
     def __init__(self, address: str) -> None:
         if address.startswith("unix:"):
@@ -95,7 +114,8 @@ class Client:
             if end is None and (at := self.memory.find(b"\r\n\r\n", 0, min(size, 4096))) > 0:
                 head = bytes(self.memory[:at]).decode().lower()
                 assert " 200 " in head.split("\r\n")[0], head
-                end = at + 4 + int(head.split("\ncontent-length:")[1].split("\r")[0])
+                self.reply = int(head.split("\ncontent-length:")[1].split("\r")[0])
+                end = at + 4 + self.reply
         return time.perf_counter() - start
 
 
@@ -154,6 +174,29 @@ def large(lossd: Server, echo: Server, rounds: int) -> None:
     print("(safetensors as a multiple of the echo; OIP and bf16 as multiples of safetensors f32)")
 
 
+def formats(lossd: Server, rounds: int) -> None:
+    rows, classes = 32, 1000
+    print(f"\n{rows}x{classes} cross_entropy with its gradient in each format, TCP, bodies made beforehand")
+    print(f"{'':22} {'request':>11} {'reply':>11} {'time':>16}")
+    path = "/v1/losses/cross_entropy"
+    text = in_text(rows, classes, False)
+    requests = {
+        "safetensors": safetensors("F32", rows, classes),
+        "safetensors, bf16": safetensors("BF16", rows, classes),
+        "OIP, raw": oip("F32", rows, classes),
+        "JSON": post(path, text),
+        "JSON, base64 in": post(path, in_text(rows, classes, True)),
+        "JSON, gzip both ways": post(path, gzip.compress(text, 1), coding="gzip"),
+    }
+    client, base = Client(lossd.port), 0.0
+    for name, request in requests.items():  # not in turns: a slow one would empty the caches for the next
+        t = in_turns({name: (client, request)}, 5 * rounds)[name]
+        base = base or t
+        sent = len(request.split(b"\r\n\r\n", 1)[1])
+        beside = f"{t * 1e3:7.2f} ms {t / base:5.1f}x"
+        print(f"{name:22} {sent / 1e3:8.0f} kB {client.reply / 1e3:8.0f} kB {beside:>16}")
+
+
 def small(lossd: str, echo: str, client: str, folder: str, seconds: float) -> None:
     print("\n32x128 f32 with gradient, 32 connections on a Unix socket, one worker")
     request = safetensors("F32", 32, 128)
@@ -196,6 +239,7 @@ def main() -> None:
         lossd, echo = Server(a.lossd, folder), Server(f"{a.tools}/echo", folder)
         try:
             large(lossd, echo, a.rounds)
+            formats(lossd, a.rounds)
         finally:
             lossd.stop()
             echo.stop()
