@@ -46,7 +46,7 @@ def post(path: str, body: bytes, head: int | None = None, media: str = "", codin
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def safetensors(dtype: str, rows: int, classes: int) -> bytes:
+def safetensors(dtype: str, rows: int, classes: int, query: str = "") -> bytes:
     x, y = logits(dtype, rows, classes), targets(rows, classes)
     header = {
         "logits": {"dtype": dtype, "shape": [rows, classes], "data_offsets": [0, len(x)]},
@@ -55,7 +55,7 @@ def safetensors(dtype: str, rows: int, classes: int) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     body = struct.pack("<Q", len(text)) + text + x + y
-    return post("/v1/losses/cross_entropy", body, media="application/x-safetensors")
+    return post(f"/v1/losses/cross_entropy{query}", body, media="application/x-safetensors")
 
 
 def oip(dtype: str, rows: int, classes: int) -> bytes:
@@ -197,6 +197,18 @@ def formats(lossd: Server, rounds: int) -> None:
         print(f"{name:22} {sent / 1e3:8.0f} kB {client.reply / 1e3:8.0f} kB {beside:>16}")
 
 
+def batches(lossd: Server, rounds: int) -> None:
+    print("\ncross_entropy by the rows of a request, safetensors, one connection on a Unix socket")
+    print(f"{'':10} {'with gradient':>15} {'loss only':>15} {'a row, with gradient':>22}")
+    client = Client(lossd.unix)
+    for rows, classes in ((1, 128), (32, 128), (1024, 128), (1, CLASSES), (128, CLASSES)):
+        grad, loss = (
+            in_turns({"": (client, safetensors("F32", rows, classes, query))}, 5 * rounds)[""] * 1e6
+            for query in ("", "?outputs=loss")
+        )
+        print(f"{rows:>4}x{classes:<5} {grad:12.0f} us {loss:12.0f} us {grad / rows:19.1f} us")
+
+
 def small(lossd: str, echo: str, client: str, folder: str, seconds: float) -> None:
     print("\n32x128 f32 with gradient, 32 connections on a Unix socket, one worker")
     request = safetensors("F32", 32, 128)
@@ -240,6 +252,7 @@ def main() -> None:
         try:
             large(lossd, echo, a.rounds)
             formats(lossd, a.rounds)
+            batches(lossd, a.rounds)
         finally:
             lossd.stop()
             echo.stop()
