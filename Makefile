@@ -204,7 +204,7 @@ clients: deps-test
 	$(Q).ci/deps python3-numpy jq
 	$(Q)$(MAKE) --no-print-directory all
 	tests/console.sh $(B)/lossd api/shell/README.md
-	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client
+	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
 ## load: overload, SIGTERM, slow clients, large bodies, soak; figures and charts (tests/load/README.md)

@@ -7,8 +7,9 @@
     got["loss"], got["grad.logits"]
 """
 
+from .aio import AsyncClient
 from .client import Client
 from .errors import DeadlineExceeded, LossdError, Overloaded
 from .tensors import BF16
 
-__all__ = ["BF16", "Client", "DeadlineExceeded", "LossdError", "Overloaded"]
+__all__ = ["BF16", "AsyncClient", "Client", "DeadlineExceeded", "LossdError", "Overloaded"]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
 import socket
 import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from . import tensors
+from . import calls, tensors
 from .errors import error_from
-
-MEDIA = "application/x-safetensors"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -49,7 +45,7 @@ class Client:
         context: ssl.SSLContext | None = None,
     ) -> None:
         self.url, self.timeout, self.retries = url, timeout, retries
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = calls.authorization(api_key)
         self._dial = _dialler(url, context)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
@@ -65,11 +61,7 @@ class Client:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError."""
-        metadata = {name: tensors.option_text(value) for name, value in (options or {}).items()}
-        if outputs is not None:
-            metadata["outputs"] = ",".join(outputs)
-        pieces = tensors.write({name: tensors.as_tensor(value) for name, value in inputs.items()}, metadata)
-        headers = {"Content-Type": MEDIA, "Accept": MEDIA, "Content-Length": str(sum(map(len, pieces)))}
+        headers, pieces = calls.encode(inputs, options, outputs)
         path = self.describe(loss)["path"]
         return tensors.read(self._call("POST", path, headers, pieces, timeout))
 
@@ -78,24 +70,11 @@ class Client:
         `outputs` by name."""
         if name.startswith("_"):
             raise AttributeError(name)
-        names = [one["name"] for one in self.describe(name)["inputs"]]
-        # Of a composite only the options are known: the inputs are its parts'.
-        known = {one["name"] for one in self.describe(name)["options"]} if self.describe(name)["made_of_parts"] else None
+        description = self.describe(name)
 
         def call(*values: Any, outputs: Iterable[str] | None = None, **named: Any) -> dict[str, Any]:
-            if len(values) > len(names):
-                raise TypeError(f"{name} has the inputs {', '.join(names)}; {len(values)} were given")
-            inputs = dict(zip(names, values))
-            options = {}
-            for key, value in named.items():
-                if key in inputs:
-                    raise TypeError(f"{name} got {key} twice")
-                if key in names or (known is not None and key not in known):
-                    inputs[key] = value
-                else:
-                    options[key] = value
-            given = {key: value for key, value in inputs.items() if value is not None}
-            return self.evaluate(name, given, options=options, outputs=outputs)
+            inputs, options = calls.arrange(description, values, named)
+            return self.evaluate(name, inputs, options=options, outputs=outputs)
 
         return call
 
@@ -151,8 +130,7 @@ class Client:
             status, body, reply = self._send(method, path, headers, pieces, end)
             if 200 <= status < 300:
                 return body
-            after = reply.get("Retry-After", "1")
-            wait = float(after) if after.isdigit() else 1.0  # a date is what proxies may write
+            wait = calls.retry_after(reply.get("Retry-After"))
             if status != 503 or left == 0 or time.monotonic() + wait >= end:
                 raise error_from(status, bytes(body), reply.get("X-Request-Id", ""))
             left -= 1
@@ -171,9 +149,8 @@ class Client:
             connection = connection or self._dial(remaining)
             if connection.sock:
                 connection.sock.settimeout(remaining)
-            limit = {"X-Request-Timeout": str(max(1, math.floor(remaining * 1000)))}
             try:
-                connection.request(method, path, pieces, {**self._headers, **limit, **headers})
+                connection.request(method, path, pieces, {**self._headers, **calls.limit(remaining), **headers})
                 reply = connection.getresponse()
             except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
                 connection.close()
@@ -213,12 +190,9 @@ class Client:
 
 
 def _dialler(url: str, context: ssl.SSLContext | None) -> Callable[[float], http.client.HTTPConnection]:
-    if url.startswith("unix:"):
-        return lambda timeout: _UnixConnection(url[5:], timeout)
-    parts = urllib.parse.urlsplit(url)
-    host, port = parts.hostname, parts.port
-    if parts.scheme not in ("http", "https") or host is None or parts.path not in ("", "/"):
-        raise ValueError(f"{url!r} is not http://host:port, https://host:port or unix:/path")
-    if parts.scheme == "https":
+    secure, host, port, path = calls.address_of(url)
+    if path is not None:
+        return lambda timeout: _UnixConnection(path, timeout)
+    if secure:
         return lambda timeout: http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
     return lambda timeout: http.client.HTTPConnection(host, port, timeout=timeout)

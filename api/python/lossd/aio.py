@@ -1,0 +1,203 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import calls, tensors
+from .errors import error_from
+
+CHUNK = 1 << 20
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class AsyncClient:
+    """What lossd.Client is, awaited: `await client.cross_entropy(logits, targets)`. At most `connections` calls are on
+    their way at a time, the others wait for their turn, within their timeout. A call that is cancelled closes its
+    connection, and lossd gives its work up. For one event loop."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        retries: int = 4,
+        context: ssl.SSLContext | None = None,
+        connections: int = 32,
+    ) -> None:
+        self.url, self.timeout, self.retries = url, timeout, retries
+        self._headers = calls.authorization(api_key)
+        self._address = calls.address_of(url)
+        self._context = context or ssl.create_default_context() if self._address.secure else None
+        self._turns = asyncio.Semaphore(connections)
+        self._idle: list[Stream] = []
+        self._described: dict[str, dict[str, Any]] | None = None
+
+    async def evaluate(
+        self,
+        loss: str,
+        inputs: Mapping[str, Any],
+        *,
+        options: Mapping[str, Any] | None = None,
+        outputs: Iterable[str] | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError, or
+        TimeoutError."""
+        headers, pieces = calls.encode(inputs, options, outputs)
+        path = (await self.describe(loss))["path"]
+        return tensors.read(await self._call("POST", path, headers, pieces, timeout))
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[dict[str, Any]]]:
+        """await client.cross_entropy(logits, targets, label_smoothing=0.1): as lossd.Client's."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        async def call(*values: Any, outputs: Iterable[str] | None = None, **named: Any) -> dict[str, Any]:
+            inputs, options = calls.arrange(await self.describe(name), values, named)
+            return await self.evaluate(name, inputs, options=options, outputs=outputs)
+
+        return call
+
+    async def losses(self) -> list[str]:
+        """The names of all losses and transforms."""
+        return list(await self._descriptions())
+
+    async def describe(self, loss: str) -> dict[str, Any]:
+        """Inputs, outputs, options, formula and sources of a loss."""
+        found = (await self._descriptions()).get(loss)
+        if found is None:
+            raise AttributeError(f"lossd at {self.url} has no loss {loss!r}")
+        return found
+
+    async def ready(self) -> bool:
+        """Does it welcome requests?"""
+        try:
+            await self._call("GET", "/readyz", {}, [], min(self.timeout, 5.0), retries=0)
+        except Exception:
+            return False
+        return True
+
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for _, writer in idle:
+            writer.transport.abort()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _descriptions(self) -> dict[str, dict[str, Any]]:
+        if self._described is None:
+            listed = json.loads(bytes(await self._call("GET", "/v1/losses", {}, [], None)))
+            self._described = {one["name"]: one for one in listed["losses"]}
+        return self._described
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        pieces: list[Any],
+        timeout: float | None,
+        retries: int | None = None,
+    ) -> np.ndarray:
+        seconds = self.timeout if timeout is None else timeout
+        left = self.retries if retries is None else retries
+        tries = self._try(method, path, headers, pieces, time.monotonic() + seconds, left)
+        try:
+            return await asyncio.wait_for(tries, seconds)
+        except asyncio.TimeoutError as error:  # which is not TimeoutError before Python 3.11
+            raise TimeoutError(f"no reply of {self.url} in time") from error
+
+    async def _try(
+        self, method: str, path: str, headers: dict[str, str], pieces: list[Any], end: float, left: int
+    ) -> np.ndarray:
+        while True:
+            async with self._turns:
+                status, reply, body = await self._send(method, path, headers, pieces, end)
+            if 200 <= status < 300:
+                return body
+            wait = calls.retry_after(reply.get("retry-after"))
+            if status != 503 or left == 0 or time.monotonic() + wait >= end:
+                raise error_from(status, bytes(body), reply.get("x-request-id", ""))
+            left -= 1
+            await asyncio.sleep(wait)
+
+    async def _open(self) -> Stream:
+        secure, host, port, path = self._address
+        if path is not None:
+            return await asyncio.open_unix_connection(path, limit=CHUNK)
+        port = port or (443 if secure else 80)
+        return await asyncio.open_connection(host, port, ssl=self._context, limit=CHUNK)
+
+    async def _send(
+        self, method: str, path: str, headers: dict[str, str], pieces: list[Any], end: float
+    ) -> tuple[int, dict[str, str], np.ndarray]:
+        host = self._address.host if self._address.port is None else f"{self._address.host}:{self._address.port}"
+        while True:
+            kept = bool(self._idle)
+            stream = self._idle.pop() if kept else await self._open()
+            given = {"Host": host, **self._headers, **calls.limit(end - time.monotonic()), **headers}
+            lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+            heard = False
+            try:
+                reader, writer = stream
+                writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                head = await reader.readuntil(b"\r\n\r\n")
+                heard = True
+                status, reply = _read_head(head)
+                body = await _read_body(reader, reply)
+            except BaseException as error:
+                # Also when it was cancelled: a connection that is half read is of no more use.
+                stream[1].transport.abort()
+                begun = heard or (isinstance(error, asyncio.IncompleteReadError) and bool(error.partial))
+                if kept and not begun and isinstance(error, (ConnectionError, asyncio.IncompleteReadError)):
+                    continue  # lossd had closed it since; to evaluate twice is no harm
+                if isinstance(error, asyncio.IncompleteReadError):
+                    raise ConnectionError(f"{self.url} closed the connection before its reply was whole") from error
+                raise
+            if reply.get("connection", "").lower() == "close":
+                writer.transport.abort()
+            else:
+                self._idle.append(stream)
+            return status, reply, body
+
+
+def _read_head(head: bytes) -> tuple[int, dict[str, str]]:
+    top, *lines = head.decode("latin-1").split("\r\n")
+    fields = (line.partition(":") for line in lines if line)
+    return int(top.split()[1]), {name.lower(): value.strip() for name, _, value in fields}
+
+
+async def _read_body(reader: asyncio.StreamReader, reply: Mapping[str, str]) -> np.ndarray:
+    if reply.get("transfer-encoding", "").lower() == "chunked":  # lossd does not, a proxy may
+        parts = []
+        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            parts.append((await reader.readexactly(size + 2))[:-2])
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass
+        return np.frombuffer(bytearray(b"".join(parts)), np.uint8)
+    body = np.empty(int(reply.get("content-length", "0")), np.uint8)  # nobody need clear it first
+    view = memoryview(body)
+    while view:
+        part = await reader.read(min(len(view), CHUNK))
+        if not part:
+            raise asyncio.IncompleteReadError(b"", len(view))
+        view[: len(part)] = part
+        view = view[len(part) :]
+    return body

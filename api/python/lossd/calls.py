@@ -1,0 +1,73 @@
+"""What a call is, whoever carries it: its headers and bytes, what was meant by its arguments, when to try it again."""
+
+from __future__ import annotations
+
+import math
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from . import tensors
+
+MEDIA = "application/x-safetensors"
+
+
+class Address(NamedTuple):
+    """host and port, or the path of a Unix socket."""
+
+    secure: bool
+    host: str
+    port: int | None
+    path: str | None
+
+
+def address_of(url: str) -> Address:
+    if url.startswith("unix:"):
+        return Address(False, "localhost", None, url[5:])
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.hostname is None or parts.path not in ("", "/"):
+        raise ValueError(f"{url!r} is not http://host:port, https://host:port or unix:/path")
+    return Address(parts.scheme == "https", parts.hostname, parts.port, None)
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def limit(remaining: float) -> dict[str, str]:
+    """So that the service does not begin what would be late."""
+    return {"X-Request-Timeout": str(max(1, math.floor(remaining * 1000)))}
+
+
+def encode(
+    inputs: Mapping[str, Any], options: Mapping[str, Any] | None, outputs: Iterable[str] | None
+) -> tuple[dict[str, str], list[Any]]:
+    """The headers of an evaluation, and its body in pieces."""
+    metadata = {name: tensors.option_text(value) for name, value in (options or {}).items()}
+    if outputs is not None:
+        metadata["outputs"] = ",".join(outputs)
+    pieces = tensors.write({name: tensors.as_tensor(value) for name, value in inputs.items()}, metadata)
+    return {"Content-Type": MEDIA, "Accept": MEDIA, "Content-Length": str(sum(map(len, pieces)))}, pieces
+
+
+def arrange(
+    description: Mapping[str, Any], values: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and options of client.loss(*values, **named)."""
+    name, names = description["name"], [one["name"] for one in description["inputs"]]
+    # Of a composite only the options are known: the inputs are its parts'.
+    known = {one["name"] for one in description["options"]} if description["made_of_parts"] else None
+    if len(values) > len(names):
+        raise TypeError(f"{name} has the inputs {', '.join(names)}; {len(values)} were given")
+    inputs, options = dict(zip(names, values)), {}
+    for key, value in named.items():
+        if key in inputs:
+            raise TypeError(f"{name} got {key} twice")
+        is_input = key in names or (known is not None and key not in known)
+        (inputs if is_input else options)[key] = value
+    return {key: value for key, value in inputs.items() if value is not None}, options
+
+
+def retry_after(text: str | None) -> float:
+    """Seconds. A date is what proxies may write."""
+    return float(text) if text and text.isdigit() else 1.0
