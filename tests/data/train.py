@@ -122,32 +122,49 @@ def evaluate(model, text):
     return total / (len(text) - 1)
 
 
-def train(model, text, upper, held):
-    """AdamW on random windows; the rate rises for WARMUP steps, then falls as a cosine."""
+def descend(model, text, upper, steps, criterion=F.cross_entropy):
+    """AdamW on random windows; the rate rises for WARMUP steps, then falls as a cosine. Yields each step's loss."""
     matrices = [p for p in model.parameters() if p.dim() == 2]
     others = [p for p in model.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": DECAY},
                                    {"params": others, "weight_decay": 0.0}], lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min(
-        (s + 1) / WARMUP, 0.05 + 0.475 * (1 + math.cos(math.pi * s / STEPS))))
-    begin, recent = time.monotonic(), []
-    for step in range(1, STEPS + 1):
+        (s + 1) / WARMUP, 0.05 + 0.475 * (1 + math.cos(math.pi * s / steps))))
+    for _ in range(steps):
         starts = torch.randint(len(text) - CONTEXT, (BATCH,))
         windows = torch.stack([text[s : s + CONTEXT + 1] for s in starts])
         windows = torch.where(torch.rand(BATCH, 1) < UPPER, upper[windows], windows)
         logits = model(windows[:, :-1])
-        loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        loss = criterion(logits.flatten(0, 1), windows[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        recent.append(loss.item())
+        yield loss.item()
+
+
+def train(model, text, upper, held):
+    begin, recent = time.monotonic(), []
+    for step, loss in enumerate(descend(model, text, upper, STEPS), 1):
+        recent.append(loss)
         if step % 100 == 0:
             print(f"step {step:4d}  train {np.mean(recent):.3f}"
                   f"  held-out {evaluate(model, held):.3f}"
                   f"  {time.monotonic() - begin:4.0f} s", flush=True)
             recent = []
+
+
+def corpus():
+    """The vocabulary, for each of its bytes the capital's place, the training text, the held-out text."""
+    with open(TEXT, "rb") as f:
+        data = f.read()
+    vocabulary = sorted(set(data))
+    index = {byte: i for i, byte in enumerate(vocabulary)}
+    upper = torch.tensor([index.get(bytes([b]).upper()[0], i) for i, b in enumerate(vocabulary)])
+    text = torch.tensor([index[b] for b in data])
+    split = len(text) * 9 // 10
+    return vocabulary, upper, text[:split], text[split:]
 
 
 def save(path, tensors, metadata=None):
@@ -170,17 +187,10 @@ def save(path, tensors, metadata=None):
 def main():
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    with open(TEXT, "rb") as f:
-        data = f.read()
-    vocabulary = sorted(set(data))
-    index = {byte: i for i, byte in enumerate(vocabulary)}
-    upper = torch.tensor([index.get(bytes([b]).upper()[0], i) for i, b in enumerate(vocabulary)])
-    text = torch.tensor([index[b] for b in data])
-    split = len(text) * 9 // 10
-    train_text, held = text[:split], text[split:]
+    vocabulary, upper, train_text, held = corpus()
     baseline = unigram(train_text, held, len(vocabulary))
     model = Model(len(vocabulary))
-    print(f"{len(data)} bytes, {len(held)} held out, {len(vocabulary)} in the vocabulary,"
+    print(f"{len(train_text) + len(held)} bytes, {len(held)} held out, {len(vocabulary)} in the vocabulary,"
           f" {sum(p.numel() for p in model.parameters())} parameters")
     print(f"uniform {math.log(len(vocabulary)):.3f}  unigram {baseline:.3f}")
     train(model, train_text, upper, held)
