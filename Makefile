@@ -22,7 +22,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive clients load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
+	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
@@ -206,6 +206,11 @@ clients: deps-test
 	tests/console.sh $(B)/lossd api/shell/README.md
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
+
+## lint-api: what others think of api/openapi.json (redocly and spectral, by npx)
+lint-api:
+	npx --yes @redocly/cli lint api/openapi.json
+	npx --yes @stoplight/spectral-cli lint api/openapi.json --ruleset api/.spectral.yaml
 
 ## load: overload, SIGTERM, slow clients, large bodies, soak; figures and charts (tests/load/README.md)
 load: deps-test

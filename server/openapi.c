@@ -6,6 +6,10 @@
 #include <jansson.h>
 #include <string.h>
 
+#define TAG_LOSSES  "losses"
+#define TAG_SERVICE "service"
+#define TAG_OIP     "open inference protocol"
+
 static const char *name_of(const json_t *described)
 {
     return json_string_value(json_object_get(described, "name"));
@@ -116,6 +120,8 @@ static json_t *problem_reply(const char *what)
                      "application/problem+json", "schema", ref("Problem"));
 }
 
+#define FORBIDDEN "A wrong key, or a web page of another origin."
+
 static json_t *evaluate_path(const json_t *is)
 {
     json_t *request = json_pack("{s:o, s:O}", "schema", request_schema(is), "example",
@@ -130,6 +136,7 @@ static json_t *evaluate_path(const json_t *is)
         const char *status, *what;
     } problems[] = {
         {"400", "The body is not well-formed."},
+        {"403", FORBIDDEN},
         {"406", "No such encoding of the reply."},
         {"413", "The body is too large."},
         {"415", "No such encoding of the body."},
@@ -141,7 +148,7 @@ static json_t *evaluate_path(const json_t *is)
     json_t *operation =
         json_pack("{s:o, s:O, s:O, s:[s], s:{s:b, s:o}, s:o}", "operationId",
                   json_sprintf("evaluate_%s", name_of(is)), "summary", json_object_get(is, "title"),
-                  "description", json_object_get(is, "help"), "tags", "losses", "requestBody",
+                  "description", json_object_get(is, "help"), "tags", TAG_LOSSES, "requestBody",
                   "required", 1, "content", content, "responses", responses);
     return json_pack("{s:o}", "post", operation);
 }
@@ -164,6 +171,15 @@ static bool is_oip(const char *path)
     return strncmp(path, "/v2", 3) == 0;
 }
 
+/* Each protocol has its form of errors. */
+static json_t *refusal(const char *path, const char *what)
+{
+    if (!is_oip(path))
+        return problem_reply(what);
+    return json_pack("{s:s, s:{s:{s:o}}}", "description", what, "content", "application/json",
+                     "schema", ref("OipError"));
+}
+
 /* A request and a reply of the Open Inference Protocol: JSON, or JSON and raw tensors. */
 static json_t *inference_content(void)
 {
@@ -183,19 +199,17 @@ static void add_plain_path(json_t *paths, const char *method, const char *path,
     for (const char *c = path; *c != '\0'; c++)
         if (*c != '}')
             buffer_append(&id, *c == '/' || *c == '{' || *c == '.' ? "_" : c, 1);
-    json_t *operation =
-        json_pack("{s:s%, s:s, s:[s], s:{s:{s:s}}}", "operationId", id.data, id.size, "summary",
-                  sentence, "tags", is_oip(path) ? "open inference protocol" : "service",
-                  "responses", "200", "description", sentence);
+    json_t *operation = json_pack("{s:s%, s:s, s:s, s:[s], s:{s:{s:s}, s:o}}", "operationId",
+                                  id.data, id.size, "summary", sentence, "description", sentence,
+                                  "tags", is_oip(path) ? TAG_OIP : TAG_SERVICE, "responses", "200",
+                                  "description", sentence, "403", refusal(path, FORBIDDEN));
     buffer_free(&id);
     if (json_array_size(parameters) > 0) {
         json_object_set(operation, "parameters", parameters);
         json_object_set_new(json_object_get(operation, "responses"), "404",
-                            is_oip(path)
-                                ? json_pack("{s:s, s:{s:{s:o}}}", "description",
-                                            "There is no model of that name or version.", "content",
-                                            "application/json", "schema", ref("OipError"))
-                                : problem_reply("There is no loss of that name."));
+                            refusal(path, is_oip(path)
+                                              ? "There is no model of that name or version."
+                                              : "There is no loss of that name."));
     }
     json_decref(parameters);
     if (strstr(path, "/infer")) {
@@ -216,14 +230,15 @@ static json_t *tensor_schema(void)
     for (int d = 0; d < LK_DTYPE_COUNT; d++)
         json_array_append_new(dtypes, json_string(lk_dtype_name((lk_dtype)d)));
     json_t *object =
-        json_pack("{s:s, s:[s], s:{s:{s:s, s:{s:s, s:i}}, s:{s:s}, s:{s:s, s:s}, s:{s:o}}}", "type",
-                  "object", "required", "shape", "properties", "shape", "type", "array", "items",
-                  "type", "integer", "minimum", 0, "data", "type", "array", "base64", "type",
-                  "string", "contentEncoding", "base64", "dtype", "enum", dtypes);
-    return json_pack("{s:s, s:[{s:s}, {s:s}, {s:s}, o]}", "description",
+        json_pack("{s:s, s:[s], s:{s:{s:s, s:{s:s, s:i}}, s:{s:s, s:{}}, s:{s:s, s:s}, s:{s:o}}}",
+                  "type", "object", "required", "shape", "properties", "shape", "type", "array",
+                  "items", "type", "integer", "minimum", 0, "data", "type", "array", "items",
+                  "base64", "type", "string", "contentEncoding", "base64", "dtype", "enum", dtypes);
+    return json_pack("{s:s, s:[{s:s, s:{}}, {s:s}, {s:s}, o]}", "description",
                      "Nested arrays of numbers, one number, or a flat form. Bare NaN, Infinity and "
                      "-Infinity are read and written.",
-                     "anyOf", "type", "array", "type", "number", "type", "boolean", object);
+                     "anyOf", "type", "array", "items", "type", "number", "type", "boolean",
+                     object);
 }
 
 static json_t *problem_schema(void)
@@ -257,21 +272,33 @@ static json_t *losses_paths(void)
     return paths;
 }
 
+static json_t *tags(void)
+{
+    return json_pack("[{s:s, s:s}, {s:s, s:s}, {s:s, s:s}]", "name", TAG_LOSSES, "description",
+                     "A loss or a transform each", "name", TAG_SERVICE, "description",
+                     "What there is, and how it does", "name", TAG_OIP, "description",
+                     "The same as models of KServe's protocol, version 2");
+}
+
 void openapi_write(buffer *to)
 {
     json_t *paths = losses_paths();
 #define ROUTE(method, path, access, begin, run, sentence)                                          \
-    if (strcmp(method, "GET") == 0 || is_oip(path))                                                \
+    if ((strcmp(method, "GET") == 0 || is_oip(path)) && path[strlen(path) - 1] != '/')             \
         add_plain_path(paths, method, path, sentence);
 #include "routes.def"
 #undef ROUTE
     describe_dump(
-        json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:{s:{s:o, s:o, s:o}}}",
+        json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s}}, s:[{s:s}], s:o, s:[{}, {s:[]}], "
+                  "s:o, s:{s:{s:o, s:o, s:o}, s:{s:{s:s, s:s, s:s}}}}",
                   "openapi", "3.1.0", "info", "title", "lossd", "version", lk_version(),
                   "description",
                   "Loss functions of Transformer models, with their gradients, over HTTP.",
-                  "license", "name", "MIT", "identifier", "MIT", "servers", "url",
-                  "http://127.0.0.1:8080", "paths", paths, "components", "schemas", "Tensor",
-                  tensor_schema(), "Problem", problem_schema(), "OipError", oip_error_schema()),
+                  "contact", "name", "losskit", "license", "name", "MIT", "identifier", "MIT",
+                  "servers", "url", "http://127.0.0.1:8080", "tags", tags(), "security", "key",
+                  "paths", paths, "components", "schemas", "Tensor", tensor_schema(), "Problem",
+                  problem_schema(), "OipError", oip_error_schema(), "securitySchemes", "key",
+                  "type", "http", "scheme", "bearer", "description",
+                  "Asked for where the service was started with --api-key-file."),
         to);
 }
