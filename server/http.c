@@ -50,7 +50,7 @@ struct http {
     int exchanges;
     int handles; /* still being closed */
     bool closing;
-    int quiet; /* sweeps since the last exchange began */
+    int quiet; /* sweeps in a row without an exchange */
     size_t drain_max;
     struct MHD_Response *exhausted; /* for when there is no memory for another */
 };
