@@ -491,12 +491,16 @@ static void begin_connection(listener *l, struct MHD_Connection *connection, voi
 static void on_connection(void *cls, struct MHD_Connection *connection, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
+    listener *l = cls;
     peer *p = *context;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         atomic_fetch_add(&metric.connections, 1);
-        begin_connection(cls, connection, context);
+        begin_connection(l, connection, context);
         return;
     }
+    /* At --max-connections libmicrohttpd stops listening, and begins again only when it is run the
+     * next time: nothing else may come that makes it run. */
+    l->due = true;
     atomic_fetch_sub(&metric.connections, 1);
     if (!p)
         return;
@@ -608,6 +612,8 @@ static void on_prepare(uv_prepare_t *prepare)
             l->due = false;
             MHD_run(l->daemon);
         }
+        if (l->due) /* again: soon, not at once, so that the loop gets its turn */
+            soonest = 0;
         if (MHD_get_timeout(l->daemon, &timeout) == MHD_YES && timeout < soonest)
             soonest = timeout;
     }

@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from server import Lossd, Reply, receive, request, safetensors, wait_until
 
@@ -530,6 +530,29 @@ def json_lines_say_what_was_done(path: str) -> None:
             same(isinstance(line[name], (int, float)) and line[name] >= 0, True, name)
         same("traceparent" in json.loads(logged(lossd, '"id":"two"')), False, "a trace that is none")
         same(line["client"].startswith("127.0.0.1:"), True)
+
+
+@check
+def a_full_address_accepts_again_when_a_connection_closes(path: str) -> None:
+    """Those that wait are let in by the closing alone: nothing else happens that could wake the loop."""
+    for limit, closing in ((1, 1), (8, 1), (8, 8)):
+        with Lossd(path, "--max-connections", str(limit)) as lossd, ExitStack() as stack:
+            held = []
+            for _ in range(limit):
+                s = stack.enter_context(lossd.connect())
+                s.sendall(request("GET", "/healthz"))
+                same(receive(s).status, 200)
+                held.append(s)
+            waiting = stack.enter_context(lossd.connect())
+            waiting.settimeout(10)
+            waiting.sendall(request("GET", "/healthz"))
+            time.sleep(0.5)
+            for s in held[:closing]:
+                s.close()
+            try:
+                same(receive(waiting).status, 200)
+            except TimeoutError:
+                raise AssertionError(f"limit {limit}, {closing} closed: the one that waits is not served") from None
 
 
 def main() -> int:
