@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every metric and label that the dashboard and the alert rules ask for is one that a running lossd has.
+"""Every metric and label that the dashboard, the alert rules and the guides ask for is one that a running lossd has.
 
 docker/check_metrics.py [--lossd build/lossd]
 """
@@ -22,7 +22,11 @@ def queries() -> list[str]:
     dashboard = json.loads((HERE / "grafana/dashboards/lossd.json").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     rules = (HERE / "prometheus/rules.yml").read_text()
-    return found + re.findall(r"expr: (?:>-\s+)?(.+)", rules)
+    found += re.findall(r"expr: (?:>-\s+)?(.+)", rules)
+    for guide in (HERE.parent / "api/guides").glob("*.md"):
+        for block in re.findall(r"^```promql\n(.*?)^```", guide.read_text(), re.MULTILINE | re.DOTALL):
+            found += block.splitlines()
+    return found
 
 
 def scrape(lossd: str) -> dict[str, set[str]]:
