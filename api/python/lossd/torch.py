@@ -68,6 +68,9 @@ class Loss(torch.nn.Module):
 
     def __init__(self, name: str, client: Client | str = "http://127.0.0.1:8080", **options: Any) -> None:
         super().__init__()
+        for option, value in options.items():
+            if isinstance(value, torch.Tensor):
+                raise TypeError(f"{option} is a tensor: give it to the call, as an input of {name}, not as an option")
         self.name, self.options = name, options
         self.client = client if isinstance(client, Client) else Client(client)
 

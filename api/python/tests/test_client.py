@@ -243,6 +243,14 @@ class Torch(Service):
     test_cases = test_by_name = test_types = test_errors = test_threads = None
     test_stale_connections = test_keys = test_readme = None
 
+    def test_tensors_are_no_options(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        with self.assertRaisesRegex(TypeError, "weight is a tensor: give it to the call"):
+            lossd.torch.CrossEntropyLoss(self.urls[1], weight=torch.ones(3))
+
     def test_against_torch(self) -> None:
         import torch
 
