@@ -34,16 +34,15 @@ static json_t *dtypes(unsigned set)
 /* The letters and the star are what the header says; @option is for the library. */
 static json_t *pattern(const char *shape)
 {
-    buffer b = buffer_new(256);
-    for (; *shape != '\0'; shape++) {
+    char text[256]; /* no shape of the library is as long */
+    size_t size = 0;
+    for (; *shape != '\0' && size < sizeof text; shape++) {
         if (*shape == '@')
             shape += strcspn(shape, " ") - 1;
         else
-            buffer_append(&b, *shape == ' ' ? "," : shape, 1);
+            text[size++] = *shape == ' ' ? ',' : *shape;
     }
-    json_t *s = json_sprintf("[%.*s]", (int)b.size, b.size ? b.data : "");
-    buffer_free(&b);
-    return s;
+    return json_sprintf("[%.*s]", (int)size, text);
 }
 
 static json_t *input_json(const lk_input *in)
@@ -134,18 +133,14 @@ static json_t *outputs_json(const lk_description *is)
                                                  "f32, or f64 with f64 inputs", true,
                                                  is->loss_shape ? help_rows : "the loss"));
     for (const lk_input *in = is->inputs; in->name; in++) {
-        buffer name = buffer_new(80), help = buffer_new(160);
         if (!(in->flags & LK_DIFFERENTIABLE))
             continue;
-        buffer_printf(&name, "grad.%s", in->name);
-        buffer_printf(&help, "gradient of the loss with respect to %s", in->name);
         const lk_form *form = &in->forms[in->forms[0].dtypes & LK_FLOATS ? 0 : 1];
         json_array_append_new(
-            array, json_pack("{s:s%, s:o, s:s, s:b, s:s%}", "name", name.data, name.size, "shape",
-                             pattern(form->shape), "dtype", "as the input", "default",
-                             (in->flags & LK_GRADIENT) != 0, "help", help.data, help.size));
-        buffer_free(&name);
-        buffer_free(&help);
+            array, json_pack("{s:o, s:o, s:s, s:b, s:o}", "name", json_sprintf("grad.%s", in->name),
+                             "shape", pattern(form->shape), "dtype", "as the input", "default",
+                             (in->flags & LK_GRADIENT) != 0, "help",
+                             json_sprintf("gradient of the loss with respect to %s", in->name)));
     }
     for (const lk_output *out = is->outputs; out->name; out++)
         json_array_append_new(array, output_json(out->name, out->shape, output_type(out),

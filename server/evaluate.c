@@ -3,6 +3,7 @@
 
 #include "describe.h"
 #include "percent.h"
+#include "trees.h"
 #include "wire.h"
 
 #include <stdio.h>
@@ -189,8 +190,10 @@ static void add_up(evaluation *e, int shards)
 bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
 {
     lk_error error;
+    (void)trees_starved();
     if (!e->in->open(e, p) || !read_query(e, query, p))
-        return false;
+        return trees_starved() ? problem_set(p, 503, "no_memory", "no memory; try again later")
+                               : false;
     if (lk_call_check(e->call, &error) != LK_OK)
         return problem_from(p, &error);
     if (e->out->accept && !e->out->accept(e, p))

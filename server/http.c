@@ -154,11 +154,6 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text)
     r->text = *text;
     *text = buffer_new(text->max);
     http_reply_kept(x, status, media, (span){r->text.data, r->text.size});
-    if (r->text.failed) { /* send_reply has one for that */
-        r->status = 503;
-        r->code = "no_memory";
-        r->piece[0].size = 0;
-    }
 }
 
 /* Clients of the Open Inference Protocol want errors of its form; also where the path has not been
@@ -224,11 +219,6 @@ static struct MHD_Response *make_exhausted(void)
     return response;
 }
 
-static enum MHD_Result send_exhausted(http *server, struct MHD_Connection *connection)
-{
-    return MHD_queue_response(connection, 503, server->exhausted);
-}
-
 static enum MHD_Result send_reply(exchange *x)
 {
     reply *r = &x->reply;
@@ -237,14 +227,19 @@ static enum MHD_Result send_reply(exchange *x)
         iov[i] = (struct MHD_IoVec){r->piece[i].data, r->piece[i].size};
         r->size += r->piece[i].size;
     }
-    metric.sent_bytes_total += r->size;
-    metrics_refused(r->code);
-    peer_enter(&x->server->peers, x->peer, PEER_REPLY, uv_hrtime(), r->size);
     struct MHD_Response *response =
         r->text.failed ? NULL
                        : MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
+    if (!response) {
+        r->status = 503;
+        r->code = "no_memory";
+        r->size = sizeof exhausted_text - 1;
+    }
+    metric.sent_bytes_total += r->size;
+    metrics_refused(r->code);
+    peer_enter(&x->server->peers, x->peer, PEER_REPLY, uv_hrtime(), r->size);
     if (!response)
-        return send_exhausted(x->server, x->connection);
+        return MHD_queue_response(x->connection, 503, x->server->exhausted);
     header(response, "Content-Type", r->media);
     char length[24];
     snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
@@ -373,7 +368,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
     exchange *x = *state;
     (void)url;
     if (!x) /* no memory for it when the request line came */
-        return send_exhausted(cls, connection);
+        return MHD_queue_response(connection, 503, ((http *)cls)->exhausted);
     if (!x->connection) {
         x->connection = connection;
         x->method = method;

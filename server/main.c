@@ -13,6 +13,7 @@
 #include "route.h"
 #include "systemd.h"
 #include "tls.h"
+#include "trees.h"
 #include "wire.h"
 
 #include <errno.h>
@@ -124,6 +125,7 @@ static int serve(const flags *f)
     snprintf(workers, sizeof workers, "%d", (int)f->workers);
     setenv("UV_THREADPOOL_SIZE", workers, 1); /* read at the first uv_queue_work */
     signal(SIGPIPE, SIG_IGN);
+    trees_setup();
     log_set(strcmp(f->log_format, "json") == 0, strcmp(f->log_level, "error") == 0  ? LOG_ERROR
                                                 : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
                                                 : strcmp(f->log_level, "info") == 0 ? LOG_INFO
@@ -315,7 +317,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(command, "openapi") == 0) {
-        openapi_write(&text);
+        openapi_write(NULL, &text);
         return print(&text);
     }
     if (strcmp(command, "describe") == 0)

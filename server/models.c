@@ -29,24 +29,27 @@ static const char *name_of(const lk_loss *loss)
     return lk_loss_describe(loss)->name;
 }
 
-void models_server(buffer *to)
+void models_server(const lk_loss *all, buffer *to)
 {
+    (void)all;
     dump(json_pack("{s:s, s:s, s:[s,s,s,s]}", "name", "lossd", "version", lk_version(),
                    "extensions", "binary_tensor_data", "model_configuration", "model_repository",
                    "statistics"),
          to);
 }
 
-void models_list(buffer *to)
+void models_list(const lk_loss *all, buffer *to)
 {
+    (void)all;
     json_t *names = json_array();
     for (int i = 0; i < lk_loss_count(); i++)
         json_array_append_new(names, json_string(name_of(lk_loss_at(i))));
     dump(json_pack("{s:o}", "models", names), to);
 }
 
-void models_index(buffer *to)
+void models_index(const lk_loss *all, buffer *to)
 {
+    (void)all;
     json_t *index = json_array();
     for (int i = 0; i < lk_loss_count(); i++)
         json_array_append_new(index,

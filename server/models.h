@@ -10,10 +10,10 @@
 
 #include <losskit.h>
 
-/* The server, the names of all models, and all models with their states. */
-void models_server(buffer *to);
-void models_list(buffer *to);
-void models_index(buffer *to);
+/* The server, the names of all models, and all models with their states; the loss is not asked. */
+void models_server(const lk_loss *all, buffer *to);
+void models_list(const lk_loss *all, buffer *to);
+void models_index(const lk_loss *all, buffer *to);
 
 /* One model. */
 void models_metadata(const lk_loss *loss, buffer *to);

@@ -7,6 +7,9 @@
 
 #include "buffer.h"
 
-void openapi_write(buffer *to);
+#include <losskit.h>
+
+/* Of all losses: none is asked for. */
+void openapi_write(const lk_loss *all, buffer *to);
 
 #endif

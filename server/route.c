@@ -7,6 +7,7 @@
 #include "models.h"
 #include "openapi.h"
 #include "request.h"
+#include "trees.h"
 #include "wire.h"
 
 #include <stdio.h>
@@ -54,14 +55,30 @@ static void run_metrics(exchange *x)
     http_reply_text(x, 200, "text/plain; version=0.0.4", &text);
 }
 
-/* Long documents that never change are written when somebody asks for them first: a client that
- * asks again and again must not keep the loop busy. */
-static void reply_document(exchange *x, buffer *kept, void (*write)(buffer *))
+/* A JSON document, of a loss or (NULL) of all; it fails where there is no memory for it. */
+static buffer document(const lk_loss *loss, void (*write)(const lk_loss *, buffer *))
 {
-    if (kept->size == 0) {
-        *kept = buffer_new(TEXT_MAX);
-        write(kept);
-    }
+    buffer text = buffer_new(TEXT_MAX);
+    const bool begun = trees_begin();
+    if (begun)
+        write(loss, &text);
+    text.failed = !begun || !trees_end() || text.failed;
+    return text;
+}
+
+static void reply_document(exchange *x, const lk_loss *loss,
+                           void (*write)(const lk_loss *, buffer *))
+{
+    buffer text = document(loss, write);
+    http_reply_text(x, 200, "application/json", &text);
+}
+
+/* Long ones that never change are written when somebody asks for them first: a client that asks
+ * again and again must not keep the loop busy. */
+static void reply_kept(exchange *x, buffer *kept, void (*write)(const lk_loss *, buffer *))
+{
+    if (!kept->data)
+        *kept = document(NULL, write);
     if (kept->failed) /* not kept, then */
         http_reply_text(x, 200, "application/json", kept);
     else
@@ -71,31 +88,23 @@ static void reply_document(exchange *x, buffer *kept, void (*write)(buffer *))
 static void run_openapi(exchange *x)
 {
     static buffer kept;
-    reply_document(x, &kept, openapi_write);
-}
-
-static void write_losses(buffer *to)
-{
-    describe_json(NULL, to);
+    reply_kept(x, &kept, openapi_write);
 }
 
 static void run_losses(exchange *x)
 {
     static buffer kept;
-    reply_document(x, &kept, write_losses);
+    reply_kept(x, &kept, describe_json);
 }
 
 static void run_describe(exchange *x)
 {
     problem p;
     const lk_loss *loss = evaluation_at(x->target.segment[1], x->target.segment[2], &p);
-    buffer text = buffer_new(TEXT_MAX);
-    if (!loss) {
+    if (loss)
+        reply_document(x, loss, describe_json);
+    else
         http_reply_problem(x, &p);
-        return;
-    }
-    describe_json(loss, &text);
-    http_reply_text(x, 200, "application/json", &text);
 }
 
 /* A decimal number of at most 18 digits in a header. True with `fallback` where it is not there. */
@@ -181,25 +190,15 @@ static void reply_model(exchange *x, void (*write)(const lk_loss *, buffer *))
 {
     problem p;
     const lk_loss *loss = model_of(x, &p);
-    buffer text = buffer_new(TEXT_MAX);
-    if (!loss) {
+    if (loss)
+        reply_document(x, loss, write);
+    else
         http_reply_problem(x, &p);
-        return;
-    }
-    write(loss, &text);
-    http_reply_text(x, 200, "application/json", &text);
-}
-
-static void reply_all(exchange *x, void (*write)(buffer *))
-{
-    buffer text = buffer_new(TEXT_MAX);
-    write(&text);
-    http_reply_text(x, 200, "application/json", &text);
 }
 
 static void run_server(exchange *x)
 {
-    reply_all(x, models_server);
+    reply_document(x, NULL, models_server);
 }
 
 static void run_live(exchange *x)
@@ -219,12 +218,12 @@ static void run_ready(exchange *x)
 
 static void run_models(exchange *x)
 {
-    reply_all(x, models_list);
+    reply_document(x, NULL, models_list);
 }
 
 static void run_index(exchange *x)
 {
-    reply_all(x, models_index);
+    reply_document(x, NULL, models_index);
 }
 
 static void run_model(exchange *x)
@@ -244,13 +243,10 @@ static void run_config(exchange *x)
 
 static void run_stats(exchange *x)
 {
-    buffer text = buffer_new(TEXT_MAX);
-    if (strcmp(x->target.segment[x->target.segments - 2], "models") != 0) {
+    if (strcmp(x->target.segment[x->target.segments - 2], "models") != 0)
         reply_model(x, models_stats);
-        return;
-    }
-    models_stats(NULL, &text);
-    http_reply_text(x, 200, "application/json", &text);
+    else
+        reply_document(x, NULL, models_stats);
 }
 
 /* Neither Content-Type nor Accept is asked: clients send anything there. */

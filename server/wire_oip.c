@@ -339,9 +339,12 @@ static bool read_outputs(evaluation *e, span text, problem *p)
 
 static bool read_id(evaluation *e, span text, problem *p)
 {
-    if (text.size > WALK_TREE)
-        return problem_set(p, 413, "too_large", "id takes more than %d bytes", WALK_TREE);
-    json_t *id = json_loadb(text.data, text.size, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    json_error_t error = {0};
+    json_t *id = NULL;
+    if (text.size <= WALK_TREE)
+        id = json_loadb(text.data, text.size, JSON_DECODE_ANY | JSON_ALLOW_NUL, &error);
+    if (!id)
+        return walk_problem(&error, text, e->body.data, "id", p);
     const bool ok = json_is_string(id);
     json_decref(id);
     e->oip.id = text; /* echoed as it stands */

@@ -24,6 +24,7 @@ command=
 # The command so far printed what stands under it, or not.
 check() {
     [ -n "$command" ] || return 0
+    # A page shows commands that fail, too: what they print is what is compared.
     # shellcheck disable=SC2016 # the inner shell expands it
     bash -c 'curl() { command curl -sS "$@"; }; lossd() { "$lossd" "$@"; }; '"${command//http:\/\/127.0.0.1:8080/$url}" \
         > "$work/got" 2>&1 || true

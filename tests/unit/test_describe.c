@@ -350,7 +350,7 @@ static void openapi(void **unused)
 {
     (void)unused;
     buffer b = buffer_new(16 << 20);
-    openapi_write(&b);
+    openapi_write(NULL, &b);
     json_t *root = parsed(&b), *paths = json_object_get(root, "paths");
     assert_int_equal(strncmp(json_string_value(json_object_get(root, "openapi")), "3.1", 3), 0);
     same_text(json_object_get(root, "info"), "version", lk_version());
