@@ -16,8 +16,8 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "http"))
+from kit import as_json, cross_entropy  # noqa: E402
 from server import Lossd  # noqa: E402
-from soak import as_json, cross_entropy  # noqa: E402
 
 SHAPES = ((32, 128), (32, 1000), (128, 4000), (128, 50257))
 FORMATS = {"safetensors": ("application/x-safetensors", cross_entropy), "json": ("application/json", as_json)}

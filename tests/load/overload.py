@@ -10,16 +10,15 @@ other) and one that is short, each at three times the rate that it reached alone
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "http"))
+from kit import Load, as_json, judge, resident  # noqa: E402
 from server import Lossd, receive, request, safetensors  # noqa: E402
 
 BUDGET_MIB, SPARE_MIB = 64, 32
@@ -32,32 +31,6 @@ def long_request() -> bytes:
     labels = struct.pack(f"<{rows}q", *(i % 37 for i in range(rows)))
     body = safetensors([("embeddings", "F32", [rows, size], data), ("labels", "I64", [rows], labels)], {})
     return request("POST", "/v1/losses/supcon", {"Content-Type": "application/x-safetensors"}, body)
-
-
-def short_request() -> bytes:
-    logits = [[(i * 31 + j * 17) % 13 / 4 for j in range(128)] for i in range(32)]
-    body = json.dumps({"inputs": {"logits": logits, "targets": list(range(32))}, "outputs": ["loss"]}).encode()
-    return request("POST", "/v1/losses/cross_entropy", {"Content-Type": "application/json"}, body)
-
-
-class Load:
-    """A client program at work; wait gives what it printed."""
-
-    def __init__(self, client: str, address: str, file: str, connections: int, seconds: float, rate: float = 0) -> None:
-        command = [client, address, file, str(connections), str(seconds), *([str(rate)] if rate else [])]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    def wait(self) -> list[float]:
-        out, _ = self.process.communicate()
-        if self.process.returncode != 0:
-            raise SystemExit("a client failed")
-        return [float(x) for x in out.split()]
-
-
-def resident(pid: int) -> float:
-    """MiB."""
-    text = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("VmRSS"))) / 1024
 
 
 def main() -> int:
@@ -73,7 +46,7 @@ def main() -> int:
         port = lossd.url.rsplit(":", 1)[1]
         files = {"long": f"{folder}/long", "short": f"{folder}/short"}
         pathlib.Path(files["long"]).write_bytes(long_request())
-        pathlib.Path(files["short"]).write_bytes(short_request())
+        pathlib.Path(files["short"]).write_bytes(as_json(32, 128, ["loss"]))
 
         def both(seconds: float, connections: int, rates: dict[str, float]) -> dict[str, list[float]]:
             loads = {
@@ -120,11 +93,7 @@ def main() -> int:
         f"memory within the budget and {SPARE_MIB} MiB": most[0] <= BUDGET_MIB + SPARE_MIB,
         "ready afterwards": ready == 200,
     }
-    for sentence, holds in verdicts.items():
-        print(f"{'ok    ' if holds else 'FAILED'}  {sentence}")
-    failed = list(verdicts.values()).count(False)
-    print(f"{len(verdicts) - failed} passed, {failed} failed")
-    return failed > 0
+    return judge(verdicts)
 
 
 if __name__ == "__main__":

@@ -8,37 +8,20 @@ what it was at the start.
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import random
-import struct
 import sys
 import tempfile
 import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "http"))
-from overload import Load, resident  # noqa: E402
+from kit import Load, as_json, cross_entropy, judge, resident  # noqa: E402
 from plot import Panel, chart  # noqa: E402
-from server import Lossd, receive, request, safetensors  # noqa: E402
+from server import Lossd, receive  # noqa: E402
 
 CONNECTIONS, LARGE = 8, 2
 SPARE_MIB, GROWTH_MIB = 16, 1
-
-
-def cross_entropy(rows: int, classes: int, query: str = "", headers: dict[str, str] | None = None) -> bytes:
-    some = struct.pack("<997f", *(((i * 7919) % 997) / 128 - 4 for i in range(997)))
-    logits = (some * (rows * classes // 997 + 1))[: 4 * rows * classes]
-    targets = struct.pack(f"<{rows}q", *(i % classes for i in range(rows)))
-    body = safetensors([("logits", "F32", [rows, classes], logits), ("targets", "I64", [rows], targets)], {})
-    head = {"Content-Type": "application/x-safetensors", **(headers or {})}
-    return request("POST", "/v1/losses/cross_entropy" + query, head, body)
-
-
-def as_json(rows: int, classes: int) -> bytes:
-    logits = [[(i * 31 + j * 17) % 13 / 4 for j in range(classes)] for i in range(rows)]
-    body = json.dumps({"inputs": {"logits": logits, "targets": [i % classes for i in range(rows)]}}).encode()
-    return request("POST", "/v1/losses/cross_entropy", {"Content-Type": "application/json"}, body)
 
 
 # How many of 1000 requests, and what. The last is as large as --max-body allows.
@@ -146,7 +129,8 @@ def main() -> int:
             levels.append(settled())
         watch.over.set()
         watch.join()
-        print(f"{total} small requests, {bad} wrong; resident {levels[0]:.2f} MiB after the first part, {levels[-1]:.2f} after the last")
+        print(f"{total} small requests, {bad} wrong")
+        print(f"resident: {levels[0]:.2f} MiB after the first part of them, {levels[-1]:.2f} after the last")
         verdicts["all small requests answered, and right"] = bad == 0
         verdicts[f"no growth from the first part of them to the last ({GROWTH_MIB} MiB is noise)"] = (
             levels[-1] - levels[0] <= GROWTH_MIB
@@ -155,11 +139,7 @@ def main() -> int:
         title = f"{done} mixed requests, then {total} small ones"
         limit = ("start + 16 MiB", start + SPARE_MIB)
         pathlib.Path(a.plot).write_text(chart(title, "seconds", [Panel("MiB resident", {"lossd": watch.line}, limit)]))
-    for sentence, holds in verdicts.items():
-        print(f"{'ok    ' if holds else 'FAILED'}  {sentence}")
-    failed = list(verdicts.values()).count(False)
-    print(f"{len(verdicts) - failed} passed, {failed} failed")
-    return failed > 0
+    return judge(verdicts)
 
 
 if __name__ == "__main__":
