@@ -84,7 +84,8 @@ def main() -> None:
             k = step - 1
             print(f"{step:5}{theirs[k]:12.7f}{ours[k]:12.7f}{apart[k]:10.1e}{control[k]:12.7f}{noise[k]:10.1e}")
     print(f"largest difference over {a.steps} steps: lossd {max(apart):.1e}, rows reordered {max(noise):.1e}")
-    print(f"loss, forward: PyTorch {1000 * their_time / a.steps:.2f} ms a step, lossd {1000 * our_time / a.steps:.2f} with the gradient")
+    each = [1000 * spent / a.steps for spent in (their_time, our_time)]
+    print(f"loss, forward: PyTorch {each[0]:.2f} ms a step, lossd {each[1]:.2f} with the gradient")
     if a.plot:
         steps = range(1, a.steps + 1)
 

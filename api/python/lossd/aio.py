@@ -136,7 +136,7 @@ class AsyncClient:
             await asyncio.sleep(wait)
 
     async def _open(self) -> Stream:
-        secure, host, port, path = self._address
+        secure, host, port, path, _ = self._address
         if path is not None:
             return await asyncio.open_unix_connection(path, limit=CHUNK)
         port = port or (443 if secure else 80)
@@ -145,11 +145,10 @@ class AsyncClient:
     async def _send(
         self, method: str, path: str, headers: dict[str, str], pieces: list[Any], end: float
     ) -> tuple[int, dict[str, str], np.ndarray]:
-        host = self._address.host if self._address.port is None else f"{self._address.host}:{self._address.port}"
         while True:
             kept = bool(self._idle)
             stream = self._idle.pop() if kept else await self._open()
-            given = {"Host": host, **self._headers, **calls.limit(end - time.monotonic()), **headers}
+            given = {"Host": self._address.authority, **self._headers, **calls.limit(end - time.monotonic()), **headers}
             lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
             heard = False
             try:
@@ -171,7 +170,7 @@ class AsyncClient:
                 if isinstance(error, asyncio.IncompleteReadError):
                     raise ConnectionError(f"{self.url} closed the connection before its reply was whole") from error
                 raise
-            if reply.get("connection", "").lower() == "close":
+            if reply.get("connection", "").lower() == "close" or reader.at_eof():
                 writer.transport.abort()
             else:
                 self._idle.append(stream)
@@ -192,7 +191,9 @@ async def _read_body(reader: asyncio.StreamReader, reply: Mapping[str, str]) -> 
         while await reader.readuntil(b"\r\n") != b"\r\n":
             pass
         return np.frombuffer(bytearray(b"".join(parts)), np.uint8)
-    body = np.empty(int(reply.get("content-length", "0")), np.uint8)  # nobody need clear it first
+    if "content-length" not in reply:
+        return np.frombuffer(bytearray(await reader.read()), np.uint8)  # to its end: of a proxy of long ago
+    body = np.empty(int(reply["content-length"]), np.uint8)  # nobody need clear it first
     view = memoryview(body)
     while view:
         part = await reader.read(min(len(view), CHUNK))

@@ -13,21 +13,23 @@ MEDIA = "application/x-safetensors"
 
 
 class Address(NamedTuple):
-    """host and port, or the path of a Unix socket."""
+    """host and port, or the path of a Unix socket; and what stands in Host."""
 
     secure: bool
     host: str
     port: int | None
     path: str | None
+    authority: str
 
 
 def address_of(url: str) -> Address:
     if url.startswith("unix:"):
-        return Address(False, "localhost", None, url[5:])
+        return Address(False, "localhost", None, url[5:], "localhost")
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or parts.hostname is None or parts.path not in ("", "/"):
         raise ValueError(f"{url!r} is not http://host:port, https://host:port or unix:/path")
-    return Address(parts.scheme == "https", parts.hostname, parts.port, None)
+    authority = parts.netloc.rpartition("@")[2]
+    return Address(parts.scheme == "https", parts.hostname, parts.port, None, authority)
 
 
 def authorization(api_key: str | None) -> dict[str, str]:

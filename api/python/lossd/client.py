@@ -190,7 +190,7 @@ class Client:
 
 
 def _dialler(url: str, context: ssl.SSLContext | None) -> Callable[[float], http.client.HTTPConnection]:
-    secure, host, port, path = calls.address_of(url)
+    secure, host, port, path, _ = calls.address_of(url)
     if path is not None:
         return lambda timeout: _UnixConnection(path, timeout)
     if secure:

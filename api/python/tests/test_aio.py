@@ -10,6 +10,7 @@ import unittest
 import numpy as np
 
 import lossd
+from lossd import calls
 
 from .test_client import CASES, array, running
 
@@ -74,7 +75,7 @@ class Async(unittest.IsolatedAsyncioTestCase):
                 got = await asyncio.gather(*(client.mse([float(k)], [0.0]) for k in range(8)))
                 self.assertEqual([float(one["loss"]) for one in got], [float(k * k) for k in range(8)])
 
-    async def test_full_and_late(self) -> None:
+    async def test_other_servers(self) -> None:
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             refusals.append(time.monotonic())
@@ -89,6 +90,22 @@ class Async(unittest.IsolatedAsyncioTestCase):
                 await client.losses()
         self.assertEqual(len(refusals), 2)
         self.assertGreater(refusals[1] - refusals[0], 0.9)
+
+        async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            hosts.append([line for line in head.split(b"\r\n") if line.lower().startswith(b"host:")])
+            writer.write(b'HTTP/1.0 200 OK\r\n\r\n{"losses":[]}')
+            writer.close()
+
+        hosts: list[list[bytes]] = []
+        server = await asyncio.start_server(old, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, lossd.AsyncClient(f"http://127.0.0.1:{port}") as client:
+            self.assertEqual(await client.losses(), [])
+            client._described = None
+            self.assertEqual(await client.losses(), [])
+        self.assertEqual(hosts, 2 * [[f"Host: 127.0.0.1:{port}".encode()]])
+        self.assertEqual(calls.address_of("http://[::1]:80").authority, "[::1]:80")
 
         async def ignore(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()

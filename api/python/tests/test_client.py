@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -242,6 +243,13 @@ def has_torch() -> bool:
 class Torch(Service):
     test_cases = test_by_name = test_types = test_errors = test_threads = None
     test_stale_connections = test_keys = test_readme = None
+
+    def test_training(self) -> None:
+        script = HERE.parent / "training.py"
+        command = [sys.executable, str(script), "--lossd", LOSSD, "--steps", "2"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        apart = re.search(r"largest difference over 2 steps: lossd (\S+),", said)[1]
+        self.assertLess(float(apart), 1e-5, said)
 
     def test_tensors_are_no_options(self) -> None:
         import torch
