@@ -67,9 +67,25 @@ static json_t *tensor(const json_t *described)
     return schema;
 }
 
+static json_t *options_schema(const json_t *is)
+{
+    json_t *options = json_object(), *entry;
+    size_t i;
+    json_array_foreach(json_object_get(is, "options"), i, entry)
+        json_object_set_new(options, name_of(entry), option_schema(entry));
+    return json_pack("{s:s, s:o, s:b}", "type", "object", "properties", options,
+                     "additionalProperties", 0);
+}
+
+/* A body and a query string take the same options. */
+static json_t *options_ref(const json_t *is)
+{
+    return json_pack("{s:o}", "$ref", json_sprintf("#/components/schemas/%s_options", name_of(is)));
+}
+
 static json_t *request_schema(const json_t *is)
 {
-    json_t *inputs = json_object(), *required = json_array(), *options = json_object();
+    json_t *inputs = json_object(), *required = json_array();
     json_t *outputs = json_array(), *entry, *more = json_false(), *names;
     size_t i;
     if (json_is_true(json_object_get(is, "made_of_parts")))
@@ -80,20 +96,17 @@ static json_t *request_schema(const json_t *is)
         if (json_is_true(json_object_get(entry, "required")))
             json_array_append(required, json_object_get(entry, "name"));
     }
-    json_array_foreach(json_object_get(is, "options"), i, entry)
-        json_object_set_new(options, name_of(entry), option_schema(entry));
     json_array_foreach(json_object_get(is, "outputs"), i, entry)
         json_array_append(outputs, json_object_get(entry, "name"));
     names = json_pack("{s:s}", "type", "string");
     if (json_is_false(more))
         json_object_set(names, "enum", outputs);
     json_decref(outputs);
-    return json_pack(
-        "{s:s, s:[s], s:{s:{s:s, s:o, s:o, s:o}, s:{s:s, s:o, s:b}, s:{s:s, s:o}}, s:b}", "type",
-        "object", "required", "inputs", "properties", "inputs", "type", "object", "properties",
-        inputs, "required", required, "additionalProperties", more, "options", "type", "object",
-        "properties", options, "additionalProperties", 0, "outputs", "type", "array", "items",
-        names, "additionalProperties", 0);
+    return json_pack("{s:s, s:[s], s:{s:{s:s, s:o, s:o, s:o}, s:o, s:{s:s, s:o}}, s:b}", "type",
+                     "object", "required", "inputs", "properties", "inputs", "type", "object",
+                     "properties", inputs, "required", required, "additionalProperties", more,
+                     "options", options_ref(is), "outputs", "type", "array", "items", names,
+                     "additionalProperties", 0);
 }
 
 static json_t *reply_schema(const json_t *is)
@@ -119,6 +132,40 @@ static json_t *problem_reply(const char *what)
 {
     return json_pack("{s:s, s:{s:{s:o}}}", "description", what, "content",
                      "application/problem+json", "schema", ref("Problem"));
+}
+
+/* What stands beside the body of an evaluation. The options are one exploded object: a parameter
+ * for each. */
+static json_t *evaluate_parameters(const json_t *is)
+{
+    json_t *parameters = json_pack(
+        "[{s:s, s:s, s:s, s:s, s:b, s:o}]", "name", "options", "in", "query", "description",
+        "Options, each under its own name, as text: lists with commas, unset is off. None may be "
+        "given here and in the body.",
+        "style", "form", "explode", 1, "schema", options_ref(is));
+    static const char *const shared[] = {"Outputs", "StrictJson", "RequestTimeout", "RequestId"};
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++)
+        json_array_append_new(
+            parameters,
+            json_pack("{s:o}", "$ref", json_sprintf("#/components/parameters/%s", shared[i])));
+    return parameters;
+}
+
+static json_t *shared_parameters(void)
+{
+    return json_pack(
+        "{s:{s:s, s:s, s:s, s:s, s:b, s:{s:s, s:{s:s}}}, s:{s:s, s:s, s:s, s:{s:s, s:b}}, "
+        "s:{s:s, s:s, s:s, s:{s:s, s:i}}, s:{s:s, s:s, s:s, s:{s:s}}}",
+        "Outputs", "name", "outputs", "in", "query", "description",
+        "The outputs to reply with, in this order; or in the body.", "style", "form", "explode", 0,
+        "schema", "type", "array", "items", "type", "string", "StrictJson", "name", "strict_json",
+        "in", "query", "description",
+        "Write null for NaN and infinities, which JSON proper does not have.", "schema", "type",
+        "boolean", "default", 0, "RequestTimeout", "name", "X-Request-Timeout", "in", "header",
+        "description", "Milliseconds after which the reply is of no use.", "schema", "type",
+        "integer", "minimum", 0, "RequestId", "name", "X-Request-Id", "in", "header", "description",
+        "What the reply and the log call this request; made where it is not there.", "schema",
+        "type", "string");
 }
 
 #define FORBIDDEN "A wrong key, or a web page of another origin."
@@ -149,10 +196,11 @@ static json_t *evaluate_path(const json_t *is)
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
         json_object_set_new(responses, problems[i].status, problem_reply(problems[i].what));
     json_t *operation =
-        json_pack("{s:o, s:O, s:O, s:[s], s:{s:b, s:o}, s:o}", "operationId",
+        json_pack("{s:o, s:O, s:O, s:[s], s:o, s:{s:b, s:o}, s:o}", "operationId",
                   json_sprintf("evaluate_%s", name_of(is)), "summary", json_object_get(is, "title"),
-                  "description", json_object_get(is, "help"), "tags", TAG_LOSSES, "requestBody",
-                  "required", 1, "content", content, "responses", responses);
+                  "description", json_object_get(is, "help"), "tags", TAG_LOSSES, "parameters",
+                  evaluate_parameters(is), "requestBody", "required", 1, "content", content,
+                  "responses", responses);
     return json_pack("{s:o}", "post", operation);
 }
 
@@ -260,16 +308,18 @@ static json_t *oip_error_schema(void)
                      "properties", "error", "type", "string");
 }
 
-static json_t *losses_paths(void)
+/* Each loss has a path, and a schema of its options. */
+static void add_losses(json_t *paths, json_t *schemas)
 {
-    json_t *paths = json_object();
     for (int i = 0; i < lk_loss_count(); i++) {
         json_t *is = describe_tree(lk_loss_at(i));
+        char name[128]; /* no loss has a name as long */
+        snprintf(name, sizeof name, "%s_options", name_of(is));
         json_object_set_new(paths, json_string_value(json_object_get(is, "path")),
                             evaluate_path(is));
+        json_object_set_new(schemas, name, options_schema(is));
         json_decref(is);
     }
-    return paths;
 }
 
 static json_t *tags(void)
@@ -283,7 +333,10 @@ static json_t *tags(void)
 void openapi_write(const lk_loss *all, buffer *to)
 {
     (void)all;
-    json_t *paths = losses_paths();
+    json_t *paths = json_object();
+    json_t *schemas = json_pack("{s:o, s:o, s:o}", "Tensor", tensor_schema(), "Problem",
+                                problem_schema(), "OipError", oip_error_schema());
+    add_losses(paths, schemas);
 #define ROUTE(method, path, access, begin, run, sentence)                                          \
     if ((strcmp(method, "GET") == 0 || is_oip(path)) && path[strlen(path) - 1] != '/')             \
         add_plain_path(paths, method, path, sentence);
@@ -291,15 +344,14 @@ void openapi_write(const lk_loss *all, buffer *to)
 #undef ROUTE
     describe_dump(
         json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s}}, s:[{s:s}], s:o, s:[{}, {s:[]}], "
-                  "s:o, s:{s:{s:o, s:o, s:o}, s:{s:{s:s, s:s, s:s}}}}",
+                  "s:o, s:{s:o, s:o, s:{s:{s:s, s:s, s:s}}}}",
                   "openapi", "3.1.0", "info", "title", "lossd", "version", lk_version(),
                   "description",
                   "Loss functions of Transformer models, with their gradients, over HTTP.",
                   "contact", "name", "losskit", "license", "name", "MIT", "identifier", "MIT",
                   "servers", "url", "http://127.0.0.1:8080", "tags", tags(), "security", "key",
-                  "paths", paths, "components", "schemas", "Tensor", tensor_schema(), "Problem",
-                  problem_schema(), "OipError", oip_error_schema(), "securitySchemes", "key",
-                  "type", "http", "scheme", "bearer", "description",
-                  "Asked for where the service was started with --api-key-file."),
+                  "paths", paths, "components", "schemas", schemas, "parameters",
+                  shared_parameters(), "securitySchemes", "key", "type", "http", "scheme", "bearer",
+                  "description", "Asked for where the service was started with --api-key-file."),
         to);
 }

@@ -286,8 +286,15 @@ static void walk(const json_t *root, const json_t *value)
         }
 }
 
+/* What stands there, or where its $ref leads. */
+static json_t *followed(const json_t *root, json_t *value)
+{
+    json_t *ref = json_object_get(value, "$ref");
+    return ref ? (json_t *)(uintptr_t)resolve(root, json_string_value(ref)) : value;
+}
+
 /* Every path, its verbs, their ids, answers and parameters. */
-static void check_paths(json_t *paths)
+static void check_paths(const json_t *root, json_t *paths)
 {
     const char *path, *verb;
     json_t *item, *operation, *ids = json_object();
@@ -314,6 +321,7 @@ static void check_paths(json_t *paths)
                 braces += *c == '{';
             json_array_foreach(json_object_get(operation, "parameters"), i, parameter)
             {
+                parameter = followed(root, parameter);
                 const char *in = json_string_value(json_object_get(parameter, "in"));
                 in_path += strcmp(in, "path") == 0;
                 assert_non_null(json_object_get(parameter, "schema"));
@@ -357,7 +365,7 @@ static void openapi(void **unused)
     refs = 0;
     walk(root, root);
     assert_true(refs > 10);
-    check_paths(paths);
+    check_paths(root, paths);
     for (int i = 0; i < lk_loss_count(); i++) {
         const lk_description *is = lk_loss_describe(lk_loss_at(i));
         char path[128];
@@ -370,7 +378,12 @@ static void openapi(void **unused)
         json_t *schema = json_object_get(content, "schema");
         json_t *members = json_object_get(schema, "properties"), *value;
         json_t *inputs = json_object_get(json_object_get(members, "inputs"), "properties");
-        json_t *options = json_object_get(json_object_get(members, "options"), "properties");
+        json_t *options =
+            json_object_get(followed(root, json_object_get(members, "options")), "properties");
+        /* A query string takes the same. */
+        json_t *query = json_array_get(json_object_get(post, "parameters"), 0);
+        assert_true(
+            json_equal(json_object_get(query, "schema"), json_object_get(members, "options")));
         for (const lk_input *in = is->inputs; in->name; in++)
             assert_non_null(json_object_get(inputs, in->name));
         for (const lk_field *f = is->options; f->name; f++)
