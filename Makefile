@@ -113,6 +113,8 @@ $(B)/server/%.o: server/%.c
 	$(call say,CC,$<)
 	$(Q)$(CC) $(SERVER_FLAGS) $(CFLAGS) -c $< -o $@
 
+$(B)/server/docs.o: server/docs.html
+
 $(B)/lossd: $(SERVER_OBJS) $(B)/liblosskit.a
 	$(call say,LD,$@)
 	$(Q)$(CC) -pie -Wl,-z,relro,-z,now $(FLAVOUR_$(FLAVOUR)) $^ $(CFLAGS) $(LDFLAGS) $(SERVER_PACKAGES_LIBS) -lm -o $@
@@ -199,12 +201,13 @@ test-exhaustive: deps-test
 	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
 
-## clients: the tests of api/'s clients; JavaScript's where there is a node
+## clients: the tests of api/'s clients and of /docs; JavaScript's where there is a node, the page's with chromium
 clients: deps-test
 	$(Q).ci/deps python3-numpy jq
 	$(Q)$(MAKE) --no-print-directory all
 	tests/console.sh $(B)/lossd api/shell/README.md
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio
+	$(Q)if command -v chromium >/dev/null; then tests/http/docs.py --lossd $(B)/lossd; fi
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
 ## lint-api: what others think of api/openapi.json (redocly and spectral, by npx)

@@ -141,7 +141,7 @@ static bool same(const key *k, const char *given, size_t size)
 static bool is_exempt(access_class what)
 {
     const char *exempt = flag->api_key_exempt;
-    return (what == ACCESS_HEALTH && strcmp(exempt, "none") != 0) ||
+    return what == ACCESS_OPEN || (what == ACCESS_HEALTH && strcmp(exempt, "none") != 0) ||
            (what == ACCESS_METRICS && strcmp(exempt, "health,metrics") == 0);
 }
 

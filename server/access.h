@@ -17,7 +17,7 @@ bool access_setup(const flags *f);
 void access_reload(void);
 
 /* What a route is, to those who ask for a key. */
-typedef enum access_class { ACCESS_KEYED, ACCESS_HEALTH, ACCESS_METRICS } access_class;
+typedef enum access_class { ACCESS_KEYED, ACCESS_OPEN, ACCESS_HEALTH, ACCESS_METRICS } access_class;
 
 /* May a request with this Authorization (NULL: none) have such a route? `name` becomes what the
  * file calls the key, "" for nothing. False with a problem: 401 or 403. */

@@ -2,6 +2,7 @@
 #include "route.h"
 
 #include "describe.h"
+#include "docs.h"
 #include "log.h"
 #include "metrics.h"
 #include "models.h"
@@ -89,6 +90,11 @@ static void run_openapi(exchange *x)
 {
     static buffer kept;
     reply_kept(x, &kept, openapi_write);
+}
+
+static void run_docs(exchange *x)
+{
+    http_reply_kept(x, 200, "text/html; charset=utf-8", docs_page());
 }
 
 static void run_losses(exchange *x)
