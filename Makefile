@@ -210,8 +210,11 @@ clients: deps-test
 	$(Q)if command -v chromium >/dev/null; then tests/http/docs.py --lossd $(B)/lossd; fi
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
-## lint-api: what others think of api/openapi.json (redocly and spectral, by npx)
+## lint-api: what others think of api/openapi.json and docker's manifests (packages of npm)
 lint-api:
+	npm install --silent --no-save --prefix $(B)/schemas kubernetes-models @kubernetes-models/prometheus-operator \
+		typescript yaml
+	node docker/validate.mjs $(B)/schemas
 	npx --yes @redocly/cli lint api/openapi.json
 	npx --yes @stoplight/spectral-cli lint api/openapi.json --ruleset api/.spectral.yaml
 
