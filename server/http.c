@@ -470,6 +470,7 @@ static void begin_connection(listener *l, struct MHD_Connection *connection, voi
     const int fd =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     peer *p = peer_add(&l->server->peers, fd);
+    listen_accepted(&l->at, fd);
     *context = p;
     if (!p) {
         shutdown(fd, SHUT_RDWR); /* without a deadline it could stay for ever */

@@ -105,14 +105,16 @@ static bool look_at(endpoint *e)
     return true;
 }
 
-/* Of a reply that its client does not take, the kernel would copy megabytes into its own memory,
- * which no budget counts. What is on its way to a fast client is not bounded by this. Connections
- * inherit it. */
-static void bound_unsent(const endpoint *e)
+/* TCP: what is on its way to a fast client is not bounded by this. A Unix socket has 208 KiB unless
+ * told otherwise, so that client and server wait for each other a hundred times in a large reply:
+ * it takes twice as long. The kernel doubles what it is told, for its own records. */
+void listen_accepted(const endpoint *e, int fd)
 {
-    const int most = UNSENT;
+    const int most = UNSENT, half = UNSENT / 2;
     if (e->inet)
-        setsockopt(e->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &most, sizeof most);
+        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &most, sizeof most);
+    else
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &half, sizeof half);
 }
 
 bool listen_at(const char *address, endpoint *e)
@@ -120,7 +122,6 @@ bool listen_at(const char *address, endpoint *e)
     const char *why = NULL, *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
     *e = (endpoint){.fd = path ? listen_unix(path) : listen_tcp(address, &why)};
     if (e->fd >= 0 && look_at(e)) {
-        bound_unsent(e);
         snprintf(e->path, sizeof e->path, "%s", path ? path : "");
         return true;
     }
@@ -142,6 +143,5 @@ bool listen_inherited(int fd, endpoint *e)
         return false;
     }
     fcntl(fd, F_SETFD, FD_CLOEXEC);
-    bound_unsent(e);
     return true;
 }

@@ -21,4 +21,8 @@ bool listen_at(const char *address, endpoint *e);
 /* A socket that was handed over and listens already. */
 bool listen_inherited(int fd, endpoint *e);
 
+/* A connection has come: let the kernel hold a MiB of a reply that its client does not take, no
+ * more, as no budget counts that. */
+void listen_accepted(const endpoint *e, int fd);
+
 #endif

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 import lossd
-from lossd import tensors
+from lossd import calls, tensors
 
 LOSSD = os.environ.get("LOSSD", str(pathlib.Path(__file__).parents[2] / "build" / "lossd"))
 ROWS, CLASSES = 128, 50257
@@ -35,6 +35,7 @@ def bare(path: str, logits: np.ndarray, targets: np.ndarray) -> Callable[[], Non
         f"Content-Length: {size}\r\n\r\n"
     ).encode()
     connection = socket.socket(socket.AF_UNIX)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, calls.UNIX_BUFFER)
     connection.connect(path)
     reply = bytearray(size + 4096)
 

@@ -99,6 +99,7 @@ class Client:
     def __init__(self, address: str) -> None:
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 19)
             self.socket.connect(address[5:])
         else:
             self.socket = socket.create_connection(("127.0.0.1", int(address)))

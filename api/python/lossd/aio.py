@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -138,7 +139,9 @@ class AsyncClient:
     async def _open(self) -> Stream:
         secure, host, port, path, _ = self._address
         if path is not None:
-            return await asyncio.open_unix_connection(path, limit=CHUNK)
+            stream = await asyncio.open_unix_connection(path, limit=CHUNK)
+            stream[1].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, calls.UNIX_BUFFER)
+            return stream
         port = port or (443 if secure else 80)
         return await asyncio.open_connection(host, port, ssl=self._context, limit=CHUNK)
 
