@@ -57,11 +57,13 @@ void buffer_printf(buffer *b, const char *format, ...)
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);
-    int size = vsnprintf(NULL, 0, format, args);
+    /* It mostly fits. vsnprintf writes a NUL too; that is left outside size. */
+    const size_t room = b->capacity - b->size;
+    const int size = vsnprintf(room > 0 ? b->data + b->size : NULL, room, format, args);
     va_end(args);
-    /* vsnprintf writes a NUL too; it is left outside size. */
     if (size >= 0 && buffer_reserve(b, (size_t)size + 1)) {
-        vsnprintf(b->data + b->size, (size_t)size + 1, format, again);
+        if ((size_t)size >= room)
+            vsnprintf(b->data + b->size, (size_t)size + 1, format, again);
         b->size += (size_t)size;
     }
     va_end(again);
