@@ -21,8 +21,19 @@
  * be kept in the computing type. */
 enum { CHUNK = 512 };
 
-/* Bytes of a row that is worth the half lines at its ends, where a gradient is streamed. */
-enum { CLASS_STREAM_ROW = 2048 };
+/* Rows no longer than a chunk are taken several at a time: what one waits for in a row (its
+ * maximum, sum, logarithm) is done in the others meanwhile. */
+enum { CLASS_TOGETHER = 8 };
+
+/* Is a gradient to be written past the caches? If it is larger than they are, and the lines that
+ * two rows share, which are then written twice, are none or few. */
+LK_DRIVER bool class_streams(const elem *grad, int64_t rows, int64_t width)
+{
+    enum { LINE = 64, LONG = 2048 };
+    const int64_t row = width * (int64_t)sizeof(elem);
+    return rows * row >= LK_STREAM_MIN &&
+           (row >= LONG || (row % LINE == 0 && (uintptr_t)grad % LINE == 0));
+}
 
 enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
 
@@ -45,9 +56,6 @@ typedef struct class_plan {
     real cap; /* 0: no softcap */
     bool minus_entropy;
     bool want_entropy, want_argmax;
-    /* Scratch for the exponentials of one row, so that the gradient needs no second one of each
-     * class: e^(z - shift), and the shift of each chunk. NULL: they are computed again. */
-    real *kept, *shift;
     bool stream; /* gradients go past the caches: they are larger than those, and not in place */
 } class_plan;
 
@@ -59,6 +67,9 @@ typedef struct class_row {
     elem *grad_x;     /* may be x; NULL: not wanted */
     elem *grad_t;     /* not t; NULL: not wanted */
     double rho, zeta; /* what the gradients of main and of L^2 are multiplied with */
+    /* Scratch for the exponentials, so that the gradient needs no second one of each class:
+     * e^(z - shift), and the shift of each chunk. NULL: they are computed again. */
+    real *kept, *shift;
 
     double main, z_part; /* the loss, in its two parts, without rho */
     real nll, lse, entropy;
@@ -189,20 +200,32 @@ LK_INLINE real class_sum_exp(real *z, int64_t n, real shift)
     return class_exps(z, n, shift, false);
 }
 
-/* Bytes of scratch for p->kept and p->shift; 0 for rows so long that they would not stay in cache.
- */
+/* Reals of scratch for one row's kept and shift. */
+LK_DRIVER int64_t class_kept_reals(int64_t width)
+{
+    return class_padded(width) + (width + CHUNK - 1) / CHUNK + LANES;
+}
+
+LK_DRIVER int class_together(int64_t width)
+{
+    return width <= CHUNK ? CLASS_TOGETHER : 1;
+}
+
+/* Bytes of scratch for all rows that are taken at a time; 0 where a row is so long that it would
+ * not stay in cache. */
 LK_DRIVER size_t class_kept_size(int64_t width)
 {
     enum { MOST = 1 << 20 };
-    const int64_t size = class_padded(width) + (width + CHUNK - 1) / CHUNK + LANES;
+    const int64_t size = class_kept_reals(width) * class_together(width);
     return size <= MOST / (int64_t)sizeof(real) ? (size_t)size * sizeof(real) : 0;
 }
 
-LK_DRIVER void class_keep(class_plan *p, void *scratch)
+/* The scratch of the k-th of them. */
+LK_DRIVER void class_keep(class_row *row, void *scratch, int64_t width, int k)
 {
-    if (scratch && class_kept_size(p->width) > 0) {
-        p->kept = scratch;
-        p->shift = p->kept + class_padded(p->width);
+    if (scratch && class_kept_size(width) > 0) {
+        row->kept = (real *)scratch + k * class_kept_reals(width);
+        row->shift = row->kept + class_padded(width);
     }
 }
 
@@ -212,9 +235,33 @@ typedef struct class_norm {
     real top;    /* max z, NaN left out */
     real at;     /* z_y */
     double rest; /* sum over k != y of e^(z_k - top) */
-    double sum;  /* rest + e^(z_y - top); NaN if the row has no softmax */
+    double own;  /* e^(z_y - top); 0 without a target */
+    double sum;  /* rest + own; NaN if the row has no softmax */
     double log_sum;
 } class_norm;
+
+/* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
+LK_INLINE real class_shift(const class_norm *r)
+{
+    return isinf(r->top) && r->top < 0 ? 0 : r->top;
+}
+
+/* Take the target, at z[y], out of what will be summed up. */
+LK_INLINE void class_set_apart(class_norm *r, real *z, int64_t y)
+{
+    r->at = z[y];
+    z[y] = -(real)INFINITY;
+}
+
+LK_INLINE void class_close(class_norm *r, const class_row *row)
+{
+    if (row->y >= 0)
+        r->own = exp((double)r->at - (double)r->top);
+    r->sum = r->rest + r->own;
+    if (!(r->sum > 0))
+        r->sum = (double)NAN; /* all -inf */
+    r->log_sum = log(r->sum);
+}
 
 LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row)
 {
@@ -222,33 +269,43 @@ LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row)
     real chunk[CHUNK];
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = class_padded(n);
-        real *z = p->kept ? p->kept + k : chunk;
+        real *z = row->kept ? row->kept + k : chunk;
         const real top = class_scores(p, row->x + k, n, z);
-        if (row->y >= k && row->y < k + n) {
-            r.at = z[row->y - k];
-            z[row->y - k] = -(real)INFINITY;
-        }
+        if (row->y >= k && row->y < k + n)
+            class_set_apart(&r, z, row->y - k);
         if (top > r.top) {
             if (r.rest > 0)
                 r.rest *= exp((double)r.top - (double)top);
             r.top = top;
         }
-        /* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
-        const real shift = isinf(r.top) && r.top < 0 ? 0 : r.top;
-        if (p->kept) {
-            p->shift[k / CHUNK] = shift;
+        const real shift = class_shift(&r);
+        if (row->kept) {
+            row->shift[k / CHUNK] = shift;
             r.rest += (double)class_exps(z, padded, shift, true);
         } else {
             r.rest += (double)class_exps(z, padded, shift, false);
         }
     }
-    r.sum = r.rest;
-    if (row->y >= 0)
-        r.sum += (double)r_exp(r.at - r.top);
-    if (!(r.sum > 0))
-        r.sum = (double)NAN; /* all -inf */
-    r.log_sum = log(r.sum);
+    class_close(&r, row);
     return r;
+}
+
+/* The same for rows of one chunk each, a step of all of them after the other. */
+LK_DRIVER void class_normalise_together(const class_plan *p, class_row *const *rows, int count,
+                                        class_norm *norms)
+{
+    for (int i = 0; i < count; i++) {
+        const class_row *row = rows[i];
+        norms[i] = (class_norm){.top = class_scores(p, row->x, p->classes, row->kept)};
+        if (row->y >= 0)
+            class_set_apart(&norms[i], row->kept, row->y);
+        row->shift[0] = class_shift(&norms[i]);
+    }
+    for (int i = 0; i < count; i++)
+        norms[i].rest =
+            (double)class_exps(rows[i]->kept, class_padded(p->classes), rows[i]->shift[0], true);
+    for (int i = 0; i < count; i++)
+        class_close(&norms[i], rows[i]);
 }
 
 /* -log p_y. Near the maximum from the odds against y, which keeps all digits of a small loss. */
@@ -256,7 +313,7 @@ LK_INLINE double class_nll(const class_norm *r)
 {
     double below = (double)r->at - (double)r->top;
     if (below > -1)
-        return log1p(r->rest / exp(below));
+        return log1p(r->rest / r->own);
     return r->log_sum - below;
 }
 
@@ -357,7 +414,7 @@ LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t 
     const vec x = plain && kept ? scale : v_load_tail(row->x + k, n, 0);
     vec e, z;
     if (plain) {
-        e = kept ? v_read(p->kept + k) : v_exp_nonpos(scale * x - top);
+        e = kept ? v_read(row->kept + k) : v_exp_nonpos(scale * x - top);
         return v_fma(a, e, -b);
     }
     const bool capped = p->cap > 0;
@@ -366,7 +423,7 @@ LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t 
     vec wq = class_weights(p, k, n) * b;
     if (row->t)
         wq = wq * class_q(p, row->t + k, n);
-    e = kept ? v_read(p->kept + k) : v_exp_nonpos(z - top);
+    e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - top);
     return v_fma(a, e, -wq) * scale * (capped ? class_slope_of_cap(x * inverse) : v_set(1));
 }
 
@@ -404,12 +461,13 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
         double factor = g->a * by;
         end = classes;
         if (kept) { /* as far as the exponentials have the same shift */
-            const real shift = p->shift[k / CHUNK];
-            for (end = k; end < classes && p->shift[end / CHUNK] == shift; end += CHUNK)
+            const real shift = row->shift[k / CHUNK];
+            for (end = k; end < classes && row->shift[end / CHUNK] == shift; end += CHUNK)
                 continue;
             end = end < classes ? end : classes;
             /* Nothing finite has come yet: they are 0 or NaN. */
-            factor *= shift <= r->top ? exp((double)shift - (double)r->top) : 0;
+            if (shift != r->top)
+                factor *= shift < r->top ? exp((double)shift - (double)r->top) : 0;
         }
         const vec a = v_set((real)factor);
         int64_t n = ((head - k) % LANES + LANES) % LANES;
@@ -432,11 +490,11 @@ LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const c
                               const class_slope *g)
 {
     const bool plain = !row->t && !p->weight && !(p->cap > 0);
-    if (plain && p->kept)
+    if (plain && row->kept)
         class_gradient_of(p, row, r, g, true, true);
     else if (plain)
         class_gradient_of(p, row, r, g, true, false);
-    else if (p->kept)
+    else if (row->kept)
         class_gradient_of(p, row, r, g, false, true);
     else
         class_gradient_of(p, row, r, g, false, false);
@@ -480,13 +538,14 @@ LK_DRIVER int64_t class_argmax(const class_plan *p, const class_row *row, const 
     return 0;
 }
 
-/* Index form: main, and its slope without rho and zeta. */
-LK_DRIVER double class_index(const class_plan *p, const class_row *row, const class_norm *r,
+/* Index form: main, and its slope without rho and zeta; and nll. */
+LK_DRIVER double class_index(const class_plan *p, class_row *row, const class_norm *r,
                              class_slope *slope)
 {
     const double w = (double)class_weight(p, row->y), others = p->total_weight - w;
     const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
     double main = 0;
+    row->nll = (real)nll;
     if (w * p->on > 0)
         main = w * p->on * nll;
     if (p->gamma > 0) {
@@ -560,25 +619,23 @@ LK_DRIVER void class_zero(const class_plan *p, const class_row *row)
         memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
 }
 
-/* Everything about one counted row. */
-LK_DRIVER void class_compute(const class_plan *p, class_row *row)
+/* Everything else about one counted row. */
+LK_DRIVER void class_conclude(const class_plan *p, class_row *row, const class_norm *r)
 {
-    const class_norm r = class_normalise(p, row);
-    const double lse = (double)r.top + r.log_sum;
+    const double lse = (double)r->top + r->log_sum;
     class_slope slope = {0};
-    row->main = row->t ? class_soft(p, row, &r, &slope) : class_index(p, row, &r, &slope);
-    if (isnan(r.sum))
+    row->main = row->t ? class_soft(p, row, r, &slope) : class_index(p, row, r, &slope);
+    if (isnan(r->sum))
         row->main = (double)NAN;
     row->z_part = p->z_loss * lse * lse;
     row->lse = (real)lse;
-    row->nll = row->t ? 0 : (real)class_nll(&r);
     if (p->want_entropy)
-        row->entropy = (real)class_entropy(p, row, &r);
+        row->entropy = (real)class_entropy(p, row, r);
     if (p->want_argmax)
-        row->argmax = class_argmax(p, row, &r);
+        row->argmax = class_argmax(p, row, r);
 
     if (row->grad_t && row->rho != 0)
-        class_gradient_t(p, row, &r);
+        class_gradient_t(p, row, r);
     else if (row->grad_t)
         memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
     if (!row->grad_x)
@@ -587,13 +644,26 @@ LK_DRIVER void class_compute(const class_plan *p, class_row *row)
         memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
         return;
     }
-    const double pull = row->zeta * p->z_loss * 2 * lse / r.sum;
+    const double pull = row->zeta * p->z_loss * 2 * lse / r->sum;
     slope.at = row->rho * slope.at;
     if (row->y >= 0 && pull != 0)
-        slope.at += pull * (double)r_exp(r.at - r.top);
+        slope.at += pull * r->own;
     slope.a = row->rho * slope.a + pull;
     slope.b *= row->rho;
-    class_gradient(p, row, &r, &slope);
+    class_gradient(p, row, r, &slope);
+}
+
+/* Counted rows, as many as are taken at a time. */
+LK_DRIVER void class_compute(const class_plan *p, class_row *const *rows, int count)
+{
+    class_norm norms[CLASS_TOGETHER];
+    if (p->width <= CHUNK && count > 0 && rows[0]->kept)
+        class_normalise_together(p, rows, count, norms);
+    else
+        for (int i = 0; i < count; i++)
+            norms[i] = class_normalise(p, rows[i]);
+    for (int i = 0; i < count; i++)
+        class_conclude(p, rows[i], &norms[i]);
 }
 
 #endif

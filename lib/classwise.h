@@ -200,6 +200,7 @@ typedef struct visit {
     const lk_job *job;
     lk_block *block;
     class_plan plan;
+    void *kept;    /* scratch for exponentials, or NULL */
     bool per_row;  /* reduction=none */
     double *value; /* where each row leaves its main and z parts; NULL: nowhere */
 } visit;
@@ -227,34 +228,52 @@ LK_DRIVER void put_row(const lk_job *job, int output, int64_t i, double x)
         lk_put(&job->out[output], i, x);
 }
 
-LK_INLINE void one_row(visit *v, class_target_of target_of, int64_t i, const elem *x, const elem *t,
-                       elem *grad_x, elem *grad_t)
+/* Where `count` rows stand, `width` apart; `first` is their place in the call. NULL: not there. */
+typedef struct class_batch {
+    int64_t first;
+    const elem *x, *t;
+    elem *grad_x, *grad_t;
+} class_batch;
+
+/* Row k of a batch, and what it is scored against. True if it is to be computed. */
+LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_target *target,
+                         class_row *row)
 {
     const lk_job *job = v->job;
     const classwise_options *o = job->options;
-    class_row row = {.x = x, .t = t, .y = -1, .grad_x = grad_x, .grad_t = grad_t, .argmax = -1};
-    const class_target target = target_of(job, i);
-    if (target.counts) {
-        double upstream = real_or_one(job, GRAD_OUTPUT, target.up);
-        row.y = t ? -1 : target.y;
-        row.rho = target.main * job->scale[MAIN] * upstream;
-        row.zeta = target.z * job->scale[Z] * upstream;
-        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
-            bool bad = refuse_nonfinite(v, LOGITS, i, x);
-            if ((t && refuse_nonfinite(v, TARGETS, i, t)) || bad)
-                return;
-        }
-        class_compute(&v->plan, &row);
-    } else {
-        class_zero(&v->plan, &row);
+    const int64_t i = at->first + k, place = k * v->plan.width;
+    *row = (class_row){.x = at->x + place,
+                       .t = at->t ? at->t + place : NULL,
+                       .y = -1,
+                       .grad_x = at->grad_x ? at->grad_x + place : NULL,
+                       .grad_t = at->grad_t ? at->grad_t + place : NULL,
+                       .argmax = -1};
+    if (!target->counts) {
+        class_zero(&v->plan, row);
+        return false;
     }
+    const double upstream = real_or_one(job, GRAD_OUTPUT, target->up);
+    row->y = row->t ? -1 : target->y;
+    row->rho = target->main * job->scale[MAIN] * upstream;
+    row->zeta = target->z * job->scale[Z] * upstream;
+    class_keep(row, v->kept, v->plan.width, k);
+    if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
+        const bool bad = refuse_nonfinite(v, LOGITS, i, row->x);
+        if ((row->t && refuse_nonfinite(v, TARGETS, i, row->t)) || bad)
+            return false;
+    }
+    return true;
+}
 
-    const double main = target.counts && target.main > 0 ? target.main * row.main : 0;
-    const double z = target.counts && target.z > 0 ? target.z * row.z_part : 0;
+LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const class_row *row)
+{
+    const lk_job *job = v->job;
+    const double main = target->counts && target->main > 0 ? target->main * row->main : 0;
+    const double z = target->counts && target->z > 0 ? target->z * row->z_part : 0;
     v->block->sum[MAIN] += main;
     v->block->sum[Z] += z;
-    v->block->sum[SUM_NLL] += (double)row.nll;
-    v->block->sum[SUM_RIGHT] += row.y >= 0 && row.argmax == row.y;
+    v->block->sum[SUM_NLL] += (double)row->nll;
+    v->block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
     if (v->value) {
         v->value[2 * i] = main;
         v->value[2 * i + 1] = z;
@@ -263,10 +282,36 @@ LK_INLINE void one_row(visit *v, class_target_of target_of, int64_t i, const ele
         lk_put(&job->value, i, main + z);
     if (v->per_row)
         put_row(job, Z_LOSS, i, z);
-    put_row(job, NLL, i, (double)row.nll);
-    put_row(job, LSE, i, (double)row.lse);
-    put_row(job, ENTROPY, i, (double)row.entropy);
-    put_row(job, PREDICTED, i, (double)row.argmax);
+    put_row(job, NLL, i, (double)row->nll);
+    put_row(job, LSE, i, (double)row->lse);
+    put_row(job, ENTROPY, i, (double)row->entropy);
+    put_row(job, PREDICTED, i, (double)row->argmax);
+}
+
+/* `count` rows side by side, as many at a time as classrow.h takes. */
+LK_INLINE void some_rows(visit *v, class_target_of target_of, class_batch at, int64_t count)
+{
+    const int most = class_together(v->plan.width);
+    class_row row[CLASS_TOGETHER], *live[CLASS_TOGETHER];
+    class_target target[CLASS_TOGETHER];
+    for (int64_t left = count; left > 0; left -= most) {
+        const int rows = left < most ? (int)left : most;
+        int lives = 0;
+        for (int k = 0; k < rows; k++) {
+            target[k] = target_of(v->job, at.first + k);
+            if (begin_row(v, &at, k, &target[k], &row[k]))
+                live[lives++] = &row[k];
+        }
+        class_compute(&v->plan, live, lives);
+        for (int k = 0; k < rows; k++)
+            end_row(v, at.first + k, &target[k], &row[k]);
+        const int64_t step = rows * v->plan.width;
+        at = (class_batch){.first = at.first + rows,
+                           .x = at.x + step,
+                           .t = at.t ? at.t + step : NULL,
+                           .grad_x = at.grad_x ? at.grad_x + step : NULL,
+                           .grad_t = at.grad_t ? at.grad_t + step : NULL};
+    }
 }
 
 /* How many rows a tile has, where the classes of a row do not lie side by side. */
@@ -324,9 +369,13 @@ LK_INLINE void strided_rows(visit *v, class_target_of target_of, int64_t first, 
         gather(logits + place, rows, width, inner, x);
         if (soft)
             gather(targets + place, rows, width, inner, t);
-        for (int64_t k = 0; k < rows; k++)
-            one_row(v, target_of, i + k, x + k * width, soft ? t + k * width : NULL,
-                    grad ? x + k * width : NULL, grad_targets ? grad_t + k * width : NULL);
+        some_rows(v, target_of,
+                  (class_batch){.first = i,
+                                .x = x,
+                                .t = soft ? t : NULL,
+                                .grad_x = grad ? x : NULL,
+                                .grad_t = grad_targets ? grad_t : NULL},
+                  rows);
         if (grad)
             scatter(x, rows, width, inner, grad + place);
         if (grad_targets)
@@ -348,21 +397,23 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
     const bool soft = job->form[TARGETS] == PROBABILITY;
     const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
     elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
-    if (grad)
-        class_keep(&v.plan, scratch);
-    v.plan.stream = grad && grad != logits && v.plan.inner == 1 &&
-                    v.plan.width * (int64_t)sizeof(elem) >= CLASS_STREAM_ROW &&
-                    job->rows * v.plan.width * (int64_t)sizeof(elem) >= LK_STREAM_MIN;
+    if (grad || v.plan.width <= CHUNK)
+        v.kept = scratch;
+    v.plan.stream =
+        grad && grad != logits && v.plan.inner == 1 && class_streams(grad, job->rows, v.plan.width);
     if (v.plan.inner > 1) {
         strided_rows(&v, target_of, first, count,
                      (elem *)((char *)scratch + class_kept_size(v.plan.width)));
         return;
     }
-    for (int64_t i = first; i < first + count; i++) {
-        int64_t place = i * v.plan.width;
-        one_row(&v, target_of, i, logits + place, soft ? targets + place : NULL,
-                grad ? grad + place : NULL, grad_targets ? grad_targets + place : NULL);
-    }
+    const int64_t place = first * v.plan.width;
+    some_rows(&v, target_of,
+              (class_batch){.first = first,
+                            .x = logits + place,
+                            .t = soft ? targets + place : NULL,
+                            .grad_x = grad ? grad + place : NULL,
+                            .grad_t = grad_targets ? grad_targets + place : NULL},
+              count);
     if (v.plan.stream)
         v_fence();
 }

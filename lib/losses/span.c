@@ -135,7 +135,7 @@ static double one_half(visit *v, int half, int64_t b, elem *scratch, bool *right
         return 0;
     row.rho = 0.5 * job->scale[half] * real_or_one(job, UPSTREAM, v->per_row ? b : 0);
     row.zeta = row.rho;
-    class_compute(&v->plan, &row);
+    class_compute(&v->plan, &(class_row *){&row}, 1);
     zero_others(job, half, b);
     *right = row.argmax == y;
     return 0.5 * (row.main + row.z_part);

@@ -86,7 +86,10 @@ static void row(lk_dtype dtype, int64_t rows, int64_t classes)
 {
     int64_t n = rows * classes;
     size_t bytes = (size_t)n * lk_dtype_size(dtype);
-    char *x = malloc(bytes), *g = malloc(bytes), *copy = malloc(bytes);
+    /* As lossd, NumPy and PyTorch have their tensors: at the beginning of a line. */
+    const size_t size = (bytes + 63) / 64 * 64;
+    char *x = aligned_alloc(64, size), *g = aligned_alloc(64, size);
+    char *copy = aligned_alloc(64, size);
     int64_t *y = malloc((size_t)rows * sizeof *y);
     double t[4][PAIRS];
     if (!x || !g || !copy || !y)
