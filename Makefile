@@ -201,12 +201,14 @@ test-exhaustive: deps-test
 	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
 
-## clients: the tests of api/'s clients and of /docs; JavaScript's where there is a node, the page's with chromium
+## clients: the tests of api/'s clients and of /docs; where there is a node, a JDK, a chromium
 clients: deps-test
 	$(Q).ci/deps python3-numpy jq
 	$(Q)$(MAKE) --no-print-directory all
 	tests/console.sh $(B)/lossd api/shell/README.md
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio
+	$(Q)if command -v javac >/dev/null; then javac -Xlint:all -Werror -d $(B)/java api/java/*.java && \
+		cd api/java && LOSSD=$(abspath $(B))/lossd java -cp $(abspath $(B))/java lossd.LossdTest; fi
 	$(Q)if command -v chromium >/dev/null; then tests/http/docs.py --lossd $(B)/lossd; fi
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: MIT
+package lossd;
+
+import com.sun.net.httpserver.HttpServer;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.InputStreamReader;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
+import java.net.http.HttpClient;
+import java.net.http.HttpTimeoutException;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
+import lossd.Lossd.LossdException;
+import lossd.Lossd.Tensor;
+
+/** The client against a running lossd (LOSSD, or ../../build/lossd), and against servers that misbehave. */
+final class LossdTest {
+    private static final List<Process> RUNNING = new ArrayList<>();
+    private static String url;
+
+    private LossdTest() {
+    }
+
+    private static String start(String... flags) throws IOException {
+        final List<String> command = new ArrayList<>();
+        command.add(System.getenv().getOrDefault("LOSSD", "../../build/lossd"));
+        command.addAll(List.of("--listen", "127.0.0.1:0"));
+        command.addAll(Arrays.asList(flags));
+        final Process process = new ProcessBuilder(command).start();
+        RUNNING.add(process);
+        final BufferedReader said = new BufferedReader(new InputStreamReader(process.getErrorStream()));
+        for (String line; (line = said.readLine()) != null;) {
+            final int at = line.indexOf(" url=");
+            if (at >= 0) {
+                new Thread(() -> drop(said)).start(); // or it would wait for a reader
+                return line.substring(at + 5).split(" ")[0];
+            }
+        }
+        throw new IOException("lossd did not start");
+    }
+
+    private static void drop(BufferedReader lines) {
+        try {
+            while (lines.readLine() != null) {
+                continue;
+            }
+        } catch (IOException e) {
+            // closed
+        }
+    }
+
+    private static void check(boolean ok, String what) {
+        if (!ok) {
+            throw new AssertionError(what);
+        }
+    }
+
+    private static <T extends Throwable> T fails(Class<T> type, Callable<?> call) throws Exception {
+        try {
+            call.call();
+        } catch (Throwable thrown) {
+            check(type.isInstance(thrown), thrown + " is no " + type.getSimpleName());
+            return type.cast(thrown);
+        }
+        throw new AssertionError("no " + type.getSimpleName());
+    }
+
+    private static Tensor tensor(Map<String, Object> t) {
+        final List<Object> data = Lossd.Json.list(t.get("data"));
+        final int[] shape = Lossd.Json.list(t.get("shape")).stream().mapToInt(s -> ((Long) s).intValue()).toArray();
+        final double[] values = data.stream()
+                .mapToDouble(v -> v instanceof Boolean b ? (b ? 1 : 0) : ((Number) v).doubleValue()).toArray();
+        final byte[] bytes = new byte[values.length];
+        final float[] floats = new float[values.length];
+        for (int i = 0; i < values.length; i++) {
+            bytes[i] = (byte) values[i];
+            floats[i] = (float) values[i];
+        }
+        return switch ((String) t.get("dtype")) {
+            case "f64" -> Tensor.of(values, shape);
+            case "f32" -> Tensor.of(floats, shape);
+            case "i64" -> Tensor.of(data.stream().mapToLong(v -> ((Number) v).longValue()).toArray(), shape);
+            case "i32" -> Tensor.of(data.stream().mapToInt(v -> ((Number) v).intValue()).toArray(), shape);
+            case "u8" -> new Tensor(Lossd.Dtype.U8, shape, bytes);
+            case "bool" -> new Tensor(Lossd.Dtype.BOOL, shape, bytes);
+            default -> throw new AssertionError(t.get("dtype"));
+        };
+    }
+
+    private static void everySharedCase() throws Exception {
+        final Lossd lossd = new Lossd(url);
+        final String path = (String) lossd.describe("mask_tokens").get("path");
+        check(path.equals("/v1/transforms/mask_tokens"), path);
+        int values = 0;
+        for (String line : Files.readAllLines(Path.of("../cases.jsonl"))) {
+            final Map<String, Object> one = Lossd.Json.map(Lossd.Json.read(line));
+            final Map<String, Tensor> inputs = new LinkedHashMap<>();
+            Lossd.Json.map(one.get("inputs")).forEach((name, t) -> inputs.put(name, tensor(Lossd.Json.map(t))));
+            final Map<String, Object> wanted = Lossd.Json.map(one.get("outputs"));
+            final String loss = (String) one.get("loss");
+            final Map<String, Object> options = Lossd.Json.map(one.get("options"));
+            final String[] names = wanted.keySet().toArray(new String[0]);
+            final Map<String, Tensor> got = path.endsWith("/" + loss) ? lossd.transform(loss, inputs, options, names)
+                    : lossd.evaluate(loss, inputs, options, names);
+            check(List.copyOf(got.keySet()).equals(List.of(names)), one.get("name") + ": " + got.keySet());
+            final double tolerance = ((Number) one.get("tolerance")).doubleValue();
+            for (Map.Entry<String, Object> want : wanted.entrySet()) {
+                final Tensor t = got.get(want.getKey());
+                final Map<String, Object> w = Lossd.Json.map(want.getValue());
+                check(Arrays.stream(t.shape()).boxed().map(Integer::longValue).toList().equals(w.get("shape")),
+                        one.get("name") + ": the shape of " + want.getKey());
+                final List<Object> data = Lossd.Json.list(w.get("data"));
+                check(data.size() == t.size(), one.get("name") + ": the size of " + want.getKey());
+                for (int i = 0; i < t.size(); i++, values++) {
+                    final double x = ((Number) data.get(i)).doubleValue();
+                    check(Math.abs(t.get(i) - x) <= tolerance * Math.max(1, Math.abs(x)),
+                            one.get("name") + ": " + want.getKey() + "[" + i + "] is " + t.get(i) + ", not " + x);
+                }
+            }
+        }
+        check(values > 1000, "only " + values + " values were compared");
+    }
+
+    private static void errorsCarryCodeAndPlace() throws Exception {
+        final Lossd lossd = new Lossd(url);
+        final Map<String, Tensor> inputs = Map.of("logits", Tensor.of(new float[] {1, 2}, 1, 2),
+                "targets", Tensor.of(new long[] {5}, 1));
+        final LossdException e = fails(LossdException.class, () -> lossd.evaluate("cross_entropy", inputs, Map.of()));
+        check(e.status == 422 && e.code.equals("target_out_of_range") && e.input.equals("targets")
+                && e.index.equals(List.of(0L)) && e.detail.startsWith("targets[0] is 5") && !e.requestId.isEmpty(),
+                e.toString());
+        check(fails(LossdException.class, () -> lossd.evaluate("cross_entrop", inputs, Map.of())).status == 404, "404");
+        fails(IllegalArgumentException.class, () -> Tensor.of(new float[2], 3));
+        fails(IllegalArgumentException.class, () -> new Tensor(Lossd.Dtype.F16, new int[] {2}, new float[2]));
+        fails(IllegalArgumentException.class, () -> new Lossd("unix:/run/lossd.sock"));
+    }
+
+    private static void elementTypesAndOptions() throws Exception {
+        final Lossd lossd = new Lossd(url);
+        final Tensor targets = Tensor.of(new long[] {1, 2}, 2);
+        final Tensor exact = Tensor.of(new double[] {-1.5, 0.25, 2, 0.5, -0.75, 3}, 2, 3);
+        final Tensor want = lossd.evaluate("cross_entropy", Map.of("logits", exact, "targets", targets), Map.of())
+                .get("grad.logits");
+        final short[] f16 = {(short) 0xbe00, 0x3400, 0x4000, 0x3800, (short) 0xba00, 0x4200};
+        final short[] bf16 = {(short) 0xbfc0, 0x3e80, 0x4000, 0x3f00, (short) 0xbf40, 0x4040};
+        for (Lossd.Dtype dtype : List.of(Lossd.Dtype.F16, Lossd.Dtype.BF16)) {
+            final Tensor logits = new Tensor(dtype, new int[] {2, 3}, dtype == Lossd.Dtype.F16 ? f16 : bf16);
+            final Tensor got = lossd.evaluate("cross_entropy", Map.of("logits", logits, "targets", targets), Map.of())
+                    .get("grad.logits");
+            check(got.dtype() == dtype, "the type of the gradient");
+            for (int i = 0; i < 6; i++) {
+                check(got.get(i) == logits.get(i) || Math.abs(got.floats()[i] - want.get(i)) < 1e-2, dtype + " " + i);
+                check(logits.get(i) == exact.get(i), dtype + " " + logits.get(i));
+            }
+        }
+        final Tensor odd = new Tensor(Lossd.Dtype.F16, new int[] {4}, new short[] {0x7c00, 0x7e00, 1, (short) 0x8000});
+        check(odd.get(0) == Double.POSITIVE_INFINITY && Double.isNaN(odd.get(1)) && odd.get(2) == Math.scalb(1.0, -24)
+                && 1 / odd.get(3) == Double.NEGATIVE_INFINITY, "f16");
+        final Map<String, Tensor> pair = Map.of("a", Tensor.of(new float[] {1, 2}, 2), "b", Tensor.of(new float[2], 2));
+        final List<?> parts = List.of(Map.of("loss", "mse"), Map.of("loss", "huber", "weight", 0.5));
+        check(lossd.evaluate("composite", pair, Map.of("parts", parts)).get("loss").item() == 3, "composite");
+        final Map<String, Object> options = new LinkedHashMap<>();
+        options.put("num_items", null);
+        options.put("reduction", "none");
+        check(lossd.evaluate("mse", pair, options, "loss").get("loss").size() == 2, "an option that is off");
+        check(lossd.losses().size() > 30 && lossd.describe("mse").get("formula") instanceof String, "descriptions");
+    }
+
+    private static void manyAtOnce() throws Exception {
+        final Lossd lossd = new Lossd(url);
+        final List<CompletableFuture<Map<String, Tensor>>> calls = new ArrayList<>();
+        for (int i = 0; i < 200; i++) {
+            final Map<String, Tensor> inputs =
+                    Map.of("a", Tensor.of(new float[] {i}, 1), "b", Tensor.of(new float[1], 1));
+            calls.add(lossd.evaluateAsync("mse", inputs, Map.of(), "loss"));
+        }
+        for (int i = 0; i < 200; i++) {
+            check(calls.get(i).get().get("loss").item() == (double) (i * i), "call " + i);
+        }
+    }
+
+    private static HttpServer fake(int refusals, List<String> seen) throws IOException {
+        final HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
+        server.createContext("/", exchange -> {
+            seen.add(exchange.getRequestHeaders().getFirst("X-Request-Timeout"));
+            exchange.getResponseHeaders().add("Retry-After", "0");
+            final byte[] body = (seen.size() <= refusals ? "busy" : "{\"losses\":[]}").getBytes();
+            exchange.sendResponseHeaders(seen.size() <= refusals ? 503 : 200, body.length);
+            exchange.getResponseBody().write(body);
+            exchange.close();
+        });
+        server.start();
+        return server;
+    }
+
+    private static void fullForAWhile() throws Exception {
+        for (int refusals : new int[] {3, 100}) {
+            final List<String> seen = new ArrayList<>();
+            final HttpServer server = fake(refusals, seen);
+            final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getAddress().getPort());
+            if (refusals == 3) {
+                check(lossd.losses().isEmpty() && seen.size() == 4, "after three refusals");
+            } else {
+                final LossdException e = fails(LossdException.class, lossd::losses);
+                check(e.status == 503 && e.detail.equals("busy") && seen.size() == 5, e + ", tries: " + seen.size());
+            }
+            check(seen.stream().allMatch(ms -> Integer.parseInt(ms) > 0 && Integer.parseInt(ms) <= 30_000), "" + seen);
+            server.stop(0);
+        }
+    }
+
+    /** Answers every request with these bytes, a connection each; null: never. */
+    private static ServerSocket answering(byte[] reply, List<Socket> connections) throws IOException {
+        final ServerSocket socket = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        final Thread thread = new Thread(() -> {
+            try {
+                for (;;) {
+                    final Socket s = socket.accept();
+                    connections.add(s);
+                    if (reply != null) {
+                        final InputStream in = s.getInputStream();
+                        for (int state = 0; state < 4;) { // up to the empty line
+                            final int c = in.read();
+                            state = c == (state % 2 == 0 ? '\r' : '\n') ? state + 1 : 0;
+                        }
+                        s.getOutputStream().write(reply);
+                        s.getOutputStream().flush();
+                    }
+                }
+            } catch (IOException e) {
+                // closed
+            }
+        });
+        thread.setDaemon(true);
+        thread.start();
+        return socket;
+    }
+
+    private static byte[] http(byte[] body) {
+        final byte[] head = ("HTTP/1.1 200 OK\r\nContent-Length: " + body.length + "\r\nConnection: close\r\n\r\n")
+                .getBytes(StandardCharsets.US_ASCII);
+        return ByteBuffer.allocate(head.length + body.length).put(head).put(body).array();
+    }
+
+    private static byte[] safetensors(long length, String header, int data) {
+        final byte[] text = header.getBytes(StandardCharsets.UTF_8);
+        return ByteBuffer.allocate(8 + text.length + data).order(ByteOrder.LITTLE_ENDIAN).putLong(length).put(text)
+                .array();
+    }
+
+    private static void hostileReplies() throws Exception {
+        final String good = "{\"loss\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}";
+        final List<byte[]> bodies = List.of(new byte[0], new byte[7], safetensors(-1, good, 4),
+                safetensors(Long.MAX_VALUE, good, 4), safetensors(Integer.MAX_VALUE, good, 4),
+                safetensors(good.length() + 5, good, 4), safetensors(good.length(), good, 3),
+                safetensors(3, "[1]", 0), safetensors(8, "{\"a\":1}}", 0), safetensors(2, "{\"", 0),
+                of(good.replace("[0,4]", "[4,0]")), of(good.replace("[0,4]", "[-4,0]")),
+                of(good.replace("[0,4]", "[0,99999999999]")), of(good.replace("[]", "[2]")),
+                of(good.replace("[]", "[-1]")), of(good.replace("[]", "[65536,65536,65536,65536]")),
+                of(good.replace("F32", "F31")), of(good.replace("F32", "F64")), of(good.replace("[0,4]", "[0]")),
+                of("[".repeat(5000)));
+        for (byte[] body : bodies) {
+            final ServerSocket server = answering(http(body), new ArrayList<>());
+            final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
+            fails(IOException.class, () -> lossd.evaluate("mse", Map.of(), Map.of()));
+            server.close();
+        }
+        final ServerSocket server = answering(http(of(good)), new ArrayList<>());
+        final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
+        check(lossd.evaluate("mse", Map.of(), Map.of()).get("loss").item() == 0, "a good one");
+        server.close();
+    }
+
+    private static byte[] of(String header) {
+        return safetensors(header.length(), header, 4);
+    }
+
+    private static void timeAndCancelling() throws Exception {
+        final List<Socket> connections = new ArrayList<>();
+        final byte[] half = Arrays.copyOf(http(new byte[100]), 80); // a head, and not all of the body
+        for (byte[] reply : new byte[][] {null, half}) {
+            final ServerSocket server = answering(reply, connections);
+            final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+            final Lossd lossd =
+                    new Lossd("http://127.0.0.1:" + server.getLocalPort(), null, Duration.ofMillis(300), 4, http);
+            final long begun = System.nanoTime();
+            fails(HttpTimeoutException.class, lossd::losses);
+            check(System.nanoTime() - begun < TimeUnit.SECONDS.toNanos(3), "it took too long");
+            check(!lossd.ready(), "ready");
+            server.close();
+        }
+        final ServerSocket server = answering(null, connections);
+        final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
+        final CompletableFuture<?> call = lossd.evaluateAsync("mse", Map.of(), Map.of());
+        while (connections.size() < 5) {
+            Thread.sleep(1);
+        }
+        call.cancel(true);
+        final Socket left = connections.get(4);
+        left.setSoTimeout(5000);
+        try {
+            final InputStream in = left.getInputStream();
+            while (in.read() >= 0) { // what was sent, then the end
+                continue;
+            }
+        } catch (java.net.SocketTimeoutException e) {
+            throw new AssertionError("the connection of a cancelled call stays open", e);
+        } catch (IOException e) {
+            // reset: closed as well
+        }
+        server.close();
+    }
+
+    /** A kept connection that was closed: the call goes out once more. */
+    private static void closedConnections() throws Exception {
+        final Lossd lossd = new Lossd(start("--idle-timeout", "1s"));
+        check(lossd.ready(), "ready");
+        final Map<String, Tensor> pair = Map.of("a", Tensor.of(new float[] {3}, 1), "b", Tensor.of(new float[1], 1));
+        for (int i = 0; i < 5; i++) { // about when the connection is closed
+            check(lossd.evaluate("mse", pair, Map.of()).get("loss").item() == 9, "call " + i);
+            Thread.sleep(990 + 10 * i);
+        }
+    }
+
+    private static void keys() throws Exception {
+        final Path file = Files.createTempFile("lossd", "keys");
+        Files.writeString(file, "a-key-of-some-length\n");
+        final String keyed = start("--api-key-file", file.toString());
+        final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
+        for (String key : new String[] {null, "another-key-of-length", "a-key-of-some-length"}) {
+            final Lossd lossd = new Lossd(keyed, key, Duration.ofSeconds(5), 0, http);
+            if ("a-key-of-some-length".equals(key)) {
+                check(lossd.losses().size() > 30, "with the key");
+            } else {
+                check(fails(LossdException.class, lossd::losses).status == (key == null ? 401 : 403), "key " + key);
+            }
+        }
+        Files.delete(file);
+    }
+
+    private interface Test {
+        void run() throws Exception;
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        final Map<String, Test> tests = new LinkedHashMap<>();
+        tests.put("every shared case", LossdTest::everySharedCase);
+        tests.put("errors carry code and place", LossdTest::errorsCarryCodeAndPlace);
+        tests.put("element types and options", LossdTest::elementTypesAndOptions);
+        tests.put("many at once", LossdTest::manyAtOnce);
+        tests.put("full for a while, and for ever", LossdTest::fullForAWhile);
+        tests.put("hostile replies", LossdTest::hostileReplies);
+        tests.put("time and cancelling", LossdTest::timeAndCancelling);
+        tests.put("closed connections", LossdTest::closedConnections);
+        tests.put("keys", LossdTest::keys);
+        int failed = 0;
+        try {
+            url = start();
+            for (Map.Entry<String, Test> test : tests.entrySet()) {
+                try {
+                    test.getValue().run();
+                    System.out.println("passed: " + test.getKey());
+                } catch (Exception | AssertionError e) {
+                    failed++;
+                    System.out.println("FAILED: " + test.getKey() + ": " + e);
+                }
+            }
+        } finally {
+            RUNNING.forEach(Process::destroy);
+        }
+        System.out.println(tests.size() - failed + " passed, " + failed + " failed");
+        System.exit(failed == 0 ? 0 : 1);
+    }
+}
