@@ -150,6 +150,14 @@ $(TESTS)/%: tests/%.c $(TESTED_OBJS)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
+# The C client, and the example of its README.
+$(B)/clients/test_lossd: api/c/test_lossd.c api/c/lossd.h api/c/README.md
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(BASE) $(CFLAGS) $< $(LDFLAGS) $$(pkg-config --cflags --libs libcurl jansson cmocka) -lpthread -lm -o $@
+	$(Q)sed -n '/^```c$$/,/^```$$/p' api/c/README.md | sed '1d;$$d' | \
+		$(CC) -Iapi/c $(WARN) -x c - $$(pkg-config --cflags --libs libcurl jansson) -lm -o $@_example
+
 # Allocations go through the program, which makes them fail one after another.
 $(TORTURES): $(TESTS)/%: tests/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
@@ -203,12 +211,14 @@ test-exhaustive: deps-test
 
 ## clients: the tests of api/'s clients and of /docs; where there is a node, a JDK, a chromium
 clients: deps-test
-	$(Q).ci/deps python3-numpy jq
+	$(Q).ci/deps python3-numpy jq libcurl4-openssl-dev
 	$(Q)$(MAKE) --no-print-directory all
 	tests/console.sh $(B)/lossd api/shell/README.md
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio
-	$(Q)if command -v javac >/dev/null; then javac -Xlint:all -Werror -d $(B)/java api/java/*.java && \
-		cd api/java && LOSSD=$(abspath $(B))/lossd java -cp $(abspath $(B))/java lossd.LossdTest; fi
+	$(Q)$(MAKE) --no-print-directory $(B)/clients/test_lossd
+	cd api/c && LOSSD=$(abspath $(B))/lossd $(abspath $(B))/clients/test_lossd
+	$(Q)if command -v javac >/dev/null; then javac -Xlint:all -Werror -d $(B)/clients/java api/java/*.java && \
+		cd api/java && LOSSD=$(abspath $(B))/lossd java -cp $(abspath $(B))/clients/java lossd.LossdTest; fi
 	$(Q)if command -v chromium >/dev/null; then tests/http/docs.py --lossd $(B)/lossd; fi
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
 
