@@ -435,7 +435,8 @@ static void hostile_replies(void **state)
                    {-1, "{\"loss\":1}", 0},
                    {-1, "[]", 0},
                    {-1, "", 0},
-                   {-1, "{\"loss", 0}};
+                   {-1, "{\"loss", 0},
+                   {200, "{\"loss", 0}};
     for (size_t i = 0; i < sizeof replies / sizeof *replies; i++) {
         const size_t header = strlen(replies[i].header), size = 8 + header + replies[i].data;
         char reply[512];
