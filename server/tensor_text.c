@@ -99,7 +99,10 @@ static bool begins_number(char c)
 
 static bool ends_token(char c)
 {
-    return c == ',' || c == ']' || walk_is_space(c) || c == '[' || c == '"' || c == '{' || c == '}';
+    static const bool ends[256] = {
+        [','] = true,  [']'] = true, [' '] = true, ['\n'] = true, ['\r'] = true,
+        ['\t'] = true, ['['] = true, ['"'] = true, ['{'] = true,  ['}'] = true};
+    return ends[(unsigned char)c];
 }
 
 bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
