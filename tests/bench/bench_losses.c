@@ -5,6 +5,7 @@
  */
 #include <losskit.h>
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +52,46 @@ static void fill(lk_dtype dtype, void *data, int64_t n)
     }
 }
 
-static double evaluate(const char *loss, const lk_named *in, bool gradient, void *grad)
+/* Two threads do half each of what one would do. */
+typedef struct half {
+    void (*run)(const struct half *); /* of blocks, or of bytes */
+    lk_call *call;
+    int64_t first, count;
+    char *to, *scratch;
+    const char *from;
+} half;
+
+static void run_blocks(const half *h)
+{
+    lk_call_run(h->call, h->first, h->count, h->scratch);
+}
+
+static void run_copy(const half *h)
+{
+    memcpy(h->to + h->first, h->from + h->first, (size_t)h->count);
+}
+
+static void *on_thread(void *h)
+{
+    ((const half *)h)->run(h);
+    return NULL;
+}
+
+static void in_two(half whole, char *other_scratch)
+{
+    half second = whole;
+    pthread_t thread;
+    whole.count /= 2;
+    second.first += whole.count;
+    second.count -= whole.count;
+    second.scratch = other_scratch;
+    if (pthread_create(&thread, NULL, on_thread, &second) != 0)
+        exit(1);
+    whole.run(&whole);
+    pthread_join(thread, NULL);
+}
+
+static double evaluate(const char *loss, const lk_named *in, bool gradient, void *grad, int threads)
 {
     static char *scratch;
     static size_t size;
@@ -71,57 +111,133 @@ static double evaluate(const char *loss, const lk_named *in, bool gradient, void
     if (lk_call_scratch(call) > size) { /* a service keeps it, too */
         free(scratch);
         size = (lk_call_scratch(call) + 63) / 64 * 64;
-        scratch = aligned_alloc(64, size);
+        scratch = aligned_alloc(64, 2 * size);
         if (!scratch)
             exit(1);
     }
-    lk_call_run(call, 0, lk_call_blocks(call), scratch);
+    const half whole = {run_blocks, call, 0, lk_call_blocks(call), NULL, scratch, NULL};
+    if (threads == 2)
+        in_two(whole, scratch + size);
+    else
+        run_blocks(&whole);
     if (lk_call_finish(call, &error) != LK_OK)
         exit(1);
     lk_call_free(call);
     return now() - start;
 }
 
+/* Logits and targets, and room for a gradient and a copy. */
+typedef struct batch {
+    size_t bytes;
+    char *x, *g, *copy;
+    int64_t *y;
+    lk_named in[3];
+} batch;
+
+static batch batch_new(lk_dtype dtype, int64_t rows, int64_t classes)
+{
+    batch b = {.bytes = (size_t)(rows * classes) * lk_dtype_size(dtype)};
+    /* As lossd, NumPy and PyTorch have their tensors: at the beginning of a line. */
+    const size_t size = (b.bytes + 63) / 64 * 64;
+    b.x = aligned_alloc(64, size);
+    b.g = aligned_alloc(64, size);
+    b.copy = aligned_alloc(64, size);
+    b.y = malloc((size_t)rows * sizeof *b.y);
+    if (!b.x || !b.g || !b.copy || !b.y)
+        exit(1);
+    fill(dtype, b.x, rows * classes);
+    memset(b.g, 1, b.bytes);
+    memset(b.copy, 1, b.bytes);
+    for (int64_t i = 0; i < rows; i++)
+        b.y[i] = i * 7919 % classes;
+    b.in[0] = (lk_named){"logits", lk_matrix(dtype, b.x, rows, classes)};
+    b.in[1] = (lk_named){"targets", lk_vector(LK_I64, b.y, rows)};
+    b.in[2] = (lk_named){NULL, lk_scalar(LK_F32, NULL)};
+    return b;
+}
+
+static void batch_free(batch *b)
+{
+    free(b->x);
+    free(b->g);
+    free(b->copy);
+    free(b->y);
+}
+
 static void row(lk_dtype dtype, int64_t rows, int64_t classes)
 {
-    int64_t n = rows * classes;
-    size_t bytes = (size_t)n * lk_dtype_size(dtype);
-    /* As lossd, NumPy and PyTorch have their tensors: at the beginning of a line. */
-    const size_t size = (bytes + 63) / 64 * 64;
-    char *x = aligned_alloc(64, size), *g = aligned_alloc(64, size);
-    char *copy = aligned_alloc(64, size);
-    int64_t *y = malloc((size_t)rows * sizeof *y);
+    batch b = batch_new(dtype, rows, classes);
+    lk_named *in = b.in;
+    char *x = b.x, *g = b.g;
+    const size_t bytes = b.bytes;
     double t[4][PAIRS];
-    if (!x || !g || !copy || !y)
-        exit(1);
-    fill(dtype, x, n);
-    memset(g, 1, bytes);
-    memset(copy, 1, bytes);
-    for (int64_t i = 0; i < rows; i++)
-        y[i] = i * 7919 % classes;
-    lk_named in[] = {{"logits", lk_matrix(dtype, x, rows, classes)},
-                     {"targets", lk_vector(LK_I64, y, rows)},
-                     {NULL, lk_scalar(LK_F32, NULL)}};
     for (int k = 0; k < PAIRS; k++) {
         double start = now();
-        memcpy(copy, x, bytes);
+        memcpy(b.copy, x, bytes);
         t[0][k] = now() - start;
-        t[1][k] = evaluate("cross_entropy", in, true, g);
-        t[2][k] = evaluate("cross_entropy", in, false, NULL);
+        t[1][k] = evaluate("cross_entropy", in, true, g, 1);
+        t[2][k] = evaluate("cross_entropy", in, false, NULL, 1);
         memcpy(g, x, bytes);
         in[0].tensor.data = g;
-        t[3][k] = evaluate("cross_entropy", in, true, g);
+        t[3][k] = evaluate("cross_entropy", in, true, g, 1);
         in[0].tensor.data = x;
     }
     double base = median(t[0], PAIRS);
     printf("%-5s %6lldx%-7lld %8.2f ms %8.2f %8.2f %8.2f   %6.3f ns\n", lk_dtype_name(dtype),
            (long long)rows, (long long)classes, base * 1e3, median(t[1], PAIRS) / base,
            median(t[3], PAIRS) / base, median(t[2], PAIRS) / base,
-           median(t[1], PAIRS) / (double)n * 1e9);
-    free(x);
-    free(g);
-    free(copy);
-    free(y);
+           median(t[1], PAIRS) / (double)(rows * classes) * 1e9);
+    batch_free(&b);
+}
+
+/* Twice the work must take twice the time. */
+static void linear(void)
+{
+    static const struct {
+        int64_t rows, classes;
+    } shapes[] = {{8, 1000},  {80, 1000},  {800, 1000},  {8000, 1000},
+                  {16, 1000}, {16, 10000}, {16, 100000}, {16, 1000000}};
+    printf("\ncross_entropy with its gradient, f32, %s, one thread, by rows and by classes\n",
+           lk_isa_used());
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+        batch b = batch_new(LK_F32, shapes[k].rows, shapes[k].classes);
+        double t[PAIRS];
+        for (int i = 0; i < PAIRS; i++)
+            t[i] = evaluate("cross_entropy", b.in, true, b.g, 1);
+        printf("%8lldx%-9lld %6.3f ns per logit\n", (long long)shapes[k].rows,
+               (long long)shapes[k].classes,
+               median(t, PAIRS) * 1e9 / (double)(shapes[k].rows * shapes[k].classes));
+        batch_free(&b);
+    }
+}
+
+static void two_threads(void)
+{
+    static const struct {
+        int64_t rows, classes;
+    } shapes[] = {{1000, 1000}, {6144, 1000}, {128, 50257}};
+    printf("\ncross_entropy with its gradient, f32, %s: one thread's time as a multiple of two's\n"
+           "%16s %14s %8s\n",
+           lk_isa_used(), "shape", "cross_entropy", "memcpy");
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+        batch b = batch_new(LK_F32, shapes[k].rows, shapes[k].classes);
+        const half all = {run_copy, NULL, 0, (int64_t)b.bytes, b.copy, NULL, b.x};
+        double t[4][PAIRS];
+        for (int i = 0; i < PAIRS; i++) {
+            double start = now();
+            run_copy(&all);
+            t[0][i] = now() - start;
+            start = now();
+            in_two(all, NULL);
+            t[1][i] = now() - start;
+            t[2][i] = evaluate("cross_entropy", b.in, true, b.g, 1);
+            t[3][i] = evaluate("cross_entropy", b.in, true, b.g, 2);
+        }
+        printf("%8lldx%-7lld %12.2f x %6.2f x\n", (long long)shapes[k].rows,
+               (long long)shapes[k].classes, median(t[2], PAIRS) / median(t[3], PAIRS),
+               median(t[0], PAIRS) / median(t[1], PAIRS));
+        batch_free(&b);
+    }
 }
 
 int main(void)
@@ -141,5 +257,9 @@ int main(void)
                 if (d != LK_F64 || k == 3)
                     row(d, shapes[k].rows, shapes[k].classes);
     }
+    for (int i = 0; i < lk_isa_count() && !lk_isa_use(lk_isa_name(i)); i++)
+        continue;
+    linear();
+    two_threads();
     return 0;
 }
