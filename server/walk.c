@@ -12,13 +12,49 @@ bool walk_is_space(char c)
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
 
+/* Large bodies are mostly bytes that mean nothing here: those are passed over sixteen at a time. */
+typedef unsigned char block __attribute__((vector_size(16)));
+
+/* The next sixteen bytes; false at the end. */
+static inline bool next_block(const cursor *c, block *bytes)
+{
+    if (cursor_left(c) < sizeof *bytes)
+        return false;
+    memcpy(bytes, c->p, sizeof *bytes);
+    return true;
+}
+
+static inline bool is_empty(block found)
+{
+    uint64_t half[2];
+    memcpy(half, &found, sizeof half);
+    return (half[0] | half[1]) == 0;
+}
+
+static void skip_in_string(cursor *c)
+{
+    block bytes;
+    while (next_block(c, &bytes) && is_empty((block)(bytes == '"') | (block)(bytes == '\\')))
+        c->p += sizeof bytes;
+}
+
+/* Up to what opens or closes something. A bracket and a brace differ in one bit. */
+static void skip_plain(cursor *c)
+{
+    block bytes;
+    while (next_block(c, &bytes) &&
+           is_empty((block)(bytes == '"') | (block)((bytes | 0x20) == '{') |
+                    (block)((bytes | 0x20) == '}')))
+        c->p += sizeof bytes;
+}
+
 bool walk_string(cursor *c, span *s)
 {
     cursor_space(c);
     const char *start = c->p;
     if (cursor_peek(c) != '"')
         return false;
-    for (c->p++; c->p < c->end && *c->p != '"'; c->p++)
+    for (c->p++, skip_in_string(c); c->p < c->end && *c->p != '"'; c->p++, skip_in_string(c))
         if (*c->p == '\\' && c->p + 1 < c->end)
             c->p++;
     if (c->p >= c->end)
@@ -26,25 +62,6 @@ bool walk_string(cursor *c, span *s)
     c->p++;
     *s = (span){start, (size_t)(c->p - start)};
     return true;
-}
-
-/* Past bytes that neither open nor close anything, sixteen at a time: most of a large body. A
- * bracket and a brace differ in one bit. */
-static void skip_plain(cursor *c)
-{
-    typedef unsigned char block __attribute__((vector_size(16)));
-    while (cursor_left(c) >= sizeof(block)) {
-        block bytes, quote, found;
-        uint64_t half[2];
-        memcpy(&bytes, c->p, sizeof bytes);
-        quote = (block)(bytes == '"');
-        bytes |= 0x20;
-        found = quote | (block)(bytes == '{') | (block)(bytes == '}');
-        memcpy(half, &found, sizeof half);
-        if (half[0] | half[1])
-            return;
-        c->p += sizeof(block);
-    }
 }
 
 bool walk_value(cursor *c, span *s)
