@@ -73,14 +73,15 @@ function asTensor(value) {
 
 /** Options as lossd writes them. */
 function optionText(value) {
-  if (value === null || value === undefined) return "off";
+  if (value === null) return "off";
   if (Array.isArray(value)) return typeof value[0] === "object" ? JSON.stringify(value) : value.map(optionText).join(",");
   return String(value);
 }
 
 function writeBody(inputs, metadata) {
   const header = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
-  const named = Object.entries(inputs).map(([name, value]) => [name, asTensor(value)]);
+  const given = Object.entries(inputs).filter(([, value]) => value !== undefined);
+  const named = given.map(([name, value]) => [name, asTensor(value)]);
   const width = (t) => TYPES[t.dtype.toUpperCase()][1];
   named.sort((a, b) => width(b[1]) - width(a[1])); // then each is aligned if the first is
   let offset = 0;
@@ -141,6 +142,17 @@ export function bf16(values, shape = [values.length]) {
   return tensor(Uint16Array.from(bits, round), shape, "bf16");
 }
 
+/** What AbortSignal.timeout takes: whole milliseconds, 24 days of them at most. */
+const limitOf = (ms) => AbortSignal.timeout(Math.max(0, Math.min(Math.ceil(ms), 2 ** 31 - 1)));
+
+/** A promise that others wait for as well, given up for this caller only. */
+const unless = (signal, promise) =>
+  new Promise((resolve, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+    promise.then(resolve, reject);
+  });
+
 const sleep = (ms, signal) =>
   new Promise((resolve, reject) => {
     const stop = () => {
@@ -165,12 +177,16 @@ export class Client {
   }
 
   /** The outputs by name: `loss` and the usual gradients, or those that `outputs` names. */
-  async evaluate(loss, inputs, options = {}, { outputs, timeout, signal } = {}) {
-    const metadata = Object.fromEntries(Object.entries(options).map(([name, value]) => [name, optionText(value)]));
+  async evaluate(loss, inputs, options = {}, { outputs, timeout = this.timeout, signal } = {}) {
+    const chosen = Object.entries(options).filter(([, value]) => value !== undefined);
+    const metadata = Object.fromEntries(chosen.map(([name, value]) => [name, optionText(value)]));
+    const end = Date.now() + timeout;
     if (outputs) metadata.outputs = outputs.join(",");
-    const { path } = await this.describe(loss);
+    const body = writeBody(inputs, metadata);
+    const limit = limitOf(timeout);
+    const { path } = await unless(signal ? AbortSignal.any([signal, limit]) : limit, this.describe(loss));
     const headers = { "Content-Type": MEDIA, Accept: MEDIA };
-    return readBody(await this.#call("POST", path, headers, writeBody(inputs, metadata), { timeout, signal }));
+    return readBody(await this.#call("POST", path, headers, body, { timeout: end - Date.now(), signal }));
   }
 
   /** The names of all losses and transforms. */
@@ -209,17 +225,27 @@ export class Client {
 
   async #call(method, path, headers, body, { timeout = this.timeout, signal, retries = this.retries }) {
     const end = Date.now() + timeout;
-    const limit = AbortSignal.timeout(timeout);
+    const limit = limitOf(timeout);
     const either = signal ? AbortSignal.any([signal, limit]) : limit;
-    for (let left = retries; ; left--) {
-      const remaining = String(Math.max(1, end - Date.now()));
+    for (let left = retries, again = true; ; left--) {
+      const remaining = String(Math.ceil(Math.max(1, Math.min(end - Date.now(), 1e9))));
       const all = { ...this.headers, ...headers, "X-Request-Timeout": remaining };
-      const reply = await (this.url.startsWith("unix:") ? fetchUnix : fetchHttp)(this.url, path, {
-        method,
-        headers: all,
-        body,
-        signal: either,
-      });
+      let reply;
+      try {
+        reply = await (this.url.startsWith("unix:") ? fetchUnix : fetchHttp)(this.url, path, {
+          method,
+          headers: all,
+          body,
+          signal: either,
+        });
+      } catch (error) {
+        // A kept connection that lossd has closed since? To evaluate twice is no harm.
+        if (either.aborted || !again) throw error;
+        again = false;
+        left++;
+        await sleep(0, either); // so that others that are closed are seen to be
+        continue;
+      }
       if (reply.status >= 200 && reply.status < 300) return reply.body;
       const after = reply.header("retry-after");
       const wait = 1000 * (/^\d+$/.test(after) ? Number(after) : 1); // a date is what proxies may write

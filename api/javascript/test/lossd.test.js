@@ -149,6 +149,37 @@ test("timeouts and signals", async () => {
   assert.equal(await new Client("http://127.0.0.1:9").ready(), false);
 });
 
+test("a kept connection that was closed unseen", async () => {
+  const [tcp, unix] = await start("--listen", "127.0.0.1:0", "--listen", `unix:${folder}/t`, "--idle-timeout", "1s");
+  for (const url of [tcp, unix]) {
+    for (const size of [1, 3_000_000]) {
+      const client = new Client(url);
+      const [a, b] = [new Float32Array(size).fill(1), new Float32Array(size)];
+      await client.evaluate("mse", { a, b });
+      const end = Date.now() + 1500;
+      while (Date.now() < end); // so that nobody sees it being closed
+      assert.equal((await client.evaluate("mse", { a, b })).loss.data[0], 1);
+    }
+  }
+});
+
+test("the first call's own limits, and what is undefined", async () => {
+  const mute = http.createServer(() => {});
+  await new Promise((resolve) => mute.listen(0, "127.0.0.1", resolve));
+  const silent = `http://127.0.0.1:${mute.address().port}`;
+  const begun = Date.now();
+  const pair = { a: [1], b: [3] };
+  await assert.rejects(new Client(silent).evaluate("mse", pair, {}, { timeout: 200.5 }), { name: "TimeoutError" });
+  const signal = AbortSignal.timeout(200);
+  await assert.rejects(new Client(silent).evaluate("mse", pair, {}, { signal }), { name: "TimeoutError" });
+  assert.ok(Date.now() - begun < 5000);
+  mute.closeAllConnections();
+  mute.close();
+  const all = { reduction: undefined, num_items: null };
+  const got = await new Client(urls[0]).evaluate("mse", { ...pair, mask: undefined }, all, { timeout: Infinity });
+  assert.equal(got.loss.data[0], 4);
+});
+
 test("keys", async () => {
   writeFileSync(`${folder}/keys`, "a-key-of-some-length\n");
   const [url] = await start("--listen", "127.0.0.1:0", "--api-key-file", `${folder}/keys`);

@@ -55,8 +55,9 @@ class AsyncClient:
         """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError, or
         TimeoutError."""
         headers, pieces = calls.encode(inputs, options, outputs)
-        path = (await self.describe(loss))["path"]
-        return tensors.read(await self._call("POST", path, headers, pieces, timeout))
+        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        path = (await self._description(loss, timeout))["path"]
+        return tensors.read(await self._call("POST", path, headers, pieces, end - time.monotonic()))
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[dict[str, Any]]]:
         """await client.cross_entropy(logits, targets, label_smoothing=0.1): as lossd.Client's."""
@@ -71,11 +72,14 @@ class AsyncClient:
 
     async def losses(self) -> list[str]:
         """The names of all losses and transforms."""
-        return list(await self._descriptions())
+        return list(await self._descriptions(None))
 
     async def describe(self, loss: str) -> dict[str, Any]:
         """Inputs, outputs, options, formula and sources of a loss."""
-        found = (await self._descriptions()).get(loss)
+        return await self._description(loss, None)
+
+    async def _description(self, loss: str, timeout: float | None) -> dict[str, Any]:
+        found = (await self._descriptions(timeout)).get(loss)
         if found is None:
             raise AttributeError(f"lossd at {self.url} has no loss {loss!r}")
         return found
@@ -99,9 +103,9 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _descriptions(self) -> dict[str, dict[str, Any]]:
+    async def _descriptions(self, timeout: float | None) -> dict[str, dict[str, Any]]:
         if self._described is None:
-            listed = json.loads(bytes(await self._call("GET", "/v1/losses", {}, [], None)))
+            listed = json.loads(bytes(await self._call("GET", "/v1/losses", {}, [], timeout)))
             self._described = {one["name"]: one for one in listed["losses"]}
         return self._described
 

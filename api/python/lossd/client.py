@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import ssl
 import threading
@@ -50,6 +51,7 @@ class Client:
         self._dial = _dialler(url, context)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._described: dict[str, dict[str, Any]] | None = None
 
     def evaluate(
@@ -63,8 +65,9 @@ class Client:
     ) -> dict[str, Any]:
         """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError."""
         headers, pieces = calls.encode(inputs, options, outputs)
-        path = self.describe(loss)["path"]
-        return tensors.read(self._call("POST", path, headers, pieces, timeout))
+        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        path = self._description(loss, timeout)["path"]
+        return tensors.read(self._call("POST", path, headers, pieces, end - time.monotonic()))
 
     def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
         """client.cross_entropy(logits, targets, label_smoothing=0.1): inputs in their order or by name, options and
@@ -81,11 +84,14 @@ class Client:
 
     def losses(self) -> list[str]:
         """The names of all losses and transforms."""
-        return list(self._descriptions())
+        return list(self._descriptions(None))
 
     def describe(self, loss: str) -> dict[str, Any]:
         """Inputs, outputs, options, formula and sources of a loss."""
-        found = self._descriptions().get(loss)
+        return self._description(loss, None)
+
+    def _description(self, loss: str, timeout: float | None) -> dict[str, Any]:
+        found = self._descriptions(timeout).get(loss)
         if found is None:
             raise AttributeError(f"lossd at {self.url} has no loss {loss!r}")
         return found
@@ -110,9 +116,9 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _descriptions(self) -> dict[str, dict[str, Any]]:
+    def _descriptions(self, timeout: float | None) -> dict[str, dict[str, Any]]:
         if self._described is None:
-            listed = json.loads(bytes(self._call("GET", "/v1/losses", {}, None, None)))
+            listed = json.loads(bytes(self._call("GET", "/v1/losses", {}, None, timeout)))
             self._described = {one["name"]: one for one in listed["losses"]}
         return self._described
 
@@ -145,6 +151,8 @@ class Client:
             if remaining <= 0:
                 raise TimeoutError(f"no reply of {self.url} in time")
             with self._lock:
+                if self._process != os.getpid():  # forked: those connections are the other process's
+                    self._process, self._idle = os.getpid(), []
                 connection = self._idle.pop() if self._idle else None
             kept = connection is not None
             connection = connection or self._dial(remaining)
@@ -161,20 +169,35 @@ class Client:
             except BaseException:
                 connection.close()
                 raise
-            return self._receive(connection, reply)
+            return self._receive(connection, reply, end)
 
     def _receive(
-        self, connection: http.client.HTTPConnection, reply: http.client.HTTPResponse
+        self, connection: http.client.HTTPConnection, reply: http.client.HTTPResponse, end: float
     ) -> tuple[int, np.ndarray, Mapping[str, str]]:
+        line = connection.sock  # gone from there where the connection will be closed
+
+        def within() -> None:
+            """The socket's timeout is for a part of the reply, ours for all of it."""
+            remaining = end - time.monotonic()
+            if remaining <= 0:
+                raise TimeoutError(f"no whole reply of {self.url} in time")
+            if line:
+                line.settimeout(remaining)
+
         try:
             size = reply.length
             if size is None:
-                body = np.frombuffer(bytearray(reply.read()), np.uint8)
+                parts = bytearray()
+                while part := reply.read1(1 << 16):
+                    parts += part
+                    within()
+                body = np.frombuffer(parts, np.uint8)
             else:
                 body = np.empty(size, np.uint8)  # nobody need clear it first
                 view = memoryview(body)
                 while view:
-                    got = reply.readinto(view)
+                    within()
+                    got = reply.readinto1(view)
                     if got == 0:
                         raise http.client.IncompleteRead(bytes(body[: size - len(view)]), len(view))
                     view = view[got:]

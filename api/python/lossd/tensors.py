@@ -87,7 +87,8 @@ def _bits(tensor: Tensor) -> np.ndarray:
 
 
 def read(body: np.ndarray) -> dict[str, Any]:
-    """The tensors of a file as views of it, writable and in the file's order."""
+    """The tensors of a file, writable and in the file's order: views of it, but for small ones of a large file, which
+    would keep all of it in memory for as long as somebody keeps them: a loss, for its curve."""
     (size,) = struct.unpack_from("<Q", body)
     header = json.loads(bytes(body[8 : 8 + size]))
     header.pop("__metadata__", None)
@@ -96,6 +97,8 @@ def read(body: np.ndarray) -> dict[str, Any]:
         dtype = DTYPES[entry["dtype"]]
         begin, end = entry["data_offsets"]
         array = np.frombuffer(body, dtype, (end - begin) // dtype.itemsize, 8 + size + begin).reshape(entry["shape"])
+        if array.nbytes <= body.nbytes // 8:
+            array = array.copy()
         found[name] = BF16(array) if entry["dtype"] == "BF16" else array
     return found
 

@@ -32,8 +32,8 @@ def _from_lossd(value: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 class _Evaluation(torch.autograd.Function):
-    """One request brings value and gradients. A loss per row, whose gradient depends on what comes back to it,
-    takes a second one."""
+    """One request brings value and gradients. Where these depend on what comes back to the loss, a second one does: of
+    a loss per row, and of 16-bit gradients that are to be scaled, since what would not vanish scaled may have before."""
 
     @staticmethod
     def forward(ctx: Any, loss: Loss, names: tuple[str, ...], *inputs: torch.Tensor) -> torch.Tensor:
@@ -44,18 +44,23 @@ class _Evaluation(torch.autograd.Function):
         )
         value = _from_lossd(got["loss"], inputs[0])
         ctx.loss, ctx.names, ctx.wanted = loss, names, wanted
-        ctx.given = given if value.dim() > 0 and wanted else None
-        ctx.save_for_backward(*(_from_lossd(got[f"grad.{n}"], inputs[0]) for n in wanted))
+        # Saved as PyTorch wants it, so that it notices who writes to one of them before the backward pass.
+        ctx.save_for_backward(*inputs, *(_from_lossd(got[f"grad.{n}"], inputs[0]) for n in wanted))
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:
-        if ctx.given is None:
-            gradients = {n: g * grad_output.to(g.dtype) for n, g in zip(ctx.wanted, ctx.saved_tensors)}
+        if torch.is_grad_enabled():  # create_graph=True: the gradients would be taken for constants
+            raise RuntimeError("lossd has no second derivatives: its losses cannot be used with create_graph=True")
+        saved = ctx.saved_tensors
+        inputs, ready = dict(zip(ctx.names, saved)), dict(zip(ctx.wanted, saved[len(ctx.names) :]))
+        narrow = any(g.element_size() == 2 for g in ready.values())
+        if grad_output.dim() == 0 and (not narrow or grad_output.item() == 1):
+            gradients = {n: g * grad_output.to(g.dtype) for n, g in ready.items()}
         else:
             got = ctx.loss.client.evaluate(
                 ctx.loss.name,
-                {**ctx.given, "grad_output": _to_lossd(grad_output)},
+                {**{n: _to_lossd(t) for n, t in inputs.items()}, "grad_output": _to_lossd(grad_output)},
                 options=ctx.loss.options,
                 outputs=[f"grad.{n}" for n in ctx.wanted],
             )

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,45 @@ class Service(unittest.TestCase):
             time.sleep(1.6)
             self.assertEqual(float(client.mse([1.0], [2.0])["loss"]), 1.0)
 
+    def test_fork(self) -> None:
+        client = lossd.Client(self.urls[0])
+        client.mse([1.0], [0.0])  # a kept connection, which only one process may use
+        child = os.fork()
+        mine = 2.0 if child else 3.0
+        wrong = sum(float(client.mse([mine], [0.0])["loss"]) != mine**2 for _ in range(50))
+        if not child:
+            os._exit(wrong != 0)
+        self.assertEqual(wrong, 0)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
+    def test_small_outputs_of_large_replies(self) -> None:
+        got = lossd.Client(self.urls[0]).mse(np.ones(10000, "f4"), np.zeros(10000, "f4"))
+        self.assertIsNone(got["loss"].base, "who keeps the loss keeps the whole reply")
+        self.assertIsNotNone(got["grad.a"].base)
+
+    def test_timeout_of_the_first_call(self) -> None:
+        with socket.socket() as mute, socket.socket() as slow:
+            for listener in (mute, slow):
+                listener.bind(("127.0.0.1", 0))
+                listener.listen()
+
+            def drip() -> None:
+                with contextlib.suppress(OSError):
+                    connection, _ = slow.accept()
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+                    for _ in range(100):
+                        connection.sendall(b" ")
+                        time.sleep(0.1)
+
+            threading.Thread(target=drip, daemon=True).start()
+            for listener in (mute, slow):
+                client = lossd.Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
+                begun = time.monotonic()
+                with self.assertRaises(TimeoutError):
+                    client.evaluate("mse", {"a": [1.0], "b": [0.0]}, timeout=0.3)
+                self.assertLess(time.monotonic() - begun, 3)
+
     def test_keys(self) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
             file.write("a-key-of-some-length\n")
@@ -250,6 +290,35 @@ class Torch(Service):
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
         apart = re.search(r"largest difference over 2 steps: lossd (\S+),", said)[1]
         self.assertLess(float(apart), 1e-5, said)
+
+    def test_what_cannot_be_told_is_an_error(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        targets = torch.tensor([0, 2])
+        for reduction in ("mean", "none"):
+            criterion = lossd.torch.CrossEntropyLoss(self.urls[0], reduction=reduction)
+            x = torch.randn(2, 3, requires_grad=True)
+            with self.assertRaisesRegex(RuntimeError, "second derivatives"):
+                torch.autograd.grad(criterion(x, targets).sum(), x, create_graph=True)
+            z = x * 1
+            loss = criterion(z, targets)
+            z.mul_(5)
+            with self.assertRaisesRegex(RuntimeError, "inplace"):
+                loss.sum().backward()
+
+    def test_scaled_losses_of_16_bits(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        # Divided by the rows, entries of the gradient vanish in f16; scaled as for mixed precision they must not.
+        logits = torch.zeros(2048, 4000).half().requires_grad_()
+        loss = lossd.torch.CrossEntropyLoss(self.urls[1])(logits, torch.zeros(2048, dtype=torch.long))
+        (loss * 65536).backward()
+        self.assertEqual((logits.grad == 0).sum(), 0)
+        self.assertAlmostEqual(float(logits.grad[5, 7]), 65536 / 2048 / 4000, places=5)
 
     def test_tensors_are_no_options(self) -> None:
         import torch
