@@ -200,10 +200,11 @@ LK_INLINE real class_sum_exp(real *z, int64_t n, real shift)
     return class_exps(z, n, shift, false);
 }
 
-/* Reals of scratch for one row's kept and shift. */
+/* Reals of scratch for one row's kept and shift: whole vectors, so that each row's are aligned. The
+ * last vector of a gradient that is streamed may begin anywhere, and reads up to LANES more. */
 LK_DRIVER int64_t class_kept_reals(int64_t width)
 {
-    return class_padded(width) + (width + CHUNK - 1) / CHUNK + LANES;
+    return class_padded(class_padded(width) + (width + CHUNK - 1) / CHUNK) + LANES;
 }
 
 LK_DRIVER int class_together(int64_t width)
