@@ -4,6 +4,7 @@ package lossd;
 import java.io.IOException;
 import java.net.ConnectException;
 import java.net.URI;
+import java.net.URLEncoder;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
@@ -14,6 +15,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.HexFormat;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -230,13 +232,13 @@ public final class Lossd {
     /** The same without waiting. What is thrown there completes the future; cancelling it ends the call. */
     public CompletableFuture<Map<String, Tensor>> evaluateAsync(String loss, Map<String, Tensor> inputs,
             Map<String, ?> options, String... outputs) {
-        return post("/v1/losses/" + loss, inputs, options, outputs);
+        return post("/v1/losses/" + encoded(loss), inputs, options, outputs);
     }
 
     /** The same of what has no loss: mask_tokens. */
     public Map<String, Tensor> transform(String name, Map<String, Tensor> inputs, Map<String, ?> options,
             String... outputs) throws IOException, InterruptedException {
-        return wait(post("/v1/transforms/" + name, inputs, options, outputs));
+        return wait(post("/v1/transforms/" + encoded(name), inputs, options, outputs));
     }
 
     /** The names of all losses and transforms. */
@@ -256,8 +258,12 @@ public final class Lossd {
     private Map<String, Map<String, Object>> descriptions() throws IOException, InterruptedException {
         final Object document = Json.read(text(wait(call("GET", "/v1/losses", null, retries))));
         final Map<String, Map<String, Object>> byName = new LinkedHashMap<>();
-        for (Object loss : Json.list(Json.map(document).get("losses"))) {
-            byName.put((String) Json.map(loss).get("name"), Json.map(loss));
+        try {
+            for (Object loss : Json.list(Json.map(document).get("losses"))) {
+                byName.put((String) Json.map(loss).get("name"), Json.map(loss));
+            }
+        } catch (RuntimeException e) {
+            throw new IOException("the reply is no list of losses", e);
         }
         return byName;
     }
@@ -274,6 +280,10 @@ public final class Lossd {
 
     // Calls.
 
+    private static String encoded(String name) {
+        return URLEncoder.encode(name, StandardCharsets.UTF_8);
+    }
+
     private CompletableFuture<Map<String, Tensor>> post(String path, Map<String, Tensor> inputs, Map<String, ?> options,
             String... outputs) {
         final Map<String, Object> metadata = new LinkedHashMap<>();
@@ -284,7 +294,11 @@ public final class Lossd {
         final CompletableFuture<byte[]> called = call("POST", path, Safetensors.write(inputs, metadata), retries);
         final CompletableFuture<Map<String, Tensor>> read = called.thenCompose(body -> {
             try {
-                return CompletableFuture.completedFuture(Safetensors.read(body));
+                final Map<String, Tensor> got = Safetensors.read(body);
+                if (!got.keySet().containsAll(List.of(outputs))) {
+                    throw new IOException("the reply has " + got.keySet() + ", not all of " + List.of(outputs));
+                }
+                return CompletableFuture.completedFuture(got);
             } catch (IOException e) {
                 return CompletableFuture.failedFuture(e);
             }
@@ -298,7 +312,8 @@ public final class Lossd {
         final CompletableFuture<byte[]> result = new CompletableFuture<>();
         final AtomicReference<CompletableFuture<?>> under = new AtomicReference<>();
         result.whenComplete((value, error) -> under.get().cancel(true));
-        attempt(method, path, body, left, true, System.nanoTime() + timeout.toNanos(), result, under);
+        final long end = System.nanoTime() + TimeUnit.NANOSECONDS.convert(timeout);
+        attempt(method, path, body, left, true, end, result, under);
         return result;
     }
 
@@ -335,7 +350,7 @@ public final class Lossd {
                 result.complete(reply.body());
             } else {
                 final long wait = retryAfter(reply);
-                if (reply.statusCode() == 503 && left > 0 && System.nanoTime() + wait < end) {
+                if (reply.statusCode() == 503 && left > 0 && wait < end - System.nanoTime()) {
                     CompletableFuture.delayedExecutor(wait, TimeUnit.NANOSECONDS)
                             .execute(() -> attempt(method, path, body, left - 1, again, end, result, under));
                 } else {
@@ -347,7 +362,8 @@ public final class Lossd {
 
     private static long retryAfter(HttpResponse<?> reply) {
         final String text = reply.headers().firstValue("Retry-After").orElse("");
-        return TimeUnit.SECONDS.toNanos(text.matches("\\d{1,9}") ? Long.parseLong(text) : 1); // or a date, of a proxy
+        final double seconds = text.matches("\\d+") ? Double.parseDouble(text) : 1; // or a date, of a proxy
+        return (long) (seconds * 1e9);
     }
 
     private static LossdException refusal(HttpResponse<byte[]> reply) {
@@ -361,7 +377,7 @@ public final class Lossd {
             }
             return new LossdException(reply.statusCode(), String.valueOf(problem.getOrDefault("code", "")),
                     String.valueOf(problem.getOrDefault("detail", "")), (String) problem.get("input"), index, id);
-        } catch (IOException | ClassCastException e) { // not lossd's: somebody between has answered
+        } catch (IOException | RuntimeException e) { // not lossd's: somebody between has answered
             return new LossdException(reply.statusCode(), "", text.substring(0, Math.min(200, text.length())), null,
                     List.of(), id);
         }
@@ -454,25 +470,43 @@ public final class Lossd {
                     throw new IOException("its header is cut off");
                 }
                 final Map<String, Object> header = Json.map(Json.read(text(Arrays.copyOfRange(body, 8, 8 + head))));
-                final Map<String, Tensor> outputs = new LinkedHashMap<>();
-                for (Map.Entry<String, Object> entry : header.entrySet()) {
-                    if (!entry.getKey().equals("__metadata__")) {
-                        outputs.put(entry.getKey(), tensor(all, 8 + head, Json.map(entry.getValue())));
+                header.remove("__metadata__");
+                final List<int[]> places = new ArrayList<>();
+                header.values().forEach(entry -> places.add(place(Json.map(entry))));
+                // Each begins where another ends: what is read is no larger than the body.
+                places.sort((a, b) -> a[0] != b[0] ? Integer.compare(a[0], b[0]) : Integer.compare(a[1], b[1]));
+                int end = 0;
+                for (int[] place : places) {
+                    if (place[0] != end) {
+                        throw new IOException("a tensor begins at " + place[0] + ", not at " + end);
                     }
+                    end = place[1];
                 }
+                if (end != body.length - 8 - head) {
+                    throw new IOException("its tensors end at " + end + " of " + (body.length - 8 - head));
+                }
+                final Map<String, Tensor> outputs = new LinkedHashMap<>();
+                header.forEach((name, entry) -> outputs.put(name, tensor(all, 8 + head, Json.map(entry))));
                 return outputs;
             } catch (RuntimeException | IOException e) { // whatever does not fit together
                 throw new IOException("the reply is no safetensors file: " + e.getMessage(), e);
             }
         }
 
+        private static int[] place(Map<String, Object> entry) {
+            return ints(entry.get("data_offsets"));
+        }
+
+        private static int[] ints(Object list) {
+            return Json.list(list).stream().mapToInt(size -> Math.toIntExact((Long) size)).toArray();
+        }
+
         private static Tensor tensor(ByteBuffer all, int data, Map<String, Object> entry) {
             final Dtype dtype = Dtype.valueOf((String) entry.get("dtype"));
-            final int[] shape = Json.list(entry.get("shape")).stream()
-                    .mapToInt(size -> Math.toIntExact(((Number) size).longValue())).toArray();
-            final List<Object> place = Json.list(entry.get("data_offsets"));
-            final int begin = Math.toIntExact(((Number) place.get(0)).longValue());
-            final int end = Math.toIntExact(((Number) place.get(1)).longValue());
+            final int[] shape = ints(entry.get("shape"));
+            final int[] place = place(entry);
+            final int begin = place[0];
+            final int end = place[1];
             final int count = (end - begin) / dtype.width;
             if (begin < 0 || count * dtype.width != end - begin) {
                 throw new IllegalArgumentException("no " + dtype + " from " + begin + " to " + end);
@@ -625,6 +659,9 @@ public final class Lossd {
                 if (!accept(":")) {
                     throw wrong();
                 }
+                if (members.containsKey(name)) {
+                    throw wrong();
+                }
                 members.put(name, value(depth + 1));
             } while (accept(","));
             if (!accept("}")) {
@@ -655,13 +692,19 @@ public final class Lossd {
             }
             for (at++; at < text.length() && text.charAt(at) != '"'; at++) {
                 char c = text.charAt(at);
+                if (c < 0x20) {
+                    throw wrong();
+                }
                 if (c == '\\' && ++at < text.length()) {
                     c = text.charAt(at);
+                    final int escape = "\"\\/bfnrt".indexOf(c);
                     if (c == 'u' && at + 4 < text.length()) {
-                        c = (char) Integer.parseInt(text.substring(at + 1, at + 5), 16);
+                        c = (char) HexFormat.fromHexDigits(text, at + 1, at + 5);
                         at += 4;
-                    } else if ("bfnrt".indexOf(c) >= 0) {
-                        c = "\b\f\n\r\t".charAt("bfnrt".indexOf(c));
+                    } else if (escape >= 0) {
+                        c = "\"\\/\b\f\n\r\t".charAt(escape);
+                    } else {
+                        throw wrong();
                     }
                 }
                 to.append(c);
@@ -678,6 +721,9 @@ public final class Lossd {
                 at++;
             }
             final String token = text.substring(from, at);
+            if (!token.matches("-?(0|[1-9]\\d*)(\\.\\d+)?([eE][+-]?\\d+)?")) {
+                throw wrong();
+            }
             if (token.matches("-?\\d+")) {
                 try {
                     return Long.valueOf(token);

@@ -25,6 +25,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import lossd.Lossd.LossdException;
 import lossd.Lossd.Tensor;
@@ -146,6 +147,8 @@ final class LossdTest {
                 && e.index.equals(List.of(0L)) && e.detail.startsWith("targets[0] is 5") && !e.requestId.isEmpty(),
                 e.toString());
         check(fails(LossdException.class, () -> lossd.evaluate("cross_entrop", inputs, Map.of())).status == 404, "404");
+        check(fails(LossdException.class, () -> lossd.evaluate("mse?reduction=sum", Map.of(), Map.of())).status == 404,
+                "a name is a name");
         fails(IllegalArgumentException.class, () -> Tensor.of(new float[2], 3));
         fails(IllegalArgumentException.class, () -> new Tensor(Lossd.Dtype.F16, new int[] {2}, new float[2]));
         fails(IllegalArgumentException.class, () -> new Lossd("unix:/run/lossd.sock"));
@@ -195,11 +198,11 @@ final class LossdTest {
         }
     }
 
-    private static HttpServer fake(int refusals, List<String> seen) throws IOException {
+    private static HttpServer fake(int refusals, String after, List<String> seen) throws IOException {
         final HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0), 0);
         server.createContext("/", exchange -> {
             seen.add(exchange.getRequestHeaders().getFirst("X-Request-Timeout"));
-            exchange.getResponseHeaders().add("Retry-After", "0");
+            exchange.getResponseHeaders().add("Retry-After", after);
             final byte[] body = (seen.size() <= refusals ? "busy" : "{\"losses\":[]}").getBytes();
             exchange.sendResponseHeaders(seen.size() <= refusals ? 503 : 200, body.length);
             exchange.getResponseBody().write(body);
@@ -212,7 +215,7 @@ final class LossdTest {
     private static void fullForAWhile() throws Exception {
         for (int refusals : new int[] {3, 100}) {
             final List<String> seen = new ArrayList<>();
-            final HttpServer server = fake(refusals, seen);
+            final HttpServer server = fake(refusals, "0", seen);
             final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getAddress().getPort());
             if (refusals == 3) {
                 check(lossd.losses().isEmpty() && seen.size() == 4, "after three refusals");
@@ -223,6 +226,11 @@ final class LossdTest {
             check(seen.stream().allMatch(ms -> Integer.parseInt(ms) > 0 && Integer.parseInt(ms) <= 30_000), "" + seen);
             server.stop(0);
         }
+        final List<String> seen = new ArrayList<>();
+        final HttpServer server = fake(100, "99999999999", seen);
+        fails(LossdException.class, new Lossd("http://127.0.0.1:" + server.getAddress().getPort())::losses);
+        check(seen.size() == 1, "it did not wait for ever, nor try at once: " + seen.size());
+        server.stop(0);
     }
 
     /** Answers every request with these bytes, a connection each; null: never. */
@@ -265,7 +273,8 @@ final class LossdTest {
     }
 
     private static void hostileReplies() throws Exception {
-        final String good = "{\"loss\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}";
+        final String entry = "\"loss\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}";
+        final String good = "{" + entry + "}";
         final List<byte[]> bodies = List.of(new byte[0], new byte[7], safetensors(-1, good, 4),
                 safetensors(Long.MAX_VALUE, good, 4), safetensors(Integer.MAX_VALUE, good, 4),
                 safetensors(good.length() + 5, good, 4), safetensors(good.length(), good, 3),
@@ -274,7 +283,10 @@ final class LossdTest {
                 of(good.replace("[0,4]", "[0,99999999999]")), of(good.replace("[]", "[2]")),
                 of(good.replace("[]", "[-1]")), of(good.replace("[]", "[65536,65536,65536,65536]")),
                 of(good.replace("F32", "F31")), of(good.replace("F32", "F64")), of(good.replace("[0,4]", "[0]")),
-                of("[".repeat(5000)));
+                of(good.replace("[0,4]", "[0.0,4]")), of(good.replace("[0,4]", "[00,4]")),
+                of(good.replace("[0,4]", "[0,4],\"shape\":[]")), of(good.replace("loss", "l\\oss")),
+                of(good.replace("loss", "l\noss")), of("{" + entry + "," + entry.replace("loss", "overlap") + "}"),
+                safetensors(good.length(), good, 5), of(good.replace("[0,4]", "[1,5]")), of("[".repeat(5000)));
         for (byte[] body : bodies) {
             final ServerSocket server = answering(http(body), new ArrayList<>());
             final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
@@ -284,7 +296,33 @@ final class LossdTest {
         final ServerSocket server = answering(http(of(good)), new ArrayList<>());
         final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
         check(lossd.evaluate("mse", Map.of(), Map.of()).get("loss").item() == 0, "a good one");
+        fails(IOException.class, () -> lossd.evaluate("mse", Map.of(), Map.of(), "loss", "count"));
         server.close();
+        for (String list : List.of("null", "{}", "{\"losses\":3}", "{\"losses\":[null]}", "<html>")) {
+            final ServerSocket listing = answering(http(list.getBytes(StandardCharsets.UTF_8)), new ArrayList<>());
+            fails(IOException.class, new Lossd("http://127.0.0.1:" + listing.getLocalPort())::losses);
+            listing.close();
+        }
+    }
+
+    /** Problems that are none still end the call, and in time. */
+    private static void hostileRefusals() throws Exception {
+        for (String problem : List.of("null", "[]", "{\"index\":[null]}", "{\"input\":3}",
+                "{\"detail\":\"\\u+123\"}", "")) {
+            final byte[] reply = http(problem.getBytes(StandardCharsets.UTF_8));
+            reply[9] = '4';
+            final ServerSocket server = answering(reply, new ArrayList<>());
+            final LossdException e = fails(LossdException.class, () -> {
+                try {
+                    return new Lossd("http://127.0.0.1:" + server.getLocalPort())
+                            .evaluateAsync("mse", Map.of(), Map.of()).get(5, TimeUnit.SECONDS);
+                } catch (ExecutionException thrown) {
+                    throw (Exception) thrown.getCause();
+                }
+            });
+            check(e.status == 400 && e.detail.equals(problem), problem + ": " + e);
+            server.close();
+        }
     }
 
     private static byte[] of(String header) {
@@ -305,6 +343,8 @@ final class LossdTest {
             check(!lossd.ready(), "ready");
             server.close();
         }
+        check(new Lossd(url, null, Duration.ofSeconds(Long.MAX_VALUE), 0, HttpClient.newHttpClient()).ready(),
+                "as long as it takes");
         final ServerSocket server = answering(null, connections);
         final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
         final CompletableFuture<?> call = lossd.evaluateAsync("mse", Map.of(), Map.of());
@@ -336,6 +376,18 @@ final class LossdTest {
             check(lossd.evaluate("mse", pair, Map.of()).get("loss").item() == 9, "call " + i);
             Thread.sleep(990 + 10 * i);
         }
+        try (ServerSocket server = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+            final Lossd other = new Lossd("http://127.0.0.1:" + server.getLocalPort());
+            final CompletableFuture<?> call = other.evaluateAsync("mse", pair, Map.of());
+            server.setSoTimeout(5000);
+            for (int i = 0; i < 2; i++) { // once more, and no oftener
+                try (Socket s = server.accept()) {
+                    s.getInputStream().read();
+                }
+            }
+            final Throwable thrown = fails(ExecutionException.class, () -> call.get(5, TimeUnit.SECONDS)).getCause();
+            check(thrown instanceof IOException, thrown.toString());
+        }
     }
 
     private static void keys() throws Exception {
@@ -366,6 +418,7 @@ final class LossdTest {
         tests.put("many at once", LossdTest::manyAtOnce);
         tests.put("full for a while, and for ever", LossdTest::fullForAWhile);
         tests.put("hostile replies", LossdTest::hostileReplies);
+        tests.put("hostile refusals", LossdTest::hostileRefusals);
         tests.put("time and cancelling", LossdTest::timeAndCancelling);
         tests.put("closed connections", LossdTest::closedConnections);
         tests.put("keys", LossdTest::keys);
