@@ -441,8 +441,10 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch)
     if (!job->loss->scratch)
         scratch = NULL; /* what is there is somebody else's, and of any size */
     const int64_t all = pass_rows(call), block = pass_block(call), blocks = lk_call_blocks(call);
-    for (int64_t b = first; b < first + count && b < blocks; b++) {
-        int64_t row = b * block, rows = all - row < block ? all - row : block;
+    const int64_t end = count < blocks - first ? first + count : blocks;
+    const int64_t step = !pass && job->loss->whole_runs ? end - first : 1;
+    for (int64_t b = first; b < end; b += step) {
+        int64_t row = b * block, rows = all - row < block * step ? all - row : block * step;
         if (pass)
             pass->rows(job, row, rows, scratch);
         else

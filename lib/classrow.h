@@ -29,10 +29,10 @@ enum { CLASS_TOGETHER = 8 };
  * two rows share, which are then written twice, are none or few. */
 LK_DRIVER bool class_streams(const elem *grad, int64_t rows, int64_t width)
 {
-    enum { LINE = 64, LONG = 2048 };
+    enum { LONG = 2048 };
     const int64_t row = width * (int64_t)sizeof(elem);
-    return rows * row >= LK_STREAM_MIN &&
-           (row >= LONG || (row % LINE == 0 && (uintptr_t)grad % LINE == 0));
+    return rows * row >= LK_STREAM_MIN && (uintptr_t)grad % sizeof(elem) == 0 &&
+           (row >= LONG || (row % LK_LINE == 0 && (uintptr_t)grad % LK_LINE == 0));
 }
 
 enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
@@ -57,6 +57,7 @@ typedef struct class_plan {
     bool minus_entropy;
     bool want_entropy, want_argmax;
     bool stream; /* gradients go past the caches: they are larger than those, and not in place */
+    bool plain;  /* its rows may be computed as classplain.h does */
 } class_plan;
 
 /* One row: in, then out. */
@@ -200,34 +201,52 @@ LK_INLINE real class_sum_exp(real *z, int64_t n, real shift)
     return class_exps(z, n, shift, false);
 }
 
-/* Reals of scratch for one row's kept and shift: whole vectors, so that each row's are aligned. The
- * last vector of a gradient that is streamed may begin anywhere, and reads up to LANES more. */
-LK_DRIVER int64_t class_kept_reals(int64_t width)
-{
-    return class_padded(class_padded(width) + (width + CHUNK - 1) / CHUNK) + LANES;
-}
-
+/* How many rows are taken at a time: where they are long, one while the gradient of the one before
+ * is written. */
 LK_DRIVER int class_together(int64_t width)
 {
     return width <= CHUNK ? CLASS_TOGETHER : 1;
 }
 
-/* Bytes of scratch for all rows that are taken at a time; 0 where a row is so long that it would
- * not stay in cache. */
-LK_DRIVER size_t class_kept_size(int64_t width)
+LK_DRIVER int class_slots(int64_t width)
 {
-    enum { MOST = 1 << 20 };
-    const int64_t size = class_kept_reals(width) * class_together(width);
-    return size <= MOST / (int64_t)sizeof(real) ? (size_t)size * sizeof(real) : 0;
+    return width <= CHUNK ? CLASS_TOGETHER : 2;
 }
 
-/* The scratch of the k-th of them. */
+/* The scratch of a row: room for its exponentials, unless it is so long that they would not stay in
+ * cache, and for its shifts. Whole lines; and of the exponentials the last vector may begin
+ * anywhere and read up to LANES more. */
+LK_INLINE int64_t class_whole_lines(int64_t reals)
+{
+    enum { LINE = LK_LINE / (int)sizeof(real) };
+    return (reals + LINE - 1) / LINE * LINE;
+}
+
+LK_DRIVER int64_t class_kept_reals(int64_t width)
+{
+    enum { MOST = (1 << 20) / (int)sizeof(real) };
+    return width <= MOST ? class_whole_lines(width + LANES) : 0;
+}
+
+LK_DRIVER int64_t class_slot_reals(int64_t width)
+{
+    return class_kept_reals(width) + class_whole_lines((width + CHUNK - 1) / CHUNK);
+}
+
+/* Bytes of scratch for all rows that are under way at a time. */
+LK_DRIVER size_t class_kept_size(int64_t width)
+{
+    return (size_t)(class_slot_reals(width) * class_slots(width)) * sizeof(real);
+}
+
+/* Give a row the k-th of them. */
 LK_DRIVER void class_keep(class_row *row, void *scratch, int64_t width, int k)
 {
-    if (scratch && class_kept_size(width) > 0) {
-        row->kept = (real *)scratch + k * class_kept_reals(width);
-        row->shift = row->kept + class_padded(width);
-    }
+    if (!scratch)
+        return;
+    real *slot = (real *)scratch + k * class_slot_reals(width);
+    row->kept = class_kept_reals(width) > 0 ? slot : NULL;
+    row->shift = slot + class_kept_reals(width);
 }
 
 /* Sweep 1. The target is left out of the sum and added last: `rest` keeps its own precision, and
@@ -309,13 +328,13 @@ LK_DRIVER void class_normalise_together(const class_plan *p, class_row *const *r
         class_close(&norms[i], rows[i]);
 }
 
-/* -log p_y. Near the maximum from the odds against y, which keeps all digits of a small loss. */
+/* -log p_y. Of a class that is likely from the odds against it, which keeps all digits of a small
+ * loss. */
 LK_INLINE double class_nll(const class_norm *r)
 {
-    double below = (double)r->at - (double)r->top;
-    if (below > -1)
+    if (r->own > r->rest)
         return log1p(r->rest / r->own);
-    return r->log_sum - below;
+    return r->log_sum - ((double)r->at - (double)r->top);
 }
 
 /* Sweep 2: sums over the classes, as the form and the options need them. */
@@ -445,7 +464,7 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
     const int64_t classes = p->classes;
     elem *to = row->grad_x;
     const uintptr_t off = (uintptr_t)to % (LANES * sizeof(elem));
-    const bool stream = p->stream && off % sizeof(elem) == 0;
+    const bool stream = p->stream;
     /* Up to here a vector is not aligned. */
     const int64_t head = stream ? (LANES - (int64_t)(off / sizeof(elem))) % LANES : 0;
     const int64_t y = row->y;
@@ -526,17 +545,27 @@ LK_DRIVER void class_gradient_t(const class_plan *p, const class_row *row, const
         memset(row->grad_t + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
 }
 
+/* The first class with the highest score, or with NaN. */
 LK_DRIVER int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
 {
-    real z[CHUNK];
+    real z[CHUNK], top = -(real)INFINITY;
+    int64_t at = 0;
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i++)
-            if (z[i] == r->top || isnan(z[i]))
+        const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        const real most = class_scores(p, row->x + k, n, z);
+        const bool nan = isnan(r->sum); /* there may be one */
+        if (!(most > top) && !nan)
+            continue;
+        for (int64_t i = 0; i < n; i++) {
+            if (nan && isnan(z[i]))
                 return k + i;
+            if (z[i] > top) {
+                at = k + i;
+                top = z[i];
+            }
+        }
     }
-    return 0;
+    return at;
 }
 
 /* Index form: main, and its slope without rho and zeta; and nll. */
@@ -620,8 +649,8 @@ LK_DRIVER void class_zero(const class_plan *p, const class_row *row)
         memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
 }
 
-/* Everything else about one counted row. */
-LK_DRIVER void class_conclude(const class_plan *p, class_row *row, const class_norm *r)
+/* Everything else about one counted row, but for its gradients. */
+LK_DRIVER class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
 {
     const double lse = (double)r->top + r->log_sum;
     class_slope slope = {0};
@@ -630,28 +659,30 @@ LK_DRIVER void class_conclude(const class_plan *p, class_row *row, const class_n
         row->main = (double)NAN;
     row->z_part = p->z_loss * lse * lse;
     row->lse = (real)lse;
-    if (p->want_entropy)
-        row->entropy = (real)class_entropy(p, row, r);
     if (p->want_argmax)
         row->argmax = class_argmax(p, row, r);
 
-    if (row->grad_t && row->rho != 0)
-        class_gradient_t(p, row, r);
-    else if (row->grad_t)
-        memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
-    if (!row->grad_x)
-        return;
-    if (row->rho == 0 && row->zeta == 0) {
-        memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
-        return;
-    }
     const double pull = row->zeta * p->z_loss * 2 * lse / r->sum;
     slope.at = row->rho * slope.at;
     if (row->y >= 0 && pull != 0)
         slope.at += pull * r->own;
     slope.a = row->rho * slope.a + pull;
     slope.b *= row->rho;
-    class_gradient(p, row, r, &slope);
+    return slope;
+}
+
+LK_DRIVER void class_write_gradients(const class_plan *p, const class_row *row, const class_norm *r,
+                                     const class_slope *slope)
+{
+    const size_t size = (size_t)p->width * sizeof(elem);
+    if (row->grad_t && row->rho != 0)
+        class_gradient_t(p, row, r);
+    else if (row->grad_t)
+        memset(row->grad_t, 0, size);
+    if (row->grad_x && (row->rho != 0 || row->zeta != 0))
+        class_gradient(p, row, r, slope);
+    else if (row->grad_x)
+        memset(row->grad_x, 0, size);
 }
 
 /* Counted rows, as many as are taken at a time. */
@@ -663,8 +694,12 @@ LK_DRIVER void class_compute(const class_plan *p, class_row *const *rows, int co
     else
         for (int i = 0; i < count; i++)
             norms[i] = class_normalise(p, rows[i]);
-    for (int i = 0; i < count; i++)
-        class_conclude(p, rows[i], &norms[i]);
+    for (int i = 0; i < count; i++) {
+        const class_slope slope = class_conclude(p, rows[i], &norms[i]);
+        if (p->want_entropy)
+            rows[i]->entropy = (real)class_entropy(p, rows[i], &norms[i]);
+        class_write_gradients(p, rows[i], &norms[i], &slope);
+    }
 }
 
 #endif

@@ -8,7 +8,7 @@
 #ifndef LK_CLASSWISE_H
 #define LK_CLASSWISE_H
 
-#include "classrow.h"
+#include "classplain.h"
 
 /* The first inputs of every such loss; its own follow. */
 enum { LOGITS, TARGETS, MASK, GRAD_OUTPUT, CLASS_WEIGHT, CLASSWISE_INPUTS };
@@ -195,11 +195,15 @@ LK_DRIVER void classwise_total_weight(lk_job *job)
 
 /* Rows. */
 
-/* What the rows of one block share. */
+/* What the rows of one run share. */
 typedef struct visit {
     const lk_job *job;
-    lk_block *block;
+    lk_block *block; /* of the rows before block_end */
+    int64_t block_end;
     class_plan plan;
+    class_row row[CLASS_TOGETHER]; /* those under way */
+    plain_gradient left;
+    int slot;      /* where the next of long rows goes, while one of them is left */
     void *kept;    /* scratch for exponentials, or NULL */
     bool per_row;  /* reduction=none */
     double *value; /* where each row leaves its main and z parts; NULL: nowhere */
@@ -256,7 +260,6 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
     row->y = row->t ? -1 : target->y;
     row->rho = target->main * job->scale[MAIN] * upstream;
     row->zeta = target->z * job->scale[Z] * upstream;
-    class_keep(row, v->kept, v->plan.width, k);
     if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
         const bool bad = refuse_nonfinite(v, LOGITS, i, row->x);
         if ((row->t && refuse_nonfinite(v, TARGETS, i, row->t)) || bad)
@@ -270,6 +273,10 @@ LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const cl
     const lk_job *job = v->job;
     const double main = target->counts && target->main > 0 ? target->main * row->main : 0;
     const double z = target->counts && target->z > 0 ? target->z * row->z_part : 0;
+    if (i == v->block_end) {
+        v->block_end += job->block_rows;
+        v->block++;
+    }
     v->block->sum[MAIN] += main;
     v->block->sum[Z] += z;
     v->block->sum[SUM_NLL] += (double)row->nll;
@@ -292,19 +299,27 @@ LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const cl
 LK_INLINE void some_rows(visit *v, class_target_of target_of, class_batch at, int64_t count)
 {
     const int most = class_together(v->plan.width);
-    class_row row[CLASS_TOGETHER], *live[CLASS_TOGETHER];
+    class_row *row[CLASS_TOGETHER], *live[CLASS_TOGETHER];
     class_target target[CLASS_TOGETHER];
     for (int64_t left = count; left > 0; left -= most) {
         const int rows = left < most ? (int)left : most;
         int lives = 0;
         for (int k = 0; k < rows; k++) {
             target[k] = target_of(v->job, at.first + k);
-            if (begin_row(v, &at, k, &target[k], &row[k]))
-                live[lives++] = &row[k];
+            const int slot = most > 1 ? k : v->slot;
+            row[k] = &v->row[slot];
+            if (!begin_row(v, &at, k, &target[k], row[k]))
+                continue;
+            class_keep(row[k], v->kept, v->plan.width, slot);
+            live[lives++] = row[k];
+            v->slot = 1 - v->slot;
         }
-        class_compute(&v->plan, live, lives);
+        if (v->plan.plain)
+            plain_compute(&v->plan, live, lives, &v->left);
+        else
+            class_compute(&v->plan, live, lives);
         for (int k = 0; k < rows; k++)
-            end_row(v, at.first + k, &target[k], &row[k]);
+            end_row(v, at.first + k, &target[k], row[k]);
         const int64_t step = rows * v->plan.width;
         at = (class_batch){.first = at.first + rows,
                            .x = at.x + step,
@@ -312,6 +327,7 @@ LK_INLINE void some_rows(visit *v, class_target_of target_of, class_batch at, in
                            .grad_x = at.grad_x ? at.grad_x + step : NULL,
                            .grad_t = at.grad_t ? at.grad_t + step : NULL};
     }
+    plain_settle(&v->plan, &v->left);
 }
 
 /* How many rows a tile has, where the classes of a row do not lie side by side. */
@@ -387,7 +403,14 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
                               int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const classwise_options *o = job->options;
-    visit v = {.job = job, .block = block, .value = value};
+    visit v;
+    v.job = job;
+    v.block = block;
+    v.block_end = first + job->block_rows;
+    v.value = value;
+    v.left.row = NULL; /* not all of it: that is many bytes */
+    v.slot = 0;
+    v.kept = NULL;
     v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);
     v.per_row = o->reduce.reduction == LK_NONE;
     v.plan.weight = job->in[CLASS_WEIGHT].data;
@@ -401,6 +424,7 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
         v.kept = scratch;
     v.plan.stream =
         grad && grad != logits && v.plan.inner == 1 && class_streams(grad, job->rows, v.plan.width);
+    v.plan.plain = plain_plan(&v.plan, !soft);
     if (v.plan.inner > 1) {
         strided_rows(&v, target_of, first, count,
                      (elem *)((char *)scratch + class_kept_size(v.plan.width)));

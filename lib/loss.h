@@ -133,6 +133,10 @@ struct lk_loss {
      * block->sum[part]. */
     void (*rows)(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch);
 
+    /* Are rows given all blocks of a run at once? Then `first` begins the first of them, `block`
+     * points to it, and the others follow. */
+    bool whole_runs;
+
     /* Ends with one whose rows are NULL. */
     lk_pass passes[LK_MAX_PASSES + 1];
 

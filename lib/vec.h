@@ -106,6 +106,18 @@ LK_INLINE vec v_min(vec a, vec b)
     return v_select(a < b, a, b);
 }
 
+/* The greater of |a| and b, which is not negative; b where a is NaN. */
+LK_INLINE vec v_max_abs(vec a, vec b)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_range_pd((__m512d)a, (__m512d)b, 0xb);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_range_ps((__m512)a, (__m512)b, 0xb);
+#else
+    return v_max(v_abs(a), b);
+#endif
+}
+
 /* a*b + c, rounded once where the ISA has it. */
 LK_INLINE vec v_fma(vec a, vec b, vec c)
 {
@@ -257,12 +269,17 @@ LK_INLINE vec h_widen(halves h)
     return (vec)(__builtin_convertvector(h, uvec) << 16);
 }
 
-/* To nearest, ties to even; a NaN stays one. */
-LK_INLINE halves h_narrow(vec x)
+/* A number to the nearest, ties to even: it is the upper half. */
+LK_INLINE uvec h_round(vec x)
 {
     uvec u = (uvec)x;
-    uvec rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    uvec nan = (u >> 16) | 0x40;
+    return u + 0x7fff + ((u >> 16) & 1);
+}
+
+/* The same, and a NaN stays one. */
+LK_INLINE halves h_narrow(vec x)
+{
+    uvec rounded = h_round(x) >> 16, nan = ((uvec)x >> 16) | 0x40;
     mask is_nan = x != x;
     return __builtin_convertvector(((uvec)is_nan & nan) | (~(uvec)is_nan & rounded), halves);
 }
@@ -393,6 +410,56 @@ LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
 
 #endif
 
+/* 2*LANES elements, in an order that v_store_pair undoes: where halves lie side by side it costs
+ * less to take the even and the odd ones apart than the first and the last. v_pair_place tells
+ * where element i, i < 2*LANES, comes to lie in the two vectors. What is stored holds no NaN. */
+#if defined(LK_ELEMENT_BF16) && LK_VECTOR_BYTES >= 32
+
+LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
+{
+    uvec both;
+    memcpy(&both, p, sizeof both);
+    *a = (vec)(both << 16);
+    *b = (vec)(both & 0xffff0000u);
+}
+
+LK_INLINE void v_store_pair(elem *p, vec a, vec b)
+{
+    const uvec even = h_round(a) >> 16, odd = h_round(b);
+#if LK_VECTOR_BYTES == 64
+    const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)even, (__m512i)odd);
+#else
+    const __m256i both = _mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+#endif
+    memcpy(p, &both, sizeof both);
+}
+
+LK_INLINE int64_t v_pair_place(int64_t i)
+{
+    return i / 2 + i % 2 * LANES;
+}
+
+#else
+
+LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
+{
+    *a = v_load(p);
+    *b = v_load(p + LANES);
+}
+
+LK_INLINE void v_store_pair(elem *p, vec a, vec b)
+{
+    v_store(p, a);
+    v_store(p + LANES, b);
+}
+
+LK_INLINE int64_t v_pair_place(int64_t i)
+{
+    return i;
+}
+
+#endif
+
 /* One element. */
 LK_INLINE real r_load(const elem *p)
 {
@@ -433,6 +500,21 @@ LK_INLINE void v_stream(elem *p, vec x)
     _mm_stream_si128((__m128i *)p, (__m128i)h_narrow(x));
 #else
     v_store(p, x);
+#endif
+}
+
+/* A line, from one that is aligned to one that is. */
+enum { LK_LINE = 64 };
+
+LK_INLINE void v_stream_line(void *to, const void *from)
+{
+#if LK_VECTOR_BYTES == 64
+    _mm512_stream_si512(to, _mm512_load_si512(from));
+#elif LK_VECTOR_BYTES == 32
+    _mm256_stream_si256(to, _mm256_load_si256(from));
+    _mm256_stream_si256((__m256i *)to + 1, _mm256_load_si256((const __m256i *)from + 1));
+#else
+    memcpy(to, from, LK_LINE);
 #endif
 }
 

@@ -124,6 +124,14 @@ LK_INLINE vec v_exp_nonpos(vec x)
 #endif
 }
 
+/* e^x for |x| <= 64: what v_exp gives, for still less. Beyond it is any number. */
+LK_INLINE vec v_exp_small(vec x)
+{
+    uvec n;
+    vec y = vm_exp_reduced(x, VM_BIAS, &n);
+    return y * (vec)(n << VM_FRACTION_BITS);
+}
+
 LK_INLINE vec v_exp(vec x)
 {
     uvec n;

@@ -73,5 +73,6 @@ LK_LOSS(cross_entropy) = {
     .prepare = weighted_prepare,
     .scratch = classwise_scratch,
     .rows = weighted_rows,
+    .whole_runs = true,
     .finish = classwise_finish,
 };

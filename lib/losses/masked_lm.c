@@ -55,5 +55,6 @@ LK_LOSS(masked_lm) = {
     .prepare = weighted_prepare,
     .scratch = classwise_scratch,
     .rows = weighted_rows,
+    .whole_runs = true,
     .finish = classwise_finish,
 };

@@ -104,5 +104,6 @@ LK_LOSS(sequence_cross_entropy) = {
     .prepare = sequence_prepare,
     .scratch = classwise_scratch,
     .rows = sequence_rows,
+    .whole_runs = true,
     .finish = finish,
 };

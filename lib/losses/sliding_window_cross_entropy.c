@@ -334,5 +334,6 @@ LK_LOSS(sliding_window_cross_entropy) = {
     .prepare = prepare,
     .scratch = classwise_scratch,
     .rows = rows,
+    .whole_runs = true,
     .finish = finish,
 };

@@ -84,6 +84,16 @@ static __attribute__((noinline)) void block_exp_nonpos(const real *x, real *y)
     }
 }
 
+static __attribute__((noinline)) void block_exp_small(const real *x, real *y)
+{
+    for (int i = 0; i < BLOCK; i += LANES) {
+        vec v;
+        memcpy(&v, x + i, sizeof v);
+        v = v_exp_small(v);
+        memcpy(y + i, &v, sizeof v);
+    }
+}
+
 static const struct function {
     const char *name;
     void (*block)(const real *x, real *y);
@@ -137,7 +147,7 @@ static void check_value(const struct function *f, real x, real y, struct worst *
 
 static void check_block(const struct function *f, const real *x, struct worst *worst)
 {
-    static real y[BLOCK], nonpos[BLOCK];
+    static real y[BLOCK], nonpos[BLOCK], small[BLOCK];
     f->block(x, y);
     for (int i = 0; i < BLOCK; i++)
         check_value(f, x[i], y[i], worst);
@@ -147,6 +157,10 @@ static void check_block(const struct function *f, const real *x, struct worst *w
     for (int i = 0; i < BLOCK; i++)
         if (!(x[i] > 0) && !same_bits(y[i], nonpos[i]))
             fail_at("exp_nonpos", x[i], nonpos[i], y[i]);
+    block_exp_small(x, small);
+    for (int i = 0; i < BLOCK; i++)
+        if ((WIDER(fabs)(x[i]) <= 64 || isnan(x[i])) && !same_bits(y[i], small[i]))
+            fail_at("exp_small", x[i], small[i], y[i]);
 }
 
 static void report(const struct function *f, struct worst worst)
@@ -401,8 +415,20 @@ static void test_widening(void **state)
         elem from[LANES], to[LANES];
         for (int i = 0; i < LANES; i++)
             from[i] = (elem)(first + (uint32_t)i);
-        vec x = v_load(from);
+        vec x = v_load(from), a, b;
         v_store(to, x);
+        elem twice[2 * LANES];
+        memcpy(twice, from, sizeof from);
+        for (int i = 0; i < LANES; i++)
+            twice[LANES + i] = (elem)(from[i] ^ 0x8000);
+        v_load_pair(twice, &a, &b);
+        for (int i = 0; i < 2 * LANES; i++) {
+            const int64_t place = v_pair_place(i);
+            const real got = place < LANES ? a[place] : b[place - LANES];
+            const double exact = widened(twice[i]);
+            if ((double)got != exact && !(isnan(got) && isnan(exact)))
+                fail_msg("%#x widens to %a in a pair, not %a", twice[i], (double)got, exact);
+        }
         for (int i = 0; i < LANES; i++) {
             double exact = widened(from[i]);
             if (isnan(exact)) {
@@ -420,7 +446,7 @@ static void test_widening(void **state)
 static void check_narrowing(const uint32_t *bits)
 {
     vec x;
-    elem to[LANES];
+    elem to[LANES], pair[2 * LANES];
     memcpy(&x, bits, sizeof x);
     v_store(to, x);
     for (int i = 0; i < LANES; i++) {
@@ -430,6 +456,16 @@ static void check_narrowing(const uint32_t *bits)
         } else if (to[i] != narrowed((double)x[i])) {
             fail_msg("%a narrows to %#x, not %#x", (double)x[i], to[i], narrowed((double)x[i]));
         }
+    }
+    /* Pairs hold no NaN. Element i of one comes from where v_pair_place says. */
+    vec number = v_select(x == x, x, v_set(1)), other = v_set(0) - number;
+    v_store_pair(pair, number, other);
+    for (int i = 0; i < 2 * LANES; i++) {
+        const int64_t place = v_pair_place(i);
+        const real from = place < LANES ? number[place] : other[place - LANES];
+        if (pair[i] != narrowed((double)from))
+            fail_msg("%a narrows to %#x in a pair, not %#x", (double)from, pair[i],
+                     narrowed((double)from));
     }
 }
 
