@@ -350,7 +350,7 @@ size_t lk_call_memory(const lk_call *call);
 
 /* Compute blocks first..first+count-1. Different threads may run different blocks of a call at
  * once, each with scratch of its own, aligned to 64 bytes; NULL where lk_call_scratch is 0. Cannot
- * fail: a bad value is noted and reported by finish. */
+ * fail: a bad value, or scratch that is missing, is noted and reported by finish. */
 void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch);
 
 /* After every block of every pass has run exactly once: write `loss` and the scalar diagnostics, or

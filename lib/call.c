@@ -443,6 +443,11 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch)
     const int64_t all = pass_rows(call), block = pass_block(call), blocks = lk_call_blocks(call);
     const int64_t end = count < blocks - first ? first + count : blocks;
     const int64_t step = !pass && job->loss->whole_runs ? end - first : 1;
+    if (!scratch && lk_call_scratch(call) > 0) {
+        for (int64_t b = first; b < end && !pass; b++)
+            call->block[b].bad = LK_MISUSE;
+        return;
+    }
     for (int64_t b = first; b < end; b += step) {
         int64_t row = b * block, rows = all - row < block * step ? all - row : block * step;
         if (pass)
@@ -465,6 +470,8 @@ static lk_status report_bad(const lk_call *call, lk_error *error)
     }
     if (!worst)
         return LK_OK;
+    if (worst->bad == LK_MISUSE)
+        return lk_misuse(error, "a run was given no scratch; see lk_call_scratch");
     const lk_input *input = &call->loss->is.inputs[worst->bad_input];
     char place[LK_PLACE_MAX];
     lk_place(&call->job, worst->bad_input, worst->bad_index, place);

@@ -52,7 +52,7 @@ LK_DRIVER bool plain_row(const class_plan *p, const class_row *row)
 }
 
 /* e^z of n classes, and their sum, if all of them are calm. */
-LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, real *total,
+LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled)
 {
     const vec scale = v_set(by);
@@ -99,11 +99,11 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, real *t
         v_write(e + k, u);
         sum[0] += u;
     }
-    *total = v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    *total = v_sum_wide((sum[0] + sum[1]) + (sum[2] + sum[3]));
     return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3]))) <= CALM;
 }
 
-LK_DRIVER bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, real *total)
+LK_DRIVER bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, double *total)
 {
     return p->scale == 1 ? plain_calm_of(x, n, 1, e, total, false)
                          : plain_calm_of(x, n, (real)p->scale, e, total, true);
@@ -151,7 +151,7 @@ LK_INLINE mask plain_lane(int64_t place, int64_t k)
 
 /* The sum of n reals, in whole vectors, but for the one at `place`, which may be all but all of it.
  * It is not put to 0: to read that again as part of a vector would wait. */
-LK_INLINE real plain_sum_others(const real *e, int64_t n, int64_t place)
+LK_INLINE double plain_sum_others(const real *e, int64_t n, int64_t place)
 {
     vec a = {0}, b = {0};
     int64_t k = 0;
@@ -161,7 +161,7 @@ LK_INLINE real plain_sum_others(const real *e, int64_t n, int64_t place)
     }
     for (; k < n; k += LANES)
         a += v_where(~plain_lane(place, k), v_read(e + k));
-    return v_sum(a + b);
+    return v_sum_wide(a + b);
 }
 
 /* What a row has shown of itself. */
@@ -174,7 +174,8 @@ typedef struct plain_mood {
 LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k, int64_t n, real *e,
                            plain_mood *mood, class_norm *r)
 {
-    real sum, shift = 0;
+    real shift = 0;
+    double sum;
     bool calm = false;
     if (k >= mood->calm_from) {
         calm = plain_calm(p, row->x + k, n, e, &sum);
@@ -188,26 +189,25 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
         const real top = plain_scores(p, row->x + k, n, e);
         reference = top > r->top ? top : r->top;
         shift = isinf(reference) && reference < 0 ? 0 : reference; /* nothing finite yet */
-        sum = class_exps(e, class_padded(n), shift, true);
+        sum = (double)class_exps(e, class_padded(n), shift, true);
     }
     if (reference > r->top) {
         if (r->rest > 0)
             r->rest *= exp((double)r->top - (double)reference);
         r->top = reference;
     }
-    double others = (double)sum;
     if (row->y >= k && row->y < k + n) {
         const int64_t place = plain_place(row->y - k, n);
-        if (4 * e[place] <= sum) /* hardly anything cancels */
-            others -= (double)e[place];
+        if (4 * (double)e[place] <= sum) /* hardly anything cancels */
+            sum -= (double)e[place];
         else
-            others = (double)plain_sum_others(e, class_padded(n), place);
+            sum = plain_sum_others(e, class_padded(n), place);
     }
     if (row->shift)
         row->shift[k / CHUNK] = shift;
     if (shift < r->top)
-        others *= exp((double)shift - (double)r->top);
-    r->rest += others;
+        sum *= exp((double)shift - (double)r->top);
+    r->rest += sum;
 }
 
 /* Whole lines past the caches, what is left of the last one to where the next chunk looks for it.
@@ -229,13 +229,21 @@ LK_INLINE void plain_stream(elem *line, elem *to, int64_t lead, int64_t n, bool 
         memcpy(line, line + k, (size_t)(end - k) * sizeof(elem));
 }
 
+/* The factor is in two parts where the element has the digits to show it: to round it first would
+ * cost every class half an ulp. */
+LK_INLINE vec plain_slope(vec a, vec rest, vec e)
+{
+    return sizeof(elem) == 4 ? v_fma(a, e, rest * e) : a * e;
+}
+
 /* The gradient of a chunk from its exponentials. */
-LK_INLINE void plain_slopes(const real *e, int64_t n, real by, elem *out, int64_t place, real at,
+LK_INLINE void plain_slopes(const real *e, int64_t n, double by, elem *out, int64_t place, real at,
                             const bool has_target)
 {
-    const vec a = v_set(by), target = v_set(at);
+    const vec a = v_set((real)by), rest = v_set((real)(by - (double)a[0])), target = v_set(at);
 #define LK_SLOPE(i)                                                                                \
-    (has_target ? v_select(plain_lane(place, i), target, a * v_read(e + (i))) : a * v_read(e + (i)))
+    (has_target ? v_select(plain_lane(place, i), target, plain_slope(a, rest, v_read(e + (i))))    \
+                : plain_slope(a, rest, v_read(e + (i))))
     int64_t i = 0;
     for (; i + 2 * LANES <= n && !isnan(by); i += 2 * LANES)
         v_store_pair(out + i, LK_SLOPE(i), LK_SLOPE(i + LANES));
@@ -255,7 +263,7 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
     real again[CHUNK] __attribute__((aligned(LK_LINE)));
     const real *e = row->kept + k;
     if (!row->kept) {
-        real sum;
+        double sum;
         if (shift != 0 || !plain_calm(p, row->x + k, n, again, &sum)) {
             (void)plain_scores(p, row->x + k, n, again);
             (void)class_exps(again, class_padded(n), shift, true);
@@ -266,9 +274,9 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
     if (shift != g->top) /* above it where nothing finite had come: all are 0 */
         factor *= shift < g->top ? exp((double)shift - (double)g->top) : 0;
     if (row->y >= k && row->y < k + n)
-        plain_slopes(e, n, (real)factor, out, plain_place(row->y - k, n), g->at, true);
+        plain_slopes(e, n, factor, out, plain_place(row->y - k, n), g->at, true);
     else
-        plain_slopes(e, n, (real)factor, out, 0, 0, false);
+        plain_slopes(e, n, factor, out, 0, 0, false);
     if (p->stream)
         plain_stream(g->line, to, lead, n, k == 0, k + n == p->classes);
 }

@@ -200,6 +200,25 @@ LK_INLINE real v_top(vec x)
     return x[0];
 }
 
+/* The sum over the lanes as a double, which rounds nothing of floats of like size. */
+LK_INLINE double v_sum_wide(vec x)
+{
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1));
+    return _mm512_reduce_add_pd(low + high);
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x));
+    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1));
+    const __m256d both = low + high;
+    return (both[0] + both[2]) + (both[1] + both[3]);
+#elif LK_VECTOR_BYTES > 0 && !defined(LK_ELEMENT_F64)
+    return wide_sum(v_wide(x));
+#else
+    return (double)v_sum(x);
+#endif
+}
+
 /* Reals as they lie in memory. _n: the first n of them, 0 < n < LANES; `fill` in the other lanes.
  */
 

@@ -37,7 +37,7 @@ typedef struct reply {
     bool preflight;       /* to OPTIONS, asked by a browser */
     bool retry;           /* with 503 */
     bool authenticate;    /* with 401 */
-    char timing[160];     /* Server-Timing; "" for none */
+    char timing[192];     /* Server-Timing; "" for none */
     buffer text;          /* owned; a piece may point at it */
     int pieces;
     span piece[HTTP_PIECES];

@@ -12,6 +12,9 @@
 
 __extension__ typedef unsigned __int128 u128;
 
+/* A number's width is a constant in its function. */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 /* ------------------------------------------------------------------------------------ shared -- */
 
 static const uint64_t small_powers[] = {1,
@@ -59,6 +62,12 @@ static void store_eight(char *p, uint64_t word)
     word = __builtin_bswap64(word);
 #endif
     memcpy(p, &word, sizeof word);
+}
+
+static void store_sixteen(char *p, u128 words)
+{
+    store_eight(p, (uint64_t)words);
+    store_eight(p + 8, (uint64_t)(words >> 64));
 }
 
 #define EIGHT_ZEROS 0x3030303030303030U
@@ -350,7 +359,7 @@ const char *number_read_integer(const char *p, const char *end, int64_t *value, 
 
 /* The eight digits of n < 10^8, the first one in the lowest byte: the reverse of join_eight. The
  * multiplications are divisions by 100 and by 10, exact for numbers this small. */
-static uint64_t split_eight(uint32_t n)
+static inline uint64_t split_eight(uint32_t n)
 {
     uint64_t fours = n / 10000 | (uint64_t)(n % 10000) << 32;
     uint64_t hundreds = (fours * 5243 >> 19) & 0x0000007F0000007FU;
@@ -359,7 +368,7 @@ static uint64_t split_eight(uint32_t n)
     return tens | (pairs - 10 * tens) << 8;
 }
 
-static int count_digits(uint64_t n)
+static inline int count_digits(uint64_t n)
 {
     n |= 1; /* 0 has a digit too, and no other count changes */
     /* floor(bits * log10(2)) is the count, or one less. */
@@ -367,55 +376,54 @@ static int count_digits(uint64_t n)
     return guess + (n >= small_powers[guess]);
 }
 
-enum {
-    MOST_DIGITS = 17,
-    /* Of a token without its sign: copies of a fixed size, for they are fast, reach beyond it. */
-    ROOM = 40,
-};
+/* Digits of a significand: of a double, and of what has at most 24 bits. */
+enum { WIDE_DIGITS = 17, NARROW_DIGITS = 9 };
 
-/* Writes n < 10^17 with leading zeros to 17 digits, and returns how many zeros it ends in, for
- * n > 0. */
-static int write_padded(char *digits, uint64_t n)
+/* Writes n * 10^exponent, for 0 < n < 10^most, where `most` is one of these, to NUMBER_ROOM bytes.
+ * The digits behind the first one are kept in registers and stored at once, sixteen of them,
+ * wherever they begin: what is read again right after it was stored in other pieces is waited for.
+ */
+static ALWAYS_INLINE char *write_decimal(char *out, uint64_t n, int exponent, const int most)
 {
-    uint64_t high = n / 100000000;
-    uint64_t first = high / 100000000;
-    uint64_t middle = split_eight((uint32_t)(high % 100000000));
-    uint64_t last = split_eight((uint32_t)(n % 100000000));
-    digits[0] = (char)('0' + first);
-    store_eight(digits + 1, middle | EIGHT_ZEROS);
-    store_eight(digits + 9, last | EIGHT_ZEROS);
-    if (last != 0)
-        return __builtin_clzll(last) >> 3;
-    return middle != 0 ? 8 + (__builtin_clzll(middle) >> 3) : 16;
-}
-
-/* Writes n * 10^exponent, for 0 < n < 10^17, to ROOM bytes. */
-static inline char *write_decimal(char *out, uint64_t n, int exponent)
-{
-    char digits[3 * MOST_DIGITS];
-    /* So that the copies bring zeros with them. */
-    memset(digits + MOST_DIGITS, '0', 2 * MOST_DIGITS);
-    int zeros = write_padded(digits, n);
-    int count = count_digits(n);
-    const char *first = digits + MOST_DIGITS - count;
-    exponent += count - 1; /* of the first digit */
-    count -= zeros;
+    const int given = count_digits(n);
+    uint64_t high, low = 0;
+    char first;
+    int zeros;
+    n *= small_powers[most - given]; /* so that the first digit is not 0 */
+    exponent += given - 1;           /* of that digit */
+    if (most == WIDE_DIGITS) {
+        const uint64_t top = n / 100000000;
+        first = (char)('0' + top / 100000000);
+        high = split_eight((uint32_t)(top % 100000000));
+        low = split_eight((uint32_t)(n % 100000000));
+        zeros = low != 0 ? __builtin_clzll(low) >> 3 : 8 + (__builtin_clzll(high | 1) >> 3);
+    } else {
+        first = (char)('0' + n / 100000000);
+        high = split_eight((uint32_t)(n % 100000000));
+        zeros = __builtin_clzll(high | 1) >> 3;
+    }
+    if ((high | low) == 0)
+        zeros++; /* the 1 that was put there for the count */
+    const u128 digits = (u128)(low | EIGHT_ZEROS) << 64 | high | EIGHT_ZEROS;
+    const int count = most - zeros;
     if (exponent >= 0 && exponent < 17) {
-        memcpy(out, first, MOST_DIGITS);
+        out[0] = first;
+        store_sixteen(out + 1, digits);
         if (count <= exponent + 1)
             return out + exponent + 1;
-        memcpy(out + exponent + 2, first + exponent + 1, MOST_DIGITS);
         out[exponent + 1] = '.';
+        store_sixteen(out + exponent + 2, digits >> (8 * exponent));
         return out + count + 1;
     }
     if (exponent < 0 && exponent >= -5) {
         memcpy(out, "0.000000", 8);
-        memcpy(out + 1 - exponent, first, MOST_DIGITS);
+        out[1 - exponent] = first;
+        store_sixteen(out + 2 - exponent, digits);
         return out + 1 - exponent + count;
     }
-    out[0] = first[0];
+    out[0] = first;
     out[1] = '.';
-    memcpy(out + 2, first + 1, MOST_DIGITS);
+    store_sixteen(out + 2, digits);
     out += count > 1 ? count + 1 : 1;
     *out++ = 'e';
     if (exponent < 0) {
@@ -434,19 +442,19 @@ static inline char *write_decimal(char *out, uint64_t n, int exponent)
 /* number * power / 2^128, where `power` is a significand of the table. If that is no integer, the
  * odd one of the two around it (if it is one but for the excess of the table, it is taken as one):
  * so that to be less, equal or more than an even number is told as of the exact value. */
-static uint64_t scale_to_odd(uint64_t number, const uint64_t *power)
+static inline uint64_t scale_to_odd(uint64_t number, const uint64_t *power)
 {
     u128 product = (u128)number * power[0] + (uint64_t)((u128)number * power[1] >> 64);
     return (uint64_t)(product >> 64) | ((uint64_t)product != 0);
 }
 
 /* Drops low bits in the same sense. */
-static uint64_t drop_to_odd(uint64_t number, int bits)
+static inline uint64_t drop_to_odd(uint64_t number, int bits)
 {
     return number >> bits | ((number & ((UINT64_C(1) << bits) - 1)) != 0);
 }
 
-/* Writes the shortest decimal that reads back to c * 2^q, for c > 0, to ROOM bytes. The significand
+/* The shortest decimal that reads back to c * 2^q, for c > 0: n * 10^*exponent. The significand
  * c has `width` bits, or fewer if q is the least exponent of the format.
  *
  * The method is Schubfach's. Let 10^k be the largest power of ten that is not wider than the
@@ -455,11 +463,12 @@ static uint64_t drop_to_odd(uint64_t number, int bits)
  * where what is rounded to odd is exact enough: over all values and exponents nothing comes closer
  * than 2^-63 to a number it is compared with, but equals it, and the excess of the table is less
  * than 2^-68. */
-static inline char *write_shortest(char *out, uint64_t c, int q, int width, bool least)
+static ALWAYS_INLINE uint64_t shortest(uint64_t c, int q, int width, bool least, int *exponent)
 {
     if (q <= 0 && q > -width && (c & ((UINT64_C(1) << -q) - 1)) == 0) {
         /* An integer, and the next one would not read back to it: all digits are needed. */
-        return write_decimal(out, c >> -q, 0);
+        *exponent = 0;
+        return c >> -q;
     }
     /* The ends of the interval read back to the value if c is even. If it is odd, and the format
      * is read through a double, what is so close to an end that it gives that end as a double does
@@ -486,69 +495,67 @@ static inline char *write_shortest(char *out, uint64_t c, int q, int width, bool
     uint64_t first = drop_to_odd(scale_to_odd(below << shift, power), spare) + odd;
     uint64_t last = drop_to_odd(scale_to_odd(above << shift, power), spare) - odd;
 
-    uint64_t n = value / 4;
-    if (n >= 10) { /* else n + 1 may have no more digits than n, and be closer */
-        uint64_t tens = n / 10;
-        bool down = first <= 40 * tens, up = 40 * tens + 40 <= last;
-        if (down != up)
-            return write_decimal(out, tens + up, k + 1);
-    }
-    bool down = first <= 4 * n, up = 4 * n + 4 <= last;
-    if (down && up)
-        up = value > 4 * n + 2 || (value == 4 * n + 2 && (n & 1) != 0);
-    return write_decimal(out, n + up, k);
+    /* Which it is is any of these, number by number: chosen without a branch to guess. */
+    const uint64_t n = value / 4, tens = n / 10;
+    const bool tens_down = first <= 40 * tens, tens_up = 40 * tens + 40 <= last;
+    const bool down = first <= 4 * n, up = 4 * n + 4 <= last;
+    const bool nearer_up = (value > 4 * n + 2) | ((value == 4 * n + 2) & (n & 1));
+    /* Of one digit n + 1 may have no more digits than n, and be closer than 0 or 10. */
+    const uint64_t shorter = (uint64_t)((n >= 10) & (tens_down != tens_up));
+    const uint64_t all = n + (up & (!down | nearer_up));
+    *exponent = k + (int)shorter;
+    return all ^ ((all ^ (tens + tens_up)) & (0 - shorter));
 }
 
 /* Writes the IEEE 754 number of `size` bits with a significand of `width`, the leading one of which
- * is not among them, to `most` bytes. All but `bits` are constants where this is inlined. */
-static inline char *write_binary(char *out, uint64_t bits, int size, int width, size_t most)
+ * is not among them. All but `bits` are constants where this is inlined. */
+static ALWAYS_INLINE char *write_binary(char *out, uint64_t bits, int size, int width)
 {
-    bool negative = bits >> (size - 1) != 0;
-    uint64_t one = UINT64_C(1) << (width - 1), fraction = bits & (one - 1);
-    int top = (1 << (size - width)) - 1, exponent = (int)(bits >> (width - 1)) & top;
-    int least = 3 - (top + 1) / 2 - width;
-    char text[1 + ROOM] = "-";
-    char *end = text + negative;
-    if (exponent == top) {
+    const uint64_t negative = bits >> (size - 1);
+    const uint64_t one = UINT64_C(1) << (width - 1), fraction = bits & (one - 1);
+    const int top = (1 << (size - width)) - 1, field = (int)(bits >> (width - 1)) & top;
+    const int least = 3 - (top + 1) / 2 - width;
+    if (field == top) {
         const char *word = fraction != 0 ? "NaN" : negative ? "-Infinity" : "Infinity";
         size_t n = strlen(word);
         memcpy(out, word, n);
         return out + n;
     }
-    if (exponent > 0)
-        end = write_shortest(end, fraction | one, least + exponent - 1, width, exponent == 1);
-    else if (fraction > 0)
-        end = write_shortest(end, fraction, least, width, true);
-    else if (negative)
-        end = (char *)memcpy(end, "0.0", 3) + 3;
-    else
-        *end++ = '0';
-    memcpy(out, text, most);
-    return out + (end - text);
+    *out = '-';
+    out += negative;
+    if ((bits & ~(UINT64_C(1) << (size - 1))) == 0) {
+        memcpy(out, "0.0", 3);
+        return out + (negative ? 3 : 1);
+    }
+    int exponent;
+    const uint64_t c = field > 0 ? fraction | one : fraction;
+    const uint64_t n =
+        shortest(c, least + (field > 0 ? field - 1 : 0), width, field <= 1, &exponent);
+    return write_decimal(out, n, exponent, width > 24 ? WIDE_DIGITS : NARROW_DIGITS);
 }
 
 char *number_write_f64(char *out, double x)
 {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
-    return write_binary(out, bits, 64, 53, NUMBER_F64_MAX);
+    return write_binary(out, bits, 64, 53);
 }
 
 char *number_write_f32(char *out, float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    return write_binary(out, bits, 32, 24, NUMBER_F32_MAX);
+    return write_binary(out, bits, 32, 24);
 }
 
 char *number_write_f16(char *out, uint16_t bits)
 {
-    return write_binary(out, bits, 16, 11, NUMBER_F16_MAX);
+    return write_binary(out, bits, 16, 11);
 }
 
 char *number_write_bf16(char *out, uint16_t bits)
 {
-    return write_binary(out, bits, 16, 8, NUMBER_BF16_MAX);
+    return write_binary(out, bits, 16, 8);
 }
 
 char *number_write_i64(char *out, int64_t value)
@@ -558,7 +565,7 @@ char *number_write_i64(char *out, int64_t value)
         *out++ = '-';
         n = 0 - n;
     }
-    int count = count_digits(n);
+    const int count = count_digits(n);
     if (count <= 8) {
         store_eight(out, (split_eight((uint32_t)n) | EIGHT_ZEROS) >> (64 - 8 * count));
         return out + count;

@@ -40,8 +40,9 @@ const char *number_read_integer(const char *p, const char *end, int64_t *value, 
 
 /* Writing. */
 
-/* The longest token of each function: the caller gives at least that much room. */
+/* The longest token of each function; and the room that the caller gives it, whatever the token. */
 enum {
+    NUMBER_ROOM = 40,
     NUMBER_F64_MAX = 24,  /* -1.2345678901234567e-308 */
     NUMBER_F32_MAX = 18,  /* -12345680000000000 */
     NUMBER_BF16_MAX = 18, /* -10000000000000000 */
@@ -50,7 +51,7 @@ enum {
 };
 
 /* Each writes one token at `out` and returns the position after it; no NUL is written. What is
- * between that position and the bound above may be overwritten too.
+ * between that position and out + NUMBER_ROOM may be overwritten too.
  *
  * A floating-point value becomes the shortest decimal that reads back to it, and of these the one
  * closest to it. "Reads back" means to nearest even, both at once and, for a type narrower than

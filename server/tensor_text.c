@@ -343,8 +343,9 @@ static size_t longest(lk_dtype dtype)
     }
 }
 
-/* Every number and its comma at their longest, two brackets and a comma for every row there can be.
- * Pages that are not written cost nothing. */
+/* Every number and its comma at their longest, two brackets and a comma for every row there can be,
+ * and behind it all the room that a number is written in. Pages that are not written cost nothing.
+ */
 size_t tensor_text_bound(const lk_tensor *t)
 {
     const int64_t count = lk_tensor_count(t);
@@ -355,7 +356,7 @@ size_t tensor_text_bound(const lk_tensor *t)
     }
     if ((uint64_t)count > (uint64_t)1 << 48)
         return SIZE_MAX / 256;
-    return brackets + (size_t)count * (longest(t->dtype) + 1);
+    return brackets + (size_t)count * (longest(t->dtype) + 1) + NUMBER_ROOM;
 }
 
 static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)

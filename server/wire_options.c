@@ -12,8 +12,8 @@
 
 enum {
     LIST_TEXT_MAX = 2048,
-    NUMBER_TEXT_MAX = 32,
-    PARTS_TEXT_MAX = 64 * 1024, /* text for jansson */
+    NUMBER_TEXT_MAX = NUMBER_ROOM + 2, /* ".0" */
+    PARTS_TEXT_MAX = 64 * 1024,        /* text for jansson */
 };
 
 /* The type of an option; LK_REAL for one that there is not. */

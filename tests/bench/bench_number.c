@@ -84,7 +84,7 @@ static void read_all(const char *text, size_t size)
 
 static void run(const char *name, bool wide, int repetitions)
 {
-    static char text[COUNT * 32], other[COUNT * 32];
+    static char text[COUNT * 32 + NUMBER_ROOM], other[COUNT * 32];
     static double times[4][MOST_REPETITIONS];
     size_t size = write_all(text, wide), other_size = 0;
     size_t flags = JSON_COMPACT | (size_t)JSON_REAL_PRECISION(wide ? 17 : 9);

@@ -344,6 +344,7 @@ static void assert_closed(lk_call *call)
 static void test_order(void **state)
 {
     (void)state;
+    static _Alignas(64) char scratch[16 * 1024];
     float loss = 0, gradient[6];
     lk_tensor out;
     lk_error error;
@@ -390,14 +391,25 @@ static void test_order(void **state)
     assert_int_equal(lk_call_bind(call, 0, &loss), LK_MISUSE);
     assert_int_equal(lk_call_data(call, "logits", logits), LK_MISUSE);
     assert_int_equal(lk_call_blocks(call), 1);
-    lk_call_run(call, 0, 1, NULL);
+    assert_in_range(lk_call_scratch(call), 1, sizeof scratch);
+    lk_call_run(call, 0, 1, scratch);
     assert_int_equal(lk_call_finish(call, &error), LK_OK);
     assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
     assert_int_equal(lk_call_plan(call, &error), LK_MISUSE);
     assert_closed(call);
     float before = loss;
-    lk_call_run(call, 0, 1, NULL);
+    lk_call_run(call, 0, 1, scratch);
     assert_true(loss == before);
+    lk_call_free(call);
+
+    call = filled();
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
+    assert_int_equal(lk_call_bind(call, 1, gradient), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_OK);
+    lk_call_run(call, 0, 1, NULL);
+    assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
+    assert_non_null(strstr(error.text, "scratch"));
     lk_call_free(call);
 }
 
@@ -406,6 +418,7 @@ static void test_order(void **state)
 static void test_plan_again(void **state)
 {
     (void)state;
+    static _Alignas(64) char scratch[16 * 1024];
     double w[] = {1, 2, -3}, loss[2];
     int64_t y[] = {0, 7};
     for (int again = 0; again < 2; again++) {
@@ -431,7 +444,7 @@ static void test_plan_again(void **state)
             assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
         y[1] = 2;
         assert_int_equal(lk_call_plan(call, &error), LK_OK);
-        lk_call_run(call, 0, lk_call_blocks(call), NULL);
+        lk_call_run(call, 0, lk_call_blocks(call), scratch);
         assert_int_equal(lk_call_finish(call, &error), LK_OK);
         assert_int_equal(rows, 2);
         loss[again] = (double)value;

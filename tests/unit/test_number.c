@@ -614,7 +614,7 @@ static void check_write(enum type type, uint64_t bits, int trials)
 {
     char text[64], expected[64];
     double x = widen(type, bits);
-    char *out = copy_exactly("                        ", (size_t)types[type].most);
+    char *out = copy_exactly("                                        ", NUMBER_ROOM);
     char *end = write_as(type, out, x, bits);
     assert_in_range(end - out, 1, types[type].most);
     if (end - out > longest[type])
@@ -704,7 +704,7 @@ static void test_write_known(void **unused)
         {-(double)NAN, "NaN"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        char text[NUMBER_F64_MAX + 1];
+        char text[NUMBER_ROOM];
         *number_write_f64(text, known[i].x) = '\0';
         assert_string_equal(text, known[i].text);
     }
@@ -726,7 +726,7 @@ static void test_write_known(void **unused)
         {0x1.5c87fap-84F, "7.0385307e-26"},
     };
     for (size_t i = 0; i < sizeof narrow_known / sizeof *narrow_known; i++) {
-        char text[NUMBER_F32_MAX + 1];
+        char text[NUMBER_ROOM];
         *number_write_f32(text, narrow_known[i].x) = '\0';
         assert_string_equal(text, narrow_known[i].text);
     }
@@ -777,7 +777,7 @@ static void test_write_f32(void **unused)
         check_write(F32, bits, 1);
     }
     check_write(F32, 0x5a800001, 9);
-    char text[NUMBER_F32_MAX];
+    char text[NUMBER_ROOM];
     assert_int_equal(number_write_f32(text, -1.2345679e16F) - text, NUMBER_F32_MAX);
 }
 
