@@ -93,7 +93,7 @@ def in_text(rows: int, classes: int, bits: bool) -> bytes:
 class Client:
     """One connection; replies are read into one piece of memory and dropped."""
 
-    memory = bytearray(1 << 26)
+    memory = bytearray(1 << 28)
     reply = 0  # bytes of the last one's body
 
     def __init__(self, address: str) -> None:
@@ -210,6 +210,62 @@ def batches(lossd: Server, rounds: int) -> None:
         print(f"{rows:>4}x{classes:<5} {grad:12.0f} us {loss:12.0f} us {grad / rows:19.1f} us")
 
 
+def status(pid: int, name: str) -> float:
+    """A line of the kernel's account of a process, in MiB."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().split("\n")
+    return int(next(line.split()[1] for line in lines if line.startswith(name + ":"))) / 1024
+
+
+def memory(lossd: str, folder: str) -> None:
+    """What one evaluation takes at its peak, above what the process had: the first of its kind, and
+    the second."""
+    print("\npeak memory of one evaluation on top of what lossd had, in MiB; one worker")
+    print(f"{'':28} {'in':>7} {'out':>7} {'tensors':>8} {'first':>8} {'second':>8}")
+    path, big = "/v1/losses/cross_entropy", (ROWS, CLASSES)
+    requests = {
+        "safetensors f32 128x50257": (safetensors("F32", *big), 4 * ROWS * CLASSES),
+        "safetensors bf16 128x50257": (safetensors("BF16", *big), 2 * ROWS * CLASSES),
+        "OIP, raw, f32 128x50257": (oip("F32", *big), 4 * ROWS * CLASSES),
+        "JSON 128x10000": (post(path, in_text(128, 10000, False)), 4 * 128 * 10000),
+        "JSON, base64 in, 128x10000": (post(path, in_text(128, 10000, True)), 4 * 128 * 10000),
+    }
+    for name, (request, tensors) in requests.items():
+        server = Server(lossd, folder, "--workers", "1")
+        client = Client(server.unix)
+        client.time(safetensors("F32", 1, 8))
+        taken = []
+        for _ in range(2):
+            before = status(server.process.pid, "VmRSS")
+            pathlib.Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # forget the peak
+            client.time(request)
+            taken.append(status(server.process.pid, "VmHWM") - before)
+            time.sleep(1.5)  # it gives memory back when all is quiet
+        sent = len(request.split(b"\r\n\r\n", 1)[1])
+        sizes = " ".join(f"{n / 2**20:{w}.1f}" for n, w in ((sent, 7), (client.reply, 7), (tensors, 8)))
+        print(f"{name:28} {sizes} {taken[0]:8.1f} {taken[1]:8.1f}")
+        server.stop()
+
+
+def neighbours(lossd: str, client: str, folder: str, seconds: float) -> None:
+    """Small requests while a large one is always under way."""
+    rate = 2000
+    print(f"\n32x128 f32 at {rate} /s, 8 connections, two workers; 1024x32000 (131 MB each way) beside it")
+    server = Server(lossd, folder, "--workers", "2", "--max-body", "256MiB")
+    file = pathlib.Path(f"{folder}/neighbour.http")
+    file.write_bytes(safetensors("F32", 32, 128))
+    request = safetensors("F32", 1024, 32000)
+    command = [client, server.unix, str(file), "8", str(seconds), str(rate)]
+    for beside in (False, True, False, True):
+        small_ones = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        times, large_one = [], Client(server.unix)
+        while beside and small_ones.poll() is None:
+            times.append(large_one.time(request))
+        _, p50, p99, worst, *_ = (float(x) for x in small_ones.communicate()[0].split())
+        done = f"{len(times)} of them, {statistics.median(times) * 1e3:.0f} ms each" if times else "alone"
+        print(f"p50 {p50:7.3f} ms, p99 {p99:7.3f} ms, longest {worst:6.1f} ms   {done}")
+    server.stop()
+
+
 def small(lossd: str, echo: str, client: str, folder: str, seconds: float) -> None:
     print("\n32x128 f32 with gradient, 32 connections on a Unix socket, one worker")
     request = safetensors("F32", 32, 128)
@@ -258,6 +314,8 @@ def main() -> None:
             lossd.stop()
             echo.stop()
         small(a.lossd, f"{a.tools}/echo", f"{a.tools}/client", folder, a.seconds)
+        neighbours(a.lossd, f"{a.tools}/client", folder, 2 * a.seconds)
+        memory(a.lossd, folder)
 
 
 main()
