@@ -12,7 +12,6 @@
 enum {
     ALIGNMENT = 64,
     SHARD_ELEMENTS = 128 * 1024, /* less than this is not worth a trip to another thread */
-    RUN_PARTS = 256,
 };
 
 /* How many letters differ: insertions, deletions and changes. Long names are cut. */
@@ -246,19 +245,23 @@ bool evaluation_fill(evaluation *e, problem *p)
     return true;
 }
 
-bool evaluation_run(evaluation *e, int shard)
+bool evaluation_run_some(evaluation *e, int shard, int64_t most, int64_t *done)
 {
-    int64_t blocks = lk_call_blocks(e->call);
-    int64_t first = blocks * shard / e->shards, end = blocks * (shard + 1) / e->shards;
+    const int64_t blocks = lk_call_blocks(e->call);
+    const int64_t first = blocks * shard / e->shards + *done;
+    const int64_t left = blocks * (shard + 1) / e->shards - first,
+                  count = most < left ? most : left;
     void *scratch = e->scratch ? e->scratch + e->scratch_each * (size_t)shard : NULL;
-    /* In parts, so that seconds of work can be ended soon after nobody wants them. */
-    const int64_t part = (end - first) / RUN_PARTS + 1;
-    for (; first < end; first += part) {
-        if (e->over && e->over(e->context))
-            return false;
-        lk_call_run(e->call, first, end - first < part ? end - first : part, scratch);
-    }
-    return true;
+    if (count > 0)
+        lk_call_run(e->call, first, count, scratch);
+    *done += count;
+    return count < left;
+}
+
+void evaluation_run(evaluation *e, int shard)
+{
+    int64_t done = 0;
+    (void)evaluation_run_some(e, shard, INT64_MAX, &done);
 }
 
 bool evaluation_next(evaluation *e)

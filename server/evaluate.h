@@ -9,7 +9,7 @@
  *   run    shards of the blocks, each on any thread; then the next pass, if there is one
  *   close  reduce and encode
  *
- * An evaluation is used by one thread at a time, but for evaluation_run (and what that asks).
+ * An evaluation is used by one thread at a time, but for evaluation_run and evaluation_run_some.
  */
 #ifndef LOSSD_EVALUATE_H
 #define LOSSD_EVALUATE_H
@@ -65,9 +65,6 @@ typedef struct evaluation {
     char *arena;      /* decoded inputs, outputs that are not written in place, scratch */
     size_t arena_size, arena_used;
     int shards;
-    bool (*over)(
-        void *context); /* asked now and then while shards run: is it to end? NULL: never */
-    void *context;
     char *scratch; /* of all shards */
     size_t scratch_each;
 
@@ -91,9 +88,12 @@ void evaluation_free(evaluation *e);
  * most; after open, e->shards is how many there are. Each step returns false with a problem. */
 bool evaluation_open(evaluation *e, const char *query, int shards, problem *p);
 bool evaluation_fill(evaluation *e, problem *p);
-bool evaluation_run(evaluation *e,
-                    int shard);      /* false if it was ended: what it was for is unknown */
+void evaluation_run(evaluation *e, int shard);
 bool evaluation_next(evaluation *e); /* when all shards have run: must they run again? */
 bool evaluation_close(evaluation *e, problem *p);
+
+/* evaluation_run by and by: at most so many blocks of the shard, behind the *done that are. True
+ * while there are more. Each call has a price of its own, like a block's. */
+bool evaluation_run_some(evaluation *e, int shard, int64_t most, int64_t *done);
 
 #endif

@@ -219,17 +219,45 @@ static struct MHD_Response *make_exhausted(void)
     return response;
 }
 
+/* A reply of at least so many bytes goes out a part at a time: handed over whole, one call sends
+ * all of it where the client reads as fast as it comes, and the loop is kept from everybody else.
+ * The parts are copied, while they are in the caches anyway. */
+enum { LONG_REPLY = 32 << 20, REPLY_PART = 512 << 10 };
+
+static ssize_t copy_part(void *context, uint64_t at, char *to, size_t most)
+{
+    const reply *r = context;
+    size_t done = 0;
+    for (int i = 0; i < r->pieces && done < most; i++) {
+        const span all = r->piece[i];
+        if (at >= all.size) {
+            at -= all.size;
+            continue;
+        }
+        const size_t n = all.size - at < most - done ? all.size - at : most - done;
+        memcpy(to + done, all.data + at, n);
+        done += n;
+        at = 0;
+    }
+    return (ssize_t)done;
+}
+
+static struct MHD_Response *make_response(reply *r)
+{
+    struct MHD_IoVec iov[HTTP_PIECES];
+    if (r->size >= LONG_REPLY)
+        return MHD_create_response_from_callback(r->size, REPLY_PART, copy_part, r, NULL);
+    for (int i = 0; i < r->pieces; i++)
+        iov[i] = (struct MHD_IoVec){r->piece[i].data, r->piece[i].size};
+    return MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
+}
+
 static enum MHD_Result send_reply(exchange *x)
 {
     reply *r = &x->reply;
-    struct MHD_IoVec iov[HTTP_PIECES];
-    for (int i = 0; i < r->pieces; i++) {
-        iov[i] = (struct MHD_IoVec){r->piece[i].data, r->piece[i].size};
+    for (int i = 0; i < r->pieces; i++)
         r->size += r->piece[i].size;
-    }
-    struct MHD_Response *response =
-        r->text.failed ? NULL
-                       : MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
+    struct MHD_Response *response = r->text.failed ? NULL : make_response(r);
     if (!response) {
         r->status = 503;
         r->code = "no_memory";
@@ -272,14 +300,13 @@ static bool grow_body(exchange *x, size_t more)
         capacity = x->body_max;
     if (x->length < 0 && !route_grow(x, capacity - x->body_capacity))
         return false;
-    char *body = realloc(x->body, capacity);
-    if (!body) {
+    if (!pages_grow(&x->room, capacity)) {
         problem p;
         problem_set(&p, 503, "no_memory", "no memory for a body of %zu bytes", capacity);
         http_reply_problem(x, &p);
         return false;
     }
-    x->body = body;
+    x->body = x->room.at;
     x->body_capacity = capacity;
     return true;
 }
@@ -295,7 +322,7 @@ static void too_large(exchange *x)
 
 static void free_body(exchange *x)
 {
-    free(x->body);
+    pages_free(&x->room);
     x->body = NULL;
     x->body_size = x->body_capacity = 0;
 }
@@ -552,8 +579,10 @@ static void on_sweep(uv_timer_t *timer)
 {
     http *server = timer->data;
     const uint64_t now = uv_hrtime();
-    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS)
+    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS) {
+        pages_trim();
         malloc_trim(0); /* the C library keeps what large bodies have left */
+    }
     for (peer *p = server->peers.first; p; p = p->next) {
         if (p->deadline != 0 && now > p->deadline)
             end_late(p);
@@ -699,6 +728,7 @@ http *http_start(uv_loop_t *loop, const flags *f)
         return NULL;
     server->loop = loop;
     server->drain_max = (size_t)f->drain_max;
+    pages_setup((size_t)f->memory_budget / 4);
     uv_prepare_init(loop, &server->prepare);
     server->prepare.data = server;
     uv_timer_init(loop, &server->timer);
@@ -767,6 +797,7 @@ void http_stop(http *server)
         close_handle(server, (uv_handle_t *)&l->poll);
         MHD_stop_daemon(l->daemon);
     }
+    pages_trim();
     if (server->exhausted)
         MHD_destroy_response(server->exhausted);
     close_handle(server, (uv_handle_t *)&server->prepare);

@@ -11,6 +11,7 @@
 #include "cursor.h"
 #include "flags.h"
 #include "head.h"
+#include "pages.h"
 #include "problem.h"
 
 #include <uv.h>
@@ -58,6 +59,7 @@ typedef struct exchange {
     bool shared;              /* the web page that asks may see the reply */
 
     int64_t length; /* of the body as announced; 0: none, -1: chunked */
+    pages room;     /* what the body lies in */
     char *body;
     size_t body_size, body_capacity;
     size_t body_max;  /* set by route_begin: a longer body is refused */

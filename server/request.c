@@ -22,13 +22,19 @@ enum {
     SMALL_EXTRA = 64 * 1024,
     CHUNKED_FIRST = 64 * 1024,
     PACKED_MIN = 1024, /* a reply shorter than that is not compressed */
+    /* How long a shard runs, in ns, before it asks whether anybody still wants it, and whether
+     * others wait for a worker: then it goes behind them. */
+    SLICE = 1000 * 1000,
 };
 
-/* One part of the blocks on its way through the pool. */
+/* One part of the blocks on its way through the pool, perhaps more than once. */
 typedef struct shard {
     uv_work_t work;
     request *r;
     int i;
+    int64_t done;    /* blocks */
+    int64_t most;    /* how many are run before it asks */
+    bool unfinished; /* it came back from the pool to go there again */
 } shard;
 
 struct request {
@@ -121,9 +127,8 @@ static void set_deadline(request *r, uint64_t microseconds)
 }
 
 /* Nothing is done any more for a client that has left or given up. */
-static bool is_over(void *context)
+static bool is_over(request *r)
 {
-    request *r = context;
     return atomic_load(&r->left) || uv_hrtime() > r->deadline;
 }
 
@@ -225,23 +230,56 @@ static void close_evaluation(request *r)
     r->encode = seconds(start, uv_hrtime());
 }
 
-/* The last shard of a pass goes on: with the next pass, for which the loop hands out shards again
- * (a single shard just runs it), or with the end. */
-static void run_shard(request *r, int i)
+/* Blocks of a shard, until there are no more (true), nobody wants them (true), or others are to
+ * have the worker. */
+static bool run_blocks(shard *s, bool alone)
 {
-    uint64_t start = uv_hrtime();
+    const uint64_t start = uv_hrtime();
+    uint64_t before = start, now;
+    for (bool more = true; more; before = now) {
+        if (is_over(s->r)) {
+            atomic_store(&s->r->skipped, true);
+            return true;
+        }
+        more = evaluation_run_some(s->r->e, s->i, s->most, &s->done);
+        now = uv_hrtime();
+        if (now - before < SLICE / 2)
+            s->most *= 2;
+        if (more && !alone && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
+            return false;
+    }
+    return true;
+}
+
+/* The last shard of a pass goes on: with the next pass, for which the loop hands out shards again
+ * (one that is alone just runs it), or with the end. */
+static void run_shard(shard *s)
+{
+    request *r = s->r;
+    const bool alone = r->e->shards == 1;
+    const uint64_t start = uv_hrtime();
     bool last, again;
     do {
-        if (!evaluation_run(r->e, i))
-            atomic_store(&r->skipped, true);
+        s->unfinished = !run_blocks(s, alone);
+        if (s->unfinished) {
+            atomic_fetch_add(&r->compute, uv_hrtime() - start);
+            return;
+        }
+        s->done = 0;
         last = atomic_fetch_sub(&r->computing, 1) == 1;
         again = last && !atomic_load(&r->skipped) && evaluation_next(r->e);
         if (again)
             atomic_store(&r->computing, r->e->shards);
-    } while (again && r->e->shards == 1);
+    } while (again && alone);
     atomic_fetch_add(&r->compute, uv_hrtime() - start);
     if (last && !again)
         close_evaluation(r);
+}
+
+static void run_alone(request *r)
+{
+    shard all = {.r = r, .most = 1};
+    run_shard(&all);
 }
 
 /* A compressed body is gone through twice: first for its length, so that no memory is asked for
@@ -299,7 +337,7 @@ static void work_open(uv_work_t *work)
         fill(r);
     r->decode += seconds(start, uv_hrtime());
     if (r->step == STEP_RUN && r->e->shards == 1)
-        run_shard(r, 0);
+        run_alone(r);
     end_work();
 }
 
@@ -311,15 +349,15 @@ static void work_fill(uv_work_t *work)
         fill(r);
     r->decode += seconds(start, uv_hrtime());
     if (r->step == STEP_RUN && r->e->shards == 1)
-        run_shard(r, 0);
+        run_alone(r);
     end_work();
 }
 
 static void work_shard(uv_work_t *work)
 {
     shard *s = work->data;
-    (void)begin_work(s->r, s->i == 0);
-    run_shard(s->r, s->i);
+    (void)begin_work(s->r, s->i == 0 && s->done == 0);
+    run_shard(s);
     end_work();
 }
 
@@ -369,8 +407,13 @@ static void run_shards(request *r);
 
 static void after_shard(uv_work_t *work, int status)
 {
-    request *r = ((shard *)work->data)->r;
+    shard *s = work->data;
+    request *r = s->r;
     (void)status;
+    if (s->unfinished) {
+        hand_over(&s->work, work_shard, after_shard);
+        return;
+    }
     if (--r->away > 0)
         return;
     if (r->step == STEP_CLOSE || !is_wanted(r))
@@ -393,7 +436,7 @@ static void run_shards(request *r)
     r->away = count;
     r->queued = uv_hrtime(); /* before the first of them is away */
     for (int i = 0; i < count; i++) {
-        r->shards[i] = (shard){.r = r, .i = i};
+        r->shards[i] = (shard){.r = r, .i = i, .most = 1};
         r->shards[i].work.data = &r->shards[i];
         hand_over(&r->shards[i].work, work_shard, after_shard);
     }
@@ -430,8 +473,6 @@ void request_start(request *r)
         return;
     }
     r->e->oip.head = r->ask.head;
-    r->e->over = is_over;
-    r->e->context = r;
     r->work.data = r;
     http_suspend(x);
     r->queued = uv_hrtime();

@@ -555,6 +555,43 @@ def a_full_address_accepts_again_when_a_connection_closes(path: str) -> None:
                 raise AssertionError(f"limit {limit}, {closing} closed: the one that waits is not served") from None
 
 
+def logits_request(first: int, rows: int, classes: int) -> bytes:
+    """Rows of one large batch, whose sum of losses has gradients that do not depend on what is beside them."""
+    pattern = struct.pack("<1009f", *((i * 37 % 1009) / 128 - 4 for i in range(1009)))
+    start = first * classes % 1009 * 4
+    x = (pattern * (rows * classes // 1009 + 2))[start : start + 4 * rows * classes]
+    y = struct.pack(f"<{rows}q", *((first + i) * 7919 % classes for i in range(rows)))
+    body = safetensors([("logits", "F32", [rows, classes], x), ("targets", "I64", [rows], y)], {})
+    return request(
+        "POST", "/v1/losses/cross_entropy?reduction=sum", {"Content-Type": "application/x-safetensors"}, body
+    )
+
+
+def gradient(reply: Reply, rows: int, classes: int) -> bytes:
+    same(reply.status, 200)
+    head = struct.unpack("<Q", reply.body[:8])[0]
+    begin, end = json.loads(reply.body[8 : 8 + head])["grad.logits"]["data_offsets"]
+    same(end - begin, 4 * rows * classes)
+    return reply.body[8 + head + begin : 8 + head + end]
+
+
+@check
+def long_replies_are_what_their_rows_are_alone_and_small_ones_pass_them(path: str) -> None:
+    rows, classes, part = 1100, 8000, 100  # 35 MB
+    with Lossd(path, "--workers", "2") as lossd, lossd.connect() as s, lossd.connect() as small:
+        for _ in range(2):  # the second time in memory that was kept
+            s.sendall(logits_request(0, rows, classes))
+            for _ in range(20):
+                small.sendall(request("POST", PATH, {}, SMALL))
+                same(receive(small).status, 200)
+            whole = gradient(receive(s), rows, classes)
+            for first in range(0, rows, part):
+                s.sendall(logits_request(first, part, classes))
+                alone = gradient(receive(s), part, classes)
+                at = 4 * first * classes
+                same(whole[at : at + len(alone)] == alone, True, f"rows from {first} are the same")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lossd", default="build/lossd")
