@@ -31,7 +31,7 @@ typedef struct plain_gradient {
     double a;             /* of e^(z-top) */
     real at;              /* the target's entry */
     real top;             /* what a is relative to */
-    /* Its chunks pass through here on their way past the caches: whole lines leave, and what is
+    /* Where its rows begin within a line, chunks pass through here: whole lines leave, and what is
      * left of the last one waits for the next chunk. */
     elem line[CHUNK + LK_LINE / sizeof(elem)] __attribute__((aligned(LK_LINE)));
 } plain_gradient;
@@ -210,9 +210,10 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
     r->rest += sum;
 }
 
-/* Whole lines past the caches, what is left of the last one to where the next chunk looks for it.
- * `lead` elements of the first line are there already. */
-LK_INLINE void plain_stream(elem *line, elem *to, int64_t lead, int64_t n, bool first, bool last)
+/* Whole lines to where they belong, what is left of the last one to where the next chunk looks for
+ * it. `lead` elements of the first line are there already. */
+LK_INLINE void plain_pass_on(elem *line, elem *to, int64_t lead, int64_t n, bool first, bool last,
+                             bool stream)
 {
     enum { LINE = LK_LINE / (int)sizeof(elem) };
     const int64_t end = lead + n;
@@ -221,8 +222,10 @@ LK_INLINE void plain_stream(elem *line, elem *to, int64_t lead, int64_t n, bool 
         k = end < LINE ? end : LINE;
         memcpy(to, line + lead, (size_t)(k - lead) * sizeof(elem));
     }
-    for (; k + LINE <= end; k += LINE)
+    for (; stream && k + LINE <= end; k += LINE)
         v_stream_line(to + (k - lead), line + k);
+    for (; k + LINE <= end; k += LINE)
+        memcpy(__builtin_assume_aligned(to + (k - lead), LK_LINE), line + k, LK_LINE);
     if (last)
         memcpy(to + (k - lead), line + k, (size_t)(end - k) * sizeof(elem));
     else
@@ -238,7 +241,7 @@ LK_INLINE vec plain_slope(vec a, vec rest, vec e)
 
 /* The gradient of a chunk from its exponentials. */
 LK_INLINE void plain_slopes(const real *e, int64_t n, double by, elem *out, int64_t place, real at,
-                            const bool has_target)
+                            const bool has_target, const bool stream)
 {
     const vec a = v_set((real)by), rest = v_set((real)(by - (double)a[0])), target = v_set(at);
 #define LK_SLOPE(i)                                                                                \
@@ -246,7 +249,10 @@ LK_INLINE void plain_slopes(const real *e, int64_t n, double by, elem *out, int6
                 : plain_slope(a, rest, v_read(e + (i))))
     int64_t i = 0;
     for (; i + 2 * LANES <= n && !isnan(by); i += 2 * LANES)
-        v_store_pair(out + i, LK_SLOPE(i), LK_SLOPE(i + LANES));
+        if (stream)
+            v_stream_pair(out + i, LK_SLOPE(i), LK_SLOPE(i + LANES));
+        else
+            v_store_pair(out + i, LK_SLOPE(i), LK_SLOPE(i + LANES));
     for (; i < n; i += LANES)
         v_store_tail(out + i, LK_TAIL(i, n), LK_SLOPE(i));
 #undef LK_SLOPE
@@ -258,8 +264,13 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
     const class_row *row = g->row;
     const real shift = row->shift[k / CHUNK];
     elem *to = row->grad_x + k;
-    const int64_t lead = p->stream ? (int64_t)((uintptr_t)to % LK_LINE / sizeof(elem)) : 0;
-    elem *out = p->stream ? g->line + lead : to;
+    const uintptr_t off = (uintptr_t)to % LK_LINE;
+    const int64_t lead = (int64_t)(off / sizeof(elem));
+    /* Halves in place: their pairs cross lines half as often, and to copy them costs more. */
+    const bool worth = sizeof(elem) > 2 && p->classes > CHUNK && off % sizeof(elem) == 0;
+    const bool staged = lead > 0 && (p->stream || worth);
+    const bool direct = p->stream && !staged;
+    elem *out = staged ? g->line + lead : to;
     real again[CHUNK] __attribute__((aligned(LK_LINE)));
     const real *e = row->kept + k;
     if (!row->kept) {
@@ -273,12 +284,18 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
     double factor = g->a;
     if (shift != g->top) /* above it where nothing finite had come: all are 0 */
         factor *= shift < g->top ? exp((double)shift - (double)g->top) : 0;
-    if (row->y >= k && row->y < k + n)
-        plain_slopes(e, n, factor, out, plain_place(row->y - k, n), g->at, true);
+    const bool has_target = row->y >= k && row->y < k + n;
+    const int64_t place = has_target ? plain_place(row->y - k, n) : 0;
+    if (has_target && direct)
+        plain_slopes(e, n, factor, out, place, g->at, true, true);
+    else if (has_target)
+        plain_slopes(e, n, factor, out, place, g->at, true, false);
+    else if (direct)
+        plain_slopes(e, n, factor, out, 0, 0, false, true);
     else
-        plain_slopes(e, n, factor, out, 0, 0, false);
-    if (p->stream)
-        plain_stream(g->line, to, lead, n, k == 0, k + n == p->classes);
+        plain_slopes(e, n, factor, out, 0, 0, false, false);
+    if (staged)
+        plain_pass_on(g->line, to, lead, n, k == 0, k + n == p->classes, p->stream);
 }
 
 LK_INLINE int64_t plain_chunk_size(const class_plan *p, int64_t k)

@@ -429,56 +429,6 @@ LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
 
 #endif
 
-/* 2*LANES elements, in an order that v_store_pair undoes: where halves lie side by side it costs
- * less to take the even and the odd ones apart than the first and the last. v_pair_place tells
- * where element i, i < 2*LANES, comes to lie in the two vectors. What is stored holds no NaN. */
-#if defined(LK_ELEMENT_BF16) && LK_VECTOR_BYTES >= 32
-
-LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
-{
-    uvec both;
-    memcpy(&both, p, sizeof both);
-    *a = (vec)(both << 16);
-    *b = (vec)(both & 0xffff0000u);
-}
-
-LK_INLINE void v_store_pair(elem *p, vec a, vec b)
-{
-    const uvec even = h_round(a) >> 16, odd = h_round(b);
-#if LK_VECTOR_BYTES == 64
-    const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)even, (__m512i)odd);
-#else
-    const __m256i both = _mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
-#endif
-    memcpy(p, &both, sizeof both);
-}
-
-LK_INLINE int64_t v_pair_place(int64_t i)
-{
-    return i / 2 + i % 2 * LANES;
-}
-
-#else
-
-LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
-{
-    *a = v_load(p);
-    *b = v_load(p + LANES);
-}
-
-LK_INLINE void v_store_pair(elem *p, vec a, vec b)
-{
-    v_store(p, a);
-    v_store(p + LANES, b);
-}
-
-LK_INLINE int64_t v_pair_place(int64_t i)
-{
-    return i;
-}
-
-#endif
-
 /* One element. */
 LK_INLINE real r_load(const elem *p)
 {
@@ -521,6 +471,77 @@ LK_INLINE void v_stream(elem *p, vec x)
     v_store(p, x);
 #endif
 }
+
+/* 2*LANES elements, in an order that v_store_pair undoes: where halves lie side by side it costs
+ * less to take the even and the odd ones apart than the first and the last. v_pair_place tells
+ * where element i, i < 2*LANES, comes to lie in the two vectors. What is stored holds no NaN; where
+ * it is streamed to is aligned to LANES elements. */
+#if defined(LK_ELEMENT_BF16) && LK_VECTOR_BYTES >= 32
+
+LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
+{
+    uvec both;
+    memcpy(&both, p, sizeof both);
+    *a = (vec)(both << 16);
+    *b = (vec)(both & 0xffff0000u);
+}
+
+LK_INLINE uvec h_join(vec a, vec b)
+{
+    const uvec even = h_round(a) >> 16, odd = h_round(b);
+#if LK_VECTOR_BYTES == 64
+    return (uvec)_mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)even, (__m512i)odd);
+#else
+    return (uvec)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+#endif
+}
+
+LK_INLINE void v_store_pair(elem *p, vec a, vec b)
+{
+    const uvec both = h_join(a, b);
+    memcpy(p, &both, sizeof both);
+}
+
+LK_INLINE void v_stream_pair(elem *p, vec a, vec b)
+{
+#if LK_VECTOR_BYTES == 64
+    _mm512_stream_si512((__m512i *)p, (__m512i)h_join(a, b));
+#else
+    _mm256_stream_si256((__m256i *)p, (__m256i)h_join(a, b));
+#endif
+}
+
+LK_INLINE int64_t v_pair_place(int64_t i)
+{
+    return i / 2 + i % 2 * LANES;
+}
+
+#else
+
+LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
+{
+    *a = v_load(p);
+    *b = v_load(p + LANES);
+}
+
+LK_INLINE void v_store_pair(elem *p, vec a, vec b)
+{
+    v_store(p, a);
+    v_store(p + LANES, b);
+}
+
+LK_INLINE void v_stream_pair(elem *p, vec a, vec b)
+{
+    v_stream(p, a);
+    v_stream(p + LANES, b);
+}
+
+LK_INLINE int64_t v_pair_place(int64_t i)
+{
+    return i;
+}
+
+#endif
 
 /* A line, from one that is aligned to one that is. */
 enum { LK_LINE = 64 };

@@ -3,6 +3,7 @@
  * Times the kernels beside memcpy of the same tensor, in one run: pairs are interleaved and the
  * medians compared as a ratio, since the machine may be shared.
  */
+#define _DEFAULT_SOURCE /* sysconf's caches */
 #include <losskit.h>
 
 #include <pthread.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { PAIRS = 15 };
 
@@ -164,30 +166,63 @@ static void batch_free(batch *b)
     free(b->y);
 }
 
-static void row(lk_dtype dtype, int64_t rows, int64_t classes)
+/* One read of it all: that what was read is used costs next to nothing. */
+static void read_all(const batch *b)
+{
+    typedef uint64_t words __attribute__((vector_size(64), aligned(64)));
+    static volatile uint64_t sink;
+    words sum[4] = {{0}, {0}, {0}, {0}};
+    const words *x = (const words *)b->x;
+    for (size_t k = 0; k + 4 <= b->bytes / sizeof *x; k += 4)
+        for (int i = 0; i < 4; i++)
+            sum[i] |= x[k + (size_t)i];
+    sink = sum[0][0] | sum[1][0] | sum[2][0] | sum[3][0];
+    (void)sink;
+}
+
+static void row(lk_dtype dtype, int64_t rows, int64_t classes, int pairs)
 {
     batch b = batch_new(dtype, rows, classes);
     lk_named *in = b.in;
     char *x = b.x, *g = b.g;
     const size_t bytes = b.bytes;
-    double t[4][PAIRS];
-    for (int k = 0; k < PAIRS; k++) {
+    double t[5][PAIRS];
+    for (int k = 0; k < pairs; k++) {
         double start = now();
         memcpy(b.copy, x, bytes);
         t[0][k] = now() - start;
         t[1][k] = evaluate("cross_entropy", in, true, g, 1);
+        start = now();
+        read_all(&b);
+        t[4][k] = now() - start;
         t[2][k] = evaluate("cross_entropy", in, false, NULL, 1);
         memcpy(g, x, bytes);
         in[0].tensor.data = g;
         t[3][k] = evaluate("cross_entropy", in, true, g, 1);
         in[0].tensor.data = x;
     }
-    double base = median(t[0], PAIRS);
-    printf("%-5s %6lldx%-7lld %8.2f ms %8.2f %8.2f %8.2f   %6.3f ns\n", lk_dtype_name(dtype),
-           (long long)rows, (long long)classes, base * 1e3, median(t[1], PAIRS) / base,
-           median(t[3], PAIRS) / base, median(t[2], PAIRS) / base,
-           median(t[1], PAIRS) / (double)(rows * classes) * 1e9);
+    double base = median(t[0], pairs), read = median(t[4], pairs), value = median(t[2], pairs);
+    printf("%-5s %6lldx%-7lld %8.2f ms %8.2f %8.2f %8.2f %8.2f   %6.3f ns\n", lk_dtype_name(dtype),
+           (long long)rows, (long long)classes, base * 1e3, median(t[1], pairs) / base,
+           median(t[3], pairs) / base, value / base, value / read,
+           median(t[1], pairs) / (double)(rows * classes) * 1e9);
     batch_free(&b);
+}
+
+static void table(const char *what, int pairs, const lk_dtype *dtypes, size_t megabytes)
+{
+    static const int64_t classes[] = {128, 1000, 32000, 50257, 151936};
+    printf("cross_entropy, %s, one thread, %s, as multiples of memcpy of the logits, and of one "
+           "read of them (median of %d interleaved pairs)\n%-5s %-14s %11s %8s %8s %8s %8s   %s\n",
+           lk_isa_used(), what, pairs, "type", "shape", "memcpy", "grad", "in place", "value",
+           "of read", "grad per logit");
+    for (const lk_dtype *d = dtypes; *d != LK_ANY; d++)
+        for (size_t k = 0; k < sizeof classes / sizeof *classes; k++) {
+            const int64_t logits = megabytes ? (int64_t)((megabytes << 20) / lk_dtype_size(*d))
+                                             : 6200000; /* a common batch of them */
+            if (*d != LK_F64 || classes[k] == 50257)
+                row(*d, (logits + classes[k] - 1) / classes[k], classes[k], pairs);
+        }
 }
 
 /* Twice the work must take twice the time. */
@@ -240,25 +275,27 @@ static void two_threads(void)
     }
 }
 
+/* What the processor says of its last-level cache, in MiB. */
+static size_t last_cache(void)
+{
+    const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    const long last = l3 > 0 ? l3 : l2;
+    return last > 0 ? (size_t)last >> 20 : 32;
+}
+
 int main(void)
 {
-    static const struct {
-        int64_t rows, classes;
-    } shapes[] = {{48000, 128}, {6144, 1000}, {192, 32000}, {128, 50257}, {40, 151936}};
-    for (int i = 0; i < lk_isa_count(); i++) {
-        if (!lk_isa_use(lk_isa_name(i)))
-            continue;
-        printf("cross_entropy, %s, one thread, as multiples of memcpy of the logits (median of %d "
-               "interleaved pairs)\n%-5s %-14s %11s %8s %8s %8s   %s\n",
-               lk_isa_used(), PAIRS, "type", "shape", "memcpy", "grad", "in place", "value",
-               "grad per logit");
-        for (lk_dtype d = LK_F64; d <= LK_BF16; d++)
-            for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
-                if (d != LK_F64 || k == 3)
-                    row(d, shapes[k].rows, shapes[k].classes);
-    }
+    static const lk_dtype all[] = {LK_F64, LK_F32, LK_F16, LK_BF16, LK_ANY};
+    static const lk_dtype usual[] = {LK_F32, LK_F16, LK_BF16, LK_ANY};
+    const size_t beyond = last_cache() * 5 / 4 + 1;
+    char what[80];
+    for (int i = 0; i < lk_isa_count(); i++)
+        if (lk_isa_use(lk_isa_name(i)))
+            table("about 6 million logits", PAIRS, all, 0);
     for (int i = 0; i < lk_isa_count() && !lk_isa_use(lk_isa_name(i)); i++)
         continue;
+    (void)snprintf(what, sizeof what, "tensors of %zu MiB, more than the last-level cache", beyond);
+    table(what, 5, usual, beyond);
     linear();
     two_threads();
     return 0;
