@@ -444,8 +444,7 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch)
     const int64_t end = count < blocks - first ? first + count : blocks;
     const int64_t step = !pass && job->loss->whole_runs ? end - first : 1;
     if (!scratch && lk_call_scratch(call) > 0) {
-        for (int64_t b = first; b < end && !pass; b++)
-            call->block[b].bad = LK_MISUSE;
+        atomic_store(&call->starved, true);
         return;
     }
     for (int64_t b = first; b < end; b += step) {
@@ -470,8 +469,6 @@ static lk_status report_bad(const lk_call *call, lk_error *error)
     }
     if (!worst)
         return LK_OK;
-    if (worst->bad == LK_MISUSE)
-        return lk_misuse(error, "a run was given no scratch; see lk_call_scratch");
     const lk_input *input = &call->loss->is.inputs[worst->bad_input];
     char place[LK_PLACE_MAX];
     lk_place(&call->job, worst->bad_input, worst->bad_index, place);
@@ -508,6 +505,8 @@ lk_status lk_call_finish(lk_call *call, lk_error *error)
     call->stage = FINISHED;
     if (call->composite)
         return lk_composite_finish(call, error);
+    if (atomic_load(&call->starved))
+        return lk_misuse(error, "a run was given no scratch; see lk_call_scratch");
     if ((status = report_bad(call, error)) != LK_OK)
         return status;
     for (int64_t b = 0; b < call->blocks; b++)

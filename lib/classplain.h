@@ -10,15 +10,16 @@
  *   chunk by chunk.
  * - Vectors are taken in pairs, in the order that costs halves least.
  *
- * None of this depends on where the row lies, on the rows beside it, or on what else is asked for.
+ * None of this depends on where the row lies, on the rows beside it, on what its gradient is
+ * multiplied with, or on what else is asked for.
  */
 #ifndef LK_CLASSPLAIN_H
 #define LK_CLASSPLAIN_H
 
 #include "classrow.h"
 
-/* Scores up to this are calm: sums of their exponentials, and what multiplies those in the
- * gradient, are neither infinite nor subnormal in f32. */
+/* Scores up to this are calm: their exponentials, from 2^-58 to 2^58, and the sum of a chunk of
+ * them are far from the ends of f32. */
 enum { CALM = 40 };
 
 /* How far ahead scores are fetched, in bytes: across the end of a page, where the processor alone
@@ -40,15 +41,6 @@ typedef struct plain_gradient {
 LK_DRIVER bool plain_plan(const class_plan *p, bool index)
 {
     return index && !(p->cap > 0) && p->off == 0;
-}
-
-/* And a row's factors: the gradient's shall not leave the range of f32 where the gradient does
- * not. NaN does. */
-LK_DRIVER bool plain_row(const class_plan *p, const class_row *row)
-{
-    const double least = 0x1p-32, pull = fabs(row->zeta) * p->z_loss, by = fabs(row->rho);
-    return (by == 0 || (by >= least && by <= 1 / least)) && pull <= 1 / least &&
-           p->scale >= least && p->scale <= 1 / least;
 }
 
 /* e^z of n classes, and their sum, if all of them are calm. */
@@ -258,6 +250,23 @@ LK_INLINE void plain_slopes(const real *e, int64_t n, double by, elem *out, int6
 #undef LK_SLOPE
 }
 
+/* What the exponentials of a chunk are to be multiplied with, but for 2^*power, which is for them:
+ * the one may be beyond f32, or double, where the product is not. */
+LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
+{
+    const double limit = 0x1p60;
+    *power = 0;
+    if (shift > g->top) /* nothing finite had come: all of them are 0 */
+        return isnan(g->a) ? g->a : 0;
+    const double half = shift < g->top ? exp(((double)shift - (double)g->top) / 2) : 1;
+    const double factor = g->a * half * half;
+    if (fabs(factor) > limit)
+        *power = 60;
+    else if (fabs(factor) < 1 / limit)
+        *power = -60;
+    return *power == 0 ? factor : ldexp(g->a * half, -*power) * half;
+}
+
 /* The gradient of the classes k..k+n-1, a chunk. */
 LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, int64_t n)
 {
@@ -272,7 +281,7 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
     const bool direct = p->stream && !staged;
     elem *out = staged ? g->line + lead : to;
     real again[CHUNK] __attribute__((aligned(LK_LINE)));
-    const real *e = row->kept + k;
+    real *e = row->kept + k;
     if (!row->kept) {
         double sum;
         if (shift != 0 || !plain_calm(p, row->x + k, n, again, &sum)) {
@@ -281,9 +290,10 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
         }
         e = again;
     }
-    double factor = g->a;
-    if (shift != g->top) /* above it where nothing finite had come: all are 0 */
-        factor *= shift < g->top ? exp((double)shift - (double)g->top) : 0;
+    int power;
+    const double factor = plain_factor(g, shift, &power);
+    for (int64_t i = 0; power != 0 && i < n; i += LANES)
+        v_write(e + i, v_set((real)(power > 0 ? 0x1p60 : 0x1p-60)) * v_read(e + i));
     const bool has_target = row->y >= k && row->y < k + n;
     const int64_t place = has_target ? plain_place(row->y - k, n) : 0;
     if (has_target && direct)
@@ -364,21 +374,11 @@ LK_DRIVER void plain_compute(const class_plan *p, class_row *const *rows, int co
                              plain_gradient *g)
 {
     class_norm norms[CLASS_TOGETHER];
-    bool plain[CLASS_TOGETHER];
-    for (int i = 0; i < count; i++) {
-        plain[i] = plain_row(p, rows[i]);
-        if (plain[i])
-            plain_normalise(p, rows[i], g, &norms[i]);
-    }
     for (int i = 0; i < count; i++)
-        if (plain[i])
-            class_close(&norms[i], rows[i]);
+        plain_normalise(p, rows[i], g, &norms[i]);
+    for (int i = 0; i < count; i++)
+        class_close(&norms[i], rows[i]);
     for (int i = 0; i < count; i++) {
-        if (!plain[i]) {
-            plain_settle(p, g); /* its scratch is the next one's */
-            class_compute(p, &rows[i], 1);
-            continue;
-        }
         plain_conclude(p, rows[i], &norms[i], g);
         if (class_together(p->width) > 1)
             plain_settle(p, g);

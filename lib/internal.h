@@ -6,6 +6,7 @@
 #define LK_INTERNAL_H
 
 #include "loss.h"
+#include <stdatomic.h>
 
 /* What the patterns of a call have bound so far. */
 typedef struct lk_sizes {
@@ -44,6 +45,7 @@ struct lk_call {
     int pass;       /* 0: the rows, k: the loss's pass k - 1 */
     int64_t blocks; /* of the rows */
     lk_block *block;
+    atomic_bool starved; /* a run, on any thread, was not given the scratch it needs */
     void *converted[LK_MAX_INPUTS];
     _Alignas(16) char options[];
 };

@@ -106,7 +106,7 @@ LK_INLINE vec v_min(vec a, vec b)
     return v_select(a < b, a, b);
 }
 
-/* The greater of |a| and b, which is not negative; b where a is NaN. */
+/* The greater of |a| and b, which is not negative; b or NaN where a is NaN. */
 LK_INLINE vec v_max_abs(vec a, vec b)
 {
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)

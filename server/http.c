@@ -579,10 +579,9 @@ static void on_sweep(uv_timer_t *timer)
 {
     http *server = timer->data;
     const uint64_t now = uv_hrtime();
-    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS) {
-        pages_trim();
+    pages_age(QUIET_SWEEPS);
+    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS)
         malloc_trim(0); /* the C library keeps what large bodies have left */
-    }
     for (peer *p = server->peers.first; p; p = p->next) {
         if (p->deadline != 0 && now > p->deadline)
             end_late(p);
@@ -797,7 +796,7 @@ void http_stop(http *server)
         close_handle(server, (uv_handle_t *)&l->poll);
         MHD_stop_daemon(l->daemon);
     }
-    pages_trim();
+    pages_age(0);
     if (server->exhausted)
         MHD_destroy_response(server->exhausted);
     close_handle(server, (uv_handle_t *)&server->prepare);

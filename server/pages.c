@@ -18,6 +18,7 @@ static struct {
     size_t most, sum;
     int count;
     pages kept[KEPT];
+    int age[KEPT];
 } spare;
 
 void pages_setup(size_t most)
@@ -31,6 +32,7 @@ static pages take_kept(int i)
     spare.sum -= p.size;
     spare.count--;
     memmove(&spare.kept[i], &spare.kept[i + 1], (size_t)(spare.count - i) * sizeof(pages));
+    memmove(&spare.age[i], &spare.age[i + 1], (size_t)(spare.count - i) * sizeof(int));
     return p;
 }
 
@@ -98,14 +100,17 @@ void pages_free(pages *p)
     } else {
         while (spare.count == KEPT || spare.sum + p->size > spare.most)
             unmap(take_kept(0));
+        spare.age[spare.count] = 0;
         spare.kept[spare.count++] = *p;
         spare.sum += p->size;
     }
     *p = (pages){0};
 }
 
-void pages_trim(void)
+void pages_age(int most)
 {
-    while (spare.count > 0)
+    for (int i = 0; i < spare.count; i++)
+        spare.age[i]++;
+    while (spare.count > 0 && spare.age[0] >= most)
         unmap(take_kept(0));
 }

@@ -27,7 +27,7 @@ bool pages_grow(pages *p, size_t size);
 
 void pages_free(pages *p);
 
-/* Give back to the system what is kept. */
-void pages_trim(void);
+/* Time goes by: give back to the system what was kept for as many calls of this. All: 0. */
+void pages_age(int most);
 
 #endif

@@ -50,8 +50,9 @@ struct request {
     char *plain;       /* and inflated */
     buffer packed;     /* a compressed reply */
 
-    uv_work_t work; /* of all steps up to FILL */
-    shard *shards;
+    uv_work_t work;       /* of all steps up to FILL */
+    shard all;            /* where there is one: it begins to run with these steps */
+    shard *shards;        /* where there are more */
     atomic_int computing; /* shards not yet computed: whoever makes it 0 closes */
     atomic_bool skipped;  /* one of them was not, or not all of it, for it was over by then */
     atomic_bool left;     /* the client has */
@@ -232,7 +233,7 @@ static void close_evaluation(request *r)
 
 /* Blocks of a shard, until there are no more (true), nobody wants them (true), or others are to
  * have the worker. */
-static bool run_blocks(shard *s, bool alone)
+static bool run_blocks(shard *s)
 {
     const uint64_t start = uv_hrtime();
     uint64_t before = start, now;
@@ -245,7 +246,9 @@ static bool run_blocks(shard *s, bool alone)
         now = uv_hrtime();
         if (now - before < SLICE / 2)
             s->most *= 2;
-        if (more && !alone && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
+        else if (now - before > SLICE && s->most > 1)
+            s->most /= 2;
+        if (more && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
             return false;
     }
     return true;
@@ -260,12 +263,13 @@ static void run_shard(shard *s)
     const uint64_t start = uv_hrtime();
     bool last, again;
     do {
-        s->unfinished = !run_blocks(s, alone);
+        s->unfinished = !run_blocks(s);
         if (s->unfinished) {
             atomic_fetch_add(&r->compute, uv_hrtime() - start);
             return;
         }
-        s->done = 0;
+        s->done = 0; /* a pass to come has blocks of its own */
+        s->most = 1;
         last = atomic_fetch_sub(&r->computing, 1) == 1;
         again = last && !atomic_load(&r->skipped) && evaluation_next(r->e);
         if (again)
@@ -278,8 +282,9 @@ static void run_shard(shard *s)
 
 static void run_alone(request *r)
 {
-    shard all = {.r = r, .most = 1};
-    run_shard(&all);
+    r->all = (shard){.r = r, .most = 1};
+    r->all.work.data = &r->all;
+    run_shard(&r->all);
 }
 
 /* A compressed body is gone through twice: first for its length, so that no memory is asked for
@@ -425,6 +430,11 @@ static void after_shard(uv_work_t *work, int status)
 static void run_shards(request *r)
 {
     int count = r->e->shards;
+    if (count == 1) { /* on its way, and others waited */
+        r->away = 1;
+        hand_over(&r->all.work, work_shard, after_shard);
+        return;
+    }
     if (!r->shards)
         r->shards = calloc((size_t)count, sizeof *r->shards);
     if (!r->shards) {

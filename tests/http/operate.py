@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
 import ssl
@@ -576,20 +577,42 @@ def gradient(reply: Reply, rows: int, classes: int) -> bytes:
 
 
 @check
-def long_replies_are_what_their_rows_are_alone_and_small_ones_pass_them(path: str) -> None:
+def long_replies_are_what_their_rows_are_alone(path: str) -> None:
     rows, classes, part = 1100, 8000, 100  # 35 MB
-    with Lossd(path, "--workers", "2") as lossd, lossd.connect() as s, lossd.connect() as small:
+    with Lossd(path, "--workers", "2") as lossd, lossd.connect() as s:
         for _ in range(2):  # the second time in memory that was kept
             s.sendall(logits_request(0, rows, classes))
-            for _ in range(20):
-                small.sendall(request("POST", PATH, {}, SMALL))
-                same(receive(small).status, 200)
             whole = gradient(receive(s), rows, classes)
             for first in range(0, rows, part):
                 s.sendall(logits_request(first, part, classes))
                 alone = gradient(receive(s), part, classes)
                 at = 4 * first * classes
                 same(whole[at : at + len(alone)] == alone, True, f"rows from {first} are the same")
+
+
+@check
+def small_requests_pass_one_that_takes_all_workers(path: str) -> None:
+    """Its shards, one or two, give way; it comes out as it does alone, with the passes that it has."""
+    n, width = 2500, 64
+    x = struct.pack(f"<{n * width}f", *((i * 7919 % 1013) / 256 - 2 for i in range(n * width)))
+    labels = struct.pack(f"<{n}q", *(i % 50 for i in range(n)))
+    tensors = [("embeddings", "F32", [n, width], x), ("labels", "I64", [n], labels)]
+    media = {"Content-Type": "application/x-safetensors"}
+    long = request("POST", "/v1/losses/supcon", media, safetensors(tensors, {}))
+    alone = None
+    for workers in ("1", "2"):
+        flags = ("--workers", workers, "--isa", "scalar", "--request-timeout", "10m")
+        with Lossd(path, *flags) as lossd, lossd.connect() as s, lossd.connect() as small:
+            s.sendall(long)
+            wait_until("the long one runs", lambda: metric(lossd, "lossd_workers_busy") >= 1)
+            for _ in range(5):
+                small.sendall(request("POST", PATH, {}, SMALL))
+                same(receive(small).status, 200)
+            same(select.select([s], [], [], 0)[0], [], "those that are ready")
+            reply = receive(s)
+            same(reply.status, 200)
+            same(reply.body == (alone or reply.body), True, "the same bytes")
+            alone = reply.body
 
 
 def main() -> int:

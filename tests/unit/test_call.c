@@ -413,6 +413,38 @@ static void test_order(void **state)
     lk_call_free(call);
 }
 
+/* Gradients that gather from all rows are passes of their own, and want scratch, too. */
+static void test_passes_need_scratch(void **state)
+{
+    (void)state;
+    float value, grad_a[8], grad_b[8];
+    float a[] = {1, 0, 0, 1, 1, 1, 0, 2}, b[] = {1, 1, 0, 1, 1, 0, 2, 1};
+    lk_error error;
+    const lk_tensor anchors = lk_matrix(LK_F32, a, 4, 2), candidates = lk_matrix(LK_F32, b, 4, 2);
+    void *outputs[] = {&value, grad_a, grad_b};
+    lk_call *call = lk_call_new(lk_loss_find("info_nce"));
+    assert_non_null(call);
+    assert_int_equal(lk_call_input(call, "anchors", &anchors, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "candidates", &candidates, &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "loss", &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "grad.anchors", &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "grad.candidates", &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(lk_call_bind(call, i, outputs[i]), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_OK);
+    void *scratch = aligned_alloc(64, (lk_call_scratch(call) + 63) / 64 * 64);
+    assert_non_null(scratch);
+    lk_call_run(call, 0, lk_call_blocks(call), scratch);
+    assert_true(lk_call_next(call));
+    do
+        lk_call_run(call, 0, lk_call_blocks(call), NULL);
+    while (lk_call_next(call));
+    assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
+    free(scratch);
+    lk_call_free(call);
+}
+
 /* A plan that was refused for its numbers may be made again with others, and means the same as one
  * that never was refused. */
 static void test_plan_again(void **state)
@@ -598,12 +630,13 @@ static void test_locale(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_evaluate),    cmocka_unit_test(test_all_seen),
-        cmocka_unit_test(test_order),       cmocka_unit_test(test_plan_again),
-        cmocka_unit_test(test_check_again), cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_deepest),     cmocka_unit_test(test_dtypes),
-        cmocka_unit_test(test_any),         cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_evaluate),   cmocka_unit_test(test_all_seen),
+        cmocka_unit_test(test_order),      cmocka_unit_test(test_passes_need_scratch),
+        cmocka_unit_test(test_plan_again), cmocka_unit_test(test_check_again),
+        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_deepest),
+        cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_any),
+        cmocka_unit_test(test_locale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

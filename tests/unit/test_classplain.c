@@ -42,6 +42,7 @@ enum {
     HIGH,       /* all 200 higher */
     FIRST_LOW,  /* the first 600 are -inf, the others 60000 lower */
     LAST_HIGH,  /* the last one is 5000: all others vanish beside it */
+    OVER_40,    /* the last one is 60 to 200, the others 40: calm ones far below the maximum */
     CONFIDENT,  /* the target's is 30 */
     UNLIKELY,   /* the target's is -30 */
     ALL_LOWEST, /* -inf, all of them */
@@ -85,6 +86,11 @@ static void fill_row(double *z, int64_t n, int64_t y, int sort)
         break;
     case LAST_HIGH:
         z[n - 1] = 4992;
+        break;
+    case OVER_40:
+        for (int64_t k = 0; k < n; k++)
+            z[k] = 40;
+        z[n - 1] = 60 + 10 * (double)draw(15);
         break;
     case CONFIDENT:
         z[y] = 30;
@@ -136,7 +142,11 @@ static batch batch_new(lk_dtype dtype, int64_t rows, int64_t width, int64_t clas
     for (int64_t i = 0; i < rows; i++) {
         double *z = b.wide + i * width;
         b.y[i] = (int64_t)draw((uint64_t)classes);
-        b.up[i] = draw(5) == 0 ? 0 : (double)draw(100) / 16 - 3;
+        /* Factors, too, that f32 only just has. */
+        static const float far[] = {1e30F, 1e20F, 1e10F, 1e-10F, 1e-20F, 1e-30F};
+        b.up[i] = draw(5) == 0   ? 0
+                  : draw(3) == 0 ? (double)far[draw(6)]
+                                 : (double)draw(100) / 16 - 3;
         fill_row(z, width, b.y[i], sort >= 0 ? sort : (int)draw(SORTS));
         if (draw(6) == 0)
             b.y[i] = -100;
@@ -196,9 +206,10 @@ static void evaluate(batch *b, int64_t first, int64_t count, int64_t runs, bool 
 static void fail_at(const batch *b, int64_t i, const char *what, int64_t k, double got,
                     double right)
 {
-    fail_msg("%s, %s, %lld x %lld of %lld, row %lld, target %lld: %s[%lld] is %.17g, not %.17g",
-             lk_isa_used(), lk_dtype_name(b->dtype), (long long)b->rows, (long long)b->classes,
-             (long long)b->width, (long long)i, (long long)b->y[i], what, (long long)k, got, right);
+    fail_msg(
+        "up %g: %s, %s, %lld x %lld of %lld, row %lld, target %lld: %s[%lld] is %.17g, not %.17g",
+        b->up[i], lk_isa_used(), lk_dtype_name(b->dtype), (long long)b->rows, (long long)b->classes,
+        (long long)b->width, (long long)i, (long long)b->y[i], what, (long long)k, got, right);
 }
 
 static bool is_near(double got, double right, double most)
@@ -220,8 +231,9 @@ static void check_row(const batch *b, int64_t i, double *g)
     const double *z = b->wide + i * b->width, scale = atof(b->scale);
     const int64_t y = b->y[i];
     /* Scores are quarters, so that their differences are exact; scaled, they are rounded. A chunk
-     * is summed in the computing type, in four parts where there are no vectors: f64 shows it. */
-    const double eps = b->dtype == LK_F64 ? 0x1p-47 : 0x1p-21;
+     * is summed in the computing type, in four parts where there are no vectors, which shows. */
+    const bool vectors = strcmp(lk_isa_used(), "scalar") != 0;
+    const double eps = b->dtype == LK_F64 ? 0x1p-47 : vectors ? 0x1p-21 : 0x1p-19;
     lk_convert(b->grad + (size_t)(i * b->width) * lk_dtype_size(b->dtype), b->dtype, g, LK_F64,
                b->width);
     double top = -INFINITY, rounded = 1;
@@ -252,7 +264,11 @@ static void check_row(const batch *b, int64_t i, double *g)
         if (k == y)
             p = -(double)(others / sum);
         double right = y < 0 || k >= b->classes || b->up[i] == 0 ? 0 : b->up[i] * scale * p;
-        if (!is_near(g[k], right, fabs(right) * eps * rounded + rounding(b->dtype, right) + 1e-37))
+        if (b->dtype == LK_F16 && fabs(right) > 65519)
+            right = copysign((double)INFINITY, right);
+        /* A probability below f32's least normal number may be 0. */
+        const double least = y < 0 ? 0 : fabs(b->up[i] * scale) * 0x1p-125 + 1e-37;
+        if (!is_near(g[k], right, fabs(right) * eps * rounded + rounding(b->dtype, right) + least))
             fail_at(b, i, "grad", k, g[k], right);
     }
 }
@@ -294,6 +310,55 @@ static void test_values(void **unused)
     each_isa(check_values);
 }
 
+/* A weight of the target's class enters the gradient of all classes, and the mean divides by it;
+ * the sums of blocks become the loss. */
+static void check_weights(void)
+{
+    enum { ROWS = 300, WIDTH = 1024 };
+    static const double weights[] = {1e25, 1e-25, 3, 1e-20};
+    for (int sort = SMALL; sort <= HIGH; sort++)
+        for (size_t w = 0; w < sizeof weights / sizeof *weights; w++) {
+            batch b = batch_new(LK_F32, ROWS, WIDTH, WIDTH, sort);
+            double *weight = need(malloc(WIDTH * sizeof *weight)), total = 0;
+            for (int64_t k = 0; k < WIDTH; k++)
+                weight[k] = (double)(float)weights[w];
+            float loss;
+            lk_error error;
+            const char *options[] = {"reduction", "sum", NULL};
+            const lk_named in[] = {{"logits", lk_matrix(LK_F32, b.x, ROWS, WIDTH)},
+                                   {"targets", lk_vector(LK_I64, b.y, ROWS)},
+                                   {"class_weight", lk_vector(LK_F64, weight, WIDTH)},
+                                   {NULL, lk_scalar(LK_F32, NULL)}};
+            const lk_named out[] = {{"loss", lk_scalar(LK_F32, &loss)},
+                                    {"grad.logits", lk_matrix(LK_F32, b.grad, ROWS, WIDTH)},
+                                    {NULL, lk_scalar(LK_F32, NULL)}};
+            assert_int_equal(lk_evaluate("cross_entropy", options, in, out, &error), LK_OK);
+            char *grad = need(malloc(bytes_of(&b)));
+            memcpy(grad, b.grad, bytes_of(&b));
+            for (int64_t i = 0; i < ROWS; i++)
+                b.up[i] = weight[0];
+            evaluate(&b, 0, ROWS, 1, true); /* the same, with the weight as grad_output */
+            double *g = need(malloc(WIDTH * sizeof *g));
+            memcpy(b.grad, grad, bytes_of(&b));
+            for (int64_t i = 0; i < ROWS; i++) {
+                check_row(&b, i, g);
+                total += b.loss[i] * weight[0];
+            }
+            if (!is_near((double)loss, (double)(float)total, 1e-6 * fabs(total)))
+                fail_at(&b, 0, "sum", 0, (double)loss, total);
+            free(grad);
+            free(g);
+            free(weight);
+            batch_free(&b);
+        }
+}
+
+static void test_weights(void **unused)
+{
+    (void)unused;
+    each_isa(check_weights);
+}
+
 /* Rows together, alone, in runs, in place, without their gradient, at any place in memory: the same
  * bits. In the first, large gradients go past the caches. */
 static void check_bits_of(lk_dtype dtype, int64_t rows, int64_t width, int64_t classes)
@@ -302,12 +367,11 @@ static void check_bits_of(lk_dtype dtype, int64_t rows, int64_t width, int64_t c
     const size_t size = bytes_of(&b), row = (size_t)width * lk_dtype_size(dtype);
     double *loss = need(malloc((size_t)rows * sizeof *loss));
     char *grad = need(malloc(size));
-    b.up[0] = 1e-30; /* not a plain row any more, in f32 */
     b.grad = b.room + draw(256 / lk_dtype_size(dtype)) * lk_dtype_size(dtype);
     evaluate(&b, 0, rows, 1, true);
     memcpy(grad, b.grad, size);
     memcpy(loss, b.loss, (size_t)rows * sizeof *loss);
-    for (int sort = 0; sort < 5; sort++) {
+    for (int sort = 0; sort < 6; sort++) {
         memset(b.room, 1, size + 256);
         b.grad = b.room + draw(256);
         if (sort == 0) {
@@ -320,6 +384,15 @@ static void check_bits_of(lk_dtype dtype, int64_t rows, int64_t width, int64_t c
             evaluate(&b, rows / 2, rows - rows / 2, 1, true);
         } else if (sort == 3) {
             evaluate(&b, 0, rows, 1, false);
+            memcpy(b.grad, grad, size);
+        } else if (sort == 4) { /* the loss is the same whatever its gradient is multiplied with */
+            double *up = b.up;
+            b.up = need(malloc((size_t)rows * sizeof *b.up));
+            for (int64_t i = 0; i < rows; i++)
+                b.up[i] = i % 2 ? 1e-12 : 1e25;
+            evaluate(&b, 0, rows, 1, true);
+            free(b.up);
+            b.up = up;
             memcpy(b.grad, grad, size);
         } else {
             char *apart = b.x;
@@ -369,6 +442,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
+        cmocka_unit_test(test_weights),
         cmocka_unit_test(test_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

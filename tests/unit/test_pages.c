@@ -41,7 +41,7 @@ static void grows_and_keeps_what_it_holds(void **unused)
     assert_null(p.at);
     assert_int_equal(p.size, 0);
     pages_free(&p);
-    pages_trim();
+    pages_age(0);
 }
 
 static pages of(size_t size)
@@ -67,7 +67,7 @@ static void gives_what_it_kept_to_the_next(void **unused)
     pages_free(&twelve);
     pages_free(&fifteen);
     pages_free(&nine);
-    pages_trim();
+    pages_age(0);
 }
 
 static void keeps_no_more_than_it_may(void **unused)
@@ -90,7 +90,34 @@ static void keeps_no_more_than_it_may(void **unused)
     pages_setup(1000 * MIB);
     for (int i = 0; i < 12; i++)
         pages_free(&many[i]);
-    pages_trim();
+    pages_age(0);
+}
+
+static void gives_back_what_has_waited(void **unused)
+{
+    (void)unused;
+    pages_setup(100 * MIB);
+    pages first = of(10 * MIB), second = of(30 * MIB);
+    char *const second_at = second.at;
+    memset(first.at, 1, first.size);
+    pages_free(&first);
+    pages_age(3);
+    pages_age(3);
+    pages_free(&second);
+    pages_age(3); /* the third time for the first only */
+    first = of(10 * MIB);
+    second = of(30 * MIB);
+    assert_ptr_equal(second.at, second_at);
+    for (size_t i = 0; i < first.size; i += 4096)
+        assert_int_equal(first.at[i], 0); /* new from the system: it had been written to */
+    memset(first.at, 1, first.size);
+    pages_free(&first);
+    pages_age(2);
+    first = of(10 * MIB); /* not yet */
+    assert_int_equal(first.at[0], 1);
+    pages_free(&first);
+    pages_free(&second);
+    pages_age(0);
 }
 
 static void says_that_there_is_no_memory(void **unused)
@@ -112,6 +139,7 @@ int main(void)
         cmocka_unit_test(grows_and_keeps_what_it_holds),
         cmocka_unit_test(gives_what_it_kept_to_the_next),
         cmocka_unit_test(keeps_no_more_than_it_may),
+        cmocka_unit_test(gives_back_what_has_waited),
         cmocka_unit_test(says_that_there_is_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
