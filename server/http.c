@@ -727,7 +727,7 @@ http *http_start(uv_loop_t *loop, const flags *f)
         return NULL;
     server->loop = loop;
     server->drain_max = (size_t)f->drain_max;
-    pages_setup((size_t)f->memory_budget / 4);
+    pages_setup((size_t)f->memory_budget / 8);
     uv_prepare_init(loop, &server->prepare);
     server->prepare.data = server;
     uv_timer_init(loop, &server->timer);

@@ -394,10 +394,17 @@ def slow_readers_are_closed(path: str) -> None:
 
 @check
 def work_of_a_client_that_left_is_not_done(path: str) -> None:
-    rows = 8000  # every row with every other: seconds of work in few bytes
-    tensor = struct.pack(f"<{rows * 4}f", *(float(i % 97 + 1) for i in range(rows * 4)))
-    body = safetensors([("embeddings", "F32", [rows, 4], tensor), ("labels", "I64", [rows], bytes(8 * rows))], {})
-    long = request("POST", "/v1/losses/supcon", {"Content-Type": "application/x-safetensors"}, body)
+    # One sequence is one row, which does not give way: every step with every label.
+    steps, labels = 6000, 2000
+    scores = struct.pack(f"<{steps * 4}f", *(float(i % 7) for i in range(steps * 4)))
+    tensors = [
+        ("logits", "F32", [1, steps, 4], scores),
+        ("targets", "I64", [1, labels], struct.pack(f"<{labels}q", *(1 + i % 3 for i in range(labels)))),
+        ("input_lengths", "I64", [1], struct.pack("<q", steps)),
+        ("target_lengths", "I64", [1], struct.pack("<q", labels)),
+    ]
+    body = safetensors(tensors, {})
+    long = request("POST", "/v1/losses/ctc", {"Content-Type": "application/x-safetensors"}, body)
     with Lossd(path, "--workers", "1", "--isa", "scalar") as lossd, lossd.connect() as busy:
 
         def in_flight() -> float:
