@@ -43,6 +43,23 @@ LK_DRIVER bool plain_plan(const class_plan *p, bool index)
     return index && !(p->cap > 0) && p->off == 0;
 }
 
+/* e^z of a pair of vectors; what they add to the sums, and the greatest |z|. */
+LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, vec *sum, vec *most)
+{
+    vec u, w;
+    v_load_pair(x, &u, &w);
+    u = scaled ? scale * u : u;
+    w = scaled ? scale * w : w;
+    most[0] = v_max_abs(u, most[0]);
+    most[1] = v_max_abs(w, most[1]);
+    u = v_exp_small(u);
+    w = v_exp_small(w);
+    v_write(e, u);
+    v_write(e + LANES, w);
+    sum[0] += u;
+    sum[1] += w;
+}
+
 /* e^z of n classes, and their sum, if all of them are calm. */
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled)
@@ -53,35 +70,11 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
     for (; k + 4 * LANES <= n; k += 4 * LANES) {
         for (size_t b = 0; LANES > 1 && b < 4 * LANES * sizeof(elem); b += LK_LINE)
             __builtin_prefetch((const char *)(x + k) + AHEAD + b); /* never a fault */
-        for (int i = 0; i < 4; i += 2) {
-            vec u, w;
-            v_load_pair(x + k + i * LANES, &u, &w);
-            u = scaled ? scale * u : u;
-            w = scaled ? scale * w : w;
-            most[i] = v_max_abs(u, most[i]);
-            most[i + 1] = v_max_abs(w, most[i + 1]);
-            u = v_exp_small(u);
-            w = v_exp_small(w);
-            v_write(e + k + i * LANES, u);
-            v_write(e + k + i * LANES + LANES, w);
-            sum[i] += u;
-            sum[i + 1] += w;
-        }
+        plain_pair(x + k, e + k, scale, scaled, sum, most);
+        plain_pair(x + k + 2 * LANES, e + k + 2 * LANES, scale, scaled, sum + 2, most + 2);
     }
-    for (; k + 2 * LANES <= n; k += 2 * LANES) {
-        vec u, w;
-        v_load_pair(x + k, &u, &w);
-        u = scaled ? scale * u : u;
-        w = scaled ? scale * w : w;
-        most[0] = v_max_abs(u, most[0]);
-        most[1] = v_max_abs(w, most[1]);
-        u = v_exp_small(u);
-        w = v_exp_small(w);
-        v_write(e + k, u);
-        v_write(e + k + LANES, w);
-        sum[0] += u;
-        sum[1] += w;
-    }
+    for (; k + 2 * LANES <= n; k += 2 * LANES)
+        plain_pair(x + k, e + k, scale, scaled, sum, most);
     for (; k < n; k += LANES) {
         const int64_t lanes = LK_TAIL(k, n);
         vec u = v_load_tail(x + k, lanes, 0);
@@ -281,14 +274,15 @@ LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, in
     const bool direct = p->stream && !staged;
     elem *out = staged ? g->line + lead : to;
     real again[CHUNK] __attribute__((aligned(LK_LINE)));
-    real *e = row->kept + k;
-    if (!row->kept) {
+    real *e = again;
+    if (row->kept) {
+        e = row->kept + k;
+    } else {
         double sum;
         if (shift != 0 || !plain_calm(p, row->x + k, n, again, &sum)) {
             (void)plain_scores(p, row->x + k, n, again);
             (void)class_exps(again, class_padded(n), shift, true);
         }
-        e = again;
     }
     int power;
     const double factor = plain_factor(g, shift, &power);

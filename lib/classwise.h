@@ -198,7 +198,7 @@ LK_DRIVER void classwise_total_weight(lk_job *job)
 /* What the rows of one run share. */
 typedef struct visit {
     const lk_job *job;
-    lk_block *block; /* of the rows before block_end */
+    lk_block *block; /* of the row that ends next, before block_end */
     int64_t block_end;
     class_plan plan;
     class_row row[CLASS_TOGETHER]; /* those under way */
