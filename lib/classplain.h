@@ -228,7 +228,8 @@ LK_INLINE vec plain_slope(vec a, vec rest, vec e)
 LK_INLINE void plain_slopes(const real *e, int64_t n, double by, elem *out, int64_t place, real at,
                             const bool has_target, const bool stream)
 {
-    const vec a = v_set((real)by), rest = v_set((real)(by - (double)a[0])), target = v_set(at);
+    const vec a = v_set((real)by), target = v_set(at);
+    const vec rest = v_set(isinf(a[0]) ? 0 : (real)(by - (double)a[0])); /* inf - inf is NaN */
 #define LK_SLOPE(i)                                                                                \
     (has_target ? v_select(plain_lane(place, i), target, plain_slope(a, rest, v_read(e + (i))))    \
                 : plain_slope(a, rest, v_read(e + (i))))
