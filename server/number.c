@@ -357,15 +357,16 @@ const char *number_read_integer(const char *p, const char *end, int64_t *value, 
 
 /* ----------------------------------------------------------------------------------- writing -- */
 
-/* The eight digits of n < 10^8, the first one in the lowest byte: the reverse of join_eight. The
- * multiplications are divisions by 100 and by 10, exact for numbers this small. */
+/* The eight digits of n < 10^8, the first one in the lowest byte: the reverse of join_eight. A
+ * quotient goes below, the rest above it: rest << s | quotient is (n << s) - quotient * (10^i << s)
+ * + quotient. Two of the divisions are multiplications, exact for numbers this small. */
 static inline uint64_t split_eight(uint32_t n)
 {
-    uint64_t fours = n / 10000 | (uint64_t)(n % 10000) << 32;
+    uint64_t fours = ((uint64_t)n << 32) - n / 10000 * ((UINT64_C(10000) << 32) - 1);
     uint64_t hundreds = (fours * 5243 >> 19) & 0x0000007F0000007FU;
-    uint64_t pairs = hundreds | (fours - 100 * hundreds) << 16;
+    uint64_t pairs = (fours << 16) - hundreds * ((100 << 16) - 1);
     uint64_t tens = (pairs * 103 >> 10) & 0x000F000F000F000FU;
-    return tens | (pairs - 10 * tens) << 8;
+    return (pairs << 8) - tens * ((10 << 8) - 1);
 }
 
 static inline int count_digits(uint64_t n)
@@ -379,33 +380,37 @@ static inline int count_digits(uint64_t n)
 /* Digits of a significand: of a double, and of what has at most 24 bits. */
 enum { WIDE_DIGITS = 17, NARROW_DIGITS = 9 };
 
-/* Writes n * 10^exponent, for 0 < n < 10^most, where `most` is one of these, to NUMBER_ROOM bytes.
+/* n * 10^exponent, where n has so many digits. */
+typedef struct decimal {
+    uint64_t n;
+    int exponent, digits;
+} decimal;
+
+/* Writes x, for 0 < n < 10^most, where `most` is one of these, to NUMBER_ROOM bytes.
  * The digits behind the first one are kept in registers and stored at once, sixteen of them,
  * wherever they begin: what is read again right after it was stored in other pieces is waited for.
  */
-static ALWAYS_INLINE char *write_decimal(char *out, uint64_t n, int exponent, const int most)
+static ALWAYS_INLINE char *write_decimal(char *out, decimal x, const int most)
 {
-    const int given = count_digits(n);
+    const uint64_t n = x.n * small_powers[most - x.digits]; /* so that the first digit is not 0 */
+    int exponent = x.exponent + x.digits - 1;               /* of that digit */
     uint64_t high, low = 0;
     char first;
-    int zeros;
-    n *= small_powers[most - given]; /* so that the first digit is not 0 */
-    exponent += given - 1;           /* of that digit */
     if (most == WIDE_DIGITS) {
         const uint64_t top = n / 100000000;
         first = (char)('0' + top / 100000000);
         high = split_eight((uint32_t)(top % 100000000));
         low = split_eight((uint32_t)(n % 100000000));
-        zeros = low != 0 ? __builtin_clzll(low) >> 3 : 8 + (__builtin_clzll(high | 1) >> 3);
     } else {
         first = (char)('0' + n / 100000000);
         high = split_eight((uint32_t)(n % 100000000));
-        zeros = __builtin_clzll(high | 1) >> 3;
     }
-    if ((high | low) == 0)
-        zeros++; /* the 1 that was put there for the count */
     const u128 digits = (u128)(low | EIGHT_ZEROS) << 64 | high | EIGHT_ZEROS;
-    const int count = most - zeros;
+    /* The last digit that is not 0 is in `high` or, without a branch to guess, in `low`. A word's
+     * highest four bits are free, so its digits are moved there, and a 1 below them stands for
+     * those before it. */
+    const uint64_t wide = 0 - (uint64_t)(low != 0), last = high ^ ((high ^ low) & wide);
+    const int count = 1 + (int)(wide & 8) + ((67 - __builtin_clzll(last << 4 | 1)) >> 3);
     if (exponent >= 0 && exponent < 17) {
         out[0] = first;
         store_sixteen(out + 1, digits);
@@ -418,7 +423,9 @@ static ALWAYS_INLINE char *write_decimal(char *out, uint64_t n, int exponent, co
     if (exponent < 0 && exponent >= -5) {
         memcpy(out, "0.000000", 8);
         out[1 - exponent] = first;
-        store_sixteen(out + 2 - exponent, digits);
+        store_eight(out + 2 - exponent, (uint64_t)digits);
+        if (most > 9)
+            store_eight(out + 10 - exponent, (uint64_t)(digits >> 64));
         return out + 1 - exponent + count;
     }
     out[0] = first;
@@ -439,72 +446,81 @@ static ALWAYS_INLINE char *write_decimal(char *out, uint64_t n, int exponent, co
     return out;
 }
 
-/* number * power / 2^128, where `power` is a significand of the table. If that is no integer, the
- * odd one of the two around it (if it is one but for the excess of the table, it is taken as one):
- * so that to be less, equal or more than an even number is told as of the exact value. */
-static inline uint64_t scale_to_odd(uint64_t number, const uint64_t *power)
-{
-    u128 product = (u128)number * power[0] + (uint64_t)((u128)number * power[1] >> 64);
-    return (uint64_t)(product >> 64) | ((uint64_t)product != 0);
-}
-
-/* Drops low bits in the same sense. */
-static inline uint64_t drop_to_odd(uint64_t number, int bits)
-{
-    return number >> bits | ((number & ((UINT64_C(1) << bits) - 1)) != 0);
-}
-
-/* The shortest decimal that reads back to c * 2^q, for c > 0: n * 10^*exponent. The significand
- * c has `width` bits, or fewer if q is the least exponent of the format.
+/* The shortest decimal that reads back to c * 2^q, for c > 0; its n may end in zeros. The significand c has `width` bits, or fewer if q is the least exponent of the format.
  *
  * The method is Schubfach's. Let 10^k be the largest power of ten that is not wider than the
  * interval of the reals that read back to the value. It holds at least one multiple of 10^k, and
- * at most one of 10^(k+1), which is shorter if it is there. All is compared in quarters of 10^k,
- * where what is rounded to odd is exact enough: over all values and exponents nothing comes closer
- * than 2^-63 to a number it is compared with, but equals it, and the excess of the table is less
- * than 2^-68. */
-static ALWAYS_INLINE uint64_t shortest(uint64_t c, int q, int width, bool least, int *exponent)
+ * at most one of 10^(k+1), which is shorter if it is there. The value and half the interval are
+ * taken in 2^-71 of 10^k, each wrong by less than two of them; over all values and exponents no
+ * distance comes closer than 2^-65 of 10^k to what it is compared with, but equals it, so that
+ * with a margin between the two the comparisons are exact. */
+static __attribute__((noinline)) decimal shortest_exact(uint64_t c, int q, int width, bool least)
 {
-    if (q <= 0 && q > -width && (c & ((UINT64_C(1) << -q) - 1)) == 0) {
-        /* An integer, and the next one would not read back to it: all digits are needed. */
-        *exponent = 0;
-        return c >> -q;
-    }
+    enum { POINT = 71, MARGIN = 8 };
+    const bool dense = c == UINT64_C(1) << (width - 1) && !least;
+    int k = q * 315653 >> 20; /* floor(log10(2^q)) */
+    if (dense)                /* the values below a power of two are twice as dense */
+        k = (q * 315653 - 131008) >> 20; /* floor(log10(3/4 * 2^q)) */
+    const uint64_t *power = powers[-k - POWER_LEAST];
+    const int shift = q + log2_of_power(-k) + 1; /* 1 to 4 */
+    const uint64_t a = c << (shift + 7);
+    const u128 value = (u128)a * power[0] + (uint64_t)((u128)a * power[1] >> 64);
     /* The ends of the interval read back to the value if c is even. If it is odd, and the format
      * is read through a double, what is so close to an end that it gives that end as a double does
-     * not either: half a unit of a double, which is 2^-spare of a quarter of a unit of c. */
-    int spare = width == 53 ? 0 : 52 - width;
-    bool odd = (c & 1) != 0;
-    uint64_t middle = c << (2 + spare);
-    uint64_t above = middle + (UINT64_C(2) << spare), below = middle - (UINT64_C(2) << spare);
-    int k = q * 315653 >> 20; /* floor(log10(2^q)) */
-    if (c == UINT64_C(1) << (width - 1) && !least) {
-        /* The values below a power of two are twice as dense. */
-        below = middle - (UINT64_C(1) << spare);
-        k = (q * 315653 - 131008) >> 20; /* floor(log10(3/4 * 2^q)) */
-    }
-    if (spare > 0) {
-        above -= odd;
-        below += odd;
-    }
-    const uint64_t *power = powers[-k - POWER_LEAST];
-    int shift = q + log2_of_power(-k) + 1; /* 1 to 4 */
-    uint64_t value = drop_to_odd(scale_to_odd(middle << shift, power), spare);
-    /* With ends that do not belong to it: these and the numbers compared are integers, and the
-     * latter even. */
-    uint64_t first = drop_to_odd(scale_to_odd(below << shift, power), spare) + odd;
-    uint64_t last = drop_to_odd(scale_to_odd(above << shift, power), spare) - odd;
+     * not either: half a unit of a double. */
+    u128 half = ((u128)power[0] << 64 | power[1]) >> (58 - shift);
+    if ((c & 1) == 0)
+        half += MARGIN;
+    else
+        half -= MARGIN + (width == 53 ? 0 : half >> (53 - width));
+    const u128 half_below = dense ? half >> 1 : half;
 
-    /* Which it is is any of these, number by number: chosen without a branch to guess. */
-    const uint64_t n = value / 4, tens = n / 10;
-    const bool tens_down = first <= 40 * tens, tens_up = 40 * tens + 40 <= last;
-    const bool down = first <= 4 * n, up = 4 * n + 4 <= last;
-    const bool nearer_up = (value > 4 * n + 2) | ((value == 4 * n + 2) & (n & 1));
+    const uint64_t n = (uint64_t)(value >> POINT), tens = n / 10;
+    const u128 unit = (u128)1 << POINT, over = value & (unit - 1);
+    const u128 tens_over = over + ((u128)(n - 10 * tens) << POINT);
+    const bool tens_down = tens_over <= half_below, tens_up = 10 * unit - tens_over <= half;
+    const bool down = over <= half_below, up = unit - over <= half;
+    const bool nearer_up = over + (n & 1) * 2 * MARGIN > unit / 2 + MARGIN;
     /* Of one digit n + 1 may have no more digits than n, and be closer than 0 or 10. */
-    const uint64_t shorter = (uint64_t)((n >= 10) & (tens_down != tens_up));
-    const uint64_t all = n + (up & (!down | nearer_up));
-    *exponent = k + (int)shorter;
-    return all ^ ((all ^ (tens + tens_up)) & (0 - shorter));
+    const bool shorter = n >= 10 && tens_down != tens_up;
+    const uint64_t found = shorter ? 10 * (tens + tens_up) : n + (up && (!down || nearer_up));
+    return (decimal){found, k, count_digits(found)};
+}
+
+/* The same. The comparisons are made in 64 bits; where they do not tell, or the interval is not
+ * like most, exactly. */
+static ALWAYS_INLINE decimal shortest(uint64_t c, int q, int width, bool least)
+{
+    enum { POINT = 59 };
+    if (q <= 0 && q > -width && (c & ((UINT64_C(1) << -q) - 1)) == 0) {
+        /* An integer, and the next one would not read back to it: all digits are needed. */
+        return (decimal){c >> -q, 0, count_digits(c >> -q)};
+    }
+    const int k = q * 315653 >> 20;
+    const uint64_t *power = powers[-k - POWER_LEAST];
+    const int shift = q + log2_of_power(-k) + 1;
+    const uint64_t a = c << shift;
+    u128 value = (u128)a * power[0];
+    if (width == 53)
+        value += (uint64_t)((u128)a * power[1] >> 64);
+    const uint64_t n = (uint64_t)(value >> 64), tens = n / 10 * 10;
+    const uint64_t over = (uint64_t)value >> (64 - POINT);
+    const uint64_t half = power[0] >> (65 - POINT) << shift;
+    /* Differences, any of which may be negative: from the middle of two multiples of 10^k, from
+     * that of two of 10^(k+1), and of the nearer of these from the end of the interval. */
+    const uint64_t unit = UINT64_C(1) << POINT;
+    const uint64_t middle = over - unit / 2, tens_middle = ((n - tens) << POINT | over) - 5 * unit;
+    const uint64_t negative = 0 - (tens_middle >> 63);
+    const uint64_t inside = ((tens_middle ^ negative) - negative) + half - 5 * unit;
+    /* What is left out above, and half a unit of a double, are far less. */
+    const uint64_t close = width == 53 ? 64 : half >> (52 - width);
+    const int digits = count_digits(n); /* and of what is chosen, if 10 more are not one more */
+    if ((inside + close <= 2 * close) | (middle + close <= 2 * close) |
+        (n + 10 >= small_powers[digits]) | (c <= UINT64_C(1) << (width - 1)))
+        return shortest_exact(c, q, width, least);
+    /* Chosen without a branch to guess. */
+    const uint64_t all = n + 1 - (middle >> 63), shorter = (inside >> 63) - 1;
+    return (decimal){all ^ ((all ^ (tens + (10 & ~negative))) & shorter), k, digits};
 }
 
 /* Writes the IEEE 754 number of `size` bits with a significand of `width`, the leading one of which
@@ -527,11 +543,9 @@ static ALWAYS_INLINE char *write_binary(char *out, uint64_t bits, int size, int 
         memcpy(out, "0.0", 3);
         return out + (negative ? 3 : 1);
     }
-    int exponent;
     const uint64_t c = field > 0 ? fraction | one : fraction;
-    const uint64_t n =
-        shortest(c, least + (field > 0 ? field - 1 : 0), width, field <= 1, &exponent);
-    return write_decimal(out, n, exponent, width > 24 ? WIDE_DIGITS : NARROW_DIGITS);
+    const decimal x = shortest(c, least + (field > 0 ? field - 1 : 0), width, field <= 1);
+    return write_decimal(out, x, width > 24 ? WIDE_DIGITS : NARROW_DIGITS);
 }
 
 char *number_write_f64(char *out, double x)

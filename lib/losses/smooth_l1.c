@@ -19,7 +19,7 @@ static const lk_field fields[] = {
 LK_INLINE vec value(const options *o, vec r)
 {
     const vec beta = v_set((real)o->beta), half = v_set((real)0.5), size = v_abs(r);
-    return v_select(size < beta, half * r * r / beta, size - half * beta);
+    return v_select(size < beta, half * r * (r / beta), size - half * beta);
 }
 
 LK_INLINE vec slope(const options *o, vec r)
