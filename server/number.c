@@ -64,10 +64,10 @@ static void store_eight(char *p, uint64_t word)
     memcpy(p, &word, sizeof word);
 }
 
-static void store_sixteen(char *p, u128 words)
+static void store_sixteen(char *p, uint64_t first, uint64_t second)
 {
-    store_eight(p, (uint64_t)words);
-    store_eight(p + 8, (uint64_t)(words >> 64));
+    store_eight(p, first);
+    store_eight(p + 8, second);
 }
 
 #define EIGHT_ZEROS 0x3030303030303030U
@@ -405,32 +405,32 @@ static ALWAYS_INLINE char *write_decimal(char *out, decimal x, const int most)
         first = (char)('0' + n / 100000000);
         high = split_eight((uint32_t)(n % 100000000));
     }
-    const u128 digits = (u128)(low | EIGHT_ZEROS) << 64 | high | EIGHT_ZEROS;
     /* The last digit that is not 0 is in `high` or, without a branch to guess, in `low`. A word's
      * highest four bits are free, so its digits are moved there, and a 1 below them stands for
      * those before it. */
     const uint64_t wide = 0 - (uint64_t)(low != 0), last = high ^ ((high ^ low) & wide);
     const int count = 1 + (int)(wide & 8) + ((67 - __builtin_clzll(last << 4 | 1)) >> 3);
+    high |= EIGHT_ZEROS;
+    low |= EIGHT_ZEROS;
     if (exponent >= 0 && exponent < 17) {
         out[0] = first;
-        store_sixteen(out + 1, digits);
+        store_sixteen(out + 1, high, low);
         if (count <= exponent + 1)
             return out + exponent + 1;
         out[exponent + 1] = '.';
-        store_sixteen(out + exponent + 2, digits >> (8 * exponent));
+        const u128 fraction = ((u128)low << 64 | high) >> (8 * exponent);
+        store_sixteen(out + exponent + 2, (uint64_t)fraction, (uint64_t)(fraction >> 64));
         return out + count + 1;
     }
     if (exponent < 0 && exponent >= -5) {
         memcpy(out, "0.000000", 8);
         out[1 - exponent] = first;
-        store_eight(out + 2 - exponent, (uint64_t)digits);
-        if (most > 9)
-            store_eight(out + 10 - exponent, (uint64_t)(digits >> 64));
+        store_sixteen(out + 2 - exponent, high, low);
         return out + 1 - exponent + count;
     }
     out[0] = first;
     out[1] = '.';
-    store_sixteen(out + 2, digits);
+    store_sixteen(out + 2, high, low);
     out += count > 1 ? count + 1 : 1;
     *out++ = 'e';
     if (exponent < 0) {
@@ -446,7 +446,8 @@ static ALWAYS_INLINE char *write_decimal(char *out, decimal x, const int most)
     return out;
 }
 
-/* The shortest decimal that reads back to c * 2^q, for c > 0; its n may end in zeros. The significand c has `width` bits, or fewer if q is the least exponent of the format.
+/* The shortest decimal that reads back to c * 2^q, for c > 0; its n may end in zeros. The
+ * significand c has `width` bits, or fewer if q is the least exponent of the format.
  *
  * The method is Schubfach's. Let 10^k be the largest power of ten that is not wider than the
  * interval of the reals that read back to the value. It holds at least one multiple of 10^k, and
@@ -458,8 +459,8 @@ static __attribute__((noinline)) decimal shortest_exact(uint64_t c, int q, int w
 {
     enum { POINT = 71, MARGIN = 8 };
     const bool dense = c == UINT64_C(1) << (width - 1) && !least;
-    int k = q * 315653 >> 20; /* floor(log10(2^q)) */
-    if (dense)                /* the values below a power of two are twice as dense */
+    int k = q * 315653 >> 20;            /* floor(log10(2^q)) */
+    if (dense)                           /* the values below a power of two are twice as dense */
         k = (q * 315653 - 131008) >> 20; /* floor(log10(3/4 * 2^q)) */
     const uint64_t *power = powers[-k - POWER_LEAST];
     const int shift = q + log2_of_power(-k) + 1; /* 1 to 4 */
@@ -514,7 +515,10 @@ static ALWAYS_INLINE decimal shortest(uint64_t c, int q, int width, bool least)
     const uint64_t inside = ((tens_middle ^ negative) - negative) + half - 5 * unit;
     /* What is left out above, and half a unit of a double, are far less. */
     const uint64_t close = width == 53 ? 64 : half >> (52 - width);
-    const int digits = count_digits(n); /* and of what is chosen, if 10 more are not one more */
+    /* The digits of n, which is not below c, nor as much as 10 * 2^width; and of what is chosen, if
+     * 10 more are not one more. */
+    const int fewest = count_digits(UINT64_C(1) << (width - 1));
+    const int digits = fewest + (n >= small_powers[fewest]) + (n >= small_powers[fewest + 1]);
     if ((inside + close <= 2 * close) | (middle + close <= 2 * close) |
         (n + 10 >= small_powers[digits]) | (c <= UINT64_C(1) << (width - 1)))
         return shortest_exact(c, q, width, least);
