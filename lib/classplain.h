@@ -22,10 +22,6 @@
  * them are far from the ends of f32. */
 enum { CALM = 40 };
 
-/* How far ahead scores are fetched, in bytes: across the end of a page, where the processor alone
- * would not go, and well before they are needed. */
-enum { AHEAD = 2048 };
-
 /* A row whose gradient is left to write. The row stays where it is until then. */
 typedef struct plain_gradient {
     const class_row *row; /* NULL: none is left */
@@ -68,8 +64,8 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
     vec sum[4] = {{0}, {0}, {0}, {0}}, most[4] = {{0}, {0}, {0}, {0}};
     int64_t k = 0;
     for (; k + 4 * LANES <= n; k += 4 * LANES) {
-        for (size_t b = 0; LANES > 1 && b < 4 * LANES * sizeof(elem); b += LK_LINE)
-            __builtin_prefetch((const char *)(x + k) + AHEAD + b); /* never a fault */
+        for (size_t i = 0; i < 4 * LANES; i += LK_LINE / sizeof(elem))
+            v_fetch(x + k + i);
         plain_pair(x + k, e + k, scale, scaled, sum, most);
         plain_pair(x + k + 2 * LANES, e + k + 2 * LANES, scale, scaled, sum + 2, most + 2);
     }

@@ -162,8 +162,11 @@ LK_INLINE void elementwise_store(elem *to, int64_t n, vec x, bool stream)
         v_store_tail(to, n, x);
 }
 
-/* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. */
-LK_INLINE void elementwise_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+/* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. `options` is the
+ * caller's own copy of the job's, which no store of a gradient can change: what depends on nothing
+ * else is computed once. */
+LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t first,
+                                int64_t count, lk_block *block,
                                 void (*each)(const void *options, element *e), const elementwise is,
                                 const bool ranged)
 {
@@ -190,13 +193,15 @@ LK_INLINE void elementwise_rows(const lk_job *job, int64_t first, int64_t count,
         for (int64_t i = c; i < end; i += LANES) {
             const int64_t n = LK_TAIL(i, end);
             const mask counts = elementwise_mask(is.mask ? given : NULL, run, i, n);
+            v_fetch(a + i);
+            v_fetch(b + i);
             element e = {.a = v_load_tail(a + i, n, 0), .b = v_load_tail(b + i, n, 0)};
             if (refuse) {
                 elementwise_refuse(block, A, i, counts, e.a);
                 elementwise_refuse(block, B, i, counts, e.b);
             }
             e.factor = spread_read(factor, i, n, job->rows);
-            each(job->options, &e);
+            each(options, &e);
             if (ranged && !m_none(counts & ~e.legal))
                 for (int k = 0; k < LANES; k++)
                     if (counts[k] && !e.legal[k])
@@ -270,8 +275,9 @@ LK_DRIVER lk_status regression_prepare(lk_job *job, lk_error *error)
     {                                                                                              \
         static const elementwise is = {                                                            \
             .weight = SAMPLE_WEIGHT, .mask = MASK, .grad_output = GRAD_OUTPUT};                    \
+        const options o = *(const options *)job->options;                                          \
         (void)scratch;                                                                             \
-        elementwise_rows(job, first, count, block, each, is, false);                               \
+        elementwise_rows(job, &o, first, count, block, each, is, false);                           \
     }
 
 #define REGRESSION_MEMBERS(options)                                                                \

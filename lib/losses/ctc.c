@@ -125,33 +125,42 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 static const double ln_2 = 0x1.62e42fefa39efp-1;
 
-/* m 2^e >= 0: 1 <= m < 2, or m is 0; e is a whole number. */
+/* m 2^e >= 0: m is 0 or far from subnormal, 1 <= m < 2 where it is not said otherwise; e is a whole
+ * number. */
 typedef struct scaled {
     double m, e;
 } scaled;
 
 static const scaled nothing = {0, -1e307}, one = {1, 0};
 
-/* 2^e for a whole e <= 0; 0 where it would not matter beside 1. */
-static double power(double e)
+LK_INLINE uint64_t bits_of(double x)
 {
-    const uint64_t bits = (uint64_t)((e > -1000 ? e : -1023) + 1023) << 52;
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+LK_INLINE double of_bits(uint64_t bits)
+{
     double x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-/* m is 0 or not subnormal. */
-static scaled scaled_make(double m, double e)
+/* 2^e for a whole e < 1024; 0 where it would be subnormal. */
+LK_INLINE double power(double e)
 {
-    uint64_t bits;
-    memcpy(&bits, &m, sizeof bits);
-    e += (double)(int64_t)(bits >> 52) - 1023;
-    bits = (bits & (((uint64_t)1 << 52) - 1)) | (uint64_t)1023 << 52;
-    if (!(m > 0 && e > nothing.e))
-        return nothing;
-    memcpy(&m, &bits, sizeof m);
-    return (scaled){m, e};
+    /* A whole number added to 2^52 + 2^51 is in the low bits of the sum. */
+    return of_bits(bits_of((e > -1023 ? e : -1023) + (0x1.8p+52 + 1023)) << 52);
+}
+
+/* From any m >= 0. */
+LK_INLINE scaled scaled_make(double m, double e)
+{
+    const uint64_t bits = bits_of(m);
+    const double own = of_bits(bits >> 52 | bits_of(0x1p+52)) - (0x1p+52 + 1023), sum = e + own;
+    const double rest = of_bits((bits & (((uint64_t)1 << 52) - 1)) | bits_of(1));
+    return (scaled){m > 0 ? rest : 0, m > 0 ? sum : nothing.e};
 }
 
 static scaled scaled_exp(double x)
@@ -168,35 +177,59 @@ static double scaled_log(scaled a)
     return a.m > 0 ? log(a.m) + a.e * ln_2 : -(double)INFINITY;
 }
 
-static scaled times(scaled a, scaled b)
+LK_INLINE scaled times(scaled a, scaled b)
 {
     return scaled_make(a.m * b.m, a.e + b.e);
 }
 
-static scaled plus(scaled a, scaled b, scaled c)
+/* m < 6. */
+LK_INLINE scaled plus(scaled a, scaled b, scaled c)
 {
     double top = a.e > b.e ? a.e : b.e;
     top = c.e > top ? c.e : top;
-    return scaled_make(a.m * power(a.e - top) + b.m * power(b.e - top) + c.m * power(c.e - top),
-                       top);
+    return (scaled){a.m * power(a.e - top) + b.m * power(b.e - top) + c.m * power(c.e - top), top};
 }
 
-/* Divide n numbers by the power of two that leaves the greatest near 1; its exponent. */
-static double level(scaled *a, int64_t n)
+LK_INLINE scaled if_any(double condition, scaled a)
 {
-    double top = nothing.e;
-    for (int64_t s = 0; s < n; s++)
-        top = a[s].e > top ? a[s].e : top;
-    for (int64_t s = 0; s < n && top > nothing.e; s++)
-        a[s].e = a[s].m > 0 ? a[s].e - top : nothing.e;
-    return top > nothing.e ? top : 0;
+    return (scaled){condition > 0 ? a.m : 0, condition > 0 ? a.e : nothing.e};
+}
+
+/* Many of them: the loops over them are left to the compiler's vectors. */
+typedef struct scaleds {
+    double *m, *e;
+} scaleds;
+
+/* Before such a loop: what it writes is nothing that it reads. */
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+LK_INLINE scaled get(scaleds a, int64_t i)
+{
+    return (scaled){a.m[i], a.e[i]};
+}
+
+LK_INLINE void put(scaleds a, int64_t i, scaled x)
+{
+    a.m[i] = x.m;
+    a.e[i] = x.e;
 }
 
 /* Scratch: of one example. */
 
+/* What a path may be at: one of the n labels, or the blank before label i or behind the last. They
+ * lie apart, for those of a kind are computed alike. */
+typedef struct states {
+    scaleds label; /* [n], and nothing at -1 and n */
+    scaleds blank; /* [n + 1] */
+} states;
+
 /* The normaliser of a step's softmax. */
 typedef struct step {
-    double top, sum, log_sum;
+    double top, sum;
 } step;
 
 typedef struct example {
@@ -208,16 +241,19 @@ typedef struct example {
     int64_t n;  /* its labels */
     int64_t D;  /* its distinct classes, blank among them */
 
-    step *steps;      /* [T] */
-    scaled *alpha;    /* [T][U], U = 2 n + 1 */
-    scaled *beta;     /* [U] of a step, its own probabilities included */
-    scaled *p;        /* [D] softmax of the distinct classes at a step */
-    double *l;        /* [D] their scores */
-    double *mass;     /* [D] gamma of each */
-    int64_t *classes; /* [D] which they are, in ascending order */
-    int64_t *slot;    /* [U] which of them the extended label s is */
-    bool *skips;      /* [U] may a path come to s from s - 2? */
-    int32_t *known;   /* [C] 0 between examples */
+    step *steps;       /* [T] */
+    double *alpha;     /* [T + 1] states: before the first step, and after each */
+    states beta;       /* before a step */
+    states behind;     /* the same without the step's own probabilities; m < 6 */
+    scaled *p;         /* [T][D] softmax of the distinct classes */
+    scaleds p_label;   /* [n] the same of the labels at a step */
+    double *skips;     /* [n + 1] 1: may a path come to label i from label i - 1? else 0 */
+    double *occupancy; /* [n] gamma of each label at a step */
+    double *l;         /* [D] scores of the distinct classes */
+    double *mass;      /* [D] gamma of each */
+    int64_t *classes;  /* [D] which they are, in ascending order */
+    int64_t *slot;     /* [n + 1] which of them label i is, and behind these the blank */
+    int32_t *known;    /* [C] 0 between examples */
 } example;
 
 /* A target of more labels than steps has no path, so that its labels need no room. */
@@ -226,35 +262,65 @@ static int64_t most_labels(const lk_job *job)
     return size(job, 'S') < size(job, 'T') ? size(job, 'S') : size(job, 'T');
 }
 
+/* Doubles. */
+static int64_t states_size(int64_t n)
+{
+    return 2 * (n + 2) + 2 * (n + 1);
+}
+
+static states states_at(double *where, int64_t n)
+{
+    double *blank = where + 2 * (n + 2);
+    return (states){.label = {where + 1, where + n + 3}, .blank = {blank, blank + n + 1}};
+}
+
+static void states_clear(states a, int64_t n)
+{
+    for (int64_t i = -1; i <= n; i++)
+        put(a.label, i, nothing);
+    for (int64_t i = 0; i <= n; i++)
+        put(a.blank, i, nothing);
+}
+
+static states alpha_at(const example *e, int64_t t)
+{
+    return states_at(e->alpha + t * states_size(e->n), e->n);
+}
+
 static size_t scratch_size(const lk_job *job)
 {
     if (job->rows == 0)
         return 0;
-    const size_t T = (size_t)size(job, 'T'), n = (size_t)most_labels(job), U = 2 * n + 1;
+    const size_t T = (size_t)size(job, 'T'), n = (size_t)most_labels(job);
+    const size_t of_states = (size_t)states_size((int64_t)n) * sizeof(double);
+    const size_t of_step = of_states + sizeof(step) + (n + 1) * sizeof(scaled);
     const size_t most = (size_t)1 << 50; /* more than there is */
-    if (T > most / sizeof(scaled) / U)
+    if (T > most / of_step)
         return most;
-    return T * U * sizeof(scaled) + T * sizeof(step) +
-           U * (sizeof(scaled) + sizeof(int64_t) + sizeof(bool)) +
-           (n + 1) * (sizeof(scaled) + 2 * sizeof(double) + sizeof(int64_t)) +
+    return T * of_step + 3 * of_states + (n + 1) * (6 * sizeof(double) + 2 * sizeof(int64_t)) +
            (size_t)size(job, 'C') * sizeof(int32_t);
 }
 
 static example example_make(const lk_job *job, void *scratch)
 {
     const options *o = job->options;
-    const int64_t T = size(job, 'T'), n = most_labels(job), U = 2 * n + 1;
+    const int64_t T = size(job, 'T'), n = most_labels(job);
     example e = {.job = job, .C = size(job, 'C'), .blank = o->blank};
     e.alpha = scratch;
-    e.steps = (step *)(e.alpha + T * U);
-    e.beta = (scaled *)(e.steps + T);
-    e.p = e.beta + U;
-    e.l = (double *)(e.p + n + 1);
+    double *next = e.alpha + (T + 1) * states_size(n);
+    e.beta = states_at(next, n);
+    e.behind = states_at(next + states_size(n), n);
+    e.p = (scaled *)(next + 2 * states_size(n));
+    e.steps = (step *)(e.p + T * (n + 1));
+    next = (double *)(e.steps + T);
+    e.p_label = (scaleds){next, next + n + 1};
+    e.skips = next + 2 * (n + 1);
+    e.occupancy = e.skips + n + 1;
+    e.l = e.occupancy + n + 1;
     e.mass = e.l + n + 1;
     e.classes = (int64_t *)(e.mass + n + 1);
     e.slot = e.classes + n + 1;
-    e.known = (int32_t *)(e.slot + U);
-    e.skips = (bool *)(e.known + e.C);
+    e.known = (int32_t *)(e.slot + n + 1);
     memset(e.known, 0, (size_t)e.C * sizeof *e.known);
     return e;
 }
@@ -273,7 +339,7 @@ static int64_t shortest(const example *e, int64_t b)
     return steps;
 }
 
-/* The extended labels, and which classes are among them. */
+/* The labels, and which classes are among them. */
 static void example_labels(example *e, int64_t b)
 {
     e->known[e->blank] = 1;
@@ -286,21 +352,22 @@ static void example_labels(example *e, int64_t b)
         e->known[k] = (int32_t)e->D;
         e->classes[e->D++] = k;
     }
-    for (int64_t s = 0; s <= 2 * e->n; s++) {
-        const int64_t k = s % 2 ? label(e, b, s / 2) : e->blank;
-        e->slot[s] = e->known[k];
-        e->skips[s] = s > 1 && s % 2 && k != label(e, b, s / 2 - 1);
+    for (int64_t i = 0; i < e->n; i++) {
+        e->slot[i] = e->known[label(e, b, i)];
+        e->skips[i] = i > 0 && e->slot[i] != e->slot[i - 1];
     }
+    e->slot[e->n] = e->known[e->blank];
+    e->skips[e->n] = 0;
     for (int64_t j = 0; j < e->D; j++)
         e->known[e->classes[j]] = 0;
 }
 
 /* Steps. */
 
-/* The normaliser of step t. The classes that matter stay out of the sum over the others, which is
- * in the computing type: where one of them has nearly all of the probability, the others keep their
+/* The softmax of step t. The classes that matter stay out of the sum over the others, which is in
+ * the computing type: where one of them has nearly all of the probability, the others keep their
  * digits, and so does the gradient. */
-static void step_normalise(example *e, const class_plan *p, int64_t t)
+static void step_softmax(example *e, const class_plan *p, int64_t t)
 {
     const elem *x = e->x + t * e->C;
     step *s = &e->steps[t];
@@ -323,90 +390,106 @@ static void step_normalise(example *e, const class_plan *p, int64_t t)
     }
     s->top = (double)greatest;
     s->sum = rest;
-    for (int64_t j = 0; j < e->D; j++)
-        s->sum += exp(e->l[j] - s->top);
-    s->log_sum = log(s->sum);
-}
-
-/* The probabilities of the classes that matter. */
-static void step_scores(const example *e, int64_t t)
-{
-    const step *s = &e->steps[t];
+    scaled *q = e->p + t * e->D;
     for (int64_t j = 0; j < e->D; j++) {
-        const double x = (double)r_load(e->x + t * e->C + e->classes[j]);
-        e->p[j] = scaled_exp((x - s->top) - s->log_sum);
+        const double below = e->l[j] - s->top;
+        q[j] = scaled_exp(below);
+        s->sum += isnan(below) ? below : q[j].m * power(q[j].e);
     }
+    for (int64_t j = 0; j < e->D; j++)
+        q[j] = scaled_make(q[j].m / s->sum, q[j].e);
 }
 
-/* alpha_0(s), and then alpha_t(s) from alpha_(t-1). What they were levelled by. */
-static double forward(const example *e, int64_t t)
+/* The probabilities of the labels at step t, one by one, and that of the blank. */
+static scaled step_labels(const example *e, int64_t t)
 {
-    const int64_t U = 2 * e->n + 1;
-    scaled *now = e->alpha + t * U;
-    const scaled *last = now - U;
-    for (int64_t s = 0; s < U; s++) {
-        scaled before = s < 2 ? one : nothing;
-        if (t > 0)
-            before =
-                plus(last[s], s > 0 ? last[s - 1] : nothing, e->skips[s] ? last[s - 2] : nothing);
-        now[s] = times(before, e->p[e->slot[s]]);
-    }
-    return level(now, U);
+    const scaled *p = e->p + t * e->D;
+    for (int64_t i = 0; i < e->n; i++)
+        put(e->p_label, i, p[e->slot[i]]);
+    return p[e->slot[e->n]];
 }
 
-/* log P of the target, NaN if a step has no softmax. */
-static double log_probability(example *e, const class_plan *p)
+/* alpha after step t from that before it: a path stays where it is, comes from the state before it,
+ * or from the label before it, past a blank that need not be there. */
+static void forward(const example *e, int64_t t)
 {
-    const int64_t U = 2 * e->n + 1;
-    double shift = 0;
+    const int64_t n = e->n;
+    const scaled p_blank = step_labels(e, t);
+    const scaleds p_label = e->p_label;
+    const double *skips = e->skips;
+    const states from = alpha_at(e, t), to = alpha_at(e, t + 1);
+    INDEPENDENT
+    for (int64_t i = 0; i <= n; i++)
+        put(to.blank, i, times(plus(get(from.blank, i), get(from.label, i - 1), nothing), p_blank));
+    INDEPENDENT
+    for (int64_t i = 0; i < n; i++) {
+        const scaled skip = if_any(skips[i], get(from.label, i - 1));
+        put(to.label, i,
+            times(plus(get(from.label, i), get(from.blank, i), skip), get(p_label, i)));
+    }
+    put(to.label, -1, nothing);
+    put(to.label, n, nothing);
+}
+
+/* P of the target, NaN if a step has no softmax. */
+static scaled target_probability(example *e, const class_plan *p)
+{
     bool none = false;
+    states_clear(alpha_at(e, 0), e->n);
+    put(alpha_at(e, 0).blank, 0, one);
     for (int64_t t = 0; t < e->T; t++) {
-        step_normalise(e, p, t);
+        step_softmax(e, p, t);
         none = none || !(e->steps[t].sum > 0);
-        if (none)
-            continue;
-        step_scores(e, t);
-        shift += forward(e, t);
+        if (!none)
+            forward(e, t);
     }
     if (none)
-        return (double)NAN;
-    const scaled *last = e->alpha + (e->T - 1) * U;
-    scaled P = plus(last[U - 1], U > 1 ? last[U - 2] : nothing, nothing);
-    P.e += P.m > 0 ? shift : 0;
-    return scaled_log(P);
+        return (scaled){(double)NAN, 0};
+    const states last = alpha_at(e, e->T);
+    return plus(get(last.blank, e->n), get(last.label, e->n - 1), nothing);
 }
 
-/* beta_t(s) from beta_(t+1) with the probabilities of t + 1, in its place. */
-static void backward(const example *e, int64_t t)
+/* beta behind step t, from that before step t + 1. */
+static void backward(const example *e)
 {
-    const int64_t U = 2 * e->n + 1;
-    scaled *b = e->beta;
-    for (int64_t s = 0; s < U; s++) {
-        if (t == e->T - 1)
-            b[s] = s >= U - 2 ? one : nothing;
-        else
-            b[s] = plus(b[s], s + 1 < U ? b[s + 1] : nothing,
-                        s + 2 < U && e->skips[s + 2] ? b[s + 2] : nothing);
+    const int64_t n = e->n;
+    const double *skips = e->skips;
+    const states from = e->beta, to = e->behind;
+    INDEPENDENT
+    for (int64_t i = 0; i <= n; i++)
+        put(to.blank, i, plus(get(from.blank, i), get(from.label, i), nothing));
+    INDEPENDENT
+    for (int64_t i = 0; i < n; i++) {
+        const scaled skip = if_any(skips[i + 1], get(from.label, i + 1));
+        put(to.label, i, plus(get(from.label, i), get(from.blank, i + 1), skip));
     }
 }
 
-/* gamma of the distinct classes at step t. alpha beta adds up to P at every step: dividing by this
- * step's own sum leaves no rounding of the others in it. */
-static void occupy(const example *e, int64_t t)
+/* a b / 2^e, no more than a few. */
+LK_INLINE double share(scaled a, scaled b, double e)
 {
-    const int64_t U = 2 * e->n + 1;
-    scaled *share = e->alpha + t * U;
-    double sum = 0;
-    for (int64_t s = 0; s < U; s++)
-        share[s] = times(share[s], e->beta[s]);
-    (void)level(share, U);
+    return a.m * b.m * power(a.e + b.e - e);
+}
+
+/* gamma of the distinct classes at step t, P being about 2^exponent. alpha beta adds up to P at
+ * every step: dividing by this step's own sum leaves no rounding of the others in it. */
+static void occupy(const example *e, int64_t t, double exponent)
+{
+    const int64_t n = e->n;
+    const states alpha = alpha_at(e, t + 1), beta = e->behind;
+    double *occupancy = e->occupancy, blanks = 0, sum = 0;
+    INDEPENDENT
+    for (int64_t i = 0; i < n; i++)
+        occupancy[i] = share(get(alpha.label, i), get(beta.label, i), exponent);
+    for (int64_t i = 0; i <= n; i++)
+        blanks += share(get(alpha.blank, i), get(beta.blank, i), exponent);
     for (int64_t j = 0; j < e->D; j++)
         e->mass[j] = 0;
-    for (int64_t s = 0; s < U; s++) {
-        const double x = share[s].m * power(share[s].e);
-        e->mass[e->slot[s]] += x;
-        sum += x;
-    }
+    e->mass[e->slot[n]] = blanks;
+    for (int64_t i = 0; i < n; i++)
+        e->mass[e->slot[i]] += occupancy[i];
+    for (int64_t j = 0; j < e->D; j++)
+        sum += e->mass[j];
     for (int64_t j = 0; j < e->D; j++)
         e->mass[j] /= sum;
 }
@@ -415,6 +498,7 @@ static void occupy(const example *e, int64_t t)
 static void step_gradient(const example *e, int64_t t, double rho)
 {
     const step *s = &e->steps[t];
+    const scaled *q = e->p + t * e->D;
     const elem *x = e->x + t * e->C;
     elem *grad = e->grad + t * e->C;
     const vec top = v_set((real)s->top), by = v_set((real)(rho / s->sum));
@@ -422,24 +506,34 @@ static void step_gradient(const example *e, int64_t t, double rho)
         const int64_t n = LK_TAIL(k, e->C);
         v_store_tail(grad + k, n, by * v_exp_nonpos(v_load_tail(x + k, n, 0) - top));
     }
-    for (int64_t j = 0; j < e->D; j++) {
-        const scaled q = e->p[j];
-        const double p = q.m * power(q.e < 0 ? q.e : 0);
-        r_store(grad + e->classes[j], (real)(rho * (p - e->mass[j])));
-    }
+    for (int64_t j = 0; j < e->D; j++)
+        r_store(grad + e->classes[j], (real)(rho * (q[j].m * power(q[j].e) - e->mass[j])));
 }
 
-static void gradient(const example *e, double rho)
+/* beta before step t, from that behind it. */
+static void step_backward(const example *e, int64_t t)
 {
-    const int64_t U = 2 * e->n + 1;
+    const int64_t n = e->n;
+    const scaled p_blank = step_labels(e, t);
+    const scaleds p_label = e->p_label;
+    const states from = e->behind, to = e->beta;
+    INDEPENDENT
+    for (int64_t i = 0; i <= n; i++)
+        put(to.blank, i, times(get(from.blank, i), p_blank));
+    INDEPENDENT
+    for (int64_t i = 0; i < n; i++)
+        put(to.label, i, times(get(from.label, i), get(p_label, i)));
+}
+
+static void gradient(const example *e, double exponent, double rho)
+{
+    states_clear(e->beta, e->n);
+    put(e->beta.blank, e->n, one);
     for (int64_t t = e->T - 1; t >= 0; t--) {
-        step_scores(e, t);
-        backward(e, t);
-        occupy(e, t);
+        backward(e);
+        occupy(e, t, exponent);
         step_gradient(e, t, rho);
-        for (int64_t s = 0; s < U; s++)
-            e->beta[s] = times(e->beta[s], e->p[e->slot[s]]);
-        (void)level(e->beta, U);
+        step_backward(e, t);
     }
 }
 
@@ -469,7 +563,8 @@ static double one_example(example *e, const class_plan *p, int64_t b, double sha
     if (longer)
         e->n = 0; /* only to see whether all steps have a softmax */
     example_labels(e, b);
-    double log_p = log_probability(e, p);
+    const scaled P = target_probability(e, p);
+    double log_p = isnan(P.m) ? P.m : scaled_log(P);
     if (longer && !isnan(log_p))
         log_p = -(double)INFINITY;
     const double rho = share * e->job->scale[0] * scalar_constant(e->job, UPSTREAM, b, 1);
@@ -478,7 +573,7 @@ static double one_example(example *e, const class_plan *p, int64_t b, double sha
     else if (e->grad && (isinf(log_p) || rho == 0))
         memset(e->grad, 0, (size_t)(e->T * e->C) * sizeof(elem));
     else if (e->grad)
-        gradient(e, rho);
+        gradient(e, P.e, rho);
     if (isinf(log_p) && o->zero_infinity)
         return 0;
     return log_p >= 0 ? 0 : -log_p; /* nor is it negative by a rounding */

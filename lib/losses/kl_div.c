@@ -67,8 +67,9 @@ LK_INLINE void each(const void *given, element *e)
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     static const elementwise is = {.mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
+    const options o = *(const options *)job->options;
     (void)scratch;
-    elementwise_rows(job, first, count, block, each, is, true);
+    elementwise_rows(job, &o, first, count, block, each, is, true);
 }
 
 static const char *const shapes[] = {"N C", "", "", ""};

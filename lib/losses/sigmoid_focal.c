@@ -74,8 +74,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     static const elementwise is = {
         .weight = LABEL_WEIGHT, .mask = LABEL_MASK, .grad_output = LABEL_GRAD_OUTPUT};
+    const options o = *(const options *)job->options;
     (void)scratch;
-    elementwise_rows(job, first, count, block, each, is, true);
+    elementwise_rows(job, &o, first, count, block, each, is, true);
 }
 
 LK_LOSS(sigmoid_focal) = {

@@ -16,16 +16,25 @@ static const lk_field fields[] = {
     {0},
 };
 
+/* r / beta. By a power of two, which beta mostly is, a product rounds to the same. */
+LK_INLINE vec in_betas(const options *o, vec r)
+{
+    const real beta = (real)o->beta;
+    ulane bits;
+    memcpy(&bits, &beta, sizeof bits);
+    const bool power_of_two = (bits & (((ulane)1 << VM_FRACTION_BITS) - 1)) == 0;
+    return power_of_two ? r * v_set(1 / beta) : r / v_set(beta);
+}
+
 LK_INLINE vec value(const options *o, vec r)
 {
     const vec beta = v_set((real)o->beta), half = v_set((real)0.5), size = v_abs(r);
-    return v_select(size < beta, half * r * (r / beta), size - half * beta);
+    return v_select(size < beta, half * r * in_betas(o, r), size - half * beta);
 }
 
 LK_INLINE vec slope(const options *o, vec r)
 {
-    const vec beta = v_set((real)o->beta);
-    return v_select(v_abs(r) < beta, r / beta, v_sign(r));
+    return v_select(v_abs(r) < v_set((real)o->beta), in_betas(o, r), v_sign(r));
 }
 
 REGRESSION_KERNELS(options, value, slope)
