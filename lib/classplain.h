@@ -28,15 +28,98 @@ typedef struct plain_gradient {
     double a;             /* of e^(z-top) */
     real at;              /* the target's entry */
     real top;             /* what a is relative to */
-    /* Where its rows begin within a line, chunks pass through here: whole lines leave, and what is
-     * left of the last one waits for the next chunk. */
-    elem line[CHUNK + LK_LINE / sizeof(elem)] __attribute__((aligned(LK_LINE)));
+    int64_t ahead;        /* classes before the first line of the row that is all its own */
 } plain_gradient;
+
+/* Classes that are in order, and lie where elements may, can be taken from anywhere: so that whole
+ * lines are written. */
+LK_INLINE int64_t plain_ahead(const elem *grad)
+{
+    const uintptr_t off = (uintptr_t)grad % LK_LINE;
+    if (v_pair_place(1) != 1 || off % sizeof(elem) != 0)
+        return 0;
+    return (int64_t)((LK_LINE - off) % LK_LINE / sizeof(elem));
+}
+
+/* The most classes that are written at a time. */
+enum { PLAIN_PART = CHUNK + LK_LINE / (int)sizeof(elem) };
+
+/* What of it is written at a time, beside a chunk of the next row. */
+typedef struct plain_part {
+    elem *to;
+    const real *e; /* the exponentials */
+    int64_t n;     /* classes */
+    double by;     /* what the exponentials are multiplied with */
+    int64_t place; /* where the target lies, if it is one of them; -1 */
+    real at;       /* its entry */
+    bool stream;
+} plain_part;
 
 /* Do the options leave its rows plain? */
 LK_DRIVER bool plain_plan(const class_plan *p, bool index)
 {
     return index && !(p->cap > 0) && p->off == 0;
+}
+
+/* Where class k of n comes to lie. */
+LK_INLINE int64_t plain_place(int64_t k, int64_t n)
+{
+    const int64_t pair = k / (2 * LANES) * (2 * LANES);
+    return pair + 2 * LANES <= n ? pair + v_pair_place(k - pair) : k;
+}
+
+/* The lane at `place`, of a vector that begins at k. */
+LK_INLINE mask plain_lane(int64_t place, int64_t k)
+{
+    const int64_t lane = place - k; /* may be more than a lane holds */
+    return m_iota() == m_set(lane >= 0 && lane < LANES ? (ilane)lane : -1);
+}
+
+/* The factor of a part, in two where the element has the digits to show it: to round it first would
+ * cost every class half an ulp. */
+typedef struct plain_slope {
+    vec a, rest;
+} plain_slope;
+
+LK_INLINE plain_slope plain_slope_by(double by)
+{
+    const vec a = v_set((real)by); /* may be infinite, and inf - inf is NaN */
+    return (plain_slope){a, v_set(isinf(a[0]) ? 0 : (real)(by - (double)a[0]))};
+}
+
+/* A vector of the gradient, from i on. */
+LK_INLINE vec plain_slopes(const plain_part *part, plain_slope s, int64_t i, const bool has_target)
+{
+    const vec e = v_read(part->e + i);
+    const vec g = sizeof(elem) == 4 ? v_fma(s.a, e, s.rest * e) : s.a * e;
+    return has_target ? v_select(plain_lane(part->place, i), v_set(part->at), g) : g;
+}
+
+LK_INLINE void plain_write_pair(const plain_part *part, plain_slope s, int64_t i,
+                                const bool has_target)
+{
+    const vec u = plain_slopes(part, s, i, has_target);
+    const vec w = plain_slopes(part, s, i + LANES, has_target);
+    if (part->stream)
+        v_stream_pair(part->to + i, u, w);
+    else
+        v_store_pair(part->to + i, u, w);
+}
+
+/* The gradient of a part, or what is left of it from `i` on. */
+LK_DRIVER void plain_write(const plain_part *given, int64_t i)
+{
+    const plain_part part = *given;
+    const plain_slope s = plain_slope_by(part.by);
+    const int64_t pairs = isnan(part.by) ? i : part.n;
+    for (; part.stream && i + 2 * LANES <= pairs; i += 2 * LANES)
+        v_stream_pair(part.to + i, plain_slopes(&part, s, i, true),
+                      plain_slopes(&part, s, i + LANES, true));
+    for (; i + 2 * LANES <= pairs; i += 2 * LANES)
+        v_store_pair(part.to + i, plain_slopes(&part, s, i, true),
+                     plain_slopes(&part, s, i + LANES, true));
+    for (; i < part.n; i += LANES)
+        v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
 
 /* e^z of a pair of vectors; what they add to the sums, and the greatest |z|. */
@@ -56,11 +139,14 @@ LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, 
     sum[1] += w;
 }
 
-/* e^z of n classes, and their sum, if all of them are calm. */
+/* e^z of n classes, and their sum, if all of them are calm. Where a part is given, so many classes
+ * of it are written meanwhile: the one waits for memory and the other for arithmetic. */
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
-                             const bool scaled)
+                             const bool scaled, const plain_part *given, const bool has_target)
 {
+    const plain_part part = given ? *given : (plain_part){0}; /* which no store can change */
     const vec scale = v_set(by);
+    const plain_slope slope = plain_slope_by(part.by);
     vec sum[4] = {{0}, {0}, {0}, {0}}, most[4] = {{0}, {0}, {0}, {0}};
     int64_t k = 0;
     for (; k + 4 * LANES <= n; k += 4 * LANES) {
@@ -68,6 +154,10 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
             v_fetch(x + k + i);
         plain_pair(x + k, e + k, scale, scaled, sum, most);
         plain_pair(x + k + 2 * LANES, e + k + 2 * LANES, scale, scaled, sum + 2, most + 2);
+        if (given) {
+            plain_write_pair(&part, slope, k, has_target);
+            plain_write_pair(&part, slope, k + 2 * LANES, has_target);
+        }
     }
     for (; k + 2 * LANES <= n; k += 2 * LANES)
         plain_pair(x + k, e + k, scale, scaled, sum, most);
@@ -86,8 +176,23 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
 
 LK_DRIVER bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, double *total)
 {
-    return p->scale == 1 ? plain_calm_of(x, n, 1, e, total, false)
-                         : plain_calm_of(x, n, (real)p->scale, e, total, true);
+    return p->scale == 1 ? plain_calm_of(x, n, 1, e, total, false, NULL, false)
+                         : plain_calm_of(x, n, (real)p->scale, e, total, true, NULL, false);
+}
+
+/* How many classes of a part are written beside a chunk of n. */
+LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
+{
+    const int64_t whole = n / (4 * LANES) * (4 * LANES);
+    return p->scale == 1 && part->n >= whole && !isnan(part->by) ? whole : 0;
+}
+
+/* plain_calm with a part that is written. */
+LK_DRIVER bool plain_calm_beside(const elem *x, int64_t n, real *e, double *total,
+                                 const plain_part *part)
+{
+    return part->place < 0 ? plain_calm_of(x, n, 1, e, total, false, part, false)
+                           : plain_calm_of(x, n, 1, e, total, false, part, true);
 }
 
 /* Scores in the order of pairs, -inf behind them; their maximum. */
@@ -116,20 +221,6 @@ LK_DRIVER real plain_scores(const class_plan *p, const elem *x, int64_t n, real 
     return v_top(v_max(a, b));
 }
 
-/* Where class k of n comes to lie. */
-LK_INLINE int64_t plain_place(int64_t k, int64_t n)
-{
-    const int64_t pair = k / (2 * LANES) * (2 * LANES);
-    return pair + 2 * LANES <= n ? pair + v_pair_place(k - pair) : k;
-}
-
-/* The lane at `place`, of a vector that begins at k. */
-LK_INLINE mask plain_lane(int64_t place, int64_t k)
-{
-    const int64_t lane = place - k; /* may be more than a lane holds */
-    return m_iota() == m_set(lane >= 0 && lane < LANES ? (ilane)lane : -1);
-}
-
 /* The sum of n reals, in whole vectors, but for the one at `place`, which may be all but all of it.
  * It is not put to 0: to read that again as part of a vector would wait. */
 LK_INLINE double plain_sum_others(const real *e, int64_t n, int64_t place)
@@ -151,15 +242,18 @@ typedef struct plain_mood {
     int64_t pause;     /* how long the next failure is remembered */
 } plain_mood;
 
-/* The exponentials of one chunk into e, and what they add to the row. */
+/* The exponentials of one chunk into e, and what they add to the row; a part is written. */
 LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k, int64_t n, real *e,
-                           plain_mood *mood, class_norm *r)
+                           plain_mood *mood, class_norm *r, const plain_part *part)
 {
+    int64_t written = 0;
     real shift = 0;
     double sum;
     bool calm = false;
     if (k >= mood->calm_from) {
-        calm = plain_calm(p, row->x + k, n, e, &sum);
+        written = part ? plain_beside(p, n, part) : 0;
+        calm = written > 0 ? plain_calm_beside(row->x + k, n, e, &sum, part)
+                           : plain_calm(p, row->x + k, n, e, &sum);
         if (!calm) {
             mood->calm_from = k + mood->pause;
             mood->pause *= 2;
@@ -189,55 +283,8 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
     if (shift < r->top)
         sum *= exp((double)shift - (double)r->top);
     r->rest += sum;
-}
-
-/* Whole lines to where they belong, what is left of the last one to where the next chunk looks for
- * it. `lead` elements of the first line are there already. */
-LK_INLINE void plain_pass_on(elem *line, elem *to, int64_t lead, int64_t n, bool first, bool last,
-                             bool stream)
-{
-    enum { LINE = LK_LINE / (int)sizeof(elem) };
-    const int64_t end = lead + n;
-    int64_t k = 0;
-    if (first && lead > 0) { /* not ours from its beginning */
-        k = end < LINE ? end : LINE;
-        memcpy(to, line + lead, (size_t)(k - lead) * sizeof(elem));
-    }
-    for (; stream && k + LINE <= end; k += LINE)
-        v_stream_line(to + (k - lead), line + k);
-    for (; k + LINE <= end; k += LINE)
-        memcpy(__builtin_assume_aligned(to + (k - lead), LK_LINE), line + k, LK_LINE);
-    if (last)
-        memcpy(to + (k - lead), line + k, (size_t)(end - k) * sizeof(elem));
-    else
-        memcpy(line, line + k, (size_t)(end - k) * sizeof(elem));
-}
-
-/* The factor is in two parts where the element has the digits to show it: to round it first would
- * cost every class half an ulp. */
-LK_INLINE vec plain_slope(vec a, vec rest, vec e)
-{
-    return sizeof(elem) == 4 ? v_fma(a, e, rest * e) : a * e;
-}
-
-/* The gradient of a chunk from its exponentials. */
-LK_INLINE void plain_slopes(const real *e, int64_t n, double by, elem *out, int64_t place, real at,
-                            const bool has_target, const bool stream)
-{
-    const vec a = v_set((real)by), target = v_set(at);
-    const vec rest = v_set(isinf(a[0]) ? 0 : (real)(by - (double)a[0])); /* inf - inf is NaN */
-#define LK_SLOPE(i)                                                                                \
-    (has_target ? v_select(plain_lane(place, i), target, plain_slope(a, rest, v_read(e + (i))))    \
-                : plain_slope(a, rest, v_read(e + (i))))
-    int64_t i = 0;
-    for (; i + 2 * LANES <= n && !isnan(by); i += 2 * LANES)
-        if (stream)
-            v_stream_pair(out + i, LK_SLOPE(i), LK_SLOPE(i + LANES));
-        else
-            v_store_pair(out + i, LK_SLOPE(i), LK_SLOPE(i + LANES));
-    for (; i < n; i += LANES)
-        v_store_tail(out + i, LK_TAIL(i, n), LK_SLOPE(i));
-#undef LK_SLOPE
+    if (part && written < part->n)
+        plain_write(part, written);
 }
 
 /* What the exponentials of a chunk are to be multiplied with, but for 2^*power, which is for them:
@@ -257,46 +304,55 @@ LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
     return *power == 0 ? factor : ldexp(g->a * half, -*power) * half;
 }
 
-/* The gradient of the classes k..k+n-1, a chunk. */
-LK_DRIVER void plain_write(const class_plan *p, plain_gradient *g, int64_t k, int64_t n)
+/* The classes from..end-1 of a gradient, which have the same shift. `again` is room for them. */
+LK_DRIVER plain_part plain_take(const class_plan *p, const plain_gradient *g, int64_t from,
+                                int64_t end, real *again)
 {
     const class_row *row = g->row;
-    const real shift = row->shift[k / CHUNK];
-    elem *to = row->grad_x + k;
-    const uintptr_t off = (uintptr_t)to % LK_LINE;
-    const int64_t lead = (int64_t)(off / sizeof(elem));
-    /* Halves in place: their pairs cross lines half as often, and to copy them costs more. */
-    const bool worth = sizeof(elem) > 2 && p->classes > CHUNK && off % sizeof(elem) == 0;
-    const bool staged = lead > 0 && (p->stream || worth);
-    const bool direct = p->stream && !staged;
-    elem *out = staged ? g->line + lead : to;
-    real again[CHUNK] __attribute__((aligned(LK_LINE)));
-    real *e = again;
-    if (row->kept) {
-        e = row->kept + k;
-    } else {
-        double sum;
-        if (shift != 0 || !plain_calm(p, row->x + k, n, again, &sum)) {
-            (void)plain_scores(p, row->x + k, n, again);
-            (void)class_exps(again, class_padded(n), shift, true);
-        }
+    const int64_t n = end - from;
+    const real shift = row->shift[from / CHUNK];
+    plain_part part = {.to = row->grad_x + from, .n = n, .place = -1, .at = g->at};
+    part.e = row->kept ? row->kept + from : again;
+    double sum;
+    if (!row->kept && (shift != 0 || !plain_calm(p, row->x + from, n, again, &sum))) {
+        (void)plain_scores(p, row->x + from, n, again);
+        (void)class_exps(again, class_padded(n), shift, true);
     }
     int power;
-    const double factor = plain_factor(g, shift, &power);
-    for (int64_t i = 0; power != 0 && i < n; i += LANES)
-        v_write(e + i, v_set((real)(power > 0 ? 0x1p60 : 0x1p-60)) * v_read(e + i));
-    const bool has_target = row->y >= k && row->y < k + n;
-    const int64_t place = has_target ? plain_place(row->y - k, n) : 0;
-    if (has_target && direct)
-        plain_slopes(e, n, factor, out, place, g->at, true, true);
-    else if (has_target)
-        plain_slopes(e, n, factor, out, place, g->at, true, false);
-    else if (direct)
-        plain_slopes(e, n, factor, out, 0, 0, false, true);
-    else
-        plain_slopes(e, n, factor, out, 0, 0, false, false);
-    if (staged)
-        plain_pass_on(g->line, to, lead, n, k == 0, k + n == p->classes, p->stream);
+    part.by = plain_factor(g, shift, &power);
+    if (power != 0) {
+        for (int64_t i = 0; i < n; i += LANES)
+            v_write(again + i, v_set((real)(power > 0 ? 0x1p60 : 0x1p-60)) * v_read(part.e + i));
+        part.e = again;
+    }
+    part.stream = p->stream && (uintptr_t)part.to % LK_LINE == 0;
+    if (row->y >= from && row->y < end)
+        part.place = plain_place(row->y - from, n);
+    return part;
+}
+
+/* What of a gradient goes out beside the chunk k..k+n-1 of the next row: as many classes, but from
+ * the beginning of a line to that of another. */
+LK_DRIVER plain_part plain_part_beside(const class_plan *p, const plain_gradient *g, int64_t k,
+                                       int64_t n, real *again)
+{
+    if (!g->row)
+        return (plain_part){0};
+    const int64_t next = k + n;
+    int64_t from = k > 0 ? k + g->ahead : 0, end = next + g->ahead;
+    if (end > p->classes)
+        end = p->classes;
+    if (from == 0 && g->ahead > 0 && g->ahead < end) {
+        const plain_part first = plain_take(p, g, 0, g->ahead, again);
+        plain_write(&first, 0);
+        from = g->ahead;
+    }
+    if (from < next && next < end && g->row->shift[k / CHUNK] != g->row->shift[next / CHUNK]) {
+        const plain_part first = plain_take(p, g, from, next, again);
+        plain_write(&first, 0);
+        from = next;
+    }
+    return from < end ? plain_take(p, g, from, end, again) : (plain_part){0};
 }
 
 LK_INLINE int64_t plain_chunk_size(const class_plan *p, int64_t k)
@@ -316,9 +372,18 @@ LK_DRIVER void plain_settle(const class_plan *p, plain_gradient *g)
 {
     if (!g->row)
         return;
-    for (int64_t k = 0; k < p->classes; k += CHUNK)
-        plain_write(p, g, k, plain_chunk_size(p, k));
+    real again[PLAIN_PART] __attribute__((aligned(LK_LINE)));
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        const plain_part part = plain_part_beside(p, g, k, plain_chunk_size(p, k), again);
+        plain_write(&part, 0);
+    }
     plain_written(p, g);
+}
+
+LK_INLINE void plain_begin(const class_plan *p, const class_row *row, class_norm *r)
+{
+    *r = (class_norm){.top = -(real)INFINITY};
+    r->at = (real)p->scale * r_load(row->x + row->y);
 }
 
 /* Sweep 1 of a row, but for what class_close does. The gradient that is left goes out meanwhile. */
@@ -327,16 +392,14 @@ LK_DRIVER void plain_normalise(const class_plan *p, const class_row *row, plain_
 {
     plain_mood mood = {.pause = 4 * CHUNK};
     real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
-    const bool writes = before->row;
-    *r = (class_norm){.top = -(real)INFINITY};
-    r->at = (real)p->scale * r_load(row->x + row->y);
+    real again[PLAIN_PART] __attribute__((aligned(LK_LINE)));
+    plain_begin(p, row, r);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         const int64_t n = plain_chunk_size(p, k);
-        plain_chunk(p, row, k, n, row->kept ? row->kept + k : chunk, &mood, r);
-        if (writes)
-            plain_write(p, before, k, n);
+        const plain_part part = plain_part_beside(p, before, k, n, again);
+        plain_chunk(p, row, k, n, row->kept ? row->kept + k : chunk, &mood, r, &part);
     }
-    if (writes)
+    if (before->row)
         plain_written(p, before);
 }
 
@@ -357,6 +420,7 @@ LK_DRIVER void plain_conclude(const class_plan *p, class_row *row, const class_n
         g->a = slope.a * p->scale;
         g->at = (real)(slope.at * p->scale);
         g->top = r->top;
+        g->ahead = plain_ahead(row->grad_x);
     }
 }
 
@@ -365,14 +429,31 @@ LK_DRIVER void plain_compute(const class_plan *p, class_row *const *rows, int co
                              plain_gradient *g)
 {
     class_norm norms[CLASS_TOGETHER];
-    for (int i = 0; i < count; i++)
-        plain_normalise(p, rows[i], g, &norms[i]);
+    real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
+    if (class_together(p->width) == 1) {
+        for (int i = 0; i < count; i++) {
+            plain_normalise(p, rows[i], g, &norms[i]);
+            class_close(&norms[i], rows[i]);
+            plain_conclude(p, rows[i], &norms[i], g);
+        }
+        return;
+    }
+    /* Short rows are one chunk, and what one of them waits for is done in the others meanwhile. */
+    for (int i = 0; i < count; i++) {
+        plain_mood mood = {.pause = 4 * CHUNK};
+        plain_begin(p, rows[i], &norms[i]);
+        plain_chunk(p, rows[i], 0, p->classes, rows[i]->kept ? rows[i]->kept : chunk, &mood,
+                    &norms[i], NULL);
+    }
     for (int i = 0; i < count; i++)
         class_close(&norms[i], rows[i]);
     for (int i = 0; i < count; i++) {
         plain_conclude(p, rows[i], &norms[i], g);
-        if (class_together(p->width) > 1)
-            plain_settle(p, g);
+        if (!g->row)
+            continue;
+        const plain_part part = plain_take(p, g, 0, p->classes, chunk);
+        plain_write(&part, 0);
+        plain_written(p, g);
     }
 }
 

@@ -239,13 +239,16 @@ LK_DRIVER size_t class_kept_size(int64_t width)
     return (size_t)(class_slot_reals(width) * class_slots(width)) * sizeof(real);
 }
 
-/* Give a row the k-th of them. */
+/* Give a row the k-th of them. A long row that its gradient is to replace had better stay in cache
+ * itself, until the gradient is written; its exponentials are computed again. */
 LK_DRIVER void class_keep(class_row *row, void *scratch, int64_t width, int k)
 {
     if (!scratch)
         return;
     real *slot = (real *)scratch + k * class_slot_reals(width);
-    row->kept = class_kept_reals(width) > 0 ? slot : NULL;
+    const size_t bytes = (size_t)width * sizeof(elem), most = 1 << 19;
+    const bool room = row->grad_x != row->x || bytes <= most;
+    row->kept = class_kept_reals(width) > 0 && room ? slot : NULL;
     row->shift = slot + class_kept_reals(width);
 }
 

@@ -448,13 +448,17 @@ LK_INLINE void r_store(elem *p, real x)
 #endif
 }
 
-/* Begins to fetch what is 2 KiB beyond p, for elements that are read one after the other: across
+/* Begins to fetch what is some way beyond p, for elements that are read one after the other: across
  * the end of a page, where the processor alone would not go, and well before they are needed. It is
- * never a fault. */
+ * never a fault. Halves are computed for longer than they are waited for, and are to be as near as
+ * can be; others come to the second-level cache, so that stores need not wait for the few buffers
+ * in front of the first. */
 LK_INLINE void v_fetch(const elem *p)
 {
-    if (LANES > 1) /* one by one it would not pay */
+    if (LANES > 1 && sizeof(elem) == 2) /* one by one it would not pay */
         __builtin_prefetch((const char *)p + 2048);
+    else if (LANES > 1)
+        __builtin_prefetch((const char *)p + 4096, 0, 2);
 }
 
 /* Bytes of a tensor that no cache will have kept when somebody looks at it. */

@@ -422,7 +422,9 @@ static void check_bits(void)
         for (size_t w = 3; w < sizeof widths / sizeof *widths; w++)
             check_bits_of(dtypes[t], 13, widths[w], widths[w]);
         check_bits_of(dtypes[t], 20, 1100, 1000);
-        check_bits_of(dtypes[t], 3, 600001, 600001); /* too long for its exponentials to be kept */
+        check_bits_of(dtypes[t], 3, 140001,
+                      140001); /* f32: its exponentials are not kept in place */
+        check_bits_of(dtypes[t], 3, 600001, 600001); /* nor here at all */
         if (reference)
             continue;
         check_bits_of(dtypes[t], large / 128, 128, 128);
