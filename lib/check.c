@@ -201,10 +201,11 @@ static void default_outputs(lk_call *call)
     const lk_description *is = &call->loss->is;
     (void)lk_call_want(call, "loss", NULL); /* not there for a transform */
     for (int i = 0; is->inputs[i].name; i++) {
+        if (!by_default(call, i))
+            continue;
         char name[48];
         snprintf(name, sizeof name, "grad.%s", is->inputs[i].name);
-        if (by_default(call, i))
-            (void)lk_call_want(call, name, NULL);
+        (void)lk_call_want(call, name, NULL);
     }
     for (int i = 0; is->outputs[i].name; i++)
         if (is->outputs[i].flags & LK_DEFAULT)
