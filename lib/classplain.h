@@ -6,8 +6,8 @@
  *
  * - Scores are mostly small, and e^z of a small z needs no maximum. A chunk whose scores turn out
  *   to be calm is done in one sweep that waits for nothing; others are done again as in classrow.h.
- * - While the memory waits for the scores of a row, the gradient of the row before is written,
- *   chunk by chunk.
+ * - While the scores of a row come in, the gradient of the row before goes out, a few vectors of
+ *   the one after as many of the other.
  * - Vectors are taken in pairs, in the order that costs halves least.
  *
  * None of this depends on where the row lies, on the rows beside it, on what its gradient is
@@ -139,8 +139,8 @@ LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, 
     sum[1] += w;
 }
 
-/* e^z of n classes, and their sum, if all of them are calm. Where a part is given, so many classes
- * of it are written meanwhile: the one waits for memory and the other for arithmetic. */
+/* e^z of n classes, and their sum, if all of them are calm. Where a part is given, as many of its
+ * classes are written meanwhile, but for the last ones that are less than four vectors. */
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled, const plain_part *given, const bool has_target)
 {
