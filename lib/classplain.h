@@ -41,10 +41,7 @@ LK_INLINE int64_t plain_ahead(const elem *grad)
     return (int64_t)((LK_LINE - off) % LK_LINE / sizeof(elem));
 }
 
-/* The most classes that are written at a time. */
-enum { PLAIN_PART = CHUNK + LK_LINE / (int)sizeof(elem) };
-
-/* What of it is written at a time, beside a chunk of the next row. */
+/* What of it is written at a time, beside a chunk of the next row: no more than a chunk. */
 typedef struct plain_part {
     elem *to;
     const real *e; /* the exponentials */
@@ -112,12 +109,8 @@ LK_DRIVER void plain_write(const plain_part *given, int64_t i)
     const plain_part part = *given;
     const plain_slope s = plain_slope_by(part.by);
     const int64_t pairs = isnan(part.by) ? i : part.n;
-    for (; part.stream && i + 2 * LANES <= pairs; i += 2 * LANES)
-        v_stream_pair(part.to + i, plain_slopes(&part, s, i, true),
-                      plain_slopes(&part, s, i + LANES, true));
     for (; i + 2 * LANES <= pairs; i += 2 * LANES)
-        v_store_pair(part.to + i, plain_slopes(&part, s, i, true),
-                     plain_slopes(&part, s, i + LANES, true));
+        plain_write_pair(&part, s, i, true);
     for (; i < part.n; i += LANES)
         v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
@@ -180,7 +173,8 @@ LK_DRIVER bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e
                          : plain_calm_of(x, n, (real)p->scale, e, total, true, NULL, false);
 }
 
-/* How many classes of a part are written beside a chunk of n. */
+/* How many classes of a part are written beside a chunk of n, whose scores are taken as they are.
+ */
 LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
 {
     const int64_t whole = n / (4 * LANES) * (4 * LANES);
@@ -304,7 +298,8 @@ LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
     return *power == 0 ? factor : ldexp(g->a * half, -*power) * half;
 }
 
-/* The classes from..end-1 of a gradient, which have the same shift. `again` is room for them. */
+/* The classes from..end-1 of a gradient, which have the same shift; `again` is room for a chunk.
+ * Some of them may be calm and not the others, if that shift is 0: all are then at most 40. */
 LK_DRIVER plain_part plain_take(const class_plan *p, const plain_gradient *g, int64_t from,
                                 int64_t end, real *again)
 {
@@ -372,7 +367,7 @@ LK_DRIVER void plain_settle(const class_plan *p, plain_gradient *g)
 {
     if (!g->row)
         return;
-    real again[PLAIN_PART] __attribute__((aligned(LK_LINE)));
+    real again[CHUNK] __attribute__((aligned(LK_LINE)));
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         const plain_part part = plain_part_beside(p, g, k, plain_chunk_size(p, k), again);
         plain_write(&part, 0);
@@ -392,7 +387,7 @@ LK_DRIVER void plain_normalise(const class_plan *p, const class_row *row, plain_
 {
     plain_mood mood = {.pause = 4 * CHUNK};
     real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
-    real again[PLAIN_PART] __attribute__((aligned(LK_LINE)));
+    real again[CHUNK] __attribute__((aligned(LK_LINE)));
     plain_begin(p, row, r);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         const int64_t n = plain_chunk_size(p, k);

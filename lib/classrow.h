@@ -239,17 +239,19 @@ LK_DRIVER size_t class_kept_size(int64_t width)
     return (size_t)(class_slot_reals(width) * class_slots(width)) * sizeof(real);
 }
 
-/* Give a row the k-th of them. A long row that its gradient is to replace had better stay in cache
- * itself, until the gradient is written; its exponentials are computed again. */
-LK_DRIVER void class_keep(class_row *row, void *scratch, int64_t width, int k)
+/* Give a row the k-th of them. A long plain row that its gradient is to replace had better stay in
+ * cache itself, until the gradient is written: its exponentials are computed again, which gives the
+ * same bits; of other rows it would not. */
+LK_DRIVER void class_keep(const class_plan *p, class_row *row, void *scratch, int k)
 {
+    enum { LONG = (1 << 19) / (int)sizeof(elem) };
     if (!scratch)
         return;
-    real *slot = (real *)scratch + k * class_slot_reals(width);
-    const size_t bytes = (size_t)width * sizeof(elem), most = 1 << 19;
-    const bool room = row->grad_x != row->x || bytes <= most;
-    row->kept = class_kept_reals(width) > 0 && room ? slot : NULL;
-    row->shift = slot + class_kept_reals(width);
+    const int64_t kept = class_kept_reals(p->width);
+    real *slot = (real *)scratch + k * class_slot_reals(p->width);
+    const bool stays = p->plain && row->grad_x == row->x && p->width > LONG;
+    row->kept = kept > 0 && !stays ? slot : NULL;
+    row->shift = slot + kept;
 }
 
 /* Sweep 1. The target is left out of the sum and added last: `rest` keeps its own precision, and

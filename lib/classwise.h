@@ -310,7 +310,7 @@ LK_INLINE void some_rows(visit *v, class_target_of target_of, class_batch at, in
             row[k] = &v->row[slot];
             if (!begin_row(v, &at, k, &target[k], row[k]))
                 continue;
-            class_keep(row[k], v->kept, v->plan.width, slot);
+            class_keep(&v->plan, row[k], v->kept, slot);
             live[lives++] = row[k];
             v->slot = 1 - v->slot;
         }
@@ -408,7 +408,7 @@ LK_INLINE void classwise_rows(const lk_job *job, class_target_of target_of, doub
     v.block = block;
     v.block_end = first + job->block_rows;
     v.value = value;
-    v.left.row = NULL; /* not all of it: that is many bytes */
+    v.left = (plain_gradient){0};
     v.slot = 0;
     v.kept = NULL;
     v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);

@@ -556,20 +556,8 @@ LK_INLINE int64_t v_pair_place(int64_t i)
 
 #endif
 
-/* A line, from one that is aligned to one that is. */
+/* A line of the caches. */
 enum { LK_LINE = 64 };
-
-LK_INLINE void v_stream_line(void *to, const void *from)
-{
-#if LK_VECTOR_BYTES == 64
-    _mm512_stream_si512(to, _mm512_load_si512(from));
-#elif LK_VECTOR_BYTES == 32
-    _mm256_stream_si256(to, _mm256_load_si256(from));
-    _mm256_stream_si256((__m256i *)to + 1, _mm256_load_si256((const __m256i *)from + 1));
-#else
-    memcpy(to, from, LK_LINE);
-#endif
-}
 
 LK_INLINE void v_fence(void)
 {

@@ -106,7 +106,7 @@ LK_INLINE vec vm_exp_reduced(vec x, int bias, uvec *n)
 #endif
 }
 
-/* e^x for x <= 0: what v_exp gives, for less. */
+/* e^x for x <= 64, and mostly x <= 0: what v_exp gives, for less. Beyond it is any number. */
 LK_INLINE vec v_exp_nonpos(vec x)
 {
     uvec n;

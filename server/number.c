@@ -513,7 +513,7 @@ static ALWAYS_INLINE decimal shortest(uint64_t c, int q, int width, bool least)
     const uint64_t middle = over - unit / 2, tens_middle = ((n - tens) << POINT | over) - 5 * unit;
     const uint64_t negative = 0 - (tens_middle >> 63);
     const uint64_t inside = ((tens_middle ^ negative) - negative) + half - 5 * unit;
-    /* What is left out above, and half a unit of a double, are far less. */
+    /* What is left out above is far less than this, and half a unit of a double is half of it. */
     const uint64_t close = width == 53 ? 64 : half >> (52 - width);
     /* The digits of n, which is not below c, nor as much as 10 * 2^width; and of what is chosen, if
      * 10 more are not one more. */

@@ -154,7 +154,8 @@ LK_INLINE double power(double e)
     return of_bits(bits_of((e > -1023 ? e : -1023) + (0x1.8p+52 + 1023)) << 52);
 }
 
-/* From any m >= 0. */
+/* From an m that is 0 or neither subnormal nor infinite. NaN becomes nothing too: where it may
+ * come, that is for the caller to see. */
 LK_INLINE scaled scaled_make(double m, double e)
 {
     const uint64_t bits = bits_of(m);
@@ -168,8 +169,8 @@ static scaled scaled_exp(double x)
     const double least = -700; /* its exponential is far from subnormal */
     if (x > least || isinf(x))
         return scaled_make(exp(x), 0);
-    const double e = trunc(x / ln_2);
-    return scaled_make(exp(x - e * ln_2), e);
+    const double e = trunc(x / ln_2), rest = x - e * ln_2;
+    return scaled_make(exp(rest < -1 ? -1 : rest > 1 ? 1 : rest), e); /* or it is all rounding */
 }
 
 static double scaled_log(scaled a)
@@ -466,23 +467,36 @@ static void backward(const example *e)
 }
 
 /* a b / 2^e, no more than a few. */
-LK_INLINE double share(scaled a, scaled b, double e)
+LK_INLINE double product(scaled a, scaled b, double e)
 {
     return a.m * b.m * power(a.e + b.e - e);
 }
 
-/* gamma of the distinct classes at step t, P being about 2^exponent. alpha beta adds up to P at
- * every step: dividing by this step's own sum leaves no rounding of the others in it. */
-static void occupy(const example *e, int64_t t, double exponent)
+/* The exponent of a b; that of nothing, if it is nothing. */
+LK_INLINE double product_exponent(scaled a, scaled b)
+{
+    return a.m * b.m > 0 ? a.e + b.e : nothing.e;
+}
+
+/* gamma of the distinct classes at step t. alpha beta adds up to P at every step: dividing by this
+ * step's own sum leaves no rounding of the others in it. */
+static void occupy(const example *e, int64_t t)
 {
     const int64_t n = e->n;
     const states alpha = alpha_at(e, t + 1), beta = e->behind;
     double *occupancy = e->occupancy, blanks = 0, sum = 0;
+    double top = product_exponent(get(alpha.blank, n), get(beta.blank, n));
+    for (int64_t i = 0; i < n; i++) {
+        const double label_e = product_exponent(get(alpha.label, i), get(beta.label, i));
+        const double blank_e = product_exponent(get(alpha.blank, i), get(beta.blank, i));
+        const double greater = label_e > blank_e ? label_e : blank_e;
+        top = greater > top ? greater : top;
+    }
     INDEPENDENT
     for (int64_t i = 0; i < n; i++)
-        occupancy[i] = share(get(alpha.label, i), get(beta.label, i), exponent);
+        occupancy[i] = product(get(alpha.label, i), get(beta.label, i), top);
     for (int64_t i = 0; i <= n; i++)
-        blanks += share(get(alpha.blank, i), get(beta.blank, i), exponent);
+        blanks += product(get(alpha.blank, i), get(beta.blank, i), top);
     for (int64_t j = 0; j < e->D; j++)
         e->mass[j] = 0;
     e->mass[e->slot[n]] = blanks;
@@ -525,13 +539,13 @@ static void step_backward(const example *e, int64_t t)
         put(to.label, i, times(get(from.label, i), get(p_label, i)));
 }
 
-static void gradient(const example *e, double exponent, double rho)
+static void gradient(const example *e, double rho)
 {
     states_clear(e->beta, e->n);
     put(e->beta.blank, e->n, one);
     for (int64_t t = e->T - 1; t >= 0; t--) {
         backward(e);
-        occupy(e, t, exponent);
+        occupy(e, t);
         step_gradient(e, t, rho);
         step_backward(e, t);
     }
@@ -573,7 +587,7 @@ static double one_example(example *e, const class_plan *p, int64_t b, double sha
     else if (e->grad && (isinf(log_p) || rho == 0))
         memset(e->grad, 0, (size_t)(e->T * e->C) * sizeof(elem));
     else if (e->grad)
-        gradient(e, P.e, rho);
+        gradient(e, rho);
     if (isinf(log_p) && o->zero_infinity)
         return 0;
     return log_p >= 0 ? 0 : -log_p; /* nor is it negative by a rounding */
@@ -605,12 +619,12 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
-/* Beside a score, a step costs a few exponentials for each label. */
+/* Beside a score, a step costs an exponential and some twenty products for each label. */
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
     (void)pass;
     const double cost =
-        (double)size(job, 'T') * ((double)size(job, 'C') + 64 * (double)most_labels(job));
+        (double)size(job, 'T') * ((double)size(job, 'C') + 32 * (double)most_labels(job));
     return cost < 0x1p40 ? (int64_t)cost : (int64_t)1 << 40;
 }
 

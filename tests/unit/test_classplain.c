@@ -440,12 +440,49 @@ static void test_bits(void **unused)
     each_isa(check_bits);
 }
 
+/* Rows so long that plain ones do not keep their exponentials in place: the same bits in place as
+ * apart, plain or not. */
+static void check_long(void)
+{
+    enum { ROWS = 2, WIDTH = 140001 };
+    static const char *const options[][3] = {
+        {NULL}, {"label_smoothing", "0.1"}, {"softcap", "30"}, {"z_loss", "0.01"}};
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+        batch b = batch_new(LK_F32, ROWS, WIDTH, WIDTH, SMALL);
+        char *apart = need(malloc(bytes_of(&b)));
+        float loss;
+        for (int in_place = 0; in_place < 2; in_place++) {
+            const lk_named in[] = {{"logits", lk_matrix(LK_F32, b.x, ROWS, WIDTH)},
+                                   {"targets", lk_vector(LK_I64, b.y, ROWS)},
+                                   {NULL, lk_scalar(LK_F32, NULL)}};
+            const lk_named out[] = {
+                {"loss", lk_scalar(LK_F32, &loss)},
+                {"grad.logits", lk_matrix(LK_F32, in_place ? b.x : apart, ROWS, WIDTH)},
+                {NULL, lk_scalar(LK_F32, NULL)}};
+            lk_error error;
+            assert_int_equal(lk_evaluate("cross_entropy", options[k], in, out, &error), LK_OK);
+        }
+        if (memcmp(b.x, apart, bytes_of(&b)) != 0)
+            fail_msg("%s, %s: other bits in place", lk_isa_used(),
+                     options[k][0] ? options[k][0] : "plain");
+        free(apart);
+        batch_free(&b);
+    }
+}
+
+static void test_long(void **unused)
+{
+    (void)unused;
+    each_isa(check_long);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_weights),
         cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
