@@ -6,6 +6,7 @@
 #include "wire.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +23,10 @@ enum {
     SMALL_EXTRA = 64 * 1024,
     CHUNKED_FIRST = 64 * 1024,
     PACKED_MIN = 1024, /* a reply shorter than that is not compressed */
-    /* How long a shard runs, in ns, before it asks whether anybody still wants it, and whether
-     * others wait for a worker: then it goes behind them. */
+    /* How long a shard runs, in ns, before it asks whether anybody still wants it and offers its
+     * processor to whom the kernel would let wait for milliseconds: to the loop above all. */
+    PART = 250 * 1000,
+    /* And before it asks whether others wait for a worker: then it goes behind them. */
     SLICE = 1000 * 1000,
 };
 
@@ -244,12 +247,14 @@ static bool run_blocks(shard *s)
         }
         more = evaluation_run_some(s->r->e, s->i, s->most, &s->done);
         now = uv_hrtime();
-        if (now - before < SLICE / 2)
+        if (now - before < PART / 2)
             s->most *= 2;
-        else if (now - before > SLICE && s->most > 1)
+        else if (now - before > PART && s->most > 1)
             s->most /= 2;
         if (more && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
             return false;
+        if (more)
+            sched_yield();
     }
     return true;
 }
