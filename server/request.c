@@ -23,11 +23,12 @@ enum {
     SMALL_EXTRA = 64 * 1024,
     CHUNKED_FIRST = 64 * 1024,
     PACKED_MIN = 1024, /* a reply shorter than that is not compressed */
-    /* How long a shard runs, in ns, before it asks whether anybody still wants it and offers its
-     * processor to whom the kernel would let wait for milliseconds: to the loop above all. */
+    /* How long a shard runs, in ns, before it asks whether anybody still wants it. */
     PART = 250 * 1000,
     /* And before it asks whether others wait for a worker: then it goes behind them. */
     SLICE = 1000 * 1000,
+    /* Another request that came less long ago, in ns, may soon be followed by more. */
+    RECENT = 100 * 1000 * 1000,
 };
 
 /* One part of the blocks on its way through the pool, perhaps more than once. */
@@ -74,6 +75,9 @@ static struct {
     int64_t limit, jobs;
     uint64_t timeout; /* ns */
 } shared;
+
+/* uv_hrtime() at the start of the last request: written by the loop, read by workers. */
+static atomic_ullong latest;
 
 void request_setup(uv_loop_t *loop, const flags *f)
 {
@@ -234,6 +238,16 @@ static void close_evaluation(request *r)
     r->encode = seconds(start, uv_hrtime());
 }
 
+/* A thread that wakes up may have to wait for milliseconds until the kernel takes a processor from
+ * one that computes. Where that is the loop, requests wait in their sockets: while others come, a
+ * worker offers its processor itself. Not else, for any other process may take it. */
+static void offer_processor(const request *r)
+{
+    const uint64_t last = atomic_load(&latest);
+    if (last != r->x->start && uv_hrtime() - last < RECENT)
+        sched_yield();
+}
+
 /* Blocks of a shard, until there are no more (true), nobody wants them (true), or others are to
  * have the worker. */
 static bool run_blocks(shard *s)
@@ -254,7 +268,7 @@ static bool run_blocks(shard *s)
         if (more && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
             return false;
         if (more)
-            sched_yield();
+            offer_processor(s->r);
     }
     return true;
 }
@@ -479,6 +493,7 @@ static void after_step(uv_work_t *work, int status)
 
 void request_start(request *r)
 {
+    atomic_store(&latest, r->x->start);
     exchange *x = r->x;
     r->e = evaluation_new(r->ask.loss, r->ask.in, r->ask.out, (span){x->body, x->body_size});
     if (!r->e) {
