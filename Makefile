@@ -277,7 +277,7 @@ BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/bench_*.
 bench: deps-test
 	$(Q)$(MAKE) --no-print-directory all $(BENCHES) $(TESTS)/echo $(TESTS)/client
 	$(Q)for b in $(BENCHES); do $$b || exit 1; done
-	$(Q)/usr/bin/python3 tests/bench/pytorch.py --library $(B)/liblosskit.so.0
+	$(Q)/usr/bin/python3 tests/bench/pytorch.py --losskit $(B)/liblosskit.so.0
 	$(Q)tests/bench/service.py --lossd $(B)/lossd --tools $(TESTS)
 
 $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)

@@ -214,11 +214,11 @@ def compare(case: Case, library: Losskit, threads: int, pairs: int) -> tuple[flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--library", default="build/release/liblosskit.so.0")
+    parser.add_argument("--losskit", default="build/release/liblosskit.so.0")
     parser.add_argument("--pairs", type=int, default=9)
     a = parser.parse_args()
     torch.manual_seed(1)
-    library = Losskit(a.library)
+    library = Losskit(a.losskit)
     print(f"\nloss and gradient, f32, beside PyTorch {torch.__version__} ({processor()}, "
           f"{library.lib.lk_isa_used().decode()}, {time.strftime('%Y-%m-%d')})")
     print(f"{'':18} {'':12} {'one thread':>32} {'two threads':>32}")
