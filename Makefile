@@ -42,8 +42,8 @@ WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmis
 	-Wwrite-strings -Wvla -Wundef -Wunused-result -Werror
 HARDEN := -fstack-protector-strong -fPIE
 BASE := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude $(WARN) $(FLAVOUR_$(FLAVOUR)) -MMD -MP
-LIB_FLAGS := $(BASE) -fPIC
-SERVER_FLAGS = $(BASE) $(HARDEN) $(SERVER_PACKAGES_CFLAGS)
+LIB_FLAGS := $(BASE) -Ilib -fPIC
+SERVER_FLAGS = $(BASE) -Iserver $(HARDEN) $(SERVER_PACKAGES_CFLAGS)
 TEST_FLAGS = $(BASE) -I. -Iserver -Ilib $(TEST_PACKAGES_CFLAGS)
 
 # pkg-config is asked when a recipe first needs it, not while this file is read: on a fresh machine
@@ -106,14 +106,15 @@ $(B)/liblosskit.so.0: $(LIB_OBJS) lib/losskit.map
 
 # The server.
 
-SERVER_OBJS := $(patsubst server/%.c,$(B)/server/%.o,$(wildcard server/*.c))
+SERVER_SOURCES := $(wildcard server/*.c server/*/*.c)
+SERVER_OBJS := $(SERVER_SOURCES:server/%.c=$(B)/server/%.o)
 
 $(B)/server/%.o: server/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(SERVER_FLAGS) $(CFLAGS) -c $< -o $@
 
-$(B)/server/docs.o: server/docs.html
+$(B)/server/catalogue/docs.o: server/catalogue/docs.html
 
 $(B)/lossd: $(SERVER_OBJS) $(B)/liblosskit.a
 	$(call say,LD,$@)
@@ -286,7 +287,7 @@ $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 # lossd's HTTP with other routes.
-$(TESTS)/echo: tests/bench/echo.c $(filter-out %/route.o %/request.o %/models.o,$(TESTED_OBJS))
+$(TESTS)/echo: tests/bench/echo.c $(filter-out %/route.o %/request.o %/catalogue/models.o,$(TESTED_OBJS))
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
@@ -312,7 +313,7 @@ api-check: all
 
 # Lint.
 
-FORMATTED = $(wildcard include/*.h lib/*.[ch] lib/losses/*.c server/*.[ch] tests/*.[ch] tests/*/*.[ch])
+FORMATTED = $(wildcard include/*.h lib/*.[ch] lib/*/*.[ch] server/*.[ch] server/*/*.[ch] tests/*.[ch] tests/*/*.[ch])
 
 ## format: clang-format every source in place
 format:
@@ -324,7 +325,7 @@ format-check:
 ## lint: format, who may include whom, what leaves the library, clang-tidy
 lint: format-check all
 	$(Q)B=$(B) .ci/lint
-	$(Q)clang-tidy --quiet $(wildcard server/*.c) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
+	$(Q)clang-tidy --quiet $(SERVER_SOURCES) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(wildcard lib/losses/*.c) -- $(filter-out -MMD -MP -Werror,$(KERNEL_FLAGS)) \
 		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ELEMENT_F32 2>/dev/null

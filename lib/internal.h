@@ -114,7 +114,7 @@ int64_t lk_block_rows(int64_t cost);
 /* The shape of `loss` under the reduction chosen. */
 const char *lk_loss_pattern(const lk_call *call);
 
-/* composite.c: what lk_call_new makes of a loss that is LK_DYNAMIC, and the call's functions of it.
+/* graph.c: what lk_call_new makes of a loss that is LK_DYNAMIC, and the call's functions of it.
  */
 
 extern const lk_loss lk_composite_loss;

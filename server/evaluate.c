@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "evaluate.h"
 
-#include "describe.h"
-#include "percent.h"
-#include "trees.h"
-#include "wire.h"
+#include "catalogue/describe.h"
+#include "catalogue/trees.h"
+#include "http/percent.h"
+#include "wire/wire.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -16,7 +16,7 @@
 
 #include "buffer.h"
 #include "cursor.h"
-#include "problem.h"
+#include "tell/problem.h"
 
 #include <losskit.h>
 

@@ -2,19 +2,19 @@
  *
  * lossd: the commands, start, signals and stop.
  */
-#include "access.h"
-#include "describe.h"
+#include "catalogue/describe.h"
+#include "catalogue/openapi.h"
+#include "catalogue/trees.h"
 #include "flags.h"
-#include "health.h"
-#include "http.h"
-#include "log.h"
-#include "openapi.h"
+#include "http/access.h"
+#include "http/http.h"
+#include "http/systemd.h"
+#include "http/tls.h"
 #include "request.h"
 #include "route.h"
-#include "systemd.h"
-#include "tls.h"
-#include "trees.h"
-#include "wire.h"
+#include "tell/health.h"
+#include "tell/log.h"
+#include "wire/wire.h"
 
 #include <errno.h>
 #include <signal.h>

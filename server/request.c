@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "request.h"
 
-#include "metrics.h"
-#include "number.h"
-#include "wire.h"
+#include "tell/metrics.h"
+#include "wire/number.h"
+#include "wire/wire.h"
 
 #include <math.h>
 #include <sched.h>

@@ -6,10 +6,10 @@
 #ifndef LOSSD_REQUEST_H
 #define LOSSD_REQUEST_H
 
-#include "coding.h"
 #include "evaluate.h"
-#include "http.h"
-#include "log.h"
+#include "http/coding.h"
+#include "http/http.h"
+#include "tell/log.h"
 
 /* X(step, thread, what happens) */
 #define REQUEST_STEPS(X)                                                                           \

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "route.h"
 
-#include "describe.h"
-#include "docs.h"
-#include "log.h"
-#include "metrics.h"
-#include "models.h"
-#include "openapi.h"
+#include "catalogue/describe.h"
+#include "catalogue/docs.h"
+#include "catalogue/models.h"
+#include "catalogue/openapi.h"
+#include "catalogue/trees.h"
 #include "request.h"
-#include "trees.h"
-#include "wire.h"
+#include "tell/log.h"
+#include "tell/metrics.h"
+#include "wire/wire.h"
 
 #include <stdio.h>
 #include <stdlib.h>

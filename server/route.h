@@ -5,7 +5,7 @@
 #ifndef LOSSD_ROUTE_H
 #define LOSSD_ROUTE_H
 
-#include "http.h"
+#include "http/http.h"
 
 /* From the head of a request: find its route and let it decide whether the body is wanted, how much
  * of it, and whether there is room. On false the reply is filled in. */

@@ -21,7 +21,7 @@
 
 #include "evaluate.h"
 #include "tests/bytes.h"
-#include "wire.h"
+#include "wire/wire.h"
 
 /* The losses that requests can be drawn for from their descriptions: not those whose tensors are
  * known from their parts alone. */

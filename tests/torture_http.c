@@ -9,12 +9,12 @@
 #include "tests/bytes.h"
 #include "tests/failing.h"
 
-#include "access.h"
-#include "http.h"
-#include "log.h"
-#include "metrics.h"
+#include "catalogue/trees.h"
+#include "http/access.h"
+#include "http/http.h"
 #include "request.h"
-#include "trees.h"
+#include "tell/log.h"
+#include "tell/metrics.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -2,7 +2,7 @@
  *
  * Binary cross entropy of scores: multi-label classification.
  */
-#include "../labelwise.h"
+#include "rows/label.h"
 
 enum { POS_WEIGHT = LABEL_INPUTS };
 

@@ -2,7 +2,7 @@
  *
  * Contrastive loss: distances of pairs, those that differ up to a margin.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 enum { COSINE, L2 }; /* distance */
 

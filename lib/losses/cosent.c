@@ -2,7 +2,7 @@
  *
  * CoSENT: cosines in the order of their targets.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 enum { A = PAIR_A, B = PAIR_B, TARGET = PAIR_TARGET };
 

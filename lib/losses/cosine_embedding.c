@@ -2,7 +2,7 @@
  *
  * Cosine embedding loss: pairs that belong together, and pairs that do not, up to a margin.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 typedef struct options {
     lk_reduce reduce;

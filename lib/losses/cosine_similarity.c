@@ -2,7 +2,7 @@
  *
  * Cosine similarity of two vectors, as a regression or as a distance.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 enum { MSE, DISTANCE }; /* form */
 enum { SIMILARITY };

@@ -2,7 +2,7 @@
  *
  * Contrastive preference optimisation: DPO without a reference, beside the likelihood.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { CHOSEN_NLL = REJECTED + 1, GRAD_OUTPUT };
 

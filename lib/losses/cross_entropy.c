@@ -2,7 +2,7 @@
  *
  * Cross entropy of logits with class indices or class probabilities.
  */
-#include "../classwise.h"
+#include "rows/class.h"
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(classwise_options),

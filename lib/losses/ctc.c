@@ -7,8 +7,8 @@
  * an exponent of their own. Like logarithms they never underflow, but adding two of them takes
  * neither an exponential nor a logarithm, and they keep their digits however long the example is.
  */
-#include "../classrow.h"
-#include "../scalarwise.h"
+#include "rows/class_row.h"
+#include "rows/scalar.h"
 
 enum { LOGITS, TARGETS, INPUT_LENGTHS, TARGET_LENGTHS, UPSTREAM };
 

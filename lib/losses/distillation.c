@@ -2,7 +2,7 @@
  *
  * A student learns the distribution over all classes that a teacher gives.
  */
-#include "../teacherwise.h"
+#include "rows/teacher.h"
 
 enum { STUDENT, TEACHER_LOGITS, TEACHER_LOGPROBS, TEACHER_PROBS, TARGETS, MASK, GRAD_OUTPUT };
 enum { FORWARD_KL, REVERSE_KL, JSD, TVD, SKEW_FORWARD_KL, MSE_LOGITS }; /* divergence */

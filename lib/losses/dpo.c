@@ -2,7 +2,7 @@
  *
  * Direct preference optimisation, in the forms its literature has given it.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum {
     REF_CHOSEN = REJECTED + 1,

@@ -2,7 +2,7 @@
  *
  * Huber loss: quadratic near zero, linear beyond delta.
  */
-#include "../elementwise.h"
+#include "rows/elementwise.h"
 
 typedef struct options {
     lk_reduce reduce;

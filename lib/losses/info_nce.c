@@ -2,7 +2,7 @@
  *
  * InfoNCE: every anchor against all candidates, one of which is its own.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 enum { ANCHORS, CANDIDATES, POSITIVE_INDEX, CANDIDATE_MASK, TEMPERATURE, GRAD_OUTPUT };
 enum { LOSS, SLOPE_SCALE }; /* lk_block.sum */

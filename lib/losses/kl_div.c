@@ -2,7 +2,7 @@
  *
  * Kullback-Leibler divergence of log-probabilities from a target distribution.
  */
-#include "../elementwise.h"
+#include "rows/elementwise.h"
 
 enum { ROW_MASK = B + 1, ROW_GRAD_OUTPUT };
 enum { BATCHMEAN = LK_MEAN + 1 }; /* reduction */

@@ -2,7 +2,7 @@
  *
  * Kahneman-Tversky optimisation: answers that are desirable or not, without pairs.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { LOGPS, REF_LOGPS, LABELS, KL, GRAD_OUTPUT };
 enum { REWARDS };

@@ -2,7 +2,7 @@
  *
  * Absolute error.
  */
-#include "../elementwise.h"
+#include "rows/elementwise.h"
 
 typedef struct options {
     lk_reduce reduce;

@@ -2,7 +2,7 @@
  *
  * Softmax over the cosines with a prototype of each class, the target's made worse by a margin.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 enum { EMBEDDING, PROTOTYPES, TARGETS, GRAD_OUTPUT };
 enum { ARCFACE, COSFACE }; /* kind */

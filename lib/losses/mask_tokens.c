@@ -4,7 +4,7 @@
  * Every random number is a function of seed, row, position and purpose alone, so the same masks
  * come out on every machine, however a batch is split.
  */
-#include "../loss.h"
+#include "loss.h"
 
 enum { INPUT_IDS, SPECIAL_MASK, ATTENTION_MASK, WORD_IDS };
 enum { MASKED_IDS, LABELS };

@@ -2,7 +2,7 @@
  *
  * Masked language model: cross entropy at the masked positions.
  */
-#include "../classwise.h"
+#include "rows/class.h"
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(classwise_options),

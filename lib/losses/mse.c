@@ -2,7 +2,7 @@
  *
  * Squared error.
  */
-#include "../elementwise.h"
+#include "rows/elementwise.h"
 
 typedef struct options {
     lk_reduce reduce;

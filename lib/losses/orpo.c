@@ -2,7 +2,7 @@
  *
  * Odds ratio preference optimisation.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { CHOSEN_NLL = REJECTED + 1, GRAD_OUTPUT };
 

@@ -2,7 +2,7 @@
  *
  * The Bradley-Terry loss of reward models.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { MARGIN = REJECTED + 1, GRAD_OUTPUT };
 

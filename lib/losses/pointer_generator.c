@@ -5,8 +5,8 @@
  * forwards, and with coverage the gradient of the attention backwards, where what the later steps
  * want of an earlier one is known.
  */
-#include "../classrow.h"
-#include "../scalarwise.h"
+#include "rows/class_row.h"
+#include "rows/scalar.h"
 
 enum {
     VOCAB_LOGITS,

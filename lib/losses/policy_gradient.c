@@ -4,7 +4,7 @@
  * GRPO, DAPO, Dr. GRPO, GSPO, CISPO and SAPO use them, with a penalty on the divergence from a
  * reference. A row is a sequence. What its tokens are divided by follows from mask and options.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { LOGPROBS, OLD, REF, ADVANTAGES, MASK, IS_WEIGHTS, GRAD_OUTPUT };
 enum { BY_SEQUENCE, BY_TOKEN };                            /* forms of ADVANTAGES */

@@ -3,7 +3,7 @@
  * Cross entropy at every position of a batch of sequences: what generative language models are
  * trained and judged with.
  */
-#include "../sequence.h"
+#include "rows/sequence.h"
 
 static const lk_field fields[] = {
     LK_REDUCTION_FIELD(classwise_options, "mean",

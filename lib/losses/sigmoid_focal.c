@@ -2,7 +2,7 @@
  *
  * Focal loss of scores: binary cross entropy in which what is classified well counts less.
  */
-#include "../labelwise.h"
+#include "rows/label.h"
 
 typedef struct options {
     lk_reduce reduce;

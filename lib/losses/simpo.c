@@ -2,7 +2,7 @@
  *
  * Simple preference optimisation: mean log-probabilities, and a margin between them.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { CHOSEN_NLL = REJECTED + 1, GRAD_OUTPUT };
 

@@ -4,7 +4,7 @@
  * judges a text that is longer than a model's context, each token in the window that gives it most
  * context; `mean` averages the averages of overlapping windows of one sequence.
  */
-#include "../sequence.h"
+#include "rows/sequence.h"
 
 enum { TOKENS = CLASSWISE_INPUTS };
 enum { STRIDED, WINDOW_MEAN }; /* mode */

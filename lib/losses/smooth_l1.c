@@ -2,7 +2,7 @@
  *
  * Smooth L1: quadratic below beta, then parallel to the absolute error.
  */
-#include "../elementwise.h"
+#include "rows/elementwise.h"
 
 typedef struct options {
     lk_reduce reduce;

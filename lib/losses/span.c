@@ -2,7 +2,7 @@
  *
  * Where an answer starts and ends in a text: two cross entropies over its positions.
  */
-#include "../classwise.h"
+#include "rows/class.h"
 
 enum { HALVES = 2 }; /* start, end: in this order among inputs, outputs and parts */
 enum { START, END, START_POSITIONS, END_POSITIONS, CHOICES, UPSTREAM };

@@ -3,7 +3,7 @@
  * Log-probabilities of given tokens, by position and by sequence: the front end of the preference
  * and policy losses, which take its outputs and send its gradient inputs.
  */
-#include "../sequence.h"
+#include "rows/sequence.h"
 
 enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
 enum { LOGPROBS, ENTROPIES, SEQUENCE_LOGPROBS, MEAN_LOGPROBS };

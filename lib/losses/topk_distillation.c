@@ -2,7 +2,7 @@
  *
  * A student learns from the few most likely classes that a teacher has told of.
  */
-#include "../teacherwise.h"
+#include "rows/teacher.h"
 
 enum { STUDENT, TEACHER_IDS, TEACHER_LOGPROBS, MASK, GRAD_OUTPUT };
 enum { RENORMALIZE, TRUNCATED, CONDITIONAL, TAIL }; /* tail */

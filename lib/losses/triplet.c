@@ -2,7 +2,7 @@
  *
  * Triplet loss: an anchor nearer to its positive than to its negative by a margin.
  */
-#include "../pairwise.h"
+#include "rows/pair.h"
 
 enum { ANCHOR, POSITIVE, NEGATIVE, GRAD_OUTPUT };
 enum { L2, L1, SQUARED_L2, COSINE }; /* distance */

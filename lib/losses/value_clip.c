@@ -2,7 +2,7 @@
  *
  * The value loss of PPO: half the squared error, the larger of plain and clipped.
  */
-#include "../scalarwise.h"
+#include "rows/scalar.h"
 
 enum { VALUES, OLD_VALUES, RETURNS, MASK, GRAD_OUTPUT };
 

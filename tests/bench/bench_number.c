@@ -15,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "number.h"
+#include "wire/number.h"
 
 enum { COUNT = 200000, MOST_REPETITIONS = 1001 };
 

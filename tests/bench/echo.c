@@ -6,7 +6,7 @@
  */
 #include "server/route.h"
 
-#include "server/log.h"
+#include "server/tell/log.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
  */
 #include "fuzz.h"
 
-#include "server/coding.h"
+#include "server/http/coding.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -5,7 +5,7 @@
  */
 #include "fuzz.h"
 
-#include "server/head.h"
+#include "server/http/head.h"
 
 #include <ctype.h>
 #include <strings.h>

@@ -4,7 +4,7 @@
  */
 #include "fuzz.h"
 
-#include "server/number.h"
+#include "server/wire/number.h"
 
 #include <errno.h>
 #include <math.h>

@@ -5,7 +5,7 @@
 #include "fuzz.h"
 
 #include "server/evaluate.h"
-#include "server/wire.h"
+#include "server/wire/wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -9,7 +9,7 @@
 #include "fuzz.h"
 
 #include "server/evaluate.h"
-#include "server/wire.h"
+#include "server/wire/wire.h"
 
 #ifndef FUZZ_REFERENCE
 #define FUZZ_REFERENCE(body) true

@@ -5,7 +5,7 @@
  */
 #include "tests/help.h"
 
-#include "coding.h"
+#include "http/coding.h"
 
 #include <zlib.h>
 

@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 
-#include "describe.h"
-#include "openapi.h"
+#include "catalogue/describe.h"
+#include "catalogue/openapi.h"
 
 static json_t *parsed(buffer *b)
 {

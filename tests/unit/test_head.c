@@ -5,7 +5,7 @@
  */
 #include "tests/help.h"
 
-#include "head.h"
+#include "http/head.h"
 
 static span text(const char *s)
 {

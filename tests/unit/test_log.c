@@ -7,7 +7,7 @@
 #include <jansson.h>
 #include <unistd.h>
 
-#include "log.h"
+#include "tell/log.h"
 
 static char line[65536];
 static size_t size;

@@ -4,7 +4,7 @@
  */
 #include "tests/help.h"
 
-#include "metrics.h"
+#include "tell/metrics.h"
 
 enum { SAMPLES = 4096, FAMILIES = 64 };
 

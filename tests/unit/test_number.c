@@ -16,7 +16,7 @@
 
 #include <cmocka.h>
 
-#include "number.h"
+#include "wire/number.h"
 
 static long random_count = 100000;
 

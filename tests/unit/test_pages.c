@@ -4,7 +4,7 @@
  */
 #include "tests/help.h"
 
-#include "pages.h"
+#include "http/pages.h"
 
 enum { MIB = 1 << 20 };
 

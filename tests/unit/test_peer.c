@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "peer.h"
+#include "http/peer.h"
 
 static const uint64_t MS = 1000000, S = 1000000000;
 static const flags f = {.header_timeout = 10000,

@@ -4,8 +4,8 @@
  */
 #include "tests/help.h"
 
-#include "openapi.h"
-#include "trees.h"
+#include "catalogue/openapi.h"
+#include "catalogue/trees.h"
 
 #include <jansson.h>
 

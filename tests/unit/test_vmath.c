@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * lib/vmath.h against libm in a wider type, and the half-precision loads and stores of lib/vec.h
- * against a reference written from the formats' definition. Once per variant and element:
- * cc -std=c11 -O2 -ffp-contract=off -mavx2 -mfma -mf16c -DLK_VECTOR_BYTES=32 -DLK_ELEMENT_F32 -Ilib
- * tests/unit/test_vmath.c -lcmocka -lm
- * With the argument "exhaustive", every float there is (and a thousand times the doubles).
+ * lib/vector/vmath.h against libm in a wider type, and the half-precision loads and stores of
+ * lib/vector/vec.h against a reference written from the formats' definition. Once per variant and
+ * element: cc -std=c11 -O2 -ffp-contract=off -mavx2 -mfma -mf16c -DLK_VECTOR_BYTES=32
+ * -DLK_ELEMENT_F32 -Ilib tests/unit/test_vmath.c -lcmocka -lm With the argument "exhaustive", every
+ * float there is (and a thousand times the doubles).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,7 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "vmath.h"
+#include "vector/vmath.h"
 
 static bool exhaustive;
 

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Element-wise losses of two tensors A and B of the same shape, a row being one element. A loss
+ * gives a function that computes LANES elements, and gets checks, weights, masks, sums and kernels
+ * from here. Those of the difference a - b, which are regressions, give no more than a value and a
+ * slope:
+ *
+ *     typedef struct options { lk_reduce reduce; double delta; } options;
+ *     LK_INLINE vec value(const options *o, vec r) { ... }
+ *     LK_INLINE vec slope(const options *o, vec r) { ... }
+ *     REGRESSION_KERNELS(options, value, slope)
+ *     LK_LOSS(name) = {.is = {..., .inputs = regression_inputs, .outputs = elementwise_outputs},
+ *                      REGRESSION_MEMBERS(options)};
+ */
+#ifndef LK_ELEMENTWISE_H
+#define LK_ELEMENTWISE_H
+
+#include "loss.h"
+#include "vector/vec.h"
+#include "vector/vmath.h"
+
+enum { A, B }; /* the first inputs; a loss's own follow */
+
+static const lk_output elementwise_outputs[] __attribute__((unused)) = {{0}};
+
+/* LANES elements: in, then out. */
+typedef struct element {
+    vec a, b;
+    vec factor; /* of the second weight; 1 where there is none */
+
+    vec value;
+    vec slope_a, slope_b;
+    mask legal; /* is b in its range? */
+} element;
+
+/* Which input is what; 0, which is A, where a loss has none. */
+typedef struct elementwise {
+    int weight; /* multiplies the loss; of the shape of A, of its last axes, or one number */
+    int factor; /* likewise, but what it does is up to the loss */
+    int mask;   /* of the shape of A, or of its first axes */
+    int grad_output;
+} elementwise;
+
+/* The counted elements, in job->counted; the sum of what their weights are, returned. */
+LK_DRIVER double elementwise_count(lk_job *job, int mask_input, int weight_input)
+{
+    const lk_tensor *m = &job->in[mask_input], *weight = &job->in[weight_input];
+    const bool masked = mask_input && m->data, weighted = weight_input && weight->data;
+    const int64_t run = masked && lk_tensor_count(m) > 0 ? job->rows / lk_tensor_count(m) : 1;
+    double total = 0;
+    job->counted = job->rows;
+    if (!masked && !weighted)
+        return (double)job->rows;
+    job->counted = 0;
+    for (int64_t i = 0; i < job->rows; i++) {
+        real w = 1;
+        if (masked && lk_int(m, i / run) == 0)
+            continue;
+        if (weighted)
+            memcpy(&w, (const char *)weight->data + i * (int64_t)sizeof w, sizeof w);
+        job->counted++;
+        total += (double)w;
+    }
+    return total;
+}
+
+/* An input that is repeated to the shape of A. */
+typedef struct spread {
+    const real *data; /* NULL: not given */
+    int64_t count;
+} spread;
+
+LK_INLINE spread spread_of(const lk_job *job, int input)
+{
+    const lk_tensor *t = &job->in[input];
+    return input && t->data ? (spread){t->data, lk_tensor_count(t)} : (spread){NULL, 0};
+}
+
+/* Its elements i.. , n of them, in an A of `all` elements. */
+LK_INLINE vec spread_read(spread s, int64_t i, int64_t n, int64_t all)
+{
+    vec x = v_set(1);
+    if (!s.data)
+        return x;
+    if (s.count == all)
+        return v_read_tail(s.data + i, n, 0);
+    int64_t at = i % s.count;
+    for (int k = 0; k < LANES; k++) {
+        real one;
+        memcpy(&one, s.data + at, sizeof one);
+        x[k] = one;
+        at = at + 1 == s.count ? 0 : at + 1;
+    }
+    return x;
+}
+
+/* The counted lanes among n elements from i on. Each of the mask's elements stands for `run` of
+ * A's. */
+LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, int64_t n)
+{
+    mask m = m_first(n);
+    if (given)
+        for (int k = 0; k < LANES; k++)
+            m[k] = k < n && lk_int(given, (i + k) / run) != 0 ? -1 : 0;
+    return m;
+}
+
+LK_DRIVER void elementwise_bad(lk_block *block, lk_status status, int input, int64_t index)
+{
+    if (block->bad == LK_OK || input < block->bad_input ||
+        (input == block->bad_input && index < block->bad_index)) {
+        block->bad = status;
+        block->bad_input = input;
+        block->bad_index = index;
+    }
+}
+
+/* The first NaN or +inf of an input among the counted lanes. */
+LK_INLINE void elementwise_refuse(lk_block *block, int input, int64_t i, mask counts, vec x)
+{
+    const vec top = v_set((real)INFINITY);
+    const mask bad = counts & ~(x < top);
+    for (int k = 0; k < LANES; k++)
+        if (bad[k])
+            elementwise_bad(block, LK_NONFINITE_INPUT, input, i + k);
+}
+
+LK_INLINE bool m_none(mask m)
+{
+    ilane any = 0;
+    for (int k = 0; k < LANES; k++)
+        any |= m[k];
+    return !any;
+}
+
+/* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
+enum { ELEMENTWISE_CHUNK = 512 };
+
+LK_INLINE void elementwise_put(const lk_job *job, int64_t i, int64_t n, vec loss)
+{
+    real *to = job->value.data;
+    if (n == LANES)
+        v_write(to + i, loss);
+    else
+        v_write_n(to + i, n, loss);
+}
+
+/* Does a gradient go past the caches? Where it is larger than they are, not in place, and aligned.
+ */
+LK_INLINE bool elementwise_streams(const lk_job *job, const elem *grad, int64_t first)
+{
+    return grad && grad != job->in[A].data && grad != job->in[B].data &&
+           job->rows * (int64_t)sizeof(elem) >= LK_STREAM_MIN &&
+           (uintptr_t)(grad + first) % (LANES * sizeof(elem)) == 0;
+}
+
+LK_INLINE void elementwise_store(elem *to, int64_t n, vec x, bool stream)
+{
+    if (stream && n == LANES)
+        v_stream(to, x);
+    else
+        v_store_tail(to, n, x);
+}
+
+/* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. `options` is the
+ * caller's own copy of the job's, which no store of a gradient can change: what depends on nothing
+ * else is computed once. */
+LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t first,
+                                int64_t count, lk_block *block,
+                                void (*each)(const void *options, element *e), const elementwise is,
+                                const bool ranged)
+{
+    const lk_reduce *reduce = job->options;
+    const bool per_row = job->value.rank > 0 || reduce->reduction == LK_NONE;
+    const bool refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
+    const elem *a = job->in[A].data, *b = job->in[B].data;
+    const spread weight = spread_of(job, is.weight), factor = spread_of(job, is.factor);
+    const lk_tensor *given = job->in[is.mask].data ? &job->in[is.mask] : NULL;
+    const int64_t run =
+        given && lk_tensor_count(given) > 0 ? job->rows / lk_tensor_count(given) : 1;
+    const real *up = job->in[is.grad_output].data;
+    elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;
+    real upstream = 1;
+    if (up && !per_row)
+        memcpy(&upstream, up, sizeof upstream);
+    const vec rho = v_set((real)(job->scale[0] * (double)upstream));
+    const bool stream_a = elementwise_streams(job, grad_a, first);
+    const bool stream_b = elementwise_streams(job, grad_b, first);
+    for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {
+        const int64_t left = first + count - c;
+        const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);
+        wide total = {0};
+        for (int64_t i = c; i < end; i += LANES) {
+            const int64_t n = LK_TAIL(i, end);
+            const mask counts = elementwise_mask(is.mask ? given : NULL, run, i, n);
+            v_fetch(a + i);
+            v_fetch(b + i);
+            element e = {.a = v_load_tail(a + i, n, 0), .b = v_load_tail(b + i, n, 0)};
+            if (refuse) {
+                elementwise_refuse(block, A, i, counts, e.a);
+                elementwise_refuse(block, B, i, counts, e.b);
+            }
+            e.factor = spread_read(factor, i, n, job->rows);
+            each(options, &e);
+            if (ranged && !m_none(counts & ~e.legal))
+                for (int k = 0; k < LANES; k++)
+                    if (counts[k] && !e.legal[k])
+                        elementwise_bad(block, LK_VALUE_OUT_OF_RANGE, B, i + k);
+            const vec w = spread_read(weight, i, n, job->rows);
+            const mask used = counts & (w != (vec){0});
+            const vec loss = v_where(used, w * e.value);
+            total += v_wide(loss);
+            if (per_row && job->value.data)
+                elementwise_put(job, i, n, loss);
+            if (!grad_a && !grad_b)
+                continue;
+            vec g = rho * w;
+            if (up && per_row)
+                g *= v_read_tail(up + i, n, 0);
+            if (grad_a)
+                elementwise_store(grad_a + i, n, v_where(used, g * e.slope_a), stream_a);
+            if (grad_b)
+                elementwise_store(grad_b + i, n, v_where(used, g * e.slope_b), stream_b);
+        }
+        block->sum[0] += wide_sum(total);
+    }
+    if (stream_a || stream_b)
+        v_fence();
+}
+
+/* Regressions. */
+
+enum { SAMPLE_WEIGHT = B + 1, MASK, GRAD_OUTPUT };
+
+static const lk_input regression_inputs[] __attribute__((unused)) = {
+    [A] = {.name = "a",
+           .forms = {{"*", LK_FLOATS}},
+           .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
+           .help = "predictions"},
+    [B] = {.name = "b",
+           .forms = {{"*", LK_FLOATS}},
+           .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
+           .help = "targets"},
+    [SAMPLE_WEIGHT] = {.name = "sample_weight",
+                       .forms = {{"*", LK_FLOATS}},
+                       .flags = LK_OPTIONAL | LK_WEIGHTS,
+                       .range = ">=0",
+                       .help = "weight of each element; default ones"},
+    [MASK] = {.name = "mask",
+              .forms = {{"*", LK_MASKS}},
+              .flags = LK_OPTIONAL | LK_IGNORES,
+              .help = "elements with 0 are ignored and not read; default all counted"},
+    [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
+    {0},
+};
+
+LK_DRIVER lk_status regression_prepare(lk_job *job, lk_error *error)
+{
+    (void)error;
+    job->denominator[0] = elementwise_count(job, MASK, SAMPLE_WEIGHT);
+    return LK_OK;
+}
+
+#define REGRESSION_KERNELS(options, value_of, slope_of)                                            \
+    LK_INLINE void each(const void *given, element *e)                                             \
+    {                                                                                              \
+        const options *o = given;                                                                  \
+        const vec r = e->a - e->b;                                                                 \
+        e->value = value_of(o, r);                                                                 \
+        e->slope_a = slope_of(o, r);                                                               \
+        e->slope_b = -e->slope_a;                                                                  \
+    }                                                                                              \
+    static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
+                     void *scratch)                                                                \
+    {                                                                                              \
+        static const elementwise is = {                                                            \
+            .weight = SAMPLE_WEIGHT, .mask = MASK, .grad_output = GRAD_OUTPUT};                    \
+        const options o = *(const options *)job->options;                                          \
+        (void)scratch;                                                                             \
+        elementwise_rows(job, &o, first, count, block, each, is, false);                           \
+    }
+
+#define REGRESSION_MEMBERS(options)                                                                \
+    .options_size = sizeof(options), .parts = 1, .prepare = regression_prepare, .rows = rows
+
+#endif

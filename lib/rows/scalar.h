@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows of a few numbers each: one or two differentiable inputs [N], which come first in the loss's
+ * table, and constants [N] or []. A loss file gives a function that computes one row, and gets
+ * reading, checking, scaling, diagnostics and kernels from here:
+ *
+ *     static void row(const lk_job *job, scalar_row *r) { ... r->x[0] ... r->value = ... }
+ *     SCALARWISE_KERNELS(row, inputs, mask, grad_output)
+ *     LK_LOSS(name) = {.is = {...}, SCALARWISE_MEMBERS(options, scalarwise_prepare)};
+ *
+ * Everything is computed in double, whatever the element type: N is a number of sequences, so there
+ * is little to compute, and log-probabilities of sequences are large beside their differences.
+ */
+#ifndef LK_SCALAR_H
+#define LK_SCALAR_H
+
+#include "loss.h"
+#include "vector/vec.h"
+
+/* Functions that stay accurate where the obvious formula cancels or overflows. NaN gives NaN. */
+
+/* 1/(1 + e^-x). */
+LK_INLINE double scalar_sigmoid(double x)
+{
+    double e = exp(x >= 0 ? -x : x);
+    return x >= 0 ? 1 / (1 + e) : e / (1 + e);
+}
+
+/* log(1 + e^x); -log sigmoid(x) is softplus(-x). */
+LK_INLINE double scalar_softplus(double x)
+{
+    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
+}
+
+/* log(1 - e^x) for x <= 0. */
+LK_INLINE double scalar_log1mexp(double x)
+{
+    return x > -0x1.62e42fefa39efp-1 ? log(-expm1(x)) : log1p(-exp(x));
+}
+
+/* a*b, but 0 where a is 0, whatever b is. */
+LK_INLINE double scalar_times(double a, double b)
+{
+    return a == 0 ? 0 : a * b;
+}
+
+/* Element i of a constant float input, or the only one it has; `fallback` where it is not given. */
+LK_INLINE double scalar_constant(const lk_job *job, int input, int64_t i, double fallback)
+{
+    const lk_tensor *t = &job->in[input];
+    real x;
+    if (!t->data)
+        return fallback;
+    if (t->rank == 0 || (t->rank == 1 && t->shape[0] == 1))
+        i = 0;
+    memcpy(&x, (const char *)t->data + i * (int64_t)sizeof x, sizeof x);
+    return (double)x;
+}
+
+/* Note a bad value: of several in a block the first by (input, index). */
+LK_INLINE void scalar_refuse(lk_block *block, lk_status status, int input, int64_t index)
+{
+    if (block->bad != LK_OK &&
+        (block->bad_input < input || (block->bad_input == input && block->bad_index <= index)))
+        return;
+    block->bad = status;
+    block->bad_input = input;
+    block->bad_index = index;
+}
+
+/* Does nonfinite=error refuse it? */
+LK_INLINE bool scalar_nonfinite(double x)
+{
+    return isnan(x) || (isinf(x) && x > 0);
+}
+
+enum { SCALARS_MOST = 2, SCALAR_OUTS = LK_MAX_SUMS - 1 };
+
+/* One row: in, then out. */
+typedef struct scalar_row {
+    int64_t i;
+    lk_block *block;        /* for scalar_refuse */
+    double x[SCALARS_MOST]; /* the differentiable inputs */
+
+    double value;
+    double slope[SCALARS_MOST]; /* d value / d x */
+    double out[SCALAR_OUTS]; /* by diagnostic: one of shape N gets it, one of shape "" the mean */
+} scalar_row;
+
+LK_INLINE lk_status scalarwise_prepare(lk_job *job, lk_error *error)
+{
+    (void)error;
+    job->counted = job->rows;
+    job->denominator[0] = (double)job->rows;
+    return LK_OK;
+}
+
+LK_INLINE bool scalarwise_is_mean(const lk_job *job, int output)
+{
+    return job->loss->is.outputs[output].shape[0] == '\0';
+}
+
+/* `mask_input` is 0, never a mask's place here, where the loss has none. */
+LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+                               void (*row)(const lk_job *job, scalar_row *r), const int inputs,
+                               const int mask_input, const int grad_output)
+{
+    const lk_reduce *reduce = job->options;
+    const bool per_row = job->loss->is.loss_shape && reduce->reduction == LK_NONE;
+    const lk_output *outputs = job->loss->is.outputs;
+    for (int64_t i = first; i < first + count; i++) {
+        scalar_row r = {.i = i, .block = block};
+        const bool counts =
+            !mask_input || !job->in[mask_input].data || lk_int(&job->in[mask_input], i) != 0;
+        for (int k = 0; counts && k < inputs; k++) {
+            r.x[k] = (double)r_load((const elem *)job->in[k].data + i);
+            if (reduce->nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(r.x[k]))
+                scalar_refuse(block, LK_NONFINITE_INPUT, k, i);
+        }
+        if (counts)
+            row(job, &r);
+        block->sum[0] += r.value;
+        if (per_row && job->value.data)
+            lk_put(&job->value, i, r.value);
+        for (int k = 0; outputs[k].name; k++) {
+            block->sum[1 + k] += r.out[k];
+            if (job->out[k].data && !scalarwise_is_mean(job, k))
+                lk_put(&job->out[k], i, r.out[k]);
+        }
+        const double rho = job->scale[0] * scalar_constant(job, grad_output, i, 1);
+        for (int k = 0; k < inputs; k++) {
+            double g = isnan(r.value) ? (double)NAN : r.slope[k] * rho;
+            if (job->grad[k].data)
+                r_store((elem *)job->grad[k].data + i, (real)(counts ? g : 0));
+        }
+    }
+}
+
+LK_INLINE void scalarwise_finish(const lk_job *job, const double *sum)
+{
+    const lk_reduce *reduce = job->options;
+    const double nothing = reduce->empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
+    for (int k = 0; job->loss->is.outputs[k].name; k++)
+        if (job->out[k].data && scalarwise_is_mean(job, k))
+            lk_put(&job->out[k], 0, job->counted > 0 ? sum[1 + k] / (double)job->counted : nothing);
+}
+
+#define SCALARWISE_KERNELS(row, inputs, mask, grad_output)                                         \
+    static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
+                     void *scratch)                                                                \
+    {                                                                                              \
+        (void)scratch;                                                                             \
+        scalarwise_rows(job, first, count, block, row, inputs, mask, grad_output);                 \
+    }
+
+#define SCALARWISE_MEMBERS(options, prepare_)                                                      \
+    .options_size = sizeof(options), .parts = 1, .prepare = (prepare_), .rows = rows,              \
+    .finish = scalarwise_finish
+
+/* Pairs: what the losses of a chosen and a rejected answer share. */
+
+enum { CHOSEN, REJECTED };                                    /* inputs, and slopes */
+enum { CHOSEN_REWARDS, REJECTED_REWARDS, MARGINS, ACCURACY }; /* diagnostics */
+
+#define PAIR_INPUT(name_, help_)                                                                   \
+    {                                                                                              \
+        .name = (name_), .forms = {{"N", LK_FLOATS}},                                              \
+        .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL, .help = (help_)                   \
+    }
+
+/* Constants: [N], and [N] or [] for all rows. */
+#define PAIR_CONSTANT(name_, help_)                                                                \
+    {                                                                                              \
+        .name = (name_), .forms = {{"N", LK_FLOATS}}, .flags = LK_OPTIONAL, .help = (help_)        \
+    }
+#define PAIR_NUMBERS(name_, help_)                                                                 \
+    {                                                                                              \
+        .name = (name_), .forms = {{"N", LK_FLOATS}, {"", LK_FLOATS}}, .flags = LK_OPTIONAL,       \
+        .help = (help_)                                                                            \
+    }
+
+static const lk_output pair_outputs[] = {
+    [CHOSEN_REWARDS] = {.name = "chosen_rewards",
+                        .shape = "N",
+                        .dtype = LK_ANY,
+                        .help = "implicit reward of each chosen answer"},
+    [REJECTED_REWARDS] = {.name = "rejected_rewards",
+                          .shape = "N",
+                          .dtype = LK_ANY,
+                          .help = "implicit reward of each rejected answer"},
+    [MARGINS] = {.name = "margins",
+                 .shape = "N",
+                 .dtype = LK_ANY,
+                 .help = "chosen_rewards - rejected_rewards"},
+    [ACCURACY] = {.name = "accuracy",
+                  .shape = "",
+                  .dtype = LK_ANY,
+                  .help = "share of the pairs whose margin is above 0"},
+    {0},
+};
+
+/* The diagnostics, from both rewards. */
+LK_INLINE void pair_rewards(scalar_row *r, double chosen, double rejected)
+{
+    r->out[CHOSEN_REWARDS] = chosen;
+    r->out[REJECTED_REWARDS] = rejected;
+    r->out[MARGINS] = chosen - rejected;
+    r->out[ACCURACY] = r->out[MARGINS] > 0;
+}
+
+/* A value that depends on chosen - rejected alone. */
+LK_INLINE void pair_set(scalar_row *r, double value, double slope)
+{
+    r->value = value;
+    r->slope[CHOSEN] = slope;
+    r->slope[REJECTED] = -slope;
+}
+
+/* Bradley-Terry with a share eps of the labels flipped: u = beta (chosen - rejected) + constant. */
+LK_INLINE void pair_logistic(scalar_row *r, double u, double beta, double eps)
+{
+    double value = (1 - eps) * scalar_softplus(-u) + scalar_times(eps, scalar_softplus(u));
+    pair_set(r, value, -beta * ((1 - eps) * scalar_sigmoid(-u) - eps * scalar_sigmoid(u)));
+}
+
+#endif

@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sequences of class scores, [B,T,C]: which positions count, what they weigh, and reductions by
+ * sequence. Row b*T + t is position t of sequence b; it is scored against the target at t + shift.
+ */
+#ifndef LK_SEQUENCE_H
+#define LK_SEQUENCE_H
+
+#include "rows/class.h"
+
+enum { LENGTHS = CLASSWISE_INPUTS, POSITION_WEIGHT };
+
+/* reduction, beyond none, sum and mean */
+enum { SEQUENCE_SUM = LK_MEAN + 1, SEQUENCE_MEAN, MEAN_OF_SEQUENCE_MEANS, MEAN_OF_SEQUENCE_SUMS };
+
+/* Measures of a text, which the losses that judge language models have after the class diagnostics:
+ * the option struct's part, its rows of the table, the outputs, their check and their values. */
+
+enum {
+    NLL_SUM = CLASSWISE_OUTPUTS,
+    BITS_PER_TOKEN,
+    BITS_PER_BYTE,
+    BYTE_PERPLEXITY,
+    WORD_PERPLEXITY
+};
+
+typedef struct text_options {
+    double num_bytes, num_words; /* NaN: off */
+} text_options;
+
+#define TEXT_FIELD(st, name_, help_)                                                               \
+    {                                                                                              \
+        .name = #name_, .type = LK_REAL, .flags = LK_OFF | LK_RANGED | LK_OPEN, .min = 0,          \
+        .max = (double)INFINITY, .offset = offsetof(st, text.name_), .fallback = "off",            \
+        .help = (help_)                                                                            \
+    }
+#define TEXT_FIELDS(st)                                                                            \
+    TEXT_FIELD(st, num_bytes, "bytes of the text, for bits_per_byte and byte_perplexity"),         \
+        TEXT_FIELD(st, num_words, "words of the text, for word_perplexity")
+
+#define TEXT_DIAGNOSTICS                                                                           \
+    [NLL_SUM] = LK_OUTPUT("nll_sum", "", LK_ANY, "sum of the counted nll"),                        \
+    [BITS_PER_TOKEN] = LK_OUTPUT("bits_per_token", "", LK_ANY, "nll_sum / (count ln 2)"),          \
+    [BITS_PER_BYTE] = LK_OUTPUT("bits_per_byte", "", LK_ANY, "nll_sum / (num_bytes ln 2)"),        \
+    [BYTE_PERPLEXITY] = LK_OUTPUT("byte_perplexity", "", LK_ANY, "exp(nll_sum / num_bytes)"),      \
+    [WORD_PERPLEXITY] = LK_OUTPUT("word_perplexity", "", LK_ANY, "exp(nll_sum / num_words)")
+
+LK_DRIVER lk_status text_check(const lk_job *job, const text_options *o, lk_error *error)
+{
+    const unsigned by_bytes = 1u << BITS_PER_BYTE | 1u << BYTE_PERPLEXITY;
+    if ((job->out_wanted & by_bytes) && isnan(o->num_bytes))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "bits_per_byte and byte_perplexity need the option num_bytes");
+    if ((job->out_wanted & 1u << WORD_PERPLEXITY) && isnan(o->num_words))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "word_perplexity needs the option num_words");
+    return LK_OK;
+}
+
+LK_DRIVER void text_finish(const lk_job *job, const text_options *o, const double *sum)
+{
+    const double nll = sum[SUM_NLL], bits = nll / log(2.0), n = (double)job->counted;
+    put_row(job, NLL_SUM, 0, nll);
+    put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : 0);
+    put_row(job, BITS_PER_BYTE, 0, bits / o->num_bytes);
+    put_row(job, BYTE_PERPLEXITY, 0, exp(nll / o->num_bytes));
+    put_row(job, WORD_PERPLEXITY, 0, exp(nll / o->num_words));
+}
+
+typedef struct sequence_options {
+    classwise_options common;
+    text_options text;
+    int64_t shift;
+} sequence_options;
+
+/* What prepare leaves for the rows, in job->state: the weights of both parts of every row, and room
+ * for their values where the loss is one number a sequence. */
+typedef struct sequence_state {
+    double denominator; /* sum of D_b */
+    double part[];      /* [B*T][2] weights, then [B*T][2] values */
+} sequence_state;
+
+LK_DRIVER bool by_sequence(const sequence_options *o)
+{
+    return o->common.reduce.reduction == SEQUENCE_SUM ||
+           o->common.reduce.reduction == SEQUENCE_MEAN;
+}
+
+LK_DRIVER size_t sequence_state_size(const lk_job *job)
+{
+    size_t parts = by_sequence(job->options) ? 4 : 2;
+    return sizeof(sequence_state) + (size_t)job->rows * parts * sizeof(double);
+}
+
+LK_DRIVER lk_status sequence_check_shift(const lk_job *job, int64_t shift, lk_error *error)
+{
+    const int64_t T = job->size['T' - 'A'];
+    if (shift == 0 || shift < T)
+        return LK_OK;
+    return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                   "shift is %lld; with sequences of %lld it must be in [0, %lld]",
+                   (long long)shift, (long long)T, (long long)(T > 0 ? T - 1 : 0));
+}
+
+/* The place of row i's target in the target-side inputs, or -1 where it does not count. */
+LK_DRIVER int64_t sequence_place(const lk_job *job, int64_t i)
+{
+    const sequence_options *o = job->options;
+    const int64_t T = job->size['T' - 'A'], b = i / T, t = i % T + o->shift;
+    int64_t length = T;
+    if (job->in[LENGTHS].data)
+        length = lk_int(&job->in[LENGTHS], b);
+    return t < length && classwise_counts(job, b * T + t) ? b * T + t : -1;
+}
+
+LK_DRIVER class_target sequence_target(const lk_job *job, int64_t i)
+{
+    const sequence_options *o = job->options;
+    const sequence_state *state = job->state;
+    const int64_t place = sequence_place(job, i);
+    class_target t = {.counts = place >= 0, .y = -1};
+    if (!t.counts)
+        return t;
+    t.y = lk_int(&job->in[TARGETS], place);
+    t.up = o->common.reduce.reduction == LK_NONE ? i
+           : by_sequence(o)                      ? i / job->size['T' - 'A']
+                                                 : 0;
+    t.main = state->part[2 * i];
+    t.z = state->part[2 * i + 1];
+    return t;
+}
+
+LK_DRIVER lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
+{
+    const int64_t T = job->size['T' - 'A'];
+    char place[LK_PLACE_MAX];
+    for (int64_t b = 0; job->in[LENGTHS].data && b < job->size['B' - 'A']; b++) {
+        int64_t length = lk_int(&job->in[LENGTHS], b);
+        if (length < 0 || length > T)
+            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, LENGTHS, b,
+                           "%s is %lld; it must be in [0, %lld]", lk_place(job, LENGTHS, b, place),
+                           (long long)length, (long long)T);
+    }
+    return LK_OK;
+}
+
+/* One sequence: its weights as if nothing divided them, and their sums. */
+LK_DRIVER lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n, lk_error *error)
+{
+    sequence_state *state = job->state;
+    const int64_t T = job->size['T' - 'A'];
+    lk_status status;
+    *D = *n = 0;
+    for (int64_t i = b * T; i < (b + 1) * T; i++) {
+        int64_t place = sequence_place(job, i);
+        if (place < 0)
+            continue;
+        if ((status = classwise_check_target(job, TARGETS, place, error)) != LK_OK)
+            return status;
+        double m = real_or_one(job, POSITION_WEIGHT,
+                               job->in[POSITION_WEIGHT].rank == 1 ? place % T : place);
+        job->counted++;
+        *D += m * real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], place));
+        *n += m;
+        state->part[2 * i] = state->part[2 * i + 1] = m;
+    }
+    return LK_OK;
+}
+
+LK_DRIVER void sequence_divide(lk_job *job, int64_t b, double main, double z)
+{
+    sequence_state *state = job->state;
+    const int64_t T = job->size['T' - 'A'];
+    for (int64_t i = b * T; i < (b + 1) * T; i++) {
+        state->part[2 * i] = main > 0 ? state->part[2 * i] / main : 0;
+        state->part[2 * i + 1] = z > 0 ? state->part[2 * i + 1] / z : 0;
+    }
+}
+
+LK_DRIVER lk_status sequence_prepare(lk_job *job, lk_error *error)
+{
+    const sequence_options *o = job->options;
+    const int reduction = o->common.reduce.reduction;
+    const int64_t B = job->size['B' - 'A'];
+    double D, n, all_D = 0, all_n = 0, with_D = 0, with_n = 0;
+    lk_status status = sequence_check_lengths(job, error);
+    for (int64_t b = 0; status == LK_OK && b < B; b++) {
+        status = sequence_weigh(job, b, &D, &n, error);
+        if (reduction == SEQUENCE_MEAN || reduction == MEAN_OF_SEQUENCE_MEANS)
+            sequence_divide(job, b, D, n);
+        all_D += D;
+        all_n += n;
+        with_D += D > 0;
+        with_n += n > 0;
+    }
+    ((sequence_state *)job->state)->denominator = all_D;
+    if (reduction <= LK_MEAN) {
+        job->denominator[MAIN] = all_D;
+        job->denominator[Z] = all_n;
+    } else if (reduction == MEAN_OF_SEQUENCE_MEANS) {
+        job->denominator[MAIN] = with_D;
+        job->denominator[Z] = with_n;
+    } else if (reduction == MEAN_OF_SEQUENCE_SUMS) {
+        job->denominator[MAIN] = job->denominator[Z] = (double)B;
+    }
+    classwise_total_weight(job);
+    return status;
+}
+
+LK_DRIVER void sequence_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+                             void *scratch)
+{
+    sequence_state *state = job->state;
+    double *value = by_sequence(job->options) ? state->part + 2 * job->rows : NULL;
+    classwise_rows(job, sequence_target, value, first, count, block, scratch);
+}
+
+/* `loss` and `z_loss` where they are one number a sequence. */
+LK_DRIVER void sequence_values(const lk_job *job)
+{
+    const sequence_options *o = job->options;
+    const sequence_state *state = job->state;
+    const int64_t T = job->size['T' - 'A'];
+    const bool means = o->common.reduce.reduction == SEQUENCE_MEAN;
+    const bool nan = means && o->common.reduce.empty_mean == LK_EMPTY_NAN;
+    for (int64_t b = 0; b < job->size['B' - 'A']; b++) {
+        const double *weight = state->part + 2 * b * T, *value = weight + 2 * job->rows;
+        double sum[2] = {0}, weights[2] = {0};
+        for (int64_t k = 0; k < 2 * T; k++) {
+            sum[k % 2] += value[k];
+            weights[k % 2] += weight[k];
+        }
+        for (int part = 0; part < 2; part++)
+            if (nan && !(weights[part] > 0))
+                sum[part] = (double)NAN;
+        if (job->value.data)
+            lk_put(&job->value, b, sum[MAIN] + sum[Z]);
+        put_row(job, Z_LOSS, b, sum[Z]);
+    }
+}
+
+#endif

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS and madvise are not in POSIX */
+#include "http/pages.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum {
+    HUGE_PAGE = 2 << 20,
+    LARGE = 8 << 20, /* smaller ones are the C library's, which keeps them itself */
+    KEPT = 8,
+};
+
+/* Those that are kept, the one that has waited longest first. */
+static struct {
+    size_t most, sum;
+    int count;
+    pages kept[KEPT];
+    int age[KEPT];
+} spare;
+
+void pages_setup(size_t most)
+{
+    spare.most = most;
+}
+
+static pages take_kept(int i)
+{
+    const pages p = spare.kept[i];
+    spare.sum -= p.size;
+    spare.count--;
+    memmove(&spare.kept[i], &spare.kept[i + 1], (size_t)(spare.count - i) * sizeof(pages));
+    memmove(&spare.age[i], &spare.age[i + 1], (size_t)(spare.count - i) * sizeof(int));
+    return p;
+}
+
+static void unmap(pages p)
+{
+    (void)munmap(p.at, p.size);
+}
+
+static pages map(size_t size)
+{
+    if (size > SIZE_MAX / 2)
+        return (pages){0};
+    size = (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    /* One more, so that a boundary of huge pages is among it; what is around is given back. */
+    char *all =
+        mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED)
+        return (pages){0};
+    const size_t before = (HUGE_PAGE - (uintptr_t)all % HUGE_PAGE) % HUGE_PAGE;
+    if (before > 0)
+        (void)munmap(all, before);
+    (void)munmap(all + before + size, HUGE_PAGE - before);
+    (void)madvise(all + before, size, MADV_HUGEPAGE); /* only a wish */
+    return (pages){all + before, size};
+}
+
+/* The least that is kept and large enough, unless most of it would lie idle. */
+static pages take(size_t size)
+{
+    int best = -1;
+    for (int i = 0; i < spare.count; i++) {
+        const size_t is = spare.kept[i].size;
+        if (is >= size && is / 2 <= size && (best < 0 || is < spare.kept[best].size))
+            best = i;
+    }
+    return best >= 0 ? take_kept(best) : map(size);
+}
+
+bool pages_grow(pages *p, size_t size)
+{
+    if (size <= p->size)
+        return true;
+    if (size < LARGE) {
+        char *at = realloc(p->at, size);
+        if (at)
+            *p = (pages){at, size};
+        return at;
+    }
+    const pages large = take(size);
+    if (!large.at)
+        return false;
+    if (p->size > 0)
+        memcpy(large.at, p->at, p->size);
+    pages_free(p);
+    *p = large;
+    return true;
+}
+
+void pages_free(pages *p)
+{
+    if (p->size < LARGE) {
+        free(p->at);
+    } else if (p->size > spare.most) {
+        unmap(*p);
+    } else {
+        while (spare.count == KEPT || spare.sum + p->size > spare.most)
+            unmap(take_kept(0));
+        spare.age[spare.count] = 0;
+        spare.kept[spare.count++] = *p;
+        spare.sum += p->size;
+    }
+    *p = (pages){0};
+}
+
+void pages_age(int most)
+{
+    for (int i = 0; i < spare.count; i++)
+        spare.age[i]++;
+    while (spare.count > 0 && spare.age[0] >= most)
+        unmap(take_kept(0));
+}

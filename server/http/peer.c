@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* POLLRDHUP */
+#include "http/peer.h"
+
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+static const uint64_t MS = 1000000, SECOND = 1000000000;
+
+void peers_setup(peers *all, const flags *f)
+{
+    *all = (peers){
+        .header = (uint64_t)f->header_timeout * MS,
+        .body = (uint64_t)f->body_timeout * MS,
+        .idle = (uint64_t)f->idle_timeout * MS,
+        .request = (uint64_t)f->request_timeout * MS,
+        .rate = (uint64_t)f->body_rate,
+    };
+}
+
+peer *peer_add(peers *all, int fd)
+{
+    peer *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->fd = fd;
+    p->next = all->first;
+    p->back = &all->first;
+    if (p->next)
+        p->next->back = &p->next;
+    all->first = p;
+    return p;
+}
+
+void peer_remove(peer *p)
+{
+    *p->back = p->next;
+    if (p->next)
+        p->next->back = p->back;
+    free(p);
+}
+
+/* How long so many bytes may take; no number of them overflows a lifetime. */
+static uint64_t time_for(const peers *all, size_t bytes)
+{
+    return (uint64_t)((double)bytes / (double)all->rate * (double)SECOND);
+}
+
+void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t bytes)
+{
+    p->phase = next;
+    switch (next) {
+    case PEER_IDLE:
+        p->deadline = now + (p->used ? all->idle : all->header);
+        break;
+    case PEER_HEAD:
+        if (p->used) /* else the deadline of the new connection goes on */
+            p->deadline = now + all->header;
+        p->used = true;
+        break;
+    case PEER_BODY:
+        p->deadline = now + all->body;
+        break;
+    case PEER_WORK:
+        p->deadline = 0;
+        break;
+    case PEER_REPLY:
+        p->deadline = now + all->body + time_for(all, bytes);
+        break;
+    }
+}
+
+void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes)
+{
+    p->deadline += time_for(all, bytes);
+    if (p->deadline > start + all->request)
+        p->deadline = start + all->request;
+}
+
+bool peer_has_left(const peer *p)
+{
+    struct pollfd one = {.fd = p->fd, .events = POLLRDHUP};
+    return poll(&one, 1, 0) == 1 && (one.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
+
+bool peer_is_over(const peer *p)
+{
+    char byte;
+    return recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * JSON bodies: {"inputs": ..., "options": ..., "outputs": ...}.
+ */
+#include "wire/tensor_text.h"
+#include "wire/walk.h"
+#include "wire/wire.h"
+
+#include <jansson.h>
+
+static bool malformed(problem *p, const char *what)
+{
+    return problem_set(p, 400, "malformed_body", "%s", what);
+}
+
+/* Base64, RFC 4648: white space is not allowed, padding may be left out. Escaped slashes are taken,
+ * since some JSON writers escape them. */
+static int base64_digit(char c)
+{
+    /* One more than each is worth, 0 for what is none. */
+#define ROW(c, n)                                                                                  \
+    [c] = (n) + 1, [(c) + 1] = (n) + 2, [(c) + 2] = (n) + 3, [(c) + 3] = (n) + 4,                  \
+    [(c) + 4] = (n) + 5
+    static const unsigned char digits[256] = {
+        ROW('A', 0),  ROW('F', 5),  ROW('K', 10), ROW('P', 15), ROW('U', 20), ['Z'] = 26,
+        ROW('a', 26), ROW('f', 31), ROW('k', 36), ROW('p', 41), ROW('u', 46), ['z'] = 52,
+        ROW('0', 52), ROW('5', 57), ['+'] = 63,   ['/'] = 64};
+#undef ROW
+    return digits[(unsigned char)c] - 1;
+}
+
+/* Four digits are three bytes; negative if they are not four digits. */
+static int32_t base64_four(const char *text)
+{
+    const int a = base64_digit(text[0]), b = base64_digit(text[1]), c = base64_digit(text[2]),
+              d = base64_digit(text[3]);
+    return (a | b | c | d) < 0 ? -1 : a << 18 | b << 12 | c << 6 | d;
+}
+
+/* The digits between the quotes, and how many bytes they hold. */
+static span base64_digits(span text, uint64_t *bytes)
+{
+    size_t escapes = 0;
+    text = (span){text.data + 1, text.size - 2};
+    for (int padding = 0; padding < 2 && text.size > 0 && text.data[text.size - 1] == '=';
+         padding++)
+        text.size--;
+    for (size_t i = 0; i < text.size; i++)
+        escapes += text.data[i] == '\\';
+    *bytes = (uint64_t)(text.size - escapes) * 6 / 8;
+    return text;
+}
+
+/* Is there as much of it as the shape needs? Asked before any memory is, since the shape is the
+ * client's word. Without a dtype the widest that fits is assumed to come later and is checked
+ * again. */
+static bool base64_fits(span text, const char *input, const lk_tensor *t, problem *p)
+{
+    uint64_t bytes, count = (uint64_t)lk_tensor_count(t);
+    (void)base64_digits(text, &bytes);
+    uint64_t width = lk_dtype_size(t->dtype), need = count * (width ? width : 1);
+    if (width ? bytes == need : bytes >= need && bytes / 8 <= count)
+        return true;
+    return problem_input(p, 400, "ragged_tensor", input,
+                         "inputs.%s.base64 holds %llu bytes; its shape and dtype need %llu", input,
+                         (unsigned long long)bytes, (unsigned long long)need);
+}
+
+static bool read_base64(const source *s, const lk_tensor *t, problem *p)
+{
+    uint64_t size = (uint64_t)lk_tensor_count(t) * lk_dtype_size(t->dtype), used = 0, bytes;
+    unsigned bits = 0, have = 0;
+    span text = base64_digits(s->text, &bytes);
+    if (!base64_fits(s->text, s->name, t, p))
+        return false;
+    for (size_t i = 0; i < text.size; i++) {
+        int32_t four;
+        while (have == 0 && used + 3 <= size && i + 4 < text.size &&
+               (four = base64_four(text.data + i)) >= 0) {
+            unsigned char *to = (unsigned char *)t->data + used;
+            to[0] = (unsigned char)(four >> 16);
+            to[1] = (unsigned char)(four >> 8);
+            to[2] = (unsigned char)four;
+            used += 3;
+            i += 4;
+        }
+        if (text.data[i] == '\\' && i + 1 < text.size && text.data[i + 1] == '/')
+            continue;
+        int digit = base64_digit(text.data[i]);
+        if (digit < 0)
+            return problem_input(p, 400, "malformed_body", s->name,
+                                 "inputs.%s.base64 has a byte at %zu that is not base64", s->name,
+                                 i);
+        bits = bits << 6 | (unsigned)digit;
+        have += 6;
+        if (have >= 8) {
+            have -= 8;
+            if (used < size)
+                ((unsigned char *)t->data)[used] = (unsigned char)(bits >> have);
+            used++;
+        }
+    }
+    if (have == 6)
+        return problem_input(p, 400, "malformed_body", s->name,
+                             "inputs.%s.base64 is cut off: its last digit stands alone", s->name);
+    return true;
+}
+
+/* The envelope. */
+
+static bool tensor_dtype(span value, const char *input, lk_tensor *t, problem *p)
+{
+    char word[WALK_NAME];
+    if (!walk_text(value, word))
+        return problem_input(p, 400, "malformed_body", input, "inputs.%s.dtype must be a string",
+                             input);
+    for (int d = 0; d < LK_DTYPE_COUNT; d++) {
+        if (strcmp(lk_dtype_name((lk_dtype)d), word) == 0) {
+            t->dtype = (lk_dtype)d;
+            return true;
+        }
+    }
+    return problem_input(p, 422, "dtype_unsupported", input,
+                         "inputs.%s.dtype is \"%s\"; it must be f64, f32, f16, bf16, i64, i32, u8 "
+                         "or bool",
+                         input, word);
+}
+
+/* {"shape": ..., "data" or "base64": ..., "dtype": ...} */
+static bool tensor_object(evaluation *e, const char *input, span text, problem *p)
+{
+    cursor c = cursor_new(text);
+    char name[WALK_NAME];
+    span value, shape = {0}, data = {0}, base64 = {0}, dtype = {0};
+    lk_tensor t = {.dtype = LK_ANY};
+    int more = cursor_accept(&c, '{') ? 1 : -1;
+    for (bool first = true; more == 1; first = false) {
+        more = walk_member(&c, first, name, &value);
+        if (more != 1)
+            break;
+        span *known = strcmp(name, "shape") == 0    ? &shape
+                      : strcmp(name, "data") == 0   ? &data
+                      : strcmp(name, "base64") == 0 ? &base64
+                      : strcmp(name, "dtype") == 0  ? &dtype
+                                                    : NULL;
+        if (!known)
+            return problem_input(
+                p, 400, "malformed_body", input,
+                "inputs.%s has a member \"%s\"; a tensor has shape, data or base64, "
+                "and dtype",
+                input, name);
+        if (known->size > 0)
+            return problem_input(p, 400, "duplicate_name", input, "inputs.%s.%s comes twice", input,
+                                 name);
+        *known = value;
+        more = walk_after(&c, '}');
+    }
+    if (more < 0)
+        return problem_input(p, 400, "malformed_body", input, "inputs.%s is not a JSON object",
+                             input);
+    if (shape.size == 0 || (data.size > 0) == (base64.size > 0))
+        return problem_input(p, 400, "malformed_body", input,
+                             "inputs.%s must have shape and exactly one of data and base64", input);
+    if (!tensor_text_sizes(shape, input, &t, p) ||
+        (dtype.size > 0 && !tensor_dtype(dtype, input, &t, p)))
+        return false;
+    if (base64.size > 0) {
+        if (base64.data[0] != '"')
+            return problem_input(p, 400, "malformed_body", input,
+                                 "inputs.%s.base64 must be a string", input);
+        if (!base64_fits(base64, input, &t, p) || !wire_input(e, input, &t, base64, p))
+            return false;
+        e->source[e->sources - 1].base64 = true;
+        return true;
+    }
+    return tensor_text_fits(data, input, &t, p) && wire_input(e, input, &t, data, p);
+}
+
+static bool open_inputs(evaluation *e, span text, problem *p)
+{
+    cursor c = cursor_new(text);
+    char name[WALK_NAME];
+    span value;
+    int more = cursor_accept(&c, '{') ? 1 : -1, tensors = 0;
+    if (more < 0)
+        return malformed(p, "inputs must be an object of tensors by name");
+    for (bool first = true; more == 1; first = false) {
+        more = walk_member(&c, first, name, &value);
+        if (more != 1)
+            break;
+        if (++tensors > WIRE_TENSORS)
+            return problem_set(p, 413, "too_large", "more than %d tensors in inputs", WIRE_TENSORS);
+        lk_tensor t = {.dtype = LK_ANY};
+        if (value.data[0] == '{') {
+            if (!tensor_object(e, name, value, p))
+                return false;
+        } else if (!tensor_text_shape(value, name, &t, p) || !wire_input(e, name, &t, value, p)) {
+            return false;
+        }
+        more = walk_after(&c, '}');
+    }
+    cursor_space(&c);
+    return (more == 0 && !cursor_left(&c)) ||
+           problem_set(p, 400, "malformed_body", "inputs is not a JSON object, at byte %zu",
+                       (size_t)(c.p - e->body.data));
+}
+
+static bool open_options(evaluation *e, span text, problem *p)
+{
+    json_error_t syntax = {0};
+    json_t *options = walk_tree(text, &syntax);
+    const char *name;
+    json_t *value;
+    bool ok = true;
+    if (!options)
+        return walk_problem(&syntax, text, e->body.data, "options", p);
+    if (!json_is_object(options))
+        ok = malformed(p, "options must be an object");
+    else
+        json_object_foreach(options, name, value)
+        {
+            ok = ok && wire_option_json(e, name, value, p);
+        }
+    json_decref(options);
+    return ok;
+}
+
+static bool open_outputs(evaluation *e, span text, problem *p)
+{
+    json_error_t syntax = {0};
+    json_t *outputs = walk_tree(text, &syntax);
+    size_t i;
+    json_t *value;
+    bool ok = true;
+    if (!outputs)
+        return walk_problem(&syntax, text, e->body.data, "outputs", p);
+    e->outputs_named = true;
+    if (!json_is_array(outputs))
+        ok = malformed(p, "outputs must be an array of names");
+    else
+        json_array_foreach(outputs, i, value)
+        {
+            lk_error error;
+            if (ok && !json_is_string(value))
+                ok = problem_set(p, 400, "malformed_body", "outputs[%zu] must be a string", i);
+            if (ok && lk_call_want(e->call, json_string_value(value), &error) != LK_OK)
+                ok = problem_from(p, &error);
+        }
+    json_decref(outputs);
+    return ok;
+}
+
+static bool json_open(evaluation *e, problem *p)
+{
+    cursor c = cursor_new(e->body);
+    char name[WALK_NAME];
+    span value, inputs = {0}, options = {0}, outputs = {0};
+    if (!cursor_accept(&c, '{'))
+        return malformed(p, cursor_left(&c) ? "the body is not a JSON object"
+                                            : "the body is empty; it must be a JSON object");
+    int more = 1;
+    for (bool first = true; more == 1; first = false) {
+        more = walk_member(&c, first, name, &value);
+        if (more != 1)
+            break;
+        span *known = strcmp(name, "inputs") == 0    ? &inputs
+                      : strcmp(name, "options") == 0 ? &options
+                      : strcmp(name, "outputs") == 0 ? &outputs
+                                                     : NULL;
+        if (!known)
+            return problem_set(p, 400, "malformed_body",
+                               "the body has a member \"%s\"; a request has inputs, options and "
+                               "outputs",
+                               name);
+        if (known->size > 0)
+            return problem_set(p, known == &outputs ? 422 : 400,
+                               known == &outputs ? "duplicate_option" : "duplicate_name",
+                               "%s is given twice", name);
+        *known = value;
+        more = walk_after(&c, '}');
+    }
+    cursor_space(&c);
+    if (more < 0)
+        return problem_set(p, 400, "malformed_body", "the body is not JSON, at byte %zu",
+                           (size_t)(c.p - e->body.data));
+    if (cursor_left(&c))
+        return problem_set(p, 400, "malformed_body", "text after the JSON object, at byte %zu",
+                           (size_t)(c.p - e->body.data));
+    return (inputs.size == 0 || open_inputs(e, inputs, p)) &&
+           (options.size == 0 || open_options(e, options, p)) &&
+           (outputs.size == 0 || open_outputs(e, outputs, p));
+}
+
+static bool json_read(const evaluation *e, const source *s, const lk_tensor *t, problem *p)
+{
+    return s->base64 ? read_base64(s, t, p) : wire_read_text(e, s, t, p);
+}
+
+static size_t json_bound(const evaluation *e)
+{
+    size_t bytes = 128;
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
+        lk_tensor t;
+        bytes += strlen(lk_call_output(e->call, i, &t)) + 64 + 24 * LK_MAX_RANK;
+        bytes += tensor_text_bound(&t);
+    }
+    return bytes;
+}
+
+static void write_empty(buffer *b, const lk_tensor *t)
+{
+    buffer_text(b, "{\"shape\":");
+    tensor_text_write_sizes(b, t);
+    buffer_text(b, ",\"data\":[]}");
+}
+
+static bool json_encode(evaluation *e, problem *p)
+{
+    buffer *b = &e->text;
+    (void)p;
+    buffer_printf(b, "{\"loss\":\"%s\",\"outputs\":{", lk_loss_describe(e->loss)->name);
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
+        lk_tensor t;
+        buffer_printf(b, "%s\"%s\":", i ? "," : "", lk_call_output(e->call, i, &t));
+        if (lk_tensor_count(&t) == 0 && t.rank > 1)
+            write_empty(b, &t);
+        else
+            b->size = (size_t)(tensor_text_nested(b->data + b->size, &t, e->strict_json) - b->data);
+    }
+    buffer_text(b, "}}\n");
+    e->piece[e->pieces++] = (span){b->data, b->size};
+    return true;
+}
+
+static const char *const media[] = {"application/json", "application/x-www-form-urlencoded", NULL};
+
+const wire wire_json = {
+    .name = "json",
+    .media = media,
+    .open = json_open,
+    .read = json_read,
+    .bound = json_bound,
+    .encode = json_encode,
+};

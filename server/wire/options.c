@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Options, on whatever wire they come: in text form, as JSON values, and the parts of a composite,
+ * which are JSON on every wire.
+ */
+#include "wire/wire.h"
+
+#include "wire/number.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+enum {
+    LIST_TEXT_MAX = 2048,
+    NUMBER_TEXT_MAX = NUMBER_ROOM + 2, /* ".0" */
+    PARTS_TEXT_MAX = 64 * 1024,        /* text for jansson */
+};
+
+/* The type of an option; LK_REAL for one that there is not. */
+static lk_type type_of(const lk_loss *loss, const char *name)
+{
+    for (const lk_field *f = lk_loss_describe(loss)->options; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return f->type;
+    return LK_REAL;
+}
+
+/* A number in its text form. A real that is whole stays a real: 2.0 is no integer. */
+static char *put_number(char to[NUMBER_TEXT_MAX], const json_t *value)
+{
+    if (json_is_integer(value))
+        return number_write_i64(to, json_integer_value(value));
+    char *end = number_write_f64(to, json_real_value(value));
+    if (!memchr(to, '.', (size_t)(end - to)) && !memchr(to, 'e', (size_t)(end - to)))
+        end = (char *)memcpy(end, ".0", 2) + 2;
+    return end;
+}
+
+/* The text form of a JSON value; `made` is where it is made up, if it has to be. NULL: it has
+ * none. */
+static const char *text_of(const json_t *value, lk_type type, char made[LIST_TEXT_MAX])
+{
+    char *end = made;
+    size_t i;
+    const json_t *one;
+    if (json_is_string(value))
+        return json_string_value(value);
+    if (json_is_boolean(value))
+        return json_is_true(value) ? "true" : "false";
+    if (json_is_null(value))
+        return "off";
+    if (json_is_number(value)) {
+        *put_number(made, value) = '\0';
+        return made;
+    }
+    if (!json_is_array(value) || (type != LK_LIST && type != LK_REALS))
+        return NULL;
+    json_array_foreach(value, i, one)
+    {
+        if (!json_is_number(one) || end - made > LIST_TEXT_MAX - 2 * NUMBER_TEXT_MAX)
+            return NULL;
+        if (i > 0)
+            *end++ = ',';
+        end = put_number(end, one);
+    }
+    *end = '\0';
+    return made;
+}
+
+static bool no_text(const char *where, const char *name, lk_type type, problem *p)
+{
+    return problem_set(p, 422, "option_invalid", "%s%s must be %s", where, name,
+                       type == LK_LIST || type == LK_REALS
+                           ? "an array of numbers, a string or null"
+                           : "a number, true, false, a string or null");
+}
+
+static bool bad_part(size_t k, const char *member, const char *must_be, problem *p)
+{
+    return problem_set(p, 422, "option_invalid", "parts[%zu]%s%s must be %s", k, *member ? "." : "",
+                       member, must_be);
+}
+
+static bool part_members(evaluation *e, size_t k, json_t *part, problem *p)
+{
+    const lk_loss *loss = lk_loss_find(json_string_value(json_object_get(part, "loss")));
+    char text[LIST_TEXT_MAX], where[32];
+    const char *name;
+    json_t *value;
+    lk_error error;
+    json_object_foreach(json_object_get(part, "inputs"), name, value)
+    {
+        if (!json_is_string(value) && !json_is_null(value))
+            return bad_part(k, "inputs", "an object of names of tensors, or null", p);
+        if (lk_call_part_input(e->call, name, json_string_value(value), &error) != LK_OK)
+            return problem_from(p, &error);
+    }
+    snprintf(where, sizeof where, "parts[%zu].options.", k);
+    json_object_foreach(json_object_get(part, "options"), name, value)
+    {
+        const lk_type type = type_of(loss, name);
+        const char *option = text_of(value, type, text);
+        if (!option)
+            return no_text(where, name, type, p);
+        if (lk_call_part_option(e->call, name, option, &error) != LK_OK)
+            return problem_from(p, &error);
+    }
+    return true;
+}
+
+static bool read_part(evaluation *e, size_t k, json_t *part, problem *p)
+{
+    const char *name;
+    json_t *value;
+    lk_error error;
+    if (!json_is_object(part))
+        return bad_part(k, "", "an object with loss, weight, inputs and options", p);
+    json_object_foreach(part, name, value)
+    {
+        if (strcmp(name, "loss") == 0 && !json_is_string(value))
+            return bad_part(k, name, "the name of a loss", p);
+        if (strcmp(name, "weight") == 0 && !json_is_number(value))
+            return bad_part(k, name, "a number", p);
+        if ((strcmp(name, "inputs") == 0 || strcmp(name, "options") == 0) && !json_is_object(value))
+            return bad_part(k, name, "an object", p);
+        if (strcmp(name, "loss") != 0 && strcmp(name, "weight") != 0 &&
+            strcmp(name, "inputs") != 0 && strcmp(name, "options") != 0)
+            return problem_set(p, 422, "option_invalid",
+                               "parts[%zu] has a member \"%.40s\"; a part has loss, weight, inputs "
+                               "and options",
+                               k, name);
+    }
+    const json_t *loss = json_object_get(part, "loss"), *weight = json_object_get(part, "weight");
+    if (!loss)
+        return bad_part(k, "loss", "there", p);
+    if (lk_call_part(e->call, json_string_value(loss), weight ? json_number_value(weight) : 1,
+                     &error) != LK_OK)
+        return problem_from(p, &error);
+    return part_members(e, k, part, p);
+}
+
+static bool read_parts(evaluation *e, const char *name, const json_t *parts, problem *p)
+{
+    size_t k;
+    json_t *part;
+    if (e->has_parts)
+        return problem_set(p, 422, "duplicate_option", "option %s is set twice", name);
+    e->has_parts = true;
+    if (!json_is_array(parts))
+        return problem_set(p, 422, "option_invalid", "option %s must be an array of parts", name);
+    json_array_foreach(parts, k, part) if (!read_part(e, k, part, p)) return false;
+    return true;
+}
+
+bool wire_option(evaluation *e, const char *name, const char *text, problem *p)
+{
+    json_error_t syntax = {0};
+    lk_error error;
+    if (type_of(e->loss, name) != LK_PARTS)
+        return lk_call_option(e->call, name, text, &error) == LK_OK || problem_from(p, &error);
+    if (strlen(text) > PARTS_TEXT_MAX)
+        return problem_set(p, 413, "too_large", "option %s takes more than %d bytes", name,
+                           PARTS_TEXT_MAX);
+    json_t *parts = json_loads(text, JSON_REJECT_DUPLICATES, &syntax);
+    if (!parts && syntax.text[0] == '\0') /* jansson is silent where memory ran out */
+        return problem_set(p, 503, "no_memory", "no memory for %s; try again later", name);
+    if (!parts)
+        return problem_set(p, 422, "option_invalid", "option %s, at byte %d: %s", name,
+                           syntax.position, syntax.text);
+    const bool ok = read_parts(e, name, parts, p);
+    json_decref(parts);
+    return ok;
+}
+
+bool wire_option_json(evaluation *e, const char *name, const json_t *value, problem *p)
+{
+    const lk_type type = type_of(e->loss, name);
+    char made[LIST_TEXT_MAX];
+    if (type == LK_PARTS && !json_is_string(value))
+        return read_parts(e, name, value, p);
+    const char *text = text_of(value, type, made);
+    return text ? wire_option(e, name, text, p) : no_text("option ", name, type, p);
+}

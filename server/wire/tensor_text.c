@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: MIT */
+#include "wire/tensor_text.h"
+
+#include "wire/number.h"
+#include "wire/walk.h"
+#include "wire/wire.h"
+
+#include <stdio.h>
+
+/* Shapes. */
+
+/* "inputs.logits[3][1]" */
+enum { PLACE_MAX = 224 };
+
+static const char *place(const char *input, const int64_t *index, int rank, char to[PLACE_MAX])
+{
+    size_t used = (size_t)snprintf(to, PLACE_MAX, "inputs.%s", input);
+    for (int i = 0; i < rank && used < PLACE_MAX; i++)
+        used += (size_t)snprintf(to + used, PLACE_MAX - used, "[%lld]", (long long)index[i]);
+    return to;
+}
+
+static bool at_place(problem *p, const int64_t *index, int rank)
+{
+    p->rank = rank < LK_MAX_RANK ? rank : LK_MAX_RANK;
+    memcpy(p->index, index, (size_t)p->rank * sizeof *index);
+    return false;
+}
+
+/* Nested arrays being walked for their shape: how many elements each open array has so far. */
+typedef struct nest {
+    const char *input;
+    int depth, rank; /* rank -1: no innermost array seen yet */
+    int64_t at[LK_MAX_RANK + 1], shape[LK_MAX_RANK];
+    problem *p;
+} nest;
+
+static bool ragged(nest *n, int rank, const char *is, int64_t value, const char *first)
+{
+    char name[PLACE_MAX];
+    place(n->input, n->at, rank, name);
+    if (value >= 0)
+        problem_input(n->p, 400, "ragged_tensor", n->input, "%s: %lld values, row 0 has %s", name,
+                      (long long)value, first);
+    else
+        problem_input(n->p, 400, "ragged_tensor", n->input, "%s is %s; at that depth row 0 has %s",
+                      name, is, first);
+    return at_place(n->p, n->at, rank);
+}
+
+static bool open_array(nest *n)
+{
+    if (n->rank >= 0 && n->depth == n->rank)
+        return ragged(n, n->depth, "an array", -1, "a number");
+    if (n->depth == LK_MAX_RANK)
+        return problem_input(n->p, 413, "too_large", n->input,
+                             "inputs.%s is nested deeper than %d; tensors have at most %d axes",
+                             n->input, LK_MAX_RANK, LK_MAX_RANK);
+    n->at[n->depth++] = 0;
+    return true;
+}
+
+static bool close_array(nest *n)
+{
+    int axis = n->depth - 1;
+    if (n->rank < 0)
+        n->rank = n->depth; /* an empty array is an innermost one */
+    int64_t size = n->at[axis];
+    if (n->shape[axis] < 0)
+        n->shape[axis] = size;
+    if (n->shape[axis] != size) {
+        char first[24];
+        snprintf(first, sizeof first, "%lld", (long long)n->shape[axis]);
+        return ragged(n, axis, "", size, first);
+    }
+    n->depth--;
+    return true;
+}
+
+static bool bad_token(nest *n, char byte)
+{
+    char name[PLACE_MAX];
+    place(n->input, n->at, n->depth, name);
+    const char *what = byte == '"'   ? "a string"
+                       : byte == '{' ? "an object"
+                       : byte == 'n' ? "null or another word"
+                       : byte == 0   ? "cut off"
+                                     : "not JSON";
+    problem_input(n->p, 400, "malformed_body", n->input, "%s is %s; it must be a number", name,
+                  what);
+    return at_place(n->p, n->at, n->depth);
+}
+
+/* A number, NaN, Infinity, true or false begins so; the rest is looked at when it is read. */
+static bool begins_number(char c)
+{
+    return (c >= '0' && c <= '9') || c == '-' || c == 'N' || c == 'I' || c == 't' || c == 'f';
+}
+
+static bool ends_token(char c)
+{
+    static const bool ends[256] = {
+        [','] = true,  [']'] = true, [' '] = true, ['\n'] = true, ['\r'] = true,
+        ['\t'] = true, ['['] = true, ['"'] = true, ['{'] = true,  ['}'] = true};
+    return ends[(unsigned char)c];
+}
+
+bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
+{
+    nest n = {.input = input, .rank = -1, .p = p};
+    cursor c = cursor_new(text);
+    for (int i = 0; i < LK_MAX_RANK; i++)
+        n.shape[i] = -1;
+    do {
+        /* A value. */
+        cursor_space(&c);
+        char byte = cursor_peek(&c);
+        if (byte == '[') {
+            c.p++;
+            if (!open_array(&n))
+                return false;
+            if (!cursor_accept(&c, ']'))
+                continue;
+            if (!close_array(&n))
+                return false;
+        } else if (begins_number(byte)) {
+            if (n.rank >= 0 && n.depth != n.rank)
+                return ragged(&n, n.depth, "a number", -1, "an array");
+            n.rank = n.depth;
+            while (c.p < c.end && !ends_token(*c.p))
+                c.p++;
+        } else {
+            return bad_token(&n, byte);
+        }
+        /* What ends with it. */
+        while (n.depth > 0) {
+            n.at[n.depth - 1]++;
+            if (!cursor_accept(&c, ']'))
+                break;
+            if (!close_array(&n))
+                return false;
+        }
+        if (n.depth > 0 && !cursor_accept(&c, ','))
+            return bad_token(&n, cursor_left(&c) ? '?' : 0);
+    } while (n.depth > 0);
+    cursor_space(&c);
+    if (cursor_left(&c))
+        return problem_input(p, 400, "malformed_body", input, "inputs.%s: text after the value",
+                             input);
+    t->rank = n.rank;
+    memcpy(t->shape, n.shape, sizeof t->shape);
+    return true;
+}
+
+/* Numbers. */
+
+/* A tensor's numbers being read: element i is next. */
+typedef struct reader {
+    const char *input;
+    const lk_tensor *t;
+    int64_t i;
+    cursor c;
+    bool words; /* an integer may be true or false: the input also takes masks */
+    problem *p;
+} reader;
+
+/* The token at the cursor is not what element i must be. */
+static bool bad_number(const reader *r, int status, const char *code, const char *must)
+{
+    char name[PLACE_MAX];
+    int64_t index[LK_MAX_RANK], flat = r->i;
+    int size = 0;
+    while (size < 40 && r->c.p + size < r->c.end && !ends_token(r->c.p[size]))
+        size++;
+    for (int axis = r->t->rank - 1; axis >= 0; axis--) {
+        index[axis] = flat % r->t->shape[axis];
+        flat /= r->t->shape[axis];
+    }
+    place(r->input, index, r->t->rank, name);
+    problem_input(r->p, status, code, r->input, "%s is %.*s; it must be %s", name, size, r->c.p,
+                  must);
+    return at_place(r->p, index, r->t->rank);
+}
+
+static bool read_float(reader *r)
+{
+    double x;
+    const char *next = number_read(r->c.p, r->c.end, &x);
+    if (!next)
+        return bad_number(r, 400, "malformed_body", "a JSON number, NaN, Infinity or -Infinity");
+    wire_put_real(r->t->dtype, r->t->data, r->i, x);
+    r->c.p = next;
+    return true;
+}
+
+/* true or false as 1 or 0; where it ends, or NULL. */
+static const char *read_word(const reader *r, int64_t *x)
+{
+    for (int word = 0; word < 2; word++) {
+        const char *text = word ? "true" : "false";
+        size_t size = strlen(text);
+        if (cursor_left(&r->c) >= size && memcmp(r->c.p, text, size) == 0 &&
+            (cursor_left(&r->c) == size || ends_token(r->c.p[size]))) {
+            *x = word;
+            return r->c.p + size;
+        }
+    }
+    return NULL;
+}
+
+static bool read_integer(reader *r)
+{
+    int64_t x;
+    double real;
+    bool fits;
+    const char *next = number_read_integer(r->c.p, r->c.end, &x, &fits);
+    if (!next && r->words && (next = read_word(r, &x)))
+        fits = true;
+    if (!next && number_read(r->c.p, r->c.end, &real))
+        return bad_number(r, 422, "dtype_unsupported", "an integer");
+    if (!next)
+        return bad_number(r, 400, "malformed_body", "an integer");
+    if (!fits)
+        return bad_number(r, 422, "value_out_of_range", "an integer of 64 bits");
+    if (r->t->dtype == LK_I64) {
+        memcpy((char *)r->t->data + r->i * 8, &x, sizeof x);
+    } else {
+        int32_t narrow = (int32_t)x;
+        if (narrow != x)
+            return bad_number(r, 422, "value_out_of_range", "an integer of 32 bits");
+        memcpy((char *)r->t->data + r->i * 4, &narrow, sizeof narrow);
+    }
+    r->c.p = next;
+    return true;
+}
+
+static bool read_mask(reader *r)
+{
+    const bool wide = r->t->dtype == LK_U8;
+    int64_t x = 0;
+    bool fits = true;
+    const char *next = number_read_integer(r->c.p, r->c.end, &x, &fits);
+    if (!next)
+        next = read_word(r, &x);
+    if (!next)
+        return bad_number(r, 400, "malformed_body", "true, false, 1 or 0");
+    if (!fits || x < 0 || x > (wide ? 255 : 1))
+        return bad_number(r, 422, "value_out_of_range",
+                          wide ? "in [0, 255]" : "true, false, 1 or 0");
+    ((char *)r->t->data)[r->i] = (char)x;
+    r->c.p = next;
+    return true;
+}
+
+/* What may stand between two numbers, since tensor_text_shape has seen that it is well-formed. */
+static bool is_between(char c)
+{
+    return c == '[' || c == ']' || c == ',' || walk_is_space(c);
+}
+
+bool tensor_text_read(span text, const char *input, const lk_tensor *t, bool words, problem *p)
+{
+    reader r = {.input = input, .t = t, .c = cursor_new(text), .words = words, .p = p};
+    const int64_t count = lk_tensor_count(t);
+    const bool integers = t->dtype == LK_I64 || t->dtype == LK_I32;
+    const bool masks = t->dtype == LK_BOOL || t->dtype == LK_U8;
+    for (r.i = 0; r.i < count; r.i++) {
+        /* A token of the walk for the shape ends where a number does, or it is not one. */
+        while (r.c.p < r.c.end && is_between(*r.c.p))
+            r.c.p++;
+        cursor token = r.c;
+        if (!(integers ? read_integer(&r) : masks ? read_mask(&r) : read_float(&r)))
+            return false;
+        if (cursor_left(&r.c) && !is_between(*r.c.p)) {
+            r.c = token;
+            return bad_number(&r, 400, "malformed_body", "one JSON value");
+        }
+    }
+    return true;
+}
+
+bool tensor_text_sizes(span value, const char *input, lk_tensor *t, problem *p)
+{
+    int64_t sizes[LK_MAX_RANK];
+    const int rank = walk_integers(value, sizes, LK_MAX_RANK);
+    if (rank < 0)
+        return problem_input(p, 400, "malformed_body", input,
+                             "inputs.%s.shape is %.*s; it must be an array of integers", input,
+                             (int)(value.size < 40 ? value.size : 40), value.data);
+    if (rank > LK_MAX_RANK)
+        return problem_input(p, 413, "too_large", input,
+                             "inputs.%s.shape has %d sizes; tensors have at most %d axes", input,
+                             rank, LK_MAX_RANK);
+    t->rank = rank;
+    for (int axis = 0; axis < t->rank; axis++) {
+        t->shape[axis] = sizes[axis];
+        if (sizes[axis] < 0)
+            return problem_input(p, 400, "malformed_body", input,
+                                 "inputs.%s.shape[%d] is %lld; a size must be >= 0", input, axis,
+                                 (long long)sizes[axis]);
+    }
+    if (lk_tensor_count(t) < 0)
+        return problem_input(p, 413, "too_large", input,
+                             "inputs.%s has more elements than memory can hold", input);
+    return true;
+}
+
+bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem *p)
+{
+    lk_tensor is = {.dtype = LK_ANY};
+    if (text.size == 0 || text.data[0] != '[')
+        return problem_input(p, 400, "malformed_body", input,
+                             "inputs.%s.data is %.*s; it must be an array of numbers", input,
+                             (int)(text.size < 40 ? text.size : 40), text.data);
+    if (!tensor_text_shape(text, input, &is, p))
+        return false;
+    if (is.rank > 1 &&
+        (is.rank != t->rank || memcmp(is.shape, t->shape, (size_t)t->rank * sizeof *t->shape) != 0))
+        return problem_input(p, 400, "ragged_tensor", input,
+                             "inputs.%s.data is nested, but not as its shape says", input);
+    if (lk_tensor_count(&is) != lk_tensor_count(t))
+        return problem_input(p, 400, "ragged_tensor", input,
+                             "inputs.%s.data has %lld values; its shape needs %lld", input,
+                             (long long)lk_tensor_count(&is), (long long)lk_tensor_count(t));
+    return true;
+}
+
+/* Writing. */
+
+static size_t longest(lk_dtype dtype)
+{
+    switch (dtype) {
+    case LK_F64:
+        return NUMBER_F64_MAX;
+    case LK_F32:
+        return NUMBER_F32_MAX;
+    case LK_BF16:
+        return NUMBER_BF16_MAX;
+    case LK_F16:
+        return NUMBER_F16_MAX;
+    default:
+        return NUMBER_I64_MAX;
+    }
+}
+
+/* Every number and its comma at their longest, two brackets and a comma for every row there can be,
+ * and behind it all the room that a number is written in. Pages that are not written cost nothing.
+ */
+size_t tensor_text_bound(const lk_tensor *t)
+{
+    const int64_t count = lk_tensor_count(t);
+    size_t brackets = 2, rows = 1;
+    for (int axis = 0; count > 0 && axis < t->rank; axis++) {
+        brackets += 3 * rows;
+        rows *= (size_t)t->shape[axis];
+    }
+    if ((uint64_t)count > (uint64_t)1 << 48)
+        return SIZE_MAX / 256;
+    return brackets + (size_t)count * (longest(t->dtype) + 1) + NUMBER_ROOM;
+}
+
+static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
+{
+    const char *from = (const char *)t->data + i * (int64_t)lk_dtype_size(t->dtype);
+    double wide;
+    float single;
+    uint16_t half;
+    int64_t whole;
+    int32_t narrow;
+    char *end;
+    switch (t->dtype) {
+    case LK_F64:
+        memcpy(&wide, from, sizeof wide);
+        end = number_write_f64(to, wide);
+        break;
+    case LK_F32:
+        memcpy(&single, from, sizeof single);
+        end = number_write_f32(to, single);
+        break;
+    case LK_F16:
+    case LK_BF16:
+        memcpy(&half, from, sizeof half);
+        end = t->dtype == LK_F16 ? number_write_f16(to, half) : number_write_bf16(to, half);
+        break;
+    case LK_I64:
+        memcpy(&whole, from, sizeof whole);
+        return number_write_i64(to, whole);
+    case LK_I32:
+        memcpy(&narrow, from, sizeof narrow);
+        return number_write_i64(to, narrow);
+    default:
+        return number_write_i64(to, (unsigned char)*from);
+    }
+    bool finite = end[-1] >= '0' && end[-1] <= '9';
+    return strict && !finite ? (char *)memcpy(to, "null", 4) + 4 : end;
+}
+
+/* Row by row without recursion: after element i, as many brackets close as sizes of trailing axes
+ * divide i + 1. */
+char *tensor_text_nested(char *to, const lk_tensor *t, bool strict)
+{
+    int64_t count = lk_tensor_count(t), row[LK_MAX_RANK], left[LK_MAX_RANK];
+    int64_t product = 1;
+    for (int axis = t->rank - 1; axis >= 0; axis--) {
+        product *= t->shape[axis];
+        row[axis] = left[axis] = product;
+    }
+    for (int axis = 0; axis < t->rank; axis++)
+        *to++ = '[';
+    for (int64_t i = 0; i < count; i++) {
+        int closed = 0;
+        to = write_number(to, t, i, strict);
+        for (int axis = t->rank - 1; axis >= 0; axis--) {
+            left[axis]--;
+            if (left[axis] == 0) {
+                left[axis] = row[axis];
+                closed++;
+                *to++ = ']';
+            }
+        }
+        if (i + 1 < count)
+            *to++ = ',';
+        for (int k = 0; k < closed && i + 1 < count; k++)
+            *to++ = '[';
+    }
+    if (count == 0)
+        *to++ = ']';
+    return to;
+}
+
+char *tensor_text_flat(char *to, const lk_tensor *t)
+{
+    const int64_t count = lk_tensor_count(t);
+    *to++ = '[';
+    for (int64_t i = 0; i < count; i++) {
+        if (i > 0)
+            *to++ = ',';
+        to = write_number(to, t, i, false);
+    }
+    *to++ = ']';
+    return to;
+}
+
+void tensor_text_write_sizes(buffer *to, const lk_tensor *t)
+{
+    for (int axis = 0; axis < t->rank; axis++)
+        buffer_printf(to, "%s%lld", axis ? "," : "[", (long long)t->shape[axis]);
+    buffer_text(to, t->rank > 0 ? "]" : "[]");
+}

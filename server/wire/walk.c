@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+#include "wire/walk.h"
+
+#include "wire/number.h"
+
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+
+bool walk_is_space(char c)
+{
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
+/* Large bodies are mostly bytes that mean nothing here: those are passed over sixteen at a time. */
+typedef unsigned char block __attribute__((vector_size(16)));
+
+/* The next sixteen bytes; false at the end. */
+static inline bool next_block(const cursor *c, block *bytes)
+{
+    if (cursor_left(c) < sizeof *bytes)
+        return false;
+    memcpy(bytes, c->p, sizeof *bytes);
+    return true;
+}
+
+static inline bool is_empty(block found)
+{
+    uint64_t half[2];
+    memcpy(half, &found, sizeof half);
+    return (half[0] | half[1]) == 0;
+}
+
+static void skip_in_string(cursor *c)
+{
+    block bytes;
+    while (next_block(c, &bytes) && is_empty((block)(bytes == '"') | (block)(bytes == '\\')))
+        c->p += sizeof bytes;
+}
+
+/* Up to what opens or closes something. A bracket and a brace differ in one bit. */
+static void skip_plain(cursor *c)
+{
+    block bytes;
+    while (next_block(c, &bytes) &&
+           is_empty((block)(bytes == '"') | (block)((bytes | 0x20) == '{') |
+                    (block)((bytes | 0x20) == '}')))
+        c->p += sizeof bytes;
+}
+
+bool walk_string(cursor *c, span *s)
+{
+    cursor_space(c);
+    const char *start = c->p;
+    if (cursor_peek(c) != '"')
+        return false;
+    for (c->p++, skip_in_string(c); c->p < c->end && *c->p != '"'; c->p++, skip_in_string(c))
+        if (*c->p == '\\' && c->p + 1 < c->end)
+            c->p++;
+    if (c->p >= c->end)
+        return false;
+    c->p++;
+    *s = (span){start, (size_t)(c->p - start)};
+    return true;
+}
+
+bool walk_value(cursor *c, span *s)
+{
+    size_t depth = 0;
+    cursor_space(c);
+    const char *start = c->p;
+    while (c->p < c->end) {
+        span string;
+        if (depth > 0)
+            skip_plain(c);
+        if (c->p == c->end)
+            break;
+        char byte = *c->p;
+        if (byte == '"') {
+            if (!walk_string(c, &string))
+                return false;
+            if (depth == 0)
+                break;
+            continue;
+        }
+        if (byte == '[' || byte == '{') {
+            depth++;
+        } else if (byte == ']' || byte == '}') {
+            if (depth == 0)
+                break;
+            if (--depth == 0) {
+                c->p++;
+                break;
+            }
+        } else if (depth == 0 && (byte == ',' || walk_is_space(byte))) {
+            break;
+        }
+        c->p++;
+    }
+    *s = (span){start, (size_t)(c->p - start)};
+    return depth == 0 && s->size > 0;
+}
+
+json_t *walk_tree(span s, json_error_t *error)
+{
+    if (s.size > WALK_TREE)
+        return NULL;
+    return json_loadb(s.data, s.size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, error);
+}
+
+bool walk_text(span s, char to[WALK_NAME])
+{
+    bool simple = s.size >= 2 && s.data[0] == '"' && s.data[s.size - 1] == '"';
+    for (size_t i = 0; i < s.size; i++)
+        if (s.data[i] == '\\' || (unsigned char)s.data[i] < 0x20 || (unsigned char)s.data[i] > 0x7e)
+            simple = false;
+    if (simple) {
+        snprintf(to, WALK_NAME, "%.*s", (int)(s.size - 2 < 63 ? s.size - 2 : 63), s.data + 1);
+        return true;
+    }
+    json_t *string = walk_tree(s, NULL);
+    bool ok = json_is_string(string);
+    if (ok)
+        snprintf(to, WALK_NAME, "%s", json_string_value(string));
+    json_decref(string);
+    return ok;
+}
+
+int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value)
+{
+    span key;
+    if (cursor_accept(c, '}'))
+        return first ? 0 : -1;
+    bool ok = walk_string(c, &key) && walk_text(key, name) && cursor_accept(c, ':') &&
+              walk_value(c, value);
+    return ok ? 1 : -1;
+}
+
+int walk_item(cursor *c, bool first, span *value)
+{
+    if (cursor_accept(c, ']'))
+        return first ? 0 : -1;
+    return walk_value(c, value) ? 1 : -1;
+}
+
+int walk_after(cursor *c, char close)
+{
+    if (cursor_accept(c, ','))
+        return 1;
+    return cursor_accept(c, close) ? 0 : -1;
+}
+
+bool walk_problem(const json_error_t *error, span text, const char *body, const char *what,
+                  problem *p)
+{
+    if (text.size > WALK_TREE)
+        return problem_set(p, 413, "too_large", "%s takes more than %d bytes", what, WALK_TREE);
+    if (json_error_code(error) == json_error_duplicate_key)
+        return problem_set(p, 422, "duplicate_option", "%s: %s", what, error->text);
+    if (error->text[0] == '\0') /* jansson is silent where memory ran out */
+        return problem_set(p, 503, "no_memory", "no memory for %s; try again later", what);
+    return problem_set(p, 400, "malformed_body", "%s, at byte %zu: %s", what,
+                       (size_t)(text.data - body) +
+                           (size_t)(error->position > 0 ? error->position : 0),
+                       error->text);
+}
+
+int walk_integers(span text, int64_t *to, int most)
+{
+    cursor c = cursor_new(text);
+    int count = 0;
+    if (!cursor_accept(&c, '['))
+        return -1;
+    while (!cursor_accept(&c, ']')) {
+        int64_t value;
+        bool fits = false;
+        if (count > 0 && !cursor_accept(&c, ','))
+            return -1;
+        cursor_space(&c);
+        const char *end = number_read_integer(c.p, c.end, &value, &fits);
+        if (!end || !fits || count == INT_MAX)
+            return -1;
+        c.p = end;
+        if (count < most)
+            to[count] = value;
+        count++;
+    }
+    return cursor_left(&c) ? -1 : count;
+}
