@@ -70,14 +70,22 @@ const char *lk_place(const lk_job *job, int input, int64_t index, char to[LK_PLA
     return to;
 }
 
-bool lk_given(const lk_job *job, const char *option)
-{
-    const lk_field *fields = job->loss->is.options;
-    const lk_field *field = lk_field_find(fields, option);
-    return field && (job->options_given >> (field - fields) & 1);
-}
-
 lk_status lk_misuse(lk_error *error, const char *text)
 {
     return lk_error_set(error, LK_MISUSE, "", "%s", text);
+}
+
+const char *lk_names_text(const void *table, size_t entry, char to[LK_NAMES_TEXT])
+{
+    size_t used = 0;
+    to[0] = '\0';
+    for (const char *p = table; *(const char *const *)(const void *)p; p += entry) {
+        const char *name = *(const char *const *)(const void *)p;
+        if (used + strlen(name) + 8 > LK_NAMES_TEXT) {
+            memcpy(to + used, ", ...", 6);
+            break;
+        }
+        used += (size_t)snprintf(to + used, LK_NAMES_TEXT - used, "%s%s", used ? ", " : "", name);
+    }
+    return to;
 }

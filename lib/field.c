@@ -215,3 +215,10 @@ lk_status lk_field_check(const lk_field *field, const void *options, lk_error *e
     return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be in %c%g, %g]",
                         field->name, x, field->flags & LK_OPEN ? '(' : '[', field->min, field->max);
 }
+
+bool lk_given(const lk_job *job, const char *option)
+{
+    const lk_field *fields = job->loss->is.options;
+    const lk_field *field = lk_field_find(fields, option);
+    return field && (job->options_given >> (field - fields) & 1);
+}

@@ -6,7 +6,6 @@
 #define LK_INTERNAL_H
 
 #include "loss.h"
-#include <stdatomic.h>
 
 /* What the patterns of a call have bound so far. */
 typedef struct lk_sizes {
@@ -15,50 +14,9 @@ typedef struct lk_sizes {
     int64_t size[26]; /* -1: the letter is not bound */
 } lk_sizes;
 
-typedef enum stage { FILLING, CHECKED, PLANNED, FINISHED } stage;
-
-typedef struct lk_composite lk_composite;
-
-enum { MAX_WANTED = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS };
-
-/* Which output: `loss`, the gradient of an input, or a diagnostic. */
-typedef enum kind { VALUE, GRADIENT, DIAGNOSTIC } kind;
-
-typedef struct wanted {
-    kind kind;
-    int i; /* of the input or the diagnostic */
-    char name[48];
-    lk_tensor tensor;
-    bool in_place; /* the gradient may be written over its input */
-} wanted;
-
-struct lk_call {
-    lk_job job;
-    const lk_loss *loss;     /* of the scalar table: the handle the caller gave */
-    lk_composite *composite; /* NULL but for a call that is made of parts */
-    stage stage;
-    lk_tensor given[LK_MAX_INPUTS]; /* rank -1: not given */
-    int primary;                    /* the input that chooses the element type */
-    int wanted_count;
-    wanted wanted[MAX_WANTED];
-    lk_sizes sizes;
-    int pass;       /* 0: the rows, k: the loss's pass k - 1 */
-    int64_t blocks; /* of the rows */
-    lk_block *block;
-    atomic_bool starved; /* a run, on any thread, was not given the scratch it needs */
-    void *converted[LK_MAX_INPUTS];
-    _Alignas(16) char options[];
-};
-
 static inline bool lk_is_float(lk_dtype dtype)
 {
     return LK_FLOATS >> dtype & 1;
-}
-
-/* What a call computes in. */
-static inline lk_dtype lk_compute_type(const lk_call *call)
-{
-    return call->given[call->primary].dtype == LK_F64 ? LK_F64 : LK_F32;
 }
 
 /* error.c */
@@ -69,6 +27,12 @@ lk_status lk_error_set(lk_error *error, lk_status status, const char *input, con
 
 /* LK_MISUSE with a text. */
 lk_status lk_misuse(lk_error *error, const char *text);
+
+enum { LK_NAMES_TEXT = 160 };
+
+/* "logits, targets, ...": the names in a table that ends with one that is NULL, for texts. `entry`
+ * is the size of an entry, which begins with its name. Returns `to`. */
+const char *lk_names_text(const void *table, size_t entry, char to[LK_NAMES_TEXT]);
 
 /* field.c */
 
@@ -106,37 +70,25 @@ enum { LK_SHAPE_TEXT = 96 };
 const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT]);
 const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT]);
 
-/* check.c */
+/* tensor.c */
 
-/* How many rows of that cost a block has: enough to be worth a trip to another thread. */
-int64_t lk_block_rows(int64_t cost);
-
-/* The shape of `loss` under the reduction chosen. */
-const char *lk_loss_pattern(const lk_call *call);
-
-/* graph.c: what lk_call_new makes of a loss that is LK_DYNAMIC, and the call's functions of it.
+/* May an input have that type and shape, whatever it is for? shape_mismatch or dtype_unsupported.
  */
+lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *error);
 
-extern const lk_loss lk_composite_loss;
-lk_composite *lk_composite_new(void);
-void lk_composite_free(lk_composite *c);
-lk_status lk_composite_input(lk_call *call, const char *name, const lk_tensor *tensor,
-                             lk_error *error);
-lk_status lk_composite_want(lk_call *call, const char *output, lk_error *error);
-lk_status lk_composite_check(lk_call *call, lk_error *error);
-lk_tensor *lk_composite_tensor(const lk_call *call, const char *name);
-lk_status lk_composite_plan(lk_call *call, lk_error *error);
-int64_t lk_composite_blocks(const lk_call *call);
-bool lk_composite_next(lk_call *call);
-size_t lk_composite_scratch(const lk_call *call);
-size_t lk_composite_memory(const lk_call *call);
-void lk_composite_run(lk_call *call, int64_t first, int64_t count, void *scratch);
-lk_status lk_composite_finish(lk_call *call, lk_error *error);
+/* isa.c */
 
-/* registry.c */
+/* The losses that are evaluated by themselves, in the scalar table: in alphabetical order, and by
+ * name (NULL: there is none). */
+const lk_loss *lk_isa_loss_at(int i);
+const lk_loss *lk_isa_loss(const char *name);
 
 /* The same loss in the best variant allowed, for an element type (one of the floats). */
 const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype);
+
+/* graph.c */
+
+extern const lk_loss lk_graph_loss;
 
 /* convert.c */
 

@@ -101,6 +101,10 @@ typedef struct lk_pass {
 struct lk_loss {
     lk_description is;
     size_t options_size;
+
+    /* What evaluates it. NULL: a single evaluation (lib/single.c), by all that follows. */
+    const struct lk_kind *kind;
+
     int parts;
 
     /* The shape whose product is the number of rows. NULL: is.loss_shape, or a single row. */

@@ -1,123 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which losses there are, which variants of them, and which one runs here. A handle that a caller
- * holds is always of the scalar table; planning looks its variant up by its place in that table.
+ * Which losses there are: those that are evaluated by themselves, and the one that is made of them.
  */
 #include "internal.h"
 
-#include <stdatomic.h>
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-
-/* clang's __builtin_cpu_supports does not know this one. */
-static bool has_f16c(void)
-{
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-#endif
-
-#define TABLE(isa, element) extern const lk_loss *const lk_##isa##_##element##_losses[];
-#define ISA(name, test)                                                                            \
-    TABLE(name, F64)                                                                               \
-    TABLE(name, F32)                                                                               \
-    TABLE(name, F16)                                                                               \
-    TABLE(name, BF16)
-#include "isas.def"
-#undef ISA
-
-typedef struct isa {
-    const char *name;
-    const lk_loss *const *losses[4]; /* by dtype: F64, F32, F16, BF16 */
-} isa;
-
-#define ISA(name, test)                                                                            \
-    {#name,                                                                                        \
-     {lk_##name##_F64_losses, lk_##name##_F32_losses, lk_##name##_F16_losses,                      \
-      lk_##name##_BF16_losses}},
-static const isa isas[] = {
-#include "isas.def"
-};
-#undef ISA
-
-#define LOSS(name)      LOSS_##name,
-#define COMPOSITE(name) COMPOSITE_AT,
+#define LOSS(name)      PLACE_##name,
+#define COMPOSITE(name) COMPOSITE_PLACE,
 enum {
 #include "losses.def"
-    LOSS_COUNT /* with the composite, which the tables of the variants do not have */
+    LOSS_COUNT
 };
 #undef COMPOSITE
 #undef LOSS
-
-enum { ISA_COUNT = sizeof isas / sizeof *isas };
-_Static_assert(LK_F64 == 0 && LK_F32 == 1 && LK_F16 == 2 && LK_BF16 == 3, "isa.losses is by dtype");
-
-/* The one global: -1 until somebody chooses. */
-static atomic_int chosen = -1;
-
-int lk_isa_count(void)
-{
-    return ISA_COUNT;
-}
-
-const char *lk_isa_name(int i)
-{
-    return i >= 0 && i < ISA_COUNT ? isas[i].name : NULL;
-}
-
-bool lk_isa_runs(int i)
-{
-    int k = 0;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-#endif
-#define ISA(name, test)                                                                            \
-    if (k++ == i)                                                                                  \
-        return test;
-#include "isas.def"
-#undef ISA
-    return false;
-}
-
-static int best(void)
-{
-    int i = 0;
-    while (!lk_isa_runs(i))
-        i++;
-    return i;
-}
-
-static int used(void)
-{
-    int i = atomic_load_explicit(&chosen, memory_order_relaxed);
-    return i < 0 ? best() : i;
-}
-
-bool lk_isa_use(const char *name)
-{
-    if (strcmp(name, "auto") == 0) {
-        atomic_store(&chosen, -1);
-        return true;
-    }
-    for (int i = 0; i < ISA_COUNT; i++) {
-        if (strcmp(isas[i].name, name) == 0 && lk_isa_runs(i)) {
-            atomic_store(&chosen, i);
-            return true;
-        }
-    }
-    return false;
-}
-
-const char *lk_isa_used(void)
-{
-    return isas[used()].name;
-}
-
-static const lk_loss *const *scalar(void)
-{
-    return isas[ISA_COUNT - 1].losses[LK_F32];
-}
 
 int lk_loss_count(void)
 {
@@ -126,28 +20,17 @@ int lk_loss_count(void)
 
 const lk_loss *lk_loss_at(int i)
 {
-    if (i == COMPOSITE_AT)
-        return &lk_composite_loss;
-    return i >= 0 && i < LOSS_COUNT ? scalar()[i - (i > COMPOSITE_AT)] : NULL;
+    if (i < 0 || i >= LOSS_COUNT)
+        return NULL;
+    return i == COMPOSITE_PLACE ? &lk_graph_loss : lk_isa_loss_at(i - (i > COMPOSITE_PLACE));
 }
 
 const lk_loss *lk_loss_find(const char *name)
 {
-    for (int i = 0; i < LOSS_COUNT; i++)
-        if (strcmp(lk_loss_at(i)->is.name, name) == 0)
-            return lk_loss_at(i);
-    return NULL;
+    return strcmp(name, lk_graph_loss.is.name) == 0 ? &lk_graph_loss : lk_isa_loss(name);
 }
 
 const lk_description *lk_loss_describe(const lk_loss *loss)
 {
     return &loss->is;
-}
-
-const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype)
-{
-    for (int i = 0; i < LOSS_COUNT - 1; i++)
-        if (scalar()[i] == loss)
-            return isas[used()].losses[dtype][i];
-    return loss;
 }

@@ -38,3 +38,33 @@ int64_t lk_tensor_count(const lk_tensor *tensor)
         return -1;
     return empty ? 0 : count;
 }
+
+/* An empty tensor costs its sender nothing, whatever its other sizes are, and loops over rows would
+ * run all the same: without numbers only few rows can be claimed. */
+static bool claims_too_much(const lk_tensor *t)
+{
+    enum { MOST = 4096 };
+    int64_t product = 1;
+    if (lk_tensor_count(t) != 0 || t->shape[0] == 0)
+        return false;
+    for (int i = 0; i < t->rank && product <= MOST; i++)
+        if (t->shape[i] > 0)
+            product = t->shape[i] > MOST ? MOST + 1 : product * t->shape[i];
+    return product > MOST;
+}
+
+lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *error)
+{
+    if (lk_tensor_count(tensor) < 0)
+        return lk_error_set(error, LK_SHAPE_MISMATCH, name,
+                            "%s has no possible shape: up to %d sizes that are >= 0 and a product "
+                            "that memory can hold",
+                            name, LK_MAX_RANK);
+    if (claims_too_much(tensor))
+        return lk_error_set(error, LK_SHAPE_MISMATCH, name,
+                            "%s has no elements, but more than 4096 rows of none", name);
+    if ((unsigned)tensor->dtype > LK_ANY)
+        return lk_error_set(error, LK_DTYPE_UNSUPPORTED, name, "%s has no known element type",
+                            name);
+    return LK_OK;
+}

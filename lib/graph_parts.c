@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How a request fills a graph: tensors by name, and parts with their options and what they read.
+ * The only file that looks other losses up.
+ */
+#include "graph.h"
+
+#include <stdlib.h>
+
+/* Names. */
+
+named *graph_find(const graph *g, const char *name)
+{
+    for (int i = 0; i < g->tensors; i++)
+        if (strcmp(g->tensor[i].name, name) == 0)
+            return (named *)(uintptr_t)&g->tensor[i];
+    return NULL;
+}
+
+bool graph_reserves(const graph *g, const char *name)
+{
+    for (int i = 0; i < RESERVED; i++)
+        if (strcmp(g->call.loss->is.inputs[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+/* Names go into replies as they are: letters, digits and what joins them. */
+static bool is_word(const char *name)
+{
+    const size_t length = strlen(name);
+    return length > 0 && length < NAME_SIZE &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:") ==
+               length;
+}
+
+static int part_input_place(const part *p, const char *name)
+{
+    for (int i = 0; p->is->inputs[i].name; i++)
+        if (strcmp(p->is->inputs[i].name, name) == 0)
+            return i;
+    return -1;
+}
+
+named *graph_gradient_of(const graph *g, int k, const char *output)
+{
+    const part *p = &g->part[k];
+    const int i = strncmp(output, "grad.", 5) == 0 ? part_input_place(p, output + 5) : -1;
+    return i >= 0 && p->tensor[i] >= 0 ? (named *)(uintptr_t)&g->tensor[p->tensor[i]] : NULL;
+}
+
+lk_status graph_part_error(const graph *g, int k, lk_error *error)
+{
+    if (!error)
+        return LK_OK;
+    const lk_error was = *error;
+    const int i = part_input_place(&g->part[k], was.input);
+    snprintf(error->text, sizeof error->text, "parts[%d]: %.220s", k, was.text);
+    if (i >= 0 && g->part[k].source[i][0])
+        snprintf(error->input, sizeof error->input, "%s", g->part[k].source[i]);
+    return was.status;
+}
+
+/* Filling. */
+
+void graph_free(lk_call *call)
+{
+    graph *g = graph_of(call);
+    for (int k = 0; k < g->parts; k++) {
+        lk_call_free(g->part[k].call);
+        free(g->part[k].options);
+    }
+    free(g->arena);
+    free(g->step);
+}
+
+lk_status graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
+{
+    graph *g = graph_of(call);
+    named *t = graph_find(g, name);
+    lk_status status = lk_tensor_check(name, tensor, error);
+    if (status != LK_OK)
+        return status;
+    if (!is_word(name))
+        return lk_error_set(
+            error, LK_UNKNOWN_INPUT, "",
+            "\"%.40s\" is no name of a tensor: 1 to %d letters, digits or _ - . / :", name,
+            NAME_SIZE - 1);
+    if (!t && g->tensors == TENSORS_MAX)
+        return lk_error_set(error, LK_UNKNOWN_INPUT, name, "more than %d tensors", TENSORS_MAX);
+    if (!t)
+        t = &g->tensor[g->tensors++];
+    snprintf(t->name, sizeof t->name, "%s", name);
+    t->is = *tensor;
+    return LK_OK;
+}
+
+const lk_tensor *graph_tensor(const lk_call *call, const char *name)
+{
+    const named *t = graph_find(graph_of(call), name);
+    return t ? &t->is : NULL;
+}
+
+/* Which outputs there are is known when the parts are: the check asks again. */
+lk_status graph_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error)
+{
+    (void)call;
+    if (strlen(output) >= sizeof wanted->name)
+        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "", "there is no output \"%.60s\"", output);
+    return LK_OK;
+}
+
+lk_status graph_part(lk_call *call, const char *loss, double weight, lk_error *error)
+{
+    graph *g = graph_of(call);
+    const lk_loss *found = lk_isa_loss(loss);
+    const int k = g->parts;
+    if (k == PARTS_MAX)
+        return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "parts has more than %d entries",
+                            PARTS_MAX);
+    if (strcmp(loss, call->loss->is.name) == 0 || (found && (found->is.traits & LK_TRANSFORM)))
+        return lk_error_set(error, LK_OPTION_CONFLICT, "",
+                            "parts[%d].loss is %s; a part must be a loss of its own", k, loss);
+    if (!found)
+        return lk_error_set(error, LK_OPTION_INVALID, "",
+                            "parts[%d].loss is \"%.40s\"; there is no such loss", k, loss);
+    if (!isfinite(weight))
+        return lk_error_set(error, LK_OPTION_INVALID, "",
+                            "parts[%d].weight is %g; it must be finite", k, weight);
+    part *p = &g->part[k];
+    *p = (part){.loss = found, .is = &found->is, .weight = weight};
+    p->call = lk_call_new(found);
+    if (!p->call)
+        return lk_error_set(error, LK_NO_MEMORY, "", "no memory for a call");
+    g->parts++;
+    return LK_OK;
+}
+
+/* Keep an option for the calls that take the place of this one. */
+static lk_status remember(part *p, const char *name, const char *text, lk_error *error)
+{
+    const size_t name_size = strlen(name) + 1, text_size = strlen(text) + 1;
+    char *all = realloc(p->options, p->options_size + name_size + text_size);
+    if (!all)
+        return lk_error_set(error, LK_NO_MEMORY, "", "no memory for an option");
+    memcpy(all + p->options_size, name, name_size);
+    memcpy(all + p->options_size + name_size, text, text_size);
+    p->options = all;
+    p->options_size += name_size + text_size;
+    return LK_OK;
+}
+
+lk_status graph_renew(graph *g, int k, lk_error *error)
+{
+    part *p = &g->part[k];
+    if (!p->checked)
+        return LK_OK;
+    lk_call_free(p->call);
+    p->checked = false;
+    p->call = lk_call_new(p->loss);
+    if (!p->call)
+        return lk_error_set(error, LK_NO_MEMORY, "", "no memory for a call");
+    lk_status status = LK_OK;
+    for (size_t at = 0; at < p->options_size && status == LK_OK;) {
+        const char *name = p->options + at, *text = name + strlen(name) + 1;
+        status = lk_call_option(p->call, name, text, error);
+        at += strlen(name) + strlen(text) + 2;
+    }
+    return status;
+}
+
+lk_status graph_part_option(lk_call *call, const char *name, const char *text, lk_error *error)
+{
+    graph *g = graph_of(call);
+    const int k = g->parts - 1;
+    if (k < 0)
+        return lk_misuse(error, "there is no part yet");
+    lk_status status = graph_renew(g, k, error);
+    if (status == LK_OK)
+        status = lk_call_option(g->part[k].call, name, text, error);
+    if (status == LK_OK)
+        status = remember(&g->part[k], name, text, error);
+    if (status != LK_OK)
+        (void)graph_part_error(g, k, error);
+    return status;
+}
+
+lk_status graph_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error)
+{
+    graph *g = graph_of(call);
+    const int k = g->parts - 1;
+    if (k < 0)
+        return lk_misuse(error, "there is no part yet");
+    part *p = &g->part[k];
+    const int i = part_input_place(p, input);
+    if (i < 0)
+        return lk_error_set(error, LK_UNKNOWN_INPUT, "",
+                            "parts[%d].inputs: %s has no input \"%.40s\"", k, p->is->name, input);
+    if (graph_reserves(g, input) || (tensor && graph_reserves(g, tensor)))
+        return lk_error_set(error, LK_OPTION_CONFLICT, "",
+                            "parts[%d].inputs maps %s; weights, log_vars and grad_output are the "
+                            "composite's own",
+                            k, input);
+    if (tensor && !is_word(tensor))
+        return lk_error_set(
+            error, LK_UNKNOWN_INPUT, "",
+            "parts[%d].inputs.%s is \"%.40s\", which is no name of a tensor: 1 to %d "
+            "letters, digits or _ - . / :",
+            k, input, tensor, NAME_SIZE - 1);
+    if (!tensor && !(p->is->inputs[i].flags & LK_OPTIONAL))
+        return lk_error_set(error, LK_MISSING_INPUT, "",
+                            "parts[%d].inputs.%s is null; %s cannot do without it", k, input,
+                            p->is->name);
+    p->none[i] = !tensor;
+    snprintf(p->source[i], NAME_SIZE, "%s", tensor ? tensor : "");
+    return LK_OK;
+}

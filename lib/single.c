@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A single evaluation: one loss on the inputs of the call. It plans, runs the loss's blocks, and
+ * reduces. It reads descriptions and knows no loss; the losses know no reduction.
+ */
+#include "single.h"
+
+#include <stdlib.h>
+
+static void start(lk_call *call)
+{
+    single *s = single_of(call);
+    s->job.loss = call->loss;
+    s->job.options = call->options;
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        s->given[i].rank = -1;
+}
+
+/* What a plan has left, if only the first part of one: a caller whose numbers were refused may mend
+ * them and plan again. */
+static void clear_plan(single *s)
+{
+    for (int i = 0; i < LK_MAX_INPUTS; i++) {
+        free(s->converted[i]);
+        s->converted[i] = NULL;
+    }
+    free(s->job.state);
+    free(s->block);
+    s->job.state = NULL;
+    s->block = NULL;
+    s->job.counted = 0;
+    s->job.total_weight = 0;
+}
+
+static void free_plan(lk_call *call)
+{
+    clear_plan(single_of(call));
+}
+
+static lk_status input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
+{
+    const int i = single_input(call->loss, name);
+    char names[LK_NAMES_TEXT];
+    if (i < 0)
+        return lk_error_set(
+            error, LK_UNKNOWN_INPUT, "", "there is no input \"%.40s\"; %s has %s", name,
+            call->loss->is.name,
+            lk_names_text(call->loss->is.inputs, sizeof *call->loss->is.inputs, names));
+    lk_status status = lk_tensor_check(name, tensor, error);
+    if (status == LK_OK)
+        single_of(call)->given[i] = *tensor;
+    return status;
+}
+
+static const lk_tensor *tensor(const lk_call *call, const char *name)
+{
+    const single *s = single_of(call);
+    const int i = single_input(call->loss, name);
+    return i < 0 || s->given[i].rank < 0 ? NULL : &s->given[i];
+}
+
+/* Plan. */
+
+/* Tensors as the job shows them. An empty one gets a place that is never read or written, so that
+ * "data is NULL" means "not there" and nothing else. */
+static lk_status take_data(single *s, lk_error *error)
+{
+    const lk_input *inputs = s->call.loss->is.inputs;
+    void *nothing = s->call.options;
+    for (int i = 0; inputs[i].name; i++) {
+        lk_tensor *t = &s->job.in[i];
+        if (s->given[i].rank < 0)
+            continue;
+        *t = s->given[i];
+        if (lk_tensor_count(t) == 0)
+            t->data = nothing;
+        else if (!t->data)
+            return lk_misuse(error, "an input has no data");
+    }
+    for (int k = 0; k < s->call.wanted_count; k++) {
+        lk_wanted *w = &s->call.wanted[k];
+        lk_tensor *t = w->role == VALUE      ? &s->job.value
+                       : w->role == GRADIENT ? &s->job.grad[w->i]
+                                             : &s->job.out[w->i];
+        *t = w->tensor;
+        if (lk_tensor_count(t) == 0)
+            t->data = nothing;
+        else if (!t->data)
+            return lk_misuse(error, "an output is not bound");
+    }
+    return LK_OK;
+}
+
+static bool must_convert(const single *s, int i)
+{
+    return s->given[i].rank >= 0 && lk_is_float(s->given[i].dtype) &&
+           !(s->call.loss->is.inputs[i].flags & LK_DIFFERENTIABLE) &&
+           s->given[i].dtype != single_real(s);
+}
+
+static size_t memory(const lk_call *call)
+{
+    const single *s = single_of(call);
+    const lk_loss *loss = s->job.loss;
+    size_t bytes = (size_t)s->blocks * sizeof(lk_block);
+    if (loss->state)
+        bytes += loss->state(&s->job);
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        if (must_convert(s, i))
+            bytes += (size_t)lk_tensor_count(&s->given[i]) * lk_dtype_size(single_real(s));
+    return bytes;
+}
+
+static lk_status convert_inputs(single *s, lk_error *error)
+{
+    lk_dtype real = single_real(s);
+    for (int i = 0; i < LK_MAX_INPUTS; i++) {
+        lk_tensor *t = &s->job.in[i];
+        int64_t count = must_convert(s, i) ? lk_tensor_count(t) : 0;
+        if (count == 0)
+            continue;
+        s->converted[i] = malloc((size_t)count * lk_dtype_size(real));
+        if (!s->converted[i])
+            return lk_error_set(error, LK_NO_MEMORY, s->call.loss->is.inputs[i].name,
+                                "no memory to convert %s", s->call.loss->is.inputs[i].name);
+        lk_convert(t->data, t->dtype, s->converted[i], real, count);
+        t->data = s->converted[i];
+        t->dtype = real;
+    }
+    return LK_OK;
+}
+
+static lk_status check_weights(const single *s, lk_error *error)
+{
+    const lk_job *job = &s->job;
+    for (int i = 0; s->call.loss->is.inputs[i].name; i++) {
+        if (!(s->call.loss->is.inputs[i].flags & LK_WEIGHTS) || !job->in[i].data)
+            continue;
+        int64_t count = lk_tensor_count(&job->in[i]);
+        for (int64_t k = 0; k < count; k++) {
+            double w = lk_real_at(job->in[i].data, job->in[i].dtype, k);
+            char place[LK_PLACE_MAX];
+            if (!(w >= 0) || isinf(w))
+                return lk_fail(job, error, LK_WEIGHT_INVALID, i, k,
+                               "%s is %g; a weight must be finite and not negative",
+                               lk_place(job, i, k, place), w);
+        }
+    }
+    return LK_OK;
+}
+
+static void *allocate(size_t bytes, const char *what, lk_error *error)
+{
+    void *memory = calloc(1, bytes);
+    if (!memory)
+        (void)lk_error_set(error, LK_NO_MEMORY, "", "no memory for %s (%zu bytes)", what, bytes);
+    return memory;
+}
+
+static void set_scales(lk_job *job)
+{
+    const lk_reduce *reduce = job->options;
+    bool chosen = job->loss->is.loss_shape != NULL;
+    for (int part = 0; part < LK_MAX_PARTS; part++) {
+        if (chosen && reduce->reduction == LK_MEAN && reduce->num_items > 0)
+            job->denominator[part] = reduce->num_items;
+        double d = job->denominator[part];
+        bool divides = !chosen || reduce->reduction > LK_SUM;
+        job->scale[part] = !divides ? 1 : d > 0 ? 1 / d : 0;
+    }
+}
+
+static lk_status plan(lk_call *call, lk_error *error)
+{
+    single *s = single_of(call);
+    lk_job *job = &s->job;
+    lk_status status;
+    clear_plan(s);
+    if ((status = take_data(s, error)) != LK_OK || (status = convert_inputs(s, error)) != LK_OK ||
+        (status = check_weights(s, error)) != LK_OK)
+        return status;
+
+    const size_t state = job->loss->state ? job->loss->state(job) : 0;
+    if (state > 0 && !(job->state = allocate(state, "the plan", error)))
+        return LK_NO_MEMORY;
+    const size_t blocks = (size_t)s->blocks * sizeof *s->block;
+    if (blocks > 0 && !(s->block = allocate(blocks, "the blocks", error)))
+        return LK_NO_MEMORY;
+    for (int part = 0; part < LK_MAX_PARTS; part++)
+        job->denominator[part] = 1;
+    if ((status = job->loss->prepare(job, error)) != LK_OK)
+        return status;
+    set_scales(job);
+    return LK_OK;
+}
+
+/* Passes, blocks and finish. */
+
+static const lk_pass *pass_of(const single *s)
+{
+    return s->pass > 0 ? &s->job.loss->passes[s->pass - 1] : NULL;
+}
+
+static int64_t pass_rows(const single *s)
+{
+    const lk_pass *pass = pass_of(s);
+    const lk_tensor *t = pass ? &s->job.in[pass->input] : NULL;
+    return !t ? s->job.rows : t->rank > 0 ? t->shape[0] : 1;
+}
+
+static int64_t pass_block(const single *s)
+{
+    const lk_pass *pass = pass_of(s);
+    int64_t rows = pass_rows(s);
+    if (!pass || rows == 0)
+        return s->job.block_rows;
+    if (s->call.loss->row_cost)
+        return single_block_rows(s->call.loss->row_cost(&s->job, pass));
+    return single_block_rows(lk_tensor_count(&s->job.in[pass->input]) / rows);
+}
+
+static int64_t blocks(const lk_call *call)
+{
+    const single *s = single_of(call);
+    const int64_t block = pass_block(s);
+    return (pass_rows(s) + block - 1) / block;
+}
+
+static size_t scratch(const lk_call *call)
+{
+    const single *s = single_of(call);
+    return s->job.loss->scratch ? s->job.loss->scratch(&s->job) : 0;
+}
+
+static bool next(lk_call *call)
+{
+    single *s = single_of(call);
+    do {
+        if (s->pass == LK_MAX_PASSES || !s->job.loss->passes[s->pass].rows)
+            return false;
+        s->pass++;
+    } while (!s->job.grad[pass_of(s)->input].data);
+    return true;
+}
+
+static void run(lk_call *call, int64_t first, int64_t count, void *room)
+{
+    single *s = single_of(call);
+    const lk_job *job = &s->job;
+    const lk_pass *pass = pass_of(s);
+    if (!job->loss->scratch)
+        room = NULL; /* what is there is somebody else's, and of any size */
+    const int64_t all = pass_rows(s), block = pass_block(s), most = blocks(call);
+    const int64_t end = count < most - first ? first + count : most;
+    const int64_t step = !pass && job->loss->whole_runs ? end - first : 1;
+    if (!room && scratch(call) > 0) {
+        atomic_store(&s->starved, true);
+        return;
+    }
+    for (int64_t b = first; b < end; b += step) {
+        const int64_t row = b * block, left = all - row;
+        const int64_t rows = left < block * step ? left : block * step;
+        if (pass)
+            pass->rows(job, row, rows, room);
+        else
+            job->loss->rows(job, row, rows, &s->block[b], room);
+    }
+}
+
+/* The lowest bad value by (input, index), whatever the blocks' order. */
+static lk_status report_bad(const single *s, lk_error *error)
+{
+    const lk_block *worst = NULL;
+    for (int64_t b = 0; b < s->blocks; b++) {
+        const lk_block *block = &s->block[b];
+        if (block->bad != LK_OK &&
+            (!worst || block->bad_input < worst->bad_input ||
+             (block->bad_input == worst->bad_input && block->bad_index < worst->bad_index)))
+            worst = block;
+    }
+    if (!worst)
+        return LK_OK;
+    const lk_input *input = &s->call.loss->is.inputs[worst->bad_input];
+    char place[LK_PLACE_MAX];
+    lk_place(&s->job, worst->bad_input, worst->bad_index, place);
+    if (worst->bad == LK_NONFINITE_INPUT)
+        return lk_fail(&s->job, error, worst->bad, worst->bad_input, worst->bad_index,
+                       "%s is NaN or +inf; with nonfinite=error it must be finite or -inf", place);
+    return lk_fail(&s->job, error, worst->bad, worst->bad_input, worst->bad_index,
+                   "%s is outside %s", place, input->range ? input->range : "its range");
+}
+
+static void write_value(const single *s, const double *sum)
+{
+    const lk_job *job = &s->job;
+    const lk_reduce *reduce = job->options;
+    double value = 0;
+    if (!job->value.data || single_loss_pattern(s)[0] != '\0' ||
+        (job->loss->is.loss_shape && reduce->reduction == LK_NONE))
+        return;
+    for (int part = 0; part < job->loss->parts; part++) {
+        if (job->scale[part] > 0)
+            value += sum[part] * job->scale[part];
+        else if (reduce->empty_mean == LK_EMPTY_NAN)
+            value = (double)NAN;
+    }
+    lk_put(&job->value, 0, value);
+}
+
+static lk_status finish(lk_call *call, lk_error *error)
+{
+    single *s = single_of(call);
+    double sum[LK_MAX_SUMS] = {0};
+    if (atomic_load(&s->starved))
+        return lk_misuse(error, "a run was given no scratch; see lk_call_scratch");
+    lk_status status = report_bad(s, error);
+    if (status != LK_OK)
+        return status;
+    for (int64_t b = 0; b < s->blocks; b++)
+        for (int i = 0; i < LK_MAX_SUMS; i++)
+            sum[i] += s->block[b].sum[i];
+    write_value(s, sum);
+    if (s->job.loss->finish)
+        s->job.loss->finish(&s->job, sum);
+    return LK_OK;
+}
+
+const lk_kind lk_single = {
+    .size = sizeof(single),
+    .start = start,
+    .free = free_plan,
+    .input = input,
+    .want = single_want,
+    .tensor = tensor,
+    .check = single_check,
+    .plan = plan,
+    .scratch = scratch,
+    .memory = memory,
+    .blocks = blocks,
+    .run = run,
+    .next = next,
+    .finish = finish,
+};

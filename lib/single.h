@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One evaluation of one loss: what its checks (check.c) and its run (single.c) share.
+ */
+#ifndef LK_SINGLE_H
+#define LK_SINGLE_H
+
+#include "call.h"
+
+#include <stdatomic.h>
+
+typedef struct single {
+    lk_call call;
+    lk_job job;
+    lk_tensor given[LK_MAX_INPUTS]; /* rank -1: not given */
+    int primary;                    /* the input that chooses the element type */
+    lk_sizes sizes;
+    int64_t blocks; /* of the rows */
+    int pass;       /* 0: the rows, k: the loss's pass k - 1 */
+    lk_block *block;
+    atomic_bool starved; /* a run, on any thread, was not given the scratch it needs */
+    void *converted[LK_MAX_INPUTS];
+} single;
+
+static inline single *single_of(const lk_call *call)
+{
+    return (single *)(uintptr_t)call;
+}
+
+/* What a call computes in. */
+static inline lk_dtype single_real(const single *s)
+{
+    return s->given[s->primary].dtype == LK_F64 ? LK_F64 : LK_F32;
+}
+
+/* check.c: two functions of the kind, and what a run needs to know as well. */
+
+lk_status single_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error);
+lk_status single_check(lk_call *call, lk_error *error);
+
+/* The place of an input in the loss's table, or -1. */
+int single_input(const lk_loss *loss, const char *name);
+
+/* How many rows of that cost a block has: enough to be worth a trip to another thread. */
+int64_t single_block_rows(int64_t cost);
+
+/* The pattern of `loss` under the reduction chosen. */
+const char *single_loss_pattern(const single *s);
+
+#endif
