@@ -255,6 +255,39 @@ static void test_again(void **state)
     lk_call_free(call);
 }
 
+/* So may one of several parts: those that were planned before the one that was refused begin anew,
+ * with the options that they had. */
+static void test_again_of_several(void **state)
+{
+    (void)state;
+    lk_error error;
+    float a[] = {3, 5}, b[] = {1, 1}, logits[] = {1, 2}, loss, parts[2], grad_a[2], grad_logits[2];
+    int64_t targets[] = {7};
+    lk_tensor given[] = {lk_vector(LK_F32, a, 2), lk_vector(LK_F32, b, 2),
+                         lk_matrix(LK_F32, logits, 1, 2), lk_vector(LK_I64, targets, 1)};
+    const char *const names[] = {"a", "b", "logits", "targets"};
+    const char *const outputs[] = {"loss", "parts", "grad.a", "grad.logits"};
+    void *const places[] = {&loss, parts, grad_a, grad_logits};
+    lk_call *call = lk_call_new(lk_loss_find("composite"));
+    assert_int_equal(lk_call_part(call, "mae", 1, &error), LK_OK);
+    assert_int_equal(lk_call_part_option(call, "reduction", "sum", &error), LK_OK);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(lk_call_input(call, names[i], &given[i], &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_UNKNOWN_INPUT); /* nobody uses the logits */
+    assert_int_equal(lk_call_part(call, "cross_entropy", 1, &error), LK_OK);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(lk_call_want(call, outputs[i], &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(lk_call_bind(call, i, places[i]), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
+    targets[0] = 1;
+    run(call);
+    assert_true(parts[0] == 6 && grad_a[0] == 1 && grad_a[1] == 1);
+    assert_true(grad_logits[0] == -grad_logits[1] && loss == parts[0] + parts[1]);
+    lk_call_free(call);
+}
+
 /* A check that comes again knows nothing of the one before it: here the weights' type was wrong. */
 static void test_check_again(void **state)
 {
@@ -321,6 +354,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums),
         cmocka_unit_test(test_again),
+        cmocka_unit_test(test_again_of_several),
         cmocka_unit_test(test_check_again),
         cmocka_unit_test(test_no_error),
     };
