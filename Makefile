@@ -20,6 +20,7 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
+DOCDIR ?= $(PREFIX)/share/doc/losskit
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
 	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
@@ -344,7 +345,7 @@ coverage: deps-test
 
 ## install, uninstall: under PREFIX (/usr/local), with DESTDIR
 install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(DOCDIR)
 	install $(B)/lossd $(DESTDIR)$(BINDIR)/lossd
 	install -m 644 include/losskit.h $(DESTDIR)$(INCLUDEDIR)/losskit.h
 	install -m 644 $(B)/liblosskit.a $(DESTDIR)$(LIBDIR)/liblosskit.a
@@ -353,10 +354,12 @@ install: all
 	ln -sfn liblosskit.so.0 $(DESTDIR)$(LIBDIR)/liblosskit.so
 	sed -e 's|@prefix@|$(PREFIX)|;s|@libdir@|$(LIBDIR)|;s|@includedir@|$(INCLUDEDIR)|;s|@version@|$(VERSION)|' \
 		lib/losskit.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc
+	install -m 644 LICENSE CHANGELOG.md $(DESTDIR)$(DOCDIR)
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/lossd $(DESTDIR)$(INCLUDEDIR)/losskit.h $(DESTDIR)$(LIBDIR)/liblosskit.a \
-		$(DESTDIR)$(LIBDIR)/liblosskit.so* $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc
+		$(DESTDIR)$(LIBDIR)/liblosskit.so* $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc \
+		$(DESTDIR)$(DOCDIR)/LICENSE $(DESTDIR)$(DOCDIR)/CHANGELOG.md
 
 # What must be there. Nothing is installed, and no root needed, when all of it is.
 

@@ -4,13 +4,19 @@
 #
 #   docker/verify.sh          as root, with Debian's buildah, podman, runc, debootstrap and curl
 #
-# The base image is made by debootstrap from MIRROR: no image registry is asked. All that this makes lies in one
-# folder under TMPDIR (some 2 GB) and is removed at the end. STORAGE_DRIVER=vfs where overlay does not work.
+# The base image is made by debootstrap from where this machine's apt has Debian 12 from, or from MIRROR: no image
+# registry is asked. All that this makes lies in one folder under TMPDIR (some 2 GB) and is removed at the end.
+# STORAGE_DRIVER=vfs where overlay does not work.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly ready_max_ms=50 beside_c_max=25000000 user=65532
-mirror=${MIRROR:-http://deb.debian.org/debian}
+# shellcheck disable=SC2016 # apt fills in what stands in the quotes
+mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' | sed -n 1p)}
+if [ -z "$mirror" ]; then
+    echo "verify.sh: apt knows no place that has Debian 12 (bookworm); set MIRROR to one" >&2
+    exit 1
+fi
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/lossd-image.XXXXXX")
 failed=0
 

@@ -25,7 +25,7 @@
 extern "C" {
 #endif
 
-#define LK_VERSION "0.1.0"
+#define LK_VERSION "0.2.0"
 
 /* The version of the library that is linked, as "major.minor.patch"; LK_VERSION is the header's. */
 const char *lk_version(void);
