@@ -3,7 +3,8 @@
 
 #include "catalogue/describe.h"
 #include "catalogue/trees.h"
-#include "http/percent.h"
+#include "percent.h"
+#include "wire/options.h"
 #include "wire/wire.h"
 
 #include <stdio.h>

@@ -14,7 +14,7 @@
 #include "route.h"
 #include "tell/health.h"
 #include "tell/log.h"
-#include "wire/wire.h"
+#include "wire/wires.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -3,7 +3,7 @@
 
 #include "tell/metrics.h"
 #include "wire/number.h"
-#include "wire/wire.h"
+#include "wire/wires.h"
 
 #include <math.h>
 #include <sched.h>
@@ -561,14 +561,6 @@ static int place_of_loss(const lk_loss *loss)
     return i;
 }
 
-static int place_of_wire(const wire *w)
-{
-    int i = 0;
-    while (wires[i] && wires[i] != w)
-        i++;
-    return i;
-}
-
 void request_end(request *r)
 {
     if (!r)
@@ -576,7 +568,7 @@ void request_end(request *r)
     exchange *x = r->x;
     int loss = place_of_loss(r->ask.loss);
     if (x->reply.status != 0) /* else the client left before there was an answer */
-        metrics_request(loss, place_of_wire(r->ask.in), x->reply.status);
+        metrics_request(loss, wire_place(r->ask.in), x->reply.status);
     const timing t = {.total = seconds(x->start, uv_hrtime()),
                       .queue = r->queue,
                       .decode = r->decode,

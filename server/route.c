@@ -6,10 +6,11 @@
 #include "catalogue/models.h"
 #include "catalogue/openapi.h"
 #include "catalogue/trees.h"
+#include "oip.h"
 #include "request.h"
 #include "tell/log.h"
 #include "tell/metrics.h"
-#include "wire/wire.h"
+#include "wire/wires.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +53,7 @@ static void run_readyz(exchange *x)
 static void run_metrics(exchange *x)
 {
     buffer text = buffer_new(TEXT_MAX);
-    metrics_write(&text);
+    metrics_write(&text, wire_name);
     http_reply_text(x, 200, "text/plain; version=0.0.4", &text);
 }
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "catalogue/models.h"
 
+#include "oip.h"
 #include "tell/metrics.h"
-#include "wire/wire.h"
 
 #include <jansson.h>
 #include <stdio.h>

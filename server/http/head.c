@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/head.h"
 
-#include "http/percent.h"
+#include "percent.h"
 
 #include <string.h>
 #include <strings.h>

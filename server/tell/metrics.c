@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "tell/metrics.h"
 
-#include "wire/wire.h"
-
 #include <losskit.h>
 #include <string.h>
 #include <time.h>
@@ -42,11 +40,8 @@ void metrics_request(int loss, int codec, int status)
     int k = 0;
     while (k < STATUSES - 1 && statuses[k] != status)
         k++;
-    int wired = 0;
-    while (wired < CODECS && wires[wired])
-        wired++;
     requests[loss < 0 || loss >= lk_loss_count() || loss >= LOSSES_MAX ? LOSSES_MAX : loss]
-            [codec < 0 || codec >= wired ? CODECS : codec][k]++;
+            [codec < 0 || codec >= CODECS ? CODECS : codec][k]++;
 }
 
 void metrics_elements(int loss, int64_t count)
@@ -108,7 +103,7 @@ static const char *loss_name(int loss)
     return loss < LOSSES_MAX ? lk_loss_describe(lk_loss_at(loss))->name : "unknown";
 }
 
-static void write_requests(buffer *to)
+static void write_requests(buffer *to, const char *(*name)(int codec))
 {
     head(to, "requests_total", "counter", "Evaluations answered.");
     for (int loss = 0; loss <= LOSSES_MAX; loss++)
@@ -118,8 +113,8 @@ static void write_requests(buffer *to)
                     continue;
                 buffer_printf(to,
                               "lossd_requests_total{loss=\"%s\",codec=\"%s\",status=\"%d\"} %llu\n",
-                              loss_name(loss), codec < CODECS ? wires[codec]->name : "none",
-                              statuses[k], (unsigned long long)requests[loss][codec][k]);
+                              loss_name(loss), name(codec), statuses[k],
+                              (unsigned long long)requests[loss][codec][k]);
             }
     head(to, "elements_total", "counter", "Elements of the largest input of each evaluation.");
     for (int loss = 0; loss < lk_loss_count() && loss < LOSSES_MAX; loss++)
@@ -154,9 +149,9 @@ static void write_refused(buffer *to)
 #undef GAUGE
 #undef HISTOGRAM
 
-void metrics_write(buffer *to)
+void metrics_write(buffer *to, const char *(*codec)(int))
 {
-    write_requests(to);
+    write_requests(to, codec);
     write_refused(to);
     head(to, "build_info", "gauge", "Always 1; what is running.");
     buffer_printf(to, "lossd_build_info{version=\"%s\",isa=\"%s\"} 1\n", lk_version(),

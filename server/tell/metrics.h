@@ -56,14 +56,15 @@ typedef struct tally {
 /* Never NULL. */
 const tally *metrics_tally(int loss);
 
-/* An evaluation was answered: `loss` as the library numbers it, the wire by its place in wires[];
- * any other number counts as unknown, or as none. */
+/* An evaluation was answered: `loss` as the library numbers it, its body format by a number from 0
+ * up; any other number counts as unknown, or as none. */
 void metrics_request(int loss, int codec, int status);
 void metrics_elements(int loss, int64_t count);
 
 /* A request was refused with that code; other codes, and NULL, do not count. */
 void metrics_refused(const char *code);
 
-void metrics_write(buffer *to);
+/* `codec` is how a number of metrics_request is called, also one that stands for none. */
+void metrics_write(buffer *to, const char *(*codec)(int));
 
 #endif

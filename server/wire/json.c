@@ -2,6 +2,8 @@
  *
  * JSON bodies: {"inputs": ..., "options": ..., "outputs": ...}.
  */
+#include "wire/inputs.h"
+#include "wire/options.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
 #include "wire/wire.h"

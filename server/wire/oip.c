@@ -4,6 +4,9 @@
  * tensors that are not in the JSON. How long the JSON is stands in a header of the request; without
  * that header it is the whole body.
  */
+#include "oip.h"
+#include "wire/inputs.h"
+#include "wire/options.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
 #include "wire/wire.h"
@@ -13,24 +16,6 @@
 static bool malformed(problem *p, const char *what)
 {
     return problem_set(p, 400, "malformed_body", "%s", what);
-}
-
-/* How the protocol spells element types. */
-static const struct {
-    const char *word;
-    lk_dtype dtype;
-} spellings[] = {
-    {"FP64", LK_F64},  {"FP32", LK_F32},  {"FP16", LK_F16}, {"BF16", LK_BF16},
-    {"INT64", LK_I64}, {"INT32", LK_I32}, {"UINT8", LK_U8}, {"BOOL", LK_BOOL},
-};
-enum { SPELLINGS = sizeof spellings / sizeof *spellings };
-
-const char *oip_spelling(lk_dtype dtype)
-{
-    for (int i = 0; i < SPELLINGS; i++)
-        if (spellings[i].dtype == dtype)
-            return spellings[i].word;
-    return "";
 }
 
 static bool is_half(lk_dtype dtype)
@@ -180,12 +165,9 @@ static bool read_datatype(span value, const char *input, lk_tensor *t, problem *
     if (!walk_text(value, word))
         return problem_input(p, 400, "malformed_body", input, "inputs.%s.datatype must be a string",
                              input);
-    for (int i = 0; i < SPELLINGS; i++) {
-        if (strcmp(spellings[i].word, word) == 0) {
-            t->dtype = spellings[i].dtype;
-            return true;
-        }
-    }
+    t->dtype = oip_dtype(word);
+    if (t->dtype != LK_ANY)
+        return true;
     return problem_input(p, 400, "dtype_unsupported", input,
                          "inputs.%s.datatype is \"%s\"; it must be FP64, FP32, FP16, BF16, INT64, "
                          "INT32, UINT8 or BOOL",

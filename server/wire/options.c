@@ -1,13 +1,10 @@
-/* SPDX-License-Identifier: MIT
- *
- * Options, on whatever wire they come: in text form, as JSON values, and the parts of a composite,
- * which are JSON on every wire.
- */
-#include "wire/wire.h"
+/* SPDX-License-Identifier: MIT */
+#include "wire/options.h"
 
 #include "wire/number.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum {
@@ -180,4 +177,23 @@ bool wire_option_json(evaluation *e, const char *name, const json_t *value, prob
         return read_parts(e, name, value, p);
     const char *text = text_of(value, type, made);
     return text ? wire_option(e, name, text, p) : no_text("option ", name, type, p);
+}
+
+bool wire_outputs(evaluation *e, const char *list, problem *p)
+{
+    lk_error error;
+    char name[64];
+    if (e->outputs_named)
+        return problem_set(p, 422, "duplicate_option", "outputs is given twice");
+    e->outputs_named = true;
+    while (true) {
+        list += strspn(list, " ");
+        size_t length = strcspn(list, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(length < 63 ? length : 63), list);
+        if (lk_call_want(e->call, name, &error) != LK_OK)
+            return problem_from(p, &error);
+        if (list[length] == '\0')
+            return true;
+        list += length + 1;
+    }
 }

@@ -3,6 +3,8 @@
  * safetensors bodies: 8 bytes of header length, a JSON header that says of each tensor dtype, shape
  * and place, then the tensors. Inputs are views of the body; gradients may be written over them.
  */
+#include "wire/inputs.h"
+#include "wire/options.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
 #include "wire/wire.h"

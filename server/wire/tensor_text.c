@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "wire/tensor_text.h"
 
+#include "wire/element.h"
 #include "wire/number.h"
 #include "wire/walk.h"
-#include "wire/wire.h"
 
 #include <stdio.h>
 
@@ -188,7 +188,7 @@ static bool read_float(reader *r)
     const char *next = number_read(r->c.p, r->c.end, &x);
     if (!next)
         return bad_number(r, 400, "malformed_body", "a JSON number, NaN, Infinity or -Infinity");
-    wire_put_real(r->t->dtype, r->t->data, r->i, x);
+    element_put(r->t->dtype, r->t->data, r->i, x);
     r->c.p = next;
     return true;
 }

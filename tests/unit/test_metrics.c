@@ -5,6 +5,7 @@
 #include "tests/help.h"
 
 #include "tell/metrics.h"
+#include "wire/wires.h"
 
 enum { SAMPLES = 4096, FAMILIES = 64 };
 
@@ -114,7 +115,7 @@ static void scrape(void)
 {
     buffer b = buffer_new(1 << 20);
     family_count = sample_count = 0;
-    metrics_write(&b);
+    metrics_write(&b, wire_name);
     assert_false(b.failed);
     assert_int_equal(b.data[b.size - 1], '\n');
     buffer_append(&b, "", 1);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "http/percent.h"
+#include "percent.h"
 
 static int hex(char c)
 {

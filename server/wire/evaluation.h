@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One evaluation: what wires read of it and write, and where its parts are in memory. evaluate.h
+ * has its steps.
+ */
+#ifndef LOSSD_EVALUATION_H
+#define LOSSD_EVALUATION_H
+
+#include "buffer.h"
+#include "cursor.h"
+
+#include <losskit.h>
+
+typedef struct wire wire;
+
+enum {
+    EVALUATION_INPUTS = 64, /* no loss has more inputs than this */
+    EVALUATION_PIECES = 64,
+};
+
+/* Where an input's numbers are in the body. */
+typedef struct source {
+    char name[32];
+    span text;
+    bool raw;    /* the tensor itself, not its text */
+    bool base64; /* JSON only */
+} source;
+
+/* What a request of the Open Inference Protocol says beside tensors and options. */
+#define OIP_ALL UINT64_MAX
+enum { OIP_AS_DEFAULT, OIP_JSON, OIP_RAW };
+typedef struct oip {
+    uint64_t head;                /* bytes of the body that are JSON; OIP_ALL: all of them */
+    uint64_t reply_head;          /* the same of the reply; 0: it is JSON alone */
+    span id;                      /* as it stands in the body, quotes included; empty: none */
+    bool raw_default;             /* outputs are binary data unless said otherwise */
+    char said[EVALUATION_PIECES]; /* of the outputs that are named */
+} oip;
+
+typedef struct evaluation {
+    const wire *in, *out;
+    const lk_loss *loss;
+    lk_call *call;
+    span body;          /* the caller's; may be overwritten by gradients */
+    bool outputs_named; /* body or query has an `outputs` */
+    bool has_parts;     /* or an option of that type */
+    bool strict_json;
+    uint64_t timeout; /* microseconds that the client gives it, by the body; 0: not said */
+    oip oip;
+
+    int sources;
+    source source[EVALUATION_INPUTS];
+
+    size_t need;      /* after open: bytes that the other steps will allocate */
+    int64_t elements; /* of the largest input */
+    char *arena;      /* decoded inputs, outputs that are not written in place, scratch */
+    size_t arena_size, arena_used;
+    int shards;
+    char *scratch; /* of all shards */
+    size_t scratch_each;
+
+    const char *media; /* after close: of the reply */
+    buffer text;       /* the reply, or its framing */
+    int pieces;
+    span piece[EVALUATION_PIECES];
+} evaluation;
+
+#endif

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+#include "wire/wires.h"
+
+#include <stdlib.h>
+#include <strings.h>
+
+const wire *const wires[] = {&wire_json, &wire_safetensors, &wire_oip, NULL};
+enum { WIRES = sizeof wires / sizeof *wires - 1 };
+
+int wire_place(const wire *w)
+{
+    int i = 0;
+    while (i < WIRES && wires[i] != w)
+        i++;
+    return i;
+}
+
+const char *wire_name(int place)
+{
+    return place >= 0 && place < WIRES ? wires[place]->name : "none";
+}
+
+/* A media type ends at white space, a parameter or the next one in a list. */
+static span media_type(const char *text)
+{
+    text += strspn(text, " \t");
+    return (span){text, strcspn(text, " \t;,")};
+}
+
+static bool has_media(const wire *w, span type)
+{
+    for (const char *const *m = w->media; *m && !w->routed; m++)
+        if (strlen(*m) == type.size && strncasecmp(*m, type.data, type.size) == 0)
+            return true;
+    return false;
+}
+
+const wire *wire_of_content(const char *content_type)
+{
+    span type = media_type(content_type ? content_type : "");
+    if (type.size == 0)
+        return &wire_json;
+    for (const wire *const *w = wires; *w; w++)
+        if (has_media(*w, type))
+            return *w;
+    return NULL;
+}
+
+/* q of one element of an Accept header, which ends at `end`: a number as RFC 9110 has it, anything
+ * else counts as 1. */
+static double quality(const char *p, const char *end)
+{
+    while (p < end && (p = memchr(p, ';', (size_t)(end - p)))) {
+        p++;
+        p += strspn(p, " \t");
+        if ((*p | 0x20) == 'q' && p[1] == '=') {
+            p += 2;
+            size_t length = strspn(p, "0123456789.");
+            double q = *p == '0' || *p == '1' ? strtod(p, NULL) : 1;
+            return length > 0 && q <= 1 ? q : 1;
+        }
+    }
+    return 1;
+}
+
+/* How much an element of an Accept header says about a wire: 0 nothing, 1 and 2 by a wildcard, 3 by
+ * name. */
+static int says(span type, const wire *w)
+{
+    return w->routed                        ? 0
+           : has_media(w, type)             ? 3
+           : span_is(type, "application/*") ? 2
+           : span_is(type, "*/*")           ? 1
+                                            : 0;
+}
+
+const wire *wire_of_accept(const char *accept, const wire *same)
+{
+    const wire *best = NULL;
+    double best_q = 0;
+    int best_says = 0;
+    if (!accept || accept[strspn(accept, " \t,")] == '\0')
+        return same;
+    for (const wire *const *w = wires; *w; w++) {
+        /* The element that says most decides, the highest of several. */
+        double q = 0;
+        int most = 0;
+        for (const char *p = accept; *p != '\0';) {
+            const char *end = p + strcspn(p, ",");
+            int here = says(media_type(p), *w);
+            double its = here > 0 ? quality(p, end) : 0;
+            if (here > most || (here == most && its > q)) {
+                most = here;
+                q = its;
+            }
+            p = *end == ',' ? end + 1 : end;
+        }
+        /* At the same quality a name counts more than a wildcard, then the request's own wire. */
+        bool named = most == 3, better = named != (best_says == 3) ? named : *w == same;
+        if (q > best_q || (q == best_q && q > 0 && better)) {
+            best = *w;
+            best_q = q;
+            best_says = most;
+        }
+    }
+    return best;
+}
+
+const wire *wire_of_bytes(span body)
+{
+    cursor c = cursor_new(body);
+    uint64_t header = cursor_u64(&c);
+    cursor_space(&c);
+    bool binary = !c.failed && header <= body.size - 8 && cursor_peek(&c) == '{';
+    return binary ? &wire_safetensors : &wire_json;
+}
