@@ -287,12 +287,6 @@ $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $< $(TESTED_OBJS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
-# lossd's HTTP with other routes.
-$(TESTS)/echo: tests/bench/echo.c $(filter-out %/route.o %/request.o %/catalogue/models.o,$(TESTED_OBJS))
-	@mkdir -p $(@D)
-	$(call say,CC,$<)
-	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
-
 # Generated files.
 
 ## api: regenerate api/ from the descriptions and goldens

@@ -134,7 +134,7 @@ static int serve(const flags *f)
         return BAD_USAGE;
     uv_loop_init(&s.loop);
     request_setup(&s.loop, f);
-    s.server = http_start(&s.loop, f);
+    s.server = http_start(&s.loop, f, &route_handler);
     if (!s.server) {
         uv_run(&s.loop, UV_RUN_DEFAULT);
         uv_loop_close(&s.loop);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "request.h"
 
+#include "http/reply.h"
 #include "tell/metrics.h"
 #include "wire/number.h"
 #include "wire/wires.h"

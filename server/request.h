@@ -8,8 +8,10 @@
 
 #include "evaluate.h"
 #include "http/coding.h"
-#include "http/http.h"
+#include "http/exchange.h"
 #include "tell/log.h"
+
+#include <uv.h>
 
 /* X(step, thread, what happens) */
 #define REQUEST_STEPS(X)                                                                           \

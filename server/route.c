@@ -6,6 +6,7 @@
 #include "catalogue/models.h"
 #include "catalogue/openapi.h"
 #include "catalogue/trees.h"
+#include "http/reply.h"
 #include "oip.h"
 #include "request.h"
 #include "tell/log.h"
@@ -366,7 +367,7 @@ static bool find_and_begin(exchange *x, problem *p)
         "lists the losses");
 }
 
-bool route_begin(exchange *x)
+static bool handle_begin(exchange *x)
 {
     problem p = {0};
     if (find_and_begin(x, &p))
@@ -375,13 +376,13 @@ bool route_begin(exchange *x)
     return false;
 }
 
-void route_leave(exchange *x)
+static void handle_leave(exchange *x)
 {
     if (x->request)
         request_leave(x->request);
 }
 
-bool route_grow(exchange *x, size_t more)
+static bool handle_grow(exchange *x, size_t more)
 {
     problem p;
     if (!x->request || request_grow(x->request, more, &p))
@@ -390,24 +391,26 @@ bool route_grow(exchange *x, size_t more)
     return false;
 }
 
-void route_refuse(exchange *x)
+static void handle_refuse(exchange *x)
 {
     if (x->request)
         request_refuse(x->request);
 }
 
-void route_run(exchange *x)
+static void handle_run(exchange *x)
 {
-    x->route->run(x);
+    const route *r = x->route;
+    r->run(x);
 }
 
 static void log_request(const exchange *x)
 {
     log_entry entry = log_begin(LOG_INFO, "request");
+    const route *r = x->route;
     const char *trace = x->connection ? http_header(x, "traceparent") : NULL;
     log_text(&entry, "id", x->id);
     log_text(&entry, "method", x->method);
-    log_text(&entry, "path", x->route ? x->route->path : "-");
+    log_text(&entry, "path", r ? r->path : "-");
     log_number(&entry, "status", x->reply.status, 0);
     log_text(&entry, "code", x->reply.code);
     if (x->request)
@@ -423,9 +426,18 @@ static void log_request(const exchange *x)
     log_end(&entry);
 }
 
-void route_end(exchange *x)
+static void handle_end(exchange *x)
 {
     if (log_wants(LOG_INFO))
         log_request(x);
     request_end(x->request);
 }
+
+const handler route_handler = {
+    .begin = handle_begin,
+    .grow = handle_grow,
+    .refuse = handle_refuse,
+    .run = handle_run,
+    .leave = handle_leave,
+    .end = handle_end,
+};

@@ -13,6 +13,7 @@
 #include "http/access.h"
 #include "http/http.h"
 #include "request.h"
+#include "route.h"
 #include "tell/log.h"
 #include "tell/metrics.h"
 
@@ -61,7 +62,7 @@ static int start(void **unused)
     log_set(false, LOG_ERROR);
     uv_loop_init(&loop);
     request_setup(&loop, &f);
-    server = http_start(&loop, &f);
+    server = http_start(&loop, &f, &route_handler);
     if (!server || uv_async_init(&loop, &over, on_over) != 0)
         return -1;
     port = atoi(strrchr(http_url(server, 0), ':') + 1);

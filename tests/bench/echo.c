@@ -4,8 +4,7 @@
  * once, POST /pool after a trip through the pool of workers. The flags are lossd's; it ends with
  * SIGTERM.
  */
-#include "server/route.h"
-
+#include "server/http/http.h"
 #include "server/tell/log.h"
 
 #include <signal.h>
@@ -37,30 +36,30 @@ static void after(uv_work_t *work, int status)
     http_resume(x);
 }
 
-bool route_begin(exchange *x)
+static bool on_begin(exchange *x)
 {
     x->body_max = body_max;
     return true;
 }
 
-bool route_grow(exchange *x, size_t more)
+static bool on_grow(exchange *x, size_t more)
 {
     (void)x;
     (void)more;
     return true;
 }
 
-void route_refuse(exchange *x)
+static void on_refuse(exchange *x)
 {
     (void)x;
 }
 
-void route_leave(exchange *x)
+static void on_leave(exchange *x)
 {
     (void)x;
 }
 
-void route_run(exchange *x)
+static void on_run(exchange *x)
 {
     if (x->target.segments > 0 && strcmp(x->target.segment[0], "pool") == 0) {
         uv_work_t *work = calloc(1, sizeof *work);
@@ -75,14 +74,19 @@ void route_run(exchange *x)
     back(x);
 }
 
-void route_end(exchange *x)
+static void on_end(exchange *x)
 {
     free(x->request);
 }
 
-void route_drain(void)
-{
-}
+static const handler echo = {
+    .begin = on_begin,
+    .grow = on_grow,
+    .refuse = on_refuse,
+    .run = on_run,
+    .leave = on_leave,
+    .end = on_end,
+};
 
 int main(int argc, char **argv)
 {
@@ -97,7 +101,7 @@ int main(int argc, char **argv)
     body_max = (size_t)f.max_body;
     log_set(false, LOG_ERROR);
     uv_loop_init(&loop);
-    if (!http_start(&loop, &f))
+    if (!http_start(&loop, &f, &echo))
         return 1;
     return uv_run(&loop, UV_RUN_DEFAULT);
 }

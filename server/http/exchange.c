@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#include "http/exchange.h"
+
+#include "http/server.h"
+
+#include <microhttpd.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+
+const char *http_header(const exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+}
+
+/* How often a header comes. */
+typedef struct tally_of {
+    const char *name;
+    int times;
+} tally_of;
+
+static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                    const char *value)
+{
+    tally_of *t = cls;
+    (void)kind;
+    (void)value;
+    t->times += strcasecmp(t->name, name) == 0;
+    return MHD_YES;
+}
+
+int http_header_times(const exchange *x, const char *name)
+{
+    tally_of t = {name, 0};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &t);
+    return t.times;
+}
+
+void exchange_identify(exchange *x, const char *given)
+{
+    const size_t size = given ? strlen(given) : 0;
+    if (given && size <= HTTP_ID_MAX && head_is_token((span){given, size})) {
+        memcpy(x->id, given, size + 1);
+        return;
+    }
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random)
+        random = x->start;
+    snprintf(x->id, sizeof x->id, "%016llx", (unsigned long long)random);
+}
+
+bool http_is_local(const exchange *x)
+{
+    return x->listener->at.local;
+}
+
+const char *http_client(const exchange *x)
+{
+    return x->peer->address;
+}
+
+void http_suspend(exchange *x)
+{
+    MHD_suspend_connection(x->connection);
+}
+
+void http_resume(exchange *x)
+{
+    MHD_resume_connection(x->connection);
+    x->listener->due = true;
+}

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+#include "http/receive.h"
+
+#include "http/reply.h"
+#include "http/server.h"
+#include "tell/metrics.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static peer *peer_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection)
+{
+    listener *l = cls;
+    peer *p = peer_of(connection);
+    exchange *x = p ? calloc(1, sizeof *x) : NULL;
+    if (!x)
+        return NULL;
+    x->server = l->server;
+    x->listener = l;
+    x->peer = p;
+    x->start = uv_hrtime();
+    x->target.query = x->line = strdup(uri);
+    if (!x->line) {
+        free(x);
+        return NULL;
+    }
+    p->exchange = x;
+    peer_enter(&l->server->peers, p, PEER_HEAD, x->start, 0);
+    l->server->exchanges++;
+    l->server->quiet = 0;
+    return x;
+}
+
+/* The guard, and how long the head is of which it was shown all. */
+typedef struct look {
+    guard guard;
+    size_t size;
+} look;
+
+static enum MHD_Result look_at_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                      size_t name_size, const char *value, size_t value_size)
+{
+    look *l = cls;
+    (void)kind;
+    guard_header(&l->guard, (span){name, name_size}, (span){value, value_size});
+    l->size += name_size + strlen(": ") + value_size + strlen("\r\n");
+    return MHD_YES;
+}
+
+/* libmicrohttpd leaves out what stands on folded lines and behind a NUL, where somebody in front
+ * may see a length. It tells how long the head was: if that is not what the usual spelling of what
+ * it showed makes, the connection ends with the reply, and what comes behind it is never a request.
+ */
+static bool is_usual(const exchange *x, const look *l, const char *version)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    const size_t line = strlen(x->method) + 1 + strlen(x->line) + 1 + strlen(version);
+    return info && info->header_size == line + strlen("\r\n") + l->size + strlen("\r\n");
+}
+
+/* Room for `more` bytes, exactly where the length is known. */
+static bool grow_body(exchange *x, size_t more)
+{
+    size_t need = x->body_size + more;
+    if (need <= x->body_capacity)
+        return true;
+    size_t capacity = x->length > 0 ? (size_t)x->length : need + need / 2;
+    if (capacity > x->body_max)
+        capacity = x->body_max;
+    if (x->length < 0 && !x->server->handler->grow(x, capacity - x->body_capacity))
+        return false;
+    if (!pages_grow(&x->room, capacity)) {
+        problem p;
+        problem_set(&p, 503, "no_memory", "no memory for a body of %zu bytes", capacity);
+        http_reply_problem(x, &p);
+        return false;
+    }
+    x->body = x->room.at;
+    x->body_capacity = capacity;
+    return true;
+}
+
+static void too_large(exchange *x)
+{
+    problem p;
+    problem_set(&p, 413, "too_large", "the body is larger than %zu bytes (--max-body)",
+                x->body_max);
+    http_reply_problem(x, &p);
+    x->refused = true;
+}
+
+static void free_body(exchange *x)
+{
+    pages_free(&x->room);
+    x->body = NULL;
+    x->body_size = x->body_capacity = 0;
+}
+
+static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
+{
+    metric.received_bytes_total += size;
+    peer_moved(&x->server->peers, x->peer, x->start, size);
+    if (!x->refused && !x->unwanted && size > x->body_max - x->body_size)
+        too_large(x);
+    if (!x->refused && !x->unwanted && !grow_body(x, size))
+        x->refused = true;
+    if (x->refused || x->unwanted) {
+        if (x->discarded == 0)
+            x->server->handler->refuse(x);
+        free_body(x);
+        x->discarded += size;
+        /* A reply in the middle of a body is not possible: beyond the limit, hang up. */
+        return x->discarded <= x->server->drain_max ? MHD_YES : MHD_NO;
+    }
+    memcpy(x->body + x->body_size, data, size);
+    x->body_size += size;
+    return MHD_YES;
+}
+
+/* The head is there: refuse, or go on with the body. */
+static enum MHD_Result take_head(exchange *x, const char *version)
+{
+    problem p;
+    look l = {0};
+    exchange_identify(x, http_header(x, "X-Request-Id"));
+    peer_enter(&x->server->peers, x->peer, PEER_BODY, uv_hrtime(), 0);
+    peer_moved(&x->server->peers, x->peer, x->start, 0);
+    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &l);
+    x->length = l.guard.length;
+    x->close = !is_usual(x, &l, version);
+    if (!guard_passes(&l.guard, version, &p)) {
+        x->close = true;
+        http_reply_problem(x, &p);
+        return reply_send(x) ? MHD_YES : MHD_NO;
+    }
+    const char *expect = http_header(x, "Expect");
+    if (expect && strcasecmp(expect, "100-continue") != 0) {
+        problem_set(&p, 417, "expectation_failed",
+                    "Expect is \"%.40s\"; only 100-continue is known", expect);
+        http_reply_problem(x, &p);
+        x->refused = true;
+    } else if (!target_split(x->line, &x->target, &p)) {
+        http_reply_problem(x, &p);
+        x->refused = true;
+    } else if (!x->server->handler->begin(x)) {
+        x->refused = true;
+    } else if (!x->unwanted && x->length > 0 && (uint64_t)x->length > x->body_max) {
+        too_large(x);
+    }
+    if (!x->refused || x->length == 0)
+        return MHD_YES;
+    /* Refused, with a body on its way. A client that waits for 100 Continue gets its answer now;
+     * any other one would take a reset for it, so its body is read and dropped first. */
+    if (!expect && x->length <= (int64_t)x->server->drain_max)
+        return MHD_YES;
+    x->close = true;
+    return reply_send(x) ? MHD_YES : MHD_NO;
+}
+
+enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, const char *url,
+                                const char *method, const char *version, const char *data,
+                                size_t *size, void **state)
+{
+    exchange *x = *state;
+    (void)url;
+    if (!x) /* no memory for it when the request line came */
+        return MHD_queue_response(connection, 503, ((http *)cls)->exhausted);
+    if (!x->connection) {
+        x->connection = connection;
+        x->method = method;
+        return take_head(x, version);
+    }
+    /* Without data the request is whole. None of a size of 0 is not that: it comes where 100
+     * Continue was asked for and there is no body. */
+    if (data) {
+        enum MHD_Result result = *size > 0 ? take_body(x, data, *size) : MHD_YES;
+        *size = 0;
+        return result;
+    }
+    if (x->reply.status == 0) {
+        peer_enter(&x->server->peers, x->peer, PEER_WORK, 0, 0);
+        x->server->handler->run(x);
+    }
+    const bool suspended = x->reply.status == 0;
+    return suspended || reply_send(x) ? MHD_YES : MHD_NO;
+}
+
+void receive_end(void *cls, struct MHD_Connection *connection, void **state,
+                 enum MHD_RequestTerminationCode code)
+{
+    http *server = cls;
+    exchange *x = *state;
+    (void)connection;
+    (void)code;
+    *state = NULL;
+    if (!x)
+        return;
+    x->peer->exchange = NULL;
+    peer_enter(&server->peers, x->peer, PEER_IDLE, uv_hrtime(), 0);
+    server->exchanges--;
+    server->handler->end(x);
+    free_body(x);
+    buffer_free(&x->reply.text);
+    free(x->line);
+    free(x);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+#include "http/reply.h"
+
+#include "http/server.h"
+#include "tell/metrics.h"
+
+#include <microhttpd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+void http_reply_kept(exchange *x, int status, const char *media, span text)
+{
+    reply *r = &x->reply;
+    r->status = status;
+    r->media = media;
+    r->pieces = 1;
+    r->piece[0] = text;
+}
+
+void http_reply_text(exchange *x, int status, const char *media, buffer *text)
+{
+    reply *r = &x->reply;
+    r->text = *text;
+    *text = buffer_new(text->max);
+    http_reply_kept(x, status, media, (span){r->text.data, r->text.size});
+}
+
+/* Clients of the Open Inference Protocol want errors of its form; also where the path has not been
+ * split yet, because something before it was wrong. */
+static bool is_oip(const exchange *x)
+{
+    return x->target.segments > 0 ? strcmp(x->target.segment[0], "v2") == 0
+                                  : strncmp(x->line, "/v2", 3) == 0 && strchr("/?", x->line[3]);
+}
+
+void http_reply_problem(exchange *x, const problem *p)
+{
+    const bool oip = is_oip(x);
+    buffer text = buffer_new(4096);
+    if (oip)
+        problem_write_oip(p, &text);
+    else
+        problem_write(p, &text);
+    x->reply.retry = p->status == 503;
+    x->reply.authenticate = p->status == 401;
+    x->reply.code = p->code;
+    http_reply_text(x, oip && p->status == 422 ? 400 : p->status,
+                    oip ? "application/json" : "application/problem+json", &text);
+}
+
+static void header(struct MHD_Response *response, const char *name, const char *value)
+{
+    /* Without memory for a header the reply goes out without it. */
+    if (value && *value != '\0')
+        (void)MHD_add_response_header(response, name, value);
+}
+
+/* What a web page of another origin needs to see it. */
+static void share(const exchange *x, struct MHD_Response *response)
+{
+    header(response, "Access-Control-Allow-Origin", http_header(x, "Origin"));
+    header(response, "Vary", "Origin");
+    if (!x->reply.preflight) {
+        header(response, "Access-Control-Expose-Headers",
+               "X-Request-Id, Server-Timing, Retry-After, Inference-Header-Content-Length");
+        return;
+    }
+    header(response, "Access-Control-Allow-Methods", x->reply.allow);
+    header(response, "Access-Control-Allow-Headers",
+           "Authorization, Content-Type, Content-Encoding, Inference-Header-Content-Length, "
+           "X-Request-Id, X-Request-Timeout, traceparent");
+    header(response, "Access-Control-Max-Age", "600");
+}
+
+static const char exhausted_text[] =
+    "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,"
+    "\"code\":\"no_memory\",\"detail\":\"no memory for a reply\"}\n";
+
+struct MHD_Response *reply_exhausted(void)
+{
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        sizeof exhausted_text - 1, (void *)exhausted_text, MHD_RESPMEM_PERSISTENT);
+    if (!response)
+        return NULL;
+    header(response, "Content-Type", "application/problem+json");
+    header(response, "Retry-After", "1");
+    header(response, "Connection", "close");
+    return response;
+}
+
+/* A reply of at least so many bytes goes out a part at a time: handed over whole, one call sends
+ * all of it where the client reads as fast as it comes, and the loop is kept from everybody else.
+ * The parts are copied, while they are in the caches anyway. */
+enum { LONG_REPLY = 32 << 20, REPLY_PART = 512 << 10 };
+
+static ssize_t copy_part(void *context, uint64_t at, char *to, size_t most)
+{
+    const reply *r = context;
+    size_t done = 0;
+    for (int i = 0; i < r->pieces && done < most; i++) {
+        const span all = r->piece[i];
+        if (at >= all.size) {
+            at -= all.size;
+            continue;
+        }
+        const size_t n = all.size - at < most - done ? all.size - at : most - done;
+        memcpy(to + done, all.data + at, n);
+        done += n;
+        at = 0;
+    }
+    return (ssize_t)done;
+}
+
+static struct MHD_Response *make_response(reply *r)
+{
+    struct MHD_IoVec iov[HTTP_PIECES];
+    if (r->size >= LONG_REPLY)
+        return MHD_create_response_from_callback(r->size, REPLY_PART, copy_part, r, NULL);
+    for (int i = 0; i < r->pieces; i++)
+        iov[i] = (struct MHD_IoVec){r->piece[i].data, r->piece[i].size};
+    return MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
+}
+
+bool reply_send(exchange *x)
+{
+    reply *r = &x->reply;
+    for (int i = 0; i < r->pieces; i++)
+        r->size += r->piece[i].size;
+    struct MHD_Response *response = r->text.failed ? NULL : make_response(r);
+    if (!response) {
+        r->status = 503;
+        r->code = "no_memory";
+        r->size = sizeof exhausted_text - 1;
+    }
+    metric.sent_bytes_total += r->size;
+    metrics_refused(r->code);
+    peer_enter(&x->server->peers, x->peer, PEER_REPLY, uv_hrtime(), r->size);
+    if (!response)
+        return MHD_queue_response(x->connection, 503, x->server->exhausted) == MHD_YES;
+    header(response, "Content-Type", r->media);
+    char length[24];
+    snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
+    header(response, "Inference-Header-Content-Length", r->head > 0 ? length : NULL);
+    header(response, "Content-Encoding", r->encoding);
+    header(response, "Vary", r->encoding ? "Accept-Encoding" : NULL);
+    header(response, "X-Request-Id", x->id);
+    header(response, "Server-Timing", r->timing);
+    header(response, "Allow", r->allow);
+    header(response, "Retry-After", r->retry ? "1" : NULL);
+    header(response, "WWW-Authenticate", r->authenticate ? "Bearer realm=\"lossd\"" : NULL);
+    header(response, "Connection", x->close || x->server->closing ? "close" : NULL);
+    if (x->shared)
+        share(x, response);
+    enum MHD_Result result = MHD_queue_response(x->connection, (unsigned)r->status, response);
+    MHD_destroy_response(response);
+    return result == MHD_YES;
+}
+
+/* libmicrohttpd cannot answer before a request is whole. Nothing of an answer has been sent, so it
+ * may be written past it, before the connection ends. */
+void reply_early(exchange *x)
+{
+    reply *r = &x->reply;
+    problem p;
+    if (r->status == 0) {
+        if (x->id[0] == '\0')
+            exchange_identify(x, NULL);
+        problem_set(&p, 408, "client_too_slow",
+                    "the request did not come in time (--header-timeout, --body-timeout, "
+                    "--request-timeout)");
+        http_reply_problem(x, &p);
+    }
+    metrics_refused(r->code);
+    if (!x->peer->plain)
+        return;
+    buffer text = buffer_new(8192);
+    buffer_printf(&text,
+                  "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+                  "X-Request-Id: %s\r\nConnection: close\r\n\r\n",
+                  r->status, problem_title(r->status), r->media, r->text.size, x->id);
+    buffer_append(&text, r->text.data, r->text.size);
+    if (!text.failed) /* what does not fit at once a slow client would hardly read */
+        (void)!send(x->peer->fd, text.data, text.size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    buffer_free(&text);
+}
