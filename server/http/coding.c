@@ -77,14 +77,16 @@ coding coding_of_accept(const char *header)
 
 enum { WRONG = -1, NO_MEMORY = -2 };
 
-/* Inflate a body to at most `size` bytes; `to` NULL: they are counted and dropped. How many there
- * are, or more than `size` where it went beyond. */
+/* Inflate a body, which may have several members where it is gzip, to at most `size` bytes; `to`
+ * NULL: they are counted and dropped. How many there are, or more than `size` where it went beyond.
+ */
 static int64_t run(coding c, span body, char *to, size_t size)
 {
     char stride[STRIDE];
     z_stream z = {0};
     size_t in = 0, done = 0;
     int status = Z_OK;
+    bool more = true;
     if (inflateInit2(&z, window(c)) != Z_OK)
         return NO_MEMORY;
     while (status == Z_OK && done <= size) {
@@ -100,8 +102,11 @@ static int64_t run(coding c, span body, char *to, size_t size)
         z.avail_out = take;
         status = inflate(&z, Z_NO_FLUSH);
         done += take - z.avail_out;
+        more = z.avail_in > 0 || in < body.size;
+        if (status == Z_STREAM_END && more && c == CODING_GZIP) /* what follows is a member, too */
+            status = inflateReset(&z);
     }
-    const bool whole = status == Z_STREAM_END && z.avail_in == 0 && in == body.size;
+    const bool whole = status == Z_STREAM_END && !more;
     inflateEnd(&z);
     if (status == Z_MEM_ERROR)
         return NO_MEMORY;

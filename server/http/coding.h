@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Content codings of bodies: gzip, and deflate as HTTP means it, wrapped by zlib.
+ * Content codings of bodies: gzip, of one member or several, and deflate as HTTP means it, wrapped
+ * by zlib.
  */
 #ifndef LOSSD_CODING_H
 #define LOSSD_CODING_H

@@ -100,6 +100,57 @@ static void deflated(void **unused)
     }
 }
 
+/* What appending compressors write: several members one behind the other, each of any length. */
+static void members(void **unused)
+{
+    (void)unused;
+    static const char *const texts[][4] = {{"{\"a\":", "1}", NULL}, {"", "{}", NULL},
+                                           {"{}", "", NULL},        {"", "", NULL},
+                                           {"", "a", "", NULL},     {"ab", "c", "defg", NULL}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        bytes body = {0}, text = {0};
+        problem p = {0};
+        size_t size, first = 0;
+        put(&text, "", 0);
+        for (int k = 0; texts[i][k]; k++) {
+            bytes member = packed(CODING_GZIP, texts[i][k], strlen(texts[i][k]), 9);
+            put(&text, texts[i][k], strlen(texts[i][k]));
+            put(&body, member.data, member.size);
+            first = k == 0 ? member.size : first;
+            free(member.data);
+        }
+        char *got = plain(CODING_GZIP, &body, text.size, &size, &p);
+        assert_non_null(got);
+        assert_int_equal(size, text.size);
+        assert_memory_equal(got, text.data, size);
+        free(got);
+        if (text.size > 0) { /* the limit is for all of them together */
+            assert_null(plain(CODING_GZIP, &body, text.size - 1, &size, &p));
+            assert_int_equal(p.status, 413);
+        }
+        for (size_t n = first + 1; n < body.size; n++) { /* cut off, but for where a member ends */
+            bytes cut = {body.data, n, n};
+            free(got = plain(CODING_GZIP, &cut, text.size, &size, &p));
+            assert_true(got ? texts[i][2] != NULL : p.status == 400);
+        }
+        put(&body, "\0", 1); /* no member */
+        assert_null(plain(CODING_GZIP, &body, text.size, &size, &p));
+        assert_int_equal(p.status, 400);
+        free(body.data);
+        free(text.data);
+    }
+    /* zlib's format has no members. */
+    bytes once = packed(CODING_DEFLATE, "{}", 2, 9), twice = {0};
+    problem p = {0};
+    size_t size;
+    put(&twice, once.data, once.size);
+    put(&twice, once.data, once.size);
+    assert_null(plain(CODING_DEFLATE, &twice, 100, &size, &p));
+    assert_int_equal(p.status, 400);
+    free(once.data);
+    free(twice.data);
+}
+
 /* Cut off anywhere, followed by anything, or with any byte changed. */
 static void wrong_bodies(void **unused)
 {
@@ -220,8 +271,8 @@ static void headers(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips), cmocka_unit_test(deflated), cmocka_unit_test(wrong_bodies),
-        cmocka_unit_test(bombs),       cmocka_unit_test(headers),
+        cmocka_unit_test(round_trips),  cmocka_unit_test(deflated), cmocka_unit_test(members),
+        cmocka_unit_test(wrong_bodies), cmocka_unit_test(bombs),    cmocka_unit_test(headers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
