@@ -50,8 +50,18 @@ static int64_t number_of(span digits)
     return number;
 }
 
-void guard_header(guard *g, span name, span value)
+/* White space at its end is not part of a value. */
+static span trimmed(span value)
 {
+    while (value.size > 0 &&
+           (value.data[value.size - 1] == ' ' || value.data[value.size - 1] == '\t'))
+        value.size--;
+    return value;
+}
+
+span guard_header(guard *g, span name, span value)
+{
+    const span text = trimmed(value);
     if (!head_is_token(name))
         g->bad = "a header name is not a token";
     for (size_t i = 0; i < value.size; i++) {
@@ -72,9 +82,10 @@ void guard_header(guard *g, span name, span value)
         g->length = -1;
     } else if (is(name, "Host")) {
         g->hosts++;
-        if (!is_host(value))
+        if (!is_host(text))
             g->bad = "Host must be a name or an address, and perhaps a port";
     }
+    return text;
 }
 
 bool guard_passes(const guard *g, const char *version, problem *p)

@@ -15,14 +15,16 @@
 /* A token of RFC 9110: what a header name is made of. */
 bool head_is_token(span text);
 
-/* Begin with {0}, show it every header in turn, then ask for the verdict. */
+/* Begin with {0}, show it every header in turn, then ask for the verdict. Each gives back the value
+ * without the white space at its end, which is not part of it. How long the body is was decided
+ * before, by the value as it stands: so is it here. */
 typedef struct guard {
     int lengths, encodings, hosts;
     int64_t length;  /* of the body: 0 without one, -1 if it is chunked */
     const char *bad; /* NULL: nothing yet */
 } guard;
 
-void guard_header(guard *g, span name, span value);
+span guard_header(guard *g, span name, span value);
 bool guard_passes(const guard *g, const char *version, problem *p);
 
 /* A request target, split before it is decoded, so that an encoded slash is not one. `text` is cut

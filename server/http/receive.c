@@ -39,7 +39,8 @@ void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection
     return x;
 }
 
-/* The guard, and how long the head is of which it was shown all. */
+/* The guard, and how long the head is of which it was shown all. What follows reads headers without
+ * the white space at their ends. */
 typedef struct look {
     guard guard;
     size_t size;
@@ -50,7 +51,9 @@ static enum MHD_Result look_at_header(void *cls, enum MHD_ValueKind kind, const 
 {
     look *l = cls;
     (void)kind;
-    guard_header(&l->guard, (span){name, name_size}, (span){value, value_size});
+    const span text = guard_header(&l->guard, (span){name, name_size}, (span){value, value_size});
+    if (text.size < value_size) /* where libmicrohttpd has read it to, and looks it up */
+        ((char *)(uintptr_t)value)[text.size] = '\0';
     l->size += name_size + strlen(": ") + value_size + strlen("\r\n");
     return MHD_YES;
 }
@@ -131,10 +134,10 @@ static enum MHD_Result take_head(exchange *x, const char *version)
 {
     problem p;
     look l = {0};
-    exchange_identify(x, http_header(x, "X-Request-Id"));
     peer_enter(&x->server->peers, x->peer, PEER_BODY, uv_hrtime(), 0);
     peer_moved(&x->server->peers, x->peer, x->start, 0);
     MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &l);
+    exchange_identify(x, http_header(x, "X-Request-Id"));
     x->length = l.guard.length;
     x->close = !is_usual(x, &l, version);
     if (!guard_passes(&l.guard, version, &p)) {

@@ -39,14 +39,14 @@ static void check_headers(const char *version, const uint8_t *data, size_t size)
         char *value = strchr(line, ':');
         if (value) {
             *value++ = '\0';
-            guard_header(&g, (span){line, strlen(line)}, (span){value, strlen(value)});
+            const span its =
+                guard_header(&g, (span){line, strlen(line)}, (span){value, strlen(value)});
+            REQUIRE(its.data == value && its.size <= strlen(value));
             for (const char *c = value; *c != '\0'; c++)
                 clean = clean && (!iscntrl((unsigned char)*c) || *c == '\t');
             for (const char *c = line; *c != '\0'; c++)
                 clean = clean && *c > ' ' && *c < 0x7f && !strchr("\"(),/:;<=>?@[\\]{}", *c);
             hosts += strcasecmp(line, "host") == 0;
-            if (strcasecmp(line, "host") == 0)
-                clean = clean && !strpbrk(value, " \t/?#@\"<>\\^`{|}");
             if (strcasecmp(line, "content-length") == 0) {
                 lengths++;
                 length = strtoll(value, NULL, 10);
@@ -56,6 +56,11 @@ static void check_headers(const char *version, const uint8_t *data, size_t size)
                 encodings++;
                 clean = clean && strcasecmp(value, "chunked") == 0;
             }
+            for (char *end = value + strlen(value); end > value && strchr(" \t", end[-1]);)
+                *--end = '\0';
+            REQUIRE(its.size == strlen(value));
+            if (strcasecmp(line, "host") == 0)
+                clean = clean && !strpbrk(value, " \t/?#@\"<>\\^`{|}");
         }
         free(line);
     }

@@ -22,7 +22,11 @@ static const char *verdict(const char *version, const char *const *headers, int6
         /* Exactly as long as they are: a read beyond the end is one that a sanitizer sees. */
         char *name = exactly(headers[0], strlen(headers[0]));
         char *value = exactly(headers[1], strlen(headers[1]));
-        guard_header(&g, (span){name, strlen(headers[0])}, (span){value, strlen(headers[1])});
+        const span its =
+            guard_header(&g, (span){name, strlen(headers[0])}, (span){value, strlen(headers[1])});
+        assert_ptr_equal(its.data, value);
+        assert_true(its.size == 0 || !strchr(" \t", value[its.size - 1]));
+        assert_int_equal(strspn(headers[1] + its.size, " \t"), strlen(headers[1]) - its.size);
         free(name);
         free(value);
     }
@@ -67,12 +71,13 @@ static void guards(void **unused)
     for (const char *const *bad = H("a b", "a/b", "a@b", "a\tb", "a?b", "\xc3\xbc", "a\"", "a,b c");
          *bad; bad++)
         refused("HTTP/1.1", "Host must be", H("Host", *bad));
+    passes("HTTP/1.1", 0, H("Host", "a \t ", "X", " \t", "Y", "a b "));
     passes("HTTP/1.1", 12, H("hOST", "a", "content-LENGTH", "12"));
     passes("HTTP/1.1", 999999999999999999, H("Host", "a", "Content-Length", "999999999999999999"));
     passes("HTTP/1.1", -1, H("Host", "a", "Transfer-Encoding", "Chunked"));
     passes("HTTP/1.1", 0, H("Host", "a", "X", "tab\there \xc3\xbc"));
     for (const char *const *bad =
-             H("", "-1", "+1", "1 2", "0x1", "1,1", "1e1", "9999999999999999999");
+             H("", "-1", "+1", "1 2", "1 ", "0x1", "1,1", "1e1", "9999999999999999999");
          *bad; bad++)
         refused("HTTP/1.1", "18 digits", H("Host", "a", "Content-Length", *bad));
     for (const char *const *bad =
