@@ -254,7 +254,7 @@ static bool open_outputs(evaluation *e, span text, problem *p)
 
 static bool json_open(evaluation *e, problem *p)
 {
-    cursor c = cursor_new(e->body);
+    cursor c = cursor_new(walk_body(e->body));
     char name[WALK_NAME];
     span value, inputs = {0}, options = {0}, outputs = {0};
     if (!cursor_accept(&c, '{'))

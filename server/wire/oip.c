@@ -348,7 +348,7 @@ static bool oip_open(evaluation *e, problem *p)
         return malformed(p, e->body.size == 0 ? "the body is empty; it must be a JSON object"
                                               : "Inference-Header-Content-Length is 0; the body "
                                                 "must begin with a JSON object");
-    if (!read_members(e, text, m, MEMBERS, "the request", p))
+    if (!read_members(e, walk_body(text), m, MEMBERS, "the request", p))
         return false;
     if (m[INPUTS].value.size == 0)
         return malformed(p, "the request has no inputs");

@@ -48,6 +48,15 @@ static void skip_plain(cursor *c)
         c->p += sizeof bytes;
 }
 
+span walk_body(span body)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    const size_t size = sizeof mark - 1;
+    if (body.size < size || memcmp(body.data, mark, size) != 0)
+        return body;
+    return (span){body.data + size, body.size - size};
+}
+
 bool walk_string(cursor *c, span *s)
 {
     cursor_space(c);

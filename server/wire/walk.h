@@ -22,6 +22,9 @@ enum {
 
 bool walk_is_space(char c);
 
+/* The JSON of a body: what stands behind the byte order mark that some programs write before it. */
+span walk_body(span body);
+
 /* A string token, quotes included, as it stands in the text. */
 bool walk_string(cursor *c, span *s);
 
