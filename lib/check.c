@@ -7,7 +7,7 @@
 
 enum { BLOCK_ELEMENTS = 64 * 1024 }; /* what a block should at least compute */
 
-int single_input(const lk_loss *loss, const char *name)
+int lk_single_input(const lk_loss *loss, const char *name)
 {
     for (int i = 0; loss->is.inputs[i].name; i++)
         if (strcmp(loss->is.inputs[i].name, name) == 0)
@@ -15,7 +15,8 @@ int single_input(const lk_loss *loss, const char *name)
     return -1;
 }
 
-lk_status single_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error)
+lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wanted,
+                         lk_error *error)
 {
     const lk_description *is = &call->loss->is;
     const bool transform = is->traits & LK_TRANSFORM;
@@ -26,7 +27,7 @@ lk_status single_want(const lk_call *call, const char *output, lk_wanted *wanted
         wanted->i = 0;
     } else if (strncmp(output, "grad.", 5) == 0) {
         wanted->role = GRADIENT;
-        wanted->i = single_input(call->loss, output + 5);
+        wanted->i = lk_single_input(call->loss, output + 5);
         if (wanted->i >= 0 && !(is->inputs[wanted->i].flags & LK_DIFFERENTIABLE))
             return lk_error_set(error, LK_UNKNOWN_OUTPUT, output + 5,
                                 "there is no output \"%s\": %s is not differentiable", output,
@@ -120,7 +121,7 @@ static lk_dtype default_dtype(const single *s, unsigned dtypes)
     return dtypes & LK_INTS ? LK_I64 : LK_BOOL;
 }
 
-const char *single_loss_pattern(const single *s)
+const char *lk_single_loss_pattern(const single *s)
 {
     const lk_reduce *reduce = s->job.options;
     const lk_loss *loss = s->call.loss;
@@ -138,7 +139,7 @@ static int patterns(const single *s, const lk_input *input, const char *pattern[
     for (; forms < 3 && input->forms[forms].shape; forms++) {
         pattern[forms] = input->forms[forms].shape;
         if (strcmp(pattern[forms], "loss") == 0)
-            pattern[forms] = single_loss_pattern(s);
+            pattern[forms] = lk_single_loss_pattern(s);
     }
     return forms;
 }
@@ -271,7 +272,7 @@ static lk_status check_outputs(single *s, lk_error *error)
     for (int k = 0; k < s->call.wanted_count; k++) {
         lk_wanted *w = &s->call.wanted[k];
         w->tensor = (lk_tensor){.dtype = real};
-        const char *pattern = single_loss_pattern(s);
+        const char *pattern = lk_single_loss_pattern(s);
         if (w->role == GRADIENT) {
             const char *name = is->inputs[w->i].name;
             if (s->given[w->i].rank < 0)
@@ -289,7 +290,7 @@ static lk_status check_outputs(single *s, lk_error *error)
         if (w->role == DIAGNOSTIC) {
             const lk_output *output = &is->outputs[w->i];
             s->job.out_wanted |= 1u << w->i;
-            const int like = output->like ? single_input(s->call.loss, output->like) : -1;
+            const int like = output->like ? lk_single_input(s->call.loss, output->like) : -1;
             w->tensor.dtype = output->dtype != LK_ANY                 ? output->dtype
                               : like >= 0 && s->given[like].rank >= 0 ? s->given[like].dtype
                                                                       : real;
@@ -302,7 +303,7 @@ static lk_status check_outputs(single *s, lk_error *error)
     return LK_OK;
 }
 
-int64_t single_block_rows(int64_t cost)
+int64_t lk_single_block_rows(int64_t cost)
 {
     return cost >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (cost > 0 ? cost : 1);
 }
@@ -334,7 +335,7 @@ static lk_status fill_job(single *s, lk_error *error)
     int64_t cost = job->rows > 0 ? elements / job->rows : 1;
     if (s->call.loss->row_cost)
         cost = s->call.loss->row_cost(job, NULL);
-    job->block_rows = single_block_rows(cost);
+    job->block_rows = lk_single_block_rows(cost);
     s->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
     lk_dtype primary = s->given[s->primary].dtype;
     job->loss = lk_loss_variant(s->call.loss, lk_is_float(primary) ? primary : LK_F32);
@@ -358,7 +359,7 @@ static lk_status check_options(const single *s, lk_error *error)
     return LK_OK;
 }
 
-lk_status single_check(lk_call *call, lk_error *error)
+lk_status lk_single_check(lk_call *call, lk_error *error)
 {
     single *s = single_of(call);
     lk_status status;

@@ -83,44 +83,46 @@ static inline bool is_half(lk_dtype dtype)
 
 /* graph_parts.c: functions of the kind, */
 
-void graph_free(lk_call *call);
-lk_status graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error);
-lk_status graph_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error);
-const lk_tensor *graph_tensor(const lk_call *call, const char *name);
-lk_status graph_part(lk_call *call, const char *loss, double weight, lk_error *error);
-lk_status graph_part_option(lk_call *call, const char *name, const char *text, lk_error *error);
-lk_status graph_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error);
+void lk_graph_free(lk_call *call);
+lk_status lk_graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error);
+lk_status lk_graph_want(const lk_call *call, const char *output, lk_wanted *wanted,
+                        lk_error *error);
+const lk_tensor *lk_graph_tensor(const lk_call *call, const char *name);
+lk_status lk_graph_part(lk_call *call, const char *loss, double weight, lk_error *error);
+lk_status lk_graph_part_option(lk_call *call, const char *name, const char *text, lk_error *error);
+lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tensor,
+                              lk_error *error);
 
 /* and the tensor of that name, or NULL; */
-named *graph_find(const graph *g, const char *name);
+named *lk_graph_find(const graph *g, const char *name);
 
 /* whether that is the name of an input that the graph itself has; */
-bool graph_reserves(const graph *g, const char *name);
+bool lk_graph_reserves(const graph *g, const char *name);
 
 /* a new call of part k with its options, where the one it has was used; */
-lk_status graph_renew(graph *g, int k, lk_error *error);
+lk_status lk_graph_renew(graph *g, int k, lk_error *error);
 
 /* an error of part k as one of the graph's, which says where: returns its status; */
-lk_status graph_part_error(const graph *g, int k, lk_error *error);
+lk_status lk_graph_part_error(const graph *g, int k, lk_error *error);
 
 /* the tensor whose gradient an output of part k is, or NULL. */
-named *graph_gradient_of(const graph *g, int k, const char *output);
+named *lk_graph_gradient_of(const graph *g, int k, const char *output);
 
 /* graph_check.c */
 
-lk_status graph_check(lk_call *call, lk_error *error);
+lk_status lk_graph_check(lk_call *call, lk_error *error);
 
 /* The checks of all parts, each with a new call where the one it has was used. */
-lk_status graph_check_parts(graph *g, lk_error *error);
+lk_status lk_graph_check_parts(graph *g, lk_error *error);
 
 /* graph_run.c */
 
-lk_status graph_plan(lk_call *call, lk_error *error);
-size_t graph_scratch(const lk_call *call);
-size_t graph_memory(const lk_call *call);
-int64_t graph_blocks(const lk_call *call);
-void graph_run(lk_call *call, int64_t first, int64_t count, void *scratch);
-bool graph_next(lk_call *call);
-lk_status graph_finish(lk_call *call, lk_error *error);
+lk_status lk_graph_plan(lk_call *call, lk_error *error);
+size_t lk_graph_scratch(const lk_call *call);
+size_t lk_graph_memory(const lk_call *call);
+int64_t lk_graph_blocks(const lk_call *call);
+void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch);
+bool lk_graph_next(lk_call *call);
+lk_status lk_graph_finish(lk_call *call, lk_error *error);
 
 #endif

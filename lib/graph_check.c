@@ -13,9 +13,9 @@ static lk_status connect(graph *g, lk_error *error)
         const lk_input *in = p->is->inputs;
         for (int i = 0; in[i].name; i++) {
             const bool mapped = p->source[i][0] != '\0';
-            named *t = p->none[i] || graph_reserves(g, in[i].name)
+            named *t = p->none[i] || lk_graph_reserves(g, in[i].name)
                            ? NULL
-                           : graph_find(g, mapped ? p->source[i] : in[i].name);
+                           : lk_graph_find(g, mapped ? p->source[i] : in[i].name);
             if (mapped && !t)
                 return lk_error_set(error, LK_MISSING_INPUT, p->source[i],
                                     "%s is missing; parts[%d].inputs maps %s to it", p->source[i],
@@ -121,7 +121,7 @@ static lk_status resolve_types(graph *g, int k, lk_error *error)
 static lk_status check_part(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
-    lk_status status = graph_renew(g, k, error);
+    lk_status status = lk_graph_renew(g, k, error);
     p->checked = true;
     if (status == LK_OK)
         status = give_inputs(g, k, error);
@@ -136,14 +136,14 @@ static lk_status check_part(graph *g, int k, lk_error *error)
         return lk_error_set(
             error, LK_OPTION_CONFLICT, "",
             "parts[%d] gives a loss for each row; the loss of a part must be one number", k);
-    return graph_part_error(g, k, error);
+    return lk_graph_part_error(g, k, error);
 }
 
 /* weights, log_vars and grad_output: [K], [K], []. */
 static lk_status check_reserved(graph *g, int which, lk_error *error)
 {
     const lk_input *own = g->call.loss->is.inputs;
-    named *t = graph_find(g, own[which].name);
+    named *t = lk_graph_find(g, own[which].name);
     if (!t)
         return LK_OK;
     t->used = true;
@@ -169,13 +169,13 @@ static lk_status check_combine(const graph *g, lk_error *error)
 {
     const graph_options *o = g->call.options;
     const bool uncertain = o->combine == UNCERTAINTY;
-    if (graph_find(g, "weights") && uncertain)
+    if (lk_graph_find(g, "weights") && uncertain)
         return lk_error_set(error, LK_OPTION_CONFLICT, "weights",
                             "combine=uncertainty excludes weights; log_vars takes its place");
-    if (graph_find(g, "log_vars") && !uncertain)
+    if (lk_graph_find(g, "log_vars") && !uncertain)
         return lk_error_set(error, LK_OPTION_CONFLICT, "log_vars",
                             "log_vars needs combine=uncertainty");
-    if (!graph_find(g, "log_vars") && uncertain)
+    if (!lk_graph_find(g, "log_vars") && uncertain)
         return lk_error_set(error, LK_MISSING_INPUT, "log_vars",
                             "log_vars is missing; combine=uncertainty needs it");
     if (o->scales.count > 0 && !uncertain)
@@ -196,7 +196,7 @@ static lk_status check_combine(const graph *g, lk_error *error)
     return LK_OK;
 }
 
-lk_status graph_check_parts(graph *g, lk_error *error)
+lk_status lk_graph_check_parts(graph *g, lk_error *error)
 {
     lk_status status = LK_OK;
     for (int k = 0; k < g->parts && status == LK_OK; k++)
@@ -208,11 +208,11 @@ lk_status graph_check_parts(graph *g, lk_error *error)
 static bool is_differentiated(const graph *g, const named *t)
 {
     const char *output;
-    if (graph_reserves(g, t->name))
+    if (lk_graph_reserves(g, t->name))
         return strcmp(t->name, g->call.loss->is.inputs[UPSTREAM].name) != 0;
     for (int k = 0; k < g->parts; k++)
         for (int o = 0; (output = lk_call_output(g->part[k].call, o, NULL)); o++)
-            if (graph_gradient_of(g, k, output) == t)
+            if (lk_graph_gradient_of(g, k, output) == t)
                 return true;
     return false;
 }
@@ -223,7 +223,7 @@ static lk_status default_outputs(graph *g, lk_error *error)
     const lk_wanted *last = lk_wanted_add(&g->call, "loss", VALUE, 0);
     for (int i = 0; i < g->tensors && last; i++) {
         snprintf(name, sizeof name, "grad.%s", g->tensor[i].name);
-        if (!graph_reserves(g, g->tensor[i].name) && is_differentiated(g, &g->tensor[i]))
+        if (!lk_graph_reserves(g, g->tensor[i].name) && is_differentiated(g, &g->tensor[i]))
             last = lk_wanted_add(&g->call, name, GRADIENT, i);
     }
     if (last && lk_wanted_add(&g->call, "parts", DIAGNOSTIC, 0))
@@ -267,7 +267,7 @@ static lk_status check_output(graph *g, int place, lk_error *error)
                                 w->name);
         return LK_OK;
     }
-    named *t = strncmp(w->name, "grad.", 5) == 0 ? graph_find(g, w->name + 5) : NULL;
+    named *t = strncmp(w->name, "grad.", 5) == 0 ? lk_graph_find(g, w->name + 5) : NULL;
     if (!t || !is_differentiated(g, t))
         return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
                             "there is no output \"%s\"; there are loss, parts, part.<k>.<output> "
@@ -281,7 +281,7 @@ static lk_status check_output(graph *g, int place, lk_error *error)
     return LK_OK;
 }
 
-lk_status graph_check(lk_call *call, lk_error *error)
+lk_status lk_graph_check(lk_call *call, lk_error *error)
 {
     graph *g = graph_of(call);
     lk_error ignored;
@@ -295,7 +295,7 @@ lk_status graph_check(lk_call *call, lk_error *error)
         g->tensor[i].used = false;
     }
     if ((status = connect(g, error)) != LK_OK || (status = choose_primary(g, error)) != LK_OK ||
-        (status = graph_check_parts(g, error)) != LK_OK)
+        (status = lk_graph_check_parts(g, error)) != LK_OK)
         return status;
     for (int i = 0; i < RESERVED; i++)
         if ((status = check_reserved(g, i, error)) != LK_OK)

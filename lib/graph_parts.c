@@ -9,7 +9,7 @@
 
 /* Names. */
 
-named *graph_find(const graph *g, const char *name)
+named *lk_graph_find(const graph *g, const char *name)
 {
     for (int i = 0; i < g->tensors; i++)
         if (strcmp(g->tensor[i].name, name) == 0)
@@ -17,7 +17,7 @@ named *graph_find(const graph *g, const char *name)
     return NULL;
 }
 
-bool graph_reserves(const graph *g, const char *name)
+bool lk_graph_reserves(const graph *g, const char *name)
 {
     for (int i = 0; i < RESERVED; i++)
         if (strcmp(g->call.loss->is.inputs[i].name, name) == 0)
@@ -42,14 +42,14 @@ static int part_input_place(const part *p, const char *name)
     return -1;
 }
 
-named *graph_gradient_of(const graph *g, int k, const char *output)
+named *lk_graph_gradient_of(const graph *g, int k, const char *output)
 {
     const part *p = &g->part[k];
     const int i = strncmp(output, "grad.", 5) == 0 ? part_input_place(p, output + 5) : -1;
     return i >= 0 && p->tensor[i] >= 0 ? (named *)(uintptr_t)&g->tensor[p->tensor[i]] : NULL;
 }
 
-lk_status graph_part_error(const graph *g, int k, lk_error *error)
+lk_status lk_graph_part_error(const graph *g, int k, lk_error *error)
 {
     if (!error)
         return LK_OK;
@@ -63,7 +63,7 @@ lk_status graph_part_error(const graph *g, int k, lk_error *error)
 
 /* Filling. */
 
-void graph_free(lk_call *call)
+void lk_graph_free(lk_call *call)
 {
     graph *g = graph_of(call);
     for (int k = 0; k < g->parts; k++) {
@@ -74,10 +74,10 @@ void graph_free(lk_call *call)
     free(g->step);
 }
 
-lk_status graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
+lk_status lk_graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
 {
     graph *g = graph_of(call);
-    named *t = graph_find(g, name);
+    named *t = lk_graph_find(g, name);
     lk_status status = lk_tensor_check(name, tensor, error);
     if (status != LK_OK)
         return status;
@@ -95,14 +95,14 @@ lk_status graph_input(lk_call *call, const char *name, const lk_tensor *tensor, 
     return LK_OK;
 }
 
-const lk_tensor *graph_tensor(const lk_call *call, const char *name)
+const lk_tensor *lk_graph_tensor(const lk_call *call, const char *name)
 {
-    const named *t = graph_find(graph_of(call), name);
+    const named *t = lk_graph_find(graph_of(call), name);
     return t ? &t->is : NULL;
 }
 
 /* Which outputs there are is known when the parts are: the check asks again. */
-lk_status graph_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error)
+lk_status lk_graph_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error)
 {
     (void)call;
     if (strlen(output) >= sizeof wanted->name)
@@ -110,7 +110,7 @@ lk_status graph_want(const lk_call *call, const char *output, lk_wanted *wanted,
     return LK_OK;
 }
 
-lk_status graph_part(lk_call *call, const char *loss, double weight, lk_error *error)
+lk_status lk_graph_part(lk_call *call, const char *loss, double weight, lk_error *error)
 {
     graph *g = graph_of(call);
     const lk_loss *found = lk_isa_loss(loss);
@@ -150,7 +150,7 @@ static lk_status remember(part *p, const char *name, const char *text, lk_error 
     return LK_OK;
 }
 
-lk_status graph_renew(graph *g, int k, lk_error *error)
+lk_status lk_graph_renew(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
     if (!p->checked)
@@ -169,23 +169,23 @@ lk_status graph_renew(graph *g, int k, lk_error *error)
     return status;
 }
 
-lk_status graph_part_option(lk_call *call, const char *name, const char *text, lk_error *error)
+lk_status lk_graph_part_option(lk_call *call, const char *name, const char *text, lk_error *error)
 {
     graph *g = graph_of(call);
     const int k = g->parts - 1;
     if (k < 0)
         return lk_misuse(error, "there is no part yet");
-    lk_status status = graph_renew(g, k, error);
+    lk_status status = lk_graph_renew(g, k, error);
     if (status == LK_OK)
         status = lk_call_option(g->part[k].call, name, text, error);
     if (status == LK_OK)
         status = remember(&g->part[k], name, text, error);
     if (status != LK_OK)
-        (void)graph_part_error(g, k, error);
+        (void)lk_graph_part_error(g, k, error);
     return status;
 }
 
-lk_status graph_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error)
+lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error)
 {
     graph *g = graph_of(call);
     const int k = g->parts - 1;
@@ -196,7 +196,7 @@ lk_status graph_part_input(lk_call *call, const char *input, const char *tensor,
     if (i < 0)
         return lk_error_set(error, LK_UNKNOWN_INPUT, "",
                             "parts[%d].inputs: %s has no input \"%.40s\"", k, p->is->name, input);
-    if (graph_reserves(g, input) || (tensor && graph_reserves(g, tensor)))
+    if (lk_graph_reserves(g, input) || (tensor && lk_graph_reserves(g, tensor)))
         return lk_error_set(error, LK_OPTION_CONFLICT, "",
                             "parts[%d].inputs maps %s; weights, log_vars and grad_output are the "
                             "composite's own",

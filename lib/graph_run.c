@@ -36,7 +36,7 @@ static size_t aside(const part *p)
 /* Is the tensor computed with in another type than it has? */
 static bool is_widened(const graph *g, const named *t)
 {
-    return is_half(g->primary) && is_half(t->is.dtype) && !graph_reserves(g, t->name);
+    return is_half(g->primary) && is_half(t->is.dtype) && !lk_graph_reserves(g, t->name);
 }
 
 static size_t arena_bytes(const graph *g)
@@ -52,7 +52,7 @@ static size_t arena_bytes(const graph *g)
     return bytes + most + 64;
 }
 
-size_t graph_memory(const lk_call *call)
+size_t lk_graph_memory(const lk_call *call)
 {
     const graph *g = graph_of(call);
     size_t bytes = arena_bytes(g) + STEPS_MAX * sizeof(step);
@@ -61,7 +61,7 @@ size_t graph_memory(const lk_call *call)
     return bytes;
 }
 
-size_t graph_scratch(const lk_call *call)
+size_t lk_graph_scratch(const lk_call *call)
 {
     const graph *g = graph_of(call);
     size_t most = 0;
@@ -83,7 +83,7 @@ static void *take(graph *g, size_t bytes)
 
 static double number_at(const graph *g, int own, int64_t i, double fallback)
 {
-    const named *t = graph_find(g, g->call.loss->is.inputs[own].name);
+    const named *t = lk_graph_find(g, g->call.loss->is.inputs[own].name);
     return t ? lk_real_at(t->is.data, t->is.dtype, i) : fallback;
 }
 
@@ -159,7 +159,7 @@ static void *shown_at(const graph *g, int k, const char *output)
 /* The place of one output of a part; what has to be added afterwards gets a step. */
 static void *place_output(graph *g, int k, const char *output, const lk_tensor *is, bool counts)
 {
-    named *t = graph_gradient_of(g, k, output);
+    named *t = lk_graph_gradient_of(g, k, output);
     void *at = t ? NULL : shown_at(g, k, output);
     if (strcmp(output, "loss") == 0)
         return g->part[k].value;
@@ -196,10 +196,10 @@ static lk_status plan_part(graph *g, int k, lk_error *error)
         (void)lk_call_bind(p->call, o, place_output(g, k, output, &is, factor != 0));
     g->arena_used = mark; /* the next part's, when this one's gradients are added */
     lk_status status = lk_call_plan(p->call, error);
-    return status == LK_OK ? LK_OK : graph_part_error(g, k, error);
+    return status == LK_OK ? LK_OK : lk_graph_part_error(g, k, error);
 }
 
-lk_status graph_plan(lk_call *call, lk_error *error)
+lk_status lk_graph_plan(lk_call *call, lk_error *error)
 {
     graph *g = graph_of(call);
     lk_error ignored;
@@ -207,7 +207,7 @@ lk_status graph_plan(lk_call *call, lk_error *error)
     lk_status status = check_data(g, error);
     /* After a plan that was refused some parts are planned already: all begin anew. */
     if (status == LK_OK && g->step)
-        status = graph_check_parts(g, error);
+        status = lk_graph_check_parts(g, error);
     if (status == LK_OK)
         status = make_room(g, error);
     if (status != LK_OK)
@@ -228,7 +228,7 @@ lk_status graph_plan(lk_call *call, lk_error *error)
 
 /* Run. */
 
-int64_t graph_blocks(const lk_call *call)
+int64_t lk_graph_blocks(const lk_call *call)
 {
     const graph *g = graph_of(call);
     const step *s = &g->step[g->at];
@@ -247,12 +247,12 @@ static void finish_part(graph *g, int k)
     p->finished = true;
     if (lk_call_finish(p->call, &error) == LK_OK)
         return;
-    (void)graph_part_error(g, k, &error);
+    (void)lk_graph_part_error(g, k, &error);
     if (g->bad.status == LK_OK)
         g->bad = error;
 }
 
-bool graph_next(lk_call *call)
+bool lk_graph_next(lk_call *call)
 {
     graph *g = graph_of(call);
     const step *s = &g->step[g->at];
@@ -285,7 +285,7 @@ static void add(void *to, const void *from, lk_dtype real, int64_t first, int64_
     }
 }
 
-void graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
+void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
 {
     const graph *g = graph_of(call);
     const step *s = &g->step[g->at];
@@ -311,7 +311,7 @@ void graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
 /* The gradients of the numbers that the parts are combined with. */
 static void own_gradient(const graph *g, int own, const double *gradient)
 {
-    const named *t = graph_find(g, g->call.loss->is.inputs[own].name);
+    const named *t = lk_graph_find(g, g->call.loss->is.inputs[own].name);
     if (t && t->gradient >= 0)
         lk_convert(gradient, LK_F64, g->call.wanted[t->gradient].tensor.data, t->is.dtype,
                    g->parts);
@@ -341,7 +341,7 @@ static void write_outputs(const graph *g, const double *value)
     }
 }
 
-lk_status graph_finish(lk_call *call, lk_error *error)
+lk_status lk_graph_finish(lk_call *call, lk_error *error)
 {
     graph *g = graph_of(call);
     double value[PARTS_MAX];

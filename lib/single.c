@@ -39,7 +39,7 @@ static void free_plan(lk_call *call)
 
 static lk_status input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
 {
-    const int i = single_input(call->loss, name);
+    const int i = lk_single_input(call->loss, name);
     char names[LK_NAMES_TEXT];
     if (i < 0)
         return lk_error_set(
@@ -55,7 +55,7 @@ static lk_status input(lk_call *call, const char *name, const lk_tensor *tensor,
 static const lk_tensor *tensor(const lk_call *call, const char *name)
 {
     const single *s = single_of(call);
-    const int i = single_input(call->loss, name);
+    const int i = lk_single_input(call->loss, name);
     return i < 0 || s->given[i].rank < 0 ? NULL : &s->given[i];
 }
 
@@ -215,8 +215,8 @@ static int64_t pass_block(const single *s)
     if (!pass || rows == 0)
         return s->job.block_rows;
     if (s->call.loss->row_cost)
-        return single_block_rows(s->call.loss->row_cost(&s->job, pass));
-    return single_block_rows(lk_tensor_count(&s->job.in[pass->input]) / rows);
+        return lk_single_block_rows(s->call.loss->row_cost(&s->job, pass));
+    return lk_single_block_rows(lk_tensor_count(&s->job.in[pass->input]) / rows);
 }
 
 static int64_t blocks(const lk_call *call)
@@ -295,7 +295,7 @@ static void write_value(const single *s, const double *sum)
     const lk_job *job = &s->job;
     const lk_reduce *reduce = job->options;
     double value = 0;
-    if (!job->value.data || single_loss_pattern(s)[0] != '\0' ||
+    if (!job->value.data || lk_single_loss_pattern(s)[0] != '\0' ||
         (job->loss->is.loss_shape && reduce->reduction == LK_NONE))
         return;
     for (int part = 0; part < job->loss->parts; part++) {
@@ -330,9 +330,9 @@ const lk_kind lk_single = {
     .start = start,
     .free = free_plan,
     .input = input,
-    .want = single_want,
+    .want = lk_single_want,
     .tensor = tensor,
-    .check = single_check,
+    .check = lk_single_check,
     .plan = plan,
     .scratch = scratch,
     .memory = memory,

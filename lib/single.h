@@ -35,16 +35,17 @@ static inline lk_dtype single_real(const single *s)
 
 /* check.c: two functions of the kind, and what a run needs to know as well. */
 
-lk_status single_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error);
-lk_status single_check(lk_call *call, lk_error *error);
+lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wanted,
+                         lk_error *error);
+lk_status lk_single_check(lk_call *call, lk_error *error);
 
 /* The place of an input in the loss's table, or -1. */
-int single_input(const lk_loss *loss, const char *name);
+int lk_single_input(const lk_loss *loss, const char *name);
 
 /* How many rows of that cost a block has: enough to be worth a trip to another thread. */
-int64_t single_block_rows(int64_t cost);
+int64_t lk_single_block_rows(int64_t cost);
 
 /* The pattern of `loss` under the reduction chosen. */
-const char *single_loss_pattern(const single *s);
+const char *lk_single_loss_pattern(const single *s);
 
 #endif
