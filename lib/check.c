@@ -308,6 +308,22 @@ int64_t lk_single_block_rows(int64_t cost)
     return cost >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (cost > 0 ? cost : 1);
 }
 
+/* Where there are no rows, an empty tensor may claim sizes that no memory could hold, and what is
+ * computed of them (scratch, say) would overflow. Nothing will be read or written along them, so
+ * the job sees no size that is beyond the largest tensor that is there. */
+static void bound_claims(single *s)
+{
+    lk_job *job = &s->job;
+    int64_t most = 1;
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        if (s->given[i].rank >= 0 && lk_tensor_count(&s->given[i]) > most)
+            most = lk_tensor_count(&s->given[i]);
+    for (int i = 0; i < LK_MAX_RANK; i++)
+        job->lead[i] = job->lead[i] < most ? job->lead[i] : most;
+    for (int i = 0; i < 26; i++)
+        job->size[i] = job->size[i] < most ? job->size[i] : most;
+}
+
 /* What the kernels see of shapes and inputs. */
 static lk_status fill_job(single *s, lk_error *error)
 {
@@ -331,6 +347,8 @@ static lk_status fill_job(single *s, lk_error *error)
     job->rows = lk_tensor_count(&rows);
     if (job->rows < 0)
         return lk_error_set(error, LK_SHAPE_MISMATCH, "", "more rows than memory can hold");
+    if (job->rows == 0)
+        bound_claims(s);
     int64_t elements = lk_tensor_count(&s->given[s->primary]);
     int64_t cost = job->rows > 0 ? elements / job->rows : 1;
     if (s->call.loss->row_cost)

@@ -23,20 +23,19 @@ const char *lk_dtype_name(lk_dtype dtype)
 int64_t lk_tensor_count(const lk_tensor *tensor)
 {
     int64_t count = 1, bytes;
-    bool empty = false;
+    bool overflow = false;
     if (tensor->rank < 0 || tensor->rank > LK_MAX_RANK)
         return -1;
-    for (int axis = 0; axis < tensor->rank; axis++) {
+    for (int axis = 0; axis < tensor->rank; axis++)
         if (tensor->shape[axis] < 0)
             return -1;
+    for (int axis = 0; axis < tensor->rank; axis++)
         if (tensor->shape[axis] == 0)
-            empty = true;
-        else if (__builtin_mul_overflow(count, tensor->shape[axis], &count))
-            return -1;
-    }
-    if (__builtin_mul_overflow(count, (int64_t)8, &bytes))
-        return -1;
-    return empty ? 0 : count;
+            return 0; /* whatever the other sizes are */
+    for (int axis = 0; axis < tensor->rank; axis++)
+        overflow |= __builtin_mul_overflow(count, tensor->shape[axis], &count);
+    overflow |= __builtin_mul_overflow(count, (int64_t)8, &bytes);
+    return overflow ? -1 : count;
 }
 
 /* An empty tensor costs its sender nothing, whatever its other sizes are, and loops over rows would

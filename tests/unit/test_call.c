@@ -531,7 +531,9 @@ static void test_shapes(void **state)
     assert_int_equal(lk_tensor_count(&t), INT64_C(1) << 59);
     t.shape[1] = 0;
     assert_int_equal(lk_tensor_count(&t), 0);
-    t.shape[2] = INT64_MAX; /* not even beside a 0 */
+    t.shape[2] = INT64_MAX; /* beside a 0 it may be any */
+    assert_int_equal(lk_tensor_count(&t), 0);
+    t.shape[3] = -1;
     assert_int_equal(lk_tensor_count(&t), -1);
     lk_call_free(call);
 
@@ -627,6 +629,53 @@ static void test_locale(void **state)
     print_message("no locale with a decimal comma here: checked in the C locale alone\n");
 }
 
+/* The shape that a pattern stands for where the size named `none` is 0 and no other has a bound;
+ * `*` is one size then, and named '*'. */
+static lk_tensor claim(const char *pattern, char none)
+{
+    lk_tensor t = {.dtype = LK_ANY};
+    for (; *pattern != '\0'; pattern += strcspn(pattern, " "), pattern += strspn(pattern, " "))
+        t.shape[t.rank++] = *pattern == none ? 0 : *pattern == '1' ? 1 : INT64_MAX;
+    return t;
+}
+
+/* An empty tensor may claim any size beside its 0: nothing is computed of it that overflows. */
+static void test_claims(void **state)
+{
+    (void)state;
+    int evaluated = 0;
+    char nothing[64];
+    for (int l = 0; l < lk_loss_count(); l++) {
+        const lk_description *is = lk_loss_describe(lk_loss_at(l));
+        for (const char *none = "*ABCDEFGHIJKLMNOPQRSTUVWXYZ"; *none != '\0'; none++) {
+            lk_error error;
+            lk_status status = LK_OK;
+            lk_call *call = lk_call_new(lk_loss_at(l));
+            for (const lk_input *in = is->inputs; in->name && status == LK_OK; in++) {
+                const lk_tensor t = claim(in->forms[0].shape, *none);
+                if (!(in->flags & LK_OPTIONAL))
+                    status = lk_call_input(call, in->name, &t, &error);
+            }
+            if (status == LK_OK)
+                status = lk_call_check(call, &error);
+            for (int i = 0; i < lk_call_outputs(call); i++)
+                assert_int_equal(lk_call_bind(call, i, nothing), LK_OK);
+            if (status == LK_OK && lk_call_plan(call, &error) == LK_OK) {
+                assert_in_range(lk_call_memory(call) + lk_call_scratch(call), 0, 1 << 20);
+                void *scratch = aligned_alloc(64, (lk_call_scratch(call) + 64) / 64 * 64);
+                do
+                    lk_call_run(call, 0, lk_call_blocks(call), scratch);
+                while (lk_call_next(call));
+                assert_int_equal(lk_call_finish(call, &error), LK_OK);
+                free(scratch);
+                evaluated++;
+            }
+            lk_call_free(call);
+        }
+    }
+    assert_true(evaluated > 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -636,7 +685,7 @@ int main(void)
         cmocka_unit_test(test_plan_again), cmocka_unit_test(test_check_again),
         cmocka_unit_test(test_shapes),     cmocka_unit_test(test_deepest),
         cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_any),
-        cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_locale),     cmocka_unit_test(test_claims),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
