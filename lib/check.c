@@ -262,11 +262,34 @@ static bool may_overwrite(const single *s, int i)
     return true;
 }
 
+/* Gradients that there cannot be, as far as can be said before element types are chosen: names are
+ * checked before types and shapes. */
+static lk_status check_wanted(const single *s, lk_error *error)
+{
+    for (int k = 0; k < s->call.wanted_count; k++) {
+        const lk_wanted *w = &s->call.wanted[k];
+        if (w->role != GRADIENT)
+            continue;
+        const lk_tensor *t = &s->given[w->i];
+        const char *name = s->call.loss->is.inputs[w->i].name;
+        if (t->rank < 0)
+            return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
+                                "there is no output \"%s\": %s was not given", w->name, name);
+        if (t->dtype != LK_ANY && !lk_is_float(t->dtype))
+            return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
+                                "there is no output \"%s\": %s holds integers", w->name, name);
+    }
+    return LK_OK;
+}
+
 static lk_status check_outputs(single *s, lk_error *error)
 {
     const lk_description *is = &s->call.loss->is;
     lk_dtype real = single_real(s);
+    lk_status status = check_wanted(s, error); /* again: element types are chosen now */
     s->job.out_wanted = 0;
+    if (status != LK_OK)
+        return status;
     if (s->call.wanted_count == 0)
         default_outputs(s);
     for (int k = 0; k < s->call.wanted_count; k++) {
@@ -274,13 +297,6 @@ static lk_status check_outputs(single *s, lk_error *error)
         w->tensor = (lk_tensor){.dtype = real};
         const char *pattern = lk_single_loss_pattern(s);
         if (w->role == GRADIENT) {
-            const char *name = is->inputs[w->i].name;
-            if (s->given[w->i].rank < 0)
-                return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
-                                    "there is no output \"%s\": %s was not given", w->name, name);
-            if (!lk_is_float(s->given[w->i].dtype))
-                return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
-                                    "there is no output \"%s\": %s holds integers", w->name, name);
             w->tensor = s->given[w->i];
             w->tensor.data = NULL;
             s->job.grad[w->i] = w->tensor;
@@ -309,12 +325,12 @@ int64_t lk_single_block_rows(int64_t cost)
 }
 
 /* Where there are no rows, an empty tensor may claim sizes that no memory could hold, and what is
- * computed of them (scratch, say) would overflow. Nothing will be read or written along them, so
- * the job sees no size that is beyond the largest tensor that is there. */
+ * computed of them (scratch, say) would overflow. The job sees no size beyond the largest tensor
+ * that is there, or beyond what an empty one may have behind a first size that is not 0. */
 static void bound_claims(single *s)
 {
     lk_job *job = &s->job;
-    int64_t most = 1;
+    int64_t most = LK_EMPTY_ROWS;
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         if (s->given[i].rank >= 0 && lk_tensor_count(&s->given[i]) > most)
             most = lk_tensor_count(&s->given[i]);
@@ -382,10 +398,10 @@ lk_status lk_single_check(lk_call *call, lk_error *error)
     single *s = single_of(call);
     lk_status status;
     s->job.options_given = call->options_given;
-    if ((status = check_missing(s, error)) != LK_OK || (status = check_dtypes(s, error)) != LK_OK ||
-        (status = check_axes(s, error)) != LK_OK || (status = check_shapes(s, error)) != LK_OK ||
-        (status = check_options(s, error)) != LK_OK || (status = fill_job(s, error)) != LK_OK ||
-        (status = check_outputs(s, error)) != LK_OK)
+    if ((status = check_missing(s, error)) != LK_OK || (status = check_wanted(s, error)) != LK_OK ||
+        (status = check_dtypes(s, error)) != LK_OK || (status = check_axes(s, error)) != LK_OK ||
+        (status = check_shapes(s, error)) != LK_OK || (status = check_options(s, error)) != LK_OK ||
+        (status = fill_job(s, error)) != LK_OK || (status = check_outputs(s, error)) != LK_OK)
         return status;
     return s->job.loss->check ? s->job.loss->check(&s->job, error) : LK_OK;
 }

@@ -246,39 +246,73 @@ static bool find_part_output(const graph *g, const char *name, lk_tensor *is)
     return false;
 }
 
+static lk_status unknown_output(const char *name, lk_error *error)
+{
+    if (strncmp(name, "part.", 5) == 0)
+        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
+                            "there is no output \"%s\"; part.<k>.<output> names an output of part "
+                            "k that is neither loss nor gradient",
+                            name);
+    return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
+                        "there is no output \"%s\"; there are loss, parts, part.<k>.<output> and "
+                        "grad.<tensor> of what the parts differentiate",
+                        name);
+}
+
+/* Could there be that output, by the descriptions of the parts? */
+static bool is_possible(const graph *g, const char *name)
+{
+    char shown[64];
+    const named *t = strncmp(name, "grad.", 5) == 0 ? lk_graph_find(g, name + 5) : NULL;
+    if (strcmp(name, "loss") == 0 || strcmp(name, "parts") == 0)
+        return true;
+    if (t && lk_graph_reserves(g, t->name))
+        return strcmp(t->name, g->call.loss->is.inputs[UPSTREAM].name) != 0;
+    for (int k = 0; k < g->parts; k++) {
+        const part *p = &g->part[k];
+        for (int i = 0; t && p->is->inputs[i].name; i++)
+            if (p->tensor[i] == (int)(t - g->tensor) &&
+                (p->is->inputs[i].flags & LK_DIFFERENTIABLE))
+                return true;
+        for (int o = 0; p->is->outputs[o].name; o++) {
+            snprintf(shown, sizeof shown, "part.%d.%s", k, p->is->outputs[o].name);
+            if (strcmp(shown, name) == 0)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* Names are checked before types and shapes. */
+static lk_status check_names(const graph *g, lk_error *error)
+{
+    for (int k = 0; k < g->call.wanted_count; k++)
+        if (!is_possible(g, g->call.wanted[k].name))
+            return unknown_output(g->call.wanted[k].name, error);
+    return LK_OK;
+}
+
 static lk_status check_output(graph *g, int place, lk_error *error)
 {
     lk_wanted *w = &g->call.wanted[place];
+    named *t = strncmp(w->name, "grad.", 5) == 0 ? lk_graph_find(g, w->name + 5) : NULL;
     w->tensor = (lk_tensor){.dtype = g->real};
-    w->role = DIAGNOSTIC;
-    if (strcmp(w->name, "loss") == 0) {
-        w->role = VALUE;
+    w->role = strcmp(w->name, "loss") == 0 ? VALUE : DIAGNOSTIC;
+    if (w->role == VALUE)
         return LK_OK;
-    }
     if (strcmp(w->name, "parts") == 0) {
         w->tensor = lk_vector(g->real, NULL, g->parts);
         return LK_OK;
     }
-    if (strncmp(w->name, "part.", 5) == 0) {
-        if (!find_part_output(g, w->name, &w->tensor))
-            return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
-                                "there is no output \"%s\"; part.<k>.<output> names an output of "
-                                "part k that is neither loss nor gradient",
-                                w->name);
+    if (t && is_differentiated(g, t)) {
+        w->role = GRADIENT;
+        w->i = (int)(t - g->tensor);
+        w->tensor = t->is;
+        w->tensor.data = NULL;
+        t->gradient = place;
         return LK_OK;
     }
-    named *t = strncmp(w->name, "grad.", 5) == 0 ? lk_graph_find(g, w->name + 5) : NULL;
-    if (!t || !is_differentiated(g, t))
-        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
-                            "there is no output \"%s\"; there are loss, parts, part.<k>.<output> "
-                            "and grad.<tensor> of what the parts differentiate",
-                            w->name);
-    w->role = GRADIENT;
-    w->i = (int)(t - g->tensor);
-    w->tensor = t->is;
-    w->tensor.data = NULL;
-    t->gradient = place;
-    return LK_OK;
+    return find_part_output(g, w->name, &w->tensor) ? LK_OK : unknown_output(w->name, error);
 }
 
 lk_status lk_graph_check(lk_call *call, lk_error *error)
@@ -294,7 +328,8 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
         g->tensor[i].gradient = -1;
         g->tensor[i].used = false;
     }
-    if ((status = connect(g, error)) != LK_OK || (status = choose_primary(g, error)) != LK_OK ||
+    if ((status = connect(g, error)) != LK_OK || (status = check_names(g, error)) != LK_OK ||
+        (status = choose_primary(g, error)) != LK_OK ||
         (status = lk_graph_check_parts(g, error)) != LK_OK)
         return status;
     for (int i = 0; i < RESERVED; i++)

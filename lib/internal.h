@@ -72,6 +72,9 @@ const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_
 
 /* tensor.c */
 
+/* How many rows a tensor without elements may have. */
+enum { LK_EMPTY_ROWS = 4096 };
+
 /* May an input have that type and shape, whatever it is for? shape_mismatch or dtype_unsupported.
  */
 lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *error);

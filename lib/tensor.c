@@ -42,14 +42,13 @@ int64_t lk_tensor_count(const lk_tensor *tensor)
  * run all the same: without numbers only few rows can be claimed. */
 static bool claims_too_much(const lk_tensor *t)
 {
-    enum { MOST = 4096 };
     int64_t product = 1;
     if (lk_tensor_count(t) != 0 || t->shape[0] == 0)
         return false;
-    for (int i = 0; i < t->rank && product <= MOST; i++)
+    for (int i = 0; i < t->rank && product <= LK_EMPTY_ROWS; i++)
         if (t->shape[i] > 0)
-            product = t->shape[i] > MOST ? MOST + 1 : product * t->shape[i];
-    return product > MOST;
+            product = t->shape[i] > LK_EMPTY_ROWS ? LK_EMPTY_ROWS + 1 : product * t->shape[i];
+    return product > LK_EMPTY_ROWS;
 }
 
 lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *error)
@@ -61,7 +60,8 @@ lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *e
                             name, LK_MAX_RANK);
     if (claims_too_much(tensor))
         return lk_error_set(error, LK_SHAPE_MISMATCH, name,
-                            "%s has no elements, but more than 4096 rows of none", name);
+                            "%s has no elements, but more than %d rows of none", name,
+                            LK_EMPTY_ROWS);
     if ((unsigned)tensor->dtype > LK_ANY)
         return lk_error_set(error, LK_DTYPE_UNSUPPORTED, name, "%s has no known element type",
                             name);
