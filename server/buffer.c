@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "buffer.h"
 
+#include "utf8.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,29 +71,12 @@ void buffer_printf(buffer *b, const char *format, ...)
     va_end(again);
 }
 
-/* Length of the UTF-8 character at p, 0 if there is none. */
-static size_t utf8_length(const unsigned char *p)
-{
-    size_t n = p[0] < 0x80                   ? 1
-               : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
-               : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
-               : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
-                                             : 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80)
-            return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
 void buffer_json_string(buffer *b, const char *text)
 {
     const unsigned char *p = (const unsigned char *)text;
     buffer_append(b, "\"", 1);
     while (*p != '\0') {
-        size_t n = utf8_length(p);
+        size_t n = utf8_length((const char *)p, 4);
         if (*p == '"' || *p == '\\')
             buffer_printf(b, "\\%c", *p);
         else if (*p < 0x20 || *p == 0x7f)

@@ -58,6 +58,23 @@ static inline uint64_t cursor_u64(cursor *c)
     return x;
 }
 
+/* A number of so many hexadecimal digits; -1 if they are none. */
+static inline int32_t cursor_hex(cursor *c, size_t digits)
+{
+    const span s = cursor_take(c, digits);
+    int32_t number = 0;
+    for (size_t i = 0; i < s.size; i++) {
+        const char digit = s.data[i], letter = (char)(digit | 0x20);
+        if (digit >= '0' && digit <= '9')
+            number = number << 4 | (digit - '0');
+        else if (letter >= 'a' && letter <= 'f')
+            number = number << 4 | (letter - 'a' + 10);
+        else
+            c->failed = true;
+    }
+    return c->failed ? -1 : number;
+}
+
 static inline void cursor_space(cursor *c)
 {
     while (cursor_left(c) && (*c->p == ' ' || *c->p == '\n' || *c->p == '\r' || *c->p == '\t'))

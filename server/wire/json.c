@@ -2,6 +2,7 @@
  *
  * JSON bodies: {"inputs": ..., "options": ..., "outputs": ...}.
  */
+#include "wire/base64.h"
 #include "wire/inputs.h"
 #include "wire/options.h"
 #include "wire/tensor_text.h"
@@ -14,101 +15,6 @@ static bool malformed(problem *p, const char *what)
 {
     return problem_set(p, 400, "malformed_body", "%s", what);
 }
-
-/* Base64, RFC 4648: white space is not allowed, padding may be left out. Escaped slashes are taken,
- * since some JSON writers escape them. */
-static int base64_digit(char c)
-{
-    /* One more than each is worth, 0 for what is none. */
-#define ROW(c, n)                                                                                  \
-    [c] = (n) + 1, [(c) + 1] = (n) + 2, [(c) + 2] = (n) + 3, [(c) + 3] = (n) + 4,                  \
-    [(c) + 4] = (n) + 5
-    static const unsigned char digits[256] = {
-        ROW('A', 0),  ROW('F', 5),  ROW('K', 10), ROW('P', 15), ROW('U', 20), ['Z'] = 26,
-        ROW('a', 26), ROW('f', 31), ROW('k', 36), ROW('p', 41), ROW('u', 46), ['z'] = 52,
-        ROW('0', 52), ROW('5', 57), ['+'] = 63,   ['/'] = 64};
-#undef ROW
-    return digits[(unsigned char)c] - 1;
-}
-
-/* Four digits are three bytes; negative if they are not four digits. */
-static int32_t base64_four(const char *text)
-{
-    const int a = base64_digit(text[0]), b = base64_digit(text[1]), c = base64_digit(text[2]),
-              d = base64_digit(text[3]);
-    return (a | b | c | d) < 0 ? -1 : a << 18 | b << 12 | c << 6 | d;
-}
-
-/* The digits between the quotes, and how many bytes they hold. */
-static span base64_digits(span text, uint64_t *bytes)
-{
-    size_t escapes = 0;
-    text = (span){text.data + 1, text.size - 2};
-    for (int padding = 0; padding < 2 && text.size > 0 && text.data[text.size - 1] == '=';
-         padding++)
-        text.size--;
-    for (size_t i = 0; i < text.size; i++)
-        escapes += text.data[i] == '\\';
-    *bytes = (uint64_t)(text.size - escapes) * 6 / 8;
-    return text;
-}
-
-/* Is there as much of it as the shape needs? Asked before any memory is, since the shape is the
- * client's word. Without a dtype the widest that fits is assumed to come later and is checked
- * again. */
-static bool base64_fits(span text, const char *input, const lk_tensor *t, problem *p)
-{
-    uint64_t bytes, count = (uint64_t)lk_tensor_count(t);
-    (void)base64_digits(text, &bytes);
-    uint64_t width = lk_dtype_size(t->dtype), need = count * (width ? width : 1);
-    if (width ? bytes == need : bytes >= need && bytes / 8 <= count)
-        return true;
-    return problem_input(p, 400, "ragged_tensor", input,
-                         "inputs.%s.base64 holds %llu bytes; its shape and dtype need %llu", input,
-                         (unsigned long long)bytes, (unsigned long long)need);
-}
-
-static bool read_base64(const source *s, const lk_tensor *t, problem *p)
-{
-    uint64_t size = (uint64_t)lk_tensor_count(t) * lk_dtype_size(t->dtype), used = 0, bytes;
-    unsigned bits = 0, have = 0;
-    span text = base64_digits(s->text, &bytes);
-    if (!base64_fits(s->text, s->name, t, p))
-        return false;
-    for (size_t i = 0; i < text.size; i++) {
-        int32_t four;
-        while (have == 0 && used + 3 <= size && i + 4 < text.size &&
-               (four = base64_four(text.data + i)) >= 0) {
-            unsigned char *to = (unsigned char *)t->data + used;
-            to[0] = (unsigned char)(four >> 16);
-            to[1] = (unsigned char)(four >> 8);
-            to[2] = (unsigned char)four;
-            used += 3;
-            i += 4;
-        }
-        if (text.data[i] == '\\' && i + 1 < text.size && text.data[i + 1] == '/')
-            continue;
-        int digit = base64_digit(text.data[i]);
-        if (digit < 0)
-            return problem_input(p, 400, "malformed_body", s->name,
-                                 "inputs.%s.base64 has a byte at %zu that is not base64", s->name,
-                                 i);
-        bits = bits << 6 | (unsigned)digit;
-        have += 6;
-        if (have >= 8) {
-            have -= 8;
-            if (used < size)
-                ((unsigned char *)t->data)[used] = (unsigned char)(bits >> have);
-            used++;
-        }
-    }
-    if (have == 6)
-        return problem_input(p, 400, "malformed_body", s->name,
-                             "inputs.%s.base64 is cut off: its last digit stands alone", s->name);
-    return true;
-}
-
-/* The envelope. */
 
 static bool tensor_dtype(span value, const char *input, lk_tensor *t, problem *p)
 {
@@ -295,7 +201,7 @@ static bool json_open(evaluation *e, problem *p)
 
 static bool json_read(const evaluation *e, const source *s, const lk_tensor *t, problem *p)
 {
-    return s->base64 ? read_base64(s, t, p) : wire_read_text(e, s, t, p);
+    return s->base64 ? base64_read(s->text, s->name, t, p) : wire_read_text(e, s, t, p);
 }
 
 static size_t json_bound(const evaluation *e)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "wire/walk.h"
 
+#include "utf8.h"
 #include "wire/number.h"
 
 #include <jansson.h>
@@ -117,22 +118,65 @@ json_t *walk_tree(span s, json_error_t *error)
     return json_loadb(s.data, s.size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, error);
 }
 
+/* What stands behind a backslash. */
+static size_t read_escape(cursor *c, char to[4])
+{
+    static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
+    const char letter = *cursor_take(c, 1).data;
+    const char *known = letter != '\0' ? strchr(letters, letter) : NULL;
+    if (known) {
+        to[0] = meant[known - letters];
+        return 1;
+    }
+    int32_t code = letter == 'u' ? cursor_hex(c, 4) : -1;
+    if (code < 0)
+        return 0;
+    cursor ahead = *c;
+    if (code >> 10 == 0xd800 >> 10 && span_is(cursor_take(&ahead, 2), "\\u")) {
+        const int32_t second = cursor_hex(&ahead, 4);
+        if (second >> 10 == 0xdc00 >> 10) {
+            code = 0x10000 + ((code & 0x3ff) << 10 | (second & 0x3ff));
+            *c = ahead;
+        }
+    }
+    const bool other = code == 0 || code >> 11 == 0xd800 >> 11;
+    return utf8_write(other ? 0xfffd : code, to);
+}
+
+size_t walk_character(cursor *c, char to[4])
+{
+    const unsigned char first = (unsigned char)cursor_peek(c);
+    if (first < 0x20 || first == '"')
+        return 0;
+    if (first == '\\') {
+        c->p++;
+        return read_escape(c, to);
+    }
+    const size_t size = utf8_length(c->p, cursor_left(c));
+    memcpy(to, cursor_take(c, size).data, size);
+    return size;
+}
+
 bool walk_text(span s, char to[WALK_NAME])
 {
-    bool simple = s.size >= 2 && s.data[0] == '"' && s.data[s.size - 1] == '"';
-    for (size_t i = 0; i < s.size; i++)
-        if (s.data[i] == '\\' || (unsigned char)s.data[i] < 0x20 || (unsigned char)s.data[i] > 0x7e)
-            simple = false;
-    if (simple) {
-        snprintf(to, WALK_NAME, "%.*s", (int)(s.size - 2 < 63 ? s.size - 2 : 63), s.data + 1);
-        return true;
+    if (s.size < 2 || s.data[0] != '"' || s.data[s.size - 1] != '"')
+        return false;
+    cursor c = cursor_new((span){s.data + 1, s.size - 2});
+    size_t used = 0;
+    bool cut = false;
+    while (cursor_left(&c)) {
+        char bytes[4];
+        const size_t size = walk_character(&c, bytes);
+        if (size == 0)
+            return false;
+        cut = cut || used + size >= WALK_NAME;
+        if (cut)
+            continue;
+        memcpy(to + used, bytes, size);
+        used += size;
     }
-    json_t *string = walk_tree(s, NULL);
-    bool ok = json_is_string(string);
-    if (ok)
-        snprintf(to, WALK_NAME, "%s", json_string_value(string));
-    json_decref(string);
-    return ok;
+    to[used] = '\0';
+    return true;
 }
 
 int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value)

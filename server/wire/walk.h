@@ -39,6 +39,10 @@ struct json_t *walk_tree(span s, struct json_error_t *error);
 bool walk_problem(const struct json_error_t *error, span text, const char *body, const char *what,
                   problem *p);
 
+/* The next character of what stands between a string's quotes, in UTF-8: how many bytes, 0 if it is
+ * not JSON. U+FFFD stands for what has no other form: a NUL, one half of a pair. */
+size_t walk_character(cursor *c, char to[4]);
+
 /* A string token's text, cut to fit. False if it is not a string of valid UTF-8. */
 bool walk_text(span s, char to[WALK_NAME]);
 

@@ -3,7 +3,7 @@
  * JSON bodies. What is answered must be JSON to jansson, too, which reads it another way: into a
  * tree. It knows neither NaN nor Infinity, which bodies may hold, nor numbers beyond a double.
  */
-#include "server/cursor.h"
+#include "server/wire/walk.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -45,7 +45,7 @@ static bool is_json(span body)
 {
     char *text = malloc(body.size + 1);
     json_error_t error = {0};
-    const span finite = text ? with_finite_numbers(body, text) : (span){0};
+    const span finite = text ? with_finite_numbers(walk_body(body), text) : (span){0};
     json_t *tree = json_loadb(finite.data ? finite.data : "", finite.size,
                               JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL | JSON_ALLOW_NUL, &error);
     free(text);

@@ -55,6 +55,22 @@ static void numbers(void **unused)
     free(body);
 }
 
+static void hexadecimal(void **unused)
+{
+    (void)unused;
+    cursor c = cursor_new((span){"00fFAb09", 8});
+    assert_int_equal(cursor_hex(&c, 4), 0xff);
+    assert_int_equal(cursor_hex(&c, 3), 0xab0);
+    assert_int_equal(cursor_hex(&c, 2), -1); /* there is one */
+    assert_true(c.failed);
+    for (const char *bad = "/:@G`g-+ "; *bad != '\0'; bad++) {
+        const char text[] = {'1', *bad};
+        c = cursor_new((span){text, sizeof text});
+        assert_int_equal(cursor_hex(&c, 2), -1);
+        assert_true(c.failed);
+    }
+}
+
 static void accepts(void **unused)
 {
     (void)unused;
@@ -96,8 +112,9 @@ static void spans(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(takes),   cmocka_unit_test(failure_stays), cmocka_unit_test(numbers),
-        cmocka_unit_test(accepts), cmocka_unit_test(empty),         cmocka_unit_test(spans),
+        cmocka_unit_test(takes),       cmocka_unit_test(failure_stays), cmocka_unit_test(numbers),
+        cmocka_unit_test(hexadecimal), cmocka_unit_test(accepts),       cmocka_unit_test(empty),
+        cmocka_unit_test(spans),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
