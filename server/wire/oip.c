@@ -7,6 +7,7 @@
 #include "oip.h"
 #include "wire/inputs.h"
 #include "wire/options.h"
+#include "wire/skip.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
 #include "wire/wire.h"
@@ -31,10 +32,20 @@ typedef struct member {
     span value;
 } member;
 
+/* A member that is not looked for. `what` is what its object is called. */
+typedef bool other_member(evaluation *e, const char *what, const char *name, span value,
+                          problem *p);
+
+static bool ignore(evaluation *e, const char *what, const char *name, span value, problem *p)
+{
+    (void)e;
+    return skip_value(value) ||
+           problem_set(p, 400, "malformed_body", "%s has a member %s that is not JSON", what, name);
+}
+
 /* The members of an object; null is as if it were not there, which is how some clients leave things
- * out. Members that are not looked for are nobody's concern, but must be JSON. `what` is what the
- * object is called. */
-static bool read_members(const evaluation *e, span text, member *members, int count,
+ * out. */
+static bool read_members(evaluation *e, span text, member *members, int count, other_member *other,
                          const char *what, problem *p)
 {
     cursor c = cursor_new(text);
@@ -53,13 +64,8 @@ static bool read_members(const evaluation *e, span text, member *members, int co
             return problem_set(p, 400, "duplicate_name", "%s has %s twice", what, name);
         if (m && !span_is(value, "null"))
             m->value = value;
-        /* What is not known is ignored, if it is JSON; of a long one its brackets were seen. */
-        const bool ignored = !m && value.size <= WALK_TREE;
-        json_t *tree = ignored ? walk_tree(value, NULL) : NULL;
-        if (ignored && !tree)
-            return problem_set(p, 400, "malformed_body", "%s has a member %s that is not JSON",
-                               what, name);
-        json_decref(tree);
+        if (!m && !other(e, what, name, value, p))
+            return false;
         more = walk_after(&c, '}');
     }
     cursor_space(&c);
@@ -74,22 +80,23 @@ static bool read_members(const evaluation *e, span text, member *members, int co
            problem_set(p, 400, "malformed_body", "%s is not a JSON object, at byte %zu", what, at);
 }
 
-/* A small value as JSON text, for problems. */
-static const char *shown(const json_t *value, char to[48])
+/* A value as it stands, for problems. */
+static const char *shown(span value, char to[48])
 {
-    const size_t size = json_dumpb(value, to, 47, JSON_ENCODE_ANY | JSON_COMPACT);
-    to[size < 47 ? size : 0] = '\0';
-    return to[0] != '\0' ? to : "something else";
+    snprintf(to, 48, "%.*s", (int)(value.size < 47 ? value.size : 47), value.data);
+    return to;
 }
 
-/* A small value as a tree; NULL with a problem. */
-static json_t *read_tree(const evaluation *e, span text, const char *what, problem *p)
+/* A member that is true or false, if it is there. */
+static bool read_flag(const member *m, const char *what, bool *to, problem *p)
 {
-    json_error_t error = {0};
-    json_t *tree = walk_tree(text, &error);
-    if (!tree)
-        walk_problem(&error, text, e->body.data, what, p);
-    return tree;
+    char text[48];
+    const bool yes = span_is(m->value, "true");
+    if (m->value.size > 0)
+        *to = yes;
+    return m->value.size == 0 || yes || span_is(m->value, "false") ||
+           problem_set(p, 400, "malformed_body", "%s.%s is %s; it must be true or false", what,
+                       m->name, shown(m->value, text));
 }
 
 /* Parameters. */
@@ -97,57 +104,59 @@ static json_t *read_tree(const evaluation *e, span text, const char *what, probl
 /* Names that clients of other servers send, and that are no options. */
 static bool is_reserved(const char *name)
 {
-    static const char *const words[] = {"priority", "timeout", "headers", "binary_data_output"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (strcmp(name, words[i]) == 0)
-            return true;
-    return strncmp(name, "sequence_", 9) == 0 || strncmp(name, "triton_", 7) == 0;
+    return strcmp(name, "priority") == 0 || strcmp(name, "headers") == 0 ||
+           strncmp(name, "sequence_", 9) == 0 || strncmp(name, "triton_", 7) == 0;
 }
 
-static bool read_parameter(evaluation *e, const char *name, const json_t *value, problem *p)
+static bool read_option(evaluation *e, const char *what, const char *name, span value, problem *p)
 {
-    char text[48];
-    if (strcmp(name, "binary_data_output") == 0) {
-        if (!json_is_boolean(value))
-            return problem_set(p, 400, "malformed_body",
-                               "parameters.binary_data_output is %s; it must be true or false",
-                               shown(value, text));
-        e->oip.raw_default = json_is_true(value);
-    }
-    if (strcmp(name, "timeout") == 0) {
-        if (!json_is_integer(value) || json_integer_value(value) < 0)
-            return problem_set(p, 400, "malformed_body",
-                               "parameters.timeout is %s; it must be an integer >= 0, in "
-                               "microseconds",
-                               shown(value, text));
-        e->timeout = (uint64_t)json_integer_value(value);
-    }
-    return is_reserved(name) || wire_option_json(e, name, value, p);
+    json_error_t error = {0};
+    if (is_reserved(name))
+        return ignore(e, what, name, value, p);
+    json_t *tree = walk_tree(value, &error);
+    const bool ok = tree ? wire_option_json(e, name, tree, p)
+                         : walk_problem(&error, value, e->body.data, what, p);
+    json_decref(tree);
+    return ok;
 }
 
 static bool read_parameters(evaluation *e, span text, problem *p)
 {
-    json_t *parameters = read_tree(e, text, "parameters", p), *value;
-    const char *name;
-    bool ok = parameters != NULL;
-    if (ok && !json_is_object(parameters))
-        ok = malformed(p, "parameters must be an object");
-    json_object_foreach(parameters, name, value)
-    {
-        ok = ok && read_parameter(e, name, value, p);
-    }
-    json_decref(parameters);
-    return ok;
+    enum { RAW, TIMEOUT, MEMBERS };
+    member m[MEMBERS] = {{"binary_data_output", {0}}, {"timeout", {0}}};
+    char shown_text[48];
+    int64_t timeout = 0;
+    if (!read_members(e, text, m, MEMBERS, read_option, "parameters", p) ||
+        !read_flag(&m[RAW], "parameters", &e->oip.raw_default, p))
+        return false;
+    if (m[TIMEOUT].value.size > 0 && (!walk_integer(m[TIMEOUT].value, &timeout) || timeout < 0))
+        return problem_set(p, 400, "malformed_body",
+                           "parameters.timeout is %s; it must be an integer >= 0, in microseconds",
+                           shown(m[TIMEOUT].value, shown_text));
+    e->timeout = (uint64_t)timeout;
+    return true;
 }
 
-/* What a tensor may say that is done elsewhere and not here. */
-static bool no_shared_memory(const json_t *parameters, const char *what, problem *p)
+/* The one parameter of a tensor that is known, if it is there; and those of what is done elsewhere
+ * and not here. */
+static bool read_tensor_parameter(evaluation *e, span text, member *known, const char *what,
+                                  problem *p)
 {
-    static const char *const words[] = {"shared_memory_region", "classification"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (json_object_get(parameters, words[i]))
-            return problem_set(p, 400, "malformed_body", "%s.parameters.%s is not offered here",
-                               what, words[i]);
+    enum { KNOWN, MEMBERS = 3 };
+    member m[MEMBERS] = {*known, {"shared_memory_region", {0}}, {"classification", {0}}};
+    char where[WALK_NAME + 32];
+    snprintf(where, sizeof where, "%s.parameters", what);
+    if (text.size == 0)
+        return true;
+    if (text.data[0] != '{')
+        return problem_set(p, 400, "malformed_body", "%s must be an object", where);
+    if (!read_members(e, text, m, MEMBERS, ignore, where, p))
+        return false;
+    for (int i = KNOWN + 1; i < MEMBERS; i++)
+        if (m[i].value.size > 0)
+            return problem_set(p, 400, "malformed_body", "%s.%s is not offered here", where,
+                               m[i].name);
+    *known = m[KNOWN];
     return true;
 }
 
@@ -174,7 +183,7 @@ static bool read_datatype(span value, const char *input, lk_tensor *t, problem *
                          input, word);
 }
 
-static bool input_bytes(evaluation *e, const char *input, const lk_tensor *t, json_int_t size,
+static bool input_bytes(evaluation *e, const char *input, const lk_tensor *t, int64_t size,
                         raw_reader *raw, problem *p)
 {
     const uint64_t need = (uint64_t)lk_tensor_count(t) * lk_dtype_size(t->dtype);
@@ -209,45 +218,34 @@ static bool read_input(evaluation *e, span text, int index, raw_reader *raw, pro
     enum { NAME, SHAPE, DATATYPE, PARAMETERS, DATA, MEMBERS };
     member m[MEMBERS] = {
         {"name", {0}}, {"shape", {0}}, {"datatype", {0}}, {"parameters", {0}}, {"data", {0}}};
-    char what[32], name[WALK_NAME], text_of_size[48];
+    member size = {"binary_data_size", {0}};
+    char what[WALK_NAME + 16], name[WALK_NAME], text_of_size[48];
+    int64_t bytes;
     lk_tensor t = {.dtype = LK_ANY};
     snprintf(what, sizeof what, "inputs[%d]", index);
-    if (!read_members(e, text, m, MEMBERS, what, p))
+    if (!read_members(e, text, m, MEMBERS, ignore, what, p))
         return false;
     if (!walk_text(m[NAME].value, name))
         return problem_set(p, 400, "malformed_body", "%s needs a name, a string", what);
+    snprintf(what, sizeof what, "inputs.%s", name);
     if (m[SHAPE].value.size == 0 || m[DATATYPE].value.size == 0)
-        return problem_input(p, 400, "malformed_body", name, "inputs.%s needs %s", name,
+        return problem_input(p, 400, "malformed_body", name, "%s needs %s", what,
                              m[SHAPE].value.size == 0 ? "a shape" : "a datatype");
     if (!tensor_text_sizes(m[SHAPE].value, name, &t, p) ||
-        !read_datatype(m[DATATYPE].value, name, &t, p))
+        !read_datatype(m[DATATYPE].value, name, &t, p) ||
+        !read_tensor_parameter(e, m[PARAMETERS].value, &size, what, p))
         return false;
-
-    json_t *parameters = NULL;
-    bool ok = true;
-    if (m[PARAMETERS].value.size > 0) {
-        parameters = read_tree(e, m[PARAMETERS].value, what, p);
-        ok = parameters && no_shared_memory(parameters, what, p);
-        if (ok && !json_is_object(parameters))
-            ok = problem_input(p, 400, "malformed_body", name,
-                               "inputs.%s.parameters must be an object", name);
-    }
-    const json_t *size = json_object_get(parameters, "binary_data_size");
-    if (ok && (size != NULL) == (m[DATA].value.size > 0))
-        ok = problem_input(p, 400, "malformed_body", name,
-                           "inputs.%s must have exactly one of data and "
-                           "parameters.binary_data_size",
-                           name);
-    else if (ok && size && !json_is_integer(size))
-        ok = problem_input(p, 400, "malformed_body", name,
-                           "inputs.%s.parameters.binary_data_size is %s; it must be an integer",
-                           name, shown(size, text_of_size));
-    else if (ok && size)
-        ok = input_bytes(e, name, &t, json_integer_value(size), raw, p);
-    else if (ok)
-        ok = input_text(e, name, &t, m[DATA].value, p);
-    json_decref(parameters);
-    return ok;
+    if ((size.value.size > 0) == (m[DATA].value.size > 0))
+        return problem_input(p, 400, "malformed_body", name,
+                             "%s must have exactly one of data and parameters.binary_data_size",
+                             what);
+    if (m[DATA].value.size > 0)
+        return input_text(e, name, &t, m[DATA].value, p);
+    if (!walk_integer(size.value, &bytes))
+        return problem_input(p, 400, "malformed_body", name,
+                             "%s.parameters.binary_data_size is %s; it must be an integer", what,
+                             shown(size.value, text_of_size));
+    return input_bytes(e, name, &t, bytes, raw, p);
 }
 
 static bool read_inputs(evaluation *e, span text, raw_reader *raw, problem *p)
@@ -277,44 +275,44 @@ static bool read_inputs(evaluation *e, span text, raw_reader *raw, problem *p)
 
 /* Outputs. */
 
-static bool read_output(evaluation *e, const json_t *output, size_t k, problem *p)
+static bool read_output(evaluation *e, span text, int k, problem *p)
 {
-    const json_t *name = json_object_get(output, "name");
-    const json_t *parameters = json_object_get(output, "parameters");
-    const json_t *raw = json_object_get(parameters, "binary_data");
-    char what[40], text[48];
+    enum { NAME, PARAMETERS, MEMBERS };
+    member m[MEMBERS] = {{"name", {0}}, {"parameters", {0}}}, raw = {"binary_data", {0}};
+    char what[32], where[48], name[WALK_NAME];
+    bool is_raw = false;
     lk_error error;
-    snprintf(what, sizeof what, "outputs[%zu]", k);
-    if (!json_is_object(output) || !json_is_string(name))
-        return problem_set(p, 400, "malformed_body", "%s must be an object with a name", what);
-    if (parameters && !json_is_object(parameters) && !json_is_null(parameters))
-        return problem_set(p, 400, "malformed_body", "%s.parameters must be an object", what);
-    if (raw && !json_is_boolean(raw))
-        return problem_set(p, 400, "malformed_body",
-                           "%s.parameters.binary_data is %s; it must be true or false", what,
-                           shown(raw, text));
-    if (!no_shared_memory(parameters, what, p))
+    snprintf(what, sizeof what, "outputs[%d]", k);
+    snprintf(where, sizeof where, "%s.parameters", what);
+    if (text.data[0] == '{' && !read_members(e, text, m, MEMBERS, ignore, what, p))
         return false;
-    if (lk_call_want(e->call, json_string_value(name), &error) != LK_OK)
+    if (!walk_text(m[NAME].value, name))
+        return problem_set(p, 400, "malformed_body", "%s must be an object with a name", what);
+    if (!read_tensor_parameter(e, m[PARAMETERS].value, &raw, what, p) ||
+        !read_flag(&raw, where, &is_raw, p))
+        return false;
+    if (lk_call_want(e->call, name, &error) != LK_OK)
         return problem_from(p, &error);
     if (k < EVALUATION_PIECES)
-        e->oip.said[k] = !raw ? OIP_AS_DEFAULT : json_is_true(raw) ? OIP_RAW : OIP_JSON;
+        e->oip.said[k] = raw.value.size == 0 ? OIP_AS_DEFAULT : is_raw ? OIP_RAW : OIP_JSON;
     return true;
 }
 
 static bool read_outputs(evaluation *e, span text, problem *p)
 {
-    json_t *outputs = read_tree(e, text, "outputs", p), *output;
-    size_t k;
-    bool ok = outputs != NULL;
-    if (ok && !json_is_array(outputs))
-        ok = malformed(p, "outputs must be an array of objects with a name");
-    json_array_foreach(outputs, k, output)
-    {
-        ok = ok && read_output(e, output, k, p);
+    cursor c = cursor_new(text);
+    span value;
+    int more = cursor_accept(&c, '[') ? 1 : -1;
+    for (int k = 0; more == 1; k++) {
+        more = walk_item(&c, k == 0, &value);
+        if (more != 1)
+            break;
+        if (!read_output(e, value, k, p))
+            return false;
+        more = walk_after(&c, ']');
     }
-    json_decref(outputs);
-    return ok;
+    return (more == 0 && !cursor_left(&c)) ||
+           malformed(p, "outputs must be an array of objects with a name");
 }
 
 /* The request. */
@@ -348,7 +346,7 @@ static bool oip_open(evaluation *e, problem *p)
         return malformed(p, e->body.size == 0 ? "the body is empty; it must be a JSON object"
                                               : "Inference-Header-Content-Length is 0; the body "
                                                 "must begin with a JSON object");
-    if (!read_members(e, walk_body(text), m, MEMBERS, "the request", p))
+    if (!read_members(e, walk_body(text), m, MEMBERS, ignore, "the request", p))
         return false;
     if (m[INPUTS].value.size == 0)
         return malformed(p, "the request has no inputs");

@@ -218,6 +218,13 @@ bool walk_problem(const json_error_t *error, span text, const char *body, const 
                        error->text);
 }
 
+bool walk_integer(span text, int64_t *to)
+{
+    const char *end = text.data + text.size;
+    bool fits = false;
+    return number_read_integer(text.data, end, to, &fits) == end && fits;
+}
+
 int walk_integers(span text, int64_t *to, int most)
 {
     cursor c = cursor_new(text);

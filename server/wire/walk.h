@@ -57,6 +57,9 @@ int walk_item(cursor *c, bool first, span *value);
  * -1 if malformed. */
 int walk_after(cursor *c, char close);
 
+/* A value that is an integer of 64 bits. */
+bool walk_integer(span text, int64_t *to);
+
 /* An array of integers: how many there are, of which the first `most` are kept; -1 if it is no such
  * array. */
 int walk_integers(span text, int64_t *to, int most);

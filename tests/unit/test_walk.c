@@ -42,7 +42,7 @@ static void say_piece(bytes *b)
                                          "\xed\xa0\x80",
                                          "\xff"};
     const size_t count = sizeof pieces / sizeof *pieces;
-    const char *piece = pieces[random_below((int64_t)(chance(0.9) ? 18 : count))];
+    const char *piece = pieces[random_below(chance(0.9) ? 18 : (int)count)];
     put(b, piece, strlen(piece));
 }
 
@@ -55,7 +55,7 @@ static void strings(void **unused)
     for (int round = 0; round < 100000; round++) {
         bytes text = {0}, got = {0};
         put(&text, "\"", 1);
-        for (int64_t n = random_below(6); n > 0; n--)
+        for (int n = random_below(6); n > 0; n--)
             say_piece(&text);
         put(&text, "\"", 1);
         char *copy = exactly(text.data, text.size);
