@@ -122,12 +122,13 @@ static bool read_option(evaluation *e, const char *what, const char *name, span 
 
 static bool read_parameters(evaluation *e, span text, problem *p)
 {
-    enum { RAW, TIMEOUT, MEMBERS };
-    member m[MEMBERS] = {{"binary_data_output", {0}}, {"timeout", {0}}};
+    enum { RAW, STRICT, TIMEOUT, MEMBERS };
+    member m[MEMBERS] = {{"binary_data_output", {0}}, {"strict_json", {0}}, {"timeout", {0}}};
     char shown_text[48];
     int64_t timeout = 0;
     if (!read_members(e, text, m, MEMBERS, read_option, "parameters", p) ||
-        !read_flag(&m[RAW], "parameters", &e->oip.raw_default, p))
+        !read_flag(&m[RAW], "parameters", &e->oip.raw_default, p) ||
+        !read_flag(&m[STRICT], "parameters", &e->strict_json, p))
         return false;
     if (m[TIMEOUT].value.size > 0 && (!walk_integer(m[TIMEOUT].value, &timeout) || timeout < 0))
         return problem_set(p, 400, "malformed_body",
@@ -419,7 +420,7 @@ static bool oip_encode(evaluation *e, problem *p)
         }
         buffer_text(b, "\"data\":");
         if (!b->failed)
-            b->size = (size_t)(tensor_text_flat(b->data + b->size, &t) - b->data);
+            b->size = (size_t)(tensor_text_flat(b->data + b->size, &t, e->strict_json) - b->data);
         buffer_text(b, "}");
     }
     buffer_text(b, raw ? "]}" : "]}\n");

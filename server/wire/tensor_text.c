@@ -428,14 +428,14 @@ char *tensor_text_nested(char *to, const lk_tensor *t, bool strict)
     return to;
 }
 
-char *tensor_text_flat(char *to, const lk_tensor *t)
+char *tensor_text_flat(char *to, const lk_tensor *t, bool strict)
 {
     const int64_t count = lk_tensor_count(t);
     *to++ = '[';
     for (int64_t i = 0; i < count; i++) {
         if (i > 0)
             *to++ = ',';
-        to = write_number(to, t, i, false);
+        to = write_number(to, t, i, strict);
     }
     *to++ = ']';
     return to;

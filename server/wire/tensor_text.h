@@ -31,7 +31,7 @@ size_t tensor_text_bound(const lk_tensor *t);
 /* Write t as nested arrays, or as one array; the end of what was written. `strict`: null for what
  * is not finite. */
 char *tensor_text_nested(char *to, const lk_tensor *t, bool strict);
-char *tensor_text_flat(char *to, const lk_tensor *t);
+char *tensor_text_flat(char *to, const lk_tensor *t, bool strict);
 
 /* The sizes of t as an array. */
 void tensor_text_write_sizes(buffer *to, const lk_tensor *t);
