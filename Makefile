@@ -56,7 +56,7 @@ SERVER_PACKAGES_LIBS = $(call lazy,SERVER_PACKAGES_LIBS,pkg-config --libs $(SERV
 TEST_PACKAGES_CFLAGS = $(call lazy,TEST_PACKAGES_CFLAGS,pkg-config --cflags cmocka $(SERVER_PACKAGES))
 TEST_PACKAGES_LIBS = $(call lazy,TEST_PACKAGES_LIBS,pkg-config --libs cmocka $(SERVER_PACKAGES))
 
-# The library: the losses once per variant (ISA, element type), the rest once.
+# The library: drivers and losses once per variant (ISA, element type), the rest once.
 
 ISAS_x86_64 := scalar avx2 avx512
 ISAS_aarch64 := scalar neon
@@ -73,18 +73,18 @@ KERNEL := -O3 -ffp-contract=off -fno-math-errno -Wno-psabi
 KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O3,$(KERNEL)) \
 	-Wno-maybe-uninitialized)
 
-LOSSES := $(basename $(notdir $(wildcard lib/losses/*.c)))
+VARIANT_SOURCES := $(wildcard lib/rows/*.c lib/losses/*.c)
 LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c)))
 
 define variant_rules
-$(B)/lib/$(1)_$(2)/%.o: lib/losses/%.c
+$(B)/lib/$(1)_$(2)/%.o: lib/%.c
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
 	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
 $(B)/lib/$(1)_$(2)/variant.o: lib/variant.c
 	@mkdir -p $$(@D)
 	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) $$(CFLAGS) -c $$< -o $$@
-LIB_OBJS += $(LOSSES:%=$(B)/lib/$(1)_$(2)/%.o) $(B)/lib/$(1)_$(2)/variant.o
+LIB_OBJS += $(VARIANT_SOURCES:lib/%.c=$(B)/lib/$(1)_$(2)/%.o) $(B)/lib/$(1)_$(2)/variant.o
 endef
 $(foreach isa,$(ISAS),$(foreach e,$(ELEMENTS),$(eval $(call variant_rules,$(isa),$(e)))))
 
@@ -322,7 +322,7 @@ lint: format-check all
 	$(Q)B=$(B) .ci/lint
 	$(Q)clang-tidy --quiet $(SERVER_SOURCES) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
-	$(Q)clang-tidy --quiet $(wildcard lib/losses/*.c) -- $(filter-out -MMD -MP -Werror,$(KERNEL_FLAGS)) \
+	$(Q)clang-tidy --quiet $(VARIANT_SOURCES) -- $(filter-out -MMD -MP -Werror,$(KERNEL_FLAGS)) \
 		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ELEMENT_F32 2>/dev/null
 
 ## compile_commands.json: for editors

@@ -23,8 +23,12 @@ enum {
     LK_LIST_MAX = 64,
 };
 
+/* A function of a driver, which is an object of its own: for the losses of its variant, so that its
+ * header gives it the name LK_PASTE(LK_VARIANT, name), and for nobody outside the library. */
+#define LK_DRIVER __attribute__((visibility("hidden")))
+
 /* A function of a driver header, which not every loss that includes it calls. */
-#define LK_DRIVER static __attribute__((unused))
+#define LK_STATIC static __attribute__((unused))
 
 /* What one block adds up, and the first value in it that the loss must refuse. */
 typedef struct lk_block {

@@ -159,6 +159,12 @@ static class_target strided_target(const lk_job *job, int64_t i)
     return t;
 }
 
+static void strided_targets(const lk_job *job, int64_t first, int count, class_target *to)
+{
+    for (int k = 0; k < count; k++)
+        to[k] = strided_target(job, first + k);
+}
+
 static lk_status prepare_strided(lk_job *job, lk_error *error)
 {
     double weights = 0;
@@ -204,6 +210,12 @@ static class_target mean_target(const lk_job *job, int64_t i)
     if (t.counts)
         t.y = lk_int(&job->in[TARGETS], i);
     return t;
+}
+
+static void mean_targets(const lk_job *job, int64_t first, int count, class_target *to)
+{
+    for (int k = 0; k < count; k++)
+        to[k] = mean_target(job, first + k);
 }
 
 /* The windows start at 0, K, 2K, ... as far as they fit; where the last one ends early, one more
@@ -290,9 +302,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     if (o->mode == STRIDED)
-        classwise_rows(job, strided_target, NULL, first, count, block, scratch);
+        classwise_rows(job, strided_targets, NULL, first, count, block, scratch);
     else
-        classwise_rows(job, mean_target, NULL, first, count, block, scratch);
+        classwise_rows(job, mean_targets, NULL, first, count, block, scratch);
 }
 
 static void finish(const lk_job *job, const double *sum)

@@ -118,24 +118,25 @@ static void zero_others(const lk_job *job, int half, int64_t b)
 }
 
 /* Half of what a half is worth, and whether its highest score is where it should be. */
-static double one_half(visit *v, int half, int64_t b, elem *scratch, bool *right)
+static double one_half(const lk_job *job, const class_plan *p, int half, int64_t b, lk_block *block,
+                       elem *scratch, bool *right)
 {
-    const lk_job *job = v->job;
     const classwise_options *o = job->options;
-    const int64_t T = v->plan.width, y = lk_int(&job->in[START_POSITIONS + half], b);
+    const int64_t T = p->width, y = lk_int(&job->in[START_POSITIONS + half], b);
     elem *grad = job->grad[half].data;
     class_row row = {.y = y, .grad_x = grad ? grad + b * T : NULL, .argmax = -1};
     *right = false;
     if (y >= T) {
-        class_zero(&v->plan, &row);
+        class_zero(p, &row);
         return 0;
     }
     row.x = scores_of(job, half, b, scratch);
-    if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && refuse_nonfinite(v, half, b, row.x))
+    if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && class_refuse(p, half, b, row.x, block))
         return 0;
-    row.rho = 0.5 * job->scale[half] * real_or_one(job, UPSTREAM, v->per_row ? b : 0);
+    row.rho =
+        0.5 * job->scale[half] * real_or_one(job, UPSTREAM, o->reduce.reduction == LK_NONE ? b : 0);
     row.zeta = row.rho;
-    class_compute(&v->plan, &(class_row *){&row}, 1);
+    class_compute(p, &(class_row *){&row}, 1);
     zero_others(job, half, b);
     *right = row.argmax == y;
     return 0.5 * (row.main + row.z_part);
@@ -145,23 +146,23 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const classwise_options *o = job->options;
     const int64_t T = job->size['T' - 'A'];
-    visit v = {.job = job, .block = block, .per_row = o->reduce.reduction == LK_NONE};
-    v.plan = class_plan_make(job, &o->row, T);
-    v.plan.want_argmax = job->out[EXACT_MATCH].data;
+    const bool per_row = o->reduce.reduction == LK_NONE;
+    class_plan p = class_plan_make(job, &o->row, T);
+    p.want_argmax = job->out[EXACT_MATCH].data;
     for (int64_t b = first; b < first + count; b++) {
         double loss = 0;
         int right = 0, counted = 0;
         for (int half = 0; half < HALVES; half++) {
             bool is_right;
-            double value = one_half(&v, half, b, scratch, &is_right);
+            double value = one_half(job, &p, half, b, block, scratch, &is_right);
             loss += value;
             right += is_right;
             counted += lk_int(&job->in[START_POSITIONS + half], b) < T;
             block->sum[half] += value;
-            if (v.per_row)
+            if (per_row)
                 put_row(job, START_LOSS + half, b, 2 * value);
         }
-        if (v.per_row && job->value.data)
+        if (per_row && job->value.data)
             lk_put(&job->value, b, loss);
         block->sum[SUM_BOTH] += counted == HALVES;
         block->sum[SUM_EXACT] += right == HALVES;

@@ -201,22 +201,22 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const classwise_options *o = job->options;
-    visit v = {.job = job, .block = block};
-    v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);
+    const class_plan p = class_plan_make(job, &o->row, job->size['C' - 'A']);
     const elem *logits = job->in[LOGITS].data;
     elem *grad = job->grad[LOGITS].data;
     double *logprob = (double *)job->state + job->size['B' - 'A'];
     (void)scratch;
     for (int64_t i = first; i < first + count; i++) {
-        const int64_t place = place_of(job, i), at = i * v.plan.width;
+        const int64_t place = place_of(job, i), at = i * p.width;
         class_row row = {.x = logits + at, .y = -1, .grad_x = grad ? grad + at : NULL};
         double value = 0;
         if (place < 0) {
-            class_zero(&v.plan, &row);
+            class_zero(&p, &row);
             put_row(job, ENTROPIES, i, 0);
-        } else if (o->reduce.nonfinite == LK_PROPAGATE || !refuse_nonfinite(&v, LOGITS, i, row.x)) {
+        } else if (o->reduce.nonfinite == LK_PROPAGATE ||
+                   !class_refuse(&p, LOGITS, i, row.x, block)) {
             row.y = lk_int(&job->in[TARGETS], place);
-            value = one_row_of(job, &v.plan, &row, i);
+            value = one_row_of(job, &p, &row, i);
         }
         logprob[i] = value;
         block->sum[0] += value;

@@ -42,7 +42,7 @@ typedef struct elementwise {
 } elementwise;
 
 /* The counted elements, in job->counted; the sum of what their weights are, returned. */
-LK_DRIVER double elementwise_count(lk_job *job, int mask_input, int weight_input)
+LK_STATIC double elementwise_count(lk_job *job, int mask_input, int weight_input)
 {
     const lk_tensor *m = &job->in[mask_input], *weight = &job->in[weight_input];
     const bool masked = mask_input && m->data, weighted = weight_input && weight->data;
@@ -105,7 +105,7 @@ LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, 
     return m;
 }
 
-LK_DRIVER void elementwise_bad(lk_block *block, lk_status status, int input, int64_t index)
+LK_STATIC void elementwise_bad(lk_block *block, lk_status status, int input, int64_t index)
 {
     if (block->bad == LK_OK || input < block->bad_input ||
         (input == block->bad_input && index < block->bad_index)) {
@@ -254,7 +254,7 @@ static const lk_input regression_inputs[] __attribute__((unused)) = {
     {0},
 };
 
-LK_DRIVER lk_status regression_prepare(lk_job *job, lk_error *error)
+LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
 {
     (void)error;
     job->denominator[0] = elementwise_count(job, MASK, SAMPLE_WEIGHT);

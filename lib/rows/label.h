@@ -35,7 +35,7 @@ enum { LABEL_WEIGHT = B + 1, LABEL_MASK, LABEL_GRAD_OUTPUT, LABEL_INPUTS };
     LK_FIELD(st, label_smoothing, "0", LK_RANGED, 0, 1, "targets y become y(1-eps) + eps/2")
 
 /* The mean divides by the counted elements, whatever they weigh. */
-LK_DRIVER lk_status label_prepare(lk_job *job, lk_error *error)
+LK_STATIC lk_status label_prepare(lk_job *job, lk_error *error)
 {
     (void)error;
     job->denominator[0] = elementwise_count(job, LABEL_MASK, 0);

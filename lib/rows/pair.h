@@ -164,7 +164,7 @@ LK_INLINE void pair_put(const lk_job *job, lk_block *block, int64_t i, double lo
 }
 
 /* The first NaN or +inf among n elements, or -1. */
-LK_DRIVER int64_t pair_nonfinite(const elem *x, int64_t n)
+LK_STATIC int64_t pair_nonfinite(const elem *x, int64_t n)
 {
     for (int64_t k = 0; k < n; k++) {
         real value = r_load(x + k);
@@ -175,7 +175,7 @@ LK_DRIVER int64_t pair_nonfinite(const elem *x, int64_t n)
 }
 
 /* Note the first bad value of row i of an input with `width` elements a row. */
-LK_DRIVER bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t width, lk_block *block)
+LK_STATIC bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t width, lk_block *block)
 {
     int64_t k = pair_nonfinite((const elem *)job->in[input].data + i * width, width);
     if (k < 0)
@@ -189,7 +189,7 @@ LK_DRIVER bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t widt
 }
 
 /* Vectors without a component are not compared: there could be any number of them in no memory. */
-LK_DRIVER lk_status pair_check_width(const lk_job *job, lk_error *error)
+LK_STATIC lk_status pair_check_width(const lk_job *job, lk_error *error)
 {
     const lk_tensor *first = &job->in[0];
     if (job->size['D' - 'A'] == 0 && first->shape[0] > 0)
@@ -200,7 +200,7 @@ LK_DRIVER lk_status pair_check_width(const lk_job *job, lk_error *error)
 }
 
 /* A loss of [N] whose mean divides by N. */
-LK_DRIVER lk_status pair_prepare(lk_job *job, lk_error *error)
+LK_STATIC lk_status pair_prepare(lk_job *job, lk_error *error)
 {
     (void)error;
     job->counted = job->rows;
@@ -221,7 +221,7 @@ typedef struct pair {
 } pair;
 
 /* Cosine s = h_x h_y of h = unit(v); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. */
-LK_DRIVER pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
+LK_STATIC pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
 {
     wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
@@ -276,7 +276,7 @@ LK_INLINE double pair_sum_of(const bool squares, const elem *x, const elem *y, i
     return w_sum(total + total2);
 }
 
-LK_DRIVER pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift)
+LK_STATIC pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift)
 {
     const double sum = kind == PAIR_L1 ? pair_sum_of(false, x, y, width, shift)
                                        : pair_sum_of(true, x, y, width, shift);
@@ -324,7 +324,7 @@ LK_INLINE wide pair_slope_y(const int family, const pair *p, wide x, wide y)
             back(PAIR_L2, __VA_ARGS__);                                                            \
     } while (0)
 
-LK_DRIVER void pair_fill(elem *grad, int64_t width, real x)
+LK_STATIC void pair_fill(elem *grad, int64_t width, real x)
 {
     for (int64_t k = 0; grad && k < width; k += LANES)
         v_store_tail(grad + k, LK_TAIL(k, width), v_set(x));
@@ -355,7 +355,7 @@ LK_INLINE void pair_back_of(const int family, const pair *p, double c, const ele
 }
 
 /* Write c dv/dx and c dv/dy where they are asked for, also over x and y themselves. */
-LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
+LK_STATIC void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                          elem *grad_x, elem *grad_y)
 {
     elem *const grad[] = {grad_x, grad_y};
@@ -400,7 +400,7 @@ typedef struct pair_place {
     int64_t key, at;
 } pair_place;
 
-LK_DRIVER int pair_compare(const void *a, const void *b)
+LK_STATIC int pair_compare(const void *a, const void *b)
 {
     const pair_place *p = a, *q = b;
     if (p->key != q->key)
@@ -408,7 +408,7 @@ LK_DRIVER int pair_compare(const void *a, const void *b)
     return p->at < q->at ? -1 : p->at > q->at;
 }
 
-LK_DRIVER void pair_sort(pair_place *place, int64_t n)
+LK_STATIC void pair_sort(pair_place *place, int64_t n)
 {
     if (n > 1)
         qsort(place, (size_t)n, sizeof *place, pair_compare);
@@ -430,7 +430,7 @@ LK_INLINE int64_t pair_padded(int64_t n)
 }
 
 /* Refuse what even its size cannot be told of: x and y rows whose products are all kept. */
-LK_DRIVER lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error)
+LK_STATIC lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error)
 {
     const double width = (double)job->size['D' - 'A'] + 64;
     const double reals = 2 * ((double)x + 64) * ((double)y + 64) + ((double)x + (double)y) * width;
@@ -458,7 +458,7 @@ LK_INLINE pair_units pair_units_take(const lk_job *job, size_t *used, int input,
     return u;
 }
 
-LK_DRIVER void pair_unit(const pair_units *u, int64_t i, const elem *v)
+LK_STATIC void pair_unit(const pair_units *u, int64_t i, const elem *v)
 {
     wide_half total = {0};
     double n = 1;
@@ -477,7 +477,7 @@ LK_DRIVER void pair_unit(const pair_units *u, int64_t i, const elem *v)
     }
 }
 
-LK_DRIVER lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t index,
+LK_STATIC lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t index,
                                         lk_error *error)
 {
     char place[LK_PLACE_MAX];
@@ -487,7 +487,7 @@ LK_DRIVER lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t in
 }
 
 /* All units of an input. Refuses what nonfinite=error refuses. */
-LK_DRIVER lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input,
+LK_STATIC lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input,
                                     lk_error *error)
 {
     const elem *v = job->in[input].data;
@@ -526,7 +526,7 @@ LK_INLINE real pair_score(double x)
 }
 
 /* s_j = scale * x h_j for all units; -inf in the lanes beyond. */
-LK_DRIVER void pair_scores(const real *x, const pair_units *u, double scale, real *s)
+LK_STATIC void pair_scores(const real *x, const pair_units *u, double scale, real *s)
 {
     double dot[4];
     int64_t j = 0;
@@ -544,7 +544,7 @@ LK_DRIVER void pair_scores(const real *x, const pair_units *u, double scale, rea
 }
 
 /* max s_j, NaN left out; and what to take from s before exp, finite also where no score is. */
-LK_DRIVER real pair_top(const real *s, int64_t padded)
+LK_STATIC real pair_top(const real *s, int64_t padded)
 {
     vec top = v_set(-(real)INFINITY);
     for (int64_t k = 0; k < padded; k += LANES)
@@ -554,7 +554,7 @@ LK_DRIVER real pair_top(const real *s, int64_t padded)
 }
 
 /* sum_j e^(s_j - shift). */
-LK_DRIVER double pair_sum_exp(const real *s, int64_t padded, real shift)
+LK_STATIC double pair_sum_exp(const real *s, int64_t padded, real shift)
 {
     double sum = 0;
     for (int64_t c = 0; c < padded; c += PAIR_TERMS * LANES) {
@@ -569,7 +569,7 @@ LK_DRIVER double pair_sum_exp(const real *s, int64_t padded, real shift)
 
 /* s_j becomes a e^(s_j - shift) - b, and 0 where it is -inf. Gives sum of that times s_j - shift.
  */
-LK_DRIVER double pair_replace(real *s, int64_t padded, real shift, double a, double b)
+LK_STATIC double pair_replace(real *s, int64_t padded, real shift, double a, double b)
 {
     const vec minus_inf = v_set(-(real)INFINITY);
     double sum = 0;
@@ -589,7 +589,7 @@ LK_DRIVER double pair_replace(real *s, int64_t padded, real shift, double a, dou
 }
 
 /* sum of s_j - shift over what is not -inf. */
-LK_DRIVER double pair_sum_scores(const real *s, int64_t padded, real shift)
+LK_STATIC double pair_sum_scores(const real *s, int64_t padded, real shift)
 {
     const vec minus_inf = v_set(-(real)INFINITY);
     double sum = 0;
@@ -620,7 +620,7 @@ typedef struct pair_softmax {
     double slope_scale; /* sum_j G_j s_j: the slope of log t where the scores are t s */
 } pair_softmax;
 
-LK_DRIVER void pair_softmax_row(pair_softmax *r)
+LK_STATIC void pair_softmax_row(pair_softmax *r)
 {
     const real top = pair_top(r->s, r->padded);
     const double many = (double)r->positives;
@@ -662,7 +662,7 @@ LK_DRIVER void pair_softmax_row(pair_softmax *r)
 
 /* to += sum_j w_j h_j over all units, with w_j `step` apart: a row of G (1) or a column. Units
  * whose weight is 0 are not read. False if all are. */
-LK_DRIVER bool pair_gather(const real *w, int64_t step, const pair_units *u, double *to)
+LK_STATIC bool pair_gather(const real *w, int64_t step, const pair_units *u, double *to)
 {
     enum { TILE = 4 };
     bool any = false;
@@ -695,7 +695,7 @@ LK_DRIVER bool pair_gather(const real *w, int64_t step, const pair_units *u, dou
 }
 
 /* dL/dv from g = dL/dh: scale * (g - [|v| > eps] (g h) h) / n, for vector i. */
-LK_DRIVER void pair_unit_back(const pair_units *u, int64_t i, const double *g, double scale,
+LK_STATIC void pair_unit_back(const pair_units *u, int64_t i, const double *g, double scale,
                               elem *grad)
 {
     const real *h = u->h + i * u->stride;
@@ -713,7 +713,7 @@ LK_DRIVER void pair_unit_back(const pair_units *u, int64_t i, const double *g, d
 
 /* The gradient of vector i as the sum of two gathers, the second where b is not NULL. `g` is
  * scratch for a padded vector. */
-LK_DRIVER void pair_gather_back(const pair_units *u, int64_t i, const pair_units *others,
+LK_STATIC void pair_gather_back(const pair_units *u, int64_t i, const pair_units *others,
                                 const real *a, int64_t step_a, const real *b, int64_t step_b,
                                 double scale, double *g, elem *grad)
 {
@@ -727,7 +727,7 @@ LK_DRIVER void pair_gather_back(const pair_units *u, int64_t i, const pair_units
         pair_fill(grad + i * u->width, u->width, 0);
 }
 
-LK_DRIVER size_t pair_vector_scratch(const lk_job *job)
+LK_STATIC size_t pair_vector_scratch(const lk_job *job)
 {
     return (size_t)pair_padded(job->size['D' - 'A']) * sizeof(double);
 }
@@ -776,13 +776,13 @@ LK_INLINE pair_labelled pair_labelled_of(const lk_job *job, double eps)
     return l;
 }
 
-LK_DRIVER lk_status pair_labelled_check(const lk_job *job, lk_error *error)
+LK_STATIC lk_status pair_labelled_check(const lk_job *job, lk_error *error)
 {
     lk_status status = pair_check_width(job, error);
     return status != LK_OK ? status : pair_check_memory(job, job->rows, job->rows, error);
 }
 
-LK_DRIVER lk_status pair_labelled_fill(const lk_job *job, const pair_labelled *l, lk_error *error)
+LK_STATIC lk_status pair_labelled_fill(const lk_job *job, const pair_labelled *l, lk_error *error)
 {
     const int64_t n = l->u.rows;
     for (int64_t i = 0; i < n; i++)
@@ -810,7 +810,7 @@ LK_INLINE int64_t pair_positives(const pair_labelled *l, int64_t i, int64_t *at)
 }
 
 /* Scratch of a row: the places and the scores of its positives. Of a pass: a vector. */
-LK_DRIVER size_t pair_labelled_scratch(const lk_job *job)
+LK_STATIC size_t pair_labelled_scratch(const lk_job *job)
 {
     size_t row = (size_t)job->rows * (sizeof(int64_t) + sizeof(real));
     size_t pass = pair_vector_scratch(job);
@@ -826,7 +826,7 @@ LK_INLINE void pair_labelled_back(const lk_job *job, const pair_labelled *l, dou
                          1 / temperature, g, job->grad[EMBEDDINGS].data);
 }
 
-LK_DRIVER int64_t pair_labelled_cost(const lk_job *job, const lk_pass *pass)
+LK_STATIC int64_t pair_labelled_cost(const lk_job *job, const lk_pass *pass)
 {
     (void)pass;
     return job->rows * job->size['D' - 'A'];

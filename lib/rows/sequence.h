@@ -45,7 +45,7 @@ typedef struct text_options {
     [BYTE_PERPLEXITY] = LK_OUTPUT("byte_perplexity", "", LK_ANY, "exp(nll_sum / num_bytes)"),      \
     [WORD_PERPLEXITY] = LK_OUTPUT("word_perplexity", "", LK_ANY, "exp(nll_sum / num_words)")
 
-LK_DRIVER lk_status text_check(const lk_job *job, const text_options *o, lk_error *error)
+LK_STATIC lk_status text_check(const lk_job *job, const text_options *o, lk_error *error)
 {
     const unsigned by_bytes = 1u << BITS_PER_BYTE | 1u << BYTE_PERPLEXITY;
     if ((job->out_wanted & by_bytes) && isnan(o->num_bytes))
@@ -57,7 +57,7 @@ LK_DRIVER lk_status text_check(const lk_job *job, const text_options *o, lk_erro
     return LK_OK;
 }
 
-LK_DRIVER void text_finish(const lk_job *job, const text_options *o, const double *sum)
+LK_STATIC void text_finish(const lk_job *job, const text_options *o, const double *sum)
 {
     const double nll = sum[SUM_NLL], bits = nll / log(2.0), n = (double)job->counted;
     put_row(job, NLL_SUM, 0, nll);
@@ -80,19 +80,19 @@ typedef struct sequence_state {
     double part[];      /* [B*T][2] weights, then [B*T][2] values */
 } sequence_state;
 
-LK_DRIVER bool by_sequence(const sequence_options *o)
+LK_STATIC bool by_sequence(const sequence_options *o)
 {
     return o->common.reduce.reduction == SEQUENCE_SUM ||
            o->common.reduce.reduction == SEQUENCE_MEAN;
 }
 
-LK_DRIVER size_t sequence_state_size(const lk_job *job)
+LK_STATIC size_t sequence_state_size(const lk_job *job)
 {
     size_t parts = by_sequence(job->options) ? 4 : 2;
     return sizeof(sequence_state) + (size_t)job->rows * parts * sizeof(double);
 }
 
-LK_DRIVER lk_status sequence_check_shift(const lk_job *job, int64_t shift, lk_error *error)
+LK_STATIC lk_status sequence_check_shift(const lk_job *job, int64_t shift, lk_error *error)
 {
     const int64_t T = job->size['T' - 'A'];
     if (shift == 0 || shift < T)
@@ -103,7 +103,7 @@ LK_DRIVER lk_status sequence_check_shift(const lk_job *job, int64_t shift, lk_er
 }
 
 /* The place of row i's target in the target-side inputs, or -1 where it does not count. */
-LK_DRIVER int64_t sequence_place(const lk_job *job, int64_t i)
+LK_STATIC int64_t sequence_place(const lk_job *job, int64_t i)
 {
     const sequence_options *o = job->options;
     const int64_t T = job->size['T' - 'A'], b = i / T, t = i % T + o->shift;
@@ -113,7 +113,7 @@ LK_DRIVER int64_t sequence_place(const lk_job *job, int64_t i)
     return t < length && classwise_counts(job, b * T + t) ? b * T + t : -1;
 }
 
-LK_DRIVER class_target sequence_target(const lk_job *job, int64_t i)
+LK_STATIC class_target sequence_target(const lk_job *job, int64_t i)
 {
     const sequence_options *o = job->options;
     const sequence_state *state = job->state;
@@ -130,7 +130,13 @@ LK_DRIVER class_target sequence_target(const lk_job *job, int64_t i)
     return t;
 }
 
-LK_DRIVER lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
+LK_STATIC void sequence_targets(const lk_job *job, int64_t first, int count, class_target *to)
+{
+    for (int k = 0; k < count; k++)
+        to[k] = sequence_target(job, first + k);
+}
+
+LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
 {
     const int64_t T = job->size['T' - 'A'];
     char place[LK_PLACE_MAX];
@@ -145,7 +151,7 @@ LK_DRIVER lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
 }
 
 /* One sequence: its weights as if nothing divided them, and their sums. */
-LK_DRIVER lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n, lk_error *error)
+LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n, lk_error *error)
 {
     sequence_state *state = job->state;
     const int64_t T = job->size['T' - 'A'];
@@ -167,7 +173,7 @@ LK_DRIVER lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n,
     return LK_OK;
 }
 
-LK_DRIVER void sequence_divide(lk_job *job, int64_t b, double main, double z)
+LK_STATIC void sequence_divide(lk_job *job, int64_t b, double main, double z)
 {
     sequence_state *state = job->state;
     const int64_t T = job->size['T' - 'A'];
@@ -177,7 +183,7 @@ LK_DRIVER void sequence_divide(lk_job *job, int64_t b, double main, double z)
     }
 }
 
-LK_DRIVER lk_status sequence_prepare(lk_job *job, lk_error *error)
+LK_STATIC lk_status sequence_prepare(lk_job *job, lk_error *error)
 {
     const sequence_options *o = job->options;
     const int reduction = o->common.reduce.reduction;
@@ -207,16 +213,16 @@ LK_DRIVER lk_status sequence_prepare(lk_job *job, lk_error *error)
     return status;
 }
 
-LK_DRIVER void sequence_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+LK_STATIC void sequence_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                              void *scratch)
 {
     sequence_state *state = job->state;
     double *value = by_sequence(job->options) ? state->part + 2 * job->rows : NULL;
-    classwise_rows(job, sequence_target, value, first, count, block, scratch);
+    classwise_rows(job, sequence_targets, value, first, count, block, scratch);
 }
 
 /* `loss` and `z_loss` where they are one number a sequence. */
-LK_DRIVER void sequence_values(const lk_job *job)
+LK_STATIC void sequence_values(const lk_job *job)
 {
     const sequence_options *o = job->options;
     const sequence_state *state = job->state;

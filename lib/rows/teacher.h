@@ -30,19 +30,19 @@ typedef struct teacher_options {
     }
 
 /* 1/temperature, as a number that the computing type has. */
-LK_DRIVER double teacher_scale(const teacher_options *o)
+LK_STATIC double teacher_scale(const teacher_options *o)
 {
     return class_clamp(1 / o->temperature);
 }
 
 /* What temperature multiplies a row's value with. */
-LK_DRIVER double teacher_factor(const teacher_options *o)
+LK_STATIC double teacher_factor(const teacher_options *o)
 {
     return o->scale_by_t2 ? o->temperature * o->temperature : 1;
 }
 
 /* A row of scores in reals, at their temperature: top, sum and log of the sum. */
-LK_DRIVER class_norm teacher_normalise(const real *y, int64_t classes, real scale)
+LK_STATIC class_norm teacher_normalise(const real *y, int64_t classes, real scale)
 {
     class_norm r = {.top = -(real)INFINITY};
     real z[CHUNK];
@@ -66,13 +66,13 @@ LK_DRIVER class_norm teacher_normalise(const real *y, int64_t classes, real scal
     return r;
 }
 
-LK_DRIVER void teacher_fill(elem *to, int64_t n, real x)
+LK_STATIC void teacher_fill(elem *to, int64_t n, real x)
 {
     for (int64_t k = 0; k < n; k++)
         r_store(to + k, x);
 }
 
-LK_DRIVER void teacher_bad(lk_block *block, lk_status status, int input, int64_t index)
+LK_STATIC void teacher_bad(lk_block *block, lk_status status, int input, int64_t index)
 {
     if (block->bad == LK_OK || input < block->bad_input ||
         (input == block->bad_input && index < block->bad_index)) {

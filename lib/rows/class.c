@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Losses whose rows are class scores: see rows/class.h.
+ */
+#include "rows/class.h"
+
+lk_status classwise_check(const lk_job *job, lk_error *error)
+{
+    const classwise_options *o = job->options;
+    const int64_t width = job->size['C' - 'A'];
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const bool shaped = o->row.focal_gamma > 0 || o->row.poly1 != 0;
+    if (width == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
+                       "logits has no classes; the class axis must have at least 1");
+    if (soft && (job->out_wanted & (1u << NLL | 1u << ACCURACY | 1u << PERPLEXITY)))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "nll, accuracy and perplexity need class indices as targets, not "
+                       "probabilities");
+    if (o->row.vocab_size > width)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "vocab_size is %lld; with %lld classes it must be in [1, %lld]",
+                       (long long)o->row.vocab_size, (long long)width, (long long)width);
+    if (shaped && soft)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "focal_gamma and poly1 need class indices as targets, not probabilities");
+    if (shaped && o->row.label_smoothing > 0)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "focal_gamma and poly1 exclude label_smoothing; set one of them to 0");
+    if (soft && lk_given(job, "ignore_index"))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "ignore_index needs class indices as targets; with probabilities use mask");
+    if (o->row.smoothing_mode == CLASS_OTHERS &&
+        (soft || (job->rows > 0 && classwise_classes(job) == 1)))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "smoothing_mode=others needs class indices as targets and at least 2 "
+                       "classes");
+    return LK_OK;
+}
+
+lk_status classwise_check_target(const lk_job *job, int input, int64_t i, lk_error *error)
+{
+    const classwise_options *o = job->options;
+    const int64_t y = lk_int(&job->in[input], i), classes = classwise_classes(job);
+    char place[LK_PLACE_MAX];
+    if (y >= 0 && y < classes)
+        return LK_OK;
+    return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, input, i,
+                   "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
+                   lk_place(job, input, i, place), (long long)y, (long long)classes,
+                   (long long)classes - 1, (long long)o->row.ignore_index);
+}
+
+void classwise_total_weight(lk_job *job)
+{
+    const bool weighted = job->in[CLASS_WEIGHT].data;
+    job->total_weight = weighted ? 0 : (double)classwise_classes(job);
+    for (int64_t k = 0; weighted && k < classwise_classes(job); k++)
+        job->total_weight += real_or_one(job, CLASS_WEIGHT, k);
+}
+
+/* Rows. */
+
+/* What the rows of one run share. */
+typedef struct visit {
+    const lk_job *job;
+    lk_block *block; /* of the row that ends next, before block_end */
+    int64_t block_end;
+    class_plan plan;
+    class_row row[CLASS_TOGETHER]; /* those under way */
+    plain_gradient left;
+    int slot;      /* where the next of long rows goes, while one of them is left */
+    void *kept;    /* scratch for exponentials, or NULL */
+    bool per_row;  /* reduction=none */
+    double *value; /* where each row leaves its main and z parts; NULL: nowhere */
+} visit;
+
+bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk_block *block)
+{
+    const int64_t inner = p->inner, k = class_nonfinite(x, p->classes);
+    if (k < 0)
+        return false;
+    /* The flat place of class k of the row in the tensor as the caller sees it. */
+    const int64_t flat = (row / inner * p->width + k) * inner + row % inner;
+    if (block->bad == LK_OK || input < block->bad_input ||
+        (input == block->bad_input && flat < block->bad_index)) {
+        block->bad = LK_NONFINITE_INPUT;
+        block->bad_input = input;
+        block->bad_index = flat;
+    }
+    return true;
+}
+
+/* Where `count` rows stand, `width` apart; `first` is their place in the call. NULL: not there. */
+typedef struct class_batch {
+    int64_t first;
+    const elem *x, *t;
+    elem *grad_x, *grad_t;
+} class_batch;
+
+/* Row k of a batch, and what it is scored against. True if it is to be computed. */
+LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_target *target,
+                         class_row *row)
+{
+    const lk_job *job = v->job;
+    const classwise_options *o = job->options;
+    const int64_t i = at->first + k, place = k * v->plan.width;
+    *row = (class_row){.x = at->x + place,
+                       .t = at->t ? at->t + place : NULL,
+                       .y = -1,
+                       .grad_x = at->grad_x ? at->grad_x + place : NULL,
+                       .grad_t = at->grad_t ? at->grad_t + place : NULL,
+                       .argmax = -1};
+    if (!target->counts) {
+        class_zero(&v->plan, row);
+        return false;
+    }
+    const double upstream = real_or_one(job, GRAD_OUTPUT, target->up);
+    row->y = row->t ? -1 : target->y;
+    row->rho = target->main * job->scale[MAIN] * upstream;
+    row->zeta = target->z * job->scale[Z] * upstream;
+    if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
+        const bool bad = class_refuse(&v->plan, LOGITS, i, row->x, v->block);
+        if ((row->t && class_refuse(&v->plan, TARGETS, i, row->t, v->block)) || bad)
+            return false;
+    }
+    return true;
+}
+
+LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const class_row *row)
+{
+    const lk_job *job = v->job;
+    const double main = target->counts && target->main > 0 ? target->main * row->main : 0;
+    const double z = target->counts && target->z > 0 ? target->z * row->z_part : 0;
+    if (i == v->block_end) {
+        v->block_end += job->block_rows;
+        v->block++;
+    }
+    v->block->sum[MAIN] += main;
+    v->block->sum[Z] += z;
+    v->block->sum[SUM_NLL] += (double)row->nll;
+    v->block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
+    if (v->value) {
+        v->value[2 * i] = main;
+        v->value[2 * i + 1] = z;
+    }
+    if (v->per_row && job->value.data)
+        lk_put(&job->value, i, main + z);
+    if (v->per_row)
+        put_row(job, Z_LOSS, i, z);
+    put_row(job, NLL, i, (double)row->nll);
+    put_row(job, LSE, i, (double)row->lse);
+    put_row(job, ENTROPY, i, (double)row->entropy);
+    put_row(job, PREDICTED, i, (double)row->argmax);
+}
+
+/* `count` rows side by side, as many at a time as rows/class_row.h takes. */
+static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int64_t count)
+{
+    const int most = class_together(v->plan.width);
+    class_row *row[CLASS_TOGETHER], *live[CLASS_TOGETHER];
+    class_target target[CLASS_TOGETHER];
+    for (int64_t left = count; left > 0; left -= most) {
+        const int rows = left < most ? (int)left : most;
+        int lives = 0;
+        targets_of(v->job, at.first, rows, target);
+        for (int k = 0; k < rows; k++) {
+            const int slot = most > 1 ? k : v->slot;
+            row[k] = &v->row[slot];
+            if (!begin_row(v, &at, k, &target[k], row[k]))
+                continue;
+            class_keep(&v->plan, row[k], v->kept, slot);
+            live[lives++] = row[k];
+            v->slot = 1 - v->slot;
+        }
+        if (v->plan.plain)
+            plain_compute(&v->plan, live, lives, &v->left);
+        else
+            class_compute(&v->plan, live, lives);
+        for (int k = 0; k < rows; k++)
+            end_row(v, at.first + k, &target[k], row[k]);
+        const int64_t step = rows * v->plan.width;
+        at = (class_batch){.first = at.first + rows,
+                           .x = at.x + step,
+                           .t = at.t ? at.t + step : NULL,
+                           .grad_x = at.grad_x ? at.grad_x + step : NULL,
+                           .grad_t = at.grad_t ? at.grad_t + step : NULL};
+    }
+    plain_settle(&v->plan, &v->left);
+}
+
+/* How many rows a tile has, where the classes of a row do not lie side by side. */
+static int64_t tile_rows(const lk_job *job)
+{
+    int64_t row = job->size['C' - 'A'] * (int64_t)sizeof(elem);
+    int64_t rows = 256 * 1024 / (row > 0 ? row : 1);
+    return rows < 1 ? 1 : rows > 64 ? 64 : rows;
+}
+
+static int64_t inner_size(const lk_job *job)
+{
+    const classwise_options *o = job->options;
+    int64_t inner = 1;
+    for (int axis = 1; o->class_dim == 1 && axis < job->lead_rank; axis++)
+        inner *= job->lead[axis];
+    return inner;
+}
+
+size_t classwise_scratch(const lk_job *job)
+{
+    size_t tile = (size_t)(tile_rows(job) * job->size['C' - 'A']) * sizeof(elem);
+    size_t tiles = 1 + (job->form[TARGETS] == PROBABILITY ? 2 : 0);
+    return class_kept_size(job->size['C' - 'A']) + (inner_size(job) > 1 ? tile * tiles : 0);
+}
+
+/* rows x classes of a tensor whose classes stand `inner` apart, to and from rows side by side. */
+static void gather(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
+{
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(to + i * classes + k, from + k * inner + i, sizeof(elem));
+}
+
+static void scatter(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
+{
+    for (int64_t k = 0; k < classes; k++)
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(to + k * inner + i, from + i * classes + k, sizeof(elem));
+}
+
+static void strided_rows(visit *v, class_targets_of targets_of, int64_t first, int64_t count,
+                         elem *x)
+{
+    const lk_job *job = v->job;
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const int64_t width = v->plan.width, inner = v->plan.inner, most = tile_rows(job);
+    const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
+    elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    elem *t = x + most * width, *grad_t = t + most * width;
+    for (int64_t i = first, rows; i < first + count; i += rows) {
+        int64_t j = i % inner, place = i / inner * width * inner + j;
+        rows = first + count - i < most ? first + count - i : most;
+        rows = inner - j < rows ? inner - j : rows;
+        gather(logits + place, rows, width, inner, x);
+        if (soft)
+            gather(targets + place, rows, width, inner, t);
+        some_rows(v, targets_of,
+                  (class_batch){.first = i,
+                                .x = x,
+                                .t = soft ? t : NULL,
+                                .grad_x = grad ? x : NULL,
+                                .grad_t = grad_targets ? grad_t : NULL},
+                  rows);
+        if (grad)
+            scatter(x, rows, width, inner, grad + place);
+        if (grad_targets)
+            scatter(grad_t, rows, width, inner, grad_targets + place);
+    }
+}
+
+void classwise_rows(const lk_job *job, class_targets_of targets_of, double *value, int64_t first,
+                    int64_t count, lk_block *block, void *scratch)
+{
+    const classwise_options *o = job->options;
+    visit v;
+    v.job = job;
+    v.block = block;
+    v.block_end = first + job->block_rows;
+    v.value = value;
+    v.left = (plain_gradient){0};
+    v.slot = 0;
+    v.kept = NULL;
+    v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);
+    v.per_row = o->reduce.reduction == LK_NONE;
+    v.plan.weight = job->in[CLASS_WEIGHT].data;
+    v.plan.inner = inner_size(job);
+    v.plan.want_entropy = job->out[ENTROPY].data;
+    v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
+    elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    if (grad || v.plan.width <= CHUNK)
+        v.kept = scratch;
+    v.plan.stream =
+        grad && grad != logits && v.plan.inner == 1 && class_streams(grad, job->rows, v.plan.width);
+    v.plan.plain = plain_plan(&v.plan, !soft);
+    if (v.plan.inner > 1) {
+        strided_rows(&v, targets_of, first, count,
+                     (elem *)((char *)scratch + class_kept_size(v.plan.width)));
+        return;
+    }
+    const int64_t place = first * v.plan.width;
+    some_rows(&v, targets_of,
+              (class_batch){.first = first,
+                            .x = logits + place,
+                            .t = soft ? targets + place : NULL,
+                            .grad_x = grad ? grad + place : NULL,
+                            .grad_t = grad_targets ? grad_targets + place : NULL},
+              count);
+    if (v.plan.stream)
+        v_fence();
+}
+
+void classwise_finish(const lk_job *job, const double *sum)
+{
+    const classwise_options *o = job->options;
+    const double n = (double)job->counted;
+    const bool empty = job->counted == 0;
+    const double nothing = o->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
+    put_row(job, ACCURACY, 0, empty ? nothing : sum[SUM_RIGHT] / n);
+    put_row(job, COUNT, 0, n);
+    put_row(job, PERPLEXITY, 0, exp(empty ? nothing : sum[SUM_NLL] / n));
+    put_row(job, DENOMINATOR, 0, job->denominator[MAIN]);
+    if (o->reduce.reduction != LK_NONE && job->out[Z_LOSS].rank == 0)
+        put_row(job, Z_LOSS, 0, job->scale[Z] > 0 ? sum[Z] * job->scale[Z] : nothing);
+}
+
+static class_target weighted_target(const lk_job *job, int64_t i)
+{
+    const classwise_options *o = job->options;
+    class_target t = {.counts = classwise_counts(job, i), .y = -1};
+    t.up = o->reduce.reduction == LK_NONE ? i : 0;
+    if (!t.counts)
+        return t;
+    if (job->form[TARGETS] == INDEX)
+        t.y = lk_int(&job->in[TARGETS], i);
+    t.main = t.z = real_or_one(job, SAMPLE_WEIGHT, i);
+    return t;
+}
+
+static void weighted_targets(const lk_job *job, int64_t first, int count, class_target *to)
+{
+    for (int k = 0; k < count; k++)
+        to[k] = weighted_target(job, first + k);
+}
+
+lk_status weighted_prepare(lk_job *job, lk_error *error)
+{
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    double n = 0, d = 0;
+    lk_status status;
+    for (int64_t i = 0; i < job->rows; i++) {
+        if (!classwise_counts(job, i))
+            continue;
+        if (!soft && (status = classwise_check_target(job, TARGETS, i, error)) != LK_OK)
+            return status;
+        double r = real_or_one(job, SAMPLE_WEIGHT, i);
+        job->counted++;
+        n += r;
+        d += r * (soft ? 1 : real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], i)));
+    }
+    job->denominator[MAIN] = d;
+    job->denominator[Z] = n;
+    classwise_total_weight(job);
+    return LK_OK;
+}
+
+void weighted_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    classwise_rows(job, weighted_targets, NULL, first, count, block, scratch);
+}

@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * One row of class scores: see rows/class_row.h.
+ */
+#include "rows/class_row.h"
+
+bool class_streams(const elem *grad, int64_t rows, int64_t width)
+{
+    enum { LONG = 2048 };
+    const int64_t row = width * (int64_t)sizeof(elem);
+    return rows * row >= LK_STREAM_MIN && (uintptr_t)grad % sizeof(elem) == 0 &&
+           (row >= LONG || (row % LK_LINE == 0 && (uintptr_t)grad % LK_LINE == 0));
+}
+
+class_plan class_plan_make(const lk_job *job, const class_options *o, int64_t width)
+{
+    class_plan p = {.width = width, .inner = 1};
+    double eps = o->label_smoothing;
+    p.classes = o->vocab_size > 0 ? o->vocab_size : p.width;
+    p.total_weight = job->total_weight;
+    p.smoothing = eps;
+    if (o->smoothing_mode == CLASS_UNIFORM) {
+        p.off = p.classes > 0 ? eps / (double)p.classes : 0;
+        p.on = 1 - eps + p.off;
+    } else {
+        p.off = p.classes > 1 ? eps / (double)(p.classes - 1) : 0;
+        p.on = 1 - eps;
+    }
+    p.scale = class_clamp(o->logit_scale);
+    p.cap = o->softcap > 0 ? (real)class_clamp(o->softcap) : 0;
+    p.z_loss = o->z_loss;
+    p.gamma = o->focal_gamma;
+    p.poly1 = o->poly1;
+    p.minus_entropy = o->subtract_entropy;
+    return p;
+}
+
+/* Reals of a row, aligned or not: weights. */
+LK_INLINE real class_weight(const class_plan *p, int64_t k)
+{
+    real w = 1;
+    if (p->weight)
+        memcpy(&w, p->weight + k, sizeof w);
+    return w;
+}
+
+/* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no
+ * maximum and no sum of exponentials notices. Returns the maximum, NaN left out. */
+LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, real *z,
+                               const bool capped)
+{
+    const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
+    const vec inverse = v_set(capped ? 1 / p->cap : 0);
+    vec a = v_set(-(real)INFINITY), b = a;
+    int64_t k = 0;
+    for (; k + 2 * LANES <= n; k += 2 * LANES) {
+        vec u = v_load(x + k), w = v_load(x + k + LANES);
+        /* On its way while this chunk's exponentials are computed; never a fault. */
+        __builtin_prefetch((const char *)(x + k) + CHUNK * sizeof(elem));
+        if (LANES * sizeof(elem) >= 64)
+            __builtin_prefetch((const char *)(x + k + LANES) + CHUNK * sizeof(elem));
+        u = scale * (capped ? cap * v_tanh(u * inverse) : u);
+        w = scale * (capped ? cap * v_tanh(w * inverse) : w);
+        v_write(z + k, u);
+        v_write(z + k + LANES, w);
+        a = v_max(u, a);
+        b = v_max(w, b);
+    }
+    for (; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        vec u = v_load_tail(x + k, lanes, 0);
+        u = v_select(m_first(lanes), scale * (capped ? cap * v_tanh(u * inverse) : u),
+                     v_set(-(real)INFINITY));
+        v_write(z + k, u);
+        a = v_max(u, a);
+    }
+    return v_top(v_max(a, b));
+}
+
+real class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+{
+    return p->cap > 0 ? class_scores_of(p, x, n, z, true) : class_scores_of(p, x, n, z, false);
+}
+
+real class_max(const real *z, int64_t n)
+{
+    vec a = v_set(-(real)INFINITY), b = a, c = a, d = a;
+    int64_t k = 0;
+    for (; k + 4 * LANES <= n; k += 4 * LANES) {
+        a = v_max(v_read(z + k), a);
+        b = v_max(v_read(z + k + LANES), b);
+        c = v_max(v_read(z + k + 2 * LANES), c);
+        d = v_max(v_read(z + k + 3 * LANES), d);
+    }
+    for (; k < n; k += LANES)
+        a = v_max(v_read(z + k), a);
+    return v_top(v_max(v_max(a, b), v_max(c, d)));
+}
+
+/* The sum of e^(z - shift); with `keep` they replace z. */
+LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep)
+{
+    const vec s = v_set(shift);
+    vec sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t k = 0;
+    for (; k + 4 * LANES <= n; k += 4 * LANES)
+        for (int i = 0; i < 4; i++) {
+            const vec e = v_exp_nonpos(v_read(z + k + i * LANES) - s);
+            if (keep)
+                v_write(z + k + i * LANES, e);
+            sum[i] += e;
+        }
+    for (; k < n; k += LANES) {
+        const vec e = v_exp_nonpos(v_read(z + k) - s);
+        if (keep)
+            v_write(z + k, e);
+        sum[0] += e;
+    }
+    return v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+real class_exps(real *z, int64_t n, real shift)
+{
+    return class_exps_of(z, n, shift, true);
+}
+
+real class_sum_exp(real *z, int64_t n, real shift)
+{
+    return class_exps_of(z, n, shift, false);
+}
+
+static int class_slots(int64_t width)
+{
+    return width <= CHUNK ? CLASS_TOGETHER : 2;
+}
+
+/* The scratch of a row: room for its exponentials, unless it is so long that they would not stay in
+ * cache, and for its shifts. Whole lines; and of the exponentials the last vector may begin
+ * anywhere and read up to LANES more. */
+LK_INLINE int64_t class_whole_lines(int64_t reals)
+{
+    enum { LINE = LK_LINE / (int)sizeof(real) };
+    return (reals + LINE - 1) / LINE * LINE;
+}
+
+static int64_t class_kept_reals(int64_t width)
+{
+    enum { MOST = (1 << 20) / (int)sizeof(real) };
+    return width <= MOST ? class_whole_lines(width + LANES) : 0;
+}
+
+static int64_t class_slot_reals(int64_t width)
+{
+    return class_kept_reals(width) + class_whole_lines((width + CHUNK - 1) / CHUNK);
+}
+
+size_t class_kept_size(int64_t width)
+{
+    return (size_t)(class_slot_reals(width) * class_slots(width)) * sizeof(real);
+}
+
+void class_keep(const class_plan *p, class_row *row, void *scratch, int k)
+{
+    enum { LONG = (1 << 19) / (int)sizeof(elem) };
+    if (!scratch)
+        return;
+    const int64_t kept = class_kept_reals(p->width);
+    real *slot = (real *)scratch + k * class_slot_reals(p->width);
+    const bool stays = p->plain && row->grad_x == row->x && p->width > LONG;
+    row->kept = kept > 0 && !stays ? slot : NULL;
+    row->shift = slot + kept;
+}
+
+/* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
+LK_INLINE real class_shift(const class_norm *r)
+{
+    return isinf(r->top) && r->top < 0 ? 0 : r->top;
+}
+
+/* Take the target, at z[y], out of what will be summed up. */
+LK_INLINE void class_set_apart(class_norm *r, real *z, int64_t y)
+{
+    r->at = z[y];
+    z[y] = -(real)INFINITY;
+}
+
+void class_close(class_norm *r, const class_row *row)
+{
+    if (row->y >= 0)
+        r->own = exp((double)r->at - (double)r->top);
+    r->sum = r->rest + r->own;
+    if (!(r->sum > 0))
+        r->sum = (double)NAN; /* all -inf */
+    r->log_sum = log(r->sum);
+}
+
+class_norm class_normalise(const class_plan *p, const class_row *row)
+{
+    class_norm r = {.top = -(real)INFINITY, .at = 0};
+    real chunk[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = class_padded(n);
+        real *z = row->kept ? row->kept + k : chunk;
+        const real top = class_scores(p, row->x + k, n, z);
+        if (row->y >= k && row->y < k + n)
+            class_set_apart(&r, z, row->y - k);
+        if (top > r.top) {
+            if (r.rest > 0)
+                r.rest *= exp((double)r.top - (double)top);
+            r.top = top;
+        }
+        const real shift = class_shift(&r);
+        if (row->kept) {
+            row->shift[k / CHUNK] = shift;
+            r.rest += (double)class_exps_of(z, padded, shift, true);
+        } else {
+            r.rest += (double)class_exps_of(z, padded, shift, false);
+        }
+    }
+    class_close(&r, row);
+    return r;
+}
+
+/* The same for rows of one chunk each, a step of all of them after the other. */
+static void class_normalise_together(const class_plan *p, class_row *const *rows, int count,
+                                     class_norm *norms)
+{
+    for (int i = 0; i < count; i++) {
+        const class_row *row = rows[i];
+        norms[i] = (class_norm){.top = class_scores(p, row->x, p->classes, row->kept)};
+        if (row->y >= 0)
+            class_set_apart(&norms[i], row->kept, row->y);
+        row->shift[0] = class_shift(&norms[i]);
+    }
+    for (int i = 0; i < count; i++)
+        norms[i].rest =
+            (double)class_exps_of(rows[i]->kept, class_padded(p->classes), rows[i]->shift[0], true);
+    for (int i = 0; i < count; i++)
+        class_close(&norms[i], rows[i]);
+}
+
+/* Sweep 2: sums over the classes, as the form and the options need them. */
+typedef struct class_sums {
+    double off_scores; /* index: sum over k != y of w_k (z_k - top), where w_k > 0 */
+    double cross;      /* probability: sum w q l */
+    double mass;       /* probability: A = sum w q */
+    double self;       /* probability: sum w q log q */
+} class_sums;
+
+LK_INLINE vec class_weights(const class_plan *p, int64_t k, int64_t n)
+{
+    return p->weight ? v_read_tail(p->weight + k, n, 0) : v_where(m_first(n), v_set(1));
+}
+
+/* q_k = (1 - eps) t_k + eps/C. */
+LK_INLINE vec class_q(const class_plan *p, const elem *t, int64_t n)
+{
+    return v_fma(v_load_tail(t, n, 0), v_set((real)(1 - p->smoothing)), v_set((real)p->off));
+}
+
+static class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    class_sums s = {0};
+    real z[CHUNK];
+    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        vec off = {0}, cross = {0}, mass = {0}, self = {0};
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i += LANES) {
+            int64_t lanes = LK_TAIL(i, n);
+            mask inside = m_first(lanes);
+            vec d = v_read(z + i) - top;
+            if (row->t) {
+                vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
+                vec wq = v_where(inside, w * q);
+                cross += v_where(wq != zero, wq * (d - log_sum));
+                mass += wq;
+                if (p->minus_entropy)
+                    self += v_where(wq != zero, wq * v_log(q));
+            } else {
+                vec w = class_weights(p, k + i, lanes);
+                int64_t y = row->y - k - i;
+                mask others = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
+                off += v_where(inside & others & (w != zero), w * d);
+            }
+        }
+        s.off_scores += (double)v_sum(off);
+        s.cross += (double)v_sum(cross);
+        s.mass += (double)v_sum(mass);
+        s.self += (double)v_sum(self);
+    }
+    return s;
+}
+
+double class_entropy(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    real z[CHUNK];
+    double total = 0;
+    const vec top = v_set(r->top), zero = {0};
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        vec heat = {0};
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i += LANES) {
+            vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
+            heat += v_where(e != zero, e * d);
+        }
+        total += (double)v_sum(heat);
+    }
+    return r->log_sum - total / r->sum;
+}
+
+/* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities, `kept` has the
+ * exponentials. */
+LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t k, int64_t n, vec a,
+                             vec b, vec top, const bool plain, const bool kept)
+{
+    const vec scale = v_set((real)p->scale);
+    const vec x = plain && kept ? scale : v_load_tail(row->x + k, n, 0);
+    vec e, z;
+    if (plain) {
+        e = kept ? v_read(row->kept + k) : v_exp_nonpos(scale * x - top);
+        return v_fma(a, e, -b);
+    }
+    const bool capped = p->cap > 0;
+    const vec inverse = v_set(capped ? 1 / p->cap : 0);
+    z = scale * (capped ? v_set(p->cap) * v_tanh(x * inverse) : x);
+    vec wq = class_weights(p, k, n) * b;
+    if (row->t)
+        wq = wq * class_q(p, row->t + k, n);
+    e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - top);
+    return v_fma(a, e, -wq) * scale * (capped ? class_slope_of_cap(x * inverse) : v_set(1));
+}
+
+/* The same with the entry of the target, which is not computed like the others. */
+LK_INLINE vec class_put_target(vec slopes, int64_t k, int64_t y, real at)
+{
+    if ((uint64_t)(y - k) < (uint64_t)LANES)
+        return v_select(m_iota() == m_set((ilane)(y - k)), v_set(at), slopes);
+    return slopes;
+}
+
+LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
+                                 const class_slope *g, const bool plain, const bool kept)
+{
+    const vec top = v_set(r->top);
+    const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
+    const vec b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
+    const int64_t classes = p->classes;
+    elem *to = row->grad_x;
+    const uintptr_t off = (uintptr_t)to % (LANES * sizeof(elem));
+    const bool stream = p->stream;
+    /* Up to here a vector is not aligned. */
+    const int64_t head = stream ? (LANES - (int64_t)(off / sizeof(elem))) % LANES : 0;
+    const int64_t y = row->y;
+    real at = 0;
+    if (y >= 0) {
+        double slope = p->scale;
+        if (p->cap > 0)
+            slope *= (double)class_slope_of_cap(v_set(r_load(row->x + y) * (1 / p->cap)))[0];
+        at = (real)(g->at * slope);
+    }
+#define LK_SLOPES(k, n)                                                                            \
+    class_put_target(class_slope_at(p, row, k, n, a, b, top, plain, kept), k, y, at)
+    for (int64_t k = 0, end; k < classes; k = end) {
+        double factor = g->a * by;
+        end = classes;
+        if (kept) { /* as far as the exponentials have the same shift */
+            const real shift = row->shift[k / CHUNK];
+            for (end = k; end < classes && row->shift[end / CHUNK] == shift; end += CHUNK)
+                continue;
+            end = end < classes ? end : classes;
+            /* Nothing finite has come yet: they are 0 or NaN. */
+            if (shift != r->top)
+                factor *= shift < r->top ? exp((double)shift - (double)r->top) : 0;
+        }
+        const vec a = v_set((real)factor);
+        int64_t n = ((head - k) % LANES + LANES) % LANES;
+        if (n > 0 && stream) {
+            n = n < end - k ? n : end - k;
+            v_store_n(to + k, n, LK_SLOPES(k, n));
+            k += n;
+        }
+        for (; stream && k + LANES <= end; k += LANES)
+            v_stream(to + k, LK_SLOPES(k, LANES));
+        for (; k + LANES <= end; k += LANES)
+            v_store(to + k, LK_SLOPES(k, LANES));
+        if (k < end)
+            v_store_n(to + k, end - k, LK_SLOPES(k, end - k));
+    }
+#undef LK_SLOPES
+}
+
+void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
+                    const class_slope *g)
+{
+    const bool plain = !row->t && !p->weight && !(p->cap > 0);
+    if (plain && row->kept)
+        class_gradient_of(p, row, r, g, true, true);
+    else if (plain)
+        class_gradient_of(p, row, r, g, true, false);
+    else if (row->kept)
+        class_gradient_of(p, row, r, g, false, true);
+    else
+        class_gradient_of(p, row, r, g, false, false);
+    if (p->width > p->classes)
+        memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
+}
+
+/* The gradient with respect to the target probabilities: rho (1-eps) w_k (-l_k), and with
+ * subtract_entropy rho (1-eps) w_k (1 + log q_k - l_k). */
+static void class_gradient_t(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    const vec c = v_set((real)(row->rho * (1 - p->smoothing))), zero = {0}, one = v_set(1);
+    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum);
+    real z[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t chunk = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        class_scores(p, row->x + k, chunk, z);
+        for (int64_t i = 0; i < chunk; i += LANES) {
+            int64_t n = LK_TAIL(i, chunk);
+            vec minus_l = log_sum - (v_read(z + i) - top);
+            if (p->minus_entropy)
+                minus_l += one + v_log(class_q(p, row->t + k + i, n));
+            vec cw = c * class_weights(p, k + i, n);
+            v_store_tail(row->grad_t + k + i, n, v_where(cw != zero, cw * minus_l));
+        }
+    }
+    if (p->width > p->classes)
+        memset(row->grad_t + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
+}
+
+/* The first class with the highest score, or with NaN. */
+static int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    real z[CHUNK], top = -(real)INFINITY;
+    int64_t at = 0;
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        const real most = class_scores(p, row->x + k, n, z);
+        const bool nan = isnan(r->sum); /* there may be one */
+        if (!(most > top) && !nan)
+            continue;
+        for (int64_t i = 0; i < n; i++) {
+            if (nan && isnan(z[i]))
+                return k + i;
+            if (z[i] > top) {
+                at = k + i;
+                top = z[i];
+            }
+        }
+    }
+    return at;
+}
+
+/* Index form: main, and its slope without rho and zeta; and nll. */
+static double class_index(const class_plan *p, class_row *row, const class_norm *r,
+                          class_slope *slope)
+{
+    const double w = (double)class_weight(p, row->y), others = p->total_weight - w;
+    const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
+    double main = 0;
+    row->nll = (real)nll;
+    if (w * p->on > 0)
+        main = w * p->on * nll;
+    if (p->gamma > 0) {
+        double fade = pow(miss, p->gamma);
+        double k = miss > 0 ? p->gamma * pow(miss, p->gamma - 1) * hit * -nll - fade : 0;
+        if (isinf(nll))
+            k = -fade; /* p_y log p_y tends to 0 */
+        main = w * fade > 0 ? w * fade * nll : 0;
+        slope->a = -w * k / r->sum;
+        slope->at = w * k * miss;
+    } else if (p->off > 0) {
+        const class_sums s = class_sweep(p, row, r);
+        main -= p->off * (s.off_scores - others * r->log_sum);
+        double mass = w * p->on + p->off * others;
+        slope->a = mass / r->sum;
+        slope->b = 1;
+        /* A p_y - w q_y with the part that cancels taken out by hand. */
+        slope->at = p->off * others * hit - w * p->on * miss;
+    } else {
+        slope->a = w * p->on / r->sum;
+        slope->at = -w * p->on * miss;
+    }
+    if (p->poly1 != 0) {
+        main += p->poly1 * w * miss;
+        /* Without focal_gamma the two terms are one, 1 + poly1 p_y, which may be close to 0. */
+        double plain = p->gamma > 0 ? 0 : 1, factor = (plain + p->poly1) - p->poly1 * miss;
+        if (p->gamma > 0) {
+            slope->a += w * factor / r->sum;
+            slope->at -= w * factor * miss;
+        } else {
+            slope->a = w * factor / r->sum;
+            slope->at = -w * factor * miss;
+        }
+    }
+    if (p->minus_entropy) {
+        if (w * p->on > 0)
+            main += w * p->on * log(p->on);
+        if (p->off > 0)
+            main += others * p->off * log(p->off);
+    }
+    return main;
+}
+
+/* Probability form. */
+static double class_soft(const class_plan *p, const class_row *row, const class_norm *r,
+                         class_slope *slope)
+{
+    const class_sums s = class_sweep(p, row, r);
+    slope->a = s.mass / r->sum;
+    slope->b = 1;
+    return s.self - s.cross;
+}
+
+int64_t class_nonfinite(const elem *x, int64_t n)
+{
+    for (int64_t k = 0; k < n; k++) {
+        real value = r_load(x + k);
+        if (isnan(value) || (isinf(value) && value > 0))
+            return k;
+    }
+    return -1;
+}
+
+class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
+{
+    const double lse = (double)r->top + r->log_sum;
+    class_slope slope = {0};
+    row->main = row->t ? class_soft(p, row, r, &slope) : class_index(p, row, r, &slope);
+    if (isnan(r->sum))
+        row->main = (double)NAN;
+    row->z_part = p->z_loss * lse * lse;
+    row->lse = (real)lse;
+    if (p->want_argmax)
+        row->argmax = class_argmax(p, row, r);
+
+    const double pull = row->zeta * p->z_loss * 2 * lse / r->sum;
+    slope.at = row->rho * slope.at;
+    if (row->y >= 0 && pull != 0)
+        slope.at += pull * r->own;
+    slope.a = row->rho * slope.a + pull;
+    slope.b *= row->rho;
+    return slope;
+}
+
+static void class_write_gradients(const class_plan *p, const class_row *row, const class_norm *r,
+                                  const class_slope *slope)
+{
+    const size_t size = (size_t)p->width * sizeof(elem);
+    if (row->grad_t && row->rho != 0)
+        class_gradient_t(p, row, r);
+    else if (row->grad_t)
+        memset(row->grad_t, 0, size);
+    if (row->grad_x && (row->rho != 0 || row->zeta != 0))
+        class_gradient(p, row, r, slope);
+    else if (row->grad_x)
+        memset(row->grad_x, 0, size);
+}
+
+void class_compute(const class_plan *p, class_row *const *rows, int count)
+{
+    class_norm norms[CLASS_TOGETHER];
+    if (p->width <= CHUNK && count > 0 && rows[0]->kept)
+        class_normalise_together(p, rows, count, norms);
+    else
+        for (int i = 0; i < count; i++)
+            norms[i] = class_normalise(p, rows[i]);
+    for (int i = 0; i < count; i++) {
+        const class_slope slope = class_conclude(p, rows[i], &norms[i]);
+        if (p->want_entropy)
+            rows[i]->entropy = (real)class_entropy(p, rows[i], &norms[i]);
+        class_write_gradients(p, rows[i], &norms[i], &slope);
+    }
+}

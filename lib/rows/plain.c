@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plain rows of class scores: see rows/plain.h.
+ */
+#include "rows/plain.h"
+
+/* Scores up to this are calm: their exponentials, from 2^-58 to 2^58, and the sum of a chunk of
+ * them are far from the ends of f32. */
+enum { CALM = 40 };
+
+/* Classes that are in order, and lie where elements may, can be taken from anywhere: so that whole
+ * lines are written. */
+LK_INLINE int64_t plain_ahead(const elem *grad)
+{
+    const uintptr_t off = (uintptr_t)grad % LK_LINE;
+    if (v_pair_place(1) != 1 || off % sizeof(elem) != 0)
+        return 0;
+    return (int64_t)((LK_LINE - off) % LK_LINE / sizeof(elem));
+}
+
+/* What of it is written at a time, beside a chunk of the next row: no more than a chunk. */
+typedef struct plain_part {
+    elem *to;
+    const real *e; /* the exponentials */
+    int64_t n;     /* classes */
+    double by;     /* what the exponentials are multiplied with */
+    int64_t place; /* where the target lies, if it is one of them; -1 */
+    real at;       /* its entry */
+    bool stream;
+} plain_part;
+
+/* Where class k of n comes to lie. */
+LK_INLINE int64_t plain_place(int64_t k, int64_t n)
+{
+    const int64_t pair = k / (2 * LANES) * (2 * LANES);
+    return pair + 2 * LANES <= n ? pair + v_pair_place(k - pair) : k;
+}
+
+/* The lane at `place`, of a vector that begins at k. */
+LK_INLINE mask plain_lane(int64_t place, int64_t k)
+{
+    const int64_t lane = place - k; /* may be more than a lane holds */
+    return m_iota() == m_set(lane >= 0 && lane < LANES ? (ilane)lane : -1);
+}
+
+/* The factor of a part, in two where the element has the digits to show it: to round it first would
+ * cost every class half an ulp. */
+typedef struct plain_slope {
+    vec a, rest;
+} plain_slope;
+
+LK_INLINE plain_slope plain_slope_by(double by)
+{
+    const vec a = v_set((real)by); /* may be infinite, and inf - inf is NaN */
+    return (plain_slope){a, v_set(isinf(a[0]) ? 0 : (real)(by - (double)a[0]))};
+}
+
+/* A vector of the gradient, from i on. */
+LK_INLINE vec plain_slopes(const plain_part *part, plain_slope s, int64_t i, const bool has_target)
+{
+    const vec e = v_read(part->e + i);
+    const vec g = sizeof(elem) == 4 ? v_fma(s.a, e, s.rest * e) : s.a * e;
+    return has_target ? v_select(plain_lane(part->place, i), v_set(part->at), g) : g;
+}
+
+LK_INLINE void plain_write_pair(const plain_part *part, plain_slope s, int64_t i,
+                                const bool has_target)
+{
+    const vec u = plain_slopes(part, s, i, has_target);
+    const vec w = plain_slopes(part, s, i + LANES, has_target);
+    if (part->stream)
+        v_stream_pair(part->to + i, u, w);
+    else
+        v_store_pair(part->to + i, u, w);
+}
+
+/* The gradient of a part, or what is left of it from `i` on. */
+static void plain_write(const plain_part *given, int64_t i)
+{
+    const plain_part part = *given;
+    const plain_slope s = plain_slope_by(part.by);
+    const int64_t pairs = isnan(part.by) ? i : part.n;
+    for (; i + 2 * LANES <= pairs; i += 2 * LANES)
+        plain_write_pair(&part, s, i, true);
+    for (; i < part.n; i += LANES)
+        v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
+}
+
+/* e^z of a pair of vectors; what they add to the sums, and the greatest |z|. */
+LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, vec *sum, vec *most)
+{
+    vec u, w;
+    v_load_pair(x, &u, &w);
+    u = scaled ? scale * u : u;
+    w = scaled ? scale * w : w;
+    most[0] = v_max_abs(u, most[0]);
+    most[1] = v_max_abs(w, most[1]);
+    u = v_exp_small(u);
+    w = v_exp_small(w);
+    v_write(e, u);
+    v_write(e + LANES, w);
+    sum[0] += u;
+    sum[1] += w;
+}
+
+/* e^z of n classes, and their sum, if all of them are calm. Where a part is given, as many of its
+ * classes are written meanwhile, but for the last ones that are less than four vectors. */
+LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
+                             const bool scaled, const plain_part *given, const bool has_target)
+{
+    const plain_part part = given ? *given : (plain_part){0}; /* which no store can change */
+    const vec scale = v_set(by);
+    const plain_slope slope = plain_slope_by(part.by);
+    vec sum[4] = {{0}, {0}, {0}, {0}}, most[4] = {{0}, {0}, {0}, {0}};
+    int64_t k = 0;
+    for (; k + 4 * LANES <= n; k += 4 * LANES) {
+        for (size_t i = 0; i < 4 * LANES; i += LK_LINE / sizeof(elem))
+            v_fetch(x + k + i);
+        plain_pair(x + k, e + k, scale, scaled, sum, most);
+        plain_pair(x + k + 2 * LANES, e + k + 2 * LANES, scale, scaled, sum + 2, most + 2);
+        if (given) {
+            plain_write_pair(&part, slope, k, has_target);
+            plain_write_pair(&part, slope, k + 2 * LANES, has_target);
+        }
+    }
+    for (; k + 2 * LANES <= n; k += 2 * LANES)
+        plain_pair(x + k, e + k, scale, scaled, sum, most);
+    for (; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        vec u = v_load_tail(x + k, lanes, 0);
+        u = scaled ? scale * u : u;
+        most[0] = v_max_abs(u, most[0]);
+        u = v_where(m_first(lanes), v_exp_small(u));
+        v_write(e + k, u);
+        sum[0] += u;
+    }
+    *total = v_sum_wide((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3]))) <= CALM;
+}
+
+static bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, double *total)
+{
+    return p->scale == 1 ? plain_calm_of(x, n, 1, e, total, false, NULL, false)
+                         : plain_calm_of(x, n, (real)p->scale, e, total, true, NULL, false);
+}
+
+/* How many classes of a part are written beside a chunk of n, whose scores are taken as they are.
+ */
+LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
+{
+    const int64_t whole = n / (4 * LANES) * (4 * LANES);
+    return p->scale == 1 && part->n >= whole && !isnan(part->by) ? whole : 0;
+}
+
+/* plain_calm with a part that is written. */
+static bool plain_calm_beside(const elem *x, int64_t n, real *e, double *total,
+                              const plain_part *part)
+{
+    return part->place < 0 ? plain_calm_of(x, n, 1, e, total, false, part, false)
+                           : plain_calm_of(x, n, 1, e, total, false, part, true);
+}
+
+/* Scores in the order of pairs, -inf behind them; their maximum. */
+static real plain_scores(const class_plan *p, const elem *x, int64_t n, real *z)
+{
+    const vec scale = v_set((real)p->scale);
+    vec a = v_set(-(real)INFINITY), b = a;
+    int64_t k = 0;
+    for (; k + 2 * LANES <= n; k += 2 * LANES) {
+        vec u, w;
+        v_load_pair(x + k, &u, &w);
+        u = scale * u;
+        w = scale * w;
+        v_write(z + k, u);
+        v_write(z + k + LANES, w);
+        a = v_max(u, a);
+        b = v_max(w, b);
+    }
+    for (; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        vec u = scale * v_load_tail(x + k, lanes, 0);
+        u = v_select(m_first(lanes), u, v_set(-(real)INFINITY));
+        v_write(z + k, u);
+        a = v_max(u, a);
+    }
+    return v_top(v_max(a, b));
+}
+
+/* The sum of n reals, in whole vectors, but for the one at `place`, which may be all but all of it.
+ * It is not put to 0: to read that again as part of a vector would wait. */
+LK_INLINE double plain_sum_others(const real *e, int64_t n, int64_t place)
+{
+    vec a = {0}, b = {0};
+    int64_t k = 0;
+    for (; k + 2 * LANES <= n; k += 2 * LANES) {
+        a += v_where(~plain_lane(place, k), v_read(e + k));
+        b += v_where(~plain_lane(place, k + LANES), v_read(e + k + LANES));
+    }
+    for (; k < n; k += LANES)
+        a += v_where(~plain_lane(place, k), v_read(e + k));
+    return v_sum_wide(a + b);
+}
+
+/* What a row has shown of itself. */
+typedef struct plain_mood {
+    int64_t calm_from; /* chunks before this class are not tried for calm */
+    int64_t pause;     /* how long the next failure is remembered */
+} plain_mood;
+
+/* The exponentials of one chunk into e, and what they add to the row; a part is written. */
+LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k, int64_t n, real *e,
+                           plain_mood *mood, class_norm *r, const plain_part *part)
+{
+    int64_t written = 0;
+    real shift = 0;
+    double sum;
+    bool calm = false;
+    if (k >= mood->calm_from) {
+        written = part ? plain_beside(p, n, part) : 0;
+        calm = written > 0 ? plain_calm_beside(row->x + k, n, e, &sum, part)
+                           : plain_calm(p, row->x + k, n, e, &sum);
+        if (!calm) {
+            mood->calm_from = k + mood->pause;
+            mood->pause *= 2;
+        }
+    }
+    real reference = 0;
+    if (!calm) {
+        const real top = plain_scores(p, row->x + k, n, e);
+        reference = top > r->top ? top : r->top;
+        shift = isinf(reference) && reference < 0 ? 0 : reference; /* nothing finite yet */
+        sum = (double)class_exps(e, class_padded(n), shift);
+    }
+    if (reference > r->top) {
+        if (r->rest > 0)
+            r->rest *= exp((double)r->top - (double)reference);
+        r->top = reference;
+    }
+    if (row->y >= k && row->y < k + n) {
+        const int64_t place = plain_place(row->y - k, n);
+        if (4 * (double)e[place] <= sum) /* hardly anything cancels */
+            sum -= (double)e[place];
+        else
+            sum = plain_sum_others(e, class_padded(n), place);
+    }
+    if (row->shift)
+        row->shift[k / CHUNK] = shift;
+    if (shift < r->top)
+        sum *= exp((double)shift - (double)r->top);
+    r->rest += sum;
+    if (part && written < part->n)
+        plain_write(part, written);
+}
+
+/* What the exponentials of a chunk are to be multiplied with, but for 2^*power, which is for them:
+ * the one may be beyond f32, or double, where the product is not. */
+LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
+{
+    const double limit = 0x1p60;
+    *power = 0;
+    if (shift > g->top) /* nothing finite had come: all of them are 0 */
+        return isnan(g->a) ? g->a : 0;
+    const double half = shift < g->top ? exp(((double)shift - (double)g->top) / 2) : 1;
+    const double factor = g->a * half * half;
+    if (fabs(factor) > limit)
+        *power = 60;
+    else if (fabs(factor) < 1 / limit)
+        *power = -60;
+    return *power == 0 ? factor : ldexp(g->a * half, -*power) * half;
+}
+
+/* The classes from..end-1 of a gradient, which have the same shift; `again` is room for a chunk.
+ * Some of them may be calm and not the others, if that shift is 0: all are then at most 40. */
+static plain_part plain_take(const class_plan *p, const plain_gradient *g, int64_t from,
+                             int64_t end, real *again)
+{
+    const class_row *row = g->row;
+    const int64_t n = end - from;
+    const real shift = row->shift[from / CHUNK];
+    plain_part part = {.to = row->grad_x + from, .n = n, .place = -1, .at = g->at};
+    part.e = row->kept ? row->kept + from : again;
+    double sum;
+    if (!row->kept && (shift != 0 || !plain_calm(p, row->x + from, n, again, &sum))) {
+        (void)plain_scores(p, row->x + from, n, again);
+        (void)class_exps(again, class_padded(n), shift);
+    }
+    int power;
+    part.by = plain_factor(g, shift, &power);
+    if (power != 0) {
+        for (int64_t i = 0; i < n; i += LANES)
+            v_write(again + i, v_set((real)(power > 0 ? 0x1p60 : 0x1p-60)) * v_read(part.e + i));
+        part.e = again;
+    }
+    part.stream = p->stream && (uintptr_t)part.to % LK_LINE == 0;
+    if (row->y >= from && row->y < end)
+        part.place = plain_place(row->y - from, n);
+    return part;
+}
+
+/* What of a gradient goes out beside the chunk k..k+n-1 of the next row: as many classes, but from
+ * the beginning of a line to that of another. */
+static plain_part plain_part_beside(const class_plan *p, const plain_gradient *g, int64_t k,
+                                    int64_t n, real *again)
+{
+    if (!g->row)
+        return (plain_part){0};
+    const int64_t next = k + n;
+    int64_t from = k > 0 ? k + g->ahead : 0, end = next + g->ahead;
+    if (end > p->classes)
+        end = p->classes;
+    if (from == 0 && g->ahead > 0 && g->ahead < end) {
+        const plain_part first = plain_take(p, g, 0, g->ahead, again);
+        plain_write(&first, 0);
+        from = g->ahead;
+    }
+    if (from < next && next < end && g->row->shift[k / CHUNK] != g->row->shift[next / CHUNK]) {
+        const plain_part first = plain_take(p, g, from, next, again);
+        plain_write(&first, 0);
+        from = next;
+    }
+    return from < end ? plain_take(p, g, from, end, again) : (plain_part){0};
+}
+
+LK_INLINE int64_t plain_chunk_size(const class_plan *p, int64_t k)
+{
+    return p->classes - k < CHUNK ? p->classes - k : CHUNK;
+}
+
+LK_INLINE void plain_written(const class_plan *p, plain_gradient *g)
+{
+    if (p->width > p->classes)
+        memset(g->row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
+    g->row = NULL;
+}
+
+void plain_settle(const class_plan *p, plain_gradient *g)
+{
+    if (!g->row)
+        return;
+    real again[CHUNK] __attribute__((aligned(LK_LINE)));
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        const plain_part part = plain_part_beside(p, g, k, plain_chunk_size(p, k), again);
+        plain_write(&part, 0);
+    }
+    plain_written(p, g);
+}
+
+LK_INLINE void plain_begin(const class_plan *p, const class_row *row, class_norm *r)
+{
+    *r = (class_norm){.top = -(real)INFINITY};
+    r->at = (real)p->scale * r_load(row->x + row->y);
+}
+
+/* Sweep 1 of a row, but for what class_close does. The gradient that is left goes out meanwhile. */
+static void plain_normalise(const class_plan *p, const class_row *row, plain_gradient *before,
+                            class_norm *r)
+{
+    plain_mood mood = {.pause = 4 * CHUNK};
+    real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
+    real again[CHUNK] __attribute__((aligned(LK_LINE)));
+    plain_begin(p, row, r);
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        const int64_t n = plain_chunk_size(p, k);
+        const plain_part part = plain_part_beside(p, before, k, n, again);
+        plain_chunk(p, row, k, n, row->kept ? row->kept + k : chunk, &mood, r, &part);
+    }
+    if (before->row)
+        plain_written(p, before);
+}
+
+/* Its value; its gradient is left. */
+static void plain_conclude(const class_plan *p, class_row *row, const class_norm *r,
+                           plain_gradient *g)
+{
+    const class_slope slope = class_conclude(p, row, r);
+    if (p->want_entropy) { /* nearly 0 where one class is likely: only beside the maximum exact */
+        const class_row alone = {.x = row->x, .y = row->y};
+        const class_norm norm = class_normalise(p, &alone);
+        row->entropy = (real)class_entropy(p, row, &norm);
+    }
+    if (row->grad_x && row->rho == 0 && row->zeta == 0) {
+        memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));
+    } else if (row->grad_x) {
+        g->row = row;
+        g->a = slope.a * p->scale;
+        g->at = (real)(slope.at * p->scale);
+        g->top = r->top;
+        g->ahead = plain_ahead(row->grad_x);
+    }
+}
+
+void plain_compute(const class_plan *p, class_row *const *rows, int count, plain_gradient *g)
+{
+    class_norm norms[CLASS_TOGETHER];
+    real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
+    if (class_together(p->width) == 1) {
+        for (int i = 0; i < count; i++) {
+            plain_normalise(p, rows[i], g, &norms[i]);
+            class_close(&norms[i], rows[i]);
+            plain_conclude(p, rows[i], &norms[i], g);
+        }
+        return;
+    }
+    /* Short rows are one chunk, and what one of them waits for is done in the others meanwhile. */
+    for (int i = 0; i < count; i++) {
+        plain_mood mood = {.pause = 4 * CHUNK};
+        plain_begin(p, rows[i], &norms[i]);
+        plain_chunk(p, rows[i], 0, p->classes, rows[i]->kept ? rows[i]->kept : chunk, &mood,
+                    &norms[i], NULL);
+    }
+    for (int i = 0; i < count; i++)
+        class_close(&norms[i], rows[i]);
+    for (int i = 0; i < count; i++) {
+        plain_conclude(p, rows[i], &norms[i], g);
+        if (!g->row)
+            continue;
+        const plain_part part = plain_take(p, g, 0, p->classes, chunk);
+        plain_write(&part, 0);
+        plain_written(p, g);
+    }
+}
