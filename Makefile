@@ -74,6 +74,7 @@ KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter
 	-Wno-maybe-uninitialized)
 
 VARIANT_SOURCES := $(wildcard lib/rows/*.c lib/losses/*.c)
+ONE_LANE := $(shell sed -n 's,^ONE_LANE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
 LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c)))
 
 define variant_rules
@@ -83,8 +84,9 @@ $(B)/lib/$(1)_$(2)/%.o: lib/%.c
 	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
 $(B)/lib/$(1)_$(2)/variant.o: lib/variant.c
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) $$(CFLAGS) -c $$< -o $$@
-LIB_OBJS += $(VARIANT_SOURCES:lib/%.c=$(B)/lib/$(1)_$(2)/%.o) $(B)/lib/$(1)_$(2)/variant.o
+	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) -DLK_ONE_LANE=scalar_$(2) $$(CFLAGS) -c $$< -o $$@
+LIB_OBJS += $(B)/lib/$(1)_$(2)/variant.o $(patsubst lib/%.c,$(B)/lib/$(1)_$(2)/%.o, \
+	$(if $(filter scalar,$(1)),$(VARIANT_SOURCES),$(filter-out $(ONE_LANE),$(VARIANT_SOURCES))))
 endef
 $(foreach isa,$(ISAS),$(foreach e,$(ELEMENTS),$(eval $(call variant_rules,$(isa),$(e)))))
 

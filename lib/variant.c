@@ -4,13 +4,16 @@
  */
 #include "loss.h"
 
-#define LOSS(name) extern const lk_loss LK_PASTE(LK_VARIANT, name);
+#define ONE_LANE(name) extern const lk_loss LK_PASTE(LK_ONE_LANE, name);
+#define LOSS(name)     extern const lk_loss LK_PASTE(LK_VARIANT, name);
 #include "losses.def"
 #undef LOSS
+#undef ONE_LANE
 
 extern const lk_loss *const LK_PASTE(LK_VARIANT, losses)[];
 
-#define LOSS(name) &LK_PASTE(LK_VARIANT, name),
+#define ONE_LANE(name) &LK_PASTE(LK_ONE_LANE, name),
+#define LOSS(name)     &LK_PASTE(LK_VARIANT, name),
 const lk_loss *const LK_PASTE(LK_VARIANT, losses)[] = {
 #include "losses.def"
 };
