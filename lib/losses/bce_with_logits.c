@@ -36,7 +36,8 @@ LK_INLINE void each(const void *given, element *e)
     const vec x = e->a, py = e->factor * y, zero = {0};
     const label l = label_of(x);
     e->legal = label_is_share(e->b);
-    e->value = label_times(py, label_softplus(&l, -x)) + label_times(not_y, label_softplus(&l, x));
+    e->value.a =
+        label_times(py, label_softplus(&l, -x)) + label_times(not_y, label_softplus(&l, x));
     e->slope_a = not_y * l.yes - py * l.no;
     /* P softplus(-x) - softplus(x), with what cancels in it taken out: it is -x where P is 1. */
     const vec more = (e->factor - one) * label_softplus(&l, x);
@@ -71,4 +72,5 @@ LK_LOSS(bce_with_logits) = {
     .parts = 1,
     .prepare = label_prepare,
     .rows = rows,
+    .finish = elementwise_finish,
 };

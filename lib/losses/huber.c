@@ -16,10 +16,11 @@ static const lk_field fields[] = {
     {0},
 };
 
-LK_INLINE vec value(const options *o, vec r)
+LK_INLINE product value(const options *o, vec r)
 {
     const vec delta = v_set((real)o->delta), half = v_set((real)0.5), size = v_abs(r);
-    return v_select(size <= delta, half * r * r, delta * (size - half * delta));
+    const mask near = size <= delta;
+    return (product){v_select(near, half * r, delta), v_select(near, r, size - half * delta)};
 }
 
 LK_INLINE vec slope(const options *o, vec r)

@@ -59,7 +59,7 @@ LK_INLINE void each(const void *given, element *e)
     const mask some = q != zero;
     const vec gap = log_q - x;
     e->legal = o->log_target ? m_set(-1) : ~(q < zero);
-    e->value = v_where(some, q * gap);
+    e->value.a = v_where(some, q * gap);
     e->slope_a = -q;
     e->slope_b = v_where(some, o->log_target ? q * (gap + one) : gap + one);
 }
@@ -94,4 +94,5 @@ LK_LOSS(kl_div) = {
     .parts = 1,
     .prepare = prepare,
     .rows = rows,
+    .finish = elementwise_finish,
 };

@@ -13,10 +13,10 @@ static const lk_field fields[] = {
     {0},
 };
 
-LK_INLINE vec value(const options *o, vec r)
+LK_INLINE product value(const options *o, vec r)
 {
     (void)o;
-    return r * r;
+    return (product){r, r};
 }
 
 LK_INLINE vec slope(const options *o, vec r)

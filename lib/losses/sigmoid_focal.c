@@ -59,12 +59,12 @@ LK_INLINE void each(const void *given, element *e)
     const vec q = not_y * l.yes + y * l.no, fade = power(q, o->gamma);
     const vec bend = v_where(q != zero, bce * (gamma * power(q, o->gamma - 1)));
     e->legal = label_is_share(e->b);
-    e->value = label_times(a * fade, bce);
+    e->value.a = label_times(a * fade, bce);
     e->slope_a = a * ((not_y * l.yes - y * l.no) * fade + bend * (not_y - y) * (l.yes * l.no));
     e->slope_b =
         (one - eps) * ((alpha - beta) * (bce * fade) + a * (bend * (l.no - l.yes) - x * fade));
     if (o->gamma == 0) { /* no 0^0 */
-        e->value = label_times(a, bce);
+        e->value.a = label_times(a, bce);
         e->slope_a = a * (not_y * l.yes - y * l.no);
         e->slope_b = (one - eps) * ((alpha - beta) * bce - a * x);
     }
@@ -96,4 +96,5 @@ LK_LOSS(sigmoid_focal) = {
     .parts = 1,
     .prepare = label_prepare,
     .rows = rows,
+    .finish = elementwise_finish,
 };

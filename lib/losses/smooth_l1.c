@@ -26,10 +26,12 @@ LK_INLINE vec in_betas(const options *o, vec r)
     return power_of_two ? r * v_set(1 / beta) : r / v_set(beta);
 }
 
-LK_INLINE vec value(const options *o, vec r)
+LK_INLINE product value(const options *o, vec r)
 {
     const vec beta = v_set((real)o->beta), half = v_set((real)0.5), size = v_abs(r);
-    return v_select(size < beta, half * r * in_betas(o, r), size - half * beta);
+    const mask near = size < beta;
+    return (product){v_select(near, half * r, size - half * beta),
+                     v_select(near, in_betas(o, r), v_set(1))};
 }
 
 LK_INLINE vec slope(const options *o, vec r)

@@ -70,7 +70,7 @@ static double row(const options *o, triple *t, int64_t width)
 }
 
 /* weight times the gradients of a row, each where it is asked for, also over its own vector. */
-LK_INLINE void back(const int family, const triple *t, double weight, int64_t width,
+LK_INLINE void back(const pair_family family, const triple *t, double weight, int64_t width,
                     elem *const *grad)
 {
     const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
@@ -95,6 +95,11 @@ LK_INLINE void back(const int family, const triple *t, double weight, int64_t wi
         if (grad[NEGATIVE])
             w_store(grad[NEGATIVE] + k, lanes, by_n);
     }
+}
+
+static pair_family family_of(const triple *t)
+{
+    return t->an.far || t->pn.far ? PAIR_FAR : pair_family_of(&t->ap);
 }
 
 static bool refused(const lk_job *job, int64_t i, int64_t width, lk_block *block)
@@ -123,7 +128,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         pair_put(job, block, i, row(o, &t, width));
         const double weight = pair_weight(job, GRAD_OUTPUT, i);
         if (!pair_flat(weight * t.c_ap, grad, 3, width))
-            PAIR_BY_FAMILY(t.ap.kind, back, &t, weight, width, grad);
+            PAIR_BY_FAMILY(family_of(&t), back, &t, weight, width, grad);
     }
 }
 

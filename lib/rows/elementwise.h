@@ -6,7 +6,7 @@
  * slope:
  *
  *     typedef struct options { lk_reduce reduce; double delta; } options;
- *     LK_INLINE vec value(const options *o, vec r) { ... }
+ *     LK_INLINE product value(const options *o, vec r) { ... }
  *     LK_INLINE vec slope(const options *o, vec r) { ... }
  *     REGRESSION_KERNELS(options, value, slope)
  *     LK_LOSS(name) = {.is = {..., .inputs = regression_inputs, .outputs = elementwise_outputs},
@@ -23,12 +23,18 @@ enum { A, B }; /* the first inputs; a loss's own follow */
 
 static const lk_output elementwise_outputs[] __attribute__((unused)) = {{0}};
 
+/* A value as two factors: their product may be beyond the greatest float where the mean of many, or
+ * a share of a larger batch, is not. */
+typedef struct product {
+    vec a, b;
+} product;
+
 /* LANES elements: in, then out. */
 typedef struct element {
     vec a, b;
     vec factor; /* of the second weight; 1 where there is none */
 
-    vec value;
+    product value;
     vec slope_a, slope_b;
     mask legal; /* is b in its range? */
 } element;
@@ -127,14 +133,54 @@ LK_INLINE void elementwise_refuse(lk_block *block, int input, int64_t i, mask co
 
 LK_INLINE bool m_none(mask m)
 {
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return _mm512_movepi64_mask((__m512i)m) == 0;
+#elif LK_VECTOR_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)m) == 0;
+#elif LK_VECTOR_BYTES == 32
+    return _mm256_movemask_epi8((__m256i)m) == 0;
+#else
     ilane any = 0;
     for (int k = 0; k < LANES; k++)
         any |= m[k];
     return !any;
+#endif
 }
 
 /* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
 enum { ELEMENTWISE_CHUNK = 512 };
+
+/* lk_block.sum: of the values, and of the same times elementwise_unit. */
+enum { ELEMENTWISE_SUM, ELEMENTWISE_UNITS };
+
+/* A power of two, no more than what a mean multiplies its sum with: so many doubles may have a sum
+ * that leaves the range where their mean does not. Sums of floats never do. */
+LK_INLINE double elementwise_unit(const lk_job *job)
+{
+    int exponent = 0;
+    if (sizeof(real) < sizeof(double) || !(job->scale[0] < 1) || job->scale[0] == 0)
+        return 1;
+    (void)frexp(job->scale[0], &exponent);
+    return ldexp(1, exponent - 1);
+}
+
+LK_STATIC void elementwise_finish(const lk_job *job, const double *sum)
+{
+    const lk_reduce *reduce = job->options;
+    if (job->value.data && reduce->reduction != LK_NONE && job->scale[0] != 0 &&
+        isinf(sum[ELEMENTWISE_SUM]))
+        lk_put(&job->value, 0, sum[ELEMENTWISE_UNITS] * (job->scale[0] / elementwise_unit(job)));
+}
+
+/* w a b in units, for a sum. `loss` is that product as reals. */
+LK_INLINE wide elementwise_term(vec loss, vec w, product value, mask used, double unit)
+{
+    const vec top = v_set((real)INFINITY);
+    const wide units = v_wide(v_set((real)unit));
+    if (m_none(v_abs(loss) == top))
+        return v_wide(loss) * units;
+    return v_wide(v_where(used, value.a)) * units * v_wide(w) * v_wide(v_where(used, value.b));
+}
 
 LK_INLINE void elementwise_put(const lk_job *job, int64_t i, int64_t n, vec loss)
 {
@@ -184,6 +230,7 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
     const vec rho = v_set((real)(job->scale[0] * (double)upstream));
+    const double unit = elementwise_unit(job);
     const bool stream_a = elementwise_streams(job, grad_a, first);
     const bool stream_b = elementwise_streams(job, grad_b, first);
     for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {
@@ -196,6 +243,7 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
             v_fetch(a + i);
             v_fetch(b + i);
             element e = {.a = v_load_tail(a + i, n, 0), .b = v_load_tail(b + i, n, 0)};
+            e.value.b = v_set(1);
             if (refuse) {
                 elementwise_refuse(block, A, i, counts, e.a);
                 elementwise_refuse(block, B, i, counts, e.b);
@@ -208,8 +256,8 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
                         elementwise_bad(block, LK_VALUE_OUT_OF_RANGE, B, i + k);
             const vec w = spread_read(weight, i, n, job->rows);
             const mask used = counts & (w != (vec){0});
-            const vec loss = v_where(used, w * e.value);
-            total += v_wide(loss);
+            const vec loss = v_where(used, w * (e.value.a * e.value.b));
+            total += elementwise_term(loss, w, e.value, used, unit);
             if (per_row && job->value.data)
                 elementwise_put(job, i, n, loss);
             if (!grad_a && !grad_b)
@@ -222,8 +270,9 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
             if (grad_b)
                 elementwise_store(grad_b + i, n, v_where(used, g * e.slope_b), stream_b);
         }
-        block->sum[0] += wide_sum(total);
+        block->sum[ELEMENTWISE_UNITS] += wide_sum(total);
     }
+    block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / unit;
     if (stream_a || stream_b)
         v_fence();
 }
@@ -281,6 +330,7 @@ LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
     }
 
 #define REGRESSION_MEMBERS(options)                                                                \
-    .options_size = sizeof(options), .parts = 1, .prepare = regression_prepare, .rows = rows
+    .options_size = sizeof(options), .parts = 1, .prepare = regression_prepare, .rows = rows,      \
+    .finish = elementwise_finish
 
 #endif

@@ -218,14 +218,51 @@ typedef struct pair {
     double xx, xy, yy; /* cosines: dv/dx = xx x + xy y, dv/dy = xy x + yy y */
     double slope;      /* the others: dv/dx = -dv/dy = slope * (x - y + shift), or its sign */
     double shift;
+    /* Where squares would leave the range all this is of scaled vectors. Cosines: by the squares of
+     * these, of x and of y. Lengths: x - y + shift by the first and by the square of the second. */
+    bool far;
+    double scale_x, scale_y;
 } pair;
 
-/* Cosine s = h_x h_y of h = unit(v); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. */
-LK_STATIC pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
+/* Norms whose squares, products and quotients stay in the range of a double. */
+LK_INLINE bool pair_near(double norm)
+{
+    return norm >= 0x1p-480 && norm <= 0x1p480;
+}
+
+/* Root of a power of two that brings numbers up to `most` to about 1. The power itself may be
+ * beyond the range: it is applied in two steps. */
+LK_INLINE double pair_root(double most)
+{
+    int exponent;
+    (void)frexp(most, &exponent);
+    return ldexp(1, -exponent / 2);
+}
+
+/* max |v_k|; NaN if it is not finite. */
+LK_STATIC double pair_largest(const elem *v, int64_t width)
+{
+    double most = 0;
+    for (int64_t k = 0; k < width; k++) {
+        const double size = fabs((double)r_load(v + k));
+        if (!isfinite(size))
+            return (double)NAN;
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+LK_INLINE wide pair_scaled(wide v, double root)
+{
+    return v * w_set(root) * w_set(root);
+}
+
+/* x x, x y and y y of vectors, scaled where they are far. */
+LK_INLINE void pair_products(const bool far, pair *p, const elem *x, const elem *y, int64_t width)
 {
     wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
-    for (; k + 2 * LANES <= width; k += 2 * LANES) {
+    for (; !far && k + 2 * LANES <= width; k += 2 * LANES) {
         wide a = w_load(x + k, LANES), b = w_load(y + k, LANES);
         wide a2 = w_load(x + k + LANES, LANES), b2 = w_load(y + k + LANES, LANES);
         xx += w_fold(a * a);
@@ -237,53 +274,121 @@ LK_STATIC pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width
     }
     for (; k < width; k += LANES) {
         wide a = w_load(x + k, LK_TAIL(k, width)), b = w_load(y + k, LK_TAIL(k, width));
+        if (far) {
+            a = pair_scaled(a, p->scale_x);
+            b = pair_scaled(b, p->scale_y);
+        }
         xx += w_fold(a * a);
         xy += w_fold(a * b);
         yy += w_fold(b * b);
     }
-    const double norm_x = sqrt(w_sum(xx + xx2)), norm_y = sqrt(w_sum(yy + yy2));
-    const double n_x = norm_x <= eps ? eps : norm_x, n_y = norm_y <= eps ? eps : norm_y;
-    const double dot = w_sum(xy + xy2) / n_x / n_y;
+    p->xx = w_sum(xx + xx2);
+    p->xy = w_sum(xy + xy2);
+    p->yy = w_sum(yy + yy2);
+}
+
+/* Cosine s = h_x h_y of h = unit(v); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. */
+LK_STATIC pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
+{
+    pair p = {.kind = kind};
+    double eps_x = eps, eps_y = eps;
+    pair_products(false, &p, x, y, width);
+    double norm_x = sqrt(p.xx), norm_y = sqrt(p.yy);
+    if (!pair_near(norm_x <= eps ? eps : norm_x) || !pair_near(norm_y <= eps ? eps : norm_y)) {
+        const double most_x = pair_largest(x, width), most_y = pair_largest(y, width);
+        p.far = true;
+        p.scale_x = pair_root(most_x > eps ? most_x : eps);
+        p.scale_y = pair_root(most_y > eps ? most_y : eps);
+        eps_x = eps * p.scale_x * p.scale_x;
+        eps_y = eps * p.scale_y * p.scale_y;
+        pair_products(true, &p, x, y, width);
+        norm_x = isnan(most_x) ? most_x : sqrt(p.xx);
+        norm_y = isnan(most_y) ? most_y : sqrt(p.yy);
+    }
+    const double n_x = norm_x <= eps_x ? eps_x : norm_x, n_y = norm_y <= eps_y ? eps_y : norm_y;
+    const double dot = p.xy / n_x / n_y;
     const double s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
-    pair p = {.kind = kind, .value = kind == PAIR_COSINE ? 1 - s : s};
     const double sign = kind == PAIR_COSINE ? -1 : 1;
+    p.value = kind == PAIR_COSINE ? 1 - s : s;
     p.xy = sign / n_x / n_y;
-    p.xx = n_x > eps ? -sign * s / n_x / n_x : 0;
-    p.yy = n_y > eps ? -sign * s / n_y / n_y : 0;
+    p.xx = n_x > eps_x ? -sign * s / n_x / n_x : 0;
+    p.yy = n_y > eps_y ? -sign * s / n_y / n_y : 0;
     if (isnan(s))
         p.xx = p.xy = p.yy = s;
     return p;
 }
 
+/* x - y + shift in some lanes. */
+LK_INLINE wide pair_difference(const bool far, const pair *p, wide x, wide y)
+{
+    if (far)
+        return pair_scaled(x * w_set(p->scale_x) - y * w_set(p->scale_x) +
+                               w_set(p->shift * p->scale_x),
+                           p->scale_y);
+    return x - y + w_set(p->shift);
+}
+
 /* The sum of |r|, or of its squares, over r = x - y + shift. */
-LK_INLINE double pair_sum_of(const bool squares, const elem *x, const elem *y, int64_t width,
-                             double shift)
+LK_INLINE double pair_sum_of(const bool squares, const bool far, const pair *p, const elem *x,
+                             const elem *y, int64_t width)
 {
     wide_half total = {0}, total2 = {0};
-    const wide e = w_set(shift);
     int64_t k = 0;
     for (; k + 2 * LANES <= width; k += 2 * LANES) {
-        const wide r = w_load(x + k, LANES) - w_load(y + k, LANES) + e;
-        const wide r2 = w_load(x + k + LANES, LANES) - w_load(y + k + LANES, LANES) + e;
+        const wide r = pair_difference(far, p, w_load(x + k, LANES), w_load(y + k, LANES));
+        const wide r2 =
+            pair_difference(far, p, w_load(x + k + LANES, LANES), w_load(y + k + LANES, LANES));
         total += w_fold(squares ? r * r : w_abs(r));
         total2 += w_fold(squares ? r2 * r2 : w_abs(r2));
     }
     for (; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
-        const wide r = w_first(n, w_load(x + k, n) - w_load(y + k, n) + e);
+        const wide r = w_first(n, pair_difference(far, p, w_load(x + k, n), w_load(y + k, n)));
         total += w_fold(squares ? r * r : w_abs(r));
     }
     return w_sum(total + total2);
 }
 
+/* The largest |x - y + shift|, scaled. */
+LK_STATIC double pair_largest_difference(const pair *p, const elem *x, const elem *y, int64_t width)
+{
+    double most = 0;
+    for (int64_t k = 0; k < width; k++) {
+        const double a = (double)r_load(x + k), b = (double)r_load(y + k);
+        const double r = fabs(a * p->scale_x - b * p->scale_x + p->shift * p->scale_x);
+        most = r > most ? r : most;
+    }
+    return most;
+}
+
+/* |x - y + shift| where its square is no number to be had; its vector and its length are divided by
+ * a power of two. */
+LK_STATIC void pair_length_far(pair *p, const elem *x, const elem *y, int64_t width)
+{
+    p->far = true;
+    p->scale_x = 0x1p-2; /* so that no difference leaves the range, */
+    double most = pair_largest_difference(p, x, y, width);
+    if (most < 0x1p-400) { /* and where they are small none loses a digit */
+        p->scale_x = 1;
+        most = pair_largest_difference(p, x, y, width);
+    }
+    p->scale_y = most > 0 ? pair_root(most) : 1;
+    const double norm = sqrt(pair_sum_of(true, true, p, x, y, width));
+    p->value = norm / p->scale_y / p->scale_y / p->scale_x;
+    p->slope = norm == 0 ? 0 : 1 / norm;
+}
+
 LK_STATIC pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift)
 {
-    const double sum = kind == PAIR_L1 ? pair_sum_of(false, x, y, width, shift)
-                                       : pair_sum_of(true, x, y, width, shift);
-    pair p = {.kind = kind, .shift = shift, .value = kind == PAIR_L2 ? sqrt(sum) : sum};
-    p.slope = kind == PAIR_L1 ? 1 : kind == PAIR_SQUARED_L2 ? 2 : p.value == 0 ? 0 : 1 / p.value;
-    if (!isfinite(p.value))
+    pair p = {.kind = kind, .shift = shift};
+    const double sum = kind == PAIR_L1 ? pair_sum_of(false, false, &p, x, y, width)
+                                       : pair_sum_of(true, false, &p, x, y, width);
+    p.value = kind == PAIR_L2 ? sqrt(sum) : sum;
+    p.slope = kind == PAIR_L1 ? 1 : kind == PAIR_SQUARED_L2 ? 2 : 1 / p.value;
+    if (!isfinite(sum) && isnan(pair_largest(x, width) + pair_largest(y, width)))
         p.value = p.slope = (double)NAN;
+    else if (kind == PAIR_L2 && !pair_near(p.value))
+        pair_length_far(&p, x, y, width);
     return p;
 }
 
@@ -296,32 +401,77 @@ LK_INLINE pair pair_of(int kind, const elem *x, const elem *y, int64_t width, do
     return pair_length(kind, x, y, width, shift);
 }
 
-/* dv/dx and dv/dy in some lanes, from x and y in them. `family` is known where this is compiled:
- * PAIR_COSINE, PAIR_L1, or PAIR_L2 for both that are linear in x - y. */
-LK_INLINE wide pair_slope_x(const int family, const pair *p, wide x, wide y)
+/* How gradients are computed, known where they are compiled. LINEAR is for both that are linear in
+ * x - y. FAR is for all that are far, and for those beside them in a row. */
+typedef enum pair_family { PAIR_COSINES, PAIR_SIGNS, PAIR_LINEAR, PAIR_FAR } pair_family;
+
+LK_INLINE bool pair_is_cosine(const pair *p)
 {
-    if (family == PAIR_COSINE)
-        return w_set(p->xx) * x + w_set(p->xy) * y;
-    const wide r = x - y + w_set(p->shift);
-    return w_set(p->slope) * (family == PAIR_L1 ? w_sign(r) : r);
+    return p->kind == PAIR_SIMILARITY || p->kind == PAIR_COSINE;
 }
 
-LK_INLINE wide pair_slope_y(const int family, const pair *p, wide x, wide y)
+LK_INLINE pair_family pair_family_of(const pair *p)
 {
-    if (family == PAIR_COSINE)
+    return p->far               ? PAIR_FAR
+           : pair_is_cosine(p)  ? PAIR_COSINES
+           : p->kind == PAIR_L1 ? PAIR_SIGNS
+                                : PAIR_LINEAR;
+}
+
+/* dv/dx in some lanes, of a pair that may be far. */
+LK_STATIC wide pair_slope_x_far(const pair *p, wide x, wide y)
+{
+    if (!pair_is_cosine(p))
+        return w_set(p->slope) * pair_difference(p->far, p, x, y);
+    if (!p->far)
+        return w_set(p->xx) * x + w_set(p->xy) * y;
+    return pair_scaled(w_set(p->xx) * pair_scaled(x, p->scale_x) +
+                           w_set(p->xy) * pair_scaled(y, p->scale_y),
+                       p->scale_x);
+}
+
+/* dv/dx and dv/dy in some lanes, from x and y in them. */
+LK_INLINE wide pair_slope_x(const pair_family family, const pair *p, wide x, wide y)
+{
+    if (family == PAIR_FAR)
+        return pair_slope_x_far(p, x, y);
+    if (family == PAIR_COSINES)
+        return w_set(p->xx) * x + w_set(p->xy) * y;
+    const wide r = pair_difference(false, p, x, y);
+    return w_set(p->slope) * (family == PAIR_SIGNS ? w_sign(r) : r);
+}
+
+LK_INLINE wide pair_slope_y(const pair_family family, const pair *p, wide x, wide y)
+{
+    if (family == PAIR_FAR && pair_is_cosine(p)) {
+        pair turned = *p;
+        turned.xx = p->yy;
+        turned.scale_x = p->scale_y;
+        turned.scale_y = p->scale_x;
+        return pair_slope_x_far(&turned, y, x);
+    }
+    if (family == PAIR_COSINES)
         return w_set(p->xy) * x + w_set(p->yy) * y;
     return -pair_slope_x(family, p, x, y);
 }
 
-/* Call back(family, ...) for a pair of that kind. */
-#define PAIR_BY_FAMILY(kind_, back, ...)                                                           \
+/* Call back(family, ...). */
+#define PAIR_BY_FAMILY(family, back, ...)                                                          \
     do {                                                                                           \
-        if ((kind_) == PAIR_SIMILARITY || (kind_) == PAIR_COSINE)                                  \
-            back(PAIR_COSINE, __VA_ARGS__);                                                        \
-        else if ((kind_) == PAIR_L1)                                                               \
-            back(PAIR_L1, __VA_ARGS__);                                                            \
-        else                                                                                       \
-            back(PAIR_L2, __VA_ARGS__);                                                            \
+        switch (family) {                                                                          \
+        case PAIR_COSINES:                                                                         \
+            back(PAIR_COSINES, __VA_ARGS__);                                                       \
+            break;                                                                                 \
+        case PAIR_SIGNS:                                                                           \
+            back(PAIR_SIGNS, __VA_ARGS__);                                                         \
+            break;                                                                                 \
+        case PAIR_LINEAR:                                                                          \
+            back(PAIR_LINEAR, __VA_ARGS__);                                                        \
+            break;                                                                                 \
+        case PAIR_FAR:                                                                             \
+            back(PAIR_FAR, __VA_ARGS__);                                                           \
+            break;                                                                                 \
+        }                                                                                          \
     } while (0)
 
 LK_STATIC void pair_fill(elem *grad, int64_t width, real x)
@@ -341,8 +491,8 @@ LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
     return true;
 }
 
-LK_INLINE void pair_back_of(const int family, const pair *p, double c, const elem *x, const elem *y,
-                            int64_t width, elem *grad_x, elem *grad_y)
+LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, const elem *x,
+                            const elem *y, int64_t width, elem *grad_x, elem *grad_y)
 {
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
@@ -359,8 +509,8 @@ LK_STATIC void pair_back(const pair *p, double c, const elem *x, const elem *y, 
                          elem *grad_x, elem *grad_y)
 {
     elem *const grad[] = {grad_x, grad_y};
-    if (!pair_flat(c == 0 ? 0 : c + 0 * p->value, grad, 2, width))
-        PAIR_BY_FAMILY(p->kind, pair_back_of, p, c, x, y, width, grad_x, grad_y);
+    if (!pair_flat(c != 0 && isnan(p->value) ? p->value : c, grad, 2, width))
+        PAIR_BY_FAMILY(pair_family_of(p), pair_back_of, p, c, x, y, width, grad_x, grad_y);
 }
 
 /* Inputs of the losses of two vectors a row; GRAD_OUTPUT is the last. */
@@ -458,21 +608,35 @@ LK_INLINE pair_units pair_units_take(const lk_job *job, size_t *used, int input,
     return u;
 }
 
-LK_STATIC void pair_unit(const pair_units *u, int64_t i, const elem *v)
+/* The norm of v; times root squared where that is not 1. */
+LK_STATIC double pair_norm(const elem *v, int64_t width, double root)
 {
     wide_half total = {0};
-    double n = 1;
-    for (int64_t k = 0; k < u->width && isfinite(u->eps); k += LANES) {
-        wide x = w_load(v + k, LK_TAIL(k, u->width));
+    for (int64_t k = 0; k < width; k += LANES) {
+        wide x = w_load(v + k, LK_TAIL(k, width));
+        if (root != 1)
+            x = pair_scaled(x, root);
         total += w_fold(x * x);
     }
+    return sqrt(w_sum(total));
+}
+
+LK_STATIC void pair_unit(const pair_units *u, int64_t i, const elem *v)
+{
+    double n = 1, root = 1;
     if (isfinite(u->eps)) {
-        n = sqrt(w_sum(total));
-        n = n <= u->eps ? u->eps : n;
+        const double norm = pair_norm(v, u->width, 1);
+        n = norm <= u->eps ? u->eps : norm;
+        if (!pair_near(n)) {
+            const double most = pair_largest(v, u->width);
+            root = pair_root(most > u->eps ? most : u->eps);
+            const double eps = u->eps * root * root, far = pair_norm(v, u->width, root);
+            n = isnan(most) ? most : far <= eps ? eps : far;
+        }
     }
-    u->n[i] = n;
+    u->n[i] = n / root / root;
     for (int64_t k = 0; k < u->width; k += LANES) {
-        wide h = w_load(v + k, LK_TAIL(k, u->width)) / w_set(n);
+        wide h = pair_scaled(w_load(v + k, LK_TAIL(k, u->width)), root) / w_set(n);
         v_write(u->h + i * u->stride + k, __builtin_convertvector(h, vec));
     }
 }
@@ -702,12 +866,12 @@ LK_STATIC void pair_unit_back(const pair_units *u, int64_t i, const double *g, d
     wide_half along = {0};
     for (int64_t k = 0; k < u->stride && u->n[i] > u->eps; k += LANES)
         along += w_fold(w_read(g + k) * v_wide(v_read(h + k)));
-    const wide c = w_set(w_sum(along)), by = w_set(scale / u->n[i]);
+    const wide c = w_set(w_sum(along)), by = w_set(scale), n = w_set(u->n[i]);
     for (int64_t k = 0; k < u->width; k += LANES) {
         wide x = w_read(g + k);
         if (u->n[i] > u->eps)
             x -= c * v_wide(v_read(h + k));
-        w_store(grad + k, LK_TAIL(k, u->width), by * x);
+        w_store(grad + k, LK_TAIL(k, u->width), by * x / n);
     }
 }
 

@@ -37,7 +37,8 @@ def drawn(case: dict, dtype: str) -> dict:
 
 
 def main() -> None:
-    for path in sorted(pathlib.Path(__file__).parent.glob("*.jsonl")):
+    edges = pathlib.Path(__file__).with_name("edges.jsonl")
+    for path in sorted(set(edges.parent.glob("*.jsonl")) - {edges}):
         cases = [case for case in map(json.loads, path.read_text().splitlines()) if plain(case)]
         step = max(1, len(cases) // CASES)
         for case in cases[::step][:CASES]:

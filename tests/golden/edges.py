@@ -1,0 +1,286 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Cases at the edges of what numbers can say, of all losses: where terms cancel, where an intermediate
+leaves the range although inputs and results are in it, where a value is infinite.
+
+Definitions are written as in textbooks and evaluated with 1500 digits, so that nothing in them cancels or
+overflows, and gradients are their central differences. `relative` bounds the error of a value relative
+to itself, and of a gradient relative to the largest of its row: what the other cases' bounds add to it,
+and what they allow of a small value, is not allowed here.
+"""
+import json
+import math
+import pathlib
+import struct
+
+from mpmath import mp, mpf
+
+mp.dps = 1500
+TYPES = {"f64": 1e-12, "f32": 2e-6}
+LINES = []
+INF, NAN = mpf("inf"), mpf("nan")
+
+
+def rounded(x, dtype):
+    """The number that the type has for x."""
+    if x in ("inf", "-inf", "nan"):
+        return x
+    return struct.unpack("f", struct.pack("f", x))[0] if dtype == "f32" else float(x)
+
+
+def exact(x):
+    return mpf(x) if isinstance(x, str) else mpf(float(x))
+
+
+def flat(data):
+    return [x for part in data for x in flat(part)] if isinstance(data, list) else [data]
+
+
+def shape(data):
+    return [len(data)] + (shape(data[0]) if data else []) if isinstance(data, list) else []
+
+
+def shaped(numbers, like):
+    """Numbers in the nesting of `like`, taken one after another."""
+    if isinstance(like, list):
+        return [shaped(numbers, part) for part in like]
+    return numbers.pop(0)
+
+
+def word(x):
+    if mp.isnan(x):
+        return "nan"
+    if mp.isinf(x):
+        return "inf" if x > 0 else "-inf"
+    number = float(mp.nstr(x, 25, min_fixed=1, max_fixed=0))
+    return number if math.isfinite(number) else word(mp.sign(x) * INF)
+
+
+def slopes(loss, tensors, name):
+    """d loss / d tensors[name] by central differences."""
+    numbers, out = flat(tensors[name]), []
+    least = min((abs(x) for x in numbers if x != 0 and mp.isfinite(x)), default=mpf(1))
+    for i, x in enumerate(numbers):
+        step = (abs(x) or least) * mpf(10) ** -200
+        ends = []
+        for move in (step, -step):
+            moved = numbers[:i] + [x + move] + numbers[i + 1:]
+            ends.append(loss({**tensors, name: shaped(moved, tensors[name])}))
+        out.append((ends[0] - ends[1]) / (2 * step))
+    return out
+
+
+def case(name, loss, definition, inputs, options=None, grads=(), types=TYPES, relative=None,
+         outputs=None, others=None):
+    """Inputs that are floats are given in each type; `others` are (data, dtype) pairs. `definition` takes
+    them as numbers of 1500 digits; `outputs` are expected as they stand."""
+    for dtype in types:
+        tensors = {k: shaped([rounded(x, dtype) for x in flat(v)], v) for k, v in inputs.items()}
+        sent = {k: {"dtype": dtype, "shape": shape(v), "data": flat(v)} for k, v in tensors.items()}
+        for k, (data, kind) in (others or {}).items():
+            sent[k] = {"dtype": kind, "shape": shape(data), "data": flat(data)}
+        exacts = {k: shaped([exact(x) for x in flat(v)], v) for k, v in tensors.items()}
+        expected = {}
+        if definition:
+            expected["loss"] = {"shape": [], "data": [word(definition(exacts))]}
+        for k in grads:
+            numbers = [word(x) for x in slopes(definition, exacts, k)]
+            expected["grad." + k] = {"shape": shape(exacts[k]), "data": numbers}
+        for k, v in (outputs or {}).items():
+            expected[k] = {"shape": shape(v), "data": flat(v)}
+        LINES.append(json.dumps({
+            "case": f"{loss}/{name}/{dtype}", "loss": loss, "inputs": sent,
+            "options": {k: str(v) for k, v in (options or {}).items()}, "outputs": expected,
+            "relative": relative or TYPES[dtype]}, separators=(",", ":")))
+
+
+# Vectors.
+
+
+def dot(x, y):
+    return sum(a * b for a, b in zip(x, y))
+
+
+def unit(v, eps=mpf(1e-8)):
+    n = mp.sqrt(dot(v, v))
+    return [x / (n if n > eps else eps) for x in v]
+
+
+def cosine(x, y, eps=mpf(1e-8)):
+    return dot(unit(x, eps), unit(y, eps))
+
+
+def length(x, y):
+    return mp.sqrt(sum((a - b) ** 2 for a, b in zip(x, y)))
+
+
+def log_sum(z):
+    return mp.log(sum(mp.exp(x) for x in z))
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+FAR = {
+    "large": ([[1e200, 0], [3e180, -1e190]], [[1, 1], [2e-3, 1e-3]]),
+    "small": ([[1e-200, 3e-201], [1, 2]], [[1e-170, -2e-170], [2e-300, 1e-300]]),
+    "both": ([[1e-300, 2e-300]], [[1e300, -4e299]]),
+}
+WIDE_ONLY = {"f64": 1e-12}
+
+
+def vectors():
+    tiny = mpf(1e-305)
+    for name, (a, b) in FAR.items():
+        def distance(t):
+            return mean(1 - cosine(x, y, tiny) for x, y in zip(t["a"], t["b"]))
+        case(name, "cosine_similarity", distance, {"a": a, "b": b}, {"cos_eps": "1e-305"}, ("a", "b"),
+             WIDE_ONLY)
+        signs = [1, -1][:len(a)]
+
+        def signed(t):
+            s = [cosine(x, y, tiny) for x, y in zip(t["a"], t["b"])]
+            return mean(1 - v if y == 1 else max(v + 1, mpf(0)) for v, y in zip(s, signs))
+        case(name, "cosine_embedding", signed, {"a": a, "b": b}, {"cos_eps": "1e-305", "margin": -1},
+             ("a", "b"), WIDE_ONLY, others={"target": (signs, "i64")})
+
+        def contrast(t):
+            return mean(1 - cosine(x, y, tiny) for x, y in zip(t["a"], t["b"]))
+        case(name, "contrastive", contrast, {"a": a, "b": b}, {"cos_eps": "1e-305", "squared": "false"},
+             ("a", "b"), WIDE_ONLY, others={"target": ([1] * len(a), "i64")})
+
+        def turned(t):
+            s = [[cosine(x, y, tiny) / 2 for y in t["candidates"]] for x in t["anchors"]]
+            return mean(log_sum(row) - row[i] for i, row in enumerate(s))
+        case(name, "info_nce", turned, {"anchors": a, "candidates": b},
+             {"cos_eps": "1e-305", "temperature": 2}, ("anchors", "candidates"), WIDE_ONLY)
+
+        def prototype(t):
+            z = [[4 * cosine(x, w, tiny) for w in t["prototypes"]] for x in t["embeddings"]]
+            for i, row in enumerate(z):
+                row[i] -= 4 * mpf(0.25)
+            return mean(log_sum(row) - row[i] for i, row in enumerate(z))
+        case(name, "margin_softmax", prototype, {"embeddings": a, "prototypes": b + [[1, -1]]},
+             {"cos_eps": "1e-305", "kind": "cosface", "margin": 0.25, "scale": 4},
+             ("embeddings", "prototypes"), WIDE_ONLY,
+             others={"targets": (list(range(len(a))), "i64")})
+        if len(a) == 2:
+            def ranked(t):
+                s = [2 * cosine(x, y, tiny) for x, y in zip(t["a"], t["b"])]
+                return mp.log(1 + mp.exp(s[0] - s[1]))
+            case(name, "cosent", ranked, {"a": a, "b": b}, {"cos_eps": "1e-305", "scale": 2},
+                 ("a", "b"), WIDE_ONLY, others={"target": ([0, 1], "f64")})
+        embeddings = a + b + [[1, 3]]
+        labels = [i % 2 for i in range(len(embeddings))]
+
+        def crossed(t):
+            h, total, pairs = t["embeddings"], mpf(0), 0
+            s = [[cosine(x, y, tiny) / 2 for y in h] for x in h]
+            for i in range(len(h)):
+                others = [s[i][k] for k in range(len(h)) if labels[k] != labels[i]]
+                for p in range(len(h)):
+                    if p != i and labels[p] == labels[i]:
+                        total += log_sum(others + [s[i][p]]) - s[i][p]
+                        pairs += 1
+            return total / pairs
+        case(name, "nt_xent", crossed, {"embeddings": embeddings},
+             {"cos_eps": "1e-305", "temperature": 2}, ("embeddings",), WIDE_ONLY,
+             others={"labels": (labels, "i64")})
+
+        def supervised(t):
+            h, rows = t["embeddings"], []
+            for i, x in enumerate(h):
+                s = {k: cosine(x, h[k], tiny) / 2 for k in range(len(h)) if k != i}
+                positives = [s[k] for k in s if labels[k] == labels[i]]
+                if positives:
+                    rows.append(log_sum(s.values()) - mean(positives))
+            return mean(rows)
+        case(name, "supcon", supervised, {"embeddings": embeddings},
+             {"cos_eps": "1e-305", "temperature": 2}, ("embeddings",), WIDE_ONLY,
+             others={"labels": (labels, "i64")})
+
+    apart = {
+        "l2-large": ([[1e200, 3e199, -1e200], [1e308, 5e307, 0]], [[1e199, 0, 2e200], [-5e307, 1e300, 0]]),
+        "l2-small": ([[1e-200, 3e-199, -1e-200], [1, 1, 1]], [[1e-199, 0, 2e-200], [1, 1, 1 + 2 ** -50]]),
+        "l2-beside": ([[1e-163, 0, 0]], [[0, 2e-163, 0]]),
+    }
+    for name, (a, b) in apart.items():
+        def far(t):
+            return mean(length(x, y) for x, y in zip(t["a"], t["b"]))
+        case(name, "contrastive", far, {"a": a, "b": b}, {"distance": "l2", "squared": "false"}, ("a", "b"),
+             WIDE_ONLY, others={"target": ([1] * len(a), "i64")})
+
+        if name != "l2-large":
+            continue
+        near = [[0, 0, 1e100], [1, 2, 3]]
+
+        def triplet(t):
+            rows = zip(t["anchor"], t["positive"], t["negative"])
+            return mean(max(mpf(0), length(x, p) - length(x, n) + 1) for x, p, n in rows)
+        case(name, "triplet", triplet, {"anchor": a, "positive": b, "negative": near},
+             {"pairwise_eps": 0}, ("anchor", "positive", "negative"), WIDE_ONLY)
+    small = {"anchor": [[1e-200, 0], [0, 0]], "positive": [[0, 3e-200], [1e-250, 0]],
+             "negative": [[2e-200, 2e-200], [0, 3e-250]]}
+
+    def scaled(t):
+        rows = zip(t["anchor"], t["positive"], t["negative"])
+        return mean(length(x, p) - length(x, n) + mpf(1e-199) for x, p, n in rows)
+    case("l2-small", "triplet", scaled, small, {"pairwise_eps": 0, "margin": 1e-199},
+         ("anchor", "positive", "negative"), WIDE_ONLY)
+    for dtype in TYPES:
+        case("zeros", "cosine_similarity", None, {"a": [[0, 0]], "b": [[0, 0]]}, {"cos_eps": "1e-200"},
+             types=(dtype,), outputs={"loss": 1, "grad.a": [[0, 0]], "grad.b": [[0, 0]]})
+        case("zeros", "info_nce", None, {"anchors": [[0, 0]], "candidates": [[0, 0]]},
+             {"cos_eps": "5e-324"}, types=(dtype,),
+             outputs={"loss": 0, "grad.anchors": [[0, 0]], "grad.candidates": [[0, 0]]})
+
+
+# Regressions.
+
+
+def regressions():
+    def mse(t):
+        return sum((x - y) ** 2 for x, y in zip(t["a"], t["b"]))
+
+    def items(loss, n):
+        return lambda t: loss(t) / n
+
+    case("items", "mse", items(mse, mpf(1e10)), {"a": [1e20, 3, -2e20], "b": [0, 0, 1e19]},
+         {"num_items": 1e10}, ("a", "b"))
+    case("items-wide", "mse", items(mse, mpf(1e100)), {"a": [1e170, 3], "b": [0, 0]},
+         {"num_items": 1e100}, ("a",), WIDE_ONLY)
+    weights = [mpf(1e30), mpf(2)]
+    case("items-weighted", "mse", lambda t: sum(w * (x - y) ** 2 for w, x, y in
+                                               zip(weights, t["a"], t["b"])) / mpf(1e30),
+         {"a": [1e15, 3], "b": [0, 0]}, {"num_items": 1e30}, types={"f64": 1e-12},
+         others={"sample_weight": ([1e30, 2], "f64")})
+
+    def mae(t):
+        return mean(abs(x - y) for x, y in zip(t["a"], t["b"]))
+    case("mean", "mae", mae, {"a": [1.5e308, 1.5e308, 1], "b": [0, 0, 0]}, {}, ("a",), WIDE_ONLY)
+    case("mean-many", "mae", mae, {"a": [1.7e308] * 1200, "b": [0] * 1200}, {}, (), WIDE_ONLY)
+
+    def huber(t):
+        d = mpf(1e20)
+        rows = [abs(x - y) for x, y in zip(t["a"], t["b"])]
+        return sum(r * r / 2 if r <= d else d * (r - d / 2) for r in rows) / mpf(1e12)
+    case("items", "huber", huber, {"a": [1e21, 3e19, -5], "b": [0, 0, 0]},
+         {"delta": 1e20, "num_items": 1e12}, ("a",), WIDE_ONLY)
+
+    def smooth(t):
+        b = mpf(2.0) ** -60
+        rows = [abs(x - y) for x, y in zip(t["a"], t["b"])]
+        return mean(r * r / 2 / b if r < b else r - b / 2 for r in rows)
+    case("mean", "smooth_l1", smooth, {"a": [1.5e308, 1.5e308, 2.0 ** -61], "b": [0, 0, 0]},
+         {"beta": 2.0 ** -60}, ("a",), WIDE_ONLY)
+    case("infinite", "mse", None, {"a": ["inf", 1], "b": [0, 0]},
+         outputs={"loss": "inf", "grad.a": ["inf", 1]})
+
+
+vectors()
+regressions()
+path = pathlib.Path(__file__).with_suffix(".jsonl")
+path.write_text("".join(line + "\n" for line in LINES))
+print(f"edges: {len(LINES)} cases, {path.stat().st_size} bytes")
