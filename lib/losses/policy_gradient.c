@@ -18,7 +18,8 @@ enum { TOKEN_MEAN, SEQUENCE_MEAN, MAX_LENGTH, NUM_ITEMS }; /* aggregation */
 typedef struct options {
     lk_reduce reduce;
     int objective, level, aggregation;
-    double eps_low, eps_high, delta, sapo_tau_pos, sapo_tau_neg, kl_weight, num_items;
+    double eps_low, eps_high, delta, ratio_low, ratio_high, sapo_tau_pos, sapo_tau_neg, kl_weight,
+        num_items;
     int64_t max_length;
 } options;
 
@@ -27,9 +28,13 @@ static const lk_field fields[] = {
     LK_FIELD(options, eps_low, "0.2", LK_RANGED, 0, (double)INFINITY,
              "clip: the ratio counts from 1 - eps_low on"),
     LK_FIELD(options, eps_high, "0.2", LK_RANGED, 0, (double)INFINITY,
-             "clip: the ratio counts up to 1 + eps_high; cispo: up to eps_high itself"),
+             "clip: the ratio counts up to 1 + eps_high"),
     LK_FIELD(options, delta, "off", LK_OFF | LK_RANGED | LK_OPEN, 1, (double)INFINITY,
              "clip: bound of the ratio where the advantage is negative; above 1 + eps_high"),
+    LK_FIELD(options, ratio_low, "0", LK_RANGED, 0, (double)INFINITY,
+             "cispo: lower bound of the ratio itself"),
+    LK_FIELD(options, ratio_high, "5", LK_OFF | LK_RANGED, 0, (double)INFINITY,
+             "cispo: upper bound of the ratio itself; not below ratio_low; off: none"),
     LK_WORDS(options, level, "token", "token|sequence",
              "a ratio for each token, or one for the sequence; sequence: clip only"),
     LK_FIELD(options, sapo_tau_pos, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
@@ -114,6 +119,14 @@ static lk_status check(const lk_job *job, lk_error *error)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "delta is %g; with eps_high=%g it must be above %g", o->delta, o->eps_high,
                        1 + o->eps_high);
+    if (o->objective == CISPO && o->ratio_low > o->ratio_high)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "ratio_low is %g; with ratio_high=%g it must be at most that", o->ratio_low,
+                       o->ratio_high);
+    if (o->objective == CISPO && (lk_given(job, "eps_low") || lk_given(job, "eps_high")))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "objective=cispo does not read eps_low and eps_high, which are distances "
+                       "from 1; its bounds are ratio_low and ratio_high, of the ratio itself");
     if (o->objective != CLIP && o->level == SEQUENCE)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "level=sequence needs objective=clip");
@@ -165,8 +178,9 @@ static surrogate clip(const options *o, double w, double a)
 
 static surrogate cispo(const options *o, double w, double a, double logprob)
 {
-    surrogate s = {.clipped = w > o->eps_high};
-    s.slope = -(s.clipped ? o->eps_high : w) * a;
+    const bool below = w<o->ratio_low, above = w> o->ratio_high; /* false where it is off, NaN */
+    surrogate s = {.clipped = below || above};
+    s.slope = -(below ? o->ratio_low : above ? o->ratio_high : w) * a;
     s.value = s.slope * logprob;
     return s;
 }
@@ -280,8 +294,9 @@ LK_LOSS(policy_gradient) = {
            .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
            .formula =
                "w = exp(logprobs - old_logprobs), level=sequence: of their mean; clip: l = "
-               "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: l = -min(w, "
-               "eps_high) A logprobs, min(..) constant; sapo: l = -4/tau sigmoid(tau (w - 1)) A; "
+               "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: l = "
+               "-clip(w, ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: l = -4/tau "
+               "sigmoid(tau (w - 1)) A; "
                "kl = exp(ref - logprobs) - (ref - logprobs) - 1; loss = sum over counted tokens "
                "of (is_weights l + kl_weight kl) over what aggregation says",
            .help = "Reinforces sampled tokens by the advantage of their sequence, without letting "

@@ -23,10 +23,10 @@ AGGREGATIONS = {
 OBJECTIVES = {
     "clip": {},
     "clip-sequence": {"level": "sequence"},
-    "cispo": {"objective": "cispo", "eps_high": "1.25"},
+    "cispo": {"objective": "cispo", "ratio_high": "1.25"},
     "sapo": {"objective": "sapo"},
 }
-KNOWN = {"objective", "eps_low", "eps_high", "delta", "level", "sapo_tau_pos", "sapo_tau_neg",
+KNOWN = {"objective", "eps_low", "eps_high", "delta", "ratio_low", "ratio_high", "level", "sapo_tau_pos", "sapo_tau_neg",
          "kl_weight", "aggregation", "max_length", "num_items"}
 
 
@@ -56,9 +56,10 @@ def formula(inputs, o, dtype):
     adv = constant("advantages", None)
     kappa = constant("is_weights", one.expand(shape))
     objective, level = o.get("objective", "clip"), o.get("level", "token")
-    low, high = 1 - float(o.get("eps_low", "0.2")), float(o.get("eps_high", "0.2"))
-    if objective != "cispo":
-        high = 1 + high
+    low, high = 1 - float(o.get("eps_low", "0.2")), 1 + float(o.get("eps_high", "0.2"))
+    if objective == "cispo":
+        assert "eps_low" not in o and "eps_high" not in o
+        low, high = float(o.get("ratio_low", "0")), float(o.get("ratio_high", "5").replace("off", "inf"))
     delta = float(o.get("delta", "inf"))
     n = m.sum(1, keepdim=True)
     per_row = torch.clamp(n, min=1)
@@ -81,10 +82,10 @@ def formula(inputs, o, dtype):
         slope = -adv * taken * w0
         slack += [w0 - low, w0 - high, w0 - delta]
     elif objective == "cispo":
-        bound = torch.clamp(w0, max=high)
+        bound = torch.clamp(w0, min=low, max=high)
         value = -bound * adv * lp
         slope = -bound * adv
-        slack.append(w0 - high)
+        slack += [w0 - low, w0 - high]
     else:
         assert objective == "sapo"
         tau = torch.where(adv > 0, float(o.get("sapo_tau_pos", "1")) * one,
@@ -124,6 +125,8 @@ def formula(inputs, o, dtype):
            "slack": [torch.where(live, s, one) for s in slack]}
     if total:
         moved = ((w0 > high) & (adv > 0)) | ((w0 < low) & (adv < 0))
+        if objective == "cispo":
+            moved = (w0 > high) | (w0 < low)
         out["ratio_mean"] = (m * w0).sum() / total
         out["clip_fraction"] = (live & moved).sum() / total
         out["kl"] = (m * kl.detach()).sum() / total
@@ -166,7 +169,7 @@ def write(name, inputs, options=None, want=(), grad=True):
             assert len(set(e["live"].sum(1).tolist())) == 1
         if key == "clip_fraction":
             assert "delta" not in options and bool((inputs.get("advantages") != 0).all())
-            assert options.get("objective", "clip") == "clip"
+            assert options.get("objective", "clip") in ("clip", "cispo")
         if key == "kl":
             assert inputs.get("ref_logprobs") is not None and "kl_weight" in options
         outputs[key] = e[key].to(F64)
@@ -259,10 +262,15 @@ def checks():
     out = given("check/sequence", {"aggregation": "sequence_mean", "level": "sequence"}, (), "f64",
                 **values)
     stated(out["loss"], -0.1747688854, "sequence")
-    out = given("check/cispo", {"objective": "cispo", "eps_high": "1.1",
-                                "aggregation": "num_items", "num_items": "10"}, (), "f64",
-                **values)
+    items = {"objective": "cispo", "aggregation": "num_items", "num_items": "10"}
+    out = given("check/cispo", {**items, "ratio_high": "1.1"}, (), "f64", **values)
     stated(out["loss"], 0.2109241577, "cispo")
+    out = given("check/cispo-defaults", items, (), "f64", **values)
+    stated(out["loss"], 0.2193165514, "cispo, defaults")
+    out = given("check/cispo-bounds", {**items, "ratio_low": "1", "ratio_high": "1.1"}, (), "f64",
+                **values)
+    stated(out["loss"], 0.2835, "cispo, bounds")
+    stated(out["grad.logprobs"], [[-0.11, -0.1, -0.1], [0.055, 0.05, 0]], "cispo, bounds, grad")
 
 
 def main():
@@ -310,11 +318,15 @@ def main():
                 build(f"delta/{level}-{delta}-{sign or 'both'}", (2, 4),
                       {"delta": delta, "level": level}, adv="position", spread=0.7, sign=sign)
     build("delta/kl", (2, 4), {"delta": "1.5", "kl_weight": "0.125"}, every, spread=0.7)
-    for high in (None, "0.5", "1", "1.28", "5"):
+    for high in (None, "0.5", "1", "1.28", "5", "off"):
         options = {"objective": "cispo"}
         if high:
-            options["eps_high"] = high
+            options["ratio_high"] = high
         build(f"cispo/{high or 'default'}", (2, 4), options, adv="position", spread=0.5)
+    for low, high in (("0.75", "1.25"), ("1", "1"), ("1.125", "off")):
+        build(f"cispo/{low}-{high}", (2, 4),
+              {"objective": "cispo", "ratio_low": low, "ratio_high": high}, adv="position",
+              want=("clip_fraction",), spread=0.5)
     for pos, neg in (("1", "1"), ("0.5", "2"), ("2", "0.5"), ("4", "4")):
         build(f"sapo/{pos}-{neg}", (2, 4),
               {"objective": "sapo", "sapo_tau_pos": pos, "sapo_tau_neg": neg}, adv="position",
@@ -369,7 +381,7 @@ def main():
         for low, high in (("0", "0"), ("0", "0.2"), ("0.2", "0"), ("0.2", "0.2")):
             given(f"tie/{level}-{low}-{high}", {"eps_low": low, "eps_high": high, "level": level},
                   advantages=[1.0, -0.5], **tie)
-    given("tie/cispo", {"objective": "cispo", "eps_high": "1"}, advantages=[1.0, -0.5], **tie)
+    given("tie/cispo", {"objective": "cispo", "ratio_high": "1"}, advantages=[1.0, -0.5], **tie)
     given("tie/sapo", {"objective": "sapo"}, advantages=[1.0, -0.5], **tie)
     # Without an advantage nothing but the divergence is left.
     away = {"logprobs": [[-1.0, -0.5], [-3.0, -0.25]], "old_logprobs": [[-2.0, -0.5], [-1.0, -1.0]]}
