@@ -46,7 +46,7 @@ LK_INLINE void each(const void *given, element *e)
 {
     const options *o = given;
     const vec eps = v_set((real)o->label_smoothing), one = v_set(1), half = v_set((real)0.5);
-    const vec gamma = v_set((real)o->gamma), zero = {0};
+    const vec gamma = v_set((real)o->gamma), zero = {0}, top = v_set((real)INFINITY);
     const vec y = (one - eps) * e->b + eps * half, not_y = (one - eps) * (one - e->b) + eps * half;
     const vec x = e->a;
     const label l = label_of(x);
@@ -60,9 +60,14 @@ LK_INLINE void each(const void *given, element *e)
     const vec bend = v_where(q != zero, bce * (gamma * power(q, o->gamma - 1)));
     e->legal = label_is_share(e->b);
     e->value.a = label_times(a * fade, bce);
-    e->slope_a = a * ((not_y * l.yes - y * l.no) * fade + bend * (not_y - y) * (l.yes * l.no));
-    e->slope_b =
-        (one - eps) * ((alpha - beta) * (bce * fade) + a * (bend * (l.no - l.yes) - x * fade));
+    e->slope_a =
+        a * ((not_y * l.yes - y * l.no) * fade + label_times((not_y - y) * (l.yes * l.no), bend));
+    /* At -inf bce is y times infinity, whose factor is what is left of the slope. */
+    const vec growth = v_where(y != zero, y * (gamma * power(q, o->gamma - 1)));
+    const vec factor = (alpha - beta) * (y * fade) + a * (growth + fade);
+    e->slope_b = v_select(
+        x == -top, label_times((one - eps) * factor, top),
+        (one - eps) * ((alpha - beta) * (bce * fade) + a * (bend * (l.no - l.yes) - x * fade)));
     if (o->gamma == 0) { /* no 0^0 */
         e->value.a = label_times(a, bce);
         e->slope_a = a * (not_y * l.yes - y * l.no);

@@ -279,8 +279,26 @@ def regressions():
          outputs={"loss": "inf", "grad.a": ["inf", 1]})
 
 
+# Labels: the limits at a score of -inf, which is a score like others.
+
+
+def labels():
+    for options, right, far in (({}, -0.25, "inf"), ({"gamma": 0.5, "alpha": "off"}, -1, "inf"),
+                                ({"gamma": 0}, -0.25, "inf"), ({"gamma": 1, "alpha": 0}, 0, 0)):
+        name = "-".join(f"{k}{v}" for k, v in options.items()) or "default"
+        case("minus-infinity-" + name, "sigmoid_focal", None,
+             {"logits": ["-inf", "-inf"], "targets": [1, 0]}, {**options, "reduction": "none"},
+             outputs={"loss": [far, 0], "grad.logits": [right, 0]})
+    case("minus-infinity-targets", "sigmoid_focal", None,
+         {"logits": ["-inf", "-inf", "-inf"], "targets": [1, 0, 0.5]}, {"reduction": "none"},
+         outputs={"grad.targets": ["inf", 0, "inf"], "grad.logits": [-0.25, 0, -0.0625]})
+    case("minus-infinity", "bce_with_logits", None, {"logits": ["-inf", "-inf"], "targets": [1, 0]},
+         {"reduction": "none"}, outputs={"loss": ["inf", 0], "grad.logits": [-1, 0]})
+
+
 vectors()
 regressions()
+labels()
 path = pathlib.Path(__file__).with_suffix(".jsonl")
 path.write_text("".join(line + "\n" for line in LINES))
 print(f"edges: {len(LINES)} cases, {path.stat().st_size} bytes")
