@@ -67,19 +67,20 @@ static int64_t key_of(double y)
     return key < 0 ? key ^ INT64_MAX : key;
 }
 
-/* The targets in order, without NaN, which is neither less nor more than another; how many. */
-static int64_t sort_targets(const lk_job *job, pair_place *order)
+static double target_at(const lk_job *job, int64_t i)
 {
     const char *target = job->in[TARGET].data;
-    int64_t n = 0;
-    for (int64_t i = 0; i < job->rows; i++) {
-        real y;
-        memcpy(&y, target + i * (int64_t)sizeof y, sizeof y);
-        if (!isnan(y))
-            order[n++] = (pair_place){key_of((double)y), i};
-    }
-    pair_sort(order, n);
-    return n;
+    real y;
+    memcpy(&y, target + i * (int64_t)sizeof y, sizeof y);
+    return (double)y;
+}
+
+/* The targets in order. */
+static void sort_targets(const lk_job *job, pair_place *order)
+{
+    for (int64_t i = 0; i < job->rows; i++)
+        order[i] = (pair_place){key_of(target_at(job, i)), i};
+    pair_sort(order, job->rows);
 }
 
 /* log of a sum of e^x that grows. */
@@ -145,7 +146,8 @@ static lk_status prepare(lk_job *job, lk_error *error)
         pair c = pair_cosine(PAIR_SIMILARITY, a + i * width, b + i * width, width, o->cos_eps);
         p.s[i] = o->scale * c.value;
     }
-    *p.loss = solve(&p, sort_targets(job, p.order));
+    sort_targets(job, p.order);
+    *p.loss = solve(&p, job->rows);
     return LK_OK;
 }
 
@@ -162,6 +164,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     (void)scratch;
+    for (int64_t i = first; i < first + count && block->bad == LK_OK; i++) {
+        if (!isnan(target_at(job, i)))
+            continue;
+        block->bad = LK_VALUE_OUT_OF_RANGE;
+        block->bad_input = TARGET;
+        block->bad_index = i;
+    }
     pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 

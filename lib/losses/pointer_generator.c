@@ -688,6 +688,21 @@ static bool refuse(const example *e, lk_status status, int input, int64_t i)
     return true;
 }
 
+/* The first of n probabilities at x that is none, of those that are no masked positions; -1 if all
+ * are. NaN passes, and makes NaN. */
+static int64_t not_a_share(const example *e, const elem *x, int64_t n, bool attention)
+{
+    const vec zero = {0}, one = v_set(1);
+    for (int64_t k = 0; k < n; k += LANES) {
+        const vec p = v_load_tail(x + k, LK_TAIL(k, n), 0);
+        const mask bad = (p < zero) | (p > one);
+        for (int i = 0; i < LANES; i++)
+            if (bad[i] && !(attention && e->ids[k + i] == MASKED))
+                return k + i;
+    }
+    return -1;
+}
+
 /* Is there a value in the example that the loss must refuse? */
 static bool refused(const example *e, const extent *x)
 {
@@ -704,6 +719,17 @@ static bool refused(const example *e, const extent *x)
         const double g = (double)r_load(row_of(e, &job->in[p_gen], t, 1));
         if (counted && p_gen == P_GEN && (g < 0 || g > 1))
             bad = refuse(e, LK_VALUE_OUT_OF_RANGE, p_gen, place);
+        const bool attended = counted || e->coverage_weight > 0;
+        int64_t at = counted && vocab == VOCAB_PROBS
+                         ? not_a_share(e, row_of(e, &job->in[vocab], t, e->V), e->V, false)
+                         : -1;
+        if (at >= 0)
+            bad = refuse(e, LK_VALUE_OUT_OF_RANGE, vocab, place * e->V + at);
+        at = attended && attn == ATTN_PROBS
+                 ? not_a_share(e, row_of(e, &job->in[attn], t, e->S), e->S, true)
+                 : -1;
+        if (at >= 0)
+            bad = refuse(e, LK_VALUE_OUT_OF_RANGE, attn, place * e->S + at);
         if (!nonfinite)
             continue;
         if (counted && scalar_nonfinite(g))
@@ -713,7 +739,7 @@ static bool refused(const example *e, const extent *x)
             bad = refuse(e, LK_NONFINITE_INPUT, vocab, place * e->V + k);
         /* The attention is looked back to whether the step counts or not. */
         const elem *a = row_of(e, &job->in[attn], t, e->S);
-        for (int64_t i = 0; (counted || e->coverage_weight > 0) && i < e->S; i++)
+        for (int64_t i = 0; attended && i < e->S; i++)
             if (e->ids[i] != MASKED && scalar_nonfinite((double)r_load(a + i)))
                 bad = refuse(e, LK_NONFINITE_INPUT, attn, place * e->S + i);
     }
