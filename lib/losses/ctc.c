@@ -9,6 +9,7 @@
  */
 #include "rows/class_row.h"
 #include "rows/scalar.h"
+#include "vector/vmath.h"
 
 enum { LOGITS, TARGETS, INPUT_LENGTHS, TARGET_LENGTHS, UPSTREAM };
 

@@ -255,7 +255,7 @@ LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence)
         else if (grad && d == FORWARD_KL && !isnan(value))                                         \
             sweep_gradient(r, grad, d);                                                            \
         else if (grad)                                                                             \
-            teacher_fill(grad, r->classes, (real)NAN);                                             \
+            class_fill(grad, r->classes, (real)NAN);                                               \
         break;
 
 static double one_row(pair *r, elem *grad)

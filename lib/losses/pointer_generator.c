@@ -7,6 +7,7 @@
  */
 #include "rows/class_row.h"
 #include "rows/scalar.h"
+#include "vector/vmath.h"
 
 enum {
     VOCAB_LOGITS,

@@ -4,6 +4,7 @@
  * and policy losses, which take its outputs and send its gradient inputs.
  */
 #include "rows/sequence.h"
+#include "vector/vmath.h"
 
 enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
 enum { LOGPROBS, ENTROPIES, SEQUENCE_LOGPROBS, MEAN_LOGPROBS };
@@ -153,9 +154,8 @@ static void gradient(const class_plan *p, const class_row *row, const class_norm
             const int64_t lanes = LK_TAIL(i, n);
             const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
             const vec j =
-                p->cap > 0
-                    ? scale * class_slope_of_cap(v_load_tail(row->x + k + i, lanes, 0) * inverse)
-                    : scale;
+                p->cap > 0 ? scale * v_tanh_slope(v_load_tail(row->x + k + i, lanes, 0) * inverse)
+                           : scale;
             const vec g = e * v_fma(by_l, (d - log_sum) + h, by_p) * j;
             v_store_tail(row->grad_x + k + i, lanes, v_where(e != zero, g));
         }
@@ -167,14 +167,8 @@ static void gradient(const class_plan *p, const class_row *row, const class_norm
         g_y -= g_h * p_y * (entropy - class_nll(r));
     double j_y = p->scale;
     if (p->cap > 0)
-        j_y *= (double)class_slope_of_cap(v_set(x_y * (1 / p->cap)))[0];
+        j_y *= (double)v_tanh_slope(v_set(x_y * (1 / p->cap)))[0];
     r_store(row->grad_x + row->y, (real)(g_y * j_y));
-}
-
-static void fill(elem *to, int64_t n, real x)
-{
-    for (int64_t k = 0; k < n; k++)
-        r_store(to + k, x);
 }
 
 /* One counted row: log p of its target. */
@@ -192,7 +186,7 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
     if (row->grad_x && g_l == 0 && g_h == 0)
         class_zero(p, row);
     else if (row->grad_x && none)
-        fill(row->grad_x, p->width, (real)NAN);
+        class_fill(row->grad_x, p->width, (real)NAN);
     else if (row->grad_x)
         gradient(p, row, &r, g_l, g_h, entropy);
     return -nll;

@@ -311,7 +311,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             value = isnan(r.sum) ? (double)NAN : factor * value_of(&r, o->tail);
             const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
             if (grad && isnan(value))
-                teacher_fill(grad, V, (real)NAN);
+                class_fill(grad, V, (real)NAN);
             else if (grad)
                 gradient(&r, &plan, o->tail, weight, grad, at);
         } else if (grad) {

@@ -297,8 +297,6 @@ void classwise_rows(const lk_job *job, class_targets_of targets_of, double *valu
                             .grad_x = grad ? grad + place : NULL,
                             .grad_t = grad_targets ? grad_targets + place : NULL},
               count);
-    if (v.plan.stream)
-        v_fence();
 }
 
 void classwise_finish(const lk_job *job, const double *sum)

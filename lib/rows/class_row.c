@@ -4,6 +4,8 @@
  */
 #include "rows/class_row.h"
 
+#include "vector/vmath.h"
+
 bool class_streams(const elem *grad, int64_t rows, int64_t width)
 {
     enum { LONG = 2048 };
@@ -330,7 +332,7 @@ LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t 
     if (row->t)
         wq = wq * class_q(p, row->t + k, n);
     e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - top);
-    return v_fma(a, e, -wq) * scale * (capped ? class_slope_of_cap(x * inverse) : v_set(1));
+    return v_fma(a, e, -wq) * scale * (capped ? v_tanh_slope(x * inverse) : v_set(1));
 }
 
 /* The same with the entry of the target, which is not computed like the others. */
@@ -358,7 +360,7 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
     if (y >= 0) {
         double slope = p->scale;
         if (p->cap > 0)
-            slope *= (double)class_slope_of_cap(v_set(r_load(row->x + y) * (1 / p->cap)))[0];
+            slope *= (double)v_tanh_slope(v_set(r_load(row->x + y) * (1 / p->cap)))[0];
         at = (real)(g->at * slope);
     }
 #define LK_SLOPES(k, n)                                                                            \
@@ -523,6 +525,12 @@ int64_t class_nonfinite(const elem *x, int64_t n)
             return k;
     }
     return -1;
+}
+
+void class_fill(elem *to, int64_t n, real x)
+{
+    for (int64_t k = 0; k < n; k++)
+        r_store(to + k, x);
 }
 
 class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)

@@ -14,8 +14,7 @@
 #define LK_CLASS_ROW_H
 
 #include "loss.h"
-#include "vector/vec.h"
-#include "vector/vmath.h"
+#include "vector/element.h"
 
 /* By the names of the variant; they are in rows/class_row.c. */
 #define class_streams   LK_PASTE(LK_VARIANT, class_streams)
@@ -30,6 +29,7 @@
 #define class_close     LK_PASTE(LK_VARIANT, class_close)
 #define class_entropy   LK_PASTE(LK_VARIANT, class_entropy)
 #define class_gradient  LK_PASTE(LK_VARIANT, class_gradient)
+#define class_fill      LK_PASTE(LK_VARIANT, class_fill)
 #define class_nonfinite LK_PASTE(LK_VARIANT, class_nonfinite)
 #define class_conclude  LK_PASTE(LK_VARIANT, class_conclude)
 #define class_compute   LK_PASTE(LK_VARIANT, class_compute)
@@ -168,19 +168,15 @@ LK_INLINE double class_nll(const class_norm *r)
 /* -sum p l = log sum - sum p (z - top). */
 LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const class_norm *r);
 
-/* 1 - tanh(u)^2 without cancellation, also where tanh is 1 but for its last bit. */
-LK_INLINE vec class_slope_of_cap(vec u)
-{
-    const vec one = v_set(1), e = v_exp_nonpos(v_set(-2) * v_abs(u));
-    return v_set(4) * e / ((one + e) * (one + e));
-}
-
 /* Sweep 3. */
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
                               const class_slope *g);
 
 /* The first NaN or +inf among n elements, or -1. */
 LK_DRIVER int64_t class_nonfinite(const elem *x, int64_t n);
+
+/* x in all n elements. */
+LK_DRIVER void class_fill(elem *to, int64_t n, real x);
 
 /* The gradients of a row that does not count, whose x and t are not read. */
 LK_INLINE void class_zero(const class_plan *p, const class_row *row)

@@ -4,6 +4,8 @@
  */
 #include "rows/plain.h"
 
+#include "vector/vmath.h"
+
 /* Scores up to this are calm: their exponentials, from 2^-58 to 2^58, and the sum of a chunk of
  * them are far from the ends of f32. */
 enum { CALM = 40 };
@@ -335,14 +337,15 @@ LK_INLINE void plain_written(const class_plan *p, plain_gradient *g)
 
 void plain_settle(const class_plan *p, plain_gradient *g)
 {
-    if (!g->row)
-        return;
     real again[CHUNK] __attribute__((aligned(LK_LINE)));
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+    for (int64_t k = 0; g->row && k < p->classes; k += CHUNK) {
         const plain_part part = plain_part_beside(p, g, k, plain_chunk_size(p, k), again);
         plain_write(&part, 0);
     }
-    plain_written(p, g);
+    if (g->row)
+        plain_written(p, g);
+    if (p->stream)
+        v_fence();
 }
 
 LK_INLINE void plain_begin(const class_plan *p, const class_row *row, class_norm *r)

@@ -38,7 +38,8 @@ LK_INLINE bool plain_plan(const class_plan *p, bool index)
     return index && !(p->cap > 0) && p->off == 0;
 }
 
-/* The gradient that is left, if there is one. */
+/* Write the gradient that is left, if there is one. Those of all rows, plain or not, are then there
+ * for other threads. */
 LK_DRIVER void plain_settle(const class_plan *p, plain_gradient *g);
 
 /* What class_compute does, but that the last row's gradient may be left. */

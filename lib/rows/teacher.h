@@ -7,6 +7,7 @@
 #define LK_TEACHER_H
 
 #include "rows/class_row.h"
+#include "vector/vmath.h"
 
 /* The first member of such a loss's option struct. */
 typedef struct teacher_options {
@@ -64,12 +65,6 @@ LK_STATIC class_norm teacher_normalise(const real *y, int64_t classes, real scal
         r.sum = (double)NAN;
     r.log_sum = log(r.sum);
     return r;
-}
-
-LK_STATIC void teacher_fill(elem *to, int64_t n, real x)
-{
-    for (int64_t k = 0; k < n; k++)
-        r_store(to + k, x);
 }
 
 LK_STATIC void teacher_bad(lk_block *block, lk_status status, int input, int64_t index)

@@ -3,8 +3,8 @@
  * The vector language that kernels are written in. One kernel source is compiled once per variant:
  * the Makefile gives LK_VECTOR_BYTES (0: one lane) and LK_ELEMENT_F64, _F32, _F16 or _BF16.
  *
- *   elem   an element as it lies in memory      real   what it is computed in (double or float)
  *   vec    LANES reals                          mask   LANES integers, each 0 or -1
+ *   elem and real, one of them: vector/element.h
  *
  * + - * / and comparisons are the compiler's own on vec; a comparison gives a mask. Nothing here
  * reads or writes past the elements it is told of, and nothing needs alignment.
@@ -12,38 +12,10 @@
 #ifndef LK_VEC_H
 #define LK_VEC_H
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "vector/element.h"
 
 #if LK_VECTOR_BYTES >= 32
 #include <immintrin.h>
-#endif
-
-#define LK_INLINE static inline __attribute__((always_inline, unused))
-
-#if defined(LK_ELEMENT_F64)
-typedef double real;
-typedef double elem;
-typedef int64_t ilane;
-typedef uint64_t ulane;
-#else
-typedef float real;
-typedef int32_t ilane;
-typedef uint32_t ulane;
-#if defined(LK_ELEMENT_F32)
-typedef float elem;
-#elif defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
-typedef uint16_t elem;
-#else
-#error "the Makefile defines LK_ELEMENT_F64, _F32, _F16 or _BF16"
-#endif
-#endif
-
-#if LK_VECTOR_BYTES == 0
-enum { LANES = 1 };
-#else
-enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
 #endif
 
 typedef real vec __attribute__((vector_size(LANES * sizeof(real))));
@@ -555,9 +527,6 @@ LK_INLINE int64_t v_pair_place(int64_t i)
 }
 
 #endif
-
-/* A line of the caches. */
-enum { LK_LINE = 64 };
 
 LK_INLINE void v_fence(void)
 {

@@ -239,6 +239,13 @@ LK_INLINE vec v_tanh(vec x)
     return vm_sign(v_select(a < v_set(least_large), small, large), x);
 }
 
+/* 1 - tanh(u)^2 without cancellation, also where tanh is 1 but for its last bit. */
+LK_INLINE vec v_tanh_slope(vec u)
+{
+    const vec one = v_set(1), e = v_exp_nonpos(v_set(-2) * v_abs(u));
+    return v_set(4) * e / ((one + e) * (one + e));
+}
+
 /* n ln 2 + log(1 + f) + tail, for 1 + f from sqrt(1/2) to sqrt(2) and a small tail. */
 LK_INLINE vec vm_log_sum(vec n, vec f, vec tail)
 {

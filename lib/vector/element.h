@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a variant computes with: the Makefile gives LK_ELEMENT_F64, _F32, _F16 or _BF16, and
+ * LK_VECTOR_BYTES (0: one lane).
+ *
+ *   elem   an element as it lies in memory      real   what it is computed in (double or float)
+ *   LANES  how many reals a vector holds
+ *
+ * The vectors themselves are vector/vec.h, which takes a compiler ten times as long to read: who
+ * computes with none, because a driver does it for him, needs no more than this.
+ */
+#ifndef LK_ELEMENT_H
+#define LK_ELEMENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LK_INLINE static inline __attribute__((always_inline, unused))
+
+#if defined(LK_ELEMENT_F64)
+typedef double real;
+typedef double elem;
+typedef int64_t ilane;
+typedef uint64_t ulane;
+#else
+typedef float real;
+typedef int32_t ilane;
+typedef uint32_t ulane;
+#if defined(LK_ELEMENT_F32)
+typedef float elem;
+#elif defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
+typedef uint16_t elem;
+#else
+#error "the Makefile defines LK_ELEMENT_F64, _F32, _F16 or _BF16"
+#endif
+#endif
+
+#if LK_VECTOR_BYTES == 0
+enum { LANES = 1 };
+#else
+enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
+#endif
+
+/* A line of the caches. */
+enum { LK_LINE = 64 };
+
+#endif
