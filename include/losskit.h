@@ -175,7 +175,7 @@ enum {
     LK_DIFFERENTIABLE = 1 << 1, /* grad.<name> can be asked for, for floats */
     LK_GRADIENT = 1 << 2,       /* and is among the default outputs */
     LK_ROW_LOCAL = 1 << 3,      /* its gradient may be written over it */
-    LK_WEIGHTS = 1 << 4,        /* every element must be finite and >= 0 */
+    LK_WEIGHTS = 1 << 4,        /* every element must be finite */
     LK_IGNORES = 1 << 5,        /* a mask: where it is 0, nothing else is read */
     LK_COTANGENT = 1 << 6,      /* grad_X is the upstream gradient of output X; default zeros.
                                    Where one is given, grad_output's default is 0 as well */

@@ -140,9 +140,9 @@ static lk_status check_weights(const single *s, lk_error *error)
         for (int64_t k = 0; k < count; k++) {
             double w = lk_real_at(job->in[i].data, job->in[i].dtype, k);
             char place[LK_PLACE_MAX];
-            if (!(w >= 0) || isinf(w))
+            if (!isfinite(w))
                 return lk_fail(job, error, LK_WEIGHT_INVALID, i, k,
-                               "%s is %g; a weight must be finite and not negative",
+                               "%s is %g; a weight must be finite",
                                lk_place(job, i, k, place), w);
         }
     }
@@ -166,7 +166,7 @@ static void set_scales(lk_job *job)
             job->denominator[part] = reduce->num_items;
         double d = job->denominator[part];
         bool divides = !chosen || reduce->reduction > LK_SUM;
-        job->scale[part] = !divides ? 1 : d > 0 ? 1 / d : 0;
+        job->scale[part] = !divides ? 1 : d != 0 ? 1 / d : 0;
     }
 }
 
@@ -299,7 +299,7 @@ static void write_value(const single *s, const double *sum)
         (job->loss->is.loss_shape && reduce->reduction == LK_NONE))
         return;
     for (int part = 0; part < job->loss->parts; part++) {
-        if (job->scale[part] > 0)
+        if (job->scale[part] != 0)
             value += sum[part] * job->scale[part];
         else if (reduce->empty_mean == LK_EMPTY_NAN)
             value = (double)NAN;

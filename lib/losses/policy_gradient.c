@@ -78,7 +78,7 @@ static const lk_input inputs[] = {
     [IS_WEIGHTS] =
         {.name = "is_weights",
          .forms = {[EACH_TOKEN] = {"B T", LK_FLOATS}, [EACH_SEQUENCE] = {"B 1", LK_FLOATS}},
-         .flags = LK_OPTIONAL,
+         .flags = LK_OPTIONAL | LK_WEIGHTS,
          .help = "importance weights, constants; [B,T] or [B,1]; default ones"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},

@@ -175,7 +175,7 @@ static void finish(const lk_job *job, const double *sum)
     const double nothing = o->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
     for (int half = 0; half < HALVES && o->reduce.reduction != LK_NONE; half++)
         put_row(job, START_LOSS + half, 0,
-                job->scale[half] > 0 ? 2 * sum[half] * job->scale[half] : nothing);
+                job->scale[half] != 0 ? 2 * sum[half] * job->scale[half] : nothing);
     put_row(job, EXACT_MATCH, 0, sum[SUM_BOTH] > 0 ? sum[SUM_EXACT] / sum[SUM_BOTH] : nothing);
 }
 

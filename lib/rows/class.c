@@ -130,8 +130,8 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
 LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const class_row *row)
 {
     const lk_job *job = v->job;
-    const double main = target->counts && target->main > 0 ? target->main * row->main : 0;
-    const double z = target->counts && target->z > 0 ? target->z * row->z_part : 0;
+    const double main = target->counts && target->main != 0 ? target->main * row->main : 0;
+    const double z = target->counts && target->z != 0 ? target->z * row->z_part : 0;
     if (i == v->block_end) {
         v->block_end += job->block_rows;
         v->block++;
@@ -310,7 +310,7 @@ void classwise_finish(const lk_job *job, const double *sum)
     put_row(job, PERPLEXITY, 0, exp(empty ? nothing : sum[SUM_NLL] / n));
     put_row(job, DENOMINATOR, 0, job->denominator[MAIN]);
     if (o->reduce.reduction != LK_NONE && job->out[Z_LOSS].rank == 0)
-        put_row(job, Z_LOSS, 0, job->scale[Z] > 0 ? sum[Z] * job->scale[Z] : nothing);
+        put_row(job, Z_LOSS, 0, job->scale[Z] != 0 ? sum[Z] * job->scale[Z] : nothing);
 }
 
 static class_target weighted_target(const lk_job *job, int64_t i)

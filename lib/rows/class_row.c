@@ -464,14 +464,14 @@ static double class_index(const class_plan *p, class_row *row, const class_norm 
     const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
     double main = 0;
     row->nll = (real)nll;
-    if (w * p->on > 0)
+    if (w * p->on != 0)
         main = w * p->on * nll;
     if (p->gamma > 0) {
         double fade = pow(miss, p->gamma);
         double k = miss > 0 ? p->gamma * pow(miss, p->gamma - 1) * hit * -nll - fade : 0;
         if (isinf(nll))
             k = -fade; /* p_y log p_y tends to 0 */
-        main = w * fade > 0 ? w * fade * nll : 0;
+        main = w * fade != 0 ? w * fade * nll : 0;
         slope->a = -w * k / r->sum;
         slope->at = w * k * miss;
     } else if (p->off > 0) {
@@ -499,7 +499,7 @@ static double class_index(const class_plan *p, class_row *row, const class_norm 
         }
     }
     if (p->minus_entropy) {
-        if (w * p->on > 0)
+        if (w * p->on != 0)
             main += w * p->on * log(p->on);
         if (p->off > 0)
             main += others * p->off * log(p->off);

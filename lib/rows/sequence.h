@@ -178,8 +178,8 @@ LK_STATIC void sequence_divide(lk_job *job, int64_t b, double main, double z)
     sequence_state *state = job->state;
     const int64_t T = job->size['T' - 'A'];
     for (int64_t i = b * T; i < (b + 1) * T; i++) {
-        state->part[2 * i] = main > 0 ? state->part[2 * i] / main : 0;
-        state->part[2 * i + 1] = z > 0 ? state->part[2 * i + 1] / z : 0;
+        state->part[2 * i] = main != 0 ? state->part[2 * i] / main : 0;
+        state->part[2 * i + 1] = z != 0 ? state->part[2 * i + 1] / z : 0;
     }
 }
 
@@ -196,8 +196,8 @@ LK_STATIC lk_status sequence_prepare(lk_job *job, lk_error *error)
             sequence_divide(job, b, D, n);
         all_D += D;
         all_n += n;
-        with_D += D > 0;
-        with_n += n > 0;
+        with_D += D != 0;
+        with_n += n != 0;
     }
     ((sequence_state *)job->state)->denominator = all_D;
     if (reduction <= LK_MEAN) {
@@ -231,13 +231,14 @@ LK_STATIC void sequence_values(const lk_job *job)
     const bool nan = means && o->common.reduce.empty_mean == LK_EMPTY_NAN;
     for (int64_t b = 0; b < job->size['B' - 'A']; b++) {
         const double *weight = state->part + 2 * b * T, *value = weight + 2 * job->rows;
-        double sum[2] = {0}, weights[2] = {0};
+        double sum[2] = {0};
+        bool weighs[2] = {false, false};
         for (int64_t k = 0; k < 2 * T; k++) {
             sum[k % 2] += value[k];
-            weights[k % 2] += weight[k];
+            weighs[k % 2] |= weight[k] != 0;
         }
         for (int part = 0; part < 2; part++)
-            if (nan && !(weights[part] > 0))
+            if (nan && !weighs[part])
                 sum[part] = (double)NAN;
         if (job->value.data)
             lk_put(&job->value, b, sum[MAIN] + sum[Z]);
