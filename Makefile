@@ -143,7 +143,22 @@ UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(TESTS)/%)
 VMATH := $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(TESTS)/test_vmath_$(isa)_$(e)))
 TORTURES := $(TESTS)/torture $(TESTS)/torture_http
 PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses $(TORTURES)
-TESTED_OBJS = $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
+# What tests share is an archive: a program links what it uses of it.
+SUPPORT_OBJS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/element.c tests/random.c tests/trial/*.c tests/request/*.c))
+TESTED_OBJS = $(TESTS)/support.a $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
+
+$(TESTS)/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) -c $< -o $@
+
+$(TESTS)/support.a: $(SUPPORT_OBJS)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+
+CHECK_OBJS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/check/*.c))
+$(TESTS)/check_losses: $(CHECK_OBJS) $(TESTED_OBJS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(FLAVOUR_$(FLAVOUR)) $^ $(CFLAGS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 $(TESTS)/%: tests/unit/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
@@ -187,7 +202,7 @@ $(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c
 endef
 $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(eval $(call vmath_rules,$(isa),$(e)))))
 
--include $(wildcard $(TESTS)/*.d)
+-include $(wildcard $(TESTS)/*.d $(TESTS)/*/*.d)
 
 ## test: install what is missing, build, run every test
 test: deps-test

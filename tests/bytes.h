@@ -13,12 +13,20 @@
 
 #define UNUSED __attribute__((unused))
 
+/* What an allocation gave, which must not be NULL. */
+static UNUSED void *must(void *memory)
+{
+    if (!memory) {
+        fprintf(stderr, "no memory\n");
+        abort();
+    }
+    return memory;
+}
+
 /* A copy of n bytes of which the address sanitizer knows the end. */
 static UNUSED void *exactly(const void *data, size_t n)
 {
-    char *copy = malloc(n ? n : 1);
-    if (!copy)
-        abort();
+    char *copy = must(malloc(n ? n : 1));
     if (n)
         memcpy(copy, data, n);
     return copy;
@@ -34,9 +42,7 @@ static UNUSED void put(bytes *b, const void *data, size_t n)
 {
     if (b->size + n + 1 > b->room) {
         b->room = (b->size + n + 1) * 2;
-        b->data = realloc(b->data, b->room);
-        if (!b->data)
-            abort();
+        b->data = must(realloc(b->data, b->room));
     }
     if (n)
         memcpy(b->data + b->size, data, n);

@@ -8,21 +8,12 @@
  *
  * The file edges.jsonl holds cases of all losses, with bounds of their own.
  */
-#include <inttypes.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "tests/help.h"
 
-#include <cmocka.h>
 #include <jansson.h>
 
 #include "losskit.h"
+#include "tests/element.h"
 
 enum { MAX_TENSORS = 16 };
 
@@ -63,115 +54,6 @@ static void complain(trial *t, const char *format, ...)
 
 /* ---------------------------------------------------------------------------------- numbers -- */
 
-/* How many bits follow the leading one, and the exponent of the smallest normal number. */
-static void format_of(lk_dtype type, int *digits, int *lowest)
-{
-    *digits = type == LK_F64 ? 52 : type == LK_F32 ? 23 : type == LK_F16 ? 10 : 7;
-    *lowest = type == LK_F64 ? -1022 : type == LK_F16 ? -14 : -126;
-}
-
-/* The distance of neighbouring numbers of a float type around x. */
-static double ulp(lk_dtype type, double x)
-{
-    int digits, lowest;
-    format_of(type, &digits, &lowest);
-    if (!isfinite(x))
-        return 0;
-    int e = x == 0 ? lowest : ilogb(x);
-    return ldexp(1, (e < lowest ? lowest : e) - digits);
-}
-
-/* The bits of x in half precision; x has a place there. */
-static uint16_t half_bits(double x)
-{
-    uint16_t sign = signbit(x) ? 0x8000 : 0;
-    if (isnan(x))
-        return (uint16_t)(sign | 0x7e00);
-    if (isinf(x))
-        return (uint16_t)(sign | 0x7c00);
-    if (x == 0)
-        return sign;
-    int e = ilogb(x);
-    if (e < -14)
-        return (uint16_t)(sign | (uint16_t)ldexp(fabs(x), 24));
-    return (uint16_t)(sign | ((e + 15) << 10) | ((int)ldexp(fabs(x), 10 - e) & 0x3ff));
-}
-
-static double half_value(uint16_t bits)
-{
-    int e = (bits >> 10) & 31;
-    double m = bits & 0x3ff;
-    double x = e == 31 ? (m != 0 ? (double)NAN : (double)INFINITY)
-               : e     ? ldexp(m + 1024, e - 25)
-                       : ldexp(m, -24);
-    return bits & 0x8000 ? -x : x;
-}
-
-static void store(const lk_tensor *tensor, int64_t i, double x, int64_t whole)
-{
-    char *at = (char *)tensor->data + (size_t)i * lk_dtype_size(tensor->dtype);
-    float f = (float)x;
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    uint16_t brain = (uint16_t)(bits >> 16), half = half_bits(x);
-    int32_t narrow = (int32_t)whole;
-    uint8_t byte = (uint8_t)whole;
-    switch (tensor->dtype) {
-    case LK_F64:
-        memcpy(at, &x, sizeof x);
-        break;
-    case LK_F32:
-        memcpy(at, &f, sizeof f);
-        break;
-    case LK_F16:
-        memcpy(at, &half, sizeof half);
-        break;
-    case LK_BF16:
-        memcpy(at, &brain, sizeof brain);
-        break;
-    case LK_I64:
-        memcpy(at, &whole, sizeof whole);
-        break;
-    case LK_I32:
-        memcpy(at, &narrow, sizeof narrow);
-        break;
-    default:
-        memcpy(at, &byte, sizeof byte);
-        break;
-    }
-}
-
-static double load(const lk_tensor *tensor, int64_t i)
-{
-    const char *at = (const char *)tensor->data + (size_t)i * lk_dtype_size(tensor->dtype);
-    double d;
-    float f;
-    uint16_t bits;
-    int64_t whole;
-    switch (tensor->dtype) {
-    case LK_F64:
-        memcpy(&d, at, sizeof d);
-        return d;
-    case LK_F32:
-        memcpy(&f, at, sizeof f);
-        return (double)f;
-    case LK_F16:
-        memcpy(&bits, at, sizeof bits);
-        return half_value(bits);
-    case LK_BF16: {
-        memcpy(&bits, at, sizeof bits);
-        uint32_t wide = (uint32_t)bits << 16;
-        memcpy(&f, &wide, sizeof f);
-        return (double)f;
-    }
-    case LK_I64:
-        memcpy(&whole, at, sizeof whole);
-        return (double)whole;
-    default:
-        return NAN;
-    }
-}
-
 /* A number of the file: "nan", "inf" and "-inf" are words. */
 static double number_of(const json_t *json)
 {
@@ -181,6 +63,11 @@ static double number_of(const json_t *json)
     return strcmp(word, "nan") == 0   ? (double)NAN
            : strcmp(word, "inf") == 0 ? (double)INFINITY
                                       : -(double)INFINITY;
+}
+
+static int64_t whole_of(const json_t *json)
+{
+    return json_is_boolean(json) ? json_is_true(json) : json_integer_value(json);
 }
 
 /* -------------------------------------------------------------------------------- tolerance -- */
@@ -248,7 +135,7 @@ static bool read_shape(const json_t *json, lk_tensor *out)
 /* Memory for a tensor, of exactly its size, filled with what no result can be by accident. */
 static bool allocate(lk_tensor *tensor)
 {
-    size_t size = (size_t)lk_tensor_count(tensor) * lk_dtype_size(tensor->dtype);
+    size_t size = bytes_of(tensor);
     tensor->data = malloc(size);
     if (tensor->data == NULL && size > 0)
         return false;
@@ -290,13 +177,15 @@ static int read_inputs(trial *t, held *out)
         }
         count++;
         const json_t *data = json_object_get(value, "data");
-        bool floats = ((LK_FLOATS >> tensor->dtype) & 1u) != 0;
         for (int64_t i = 0; i < lk_tensor_count(tensor); i++) {
             const json_t *one = json_array_get(data, (size_t)i);
-            int64_t whole = json_is_boolean(one) ? json_is_true(one) : json_integer_value(one);
+            if (!is_float(tensor->dtype)) {
+                store_int(tensor->data, tensor->dtype, i, whole_of(one));
+                continue;
+            }
             double x = number_of(one);
-            store(tensor, i, x, whole);
-            double back = floats ? load(tensor, i) : x;
+            store(tensor->data, tensor->dtype, i, x);
+            double back = load(tensor->data, tensor->dtype, i);
             if (back != x && !(isnan(back) && isnan(x)))
                 complain(t, "%s[%" PRId64 "] = %.17g has no exact place", name, i, x);
         }
@@ -557,18 +446,6 @@ static lk_dtype type_of_output(const trial *t, const held *inputs, int n_inputs,
     return type;
 }
 
-static int64_t load_whole(const lk_tensor *tensor, int64_t i)
-{
-    int64_t wide;
-    int32_t narrow;
-    if (tensor->dtype == LK_I64) {
-        memcpy(&wide, (const char *)tensor->data + i * 8, sizeof wide);
-        return wide;
-    }
-    memcpy(&narrow, (const char *)tensor->data + i * 4, sizeof narrow);
-    return narrow;
-}
-
 static void compare(trial *t, const held *inputs, int n_inputs, const held *out, const json_t *json)
 {
     rows r = rows_of(t, inputs);
@@ -595,12 +472,11 @@ static void compare(trial *t, const held *inputs, int n_inputs, const held *out,
     double worst_excess = 0, worst_bound = 0;
     for (int64_t i = 0; i < count; i++) {
         double expected = number_of(json_array_get(data, (size_t)i));
-        double got = is_whole(type) ? NAN : load(&out->tensor, i), bound = 0;
+        double got = is_whole(type) ? NAN : load(out->tensor.data, type, i), bound = 0;
         bool fine;
         values_compared++;
         if (is_whole(type)) {
-            fine =
-                load_whole(&out->tensor, i) == json_integer_value(json_array_get(data, (size_t)i));
+            fine = load_int(out->tensor.data, type, i) == whole_of(json_array_get(data, (size_t)i));
         } else if (!isfinite(expected) || !isfinite(got)) {
             fine = isnan(expected) ? isnan(got) : got == expected;
         } else {
@@ -622,7 +498,7 @@ static void compare(trial *t, const held *inputs, int n_inputs, const held *out,
         complain(t,
                  "%s: %" PRId64 " of %" PRId64 " values are off; [%" PRId64
                  "] is %.17g, expected %.17g, bound %.3g (off by %.3g bounds)",
-                 out->name, bad, count, worst, load(&out->tensor, worst),
+                 out->name, bad, count, worst, load(out->tensor.data, type, worst),
                  number_of(json_array_get(data, (size_t)worst)), worst_bound, worst_excess);
 }
 

@@ -6,7 +6,7 @@
  * allocates comes along through json_set_alloc_funcs.
  */
 #include "tests/failing.h"
-#include "tests/help.h"
+#include "tests/request/request.h"
 
 #include <jansson.h>
 
@@ -86,9 +86,9 @@ static void torture_body(const lk_loss *loss, const wire *in, const wire *out, c
 
 static bool accepted(const sample *s)
 {
-    answer a;
+    expected a;
     bool ok = ask(s, &a) == LK_OK;
-    answer_free(&a);
+    expected_free(&a);
     return ok;
 }
 
@@ -103,11 +103,11 @@ static void evaluations(void **unused)
                 bytes body = {0}, query = {0};
                 const int where = round % 3 ? IN_BODY : IN_QUERY;
                 put(&query, "", 0);
-                say_body(&body, &s, each[k], where);
+                say_body(&body, &s, every_wire[k], where);
                 if (where == IN_QUERY)
                     say_query(&query, &s);
-                torture_body(s.loss, each[k], each[(k + round) % WIRES], &body, query.data,
-                             round % 2);
+                torture_body(s.loss, every_wire[k], every_wire[(k + round) % WIRES], &body,
+                             query.data, round % 2);
                 free(body.data);
                 free(query.data);
             }
@@ -147,9 +147,9 @@ static void library(void **unused)
     FOR_EACH_DRAWN (l)
         for (int round = 0; round < 40; round++) {
             sample s = sample_new(lk_loss_at(l), (lk_dtype)(round % 4), 4, SAMPLE_OUTPUTS);
-            answer a;
+            expected a;
             if (ask(&s, &a) != LK_OK || s.outputs == 0) {
-                answer_free(&a);
+                expected_free(&a);
                 sample_free(&s);
                 continue;
             }
@@ -164,12 +164,12 @@ static void library(void **unused)
             for (int i = 0; i < a.outputs; i++)
                 outputs[i] = (lk_named){a.output[i].name, a.output[i].tensor};
             for (long n = 1;; n++) {
-                answer other;
+                expected other;
                 lk_error error = {.status = LK_OK};
                 begin(n, round % 2);
                 lk_status status = ask(&s, &other);
                 bool short_of_memory = failing_end();
-                answer_free(&other);
+                expected_free(&other);
                 assert_true(status == (short_of_memory ? LK_NO_MEMORY : LK_OK));
                 begin(n, round % 2);
                 status =
@@ -182,7 +182,7 @@ static void library(void **unused)
                 if (!short_of_memory && !again)
                     break;
             }
-            answer_free(&a);
+            expected_free(&a);
             sample_free(&s);
         }
 }

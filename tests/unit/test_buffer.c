@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 
+#include "buffer.h"
+
 static void appends(void **unused)
 {
     (void)unused;

@@ -4,6 +4,8 @@
  */
 #include "tests/help.h"
 
+#include "cursor.h"
+
 static void takes(void **unused)
 {
     (void)unused;

@@ -2,7 +2,7 @@
  *
  * The documents: each has all that the descriptions have, and each is well-formed.
  */
-#include "tests/help.h"
+#include "tests/request/request.h"
 
 #include <jansson.h>
 
@@ -393,7 +393,7 @@ static void openapi(void **unused)
         /* The example is a request that succeeds. */
         char *example = json_dumps(json_object_get(content, "example"), 0);
         outcome o;
-        if (!evaluate(lk_loss_at(i), &wire_json, &wire_json, example, strlen(example), "", 1, &o))
+        if (!serve(lk_loss_at(i), &wire_json, &wire_json, example, strlen(example), "", 1, &o))
             fail_msg("the example of %s: %s", is->name, o.problem.detail);
         outcome_free(&o);
         free(example);

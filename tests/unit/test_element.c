@@ -2,13 +2,14 @@
  *
  * Elements of tensors: a double is rounded once, to nearest even, and nothing beside it is written.
  */
+#include "tests/element.h"
 #include "tests/help.h"
 
 #include "wire/element.h"
 
 static void check_narrow(lk_dtype dtype, double x)
 {
-    uint16_t got, want = round16(dtype == LK_F16 ? 10 : 7, x);
+    uint16_t got, want = half_bits(dtype, x);
     uint16_t at[3] = {0x5555, 0x5555, 0x5555};
     element_put(dtype, at, 1, x);
     got = at[1];
@@ -22,10 +23,9 @@ static void narrow_floats(void **unused)
     (void)unused;
     for (int format = 0; format < 2; format++) {
         const lk_dtype dtype = format ? LK_F16 : LK_BF16;
-        const int fraction = format ? 10 : 7;
         for (unsigned bits = 0; bits < 0x8000; bits++) {
-            double x = widen16(fraction, (uint16_t)bits);
-            double next = widen16(fraction, (uint16_t)(bits + 1));
+            double x = half_value(dtype, (uint16_t)bits);
+            double next = half_value(dtype, (uint16_t)(bits + 1));
             if (!isfinite(x)) {
                 check_narrow(dtype, x);
                 check_narrow(dtype, -x);

@@ -2,16 +2,8 @@
  *
  * A composite of any losses is worth what they are worth, and its gradients are the sums of theirs.
  */
-#define _GNU_SOURCE /* MAP_ANONYMOUS */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
-#pragma GCC diagnostic ignored "-Wunused-function"
-#include "tests/trial.h"
+#include "tests/help.h"
+#include "tests/trial/trial.h"
 
 enum { PARTS = 3 };
 
@@ -36,7 +28,7 @@ static bool is_part(const lk_loss *loss)
 static bool draw_part(trial *t, lk_dtype element)
 {
     lk_error error;
-    const lk_loss *loss = lk_loss_at((int)rng_int(0, lk_loss_count() - 1));
+    const lk_loss *loss = lk_loss_at((int)random_int(0, lk_loss_count() - 1));
     if (!is_part(loss))
         return false;
     *t = trial_draw(loss, &(wish){.element = element, .small = true, .smooth = true}, &error);
@@ -58,14 +50,14 @@ static bool draw_part(trial *t, lk_dtype element)
 
 static mixture mixture_new(lk_dtype element)
 {
-    mixture m = {.parts = (int)rng_int(1, PARTS)};
+    mixture m = {.parts = (int)random_int(1, PARTS)};
     for (int k = 0; k < m.parts; k++) {
-        m.again[k] = k > 0 && rng_chance(0.5);
+        m.again[k] = k > 0 && chance(0.5);
         if (m.again[k])
             m.of[k] = trial_copy(&m.of[k - 1]);
         while (!m.again[k] && !draw_part(&m.of[k], element))
             continue;
-        m.weight[k] = rng_chance(0.15) ? 0 : rng_normal();
+        m.weight[k] = chance(0.15) ? 0 : random_normal();
         m.alone[k] = evaluate(&m.of[k], &(how){0});
         assert_int_equal(m.alone[k].status, LK_OK);
     }
@@ -199,7 +191,7 @@ static void test_sums(void **state)
     int gradients = 0, shared = 0;
     for (int round = 0; round < 1200; round++) {
         const lk_dtype element = elements[round % 4];
-        rng_state = (uint64_t)round * 77 + 5;
+        random_state = (uint64_t)round * 77 + 5;
         lk_tensor held[PARTS][TRIAL_INPUTS] = {{{0}}}, out[TRIAL_OUTPUTS];
         mixture m = mixture_new(element);
         lk_call *call = call_of(&m, held);

@@ -4,6 +4,7 @@
  */
 #include "tests/help.h"
 
+#include "losskit.h"
 #include "tell/metrics.h"
 #include "wire/wires.h"
 

@@ -6,6 +6,9 @@
 
 #include <jansson.h>
 
+#include "losskit.h"
+#include "tell/problem.h"
+
 static json_t *written(const problem *p)
 {
     buffer b = buffer_new(8192);

@@ -3,7 +3,7 @@
  * Whole evaluations: requests made at random from every description go through each pair of wires
  * and are compared, bit for bit, with what the library says in one call.
  */
-#include "tests/help.h"
+#include "tests/request/request.h"
 
 #include <jansson.h>
 
@@ -50,11 +50,11 @@ static void flatten(const json_t *value, lk_tensor *t, int axis, int64_t *i, boo
         return;
     }
     assert_true(*i < lk_tensor_count(t));
-    if (!is_real(t->dtype)) {
+    if (!is_float(t->dtype)) {
         assert_true(json_is_integer(value));
         if (t->dtype == LK_I32)
             assert_in_range(json_integer_value(value) + ((json_int_t)1 << 31), 0, UINT32_MAX);
-        set_integer(t->dtype, t->data, (*i)++, json_integer_value(value));
+        store_int(t->data, t->dtype, (*i)++, json_integer_value(value));
         return;
     }
     assert_true(json_is_number(value) || (strict ? json_is_null(value) : json_is_string(value)));
@@ -64,10 +64,10 @@ static void flatten(const json_t *value, lk_tensor *t, int axis, int64_t *i, boo
                : word[0] == '-'      ? -(double)INFINITY
                : word[0] == 'I'      ? (double)INFINITY
                                      : (double)NAN;
-    set_real(t->dtype, t->data, (*i)++, x);
+    store(t->data, t->dtype, (*i)++, x);
 }
 
-static void same_value(const answer *a, int k, int64_t i, const lk_tensor *got, bool strict)
+static void same_value(const expected *a, int k, int64_t i, const lk_tensor *got, bool strict)
 {
     const lk_tensor *want = &a->output[k].tensor;
     const size_t size = lk_dtype_size(want->dtype);
@@ -75,9 +75,8 @@ static void same_value(const answer *a, int k, int64_t i, const lk_tensor *got, 
     const char *y = (const char *)got->data + (size_t)i * size;
     if (memcmp(x, y, size) == 0)
         return;
-    if (is_real(want->dtype)) {
-        double wide = real_at(want->dtype, want->data, i),
-               other = real_at(got->dtype, got->data, i);
+    if (is_float(want->dtype)) {
+        double wide = load(want->data, want->dtype, i), other = load(got->data, got->dtype, i);
         /* As text a NaN has neither sign nor payload, and null is all that strict JSON has. */
         if (isnan(other) && (isnan(wide) || (strict && isinf(wide))))
             return;
@@ -87,7 +86,7 @@ static void same_value(const answer *a, int k, int64_t i, const lk_tensor *got, 
     fail_msg("%s[%" PRId64 "] differs", a->output[k].name, i);
 }
 
-static void check_json(const lk_loss *loss, const bytes *reply, const answer *a, bool strict)
+static void check_json(const lk_loss *loss, const bytes *reply, const expected *a, bool strict)
 {
     json_t *tree = parse_reply(reply->data, reply->size);
     json_t *outputs = json_object_get(tree, "outputs");
@@ -125,7 +124,7 @@ static void check_json(const lk_loss *loss, const bytes *reply, const answer *a,
     json_decref(tree);
 }
 
-static void check_safetensors(const lk_loss *loss, const bytes *reply, const answer *a)
+static void check_safetensors(const lk_loss *loss, const bytes *reply, const expected *a)
 {
     uint64_t length = 0;
     json_error_t error;
@@ -172,7 +171,7 @@ static void check_safetensors(const lk_loss *loss, const bytes *reply, const ans
     json_decref(header);
 }
 
-static void check_oip(const lk_loss *loss, const outcome *o, const answer *a, bool id)
+static void check_oip(const lk_loss *loss, const outcome *o, const expected *a, bool id)
 {
     const size_t head = o->head ? (size_t)o->head : o->reply.size;
     assert_true(head <= o->reply.size);
@@ -222,7 +221,7 @@ static void check_oip(const lk_loss *loss, const outcome *o, const answer *a, bo
 }
 
 /* One request through one pair of wires. */
-static void check(const sample *s, const answer *a, const wire *in, const wire *out, int where,
+static void check(const sample *s, const expected *a, const wire *in, const wire *out, int where,
                   int shards, bool strict)
 {
     bytes body = {0}, query = {0};
@@ -233,7 +232,7 @@ static void check(const sample *s, const answer *a, const wire *in, const wire *
         say_query(&query, s);
     if (strict)
         say(&query, "%sstrict_json=true", query.size ? "&" : "");
-    bool ok = evaluate(s->loss, in, out, body.data, body.size, query.data, shards, &o);
+    bool ok = serve(s->loss, in, out, body.data, body.size, query.data, shards, &o);
     if (ok != (a->status == LK_OK))
         fail_msg("%s, %s: the server says %d %s (%s), the library %s (%s); body %.400s; query %s",
                  lk_loss_describe(s->loss)->name, in->name, o.problem.status, o.problem.code,
@@ -262,16 +261,16 @@ static void check(const sample *s, const answer *a, const wire *in, const wire *
 
 static int check_pairs(sample *s)
 {
-    answer a;
+    expected a;
     int good = ask(s, &a) == LK_OK;
     if (a.status != LK_OK)
-        answer_free(&a);
+        expected_free(&a);
     for (int i = 0; i < WIRES; i++)
         for (int k = 0; k < WIRES; k++) {
-            check(s, &a, each[i], each[k], IN_BODY, 1, false);
-            check(s, &a, each[i], each[k], IN_QUERY, 2, chance(0.5));
+            check(s, &a, every_wire[i], every_wire[k], IN_BODY, 1, false);
+            check(s, &a, every_wire[i], every_wire[k], IN_QUERY, 2, chance(0.5));
         }
-    answer_free(&a);
+    expected_free(&a);
     sample_free(s);
     return good;
 }
@@ -314,8 +313,8 @@ static void examples(void **unused)
         const lk_description *is = lk_loss_describe(lk_loss_at(l));
         for (int k = 0; k < WIRES; k++) {
             outcome o;
-            if (!evaluate(lk_loss_at(l), &wire_json, each[k], is->example, strlen(is->example), "",
-                          1, &o))
+            if (!serve(lk_loss_at(l), &wire_json, every_wire[k], is->example, strlen(is->example),
+                       "", 1, &o))
                 fail_msg("the example of %s: %s", is->name, o.problem.detail);
             assert_true(o.reply.size > 0);
             assert_true(o.taken <= o.need);
@@ -340,9 +339,9 @@ static sample large_sample(const lk_loss *loss, lk_dtype element)
                 if (lk_tensor_count(&s.input[i].tensor) > count)
                     count = lk_tensor_count(&s.input[i].tensor);
         }
-        answer a;
+        expected a;
         bool good = ask(&s, &a) == LK_OK;
-        answer_free(&a);
+        expected_free(&a);
         if (good || round == 20)
             return s;
         sample_free(&s);
@@ -355,7 +354,7 @@ static void shards(void **unused)
     (void)unused;
     FOR_EACH_DRAWN (l) {
         sample s = large_sample(lk_loss_at(l), elements[l % 2]);
-        answer a;
+        expected a;
         bytes body = {0};
         if (ask(&s, &a) != LK_OK)
             fail_msg("%s: %s", lk_loss_describe(s.loss)->name, a.error.text);
@@ -363,7 +362,7 @@ static void shards(void **unused)
         static const int cuts[] = {1, 2, 5};
         for (int k = 0; k < 3; k++) {
             outcome o;
-            if (!evaluate(s.loss, each[1], each[1], body.data, body.size, "", cuts[k], &o))
+            if (!serve(s.loss, every_wire[1], every_wire[1], body.data, body.size, "", cuts[k], &o))
                 fail_msg("%s", o.problem.detail);
             assert_int_equal(o.shards, cuts[k]);
             assert_true(o.taken <= o.need);
@@ -371,7 +370,7 @@ static void shards(void **unused)
             outcome_free(&o);
         }
         free(body.data);
-        answer_free(&a);
+        expected_free(&a);
         sample_free(&s);
     }
 }
@@ -399,8 +398,8 @@ static void given_twice(void **unused)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
-        bool ok = evaluate(lk_loss_find("huber"), each[0], each[0], cases[i].body,
-                           strlen(cases[i].body), cases[i].query, 1, &o);
+        bool ok = serve(lk_loss_find("huber"), every_wire[0], every_wire[0], cases[i].body,
+                        strlen(cases[i].body), cases[i].query, 1, &o);
         if (ok || strcmp(o.problem.code, cases[i].code) != 0)
             fail_msg("%s ? %s: %s", cases[i].body, cases[i].query,
                      ok ? "accepted" : o.problem.code);
@@ -443,8 +442,8 @@ static void queries(void **unused)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
         char *query = exactly(cases[i].query, strlen(cases[i].query) + 1);
-        bool ok =
-            evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body), query, 1, &o);
+        bool ok = serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+                        query, 1, &o);
         if (ok != !cases[i].code || (!ok && strcmp(o.problem.code, cases[i].code) != 0))
             fail_msg("?%s: %s", query, ok ? "accepted" : o.problem.detail);
         outcome_free(&o);
@@ -455,8 +454,8 @@ static void queries(void **unused)
     memset(longer, '2', sizeof longer - 1);
     memcpy(longer, "delta=", 6);
     outcome o;
-    assert_false(
-        evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body), longer, 1, &o));
+    assert_false(serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+                       longer, 1, &o));
     assert_string_equal(o.problem.code, "malformed_query");
 }
 
@@ -466,12 +465,13 @@ static void strict_json(void **unused)
     static const char body[] = "{\"inputs\":{\"a\":[NaN,Infinity,1],\"b\":[2,-Infinity,4]},"
                                "\"options\":{\"reduction\":\"none\"}}";
     outcome o;
-    assert_true(evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body),
-                         "strict_json=true", 1, &o));
+    assert_true(serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+                      "strict_json=true", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[null,null,2.5]"));
     assert_null(strstr(o.reply.data, "NaN"));
     outcome_free(&o);
-    assert_true(evaluate(lk_loss_find("huber"), each[0], each[0], body, strlen(body), "", 1, &o));
+    assert_true(
+        serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body), "", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[NaN,Infinity,2.5]"));
     outcome_free(&o);
 }

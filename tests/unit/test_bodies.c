@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bodies that are wrong: whatever the bytes, a reply or a problem that blames the client, and no
- * byte beyond the body is read.
+ * Bodies that are wrong: whatever the bytes, the answer is a reply or a problem that blames the
+ * client, and no byte beyond the body is read.
  */
-#include "tests/help.h"
+#include "tests/request/request.h"
 
 #include <jansson.h>
 
 static bool try_body(const lk_loss *loss, const wire *in, const void *body, size_t size, outcome *o)
 {
     const wire *out = size % 2 ? &wire_json : &wire_safetensors;
-    bool ok = evaluate(loss, in, out, body, size, "", 1, o);
+    bool ok = serve(loss, in, out, body, size, "", 1, o);
     const int status = o->problem.status;
     bool blamed = status == 400 || status == 413 || status == 422;
     if (ok ? status != 0 : !blamed || !o->problem.code || !o->problem.detail[0])
@@ -402,7 +402,7 @@ static void truncations(void **unused)
         for (int round = 0; round < 12; round++) {
             sample s = sample_new(lk_loss_at(l), round % 2 ? LK_F32 : LK_F16, 3,
                                   SAMPLE_OPTIONS | SAMPLE_OUTPUTS);
-            const wire *w = each[round / 2 % WIRES];
+            const wire *w = every_wire[round / 2 % WIRES];
             bytes body = {0};
             say_body(&body, &s, w, IN_BODY);
             for (size_t n = 0; n < body.size; n++) {
@@ -461,15 +461,15 @@ static void changed_bytes(void **unused)
         for (int k = 0; k < WIRES; k++) {
             bytes body = {0};
             outcome o;
-            example_body(lk_loss_at(l), each[k], &body);
-            if (!try_body(lk_loss_at(l), each[k], body.data, body.size, &o))
+            example_body(lk_loss_at(l), every_wire[k], &body);
+            if (!try_body(lk_loss_at(l), every_wire[k], body.data, body.size, &o))
                 fail_msg("%s: %s", lk_loss_describe(lk_loss_at(l))->name, o.problem.detail);
             outcome_free(&o);
             for (size_t i = 0; i < body.size; i++) {
                 const char kept = body.data[i];
                 for (unsigned v = (unsigned)((i + (size_t)l) % step); v < 256; v += step) {
                     body.data[i] = (char)v;
-                    (void)try_body(lk_loss_at(l), each[k], body.data, body.size, &o);
+                    (void)try_body(lk_loss_at(l), every_wire[k], body.data, body.size, &o);
                     outcome_free(&o);
                 }
                 body.data[i] = kept;
@@ -487,7 +487,7 @@ static void mangled_bodies(void **unused)
         for (int round = 0; round < 4000 / (1 + lk_loss_count() / 4); round++) {
             bytes body = {0}, mangled = {0};
             outcome o;
-            example_body(lk_loss_at(l), each[round % WIRES], &body);
+            example_body(lk_loss_at(l), every_wire[round % WIRES], &body);
             for (size_t i = 0; i < body.size; i++) {
                 if (chance(0.01))
                     continue;
@@ -495,7 +495,8 @@ static void mangled_bodies(void **unused)
                 if (chance(0.01))
                     put(&mangled, body.data + random_below((int)body.size), 1);
             }
-            (void)try_body(lk_loss_at(l), each[round % WIRES], mangled.data, mangled.size, &o);
+            (void)try_body(lk_loss_at(l), every_wire[round % WIRES], mangled.data, mangled.size,
+                           &o);
             outcome_free(&o);
             free(body.data);
             free(mangled.data);

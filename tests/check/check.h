@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * check_losses: the checks, and what they share.
+ */
+#ifndef TESTS_CHECK_H
+#define TESTS_CHECK_H
+
+#include "tests/help.h"
+#include "tests/trial/trial.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+/* What the command line asks for, and what was found. */
+extern uint64_t seed;
+extern int64_t count;    /* rounds; 0: as many as take some seconds in all */
+extern const char *only; /* the one loss to check, or NULL: all */
+extern int failures;
+
+/* check.c: what the checks share. */
+
+extern const lk_dtype elements[4];
+
+void complain(const trial *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void begin_round(int test, int loss, int element, int64_t round);
+bool draw(trial *t, const lk_loss *loss, const wish *w);
+answer expect(const trial *t, const how *h);
+bool both_given(const trial *t, const answer *a, const answer *b, const char *what);
+const char *isa_drawn(void);
+bool is_asked(int i);
+bool has_rows(const lk_loss *loss);
+const char *cotangent_of(const trial_input *in);
+
+#define FOR_EACH_LOSS(i)                                                                           \
+    for (int i = 0; i < lk_loss_count(); i++)                                                      \
+        if (is_asked(i))
+
+/* compare.c: tolerances, and comparing. */
+
+/* What the numbers of a trial say about rounding errors.
+ *
+ * LOSSES.md 14 bounds the error of a row of F32 by 2e-6 (1 + |loss|) + 2^-23 Z, with Z the largest
+ * |score|, and of a gradient by (1e-6 + 2^-22 Z) max |g| + 2 ulp. A description does not tell the
+ * scores, but they are no greater than the inputs times the options that scale them, nor are the
+ * terms of a loss but for its weights:
+ *
+ * z: max finite |x| of the differentiable inputs, times max(1, |o|) of every real option given.
+ * w: the greatest weight or 1, over the inputs that are not differentiated.
+ * rho: what a row's gradient is multiplied with: |grad_output| under none and sum, that over the
+ * denominator under mean.
+ * terms: how many rows a scalar adds up without dividing.
+ *
+ * Where terms of a gradient cancel (a probability row of one class; a saturated softcap), its error
+ * is one of the terms and not of what is left of them, so 2^-22 z w rho is added to its bound. */
+typedef struct sizes {
+    double z, w, rho, terms, rows, divisor;
+    double relative, step; /* 2e-6 and 2^-23 in f32; in f64 likewise with its own precision */
+} sizes;
+
+sizes sizes_of(const trial *t, const answer *a);
+double value_bound(const sizes *s, double x);
+double diagnostic_bound(const sizes *s, double x, bool scalar);
+double gradient_bound(const sizes *s, lk_dtype type, double peak, double x);
+bool close_to(double x, double y, double bound);
+const char *output_pattern(const trial *t, const char *name);
+void compare(const trial *t, const answer *reference, const answer *other, double times,
+             const char *who);
+void compare_bits(const trial *t, const answer *a, const answer *b, const char *what);
+
+/* The checks. */
+
+void test_isas(void **state);        /* isas.c */
+void test_differences(void **state); /* differences.c */
+void test_same_bits(void **state);   /* same_bits.c */
+void test_every_offset(void **state);
+void test_row_alone(void **state); /* rows.c */
+void test_ignored_rows(void **state);
+void test_traits(void **state);     /* traits.c */
+void test_reductions(void **state); /* reductions.c */
+void test_linear(void **state);
+
+#endif

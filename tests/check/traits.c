@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the traits of a loss promise: no negative values, no dependence on a constant.
+ */
+#include "tests/check/check.h"
+
+static void check_nonnegative(const lk_loss *loss, const wish *w)
+{
+    trial t;
+    if (!draw(&t, loss, w))
+        return;
+    answer a = expect(&t, &(how){.isa = isa_drawn()});
+    const lk_tensor *x = answer_find(&a, "loss");
+    for (int64_t i = 0; x && i < lk_tensor_count(x); i++)
+        if (load(x->data, x->dtype, i) < 0) /* NaN where a mask leaves nothing to choose from */
+            complain(&t, "loss[%" PRId64 "] is %g", i, load(x->data, x->dtype, i));
+    answer_free(&a);
+    trial_free(&t);
+}
+
+/* Adding a constant to each row of the primary input changes neither loss nor gradient. */
+static void check_shift(const lk_loss *loss, const wish *w)
+{
+    trial t;
+    if (!draw(&t, loss, w))
+        return;
+    answer before = expect(&t, &(how){0});
+    int64_t rows = trial_rows(&t);
+    double *shift = new_doubles(rows);
+    for (int64_t r = 0; r < rows; r++)
+        shift[r] = 4 * random_normal();
+    trial_input *in = &t.in[0];
+    int64_t *row = rows_of(&t, &in->at);
+    for (int64_t i = 0; row && i < in->at.count; i++)
+        in->x[i] += shift[row[i]];
+    free(row);
+    t.wants = 1 + (t.wants > 1 && strncmp(t.want[1], "grad.", 5) == 0);
+    answer after = expect(&t, &(how){0});
+    compare(&t, &after, &before, 4, "the row without the constant");
+    free(shift);
+    answer_free(&before);
+    answer_free(&after);
+    trial_free(&t);
+}
+
+void test_traits(void **state)
+{
+    (void)state;
+    failures = 0;
+    FOR_EACH_LOSS (i) {
+        const lk_loss *loss = lk_loss_at(i);
+        unsigned traits = lk_loss_describe(loss)->traits;
+        for (int e = 0; e < 4; e++) {
+            for (int64_t round = 0; round < count; round++) {
+                begin_round(6, i, e, round);
+                wish w = {.element = elements[e], .plain = true};
+                w.reduction = round % 2 ? "none" : NULL;
+                if (traits & LK_NONNEGATIVE)
+                    check_nonnegative(loss, &w);
+                w.element = LK_F64;
+                if (e == 0 && (traits & LK_SHIFT_FREE))
+                    check_shift(loss, &w);
+            }
+        }
+    }
+    assert_int_equal(failures, 0);
+}

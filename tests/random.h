@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Random numbers for tests: the same in every run. A test that wants others sets the state.
+ */
+#ifndef TESTS_RANDOM_H
+#define TESTS_RANDOM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+extern uint64_t random_state;
+
+uint64_t random_bits(void);
+int64_t random_int(int64_t lo, int64_t hi); /* in [lo, hi] */
+int random_below(int n);                    /* in [0, n); 0 if n < 1 */
+double random_unit(void);                   /* in (0, 1) */
+double random_normal(void);
+bool chance(double p); /* true with probability p */
+
+#endif

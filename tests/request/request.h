@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Random requests, made from a loss's description: evaluated once by the library alone and once as
+ * a body by the server's steps, whose replies must agree.
+ */
+#ifndef TESTS_REQUEST_H
+#define TESTS_REQUEST_H
+
+#include "evaluate.h"
+#include "tests/element.h"
+#include "tests/help.h"
+#include "wire/wire.h"
+
+/* The losses that requests can be drawn for from their descriptions: not those whose tensors are
+ * known from their parts alone. */
+#define FOR_EACH_DRAWN(l)                                                                          \
+    for (int l = 0; l < lk_loss_count(); l++)                                                      \
+        if (!(lk_loss_describe(lk_loss_at(l))->traits & LK_DYNAMIC))
+
+/* A request. Its tensors own their data. */
+
+enum { REQUEST_INPUTS = 20, REQUEST_OPTIONS = 64, REQUEST_OUTPUTS = 48 };
+
+typedef struct request_input {
+    const char *name;
+    lk_tensor tensor;
+} request_input;
+
+typedef struct sample {
+    const lk_loss *loss;
+    lk_dtype element;
+    int inputs, options, outputs;
+    request_input input[REQUEST_INPUTS];
+    struct {
+        const char *name;
+        char text[40];
+    } option[REQUEST_OPTIONS];
+    char output[REQUEST_OUTPUTS][48]; /* none: the defaults */
+} sample;
+
+/* Drawing: draw.c. */
+
+enum {
+    SAMPLE_OPTIONS = 1,
+    SAMPLE_OUTPUTS = 2,
+    SAMPLE_PLAIN = 4,
+    SAMPLE_EMPTY = 8,
+    SAMPLE_NEEDY = 16, /* give options that can be left out: the loss has said that it needs one */
+    SAMPLE_ONE = 32,   /* one leading size, of 1: others have to do with it */
+};
+
+sample sample_new(const lk_loss *loss, lk_dtype element, int most, unsigned flags);
+void sample_free(sample *s);
+
+/* The library alone: library.c. */
+
+typedef struct expected {
+    lk_status status;
+    lk_error error;
+    int outputs;
+    struct {
+        char name[48];
+        lk_tensor tensor; /* owns its data */
+    } output[REQUEST_OUTPUTS];
+} expected;
+
+/* Everything up to the check of the call. */
+lk_status give(lk_call *call, const sample *s, lk_error *error);
+/* The whole evaluation. */
+lk_status ask(const sample *s, expected *a);
+void expected_free(expected *a);
+
+/* Bodies: body.c. */
+
+enum { WIRES = 3 };
+extern const wire *const every_wire[WIRES];
+
+/* Where options and outputs go. */
+enum { IN_BODY, IN_QUERY };
+
+/* The length of the JSON of the last body of the Open Inference Protocol, which a header tells. */
+extern uint64_t said_head;
+
+void say_body(bytes *b, const sample *s, const wire *w, int where);
+void say_safetensors(bytes *b, const sample *s, int where);
+void say_query(bytes *b, const sample *s);
+/* What safetensors and the Open Inference Protocol call an element type. */
+const char *spelt(lk_dtype dtype);
+const char *oip_spelt(lk_dtype dtype);
+
+/* The server's steps: server.c. */
+
+typedef struct outcome {
+    problem problem;
+    int shards;
+    bytes reply;
+    uint64_t head;      /* of a reply of the Open Inference Protocol: its JSON; 0: all of it */
+    size_t need, taken; /* as promised after open, and as found at the end */
+} outcome;
+
+void tell_head(evaluation *e);
+bool serve(const lk_loss *loss, const wire *in, const wire *out, const void *body, size_t size,
+           const char *query, int shards, outcome *o);
+void outcome_free(outcome *o);
+
+#endif

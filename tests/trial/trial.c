@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A trial: its options, the shapes of its tensors, its rows and the slices of its batch.
+ */
+#include "tests/trial/trial.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+double *new_doubles(int64_t n)
+{
+    return must(calloc((size_t)(n > 0 ? n : 1), sizeof(double)));
+}
+
+const char *trial_option(const trial *t, const char *name)
+{
+    for (int i = 0; i < t->settings; i++)
+        if (strcmp(t->set[i].field->name, name) == 0)
+            return t->set[i].text;
+    for (const lk_field *f = t->is->options; f->name; f++)
+        if (strcmp(f->name, name) == 0)
+            return f->fallback;
+    return NULL;
+}
+
+bool option_is(const trial *t, const char *name, const char *text)
+{
+    const char *has = trial_option(t, name);
+    return has && strcmp(has, text) == 0;
+}
+
+/* The pattern that "loss" stands for. */
+const char *loss_pattern(const trial *t)
+{
+    int choice = 0;
+    if (!t->is->loss_shape)
+        return "";
+    if (!t->is->loss_shapes)
+        return option_is(t, "reduction", "none") ? t->is->loss_shape : "";
+    for (const lk_field *f = t->is->options; f->name; f++) {
+        const char *words = strcmp(f->name, "reduction") == 0 ? f->choices : "";
+        for (size_t n; *words; words += n + (words[n] == '|'), choice++) {
+            char word[64];
+            n = strcspn(words, "|");
+            snprintf(word, sizeof word, "%.*s", (int)n, words);
+            if (option_is(t, "reduction", word))
+                return t->is->loss_shapes[choice];
+        }
+    }
+    return "";
+}
+
+/* Lay a pattern out with the trial's sizes. False where an option puts an axis where none is. */
+bool lay_out(const trial *t, const char *pattern, layout *to)
+{
+    char letters[LK_MAX_RANK + 1];
+    int axis[LK_MAX_RANK], n = 0;
+    bool star = false;
+    if (strcmp(pattern, "loss") == 0)
+        pattern = loss_pattern(t);
+    for (const char *p = pattern; *p;) {
+        size_t length = strcspn(p, " ");
+        if (*p == '*') {
+            star = true;
+        } else {
+            axis[n] = -1;
+            if (length > 2 && p[1] == '@') {
+                char name[64];
+                snprintf(name, sizeof name, "%.*s", (int)length - 2, p + 2);
+                axis[n] = atoi(trial_option(t, name));
+            }
+            letters[n++] = *p;
+        }
+        p += length + strspn(p + length, " ");
+    }
+    *to = (layout){.rank = n + (star ? t->lead_rank : 0), .count = 1};
+    if (to->rank > LK_MAX_RANK)
+        return false;
+    for (int i = 0; i < n; i++) {
+        int k = axis[i] < 0 ? to->rank - n + i : axis[i];
+        if (k >= to->rank || to->owner[k])
+            return false;
+        to->owner[k] = letters[i];
+        to->shape[k] = letters[i] == '1' ? 1 : t->size[letters[i] - 'A'];
+    }
+    for (int k = 0, lead = 0; k < to->rank; k++) {
+        if (!to->owner[k]) {
+            to->owner[k] = '*';
+            to->shape[k] = t->lead[lead++];
+        }
+        to->count *= to->shape[k];
+    }
+    return true;
+}
+
+/* How many rows: values under reduction=none. */
+int64_t trial_rows(const trial *t)
+{
+    layout at;
+    return t->is->loss_shape && lay_out(t, t->is->loss_shape, &at) ? at.count : 1;
+}
+
+void unravel(const layout *at, int64_t flat, int64_t index[LK_MAX_RANK])
+{
+    for (int k = at->rank - 1; k >= 0; k--) {
+        index[k] = at->shape[k] > 0 ? flat % at->shape[k] : 0;
+        flat /= at->shape[k] > 0 ? at->shape[k] : 1;
+    }
+}
+
+int64_t ravel(const layout *at, const int64_t index[LK_MAX_RANK])
+{
+    int64_t flat = 0;
+    for (int k = 0; k < at->rank; k++)
+        flat = flat * at->shape[k] + index[k];
+    return flat;
+}
+
+/* The axes of a tensor that tell its rows apart, in the order of the loss's shape; -1 if an axis
+ * of the rows is missing. */
+static int row_axes(const trial *t, const layout *at, int axes[LK_MAX_RANK])
+{
+    layout rows;
+    int lead = 0;
+    if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows))
+        return -1;
+    for (int k = 0; k < rows.rank; k++) {
+        int found = -1, skip = rows.owner[k] == '*' ? lead++ : 0;
+        for (int a = 0; a < at->rank && found < 0; a++)
+            if (at->owner[a] == rows.owner[k] && skip-- == 0)
+                found = a;
+        if (found < 0)
+            return -1;
+        axes[k] = found;
+    }
+    return rows.rank;
+}
+
+/* The row that each element belongs to, or NULL if the tensor is shared by the rows. Free it. */
+int64_t *rows_of(const trial *t, const layout *at)
+{
+    int64_t index[LK_MAX_RANK];
+    int axes[LK_MAX_RANK], n = row_axes(t, at, axes);
+    if (n < 0)
+        return NULL;
+    int64_t *rows = must(calloc((size_t)at->count + 1, sizeof *rows));
+    for (int64_t i = 0; i < at->count; i++) {
+        unravel(at, i, index);
+        for (int k = 0; k < n; k++)
+            rows[i] = rows[i] * at->shape[axes[k]] + index[axes[k]];
+    }
+    return rows;
+}
+
+void trial_free(trial *t)
+{
+    for (int i = 0; i < t->inputs; i++)
+        free(t->in[i].x);
+    t->inputs = 0;
+}
+
+trial trial_copy(const trial *t)
+{
+    trial copy = *t;
+    for (int i = 0; i < t->inputs; i++) {
+        if (!t->in[i].given)
+            continue;
+        copy.in[i].x = new_doubles(t->in[i].at.count);
+        memcpy(copy.in[i].x, t->in[i].x, (size_t)t->in[i].at.count * sizeof(double));
+    }
+    return copy;
+}
+
+void trial_set(trial *t, const char *name, const char *text)
+{
+    for (int i = 0; i < t->settings; i++) {
+        if (strcmp(t->set[i].field->name, name) == 0) {
+            snprintf(t->set[i].text, sizeof t->set[i].text, "%s", text);
+            return;
+        }
+    }
+    for (const lk_field *f = t->is->options; f->name; f++) {
+        if (strcmp(f->name, name) == 0) {
+            t->set[t->settings].field = f;
+            snprintf(t->set[t->settings].text, sizeof t->set->text, "%s", text);
+            t->settings++;
+        }
+    }
+}
+
+/* The first axis of the rows in a tensor, or -1: along it a batch can be cut. */
+int batch_axis(const trial *t, const layout *at)
+{
+    layout rows;
+    if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows) || rows.rank == 0)
+        return -1;
+    for (int k = 0; k < at->rank; k++)
+        if (at->owner[k] == rows.owner[0])
+            return k;
+    return -1;
+}
+
+/* How many slices the batch has along that axis; 0 where it cannot be cut. */
+int64_t batch_size(const trial *t)
+{
+    layout rows;
+    if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows) || rows.rank == 0)
+        return 0;
+    return rows.shape[0];
+}
+
+/* The same trial with n of its slices as the batch. */
+trial trial_pick(const trial *t, const int64_t *slices, int64_t n)
+{
+    trial to = *t;
+    layout rows;
+    lay_out(t, t->is->loss_shape, &rows);
+    if (rows.owner[0] == '*')
+        to.lead[0] = n;
+    else
+        to.size[rows.owner[0] - 'A'] = n;
+    for (int i = 0; i < t->inputs; i++) {
+        const trial_input *from = &t->in[i];
+        trial_input *in = &to.in[i];
+        in->x = NULL;
+        if (!from->given)
+            continue;
+        int axis = batch_axis(t, &from->at);
+        lay_out(&to, in->pattern, &in->at);
+        in->x = new_doubles(in->at.count);
+        for (int64_t j = 0; j < in->at.count; j++) {
+            int64_t index[LK_MAX_RANK];
+            unravel(&in->at, j, index);
+            if (axis >= 0)
+                index[axis] = slices[index[axis]];
+            in->x[j] = from->x[ravel(&from->at, index)];
+        }
+    }
+    return to;
+}
+
+trial_input *trial_find(trial *t, const char *name)
+{
+    for (int i = 0; i < t->inputs; i++)
+        if (t->in[i].given && strcmp(t->in[i].is->name, name) == 0)
+            return &t->in[i];
+    return NULL;
+}
+
+/* The integers by which the options of a trial may mark a row as ignored: those without a range.
+ */
+int sentinels(const trial *t, double to[TRIAL_OPTIONS])
+{
+    int n = 0;
+    for (const lk_field *f = t->is->options; f->name; f++)
+        if (f->type == LK_INTEGER && !(f->flags & LK_RANGED))
+            to[n++] = (double)atoll(trial_option(t, f->name));
+    return n;
+}
+
+/* The greatest number of classes that an option leaves: integers that are off or at least 1. */
+int64_t option_limit(const trial *t)
+{
+    int64_t limit = INT64_MAX;
+    for (const lk_field *f = t->is->options; f->name; f++) {
+        const char *text = trial_option(t, f->name);
+        if (f->type == LK_INTEGER && (f->flags & LK_OFF) && (f->flags & LK_RANGED) && f->min >= 1 &&
+            text && strcmp(text, "off") != 0 && atoll(text) < limit)
+            limit = atoll(text);
+    }
+    return limit;
+}
+
+/* Which rows are masked out, or have a sentinel as their target: those are not read. Free it. */
+bool *ignored_rows(const trial *t)
+{
+    double marks[TRIAL_OPTIONS];
+    int n = sentinels(t, marks);
+    int64_t rows = trial_rows(t);
+    bool *ignored = must(calloc((size_t)rows + 1, sizeof *ignored));
+    for (int i = 0; i < t->inputs; i++) {
+        const trial_input *in = &t->in[i];
+        if (!in->given || is_float(in->type) || in->at.count != rows)
+            continue;
+        int64_t *row = rows_of(t, &in->at);
+        for (int64_t j = 0; row && j < in->at.count; j++) {
+            ignored[row[j]] |= (in->is->flags & LK_IGNORES) && in->x[j] == 0;
+            for (int k = 0; k < n && !is_mask(in->type); k++)
+                ignored[row[j]] |= in->x[j] == marks[k];
+        }
+        free(row);
+    }
+    return ignored;
+}
+
+void trial_want(trial *t, const char *prefix, const char *name)
+{
+    snprintf(t->want[t->wants++], TRIAL_NAME, "%s%s", prefix, name);
+}
+
+/* Give an optional input a part in the trial that is all of one value; NULL if it has no such
+ * input. */
+trial_input *trial_add(trial *t, const char *name, lk_dtype type, double value)
+{
+    for (int i = 0; i < t->inputs; i++) {
+        trial_input *in = &t->in[i];
+        if (strcmp(in->is->name, name) != 0)
+            continue;
+        free(in->x);
+        *in = (trial_input){.is = in->is, .given = true, .type = type};
+        in->pattern = in->is->forms[0].shape;
+        if (!lay_out(t, in->pattern, &in->at))
+            in->at = (layout){0};
+        in->x = new_doubles(in->at.count);
+        for (int64_t j = 0; j < in->at.count; j++)
+            in->x[j] = value;
+        return in;
+    }
+    return NULL;
+}
+
+/* The trial on one line, for reports. */
+const char *trial_text(const trial *t, char to[1024])
+{
+    size_t used = 0;
+#define ADD(...)                                                                                   \
+    (used += used < 900 ? (size_t)snprintf(to + used, 1024 - used, __VA_ARGS__) : (size_t)0)
+    ADD("%s %s", t->is->name, lk_dtype_name(t->element));
+    for (int i = 0; i < t->inputs; i++) {
+        if (!t->in[i].given)
+            continue;
+        ADD(" %s:%s[", t->in[i].is->name, lk_dtype_name(t->in[i].type));
+        for (int k = 0; k < t->in[i].at.rank; k++)
+            ADD("%s%" PRId64, k ? "," : "", t->in[i].at.shape[k]);
+        ADD("]");
+    }
+    for (int i = 0; i < t->settings; i++)
+        ADD(" %s=%s", t->set[i].field->name, t->set[i].text);
+#undef ADD
+    return to;
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Random evaluations of any loss, drawn from its description alone: sizes, forms, values, options;
+ * and their evaluation with tensors placed wherever a check wants them. A trial keeps its numbers
+ * as doubles, so that they can be shifted, cut into rows and given in every element type.
+ */
+#ifndef TESTS_TRIAL_H
+#define TESTS_TRIAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "losskit.h"
+#include "tests/bytes.h"
+#include "tests/element.h"
+#include "tests/random.h"
+
+enum { TRIAL_INPUTS = 20, TRIAL_OPTIONS = 64, TRIAL_OUTPUTS = 48, TRIAL_NAME = 48 };
+
+/* Trials: trial.c. */
+
+/* A tensor whose axes are known by what they stand for: '*' or a letter. */
+typedef struct layout {
+    int rank;
+    int64_t shape[LK_MAX_RANK];
+    char owner[LK_MAX_RANK];
+    int64_t count;
+} layout;
+
+typedef struct trial_input {
+    const lk_input *is;
+    bool given;
+    lk_dtype type;
+    const char *pattern;
+    layout at;
+    double *x;
+} trial_input;
+
+typedef struct setting {
+    const lk_field *field;
+    char text[40];
+} setting;
+
+typedef struct trial {
+    const lk_loss *loss;
+    const lk_description *is;
+    lk_dtype element;
+    int inputs;
+    trial_input in[TRIAL_INPUTS]; /* in the description's order */
+    int settings;
+    setting set[TRIAL_OPTIONS];
+    int wants;
+    char want[TRIAL_OUTPUTS][TRIAL_NAME];
+    int lead_rank;
+    int64_t lead[LK_MAX_RANK];
+    int64_t size[26];
+} trial;
+
+/* What a check wants of the trials it draws. */
+typedef struct wish {
+    lk_dtype element;
+    const char *reduction; /* NULL: any */
+    bool plain;            /* default options but for the reduction */
+    bool smooth;           /* values inside their ranges, away from the ends */
+    bool small;            /* few elements */
+    bool huge;             /* many of them: several blocks */
+    bool nonfinite;        /* some NaN and infinities among the differentiable inputs */
+    bool one_lead;         /* exactly one size for `*` */
+    bool aligned;          /* no integer option that could move rows against their targets */
+    bool needy;            /* the loss has said that it needs an option that can be left out */
+} wish;
+
+double *new_doubles(int64_t n);
+trial trial_copy(const trial *t);
+void trial_free(trial *t);
+/* The trial on one line, for reports. */
+const char *trial_text(const trial *t, char to[1024]);
+
+/* Options: the text of one, as set or by default; NULL if the loss has no such option. */
+const char *trial_option(const trial *t, const char *name);
+bool option_is(const trial *t, const char *name, const char *text);
+void trial_set(trial *t, const char *name, const char *text);
+int sentinels(const trial *t, double to[TRIAL_OPTIONS]);
+int64_t option_limit(const trial *t);
+
+/* Inputs and outputs. */
+trial_input *trial_find(trial *t, const char *name);
+trial_input *trial_add(trial *t, const char *name, lk_dtype type, double value);
+void trial_want(trial *t, const char *prefix, const char *name);
+
+/* Shapes and indices. */
+const char *loss_pattern(const trial *t);
+bool lay_out(const trial *t, const char *pattern, layout *to);
+void unravel(const layout *at, int64_t flat, int64_t index[LK_MAX_RANK]);
+int64_t ravel(const layout *at, const int64_t index[LK_MAX_RANK]);
+
+/* Rows, and the slices of the batch along their first axis. */
+int64_t trial_rows(const trial *t);
+int64_t *rows_of(const trial *t, const layout *at);
+bool *ignored_rows(const trial *t);
+int batch_axis(const trial *t, const layout *at);
+int64_t batch_size(const trial *t);
+trial trial_pick(const trial *t, const int64_t *slices, int64_t n);
+
+/* Drawing: draw.c. */
+
+trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error);
+
+/* Evaluating: evaluate.c. */
+
+typedef enum place { HEAP, PAGE_BEHIND, PAGE_BEFORE } place;
+typedef enum order { AT_ONCE, SHUFFLED, THREADS } order;
+
+typedef struct how {
+    const char *isa;
+    order order;
+    place place;
+    int offset; /* of the first tensor within 64 bytes; the next ones go on from there */
+    bool in_place;
+    unsigned char poison;
+} how;
+
+typedef struct answer {
+    lk_status status;
+    lk_error error;
+    const char *broken; /* what the evaluation did that it must not, or NULL */
+    int count;
+    struct {
+        char name[TRIAL_NAME];
+        lk_tensor tensor; /* its data is this answer's own */
+    } out[TRIAL_OUTPUTS];
+} answer;
+
+/* The answer's status tells how it went; free the answer either way. */
+answer evaluate(const trial *t, const how *h);
+void answer_free(answer *a);
+const lk_tensor *answer_find(const answer *a, const char *name);
+double answer_value(const answer *a, const char *name, int64_t i);
+
+#endif
