@@ -226,7 +226,7 @@ asan tsan: deps-test
 
 ## test-exhaustive: every f32 value through vmath.h, 10^7 numbers through the JSON scanner
 test-exhaustive: deps-test
-	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number
+	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number_read $(TESTS)/test_number_write
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
 
 ## clients: the tests of api/'s clients and of /docs; where there is a node, a JDK, a chromium

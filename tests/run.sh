@@ -53,7 +53,7 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "
         fi
         run "$name" "$program" ${mode:+"$mode"}
         ;;
-    test_number) run "$name" "$program" ${mode:+"$mode"} ;;
+    test_number_*) run "$name" "$program" ${mode:+"$mode"} ;;
     *) [ -n "$mode" ] || run "$name" "$program" ;;
     esac
 done
