@@ -23,6 +23,7 @@ static void narrow_floats(void **unused)
     (void)unused;
     for (int format = 0; format < 2; format++) {
         const lk_dtype dtype = format ? LK_F16 : LK_BF16;
+        const int fraction = format ? 10 : 7;
         for (unsigned bits = 0; bits < 0x8000; bits++) {
             double x = half_value(dtype, (uint16_t)bits);
             double next = half_value(dtype, (uint16_t)(bits + 1));
