@@ -3,16 +3,17 @@
  * losskit: loss functions of Transformer models, with their gradients.
  *
  * A loss is an operator with named input tensors, named options and named outputs: `loss`,
- * `grad.<input>` for every differentiable input, then diagnostics. What a loss takes and gives is
- * told by its description (lk_loss_describe); nothing in this header knows a loss by name.
+ * `grad.<input>` for every differentiable input, then diagnostics. The description of a loss
+ * (lk_loss_describe) lists its inputs, options and outputs; nothing in this header depends on a
+ * particular loss.
  *
- * Two ways to evaluate: lk_evaluate() in one step, or an lk_call, whose blocks any number of
- * threads may run. Both give the same bits, whatever the threads, the alignment, and which other
- * outputs are asked for.
+ * There are two ways to evaluate: lk_evaluate() in one step, or an lk_call, whose blocks may be run
+ * by any number of threads. Both give the same bits, whatever the threads, the alignment, and the
+ * other outputs that are requested.
  *
- * The library starts no threads, does no I/O, never prints, never exits, and reads no environment.
- * Every function may be called from any thread; an object is used by one thread at a time unless
- * its comment says otherwise.
+ * The library starts no threads, does no I/O, never prints, never exits, and reads no environment
+ * variables. Every function may be called from any thread. An object may be used by only one thread
+ * at a time, unless its comment says otherwise.
  */
 #ifndef LOSSKIT_H
 #define LOSSKIT_H
@@ -32,7 +33,7 @@ const char *lk_version(void);
 
 /* Status. */
 
-/* What can go wrong: X(NAME, word). The word is stable and is what lossd sends as `code`. */
+/* Status codes: X(NAME, word). The word is stable, and lossd sends it as `code`. */
 #define LK_STATUSES(X)                                                                             \
     X(OK, ok)                                                                                      \
     X(MISSING_INPUT, missing_input)                                                                \
@@ -55,23 +56,23 @@ const char *lk_version(void);
     X(VALUE_OUT_OF_RANGE, value_out_of_range)                                                      \
     X(NONFINITE_INPUT, nonfinite_input)                                                            \
     X(NO_MEMORY, no_memory)                                                                        \
-    X(MISUSE, misuse) /* the calls came in an order this header does not allow */
+    X(MISUSE, misuse) /* functions were called in an order that this header does not allow */
 
 #define LK_STATUS_ENUM(NAME, word) LK_##NAME,
 typedef enum lk_status { LK_STATUSES(LK_STATUS_ENUM) LK_STATUS_COUNT } lk_status;
 #undef LK_STATUS_ENUM
 
-/* The status's word, "unknown_status" for a number that is none. Never NULL. */
+/* The word of a status; "unknown_status" for any other number. Never NULL. */
 const char *lk_status_name(lk_status status);
 
 #define LK_MAX_RANK 8
 
-/* What was wrong, where, and what would be right. Filled in by the function that returned `status`,
- * never allocated. Every function that takes an lk_error takes NULL for "do not tell me". */
+/* What was wrong, where, and what would be valid. The function that returned `status` fills it in,
+ * without allocating. Every function that takes an lk_error accepts NULL. */
 typedef struct lk_error {
     lk_status status;
-    char input[32];             /* the input concerned; "" where none is */
-    int rank;                   /* how many of `index` count; 0 where no element is concerned */
+    char input[32]; /* the input concerned; "" if none */
+    int rank;       /* how many entries of `index` are set; 0 if no element is concerned */
     int64_t index[LK_MAX_RANK]; /* the element concerned */
     char text[240];             /* one sentence, UTF-8, without a full stop */
 } lk_error;
@@ -100,8 +101,8 @@ size_t lk_dtype_size(lk_dtype dtype);
 /* "f32" and so on; "any" for LK_ANY. Never NULL. */
 const char *lk_dtype_name(lk_dtype dtype);
 
-/* A view of numbers that somebody else owns: dense, row-major, native byte order, of any alignment.
- * Rank 0 is a single number. A size of 0 is legal and makes the tensor empty. */
+/* A view of data that the caller owns: dense, row-major, native byte order, any alignment. Rank 0
+ * is a single number. A size of 0 is allowed and makes the tensor empty. */
 typedef struct lk_tensor {
     void *data;
     lk_dtype dtype;
@@ -134,9 +135,9 @@ static inline lk_tensor lk_matrix(lk_dtype dtype, void *data, int64_t rows, int6
 
 /* Descriptions. */
 
-/* Types of options. Every option has one text form: a decimal number, true or false, the choice's
- * word, integers or decimal numbers with commas between them; `off` where an option can be unset.
- * LK_PARTS alone has none: parts are added with lk_call_part. */
+/* Types of options. Every option has one text form: a decimal number; true or false; the word of a
+ * choice; integers or decimal numbers separated by commas; `off` if the option can be unset. Only
+ * LK_PARTS has no text form: parts are added with lk_call_part. */
 typedef enum lk_type {
     LK_REAL,
     LK_INTEGER,
@@ -149,7 +150,7 @@ typedef enum lk_type {
 } lk_type;
 
 enum {
-    LK_OPEN = 1 << 0,   /* lk_field.flags: min itself is outside the range */
+    LK_OPEN = 1 << 0,   /* lk_field.flags: the range excludes min */
     LK_OFF = 1 << 1,    /* `off` is allowed and means "not used" */
     LK_RANGED = 1 << 2, /* min and max bound the value */
 };
@@ -172,22 +173,22 @@ typedef struct lk_field {
 
 enum {
     LK_OPTIONAL = 1 << 0,       /* lk_input.flags: may be left out */
-    LK_DIFFERENTIABLE = 1 << 1, /* grad.<name> can be asked for, for floats */
-    LK_GRADIENT = 1 << 2,       /* and is among the default outputs */
-    LK_ROW_LOCAL = 1 << 3,      /* its gradient may be written over it */
+    LK_DIFFERENTIABLE = 1 << 1, /* grad.<name> can be requested if the input has floats */
+    LK_GRADIENT = 1 << 2,       /* grad.<name> is among the default outputs */
+    LK_ROW_LOCAL = 1 << 3,      /* its gradient may be computed in place */
     LK_WEIGHTS = 1 << 4,        /* every element must be finite */
-    LK_IGNORES = 1 << 5,        /* a mask: where it is 0, nothing else is read */
+    LK_IGNORES = 1 << 5,        /* a mask: rows where it is 0 are ignored, and not read */
     LK_COTANGENT = 1 << 6,      /* grad_X is the upstream gradient of output X; default zeros.
-                                   Where one is given, grad_output's default is 0 as well */
-    LK_HISTORY = 1 << 7,        /* rows that do not count are read where a later one, further along
-                                   the last axis of the loss, does */
+                                   If one is given, the default of grad_output is 0 as well */
+    LK_HISTORY = 1 << 7,        /* an ignored row is read if a later row along the last axis of
+                                   the loss is not ignored */
 };
 
-/* A shape pattern is a list of words. A letter is one size, the same wherever the letter stands in
- * the call. `*` is any number of leading sizes, the same wherever it stands. A letter with
- * `@option` is an axis that stands where that integer option says (-1: where it is written).
- * `1` is a size of 1. "" is one number, for which [1] is accepted too. "loss" is the shape of the
- * output `loss`. */
+/* A shape pattern is a list of words. A letter is one size, the same in every tensor of the call
+ * that has the letter. `*` is any number of leading sizes, the same in every tensor that has it. A
+ * letter with `@option` is an axis whose position is the value of that integer option (-1: the
+ * position in the pattern). `1` is a size of 1. "" is a single number; shape [1] is accepted too.
+ * "loss" is the shape of the output `loss`. */
 typedef struct lk_form {
     const char *shape;
     unsigned dtypes;
@@ -197,21 +198,21 @@ typedef struct lk_input {
     const char *name;
     lk_form forms[3]; /* in order of preference; ends with a NULL shape if there are fewer */
     unsigned flags;
-    /* Legal values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. "[0,V+o)" goes further by the
-     * value of option o, or where o is off, as the loss says. After it " except o": all but the
-     * value of option o; ", distinct": those of the last axis that are not negative differ; ", exp
-     * sums to <=1": along the last axis. */
+    /* Valid values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. In "[0,V+o)" the upper end grows
+     * by the value of option o; if o is off, the loss defines it. Suffixes: " except o": all but
+     * the value of option o; ", distinct": the values along the last axis that are not negative
+     * are distinct; ", exp sums to <=1": the exponentials along the last axis sum to at most 1. */
     const char *range;
     const char *help;
 } lk_input;
 
-enum { LK_DEFAULT = 1 << 0 }; /* lk_output.flags: given when the request names no outputs */
+enum { LK_DEFAULT = 1 << 0 }; /* lk_output.flags: returned if the request names no outputs */
 
-/* An output beside `loss` and gradients. dtype LK_ANY: that of the input `like`, else f32, or f64
- * where the call computes in f64. */
+/* An output other than `loss` and the gradients. dtype LK_ANY: that of the input `like`; without
+ * `like`, f64 if the call computes in f64, else f32. */
 typedef struct lk_output {
     const char *name;
-    const char *shape; /* a pattern of the letters that the inputs bound */
+    const char *shape; /* a pattern with letters of the inputs' patterns */
     lk_dtype dtype;
     const char *help;
     unsigned flags;
@@ -220,28 +221,28 @@ typedef struct lk_output {
 
 enum {
     LK_NONNEGATIVE = 1 << 0, /* lk_description.traits: no loss value is below 0 */
-    LK_COUPLED = 1 << 1,     /* a row's value depends on the other rows, or its place among them */
+    LK_COUPLED = 1 << 1,     /* a row's value depends on other rows, or on its position */
     LK_SHIFT_FREE = 1 << 2,  /* with default options, adding a constant to a row changes nothing */
     LK_TRANSFORM = 1 << 3,   /* no loss and no gradient: only the outputs it lists */
     LK_ROWWISE = 1 << 4,     /* row i reads row i of every input that has rows, and no other */
-    LK_HELD = 1 << 5,        /* the gradient holds some values constant that the loss depends on */
-    LK_DYNAMIC = 1 << 6, /* made of parts: takes the inputs, and gives the outputs, that they do */
+    LK_HELD = 1 << 5,        /* the gradient treats some values as constants (stop-gradient) */
+    LK_DYNAMIC = 1 << 6,     /* made of parts, whose inputs and outputs it has */
 };
 
-/* All that is known of a loss. Constant, valid for ever; the arrays end with an entry whose name is
- * NULL. */
+/* The description of a loss: a constant that is never freed. The arrays end with an entry whose
+ * name is NULL. */
 typedef struct lk_description {
     const char *name;
     const char *title;
     const char *formula;
     const char *help;
     const char *reference;
-    const char *example; /* a request as JSON that can be sent as it is */
+    const char *example; /* the JSON body of a valid request */
     unsigned traits;
     const char
         *loss_shape; /* pattern of one loss per row; NULL: always one number, no `reduction` */
-    const char *const *loss_shapes; /* by choice of `reduction`; NULL: loss_shape under the first
-                                       one, one number under the others */
+    const char *const *loss_shapes; /* one for each choice of `reduction`; NULL: loss_shape for the
+                                       first choice, one number for the others */
     const lk_input *inputs;
     const lk_output *outputs;
     const lk_field *options;
@@ -249,112 +250,115 @@ typedef struct lk_description {
 
 typedef struct lk_loss lk_loss;
 
-/* The losses, in alphabetical order; lk_loss_at(i) for 0 <= i < lk_loss_count(), else NULL. */
+/* The losses, in alphabetical order. lk_loss_at(i) is NULL outside 0..lk_loss_count()-1. */
 int lk_loss_count(void);
 const lk_loss *lk_loss_at(int i);
 
-/* The loss of that name, or NULL. */
+/* The loss with that name, or NULL. */
 const lk_loss *lk_loss_find(const char *name);
 
-/* Never NULL. */
+/* The description of a loss. Never NULL. */
 const lk_description *lk_loss_describe(const lk_loss *loss);
 
-/* ISAs. */
+/* Instruction sets. */
 
-/* The instruction sets this build was compiled for, best first; the last one is "scalar", which
- * runs everywhere and is the reference. lk_isa_name(i) is NULL outside 0..lk_isa_count()-1. */
+/* The instruction sets that this build was compiled for, fastest first. The last one is "scalar",
+ * which runs everywhere and is the reference. lk_isa_name(i) is NULL outside 0..lk_isa_count()-1.
+ */
 int lk_isa_count(void);
 const char *lk_isa_name(int i);
 
-/* Does this processor have it? */
+/* Whether this processor supports instruction set i. */
 bool lk_isa_runs(int i);
 
-/* Choose by name what calls planned from now on use, "auto" for the best that runs (the default).
- * False, and nothing changes, if there is no such name or this processor lacks it. */
+/* Select the instruction set for calls that are planned from now on; "auto", the default, is the
+ * fastest that this processor supports. Returns false, and changes nothing, if the name is unknown
+ * or the processor does not support it. */
 bool lk_isa_use(const char *name);
 
-/* The name of the one in use. */
+/* The name of the selected instruction set. */
 const char *lk_isa_used(void);
 
-/* One call. */
+/* Calls. */
 
-/* One evaluation. In this order: new, then inputs, options and wanted outputs in any order, then
- * check, bind, plan, run, finish, free. Functions called out of order return LK_MISUSE. */
+/* A call is one evaluation. The order of functions is: new; input, option and want in any order;
+ * check; bind; plan; run; finish; free. Functions that are called out of order return LK_MISUSE. */
 typedef struct lk_call lk_call;
 
-/* All options at their defaults; NULL without memory. */
+/* A call with all options at their defaults; NULL if memory is exhausted. */
 lk_call *lk_call_new(const lk_loss *loss);
 
-/* Takes NULL. The tensors' data is never freed by the library. */
+/* Accepts NULL. The library never frees the data of tensors. */
 void lk_call_free(lk_call *call);
 
-/* Give an input. The view is copied, its data stays the caller's and must live until the call is
- * freed. data may be NULL until lk_call_data; dtype may be LK_ANY. */
+/* Set an input. The view is copied; its data belongs to the caller and must stay valid until the
+ * call is freed. data may be NULL until lk_call_data; dtype may be LK_ANY. */
 lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error);
 
-/* Set an option from its text form. Twice the same option is an error. */
+/* Set an option from its text form. Setting an option twice is an error. */
 lk_status lk_call_option(lk_call *call, const char *name, const char *text, lk_error *error);
 
-/* For a loss with the trait LK_DYNAMIC: add a part, which is another loss with a value of one
- * number and counts `weight` times. At most 16. */
+/* For a loss with the trait LK_DYNAMIC: add a part, another loss whose value is one number, with
+ * its weight in the sum. At most 16. */
 lk_status lk_call_part(lk_call *call, const char *loss, double weight, lk_error *error);
 
-/* For the part added last: set one of its options; have its input `input` read the tensor that is
- * given to the call as `tensor`, instead of the one of the same name; NULL: read none. */
+/* For the part that was added last: set one of its options; or make its input `input` use the
+ * call's input `tensor`, instead of the one with the same name. NULL: the part has no such input.
+ */
 lk_status lk_call_part_option(lk_call *call, const char *name, const char *text, lk_error *error);
 lk_status lk_call_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error);
 
-/* Ask for an output. The outputs are numbered in the order asked for. Without any: `loss` and the
- * default gradients of the inputs given. */
+/* Request an output. Outputs are numbered in the order of the requests. The default, if none is
+ * requested, is `loss` and the default gradients of the inputs that are set. */
 lk_status lk_call_want(lk_call *call, const char *output, lk_error *error);
 
-/* Check everything that needs no numbers: names, element types, shapes, options, outputs. After it
- * element types left to LK_ANY are chosen, and the outputs' types and shapes are known. */
+/* Check everything except the data: names, element types, shapes, options, outputs. Afterwards,
+ * element types given as LK_ANY are resolved, and the types and shapes of the outputs are known. */
 lk_status lk_call_check(lk_call *call, lk_error *error);
 
-/* After check: an input as resolved; NULL if it was not given. */
+/* After check: an input with its resolved type; NULL if it was not set. */
 const lk_tensor *lk_call_tensor(const lk_call *call, const char *name);
 
-/* Where an input's numbers are, if they were not there when it was given. Inputs whose numbers come
- * this way do not overlap. */
+/* Set the data of an input that was set without it. Inputs whose data is set in this way must not
+ * overlap. */
 lk_status lk_call_data(lk_call *call, const char *name, void *data);
 
-/* After check: how many outputs, and the name, type and shape of the i-th (data is what was bound).
- * `out` may be NULL; the name lives as long as the call. */
+/* After check: the number of outputs, and the name, type and shape of the i-th (data is what was
+ * bound). `out` may be NULL; the name is valid until the call is freed. */
 int lk_call_outputs(const lk_call *call);
 const char *lk_call_output(const lk_call *call, int i, lk_tensor *out);
 
-/* After check: the input whose memory the i-th output may overwrite (bind its data), or NULL. */
+/* After check: the input that the i-th output may overwrite (bind the input's data), or NULL. */
 const lk_tensor *lk_call_in_place(const lk_call *call, int i);
 
-/* Where the i-th output goes: its whole size, of any alignment, not overlapping any other tensor
- * but, exactly, the one lk_call_in_place names. */
+/* Set the memory of the i-th output: its whole size, any alignment. It must not overlap any other
+ * tensor, except that it may be exactly the data of the input that lk_call_in_place returns. */
 lk_status lk_call_bind(lk_call *call, int i, void *data);
 
-/* Check the numbers (weights, lengths, targets) and compute what all rows share. Needs all data and
- * all outputs bound. From here on the call is read-only for everybody but run and finish. */
+/* Check the data (weights, lengths, targets) and compute what all rows share. All data must be set
+ * and all outputs bound. From here on only run, next and finish may change the call. */
 lk_status lk_call_plan(lk_call *call, lk_error *error);
 
-/* After plan: into how many blocks the pass is cut, by shapes alone; 0 where there is nothing to
- * do. */
+/* After plan: the number of blocks of this pass, which depends on shapes only; 0 if there is
+ * nothing to do. */
 int64_t lk_call_blocks(const lk_call *call);
 
-/* When every block of a pass has run: go on to the next one. False if there is none, and it is time
- * to finish. Most losses have one pass; gradients that gather from all rows have one of their own.
- */
+/* When every block of a pass has run: start the next pass. Returns false if there is none; then
+ * call finish. Most losses have one pass; gradients that gather from all rows have a pass of their
+ * own. */
 bool lk_call_next(lk_call *call);
 
-/* After check: the bytes of scratch that a run needs, and the bytes that plan will allocate. */
+/* After check: the size of the scratch buffer that run needs, and the bytes that plan allocates. */
 size_t lk_call_scratch(const lk_call *call);
 size_t lk_call_memory(const lk_call *call);
 
-/* Compute blocks first..first+count-1. Different threads may run different blocks of a call at
- * once, each with scratch of its own, aligned to 64 bytes; NULL where lk_call_scratch is 0. Cannot
- * fail: a bad value, or scratch that is missing, is noted and reported by finish. */
+/* Compute blocks first..first+count-1. Different threads may run different blocks of a call at the
+ * same time, each with its own scratch buffer, aligned to 64 bytes (NULL if lk_call_scratch is 0).
+ * Cannot fail: finish reports invalid values and missing scratch buffers. */
 void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch);
 
 /* After every block of every pass has run exactly once: write `loss` and the scalar diagnostics, or
- * report the bad value with the lowest index; then the outputs are unspecified. */
+ * report the invalid value with the lowest index, in which case the outputs are unspecified. */
 lk_status lk_call_finish(lk_call *call, lk_error *error);
 
 /* In one step. */
@@ -365,9 +369,9 @@ typedef struct lk_named {
 } lk_named;
 
 /* Evaluate on the calling thread. `options` is a NULL-terminated list of name, text, name, text, or
- * NULL; `inputs` and `outputs` end with an entry whose name is NULL. Each output's type and shape
- * must be the ones the loss gives (shape_mismatch, dtype_unsupported otherwise); its data is
- * written. */
+ * NULL; `inputs` and `outputs` end with an entry whose name is NULL. The type and shape of each
+ * output must be those of the loss (otherwise dtype_unsupported or shape_mismatch); its data is
+ * overwritten. */
 lk_status lk_evaluate(const char *loss, const char *const *options, const lk_named *inputs,
                       const lk_named *outputs, lk_error *error);
 
