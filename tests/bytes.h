@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory for tests: of exactly a size, or growing. A test that gets none ends.
+ * Memory for tests: buffers of an exact size, and buffers that grow. A test that runs out of memory
+ * aborts.
  */
 #ifndef TESTS_BYTES_H
 #define TESTS_BYTES_H

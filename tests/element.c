@@ -1,4 +1,7 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * Conversion between doubles and the element types, from the definitions of the formats.
+ */
 #include "tests/element.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Element types by their definitions, in doubles: formats, rounding, tensors read and written. It
- * shares no code with the library and the server, which are compared with it.
+ * Element types, converted to and from doubles by the definitions of their formats. It shares no
+ * code with the library and the server, because the tests compare these with it.
  */
 #ifndef TESTS_ELEMENT_H
 #define TESTS_ELEMENT_H

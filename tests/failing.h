@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Allocations that fail when they are told to. A program that includes this is linked with --wrap,
- * which sends here what the server and the library allocate, on whatever thread.
+ * Allocations that fail on request. A program that includes this is linked with --wrap, so that the
+ * allocations of the server and the library, on any thread, call the functions below.
  */
 #ifndef TESTS_FAILING_H
 #define TESTS_FAILING_H

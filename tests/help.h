@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What most test programs start from: cmocka and the headers it needs, bytes, random numbers.
+ * What most test programs include: cmocka and the headers that it needs, byte buffers, random
+ * numbers.
  */
 #ifndef TESTS_HELP_H
 #define TESTS_HELP_H

@@ -1,11 +1,13 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ *
+ * SplitMix64, and the distributions that tests need.
+ */
 #include "tests/random.h"
 
 #include <math.h>
 
 uint64_t random_state = 20;
 
-/* SplitMix64. */
 uint64_t random_bits(void)
 {
     random_state += 0x9E3779B97F4A7C15U;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Random numbers for tests: the same in every run. A test that wants others sets the state.
+ * Random numbers for tests: a fixed seed gives the same numbers in every run. A test that needs
+ * others sets the state.
  */
 #ifndef TESTS_RANDOM_H
 #define TESTS_RANDOM_H

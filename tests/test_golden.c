@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Compares every loss with numbers computed independently of it: the files of tests/golden, one
- * case a line, each evaluated by every instruction set that runs here in every element type, twice
- * (all blocks at once out of place; block by block, last first, in place).
+ * Compares every loss with numbers that were computed independently: the files of tests/golden, one
+ * case per line. Each case is evaluated by every instruction set that this processor supports, in
+ * every element type, twice: all blocks at once, out of place; and block by block, last first, in
+ * place.
  *
  * usage: test_golden [directory [loss]]
  *

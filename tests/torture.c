@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every allocation seen to fail. Each whole evaluation is repeated with its first, second, third
- * ... allocation failing until it succeeds: until then there must be a problem that says so, and
- * nothing may be lost (the address sanitizer's leak check looks at the end). What jansson
- * allocates comes along through json_set_alloc_funcs.
+ * Every allocation fails once. Each evaluation is repeated with its first, second, third, ...
+ * allocation failing, until it succeeds. Every failure must be reported as a problem, and no memory
+ * may be leaked (the leak check of the address sanitizer looks at the end). json_set_alloc_funcs
+ * includes jansson's allocations.
  */
 #include "tests/failing.h"
 #include "tests/request/request.h"

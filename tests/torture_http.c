@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every allocation of a served request seen to fail, from the connection on. Each request is sent
- * with the first, second, third ... allocation of the server failing, that one alone or all from it
- * on, until none did: until then the reply must be the usual one or 503, and afterwards everything
- * as if nothing had been.
+ * Every allocation of the server fails once while it serves a request, from the accept of the
+ * connection on. Each request is sent with the first, second, third, ... allocation failing, either
+ * only that one or all from it on, until none fails. Every reply must be the usual one or a 503,
+ * and afterwards the server must work as before.
  */
 #define _GNU_SOURCE /* strcasestr */
 #include "tests/bytes.h"

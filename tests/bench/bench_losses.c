@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Times the kernels beside memcpy of the same tensor, in one run: pairs are interleaved and the
- * medians compared as a ratio, since the machine may be shared.
+ * Times the kernels compared with memcpy of the same tensor. The two alternate, and the ratio of
+ * their medians is printed, because the machine may be shared.
  */
 #define _DEFAULT_SOURCE /* sysconf's caches */
 #include <losskit.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * How fast numbers are read and written as text, next to jansson on the same numbers. Prints MB of
- * text per second (medians) and the ratio of the medians of the times; what is measured takes
- * turns, so that a slow moment of the machine hits all. jansson builds and reads a tree of values:
- * the ratio says what the tree costs too.
+ * How fast numbers are read from and written as text, compared with jansson on the same numbers.
+ * Prints MB of text per second (medians) and the ratio of the median times. The measurements
+ * alternate, so that a slow moment of the machine affects all of them. jansson builds and reads a
+ * tree of values, and the ratio includes the cost of the tree.
  *
  * usage: bench_number [repetitions]
  */

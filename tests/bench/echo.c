@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What moving bytes costs: lossd's HTTP with nothing behind it. POST /echo sends the body back at
- * once, POST /pool after a trip through the pool of workers. The flags are lossd's; it ends with
- * SIGTERM.
+ * The cost of moving bytes: lossd's HTTP code without evaluations. POST /echo sends the body back
+ * at once, POST /pool after a round trip through the worker pool. It takes lossd's flags and ends
+ * on SIGTERM.
  */
 #include "server/http/http.h"
 #include "server/tell/log.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the checks share: the trials they draw, the losses they look at, and their complaints.
+ * What the checks share: drawing trials, selecting losses, reporting failures.
  */
 #include "tests/check/check.h"
 
@@ -11,7 +11,7 @@ const lk_dtype elements[] = {LK_F64, LK_F32, LK_F16, LK_BF16};
 
 int failures;
 
-/* Report what is wrong with a trial. */
+/* Report a failure of a trial; only the first 20 are printed. */
 void complain(const trial *t, const char *format, ...)
 {
     char what[400], text[1024];
@@ -23,8 +23,8 @@ void complain(const trial *t, const char *format, ...)
         print_error("%s\n    %s\n", trial_text(t, text), what);
 }
 
-/* The trials of one test, loss, type and round are the same whatever the others draw, and which
- * other losses there are. */
+/* Seed the generator from test, loss, type and round, so that a round draws the same trials
+ * whatever was drawn before, and whatever other losses are registered. */
 void begin_round(int test, int loss, int element, int64_t round)
 {
     random_state = seed;
@@ -42,12 +42,12 @@ bool draw(trial *t, const lk_loss *loss, const wish *w)
     *t = trial_draw(loss, w, &error);
     if (error.status == LK_OK)
         return true;
-    complain(t, "a legal draw is refused: %s (%s)", error.text, lk_status_name(error.status));
+    complain(t, "a valid trial is refused: %s (%s)", error.text, lk_status_name(error.status));
     trial_free(t);
     return false;
 }
 
-/* May the trial be refused for its numbers? */
+/* Whether the trial may be refused because of its values. */
 static bool may_refuse(const trial *t)
 {
     for (int i = 0; i < t->inputs; i++)
@@ -57,7 +57,7 @@ static bool may_refuse(const trial *t)
     return false;
 }
 
-/* Evaluate what must succeed. */
+/* Evaluate a trial that must succeed. */
 answer expect(const trial *t, const how *h)
 {
     answer a = evaluate(t, h);
@@ -70,7 +70,8 @@ answer expect(const trial *t, const how *h)
     return a;
 }
 
-/* Are there two results to compare? If either was refused both must be, for the same element. */
+/* Whether there are two results to compare. If one was refused, both must be, for the same element.
+ */
 bool both_given(const trial *t, const answer *a, const answer *b, const char *what)
 {
     if (a->status != b->status || strcmp(a->error.input, b->error.input) != 0 ||
@@ -88,7 +89,7 @@ const char *isa_drawn(void)
     return lk_isa_name(i);
 }
 
-/* All of them, or the one that was asked for. What is made of others is not drawn. */
+/* All losses, or the one given by --loss. Composites are not drawn. */
 const char *only;
 
 bool is_asked(int i)
@@ -104,7 +105,7 @@ bool has_rows(const lk_loss *loss)
     return is->loss_shape && !(is->traits & LK_COUPLED);
 }
 
-/* The output that an input of a trial is the upstream gradient of, or NULL. */
+/* The output whose upstream gradient an input of a trial is, or NULL. */
 const char *cotangent_of(const trial_input *in)
 {
     return in->given && (in->is->flags & LK_COTANGENT) ? in->is->name + strlen("grad_") : NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * check_losses: the checks, and what they share.
+ * check_losses: the checks, and the functions that they share.
  */
 #ifndef TESTS_CHECK_H
 #define TESTS_CHECK_H
@@ -19,7 +19,7 @@
 #define SANITIZED 0
 #endif
 
-/* What the command line asks for, and what was found. */
+/* The options of the command line, and the number of failures. */
 extern uint64_t seed;
 extern int64_t count;    /* rounds; 0: as many as take some seconds in all */
 extern const char *only; /* the one loss to check, or NULL: all */
@@ -45,21 +45,22 @@ const char *cotangent_of(const trial_input *in);
 
 /* compare.c: tolerances, and comparing. */
 
-/* What the numbers of a trial say about rounding errors.
+/* The magnitudes of a trial, from which its rounding errors are bounded.
  *
- * LOSSES.md 14 bounds the error of a row of F32 by 2e-6 (1 + |loss|) + 2^-23 Z, with Z the largest
- * |score|, and of a gradient by (1e-6 + 2^-22 Z) max |g| + 2 ulp. A description does not tell the
- * scores, but they are no greater than the inputs times the options that scale them, nor are the
- * terms of a loss but for its weights:
+ * The error of a row of F32 may be 2e-6 (1 + |loss|) + 2^-23 Z, with Z the largest |score|, and
+ * that of a gradient (1e-6 + 2^-22 Z) max |g| + 2 ulp. A description does not say what the scores
+ * are, but they, and the terms of a loss without its weights, are not larger than the inputs times
+ * the options that scale them:
  *
  * z: max finite |x| of the differentiable inputs, times max(1, |o|) of every real option given.
  * w: the greatest weight or 1, over the inputs that are not differentiated.
- * rho: what a row's gradient is multiplied with: |grad_output| under none and sum, that over the
- * denominator under mean.
- * terms: how many rows a scalar adds up without dividing.
+ * rho: the factor of a row's gradient: |grad_output| with none and sum, divided by the denominator
+ * with mean.
+ * terms: the number of rows that a scalar sums without division.
  *
- * Where terms of a gradient cancel (a probability row of one class; a saturated softcap), its error
- * is one of the terms and not of what is left of them, so 2^-22 z w rho is added to its bound. */
+ * If the terms of a gradient cancel (a probability row of one class; a saturated softcap), its
+ * error is relative to the terms and not to their small sum, so 2^-22 z w rho is added to its
+ * bound. */
 typedef struct sizes {
     double z, w, rho, terms, rows, divisor;
     double relative, step; /* 2e-6 and 2^-23 in f32; in f64 likewise with its own precision */

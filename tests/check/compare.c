@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * How far two answers may differ, and whether they do.
+ * Error bounds for values and gradients, and the comparison of two answers.
  */
 #include "tests/check/check.h"
 
@@ -57,7 +57,7 @@ sizes sizes_of(const trial *t, const answer *a)
     return s;
 }
 
-/* How far a value may be from the exact one. */
+/* The error bound of a value. */
 double value_bound(const sizes *s, double x)
 {
     return s->relative * (s->terms + fabs(x)) * s->w + s->step * s->z * s->w * s->terms;
@@ -120,8 +120,8 @@ const char *output_pattern(const trial *t, const char *name)
     return "loss";
 }
 
-/* Can a real option of the trial make different scores equal, or nearly? Those that are off by
- * default bound or cut something. */
+/* Whether a real option of the trial can make different scores equal, or nearly equal: options that
+ * are off by default clip or truncate something. */
 static bool may_tie(const trial *t)
 {
     for (int i = 0; i < t->settings; i++)
@@ -154,7 +154,7 @@ static void compare_gradient(const trial *t, const sizes *s, const lk_tensor *x,
     free(peak);
 }
 
-/* Hold an answer against the reference: `times` bounds apart. */
+/* Compare an answer with the reference; the difference may be `times` the bound. */
 void compare(const trial *t, const answer *reference, const answer *other, double times,
              const char *who)
 {
@@ -183,7 +183,7 @@ void compare(const trial *t, const answer *reference, const answer *other, doubl
                     continue;
                 }
                 if (!loss && scalar && ties)
-                    continue; /* a statistic of what tied */
+                    continue; /* a statistic of tied values */
                 if (!close_to(a, b, whole ? 0 : times * bound)) {
                     complain(t, "%s[%" PRId64 "] is %.17g, and %.17g by %s; bound %g", name, i, a,
                              b, who, times * bound);
@@ -194,7 +194,7 @@ void compare(const trial *t, const answer *reference, const answer *other, doubl
     }
 }
 
-/* Every output that both have, bit for bit. */
+/* Compare every output that both have, bit for bit. */
 void compare_bits(const trial *t, const answer *a, const answer *b, const char *what)
 {
     if (!both_given(t, a, b, what))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Gradients against central differences of the value.
+ * Gradients are compared with central differences of the value.
  */
 #include "tests/check/check.h"
 
@@ -20,8 +20,8 @@ static double weighted_sum(const answer *a, const char *name, const double *u, c
     return total;
 }
 
-/* What the gradients are gradients of: sum(grad_output * loss), and likewise for other outputs that
- * have an upstream gradient. */
+/* The function whose gradients are checked: sum(grad_output * loss), plus the same for other
+ * outputs that have an upstream gradient. */
 static double functional(trial *t, double *noise)
 {
     answer a = expect(t, &(how){.isa = "scalar"});
@@ -43,11 +43,11 @@ static double functional(trial *t, double *noise)
 }
 
 /* Central differences with steps h and 2h err by h^2 f'''/6 and 4 times that, so that the first is
- * within the distance of the two. h is small beside 1, the distance over which a loss of scores
- * bends, divided by the options that compress it, and large enough for the noise over h to be
- * small.
+ * within the distance of the two. h is small compared with 1, the scale on which a loss of scores
+ * is curved, divided by the options that compress that scale, and large enough to keep the noise
+ * divided by h small.
  *
- * Where the slope jumps between -2h and 2h the two may agree and yet be wrong, but then the second
+ * If the slope jumps between -2h and 2h, the two may agree and yet be wrong, but then the second
  * difference over h is as large as the jump, and not as small as h f''. Such points are skipped. */
 static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, double scale,
                         double h)
@@ -76,7 +76,7 @@ static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, d
                  i, gradient, d1, bound);
 }
 
-/* The element with the greatest gradient: its row's sums hang on it. */
+/* The element with the largest gradient, on which the sums of its row depend most. */
 static int64_t steepest(const lk_tensor *gradient, int64_t n)
 {
     int64_t best = 0;

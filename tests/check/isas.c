@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every instruction set against the scalar one, and the scalar one against f64.
+ * Every instruction set is compared with the scalar one, and the scalar one with f64.
  */
 #include "tests/check/check.h"
 
@@ -16,7 +16,7 @@ static trial widened(const trial *t)
     return wide;
 }
 
-/* The reference against the same computation in f64, whose own error does not count. */
+/* Compare the reference with the same computation in f64, whose own error is negligible. */
 static void compare_precision(const trial *t, const answer *reference)
 {
     trial wide = widened(t);

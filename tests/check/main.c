@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Checks every registered loss through the public header, from its description alone: each
- * instruction set against the scalar one, gradients against differences, the same bits whatever the
- * threads, places and other outputs, no step outside a tensor, and what its traits promise. A loss
- * that is added is covered by being registered.
+ * instruction set against the scalar one; gradients against differences; the same bits whatever the
+ * threads, the place in memory and the other outputs; no access outside a tensor; and the
+ * properties that its traits promise. A newly registered loss is checked without further code.
  *
  * usage: check_losses [--seed N] [--count N] [--loss NAME]
  */

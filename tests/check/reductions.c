@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sums, means and upstream gradients agree with the values of the rows.
+ * Sums, means and upstream gradients are consistent with the values of the rows.
  */
 #include "tests/check/check.h"
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a row is worth depends on no other row, and ignored rows are worth nothing.
+ * The value of a row does not depend on the other rows, and ignored rows do not contribute.
  */
 #include "tests/check/check.h"
 
-/* The outputs of a slice of the batch in `all`, and in `one`, where it is alone. */
+/* Compare the outputs of a slice of the batch in `all` with those in `one`, where it is alone. */
 static void compare_slice(const trial *t, const answer *all, const trial *alone, const answer *one,
                           int64_t slice)
 {
@@ -77,8 +77,7 @@ void test_row_alone(void **state)
     assert_int_equal(failures, 0);
 }
 
-/* Of the ignored rows, those that no row after them, along the last axis of the loss, looks back
- * to. Free it. */
+/* The ignored rows that no later row along the last axis of the loss depends on. Free it. */
 static bool *forgotten_rows(const trial *t, const bool *ignore)
 {
     layout at;
@@ -91,8 +90,9 @@ static bool *forgotten_rows(const trial *t, const bool *ignore)
     return forgotten;
 }
 
-/* An ignored row is worth 0, has no gradient, and may hold NaN: its inputs are not read. Where row
- * i may read other rows than i of its inputs, no option says so that moves them. */
+/* The loss and gradient of an ignored row are 0, and it may hold NaN because its inputs are not
+ * read. For losses that are not row-wise, options that shift rows against each other are not drawn.
+ */
 static void check_ignored(const lk_loss *loss, const wish *w)
 {
     trial t;
@@ -119,14 +119,15 @@ static void check_ignored(const lk_loss *loss, const wish *w)
                 continue;
             in->x[j] = (double)NAN;
             if (g && clean.status == LK_OK && load(g->data, g->dtype, j) != 0)
-                complain(&t, "grad.%s[%" PRId64 "] of an ignored row is %g", in->is->name, j,
+                complain(&t, "grad.%s[%" PRId64 "] of an ignored row is %g, not 0", in->is->name, j,
                          load(g->data, g->dtype, j));
         }
         free(row);
     }
     for (int64_t r = 0; r < rows && option_is(&t, "reduction", "none"); r++)
         if (ignore[r] && answer_value(&clean, "loss", r) != 0)
-            complain(&t, "an ignored row is worth %g", answer_value(&clean, "loss", r));
+            complain(&t, "the loss of an ignored row is %g, not 0",
+                     answer_value(&clean, "loss", r));
     if (ignored > 0) {
         answer other = expect(&t, &(how){.isa = isa});
         compare_bits(&t, &clean, &other, "with NaN in ignored rows");
@@ -138,7 +139,7 @@ static void check_ignored(const lk_loss *loss, const wish *w)
     trial_free(&t);
 }
 
-/* A batch without the slices that are masked as a whole is worth the same. */
+/* Removing the slices that are masked as a whole does not change the reduced outputs. */
 static void check_removed(const lk_loss *loss, const wish *w)
 {
     trial t;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The same bits whatever the threads, the order of blocks, the place in memory and the other
- * outputs.
+ * The bits of a result do not depend on threads, the order of blocks, the place in memory, or the
+ * other outputs.
  */
 #include "tests/check/check.h"
 
-/* Ask for some of the outputs, in another order. */
+/* Request some of the outputs, in another order. */
 static void want_some(trial *t)
 {
     for (int i = t->wants - 1; i > 0; i--) {
@@ -24,7 +24,7 @@ static void check_same_bits(const lk_loss *loss, const wish *w, int64_t round)
         how how;
         const char *what;
     } ways[] = {
-        {{.order = AT_ONCE, .poison = 0x00}, "with other bytes where the outputs go"},
+        {{.order = AT_ONCE, .poison = 0x00}, "with other bytes in the outputs' memory"},
         {{.order = SHUFFLED, .poison = 0xff}, "block by block"},
         {{.order = THREADS, .poison = 0x5a}, "by four threads"},
         {{.order = AT_ONCE, .in_place = true}, "in place"},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the traits of a loss promise: no negative values, no dependence on a constant.
+ * Losses with the trait LK_NONNEGATIVE are never negative; LK_SHIFT_FREE losses do not change when
+ * a constant is added to a row.
  */
 #include "tests/check/check.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a fuzz target is: one function that takes any bytes, and aborts where a property does not
- * hold. libFuzzer drives it (`make fuzz`), or replay.c with the seeds (`make test`).
+ * A fuzz target is one function that takes any bytes and aborts if a property does not hold.
+ * libFuzzer calls it (`make fuzz`), or replay.c with the seeds (`make test`).
  */
 #ifndef FUZZ_H
 #define FUZZ_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Compressed bodies: what is measured is what is inflated, to the byte.
+ * Compressed bodies: the measured size is exactly the inflated size.
  */
 #include "fuzz.h"
 

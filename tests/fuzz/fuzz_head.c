@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Heads of requests: VERSION newline TARGET newline, then a header a line, NAME:VALUE. What the
- * guard lets through must be read one way only, by a plainer reader than it is.
+ * Request heads: VERSION newline TARGET newline, then one header per line, NAME:VALUE. A second,
+ * simpler parser must find only one way to read what the guard accepts.
  */
 #include "fuzz.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * JSON bodies. What is answered must be JSON to jansson, too, which reads it another way: into a
- * tree. It knows neither NaN nor Infinity, which bodies may hold, nor numbers beyond a double.
+ * JSON bodies. A body that lossd accepts must also be valid for jansson, which parses it
+ * independently, into a tree. jansson supports neither NaN and Infinity, which bodies may contain,
+ * nor numbers beyond the range of a double.
  */
 #include "server/wire/walk.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The scanner of numbers against strtod and strtoll, and the printer against both.
+ * The number parser compared with strtod and strtoll, and the number writer checked by
+ * reading its text back with both.
  */
 #include "fuzz.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Query strings: NAME newline query. Options in their text form reach every loss this way.
+ * Query strings: NAME newline query. Options of every loss are parsed from their text form.
  */
 #include "fuzz.h"
 

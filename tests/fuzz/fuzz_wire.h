@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Whole evaluations of bodies of one format: NAME newline [LENGTH newline] body, LENGTH only with
- * the Open Inference Protocol, where it may be empty. The property: a problem that blames the
- * client, or an answer; the same bytes whether the work is cut in parts or not, and as much memory
- * as was promised. A target may say more: FUZZ_REFERENCE is asked about each body that was
- * answered.
+ * Whole evaluations of bodies of one format: NAME newline [LENGTH newline] body. LENGTH exists only
+ * with the Open Inference Protocol, where it may be empty. The result must be a reply or a problem
+ * that blames the client; the reply must have the same bytes however the work is divided, and the
+ * memory used must not exceed the amount promised. FUZZ_REFERENCE may define a further check of
+ * each body that was accepted.
  */
 #include "fuzz.h"
 

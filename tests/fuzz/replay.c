@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Give a target the files named on the command line, and every prefix of the short ones.
+ * Runs a fuzz target with the files named on the command line, and with every prefix of the short
+ * ones.
  */
 #include "fuzz.h"
 

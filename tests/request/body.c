@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A request as the body and the query that say it, in each body format; of several ways to say the
- * same, any.
+ * Encodes a request as a body and a query string, in each body format. Where a format has several
+ * ways to write the same, one is chosen at random.
  */
 #include "tests/request/request.h"
 

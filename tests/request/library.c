@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A request evaluated by the library alone.
+ * Evaluates a request with the library alone.
  */
 #include "tests/request/request.h"
 

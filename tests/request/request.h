@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Random requests, made from a loss's description: evaluated once by the library alone and once as
- * a body by the server's steps, whose replies must agree.
+ * Random requests, drawn from a loss's description. Each is evaluated by the library alone, and
+ * encoded as a body and evaluated by the server's steps; tests compare the two.
  */
 #ifndef TESTS_REQUEST_H
 #define TESTS_REQUEST_H

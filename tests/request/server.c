@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A body evaluated by the server's steps, one after another on this thread.
+ * Evaluates a body by the server's steps, one after another on this thread.
  */
 #include "tests/request/request.h"
 

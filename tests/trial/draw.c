@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Draws a trial from a loss's description: options, then sizes, then the inputs' forms and values.
- * What the library refuses because options, sizes or values exclude each other is drawn again.
+ * Draws a trial from a loss's description: options, then sizes, then the forms and values of the
+ * inputs. A trial that the library refuses, because its options, sizes or values exclude each
+ * other, is drawn again.
  */
 #include "tests/trial/trial.h"
 
@@ -27,7 +28,7 @@ static void draw_real(const lk_field *f, char to[40])
     snprintf(to, 40, "%.17g", x);
 }
 
-/* Does a pattern of the loss have an axis that this option places? */
+/* Whether this option sets the position of an axis in a pattern of the loss. */
 static bool places_axis(const trial *t, const lk_field *f)
 {
     char word[64];
@@ -106,8 +107,8 @@ static void draw_options(trial *t, const wish *w)
     }
 }
 
-/* Sizes: the last letter of the loss, or the last of the leading sizes where there is no letter,
- * sweeps over numbers around those of lanes, the others are small. */
+/* Sizes: the last letter of the loss, or the last leading size if there is no letter, is drawn from
+ * sizes around multiples of the vector length; the others are small. */
 static void draw_sizes(trial *t, const wish *w)
 {
     static const int64_t sweep[] = {1,  2,  3,  7,  8,  9,   15,  16,  17,
@@ -144,7 +145,7 @@ static void draw_sizes(trial *t, const wish *w)
     }
 }
 
-/* What the values of a last axis have to do with each other: distinct, or logarithms of shares. */
+/* Constraints among the values of a last axis: distinct, or logarithms of probabilities. */
 static void relate_values(const trial *t, trial_input *in)
 {
     const char *range = in->is->range ? in->is->range : "", *letter = strchr(range, ',');
@@ -165,7 +166,7 @@ static void relate_values(const trial *t, trial_input *in)
     }
 }
 
-/* The value that the range of an input takes out: "[0,C) except option". */
+/* The value that the range of an input excludes: "[0,C) except option". */
 static bool range_exception(const trial *t, const char *range, double *x)
 {
     const char *name = range ? strstr(range, " except ") : NULL;
@@ -174,15 +175,15 @@ static bool range_exception(const trial *t, const char *range, double *x)
     return text;
 }
 
-/* What an option adds to the top of a range, "[0,V+option)": where it is off, the values of the
- * first input with that range decide, and those after it have to be among them. */
+/* What an option adds to the upper end of a range, "[0,V+option)". If the option is off, the values
+ * of the first input with that range define the end, and those of later inputs must be below it. */
 static int64_t range_spare(const trial *t, const char *top)
 {
     const char *text = *top && top[1] == '+' ? trial_option(t, top + 2) : NULL;
     return !text ? 0 : strcmp(text, "off") == 0 ? random_int(0, 3) : atoll(text);
 }
 
-/* The input before this one that has such a range too. */
+/* The earlier input that has the same range of that kind. */
 static const trial_input *range_twin(const trial *t, const trial_input *in)
 {
     const char *range = in->is->range;
@@ -194,7 +195,7 @@ static const trial_input *range_twin(const trial *t, const trial_input *in)
     return NULL;
 }
 
-/* A value that the twin has in the slice of the batch where element i of an input is, or -1. */
+/* A value of the twin from the slice of the batch that element i of an input is in, or -1. */
 static double twin_value(const trial_input *twin, const trial_input *in, int64_t i)
 {
     const int64_t batch = in->at.shape[0], width = twin->at.count / batch;
@@ -208,7 +209,7 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
     bool real = is_float(in->type);
     double marks[TRIAL_OPTIONS];
     const trial_input *twin = range_twin(t, in);
-    /* What targets are compared with is no target. */
+    /* An input that targets are compared with has no sentinels. */
     int n_marks = range && strchr(range, '+') && !twin ? 0 : sentinels(t, marks);
     int64_t n = in->at.count;
     double lo = 0, hi = 1;
@@ -276,7 +277,7 @@ static lk_dtype draw_dtype(unsigned dtypes)
     return type;
 }
 
-/* Would a call with these inputs, options and outputs pass the check? */
+/* Check a call with these inputs, options and outputs. */
 static lk_status try_check(const trial *t, lk_error *error)
 {
     lk_call *call = must(lk_call_new(t->loss));
@@ -297,7 +298,7 @@ static lk_status try_check(const trial *t, lk_error *error)
     return status;
 }
 
-/* Give input i, if it is to be given, a form. */
+/* Choose whether input i is given, and its form. */
 static bool draw_form(trial *t, int i)
 {
     trial_input *in = &t->in[i];
@@ -315,7 +316,7 @@ static bool draw_form(trial *t, int i)
     return lay_out(t, in->pattern, &in->at);
 }
 
-/* And values. */
+/* The values of an input that is given. */
 static bool draw_input(trial *t, trial_input *in, double scale, const wish *w)
 {
     bool follows = (in->is->flags & LK_DIFFERENTIABLE) && is_float(in->type);
@@ -324,14 +325,14 @@ static bool draw_input(trial *t, trial_input *in, double scale, const wish *w)
         return false;
     for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
         if (chance(fmin(0.1, 3.0 / (double)in->at.count)))
-            /* An infinity is legal nowhere that has a range, such as a probability. */
+            /* Inputs with a range, such as probabilities, must not be infinite. */
             in->x[j] = in->is->range || chance(0.3) ? (double)NAN
                        : chance(0.3)                ? (double)INFINITY
                                                     : -(double)INFINITY;
     return true;
 }
 
-/* All inputs: what the check says of them and of the options. */
+/* Draw all inputs. Returns the result of checking them with the options. */
 static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
 {
     double scale = chance(0.5) ? 1 : 1 + 9 * random_unit();
@@ -347,7 +348,7 @@ static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
     return status;
 }
 
-/* Every output that there is: some exist for one form of an input only, or with an option. */
+/* Request every output that exists: some need a certain form of an input, or an option. */
 static void want_all(trial *t)
 {
     t->wants = 0;
@@ -363,8 +364,8 @@ static void want_all(trial *t)
     }
 }
 
-/* Is it refused for numbers that exclude each other? Only masks that choose among other things than
- * rows can. */
+/* Whether the trial is refused because its values exclude each other. Only masks that select
+ * something other than rows can cause that. */
 static bool numbers_conflict(const trial *t)
 {
     bool chooses = false;
@@ -379,7 +380,7 @@ static bool numbers_conflict(const trial *t)
     return status == LK_OPTION_CONFLICT;
 }
 
-/* Targets that nothing reaches become ones that something does. */
+/* Replace unreachable targets by reachable ones. */
 static void mend_targets(trial *t)
 {
     bool may = false;
@@ -424,6 +425,6 @@ trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
         trial_free(&t);
     }
     *error = (lk_error){.status = LK_MISUSE};
-    snprintf(error->text, sizeof error->text, "%d draws, and not one is legal", tries);
+    snprintf(error->text, sizeof error->text, "none of %d draws is valid", tries);
     return t;
 }

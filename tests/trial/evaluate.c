@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Evaluates a trial in guarded memory: every tensor and scratch buffer lies between fence bytes or
- * against a page that must not be touched.
+ * Evaluates a trial in guarded memory: every tensor and scratch buffer lies between guard bytes or
+ * next to a page that must not be accessed.
  */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "tests/trial/trial.h"
@@ -35,8 +35,7 @@ double answer_value(const answer *a, const char *name, int64_t i)
     return t ? load(t->data, t->dtype, i) : (double)NAN;
 }
 
-/* Memory of exactly `size` bytes, with something on either side that shows or stops a step
- * outside. */
+/* Memory of exactly `size` bytes, between guard bytes or next to a guard page. */
 typedef struct plot {
     char *base;
     size_t whole; /* bytes mapped or allocated */
@@ -70,11 +69,11 @@ static plot plot_new(size_t size, place where, int offset)
     return p;
 }
 
-/* Was the fence left alone? */
+/* Whether the guard bytes are unchanged. */
 static bool plot_intact(const plot *p)
 {
     if (p->place != HEAP)
-        return true; /* the processor watches */
+        return true; /* the guard page traps */
     for (const char *c = p->base; c < p->base + p->whole; c++)
         if ((c < p->data || c >= p->data + p->bytes) && (unsigned char)*c != fence_byte)
             return false;

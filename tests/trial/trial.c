@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A trial: its options, the shapes of its tensors, its rows and the slices of its batch.
+ * The parts of a trial: options, shapes, rows, slices of the batch.
  */
 #include "tests/trial/trial.h"
 
@@ -52,7 +52,8 @@ const char *loss_pattern(const trial *t)
     return "";
 }
 
-/* Lay a pattern out with the trial's sizes. False where an option puts an axis where none is. */
+/* The shape of a pattern with the trial's sizes. False if an option gives an axis an invalid
+ * position. */
 bool lay_out(const trial *t, const char *pattern, layout *to)
 {
     char letters[LK_MAX_RANK + 1];
@@ -95,7 +96,7 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
     return true;
 }
 
-/* How many rows: values under reduction=none. */
+/* The number of rows: of loss values with reduction=none. */
 int64_t trial_rows(const trial *t)
 {
     layout at;
@@ -118,8 +119,8 @@ int64_t ravel(const layout *at, const int64_t index[LK_MAX_RANK])
     return flat;
 }
 
-/* The axes of a tensor that tell its rows apart, in the order of the loss's shape; -1 if an axis
- * of the rows is missing. */
+/* The axes of a tensor that index the rows, in the order of the loss's shape; -1 if an axis of the
+ * rows is missing. */
 static int row_axes(const trial *t, const layout *at, int axes[LK_MAX_RANK])
 {
     layout rows;
@@ -190,7 +191,7 @@ void trial_set(trial *t, const char *name, const char *text)
     }
 }
 
-/* The first axis of the rows in a tensor, or -1: along it a batch can be cut. */
+/* The axis of a tensor along which a batch can be split: the first axis of the rows; or -1. */
 int batch_axis(const trial *t, const layout *at)
 {
     layout rows;
@@ -202,7 +203,7 @@ int batch_axis(const trial *t, const layout *at)
     return -1;
 }
 
-/* How many slices the batch has along that axis; 0 where it cannot be cut. */
+/* The number of slices of the batch along that axis; 0 if it cannot be split. */
 int64_t batch_size(const trial *t)
 {
     layout rows;
@@ -260,7 +261,7 @@ int sentinels(const trial *t, double to[TRIAL_OPTIONS])
     return n;
 }
 
-/* The greatest number of classes that an option leaves: integers that are off or at least 1. */
+/* The largest number of classes that the options allow: integers that are off or at least 1. */
 int64_t option_limit(const trial *t)
 {
     int64_t limit = INT64_MAX;
@@ -273,7 +274,7 @@ int64_t option_limit(const trial *t)
     return limit;
 }
 
-/* Which rows are masked out, or have a sentinel as their target: those are not read. Free it. */
+/* The rows that are masked, or have a sentinel as their target, and so are not read. Free it. */
 bool *ignored_rows(const trial *t)
 {
     double marks[TRIAL_OPTIONS];
@@ -300,8 +301,7 @@ void trial_want(trial *t, const char *prefix, const char *name)
     snprintf(t->want[t->wants++], TRIAL_NAME, "%s%s", prefix, name);
 }
 
-/* Give an optional input a part in the trial that is all of one value; NULL if it has no such
- * input. */
+/* Add an optional input with all elements of one value; NULL if the loss has no such input. */
 trial_input *trial_add(trial *t, const char *name, lk_dtype type, double value)
 {
     for (int i = 0; i < t->inputs; i++) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Random evaluations of any loss, drawn from its description alone: sizes, forms, values, options;
- * and their evaluation with tensors placed wherever a check wants them. A trial keeps its numbers
- * as doubles, so that they can be shifted, cut into rows and given in every element type.
+ * Random evaluations of any loss (trials), drawn from its description alone: options, sizes, input
+ * forms and values; and their evaluation, with tensors placed in memory as a check requires. A
+ * trial holds its values as doubles, so that they can be shifted, split into rows and converted to
+ * every element type.
  */
 #ifndef TESTS_TRIAL_H
 #define TESTS_TRIAL_H
@@ -19,7 +20,7 @@ enum { TRIAL_INPUTS = 20, TRIAL_OPTIONS = 64, TRIAL_OUTPUTS = 48, TRIAL_NAME = 4
 
 /* Trials: trial.c. */
 
-/* A tensor whose axes are known by what they stand for: '*' or a letter. */
+/* A shape whose axes are labelled by the pattern: '*' or a letter. */
 typedef struct layout {
     int rank;
     int64_t shape[LK_MAX_RANK];
@@ -56,18 +57,18 @@ typedef struct trial {
     int64_t size[26];
 } trial;
 
-/* What a check wants of the trials it draws. */
+/* What a check requires of the trials that it draws. */
 typedef struct wish {
     lk_dtype element;
     const char *reduction; /* NULL: any */
-    bool plain;            /* default options but for the reduction */
-    bool smooth;           /* values inside their ranges, away from the ends */
+    bool plain;            /* default options except the reduction */
+    bool smooth;           /* values inside their ranges, not near the ends */
     bool small;            /* few elements */
-    bool huge;             /* many of them: several blocks */
+    bool huge;             /* so many elements that there are several blocks */
     bool nonfinite;        /* some NaN and infinities among the differentiable inputs */
     bool one_lead;         /* exactly one size for `*` */
-    bool aligned;          /* no integer option that could move rows against their targets */
-    bool needy;            /* the loss has said that it needs an option that can be left out */
+    bool aligned;          /* no integer option that could shift rows against their targets */
+    bool needy;            /* the loss reported that it needs an option that is usually optional */
 } wish;
 
 double *new_doubles(int64_t n);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bodies that are wrong: whatever the bytes, the answer is a reply or a problem that blames the
- * client, and no byte beyond the body is read.
+ * Invalid bodies: whatever the bytes, the result is a reply or a problem that blames the client,
+ * and no byte beyond the end of the body is read.
  */
 #include "tests/request/request.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Buffers: the maximum holds to the byte, failure stays, strings are JSON whatever they hold.
+ * Buffers: the maximum size is exact, a failed buffer stays failed, and strings are written as
+ * valid JSON whatever they contain.
  */
 #include "tests/help.h"
 

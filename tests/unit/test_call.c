@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a call refuses, and how: every status that can be had, with the input and the element it
- * names; functions out of order; shapes that cannot be; the text forms of options.
+ * Errors of a call: every status, with the input and the element that it names; functions called
+ * out of order; invalid shapes; the text forms of options.
  */
 #include <locale.h>
 #include <math.h>

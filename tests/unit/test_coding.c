@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Compressed bodies: whatever the bytes, the body they stand for or a problem; never more than was
- * asked for.
+ * Compressed bodies: whatever the bytes, the result is the inflated body or a problem, and never
+ * more bytes than requested.
  */
 #include "tests/help.h"
 

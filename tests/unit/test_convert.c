@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Every half, by both formats, against the value that its bits mean.
+ * Every 16-bit number of both formats, compared with the value defined by its bits.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * ctc against all paths there are, one by one: scores near each other and so far apart that their
- * exponents as well are rounded.
+ * ctc compared with a sum over all paths, enumerated one by one: for scores near each other, and
+ * for scores so far apart that even their exponents are rounded.
  */
 #include <math.h>
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Cursors: never outside, and failure stays.
+ * Cursors: they never read out of bounds, and a failed cursor stays failed.
  */
 #include "tests/help.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The documents: each has all that the descriptions have, and each is well-formed.
+ * Generated documents: each contains everything that the descriptions have, and is well-formed.
  */
 #include "tests/request/request.h"
 

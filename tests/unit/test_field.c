@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Option tables: defaults, the text forms of every type, ranges.
+ * Option tables: defaults, the text form of every type, ranges.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Flags: defaults, environment and command line in that order, and what a bad one is told.
+ * Flags: defaults, environment and command line, each overriding the one before, and the messages
+ * for invalid ones.
  */
 #define _DEFAULT_SOURCE /* setenv, dup2 */
 #include "tests/help.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A composite of any losses is worth what they are worth, and its gradients are the sums of theirs.
+ * The value of a composite is the weighted sum of the values of its parts, and its gradients are
+ * the sums of their gradients.
  */
 #include "tests/help.h"
 #include "tests/trial/trial.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Heads of requests: what the guard lets through, how targets are split, which ids and traces are
- * repeated.
+ * Request heads: what the guard accepts, how targets are split, which request ids and trace headers
+ * are used.
  */
 #include "tests/help.h"
 

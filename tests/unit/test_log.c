@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Log lines: one event is one line with its own fields, whatever the values hold.
+ * Log lines: each event is one line with its fields, whatever the values contain.
  */
 #include "tests/help.h"
 

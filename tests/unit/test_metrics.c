@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Metrics: the exposition text, read by its rules, says what was counted.
+ * Metrics: the exposition text is valid and has the values that were counted.
  */
 #include "tests/help.h"
 

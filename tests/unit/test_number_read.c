@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * JSON numbers read by the server have the bits that strtod gives, and nothing else is taken.
+ * Numbers that the server reads from JSON have the bits that strtod gives, and everything else is
+ * refused.
  *
  * usage: test_number_read [exhaustive]
  */

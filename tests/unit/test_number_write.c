@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Numbers written by the server are the shortest text that reads back to the same bits, and of the
- * shortest the closest: held against what printf gives for each number of digits.
+ * Numbers that the server writes have the fewest digits that read back to the same bits, and among
+ * those the closest; compared with printf for each number of digits.
  *
  * usage: test_number_write [exhaustive]
  */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory of bodies: what they hold as they grow, what is kept for the next, and what is not.
+ * Memory of large bodies: the contents are preserved as bodies grow; memory is kept for reuse
+ * within limits.
  */
 #include "tests/help.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * How long a connection may take for what it is at.
+ * Deadlines of a connection in each of its states.
  */
 #include "tests/help.h"
 

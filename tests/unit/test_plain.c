@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Plain rows (lib/rows/plain.h): chunks that are calm and chunks that are not, rows whose
- * gradients are written while the next is read, lines that go past the caches. Values against
- * sums in double; and the same bits wherever a row lies and whatever lies beside it.
+ * Fast path of rows (lib/rows/plain.h): chunks with small and with large scores, rows whose
+ * gradients are written while the next row is read, streaming stores. Values are compared with sums
+ * in double; the bits must be the same wherever a row lies and whatever its neighbours are.
  */
 #include <math.h>
 #include <setjmp.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Problems: each is a JSON object with the members of RFC 9457 and ours, whatever it quotes.
+ * Problems: each is a JSON object with the members of RFC 9457 and those of lossd, whatever text it
+ * quotes.
  */
 #include "tests/help.h"
 

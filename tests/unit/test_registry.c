@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The losses that are registered, what their tables promise, and the choice of an instruction set.
+ * The registered losses, the consistency of their tables, and the selection of an instruction set.
  */
 #include <ctype.h>
 #include <setjmp.h>

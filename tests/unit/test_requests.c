@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Whole evaluations: requests made at random from every description go through each pair of wires
- * and are compared, bit for bit, with what the library says in one call.
+ * Whole evaluations: random requests for every loss go through each pair of body formats, and the
+ * replies are compared, bit for bit, with the results of the library.
  */
 #include "tests/request/request.h"
 

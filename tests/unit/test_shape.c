@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Shape patterns: what they bind, what conflicts, what they make, and their texts.
+ * Shape patterns: the sizes that they bind, conflicts, the shapes that they produce, and their
+ * text.
  */
 #include <setjmp.h>
 #include <stdarg.h>

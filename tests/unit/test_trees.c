@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The one piece of memory that a document's trees are made in.
+ * The single block of memory in which the JSON tree of a document is allocated.
  */
 #include "tests/help.h"
 

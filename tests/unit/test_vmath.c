@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * lib/vector/vmath.h against libm in a wider type, and the half-precision loads and stores of
- * lib/vector/vec.h against a reference written from the formats' definition. Once per variant and
- * element: cc -std=c11 -O2 -ffp-contract=off -mavx2 -mfma -mf16c -DLK_VECTOR_BYTES=32
- * -DLK_ELEMENT_F32 -Ilib tests/unit/test_vmath.c -lcmocka -lm With the argument "exhaustive", every
- * float there is (and a thousand times the doubles).
+ * lib/vector/vmath.h compared with libm in a wider type, and the half-precision loads and stores of
+ * lib/vector/vec.h compared with a reference written from the definition of the formats. Compiled
+ * once per variant and element type: cc -std=c11 -O2 -ffp-contract=off -mavx2 -mfma -mf16c
+ * -DLK_VECTOR_BYTES=32 -DLK_ELEMENT_F32 -Ilib tests/unit/test_vmath.c -lcmocka -lm
+ *
+ * With the argument "exhaustive" it tests every float (and a thousand times the doubles).
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which wire a request means: by its media types, by the bytes of a file, by its number.
+ * Selecting the body format of a request: by media types, by the bytes of a file, by its number.
  */
 #include "tests/help.h"
 
