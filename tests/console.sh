@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A page is true: each command of its console blocks prints what stands under it, asked of a lossd of our own.
-# `lossd` is the one under test; carriage returns, which end the lines of heads, do not count.
+# Run each command in the console blocks of a page against a lossd of its own, and compare what it prints with the
+# lines below it. In the commands `lossd` is the program under test; carriage returns at line ends are ignored.
 # Usage: tests/console.sh LOSSD PAGE
 set -euo pipefail
 lossd=$1
@@ -21,10 +21,10 @@ done
 passed=0
 failed=0
 command=
-# The command so far printed what stands under it, or not.
+# Run the command, and compare what it prints with the lines below it.
 check() {
     [ -n "$command" ] || return 0
-    # A page shows commands that fail, too: what they print is what is compared.
+    # Commands may fail: only their output is compared.
     # shellcheck disable=SC2016 # the inner shell expands it
     bash -c 'curl() { command curl -sS "$@"; }; lossd() { "$lossd" "$@"; }; '"${command//http:\/\/127.0.0.1:8080/$url}" \
         > "$work/got" 2>&1 || true

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# README.md is true: its C program prints what stands under it, its curl commands get the replies shown.
+# Check the examples of README.md: its C program prints the text below it, and its curl commands print their replies.
 # Usage: tests/readme.sh build/release
 set -euo pipefail
 build=$1

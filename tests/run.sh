@@ -12,7 +12,7 @@ trap 'rm -f "$log"' EXIT
 passed=0
 failed=0
 
-# run NAME COMMAND...: quiet when it passes, all it said when it does not.
+# run NAME COMMAND...: one line if it passes, its whole output if it fails.
 run() {
     local name=$1 start=$SECONDS
     shift
@@ -26,7 +26,7 @@ run() {
     fi
 }
 
-# Does this processor have the instruction set that test_vmath_<isa>_<element> was compiled for?
+# Whether this processor supports the instruction set that test_vmath_<isa>_<element> was compiled for.
 has_isa() {
     local flag flags=
     case $1 in

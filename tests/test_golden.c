@@ -21,7 +21,7 @@ enum { MAX_TENSORS = 16 };
 static const char *directory = "tests/golden";
 static const lk_dtype elements[] = {LK_F64, LK_F32, LK_F16, LK_BF16};
 
-/* What was compared, over the whole run. */
+/* The number of comparisons of the whole run. */
 static long compared;
 static long values_compared;
 static int isas_used;
@@ -41,7 +41,7 @@ typedef struct held {
     lk_tensor tensor;
 } held;
 
-/* Report what is wrong with a case, by its name. */
+/* Report a failure of a case, with its name. */
 static void complain(trial *t, const char *format, ...)
 {
     t->failed = true;
@@ -73,18 +73,18 @@ static int64_t whole_of(const json_t *json)
 
 /* -------------------------------------------------------------------------------- tolerance -- */
 
-/* What a number is, as far as its precision goes. */
+/* The kinds of numbers, which have different tolerances. */
 typedef enum kind {
     VALUE,      /* a loss or a diagnostic, computed and kept in f32 (f64) */
     PERPLEXITY, /* the exponential of a mean of row losses */
     GRADIENT,   /* rounded to the element type at the end */
 } kind;
 
-/* How far `got` may be from `expected`, by LOSSES.md section 14. `z` is Z, the largest finite score
- * of the row, 0 for losses without rows; `peak` the largest |gradient| of the row; `terms` how many
- * row losses with a factor of 1 were added up, whose Zs add up to `z`.
+/* How far `got` may be from `expected`. `z` is Z, the largest finite score of the row, 0 for losses
+ * without rows; `peak` is the largest |gradient| of the row; `terms` is the number of row losses
+ * with a factor of 1 that were added up, and `z` the sum of their Zs.
  *
- * F64: 1e-12 (1 + |expected|), or 1e-10 where the oracle has an epsilon of its own.
+ * F64: 1e-12 (1 + |expected|), or 1e-10 if the oracle has an epsilon of its own.
  * F32, row losses: 2e-6 (1 + |loss|) + 2^-23 Z. For a sum of rows the bounds of the rows add up.
  * A perplexity exp(x) has the bound of x times its slope, and rounds once more.
  * F32, gradients: (1e-6 + 2^-22 Z) peak + 2 ulp of F32.
@@ -133,7 +133,7 @@ static bool read_shape(const json_t *json, lk_tensor *out)
     return lk_tensor_count(out) == (int64_t)json_array_size(json_object_get(json, "data"));
 }
 
-/* Memory for a tensor, of exactly its size, filled with what no result can be by accident. */
+/* Memory for a tensor, of exactly its size, filled with a value that no result has by accident. */
 static bool allocate(lk_tensor *tensor)
 {
     size_t size = bytes_of(tensor);
@@ -165,7 +165,7 @@ static int read_inputs(trial *t, held *out)
         memset(tensor, 0, sizeof *tensor);
         const char *word = json_string_value(json_object_get(value, "dtype"));
         tensor->dtype = dtype_of(word ? word : "", t->element);
-        /* What has no floats is evaluated once. */
+        /* Cases without floats are evaluated once. */
         if (count == 0 && tensor->dtype != t->element &&
             (!is_whole(tensor->dtype) || t->element != LK_F64))
             return -1;
@@ -503,7 +503,7 @@ static void compare(trial *t, const held *inputs, int n_inputs, const held *out,
                  number_of(json_array_get(data, (size_t)worst)), worst_bound, worst_excess);
 }
 
-/* Evaluate a case both ways and compare; false if the case is not for this element type. */
+/* Evaluate a case in both ways and compare; false if the case is not for this element type. */
 static bool try_case(trial *t)
 {
     held inputs[MAX_TENSORS], first[MAX_TENSORS], second[MAX_TENSORS];

@@ -30,7 +30,7 @@ static void begin(long n, bool everything)
     failing_begin(n, everything);
 }
 
-/* The server's steps. What open did not say it would need, the others must not ask for. */
+/* The server's steps. After open, they must not allocate more than open announced. */
 static bool steps(const lk_loss *loss, const wire *in, const wire *out, span body,
                   const char *query, problem *p, size_t *beyond)
 {
@@ -60,7 +60,7 @@ static void torture_body(const lk_loss *loss, const wire *in, const wire *out, c
     for (long n = 1;; n++) {
         problem p = {0};
         size_t beyond;
-        /* Gradients are written over the body, so each round has its own. */
+        /* Gradients overwrite the body, so each round has its own copy. */
         char *copy = exactly(body->data, body->size);
         begin(n, everything);
         bool ok = steps(loss, in, out, (span){copy, body->size}, query, &p, &beyond);
@@ -74,7 +74,7 @@ static void torture_body(const lk_loss *loss, const wire *in, const wire *out, c
                 fail_msg("%s, %s: %s", name, in->name, p.detail);
             return;
         }
-        /* jansson does not always tell a lack of memory from bad text. */
+        /* jansson does not always distinguish a failed allocation from invalid text. */
         bool blamed = p.status == 503 && strcmp(p.code, "no_memory") == 0;
         if (!ok && !blamed && !(parsing && p.status == 400))
             fail_msg("%s, %s to %s, allocation %ld: %d %s: %s", name, in->name, out->name, n,
@@ -115,7 +115,7 @@ static void evaluations(void **unused)
         }
 }
 
-/* Wrong bodies: what is told may be either thing, but nothing breaks. */
+/* Invalid bodies: either error may be reported, but nothing else may go wrong. */
 static void wrong_bodies(void **unused)
 {
     (void)unused;

@@ -28,7 +28,7 @@
 
 #include <cmocka.h>
 
-/* A server of one's own, on a thread. */
+/* A server on its own thread. */
 
 static uv_loop_t loop;
 static uv_async_t over;
@@ -95,7 +95,7 @@ static int say_it(const bytes *sent)
     assert_true(fd >= 0);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof to), 0);
-    /* Not all of it is taken where the answer is already there and the connection closed. */
+    /* The server does not read all of it if it has already replied and closed the connection. */
     (void)!send(fd, sent->data, sent->size, MSG_NOSIGNAL);
     return fd;
 }
@@ -156,7 +156,7 @@ static void torture(const char *name, int status, const bytes *sent)
             free(h.text.data);
             assert_true(n < 10000);
         }
-        /* Only a connection that nothing can be known of is closed without a word. */
+        /* Only a connection for which no state could be allocated is closed without a reply. */
         if (silent > 1 || refused == 0)
             fail_msg("%s: %d times no reply, %d times 503", name, silent, refused);
     }
@@ -259,7 +259,7 @@ static void binary(void **unused)
     free(body.data);
 }
 
-/* Nothing may be left of all that. */
+/* No memory may be left allocated. */
 static void nothing_is_left(void **unused)
 {
     (void)unused;

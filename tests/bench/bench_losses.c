@@ -34,7 +34,7 @@ static double median(double *x, int n)
     return x[n / 2];
 }
 
-/* Bits of an element of any type that is a moderate score: what the time does not depend on. */
+/* The bits of a moderate score of any type; the time does not depend on its value. */
 static void fill(lk_dtype dtype, void *data, int64_t n)
 {
     uint32_t state = 1;
@@ -54,7 +54,7 @@ static void fill(lk_dtype dtype, void *data, int64_t n)
     }
 }
 
-/* Two threads do half each of what one would do. */
+/* Each of two threads does half of the work. */
 typedef struct half {
     void (*run)(const struct half *); /* of blocks, or of bytes */
     lk_call *call;
@@ -139,7 +139,7 @@ typedef struct batch {
 static batch batch_new(lk_dtype dtype, int64_t rows, int64_t classes)
 {
     batch b = {.bytes = (size_t)(rows * classes) * lk_dtype_size(dtype)};
-    /* As lossd, NumPy and PyTorch have their tensors: at the beginning of a line. */
+    /* At the beginning of a cache line, as in lossd, NumPy and PyTorch. */
     const size_t size = (b.bytes + 63) / 64 * 64;
     b.x = aligned_alloc(64, size);
     b.g = aligned_alloc(64, size);
@@ -166,7 +166,7 @@ static void batch_free(batch *b)
     free(b->y);
 }
 
-/* One read of it all: that what was read is used costs next to nothing. */
+/* One read of the whole tensor; using the values costs almost nothing. */
 static void read_all(const batch *b)
 {
     typedef uint64_t words __attribute__((vector_size(64), aligned(64)));
@@ -275,7 +275,7 @@ static void two_threads(void)
     }
 }
 
-/* What the processor says of its last-level cache, in MiB. */
+/* The size of the last-level cache in MiB, as the processor reports it. */
 static size_t last_cache(void)
 {
     const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE), l2 = sysconf(_SC_LEVEL2_CACHE_SIZE);

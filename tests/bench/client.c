@@ -93,7 +93,7 @@ static void note(times *to, double seconds)
     to->count++;
 }
 
-/* The reply is whole. */
+/* The reply is complete. */
 static void done(connection *c)
 {
     c->busy = false;
@@ -169,7 +169,7 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* In ms: the value that the part `of` of them does not exceed. */
+/* A quantile in ms: the share `of` of the times does not exceed it. */
 static double percentile(times *t, double of)
 {
     const size_t kept = t->count < SAMPLES ? t->count : SAMPLES;
@@ -215,7 +215,7 @@ int main(int argc, char **argv)
                 (short)(c->busy ? (c->sent < request_size ? POLLIN | POLLOUT : POLLIN) : 0);
             idle = idle || !c->busy;
         }
-        /* Until something comes or is due: it must not take the processor from what it measures. */
+        /* Sleep until something arrives or is due, so as not to take CPU time from the server. */
         const double wait = rate == 0 || !idle ? 0.001 : next - now();
         const struct timespec until = {.tv_nsec = wait <= 0      ? 0
                                                   : wait > 0.001 ? 1000000

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""losskit beside PyTorch, in one process and in turns: loss and gradient, on one thread and on two.
+"""losskit compared with PyTorch, alternating in one process: loss and gradient, on one thread and on two.
 
 PyTorch computes forward and backward of its own function; losskit the same loss and the same gradients
 through a call, from lk_call_new to lk_call_free. The figures are medians, and how many times faster.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""lossd beside an echo of the same bytes through the same HTTP, and its formats beside each other.
+"""lossd compared with an echo of the same bytes through the same HTTP code, and its body formats with each other.
 
-Large requests take turns on one connection each, and medians are compared. Small ones come from
-tests/bench/client.c, in turns of some seconds.
+Large requests alternate, on one connection each, and medians are compared. Small ones are sent by
+tests/bench/client.c, alternating every few seconds.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def memory(lossd: str, folder: str) -> None:
 
 
 def neighbours(lossd: str, client: str, folder: str, seconds: float) -> None:
-    """Small requests while a large one is always under way."""
+    """Small requests while a large one is always in flight."""
     rate = 2000
     print(f"\n32x128 f32 at {rate} /s, 64 connections, two workers; 1024x32000 (131 MB each way) beside it")
     server = Server(lossd, folder, "--workers", "2", "--max-body", "256MiB")

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How many bytes at the start of `text` are a word for what is not finite. */
+/* The length of NaN, Infinity or -Infinity at the start of `text`, else 0. */
 static size_t unfinite(span text)
 {
     static const char *const words[] = {"-Infinity", "Infinity", "NaN"};
@@ -21,7 +21,7 @@ static size_t unfinite(span text)
     return 0;
 }
 
-/* The body with a 0 in place of each such word that is not in a string. */
+/* The body with each such word outside strings replaced by 0. */
 static span with_finite_numbers(span body, char *to)
 {
     size_t size = 0;

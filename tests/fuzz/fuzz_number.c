@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <math.h>
 
-/* Is it one JSON number, by the grammar? */
+/* Whether the text is one JSON number, by the grammar. */
 static bool is_number(const char *s)
 {
     s += *s == '-';

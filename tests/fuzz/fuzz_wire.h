@@ -15,7 +15,7 @@
 #define FUZZ_REFERENCE(body) true
 #endif
 
-/* One line of the head, cut to fit. False if there is none. */
+/* One line of the head, truncated to fit. False if there is none. */
 static bool take_line(const uint8_t **data, size_t *size, char *to, size_t room)
 {
     const uint8_t *end = memchr(*data, '\n', *size);

@@ -25,7 +25,7 @@ int main(int argc, char **argv)
         size_t size;
         uint8_t *data = read_file(argv[i], &size);
         for (size_t n = size < SHORT ? 0 : size; n <= size; n++) {
-            /* Memory of exactly that size, so that a sanitizer sees a step outside. */
+            /* Memory of exactly that size, so that a sanitizer detects accesses outside. */
             uint8_t *exact = malloc(n ? n : 1);
             REQUIRE(exact);
             memcpy(exact, data, n);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzz each target for some seconds, from its seeds. What it finds is written beside the seeds, under the
-# name that libFuzzer gives it: mend, then commit it as a seed.
+# Fuzz each target for some seconds, starting from its seeds. Inputs that fail are written beside the seeds, under
+# the name that libFuzzer gives them: fix the bug, then commit the input as a seed.
 # Usage: tests/fuzz/run.sh build/fuzz/tests SECONDS TARGET...
 set -uo pipefail
 programs=$1

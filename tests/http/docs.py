@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Open /docs in Chromium and look at what it made of the descriptions.
+"""Open /docs in Chromium and check the page that it makes of the descriptions.
 
 There must be a section for each loss with all that it takes and gives, no error, and no reply but those
 of lossd: the page works without the internet. With a key asked for, it must say so.

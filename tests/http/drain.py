@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""SIGTERM in the middle of work: everything that was sent before is answered, whole and right, and the
-process ends with 0. With a drain delay, /readyz says 503 while /healthz says 200 and requests are served."""
+"""SIGTERM while requests are in flight: every request that was sent before gets its complete, right reply, and
+lossd exits with 0. During a drain delay /readyz returns 503, /healthz returns 200, and requests are served."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def finishes_admitted(path: str, data: bytes, connections: int) -> list[str]:
             thread.start()
         for thread in threads:
             thread.join()
-        # Sent is not yet read: wait until the server has taken each of them up.
+        # A request that was sent may not have been read yet: wait until the server has admitted each of them.
         probe = lossd.connect()
         lines = b""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send every request of api/examples to a lossd of our own, where its description says.
+"""Send every request of api/examples to a lossd of its own, at the path of the description.
 
 Each must be answered with the outputs that the description calls default, and once more, by the same
 request with all of its outputs named, with the same numbers. No loss may be without an example.

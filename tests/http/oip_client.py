@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Drive every model of a lossd of our own with a small client of the Open Inference Protocol.
+"""Evaluate every model of a lossd of its own with a small client of the Open Inference Protocol.
 
 The client is written from the public specification alone, with its binary data extension. The
 example of each description goes through it as raw tensors and as JSON, in every float type and

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What operators count on: keys, web pages kept out or let in, TLS, slow and vanished clients, sockets that
-were opened before, log lines. Each check is a function; its sentence is its name."""
+"""What operators rely on: keys, web pages refused or allowed, TLS, slow and disconnected clients, sockets passed
+by systemd, log lines. Each check is a function, and its name says what it checks."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def pages_of_other_origins_are_kept_out(path: str) -> None:
             ({"Origin": "null"}, 403),
             ({"Origin": f"http://{host}", "Host": host}, 200),
             ({"Origin": f"http://localhost:{port}", "Host": f"localhost:{port}"}, 200),
-            # The name of somebody else that leads to this machine.
+            # A foreign name that resolves to this machine.
             ({"Origin": "http://evil.example:8080", "Host": "evil.example:8080"}, 403),
             ({"Origin": "http://localhost.evil.example", "Host": "localhost.evil.example"}, 403),
             ({"Origin": "http://127.0.0.1.evil.example", "Host": "127.0.0.1.evil.example"}, 403),
@@ -199,7 +199,7 @@ def pages_of_listed_origins_are_let_in(path: str) -> None:
             reply = evaluate(lossd, {"Origin": origin, **bearer(KEY)})
             same((reply.status, reply.headers["access-control-allow-origin"]), (200, origin))
             same((reply.headers["vary"], "access-control-max-age" in reply.headers), ("Origin", False))
-            # A page must see why it was refused, too.
+            # A page must be able to read why it was refused.
             same(evaluate(lossd, {"Origin": origin}).headers["access-control-allow-origin"], origin)
         for origin in ("http://good.example", "https://good.example:8443", "https://good.example.evil"):
             same(evaluate(lossd, {"Origin": origin, **bearer(KEY)}).status, 403, origin)
@@ -318,7 +318,7 @@ def certificates_are_read_again_on_sighup(path: str) -> None:
     same("/nowhere" in refused_start(path, "--tls-cert", "/nowhere", "--tls-key", "/nowhere"), True)
 
 
-# Slow clients, and those that leave.
+# Slow clients, and clients that disconnect.
 
 
 def until_closed(s: socket.socket) -> tuple[bytes, float]:
@@ -344,7 +344,7 @@ def slow_clients_are_told_and_closed(path: str) -> None:
             (head + b"Content-Length: 100\r\n\r\n", 408),
             (head + b"Content-Length: 100\r\n\r\n{", 408),
             (head + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", 408),
-            # What was to be said anyway is said.
+            # A reply that was due anyway is sent.
             (head.replace(b"huber", b"nothing") + b"Content-Length: 100\r\n\r\n{", 404),
         ):
             with lossd.connect() as s:
@@ -359,7 +359,7 @@ def slow_clients_are_told_and_closed(path: str) -> None:
                 body = data.partition(b"\r\n\r\n")[2]
                 same(json.loads(body)["status"], status)
         same(metric(lossd, 'lossd_rejected_total{reason="client_too_slow"}'), 4)
-        # A byte now and then does not put the deadline off.
+        # An occasional byte does not extend the deadline.
         with lossd.connect() as s:
             s.sendall(head)
             start = time.monotonic()
@@ -394,7 +394,7 @@ def slow_readers_are_closed(path: str) -> None:
 
 @check
 def work_of_a_client_that_left_is_not_done(path: str) -> None:
-    # One sequence is one row, which does not give way: every step with every label.
+    # One sequence is one row, and a row does not yield: every step with every label.
     steps, labels = 6000, 2000
     scores = struct.pack(f"<{steps * 4}f", *(float(i % 7) for i in range(steps * 4)))
     tensors = [
@@ -475,7 +475,7 @@ def work_that_is_late_is_ended_while_it_runs(path: str) -> None:
         same(spent < 0.8 * needed, True, f"{spent} of {needed} ms")
 
 
-# The manager of services, and the log.
+# systemd, and the log.
 
 
 @check
@@ -542,7 +542,7 @@ def json_lines_say_what_was_done(path: str) -> None:
 
 @check
 def a_full_address_accepts_again_when_a_connection_closes(path: str) -> None:
-    """Those that wait are let in by the closing alone: nothing else happens that could wake the loop."""
+    """Waiting connections are accepted when others close: no other event could wake the loop."""
     for limit, closing in ((1, 1), (8, 1), (8, 8)):
         with Lossd(path, "--max-connections", str(limit)) as lossd, ExitStack() as stack:
             held = []
@@ -564,7 +564,7 @@ def a_full_address_accepts_again_when_a_connection_closes(path: str) -> None:
 
 
 def logits_request(first: int, rows: int, classes: int) -> bytes:
-    """Rows of one large batch, whose sum of losses has gradients that do not depend on what is beside them."""
+    """Rows of one large batch: with the sum of the losses, the gradient of a row does not depend on other rows."""
     pattern = struct.pack("<1009f", *((i * 37 % 1009) / 128 - 4 for i in range(1009)))
     start = first * classes % 1009 * 4
     x = (pattern * (rows * classes // 1009 + 2))[start : start + 4 * rows * classes]
@@ -599,7 +599,7 @@ def long_replies_are_what_their_rows_are_alone(path: str) -> None:
 
 @check
 def small_requests_pass_one_that_takes_all_workers(path: str) -> None:
-    """Its shards, one or two, give way; it comes out as it does alone, with the passes that it has."""
+    """Its shards, one or two, yield; the result is the same as without other requests, for every number of passes."""
     n, width = 2500, 64
     x = struct.pack(f"<{n * width}f", *((i * 7919 % 1013) / 256 - 2 for i in range(n * width)))
     labels = struct.pack(f"<{n}q", *(i % 50 for i in range(n)))

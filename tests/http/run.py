@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send the requests of tests/http/*.http to a lossd of our own and compare the replies.
+"""Send the requests of tests/http/*.http to a lossd of its own and compare the replies.
 
 A file holds cases:
 
@@ -154,7 +154,7 @@ def number(text: str) -> float:
 
 
 def show(reply: Reply) -> str:
-    """A reply as it stands in a case file."""
+    """A reply in the format of a case file."""
     kind = reply.headers.get("content-type", "")
     if not reply.body:
         return ""
@@ -312,7 +312,7 @@ def main() -> int:
         text = path.read_text()
         top, *parts = re.split(r"^### ", text, flags=re.M)
         flags = re.search(r"^!flags (.*)$", top, flags=re.M)
-        # One instruction set, or the last digits of the replies would depend on the processor.
+        # A fixed instruction set, because the last digits of the replies depend on it.
         with Lossd(arguments.lossd, "--isa", "scalar", *(flags.group(1).split() if flags else [])) as lossd:
             for part in parts:
                 case = Case(part)

@@ -1,4 +1,4 @@
-"""A lossd of one's own to test, and plain HTTP/1.1 on a socket: what is sent is what stands there."""
+"""Starts a lossd to test, and speaks HTTP/1.1 on a socket, so that a test controls every byte that is sent."""
 
 from __future__ import annotations
 

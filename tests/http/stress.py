@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Many connections posting mixed requests, small and large, good and bad, over both body formats. Every
-answer must equal, byte for byte, what a lossd with one worker says to the same request asked alone."""
+"""Many connections that post mixed requests: small and large, valid and invalid, in both body formats. Every
+reply must equal, byte for byte, the reply of a lossd with one worker to the same request sent alone."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How many requests a second and how many bytes: cross entropy with its gradient, by shape, body format and workers, as
-wrk sees it on 16 connections in a closed loop.
+"""Requests and bytes per second, as wrk measures them on 16 connections in a closed loop: cross entropy with its
+gradient, by shape, body format and number of workers.
 
     tests/load/capacity.py [--seconds 3] [--keep FOLDER]     with Debian's wrk; about a minute
 
---keep leaves the bodies and wrk's script there, for use with other generators: README.md."""
+--keep saves the request bodies and wrk's scripts in FOLDER, for use with other generators: see README.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: requests to send, a load, a process's memory, and verdicts."""
+"""What the scripts of this folder share: requests, load generation, the memory of a process, and reporting."""
 
 from __future__ import annotations
 

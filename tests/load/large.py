@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A body of 1 GB against the limit of 64 MiB, sent at once by curl, Python's http.client and Node's fetch: each must
-show its user the 413, with its sentence, and not a broken connection.
+report the 413 with its detail, and not a broken connection.
 
     make load, or tests/load/large.py            a client that is not installed is left out and named"""
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What lossd does when three times as much is asked of it as it can do: what it admits it answers, right and
-about as fast as at its peak; the rest it refuses at once; its memory stays within the budget.
+"""lossd under three times the load that it can serve: it answers the requests that it admits correctly, at about
+its peak rate; it refuses the others at once; its memory stays within the budget.
 
     make load, or tests/load/overload.py [--seconds 60]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""SIGTERM under full load, again and again: whatever was admitted is answered, whole; /readyz says 503 at once;
-the process ends soon after its last answer; idle connections do not hold it.
+"""SIGTERM under full load, repeatedly: every admitted request gets its complete reply; /readyz returns 503 at once;
+the process exits soon after its last reply; idle connections do not delay it.
 
     tests/load/sigterm.py [--count 100]
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Five hundred connections of slowhttptest that send their heads or bodies, or take their replies, a few bytes at
-a time: each must be closed within its deadline and a second, and health be answered all the while.
+"""Five hundred connections of slowhttptest that send their heads or bodies, or read their replies, a few bytes at
+a time: each must be closed within a second of its deadline, and /healthz must answer throughout.
 
     make load, or tests/load/slow.py [--plot FILE.svg]     with Debian's slowhttptest; about a minute
 

@@ -5,11 +5,11 @@ alone, and through nginx and HAProxy, which keep connections to lossd that many 
     tests/load/smuggle.py [--direct] [NAME...]
 
 Alone, lossd must do what smuggle.txt says. A proxy gives each request that it takes an id of its own, which
-lossd logs and repeats, so what must never be is plain to see: lossd serving a request that the proxy did not
-know of, or one id twice, or a client getting the answer to an id that is not its own. Other clients (probes)
-follow each vector, each with a loss of its own value, and all must get theirs.
+lossd logs and repeats, so violations are visible: lossd serves a request that the proxy does not know, or one
+id twice, or a client gets the reply to an id that is not its own. Other clients (probes)
+follow each vector, each with a different loss value, and all must get their own replies.
 
-Each proxy stands there twice: as it comes, and with everything that makes it pass on more (the column with a
+Each proxy runs twice: with its defaults, and with all settings that make it forward more (the column with a
 star): nginx unbuffered and with invalid header names, HAProxy with option accept-invalid-http-request.
 `--direct` needs no proxy."""
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Does lossd grow? A hundred thousand requests of 1 KB to 64 MB, mixed, in six kinds on eight connections; then a
-million small ones. Every answer must be the one that the first of its kind got, and when all is idle the memory be
-what it was at the start.
+"""Checks that the memory of lossd does not grow: a hundred thousand mixed requests of 1 KB to 64 MB, of six kinds on
+eight connections; then a million small ones. Every reply must equal the first of its kind, and when lossd is idle again
+its memory must be about that of the start.
 
     make load, or tests/load/soak.py [--mixed 100000] [--small 1000000] [--plot FILE.svg]     about four minutes"""
 

@@ -62,7 +62,8 @@ static void say_base64(bytes *b, const unsigned char *data, size_t n)
     }
 }
 
-/* Can bare arrays say this tensor? They carry no types, and no sizes behind a 0. */
+/* Whether nested arrays can represent this tensor: they have no types, and no sizes after a size of
+ * 0. */
 static bool is_bare(const sample *s, const lk_tensor *t)
 {
     bool types =
@@ -165,7 +166,6 @@ void say_safetensors(bytes *b, const sample *s, int where)
     free(h.data);
 }
 
-/* The length of the JSON of the last body of the Open Inference Protocol, which a header tells. */
 uint64_t said_head;
 
 const char *oip_spelt(lk_dtype dtype)
@@ -180,7 +180,8 @@ static bool is_half(lk_dtype dtype)
     return dtype == LK_F16 || dtype == LK_BF16;
 }
 
-/* Tensors in the JSON and behind it, as it comes; what JSON cannot say behind it. */
+/* Tensors at random in the JSON or as raw data after it; types that JSON cannot represent always
+ * raw. */
 static void say_oip(bytes *b, const sample *s, int where)
 {
     bytes raw = {0};

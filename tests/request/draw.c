@@ -16,7 +16,7 @@ void sample_free(sample *s)
     s->inputs = 0;
 }
 
-/* The sizes that the letters and the star have in a request. */
+/* The sizes of the letters and the star in a request. */
 typedef struct sizes {
     int leads;
     int64_t lead[LK_MAX_RANK], letter[26];
@@ -72,7 +72,8 @@ static lk_dtype random_dtype(unsigned set)
     return d;
 }
 
-/* An integer of a range "[low,LETTER)", or with ], that is not the option it may leave out. */
+/* An integer in a range "[low,LETTER)" or "[low,LETTER]", except the value that the range excludes.
+ */
 static int64_t random_in(const sample *s, const char *range, const sizes *z)
 {
     const char *comma = range ? strchr(range, ',') : NULL;
@@ -87,7 +88,7 @@ static int64_t random_in(const sample *s, const char *range, const sizes *z)
     return !text || x != strtoll(text, NULL, 10) ? x : x > low ? x - 1 : x + 1;
 }
 
-/* Values that the range of an input allows; now and then special ones where it has no range. */
+/* Values within the range of an input; sometimes special values if it has no range. */
 static void fill_values(const sample *s, lk_tensor *t, const char *range, const sizes *z)
 {
     const int64_t count = lk_tensor_count(t);
@@ -132,8 +133,8 @@ static void fill_values(const sample *s, lk_tensor *t, const char *range, const 
     }
 }
 
-/* What the values of a last axis have to do with each other: distinct, or logarithms of shares. The
- * simplest that will do: classes in turn, all shares the same. */
+/* Constraints among the values of a last axis: distinct, or logarithms of probabilities. Simple
+ * choices are enough: consecutive classes, nearly equal probabilities. */
 static void relate_values(lk_tensor *t, const char *range, const sizes *z)
 {
     const int64_t K = t->rank > 0 ? t->shape[t->rank - 1] : 0;
@@ -229,8 +230,8 @@ static void add_outputs(sample *s)
     }
 }
 
-/* A request as the description allows it; every size is up to `most`, or `most` exactly where
- * that is above 100. */
+/* A request that follows the description. Every size is at most `most`; if `most` is above 100,
+ * every size is exactly `most`. */
 static sample sample_draw(const lk_loss *loss, lk_dtype element, int most, unsigned flags,
                           sizes *of)
 {
@@ -265,7 +266,7 @@ static sample sample_draw(const lk_loss *loss, lk_dtype element, int most, unsig
     return s;
 }
 
-/* Most requests that are refused for what sizes, inputs and options have to do with each other are
+/* Most requests that are refused because their sizes, inputs and options do not fit together are
  * drawn again. */
 sample sample_new(const lk_loss *loss, lk_dtype element, int most, unsigned flags)
 {

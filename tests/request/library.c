@@ -26,7 +26,7 @@ lk_status give(lk_call *call, const sample *s, lk_error *error)
     return status == LK_OK ? lk_call_check(call, error) : status;
 }
 
-/* Out of place, one block after another, the last one first. */
+/* Out of place, one block after another, from the last to the first. */
 lk_status ask(const sample *s, expected *a)
 {
     *a = (expected){.status = LK_NO_MEMORY};

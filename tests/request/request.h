@@ -11,8 +11,8 @@
 #include "tests/help.h"
 #include "wire/wire.h"
 
-/* The losses that requests can be drawn for from their descriptions: not those whose tensors are
- * known from their parts alone. */
+/* The losses for which requests can be drawn: not composites, whose tensors depend on their parts.
+ */
 #define FOR_EACH_DRAWN(l)                                                                          \
     for (int l = 0; l < lk_loss_count(); l++)                                                      \
         if (!(lk_loss_describe(lk_loss_at(l))->traits & LK_DYNAMIC))
@@ -64,9 +64,9 @@ typedef struct expected {
     } output[REQUEST_OUTPUTS];
 } expected;
 
-/* Everything up to the check of the call. */
+/* Set inputs, options and outputs of a call, and check it. */
 lk_status give(lk_call *call, const sample *s, lk_error *error);
-/* The whole evaluation. */
+/* Evaluate a request. */
 lk_status ask(const sample *s, expected *a);
 void expected_free(expected *a);
 
@@ -78,13 +78,13 @@ extern const wire *const every_wire[WIRES];
 /* Where options and outputs go. */
 enum { IN_BODY, IN_QUERY };
 
-/* The length of the JSON of the last body of the Open Inference Protocol, which a header tells. */
+/* The JSON length of the last body of the Open Inference Protocol, which is sent in a header. */
 extern uint64_t said_head;
 
 void say_body(bytes *b, const sample *s, const wire *w, int where);
 void say_safetensors(bytes *b, const sample *s, int where);
 void say_query(bytes *b, const sample *s);
-/* What safetensors and the Open Inference Protocol call an element type. */
+/* The names of an element type in safetensors and in the Open Inference Protocol. */
 const char *spelt(lk_dtype dtype);
 const char *oip_spelt(lk_dtype dtype);
 
@@ -94,8 +94,8 @@ typedef struct outcome {
     problem problem;
     int shards;
     bytes reply;
-    uint64_t head;      /* of a reply of the Open Inference Protocol: its JSON; 0: all of it */
-    size_t need, taken; /* as promised after open, and as found at the end */
+    uint64_t head;      /* JSON length of a reply of the Open Inference Protocol; 0: all of it */
+    size_t need, taken; /* memory as promised after open, and as used at the end */
 } outcome;
 
 void tell_head(evaluation *e);

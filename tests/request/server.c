@@ -12,7 +12,7 @@ void outcome_free(outcome *o)
     o->reply = (bytes){0};
 }
 
-/* What a request's head would have said beside the body. */
+/* Set what the server takes from the request's head. */
 void tell_head(evaluation *e)
 {
     if (e->in == &wire_oip)
@@ -21,7 +21,8 @@ void tell_head(evaluation *e)
         e->oip.raw_default = true;
 }
 
-/* `query` NULL: none. The body is copied to memory of exactly its size. False with a problem. */
+/* `query` may be NULL. The body is copied to memory of exactly its size. Returns false with a
+ * problem. */
 bool serve(const lk_loss *loss, const wire *in, const wire *out, const void *body, size_t size,
            const char *query, int shards, outcome *o)
 {

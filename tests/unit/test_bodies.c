@@ -130,7 +130,7 @@ static void json_bodies(void **unused)
         {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"data\":1},\"b\":[1]}}"},
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAA\"},\"b\":[1]}}"},
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAAAA\"},\"b\":[1]}}"},
-        /* Refused before memory for a thousand million numbers is asked for. */
+        /* Refused before memory for 10^9 elements is allocated. */
         {"ragged_tensor", "{\"inputs\":{\"a\":{\"shape\":[1000000000],\"base64\":\"AAAA\"},"
                           "\"b\":{\"shape\":[1000000000],\"base64\":\"AAAA\"}}}"},
         {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAA AA\"},\"b\":[1]}}"},
@@ -189,7 +189,7 @@ static void json_bodies(void **unused)
         expect(cases[i].body, cases[i].code);
 }
 
-/* Integers and masks: on every wire what does not fit is refused, never narrowed. */
+/* Integers and masks: values that do not fit are refused in every format, never truncated. */
 static void json_integers(void **unused)
 {
     (void)unused;
@@ -237,7 +237,7 @@ static void json_integers(void **unused)
     }
 }
 
-/* The place is told as the contract's example tells it. */
+/* An error names the input and the index of the element. */
 static void json_places(void **unused)
 {
     (void)unused;
@@ -259,7 +259,7 @@ static void json_places(void **unused)
     assert_int_equal(o.problem.index[1], 1);
 }
 
-/* More tensors than there may be, and none of them known. */
+/* More tensors than allowed, all of them unknown. */
 static void many_tensors(void **unused)
 {
     (void)unused;
@@ -368,7 +368,7 @@ static void safetensors_bodies(void **unused)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         expect_safetensors(cases[i].code, cases[i].header, cases[i].data);
-    /* Lengths that only a checked comparison sees through. */
+    /* Lengths that overflow in an unchecked comparison. */
     static const char *const lengths[] = {"\xff\xff\xff\xff\xff\xff\xff\xff",
                                           "\xf8\xff\xff\xff\xff\xff\xff\xff", "\0\0\0\0\0\0\0\x80",
                                           "\3\0\0\0\0\0\0\0"};
@@ -379,7 +379,7 @@ static void safetensors_bodies(void **unused)
         assert_false(try_body(lk_loss_find("huber"), &wire_safetensors, body, 10, &o));
         assert_string_equal(o.problem.code, "malformed_body");
     }
-    /* The header's own limit, with as many bytes as it says. */
+    /* The limit of the header, in a body that is as long as its header says. */
     const size_t size = 8 + 65537;
     char *large = malloc(size);
     assert_non_null(large);
@@ -394,7 +394,7 @@ static void safetensors_bodies(void **unused)
     free(large);
 }
 
-/* Every prefix of a good body. */
+/* Every prefix of a valid body. */
 static void truncations(void **unused)
 {
     (void)unused;
@@ -478,7 +478,7 @@ static void changed_bytes(void **unused)
         }
 }
 
-/* Bytes left out, doubled, or swapped for structure, several at once. */
+/* Several bytes removed, duplicated, or replaced by structural characters. */
 static void mangled_bodies(void **unused)
 {
     (void)unused;
@@ -503,7 +503,7 @@ static void mangled_bodies(void **unused)
         }
 }
 
-/* As deep as a body can be, in the places where something walks it. */
+/* Very deep nesting, in every place where the body is traversed. */
 static void deep_bodies(void **unused)
 {
     (void)unused;

@@ -119,7 +119,7 @@ static void strings(void **unused)
                  "\"\\u000a\\u000d\\u0009\\u0008\\u000c\\u0001\\u001f\\u007f\"");
     check_string("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80",
                  "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"");
-    /* What a terminal or a reader of lines takes for a control or the end of a line. */
+    /* Characters that a terminal or a line reader takes for control characters or line ends. */
     check_string("\xc2\x80\xc2\x85\xc2\x9b\xc2\x9f\xc2\xa0",
                  "\"\\u0080\\u0085\\u009b\\u009f\xc2\xa0\"");
     check_string("\xe2\x80\xa7\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa",
@@ -139,7 +139,7 @@ static void strings(void **unused)
     check_string("\xf4\x8f\xbf\xbf", "\"\xf4\x8f\xbf\xbf\"");
 }
 
-/* Whatever the bytes, a JSON reader takes the string, and takes good UTF-8 for what it was. */
+/* Whatever the bytes, a JSON parser accepts the string, and reads valid UTF-8 unchanged. */
 static void any_string(void **unused)
 {
     (void)unused;

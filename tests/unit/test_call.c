@@ -179,7 +179,8 @@ static const refusal refusals[] = {
             {"mask", OF(mask, LK_BOOL, 1, 2)}},
      .options = {"aggregation", "max_length"},
      .status = LK_MISSING_OPTION},
-    /* Not errors: what was wrong above is masked out, or in a row that is not read. */
+    /* Not errors: the invalid values of the cases above are masked, or in rows that are not read.
+     */
     {CE, .in = {LOGITS, {"targets", OF(bad_targets, LK_I64, 2)}, {"mask", OF(mask, LK_BOOL, 2)}},
      .status = LK_OK},
     {CE, .in = {{"logits", OF(nan_logits, LK_F32, 2, 3)}, TARGETS, {"mask", OF(mask, LK_U8, 2)}},
@@ -190,7 +191,7 @@ static const refusal refusals[] = {
     {CE, .in = {LOGITS, TARGETS, {"grad_output", F32(1)}}, .status = LK_OK},
 };
 
-/* From the beginning to wherever it fails. */
+/* Run a whole evaluation until a step fails. */
 static lk_status whole_call(const refusal *r, lk_error *error)
 {
     static double room[8][64];
@@ -246,7 +247,8 @@ static void test_refusals(void **state)
     }
 }
 
-/* Memory that cannot be had: a weight to be converted, of 2^50 elements that nothing ever reads. */
+/* Memory exhausted: a weight of 2^50 elements, none of which is read, would have to be converted.
+ */
 static void test_no_memory(void **state)
 {
     (void)state;
@@ -297,7 +299,7 @@ static void test_evaluate(void **state)
     seen[LK_UNKNOWN_LOSS] = true;
 }
 
-/* The statuses that no loss of today can give. One that starts to has its case above. */
+/* Statuses that no loss returns so far. When one does, it needs a case above. */
 static void test_all_seen(void **state)
 {
     (void)state;
@@ -330,7 +332,7 @@ static lk_call *filled(void)
     return call;
 }
 
-/* What must be refused once the call is checked. */
+/* Functions that must be refused after the check. */
 static void assert_closed(lk_call *call)
 {
     lk_tensor x = lk_matrix(LK_F32, logits, 2, 3);
@@ -413,7 +415,7 @@ static void test_order(void **state)
     lk_call_free(call);
 }
 
-/* Gradients that gather from all rows are passes of their own, and want scratch, too. */
+/* Gradients that gather from all rows have passes of their own, which also need scratch buffers. */
 static void test_passes_need_scratch(void **state)
 {
     (void)state;
@@ -485,7 +487,7 @@ static void test_plan_again(void **state)
     assert_true(loss[0] == loss[1]);
 }
 
-/* A check that was refused leaves the call as it was. */
+/* A failed check leaves the call unchanged. */
 static void test_check_again(void **state)
 {
     (void)state;
@@ -543,7 +545,7 @@ static void test_shapes(void **state)
     assert_int_equal(lk_tensor_count(&s), 0);
 }
 
-/* Rank 8, all of it leading sizes. */
+/* Rank 8, all of them leading sizes. */
 static void test_deepest(void **state)
 {
     (void)state;
@@ -594,7 +596,8 @@ static void test_any(void **state)
 
 /* ----------------------------------------------------------------------------- text of options  */
 
-/* Huber's loss of 10 is delta (10 - delta/2): shows how delta was read; -1 if it was refused. */
+/* Huber's loss of 10 is delta (10 - delta/2), which shows how delta was parsed; -1 if it was
+ * refused. */
 static double with_delta(const char *text)
 {
     double a = 10, b = 0, loss = -1;

@@ -9,7 +9,7 @@
 
 #include <zlib.h>
 
-/* What zlib itself makes of some bytes. */
+/* Some bytes compressed by zlib. */
 static bytes packed(coding c, const char *data, size_t size, int level)
 {
     z_stream z = {0};
@@ -61,7 +61,7 @@ static void round_trips(void **unused)
                 if (lengths[k] > 0) {
                     assert_null(plain(c, &body, lengths[k] - 1, &size, &p));
                     assert_int_equal(p.status, 413);
-                    /* And one that is not the size it was measured to have. */
+                    /* And a size other than the measured one. */
                     got = malloc(lengths[k]);
                     assert_false(
                         coding_inflate(c, (span){body.data, body.size}, got, lengths[k] - 1, &p));
@@ -89,7 +89,7 @@ static void deflated(void **unused)
         assert_int_equal(size, sizeof text);
         assert_memory_equal(got, text, size);
         free(got);
-        /* What does not fit is not written. */
+        /* Output that does not fit is not written. */
         for (size_t max = 0; max < to.size; max += 1 + to.size / 50) {
             buffer small = buffer_new(max);
             assert_false(coding_deflate(c, (span){text, sizeof text}, &small));
@@ -151,7 +151,7 @@ static void members(void **unused)
     free(twice.data);
 }
 
-/* Cut off anywhere, followed by anything, or with any byte changed. */
+/* Truncated anywhere, followed by any bytes, or with any byte changed. */
 static void wrong_bodies(void **unused)
 {
     (void)unused;
@@ -169,7 +169,7 @@ static void wrong_bodies(void **unused)
             for (int v = 1; v < 256; v++) {
                 body.data[i] = (char)(body.data[i] ^ v);
                 char *got = plain(c, &body, 1000, &size, &p);
-                /* A few bits say nothing that matters: whatever they are, the text is the same. */
+                /* A few bits do not matter: the text is the same whatever they are. */
                 if (got) {
                     same++;
                     assert_int_equal(size, sizeof text);

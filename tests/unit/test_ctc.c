@@ -37,7 +37,7 @@ typedef struct example {
     long double loss, grad[MOST_STEPS * MOST_CLASSES];
 } example;
 
-/* Is the target what is left of a path without repeats and blanks (class 0)? */
+/* Whether the path without repeats and blanks (class 0) equals the target. */
 static bool gives_target(const example *e, const int *path)
 {
     int n = 0;
@@ -51,7 +51,7 @@ static bool gives_target(const example *e, const int *path)
     return n == e->labels;
 }
 
-/* The next path; false behind the last. */
+/* The next path; false after the last. */
 static bool advance(const example *e, int *path)
 {
     for (int t = 0; t < e->steps; t++) {
@@ -75,7 +75,7 @@ static void expect(example *e)
         for (int k = 0; k < C; k++)
             log_p[t * C + k] = (long double)e->x[t * C + k] - most - logl(all);
     }
-    /* Once for the likeliest path, once for the sum and for what each entry has of it. */
+    /* First pass: the most likely path. Second pass: the sum, and the share of each entry in it. */
     long double mass[MOST_STEPS * MOST_CLASSES] = {0};
     for (int pass = 0; pass < 2; pass++) {
         int path[MOST_STEPS] = {0};
@@ -167,7 +167,7 @@ static void test_all_paths(void **unused)
     assert_true(lk_isa_use(best));
 }
 
-/* Many magnitudes of one class that is all the target needs: the loss is that magnitude. */
+/* Scores of many magnitudes for the only class of the target: the loss is that magnitude. */
 static void test_unlikely(void **unused)
 {
     (void)unused;

@@ -208,7 +208,7 @@ static void as_markdown(void **unused)
         assert_non_null(strstr(start, is->formula));
         assert_non_null(strstr(start, is->example));
         mentions_all(start, is, "| `", "`");
-        /* Each table has as many bars in every row. */
+        /* Every row of a table has the same number of columns. */
         int bars = 0;
         for (char *line = start; line; line = strchr(line + 1, '\n')) {
             int here = 0;
@@ -286,14 +286,14 @@ static void walk(const json_t *root, const json_t *value)
         }
 }
 
-/* What stands there, or where its $ref leads. */
+/* The object itself, or the target of its $ref. */
 static json_t *followed(const json_t *root, json_t *value)
 {
     json_t *ref = json_object_get(value, "$ref");
     return ref ? (json_t *)(uintptr_t)resolve(root, json_string_value(ref)) : value;
 }
 
-/* Every path, its verbs, their ids, answers and parameters. */
+/* Every path with its methods, operation ids, responses and parameters. */
 static void check_paths(const json_t *root, json_t *paths)
 {
     const char *path, *verb;

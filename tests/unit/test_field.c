@@ -141,7 +141,7 @@ static void test_integers(void **state)
     assert_int_equal(set(COUNT, "-1"), LK_OPTION_OUT_OF_RANGE);
     assert_int_equal(set(COUNT, "1"), LK_OK);
     assert_int_equal(set(COUNT, "9223372036854775807"), LK_OK);
-    /* It is how off is stored, and must not pass for it. */
+    /* This is the stored form of off, and must not be accepted as a value. */
     assert_int_not_equal(set(COUNT, "-9223372036854775808"), LK_OK);
     assert_int_equal(set(COUNT, "off"), LK_OK);
     assert_true(o.count == INT64_MIN);
@@ -205,7 +205,7 @@ static void test_lists(void **state)
     assert_int_equal(set(LIST, text + 1), LK_OPTION_INVALID);
 }
 
-/* A text however long is quoted in part. */
+/* Long text is quoted only in part. */
 static void test_long_text(void **state)
 {
     (void)state;

@@ -122,7 +122,7 @@ static void bad_values(void **unused)
     refused("--max-body", "1.5MiB", "64MiB");
     refused("--max-body", "99999999999999999999", "64MiB");
     refused("--max-body", "9223372036854775807GiB", "64MiB");
-    /* Out of range: say what the range is. */
+    /* Out of range: the message gives the range. */
     refused("--max-body", "1", "from 1024");
     refused("--idle-timeout", "10ms", "from 1000");
     refused("--idle-timeout", "10", "ms");
@@ -138,7 +138,7 @@ static void bad_values(void **unused)
     refused("--workers", NULL, "value");
     refused("--isa", NULL, "value");
     refused("--listen", NULL, "host:port");
-    /* Names that are not. */
+    /* Unknown names. */
     refused("--worker", "1", "--help");
     refused("--workers1", "1", "--help");
     refused("-workers", "1", "--help");
@@ -230,7 +230,7 @@ static void words_and_help(void **unused)
     assert_true(help);
 }
 
-/* --help names every flag, in lines that have a meaning beside each. */
+/* --help lists every flag with an explanation. */
 static void help_text(void **unused)
 {
     (void)unused;

@@ -73,7 +73,7 @@ static void mixture_free(mixture *m)
     }
 }
 
-/* What input i of part k is called in the composite. */
+/* The name of input i of part k in the composite. */
 static const char *name_of(const mixture *m, int k, int i, char to[64])
 {
     int owner = k;
@@ -120,7 +120,7 @@ static lk_call *call_of(const mixture *m, lk_tensor held[PARTS][TRIAL_INPUTS])
     return call;
 }
 
-/* Blocks in any order, the last one first. */
+/* Runs the blocks from the last to the first. */
 static void run(lk_call *call)
 {
     lk_error error = {0};
@@ -159,7 +159,8 @@ static double sum_of(const mixture *m, const char *tensor, int64_t j, double *si
 
 static void compare(const mixture *m, lk_dtype element, const char *output, const lk_tensor *t)
 {
-    /* The parts alone are rounded to the type, some of them far below their row's greatest. */
+    /* The parts alone are rounded to the type, even where they are much smaller than the largest.
+     */
     const double step = element == LK_F64 ? 1e-13 : element == LK_BF16 ? 0x1p-8 : 0x1p-10;
     double total = 0, size, peak = 0;
     for (int k = 0; strcmp(output, "loss") == 0 && k < m->parts; k++)
@@ -220,7 +221,7 @@ static void test_sums(void **state)
     assert_true(gradients > 1000 && shared > 300);
 }
 
-/* A plan that was refused may come again, with numbers that are mended. */
+/* A plan that was refused may be repeated with corrected values. */
 static void test_again(void **state)
 {
     (void)state;
@@ -281,7 +282,8 @@ static void test_again_of_several(void **state)
     lk_call_free(call);
 }
 
-/* A check that comes again knows nothing of the one before it: here the weights' type was wrong. */
+/* A repeated check does not depend on the one before it, where the type of the weights was wrong.
+ */
 static void test_check_again(void **state)
 {
     (void)state;
@@ -311,7 +313,7 @@ static void test_check_again(void **state)
     lk_call_free(call);
 }
 
-/* Every function that tells what is wrong does without being asked where. */
+/* Every function that takes an lk_error accepts NULL. */
 static void test_no_error(void **state)
 {
     (void)state;

@@ -19,7 +19,7 @@ static const char *verdict(const char *version, const char *const *headers, int6
     guard g = {0};
     p = (problem){0};
     for (; headers[0]; headers += 2) {
-        /* Exactly as long as they are: a read beyond the end is one that a sanitizer sees. */
+        /* In memory of exactly their size, so that a sanitizer detects reads beyond the end. */
         char *name = exactly(headers[0], strlen(headers[0]));
         char *value = exactly(headers[1], strlen(headers[1]));
         const span its =

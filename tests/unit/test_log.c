@@ -21,7 +21,7 @@ static void begin(void)
     close(ends[1]);
 }
 
-/* What was written since begin. It fits in a pipe. */
+/* The text written since begin. It fits in a pipe. */
 static void end(void)
 {
     dup2(kept, STDERR_FILENO);
@@ -104,7 +104,7 @@ static void json_lines(void **unused)
     json_decref(tree);
 }
 
-/* What a client may send to forge a line or a field. */
+/* Values with which a client might try to forge a line or a field. */
 static void injection(void **unused)
 {
     (void)unused;
@@ -181,7 +181,7 @@ static void long_values(void **unused)
         }
 }
 
-/* More than a line can hold: some fields are missing, but those that are there are whole. */
+/* More than fits in a line: some fields are missing, but the others are complete. */
 static void long_lines(void **unused)
 {
     (void)unused;
@@ -213,7 +213,7 @@ static void long_lines(void **unused)
         }
 }
 
-/* A log that nobody reads stops nothing. */
+/* A log that nobody reads does not block. */
 static void closed(void **unused)
 {
     (void)unused;

@@ -185,7 +185,7 @@ static void check_families(void)
     }
 }
 
-/* Before anything was counted; no test before this one counts. */
+/* Nothing has been counted yet: this test must come before those that count. */
 static void fresh(void **unused)
 {
     (void)unused;
@@ -216,7 +216,7 @@ static void histograms(void **unused)
     check_families();
     assert_true(value_of("lossd_queue_duration_seconds_count", "") == n);
     assert_true(fabs(value_of("lossd_queue_duration_seconds_sum", "") / sum - 1) < 1e-8);
-    /* A value on a limit belongs below it. */
+    /* A value equal to a limit belongs to the bucket below it. */
     assert_true(value_of("lossd_queue_duration_seconds_bucket", "{le=\"1.5e-05\"}") == 3);
     assert_true(value_of("lossd_queue_duration_seconds_bucket", "{le=\"2.25e-05\"}") == 5);
     assert_true(value_of("lossd_encode_duration_seconds_count", "") == 1000);
@@ -255,7 +255,7 @@ static void requests(void **unused)
     assert_true(value_of("lossd_elements_total", labels) == (double)((INT64_C(1) << 40) + 5));
 }
 
-/* Every wire has a name, and one beyond them is none. */
+/* Every format has a name; an index beyond them has none. */
 static void codecs(void **unused)
 {
     (void)unused;
@@ -275,7 +275,7 @@ static void gauges(void **unused)
     assert_true(value_of("lossd_received_bytes_total", "") == 0x1p50);
 }
 
-/* What the contract promises by name. */
+/* The metrics whose names are promised to users. */
 static void promised(void **unused)
 {
     (void)unused;

@@ -34,7 +34,8 @@ static float float_of(uint32_t bits)
     return x;
 }
 
-/* `text`, a token, reads as strtod reads it: where it ends, before a comma, and negated. */
+/* The token `text` gives the same value as strtod: at the end of the input, before a comma, and
+ * negated. */
 static void check_read(const char *text)
 {
     static char wide[4096];
@@ -96,7 +97,7 @@ static void test_read_known(void **unused)
         "9007199254740993e-22",
         "1e-22",
         "1e-23",
-        /* Middles of two doubles, and next to them. */
+        /* Midpoints of two doubles, and their neighbourhood. */
         "9007199254740993",
         "9007199254740993.0",
         "9007199254740992.9999",
@@ -158,7 +159,7 @@ static void test_read_known(void **unused)
         "1e310",
         "1e400",
         "9999999999999999999e308",
-        /* Exponents beyond any counter. */
+        /* Exponents that overflow an integer. */
         "1e999999999999",
         "1e-999999999999",
         "1e99999999999999999999999999999999",
@@ -204,7 +205,7 @@ static void test_read_known(void **unused)
     assert_true(isnan(value) && !signbit(value));
 }
 
-/* A token of thousands of digits, the value of which its first digits tell. */
+/* Tokens of thousands of digits, whose value depends on the first ones. */
 static void test_read_long(void **unused)
 {
     (void)unused;
@@ -228,7 +229,8 @@ static void test_read_long(void **unused)
     }
 }
 
-/* Middles of neighbours with all their digits, up to 767, and what only the last digits tell. */
+/* Midpoints of neighbours with all their digits, up to 767, and numbers that differ only in the
+ * last digits. */
 static void test_read_middles(void **unused)
 {
     (void)unused;
@@ -397,14 +399,14 @@ static void test_grammar(void **unused)
         char text[24];
         size_t n = random_bits() % sizeof text;
         for (size_t k = 0; k < n; k++) {
-            /* Mostly digits, so that more than a few are tokens. */
+            /* Mostly digits, so that many are valid tokens. */
             uint64_t r = random_bits();
             text[k] = r % 4 == 0 ? alphabet[(r >> 8) % (sizeof alphabet - 1)]
                                  : (char)('0' + (r >> 8) % 10);
         }
         check_grammar(text, n);
     }
-    /* What may follow. */
+    /* Characters that may follow a number. */
     static const char followers[] = ", ]}\t\n\r:\"[{/\0\x80\xFF";
     for (size_t i = 0; i < sizeof followers - 1; i++) {
         char text[] = "-15 7654321";

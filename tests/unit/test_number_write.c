@@ -84,7 +84,7 @@ static char *write_as(enum type type, char *out, double x, uint64_t bits)
                        : number_write_bf16(out, (uint16_t)bits);
 }
 
-/* The digits and the exponent of the first of them, of a decimal without a sign. */
+/* The digits of an unsigned decimal, and the exponent of the first digit. */
 struct decimal {
     char digits[40];
     int count, exponent;
@@ -125,7 +125,7 @@ static void lay_out(char *out, const struct decimal *d)
     }
 }
 
-/* `trials`: how many shorter forms are tried. */
+/* `trials`: the number of shorter forms that are tried. */
 static void check_write(enum type type, uint64_t bits, int trials)
 {
     char text[64], expected[64];
@@ -264,7 +264,7 @@ static void test_write_f64(void **unused)
         check_write(F64, random_bits(), i < 100000 ? 17 : 1);
     for (long i = 0; i < random_count; i++) {
         uint64_t r = random_bits();
-        /* Few digits, integers, and what has few bits. */
+        /* Few digits, integers, and numbers with few significant bits. */
         check_write(F64, bits_of((double)(r % 1000000007) / 1e5), 1);
         check_write(F64, bits_of((double)(r >> (r % 64))), 1);
         check_write(F64, bits_of(ldexp((double)(r >> 50), (int)(r % 1500) - 900)), 1);

@@ -53,7 +53,7 @@ static void lists(void **unused)
     peer *p[5];
     for (int i = 0; i < 5; i++)
         p[i] = peer_add(&all, i);
-    /* From the middle, both ends, then the rest: what is left is always whole. */
+    /* Remove from the middle, then both ends, then the rest: the list stays consistent. */
     static const int order[] = {2, 4, 0, 1, 3};
     for (int i = 0; i < 5; i++) {
         int left = 0;

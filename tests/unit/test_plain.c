@@ -31,7 +31,7 @@ static void *need(void *p)
     return p;
 }
 
-/* What is done to a row of scores between -4 and 4. */
+/* The modifications of a row of scores between -4 and 4. */
 enum {
     SMALL,      /* nothing */
     SPIKE,      /* one of them is 60 */
@@ -142,7 +142,7 @@ static batch batch_new(lk_dtype dtype, int64_t rows, int64_t width, int64_t clas
     for (int64_t i = 0; i < rows; i++) {
         double *z = b.wide + i * width;
         b.y[i] = (int64_t)draw((uint64_t)classes);
-        /* Factors, too, that f32 only just has. */
+        /* Also factors near the limits of f32. */
         static const float far[] = {1e30F, 1e20F, 1e10F, 1e-10F, 1e-20F, 1e-30F};
         b.up[i] = draw(5) == 0   ? 0
                   : draw(3) == 0 ? (double)far[draw(6)]
@@ -266,7 +266,7 @@ static void check_row(const batch *b, int64_t i, double *g)
         double right = y < 0 || k >= b->classes || b->up[i] == 0 ? 0 : b->up[i] * scale * p;
         if (b->dtype == LK_F16 && fabs(right) > 65519)
             right = copysign((double)INFINITY, right);
-        /* A probability below f32's least normal number may be 0. */
+        /* A probability below the smallest normal f32 may be 0. */
         const double least = y < 0 ? 0 : fabs(b->up[i] * scale) * 0x1p-125 + 1e-37;
         if (!is_near(g[k], right, fabs(right) * eps * rounded + rounding(b->dtype, right) + least))
             fail_at(b, i, "grad", k, g[k], right);

@@ -60,7 +60,7 @@ static void with_input(void **unused)
     json_decref(tree);
 }
 
-/* Names and texts of any length and any bytes: cut, never beyond the room there is. */
+/* Names and texts of any length and bytes are truncated, and never written beyond the buffer. */
 static void long_and_wild(void **unused)
 {
     (void)unused;
@@ -101,7 +101,7 @@ static void of_the_library(void **unused)
     }
 }
 
-/* Every status that the contract's table has is told by its name. */
+/* Every status has its standard title. */
 static void titles(void **unused)
 {
     (void)unused;

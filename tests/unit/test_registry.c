@@ -36,7 +36,7 @@ static void assert_name(const char *name, size_t most)
         assert_true(islower((unsigned char)*c) || isdigit((unsigned char)*c) || *c == '_');
 }
 
-/* Every table fits the places made for it, and every word in it can be used. */
+/* Every table fits the fixed sizes, and every name in it is valid. */
 static void test_descriptions(void **state)
 {
     (void)state;
@@ -101,7 +101,7 @@ static void test_isas(void **state)
     assert_string_equal(lk_isa_used(), lk_isa_name(best));
 }
 
-/* Each variant is another object with the same description. */
+/* Each variant is a separate object with the same description. */
 static void test_variants(void **state)
 {
     (void)state;

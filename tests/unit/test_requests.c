@@ -9,9 +9,9 @@
 
 static const lk_dtype elements[] = {LK_F64, LK_F32, LK_F16, LK_BF16};
 
-/* Decoders of replies, which share nothing with the server's. */
+/* Decoders of replies, which share no code with the server's. */
 
-/* Bare NaN, Infinity and -Infinity become strings, for jansson has no word for them. */
+/* Bare NaN, Infinity and -Infinity become strings, because jansson does not support them. */
 static json_t *parse_reply(const char *data, size_t size)
 {
     const bytes whole = {(char *)(uintptr_t)data, size, size}, *reply = &whole;
@@ -220,7 +220,7 @@ static void check_oip(const lk_loss *loss, const outcome *o, const expected *a, 
     json_decref(tree);
 }
 
-/* One request through one pair of wires. */
+/* One request through one pair of formats. */
 static void check(const sample *s, const expected *a, const wire *in, const wire *out, int where,
                   int shards, bool strict)
 {
@@ -305,7 +305,7 @@ static void empty_tensors(void **unused)
             }
 }
 
-/* The seed request of every description, as it stands, and what its answer looks like. */
+/* The example of every description, unchanged, and the form of its reply. */
 static void examples(void **unused)
 {
     (void)unused;
@@ -348,7 +348,7 @@ static sample large_sample(const lk_loss *loss, lk_dtype element)
     }
 }
 
-/* Large enough that the work is cut: 1, 2 and 5 shards give the same bytes. */
+/* Large enough to be split: 1, 2 and 5 shards give the same bytes. */
 static void shards(void **unused)
 {
     (void)unused;
@@ -375,7 +375,7 @@ static void shards(void **unused)
     }
 }
 
-/* Options and outputs given twice, wherever. */
+/* Options and outputs given twice, in any combination of places. */
 static void given_twice(void **unused)
 {
     (void)unused;
@@ -449,7 +449,7 @@ static void queries(void **unused)
         outcome_free(&o);
         free(query);
     }
-    /* Long values are refused, not cut. */
+    /* Long values are refused, not truncated. */
     static char longer[5000];
     memset(longer, '2', sizeof longer - 1);
     memcpy(longer, "delta=", 6);

@@ -62,7 +62,7 @@ static void test_letters(void **state)
     assert_false(lk_shape_make("* C", &sizes, fields, &(axes){-1}, &made));
 }
 
-/* What does not fit leaves no trace. */
+/* A shape that does not fit changes nothing. */
 static void test_failure_binds_nothing(void **state)
 {
     (void)state;
@@ -124,7 +124,7 @@ static void test_option_axis(void **state)
     assert_true(lk_shape_rank("* C@class_dim", 1, &sizes)); /* whatever the option */
 }
 
-/* [1] passes for [], where that is asked for. */
+/* [1] is accepted for [] if requested. */
 static void test_one_number(void **state)
 {
     (void)state;

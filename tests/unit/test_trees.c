@@ -51,7 +51,7 @@ static void says_when_it_is_full(void **unused)
     free(word);
 }
 
-/* Trees that were made before may end while a piece is in use. */
+/* Earlier trees may be freed while a block is in use. */
 static void older_trees_are_let_go(void **unused)
 {
     (void)unused;

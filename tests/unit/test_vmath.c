@@ -183,7 +183,7 @@ static void test_special_values(void **state)
     for (int k = 0; k < FUNCTIONS; k++) {
         check_special(functions[k].name, functions[k].one, NAN, NAN);
         check_special(functions[k].name, functions[k].one, -(real)NAN, NAN);
-        /* A payload may not reach the exponent. */
+        /* A NaN payload must not change the exponent. */
         for (int bit = 0; bit < VM_FRACTION_BITS; bit++)
             for (int sign = 0; sign < 2; sign++) {
                 ulane u = ((ulane)0x7ff << VM_FRACTION_BITS | (ulane)1 << bit);
@@ -392,7 +392,7 @@ static double widened(uint16_t h)
     return h >> 15 ? -y : y;
 }
 
-/* The nearest, of two the even one; not for a NaN. */
+/* Round to nearest, ties to even; not for NaN. */
 static uint16_t narrowed(double x)
 {
     int sign = signbit(x) ? 0x8000 : 0, exponent;

@@ -43,7 +43,7 @@ static void content_types(void **unused)
     }
 }
 
-/* What an Accept header chooses for a JSON body and for a safetensors body. */
+/* The formats that an Accept header selects for a JSON body and for a safetensors body. */
 static void accepts(void **unused)
 {
     (void)unused;
@@ -72,7 +72,7 @@ static void accepts(void **unused)
         {"application/x-safetensors, */*;q=0.1", "safetensors", "safetensors"},
         {"*/*, application/x-safetensors", "safetensors", "safetensors"},
         {"application/json, */*", "json", "json"},
-        /* A name says more than a wildcard, wherever it stands. */
+        /* A specific type takes precedence over a wildcard, whatever the order. */
         {"application/json;q=0, */*", "safetensors", "safetensors"},
         {"*/*, application/json;q=0", "safetensors", "safetensors"},
         {"application/*;q=0.9, application/x-safetensors;q=0", "json", "json"},
@@ -84,7 +84,7 @@ static void accepts(void **unused)
         {"application/json;Q=0", "none", "none"},
         {"application/json; x=\"a\"; q=0", "none", "none"},
         {"application/json;q=0.001", "json", "json"},
-        /* A quality that is none counts as 1, and the next element is not part of it. */
+        /* An invalid quality counts as 1, and does not extend into the next element. */
         {"application/json;q=", "json", "json"},
         {"application/json;q=high", "json", "json"},
         {"application/json;q=7", "json", "json"},
