@@ -10,6 +10,7 @@ pid=
 trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -rf "$work"' EXIT
 # One instruction set, or the last digits would depend on the processor.
 export LOSSD_ISA=scalar lossd
+: > "$work/log"
 "$lossd" --listen 127.0.0.1:0 2> "$work/log" &
 pid=$!
 for _ in $(seq 100); do
