@@ -143,7 +143,7 @@ UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(TESTS)/%)
 VMATH := $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(TESTS)/test_vmath_$(isa)_$(e)))
 TORTURES := $(TESTS)/torture $(TESTS)/torture_http
 PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses $(TORTURES)
-# What tests share is an archive: a program links what it uses of it.
+# Code that test programs share: an archive, from which each program links what it uses.
 SUPPORT_OBJS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/element.c tests/random.c tests/trial/*.c tests/request/*.c))
 TESTED_OBJS = $(TESTS)/support.a $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
 

@@ -397,9 +397,9 @@ static void mend_targets(trial *t)
     }
 }
 
-/* A trial as wished, with all outputs. Draws that the loss refuses, by options that exclude each
- * other or do not fit the sizes, are drawn again; anything else that is refused is an error, which
- * *error then tells. */
+/* A trial as wanted, with all outputs. Draws that the loss refuses because options exclude each
+ * other or do not fit the sizes are repeated; any other refusal is an error, and *error reports it.
+ */
 trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
 {
     trial t;

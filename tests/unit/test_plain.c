@@ -35,14 +35,14 @@ static void *need(void *p)
 enum {
     SMALL,      /* nothing */
     SPIKE,      /* one of them is 60 */
-    EDGE,       /* one is 40, one -40: just calm; and one behind them is a little more */
+    EDGE,       /* one is 40, one -40: just small enough; a later one is slightly larger */
     HOLES,      /* -inf and the lowest f16 here and there */
     TAIL,       /* -inf from somewhere on */
     LOW,        /* all 200 lower */
     HIGH,       /* all 200 higher */
     FIRST_LOW,  /* the first 600 are -inf, the others 60000 lower */
-    LAST_HIGH,  /* the last one is 5000: all others vanish beside it */
-    OVER_40,    /* the last one is 60 to 200, the others 40: calm ones far below the maximum */
+    LAST_HIGH,  /* the last one is 5000: the others are negligible */
+    OVER_40,    /* the last one is 60 to 200, the others 40: small, and far below the maximum */
     CONFIDENT,  /* the target's is 30 */
     UNLIKELY,   /* the target's is -30 */
     ALL_LOWEST, /* -inf, all of them */
@@ -440,8 +440,8 @@ static void test_bits(void **unused)
     each_isa(check_bits);
 }
 
-/* Rows so long that plain ones do not keep their exponentials in place: the same bits in place as
- * apart, plain or not. */
+/* Rows so long that the fast path does not keep their exponentials in place: the same bits in place
+ * and out of place, with and without the fast path. */
 static void check_long(void)
 {
     enum { ROWS = 2, WIDTH = 140001 };
