@@ -150,10 +150,11 @@ bool access_by_key(access_class what, const char *authorization, char name[ACCES
     name[0] = '\0';
     if (!has_keys() || is_exempt(what))
         return true;
-    if (!authorization || strncasecmp(authorization, "Bearer ", 7) != 0)
+    const size_t word = authorization ? strcspn(authorization, " ") : 0;
+    if (word != strlen("Bearer") || strncasecmp(authorization, "Bearer", word) != 0)
         return problem_set(p, 401, "unauthorized",
                            "this service needs a key: send Authorization: Bearer KEY");
-    const char *given = authorization + 7 + strspn(authorization + 7, " ");
+    const char *given = authorization + word + strspn(authorization + word, " ");
     const size_t size = strlen(given);
     const key *found = NULL;
     for (size_t i = 0; i < known.count; i++)

@@ -31,8 +31,7 @@ bool walk_string(cursor *c, span *s);
 /* Any value, as it stands in the text: its brackets are counted, no more. */
 bool walk_value(cursor *c, span *s);
 
-/* The value as a tree that the caller owns; NULL if it is malformed, or longer than WALK_TREE.
- * `error` may be NULL. */
+/* The value as a tree that the caller owns; NULL if it is malformed, or longer than WALK_TREE. */
 struct json_t *walk_tree(span s, struct json_error_t *error);
 
 /* What walk_tree refused: `what` is the value's name, `body` where offsets are counted from. */

@@ -5,19 +5,21 @@
 #include <strings.h>
 
 const wire *const wires[] = {&wire_json, &wire_safetensors, &wire_oip, NULL};
-enum { WIRES = sizeof wires / sizeof *wires - 1 };
 
 int wire_place(const wire *w)
 {
     int i = 0;
-    while (i < WIRES && wires[i] != w)
+    while (wires[i] && wires[i] != w)
         i++;
     return i;
 }
 
 const char *wire_name(int place)
 {
-    return place >= 0 && place < WIRES ? wires[place]->name : "none";
+    int i = 0;
+    while (wires[i] && i != place)
+        i++;
+    return wires[i] ? wires[i]->name : "none";
 }
 
 /* A media type ends at white space, a parameter or the next one in a list. */

@@ -221,7 +221,7 @@ static void json_integers(void **unused)
         {"fine", "[1],\"mask\":{\"shape\":[1],\"data\":[255],\"dtype\":\"u8\"}"},
         {"value_out_of_range", "[1],\"mask\":{\"shape\":[1],\"data\":[256],\"dtype\":\"u8\"}"},
         {"dtype_unsupported", "[1],\"mask\":{\"shape\":[1],\"data\":[1],\"dtype\":\"i64\"}"},
-        {"weight_invalid", "[1],\"sample_weight\":[-1]"},
+        {"weight_invalid", "[1],\"sample_weight\":[-Infinity]"},
         {"weight_invalid", "[1],\"class_weight\":[1,NaN,1]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

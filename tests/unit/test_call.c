@@ -34,7 +34,7 @@ static double wide[] = {1, 2, 3, 4, 5, 6};
 static int64_t targets[] = {0, 2};
 static int64_t bad_targets[] = {0, 3};
 static float shares[] = {1, 0, 0, 0, 0, 1};
-static float weights[] = {1, -1, 1};
+static float weights[] = {1, NAN, 1};
 static float below[] = {-1, -2, 0.5F};
 static float infinite[] = {1, 1, INFINITY};
 static unsigned char mask[] = {1, 0};
@@ -453,7 +453,7 @@ static void test_plan_again(void **state)
 {
     (void)state;
     static _Alignas(64) char scratch[16 * 1024];
-    double w[] = {1, 2, -3}, loss[2];
+    double w[] = {1, 2, 3}, loss[2];
     int64_t y[] = {0, 7};
     for (int again = 0; again < 2; again++) {
         lk_error error;
@@ -469,7 +469,7 @@ static void test_plan_again(void **state)
         assert_int_equal(lk_call_check(call, &error), LK_OK);
         assert_int_equal(lk_call_bind(call, 0, &value), LK_OK);
         assert_int_equal(lk_call_bind(call, 1, &rows), LK_OK);
-        w[2] = again ? 3 : -3;
+        w[2] = again ? 3 : (double)NAN;
         if (!again)
             assert_int_equal(lk_call_plan(call, &error), LK_WEIGHT_INVALID);
         w[2] = 3;
