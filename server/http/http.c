@@ -27,6 +27,7 @@ enum {
     CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
     SWEEP_MS = 200,
     QUIET_SWEEPS = 5,
+    IDLE_TURNS = 64,
 };
 
 /* Connections. */
@@ -97,6 +98,28 @@ static void end_late(peer *p)
     shutdown(p->fd, SHUT_RDWR); /* makes an edge; libmicrohttpd closes it */
 }
 
+/* libmicrohttpd cannot read what it has no room for and yet is of no use in parts, such as the line
+ * before a chunk, and would try again for ever, at once, whatever else there is to do. */
+static void end_stuck(http *server)
+{
+    for (peer *p = server->peers.first; p; p = p->next) {
+        exchange *x = p->exchange;
+        problem no_room;
+        if (!x || p->deadline == 0)
+            continue;
+        /* Where its buffer is full to the last byte, no other waits. */
+        const bool chunked = p->phase == PEER_BODY && x->length < 0;
+        if (!peer_is_stuck(p, x->listener->runs, chunked ? server->idle : 0))
+            continue;
+        metric.stuck_connections_total++;
+        problem_set(&no_room, 400, "malformed_request",
+                    "the request has a line that is too long: of a header, a chunk or a trailer");
+        if (x->reply.status == 0)
+            http_reply_problem(x, &no_room);
+        end_late(p);
+    }
+}
+
 /* libmicrohttpd takes a short read for the end of what has come and waits for the next edge of
  * epoll; where the end of the stream came with the data there is no next edge. Such a connection,
  * whose request can no more become whole, would stay until its deadline and hold a shutdown up. */
@@ -105,6 +128,7 @@ static void on_sweep(uv_timer_t *timer)
     http *server = timer->data;
     const uint64_t now = uv_hrtime();
     pages_age(QUIET_SWEEPS);
+    end_stuck(server);
     if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS)
         malloc_trim(0); /* the C library keeps what large bodies have left */
     for (peer *p = server->peers.first; p; p = p->next) {
@@ -140,7 +164,9 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 {
     (void)status;
     (void)events;
-    ((listener *)poll->data)->due = true;
+    listener *l = poll->data;
+    l->due = true;
+    l->server->idle = 0;
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -159,6 +185,7 @@ static void on_prepare(uv_prepare_t *prepare)
         MHD_UNSIGNED_LONG_LONG timeout;
         if (l->due) {
             l->due = false;
+            l->runs++;
             MHD_run(l->daemon);
         }
         if (l->due) /* again: soon, not at once, so that the loop gets its turn */
@@ -166,6 +193,9 @@ static void on_prepare(uv_prepare_t *prepare)
         if (MHD_get_timeout(l->daemon, &timeout) == MHD_YES && timeout < soonest)
             soonest = timeout;
     }
+    server->idle = soonest == 0 ? server->idle + 1 : 0;
+    if (server->idle % IDLE_TURNS == IDLE_TURNS - 1)
+        end_stuck(server);
     if (soonest == UINT64_MAX)
         uv_timer_stop(&server->timer);
     else

@@ -4,6 +4,7 @@
 
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 static const uint64_t MS = 1000000, SECOND = 1000000000;
@@ -50,6 +51,7 @@ static uint64_t time_for(const peers *all, size_t bytes)
 void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t bytes)
 {
     p->phase = next;
+    p->since = 0;
     switch (next) {
     case PEER_IDLE:
         p->deadline = now + (p->used ? all->idle : all->header);
@@ -73,9 +75,25 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
 
 void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes)
 {
+    p->since = 0;
     p->deadline += time_for(all, bytes);
     if (p->deadline > start + all->request)
         p->deadline = start + all->request;
+}
+
+bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle)
+{
+    /* One run reads what there is, or as much as there is room for. */
+    enum { ENOUGH = 8, ENOUGH_IDLE = 4096 };
+    int unread = 0;
+    if ((p->phase != PEER_HEAD && p->phase != PEER_BODY) || ioctl(p->fd, FIONREAD, &unread) != 0 ||
+        unread != p->unread || p->since == 0) {
+        p->unread = unread;
+        p->since = run;
+        return false;
+    }
+    const uint64_t runs = run - p->since;
+    return unread > 0 ? runs >= ENOUGH : runs >= ENOUGH_IDLE && idle >= ENOUGH_IDLE;
 }
 
 bool peer_has_left(const peer *p)

@@ -30,6 +30,8 @@ typedef struct peer {
     bool used;        /* it has sent a request before */
     phase phase;
     uint64_t deadline; /* uv_hrtime(); 0: none */
+    int unread;        /* bytes that had come and were not read when that was last looked at, */
+    uint64_t since;    /* and the run of its server in which they were first as many; 0: none */
     void *exchange;    /* the request in it; NULL between requests */
     void *tls;         /* what tls_attach gave */
 } peer;
@@ -51,6 +53,12 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
 
 /* Some of a body has come: it may take so much longer, but not longer than its request may. */
 void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes);
+
+/* Some of a request waits to be read, and several runs of its server have read none of it: nor will
+ * the next. Asked now and then; `run` is the number of the last. `idle` is how many there were in a
+ * row without a reason: so many that it is told by them alone if its server is busy with nothing.
+ */
+bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle);
 
 /* Its client has closed its side, or is gone. */
 bool peer_has_left(const peer *p);

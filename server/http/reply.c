@@ -163,9 +163,9 @@ void reply_early(exchange *x)
 {
     reply *r = &x->reply;
     problem p;
+    if (x->id[0] == '\0')
+        exchange_identify(x, NULL);
     if (r->status == 0) {
-        if (x->id[0] == '\0')
-            exchange_identify(x, NULL);
         problem_set(&p, 408, "client_too_slow",
                     "the request did not come in time (--header-timeout, --body-timeout, "
                     "--request-timeout)");

@@ -19,8 +19,7 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 /* Send what is filled in. False: the connection must end. */
 bool reply_send(exchange *x);
 
-/* The request did not become whole in time: send what is filled in, or 408, before the connection
- * ends. */
+/* The request will not become whole: send what is filled in, or 408, before the connection ends. */
 void reply_early(exchange *x);
 
 /* What goes out where there is no memory for a reply; made while there is. NULL without memory. */

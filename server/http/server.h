@@ -19,6 +19,7 @@ typedef struct listener {
     struct MHD_Daemon *daemon;
     uv_poll_t poll;
     endpoint at;
+    uint64_t runs; /* of the daemon */
     bool due, tls;
 } listener;
 
@@ -34,7 +35,8 @@ typedef struct http {
     int exchanges;
     int handles; /* still being closed */
     bool closing;
-    int quiet; /* sweeps in a row without an exchange */
+    int quiet;     /* sweeps in a row without an exchange */
+    uint64_t idle; /* turns of the loop in a row that were wanted at once and for no event */
     size_t drain_max;
     struct MHD_Response *exhausted; /* for when there is no memory for another */
 } http;

@@ -88,12 +88,58 @@ static void leaving(void **unused)
     peer_remove(p);
 }
 
+/* What waits to be read while its server runs and runs will wait for ever; what comes in the
+ * meantime, or was read, will not. */
+static void stuck(void **unused)
+{
+    peers all;
+    int ends[2];
+    uint64_t run = 100;
+    char byte;
+    (void)unused;
+    peers_setup(&all, &f);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    peer *p = peer_add(&all, ends[0]);
+    peer_enter(&all, p, PEER_BODY, 1 * S, 0);
+    for (; run < 10000; run++) /* nothing has come, and others are at work */
+        assert_false(peer_is_stuck(p, run, 0));
+    assert_int_equal(write(ends[1], "xyz", 3), 3);
+    assert_false(peer_is_stuck(p, run, 0));
+    assert_false(peer_is_stuck(p, run, 0)); /* however often it is asked in one run */
+    assert_false(peer_is_stuck(p, run + 7, 0));
+    assert_true(peer_is_stuck(p, run + 8, 0));
+    run += 1000;
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    assert_false(peer_is_stuck(p, run, 0)); /* the head is coming, or chunks with nothing in them */
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    peer_moved(&all, p, 1 * S, 1);
+    run += 1000;
+    assert_false(peer_is_stuck(p, run, 0)); /* a client that is faster: as many wait as before */
+    assert_true(peer_is_stuck(p, run + 8, 0));
+    peer_enter(&all, p, PEER_WORK, 0, 0);
+    run += 1000;
+    assert_false(peer_is_stuck(p, run, 0)); /* what waits now is the next request */
+    assert_false(peer_is_stuck(p, run + 8, 0));
+    /* All was read, and yet the server runs for no reason. */
+    peer_enter(&all, p, PEER_BODY, 2 * S, 0);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(read(ends[0], &byte, 1), 1);
+    assert_false(peer_is_stuck(p, run, 10000));
+    assert_false(peer_is_stuck(p, run + 4095, 10000));
+    assert_false(peer_is_stuck(p, run + 4096, 4095));
+    assert_true(peer_is_stuck(p, run + 4096, 4096));
+    close(ends[0]);
+    close(ends[1]);
+    peer_remove(p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(deadlines),
         cmocka_unit_test(lists),
         cmocka_unit_test(leaving),
+        cmocka_unit_test(stuck),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
