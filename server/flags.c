@@ -229,7 +229,7 @@ bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *h
             *help = true;
             return true;
         }
-        if (word[0] != '-' && words) {
+        if (words && (word[0] != '-' || word[1] == '\0')) {
             argv[first + kept++] = argv[i];
             continue;
         }

@@ -29,7 +29,7 @@ static const char usage[] =
     "Usage: lossd [serve] [flags]          serve (the default)\n"
     "       lossd eval LOSS [FILE]         evaluate one request body (JSON or safetensors) from "
     "FILE\n"
-    "                                      or standard input; print the reply\n"
+    "                                      or (-) standard input; print the reply\n"
     "       lossd describe [LOSS] [--json | --markdown | --example]\n"
     "                                      what the losses take and give\n"
     "       lossd openapi                  the OpenAPI document\n"
@@ -176,6 +176,8 @@ static int print_problem(const problem *p)
 
 static bool read_file(const char *path, size_t max, buffer *to)
 {
+    if (path && strcmp(path, "-") == 0)
+        path = NULL;
     FILE *file = path ? fopen(path, "rb") : stdin;
     char chunk[64 * 1024];
     size_t n;

@@ -214,13 +214,14 @@ static void words_and_help(void **unused)
     flags f;
     bool help;
     int words = -1;
-    char text[6][10] = {"lossd", "eval", "huber", "--workers", "3", "file"}, *argv[6];
-    for (int i = 0; i < 6; i++)
+    char text[7][10] = {"lossd", "eval", "huber", "--workers", "3", "file", "-"}, *argv[7];
+    for (int i = 0; i < 7; i++)
         argv[i] = text[i];
-    assert_true(flags_parse(&f, 6, argv, 2, &words, &help));
-    assert_int_equal(words, 2);
+    assert_true(flags_parse(&f, 7, argv, 2, &words, &help));
+    assert_int_equal(words, 3);
     assert_string_equal(argv[2], "huber");
     assert_string_equal(argv[3], "file");
+    assert_string_equal(argv[4], "-"); /* no flag: standard input */
     assert_int_equal(f.workers, 3);
     const char *const ask[] = {"--help", "--nonsense", NULL};
     assert_true(parse(&f, ask, NULL, &help));
