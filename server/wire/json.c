@@ -55,8 +55,8 @@ static bool tensor_object(evaluation *e, const char *input, span text, problem *
             return problem_input(
                 p, 400, "malformed_body", input,
                 "inputs.%s has a member \"%s\"; a tensor has shape, data or base64, "
-                "and dtype",
-                input, name);
+                "and dtype%s",
+                input, name, name[0] >= '0' && name[0] <= '9' ? "; " TENSOR_TEXT_TYPED_ARRAY : "");
         if (known->size > 0)
             return problem_input(p, 400, "duplicate_name", input, "inputs.%s.%s comes twice", input,
                                  name);

@@ -77,17 +77,25 @@ static bool close_array(nest *n)
     return true;
 }
 
-static bool bad_token(nest *n, char byte)
+/* Neither a number nor an array begins so. null is told from other words, for it is what JavaScript
+ * makes of numbers. */
+static bool bad_token(nest *n, char byte, bool null)
 {
     char name[PLACE_MAX];
     place(n->input, n->at, n->depth, name);
-    const char *what = byte == '"'   ? "a string"
-                       : byte == '{' ? "an object"
-                       : byte == 'n' ? "null or another word"
-                       : byte == 0   ? "cut off"
-                                     : "not JSON";
-    problem_input(n->p, 400, "malformed_body", n->input, "%s is %s; it must be a number", name,
-                  what);
+    const char *is = null          ? "null"
+                     : byte == '"' ? "a string"
+                     : byte == '{' ? "an object"
+                     : byte == 'n' ? "a word"
+                     : byte == 0   ? "cut off"
+                                   : "not JSON";
+    const char *why =
+        null          ? "; JavaScript writes NaN, Infinity and -Infinity so: send them bare, or "
+                        "the tensor as bytes"
+        : byte == '{' ? "; " TENSOR_TEXT_TYPED_ARRAY
+                      : "";
+    problem_input(n->p, 400, "malformed_body", n->input, "%s is %s; it must be a number%s", name,
+                  is, why);
     return at_place(n->p, n->at, n->depth);
 }
 
@@ -130,7 +138,7 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
             while (c.p < c.end && !ends_token(*c.p))
                 c.p++;
         } else {
-            return bad_token(&n, byte);
+            return bad_token(&n, byte, span_is((span){c.p, cursor_left(&c) < 4 ? 0 : 4}, "null"));
         }
         /* What ends with it. */
         while (n.depth > 0) {
@@ -141,7 +149,7 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
                 return false;
         }
         if (n.depth > 0 && !cursor_accept(&c, ','))
-            return bad_token(&n, cursor_left(&c) ? '?' : 0);
+            return bad_token(&n, cursor_left(&c) ? '?' : 0, false);
     } while (n.depth > 0);
     cursor_space(&c);
     if (cursor_left(&c))
@@ -310,8 +318,10 @@ bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem 
     lk_tensor is = {.dtype = LK_ANY};
     if (text.size == 0 || text.data[0] != '[')
         return problem_input(p, 400, "malformed_body", input,
-                             "inputs.%s.data is %.*s; it must be an array of numbers", input,
-                             (int)(text.size < 40 ? text.size : 40), text.data);
+                             "inputs.%s.data is %.*s; it must be an array of numbers%s", input,
+                             (int)(text.size < 40 ? text.size : 40), text.data,
+                             text.size > 0 && text.data[0] == '{' ? "; " TENSOR_TEXT_TYPED_ARRAY
+                                                                  : "");
     if (!tensor_text_shape(text, input, &is, p))
         return false;
     if (is.rank > 1 &&

@@ -18,6 +18,9 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p);
 /* An array of sizes as the shape of t. */
 bool tensor_text_sizes(span text, const char *input, lk_tensor *t, problem *p);
 
+/* Why an object stands where an array must, for problems. */
+#define TENSOR_TEXT_TYPED_ARRAY "JavaScript writes a typed array so: send Array.from of it"
+
 /* Is it as many numbers as the shape of t needs, in one array or nested as the shape says? */
 bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem *p);
 
