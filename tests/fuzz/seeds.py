@@ -28,6 +28,19 @@ HEADS = {
 }
 
 
+BODIES = (
+    ("mark", "json", 'huber\n\ufeff{"inputs":{"a":[1],"b":[0]}}'),
+    ("base64", "json", 'huber\n{"inputs":{"a":{"shape":[1],"base64":"\\u0041ACAPw\\u003d="},"b":[0]}}'),
+    (
+        "unknown",
+        "oip",
+        'huber\n\n\ufeff{"x":[{"\\u0000\\ud83d\\ude00":-1.5e+999},[[]],{}],"parameters":{"headers":{"a":null,"a":[true]},'
+        '"strict_json":true},"inputs":[{"name":"a","shape":[1],"datatype":"FP32","data":[NaN]},{"name":"b","shape":[1],'
+        '"datatype":"FP32","data":[0]}],"outputs":[{"name":"loss","y":""}]}',
+    ),
+)
+
+
 def flat(value):
     """The shape of nested lists, and their numbers."""
     if not isinstance(value, list):
@@ -121,6 +134,9 @@ def main() -> None:
         plain = b"[0.25,1e-7]" * (size // 11)
         write("coding", f"gzip-{size}", gzip.compress(plain, mtime=0))
         write("coding", f"deflate-{size}", zlib.compress(plain))
+    write("coding", "gzip-members", b"".join(gzip.compress(part, mtime=0) for part in (b"", b"[0.25", b",1]", b"")))
+    for name, wire, body in BODIES:
+        write(wire, name, body.encode())
 
 
 main()
