@@ -137,6 +137,8 @@ static void json_bodies(void **unused)
         {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAA-\"},\"b\":[1]}}"},
         {"malformed_body", "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AA==AA\"},\"b\":[1]}}"},
         {"ragged_tensor",
+         "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAA=\\u003d\\u003d\"},\"b\":[1]}}"},
+        {"ragged_tensor",
          "{\"inputs\":{\"a\":{\"shape\":[1],\"base64\":\"AAAAAA======\"},\"b\":[1]}}"},
         {"malformed_body", "{\"inputs\":{\"a\":{\"dtype\":\"f16\",\"shape\":[3],\"base64\":"
                            "\"AAAAAAAAA\"},\"b\":[1,2,3]}}"},

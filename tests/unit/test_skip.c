@@ -57,6 +57,7 @@ static void examples(void **unused)
                                       "\"",
                                       "\"\\x\"",
                                       "\"\\u12\"",
+                                      "\"\x1f\"",
                                       "\"\n\"",
                                       "\"\xff\"",
                                       "\"\xed\xa0\x80\"",
