@@ -99,44 +99,32 @@ typedef struct pair {
     int given;      /* which of its inputs */
     int divergence; /* jsd at the ends of its range is another one */
     int64_t classes;
-    real scale, beta, log_beta, log_rest; /* log beta, log(1-beta) */
-    class_norm student, teacher;
-    double sum;               /* sum over k of p r, or of q: what is in every class's gradient */
+    real scale, beta, rest, log_rest; /* rest: 1 - beta */
+    teacher_norm student, teacher;
+    bool close;       /* everywhere alike: */
+    real base, apart; /* log p - log q is (x - y) - base - apart */
+    double over;      /* what the teacher's mass is above 1 */
+    double anchor,
+        sum; /* of the slopes r: the leading class's; the mean under p of the others from it */
     double plus, minus, even; /* tvd: the student's mass where p > q, p < q, p = q */
     real weight;              /* of the gradient */
 } pair;
+
+/* Where one class has more of the student's mass the slopes are told relative to its own: there
+ * they and their mean are all but equal. */
+static const real leading = (real)0.75;
 
 /* LANES classes of a row. */
 typedef struct lanes {
     vec x, y;
     vec l, p, lq, q; /* logs and values of both distributions */
+    vec d;           /* l - lq */
+    vec bend;        /* (e^d - 1 - d)/d^2 where d is small */
+    mask near;       /* where it is */
 } lanes;
 
-LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n)
-{
-    const vec log_sum = v_set((real)r->student.log_sum), top = v_set(r->student.top);
-    lanes a = {.x = v_load_tail(r->x + k, n, 0), .y = v_read_tail(r->y + k, n, 0)};
-    a.l = (a.x * r->scale - top) - log_sum;
-    a.p = v_exp_nonpos(a.l);
-    if (r->given == TEACHER_PROBS) {
-        a.q = a.y;
-        a.lq = v_log(a.y);
-        return a;
-    }
-    a.lq = a.y;
-    if (r->given == TEACHER_LOGITS)
-        a.lq = (a.y * r->scale - v_set(r->teacher.top)) - v_set((real)r->teacher.log_sum);
-    a.q = v_exp_nonpos(a.lq);
-    return a;
-}
-
-/* log(beta q + (1-beta) p). */
-LK_INLINE vec mixture(const pair *r, const lanes *a)
-{
-    const vec u = v_set(r->log_beta) + a->lq, v = v_set(r->log_rest) + a->l;
-    const vec high = v_select(u > v, u, v), none = v_set(-(real)INFINITY);
-    return v_select(high > none, high + v_log1p(v_exp_nonpos(-v_abs(u - v))), high);
-}
+/* e^u - 1 - u over u^2 is a polynomial for |u| up to this. */
+static const real small = (real)0.34;
 
 /* a*b, but 0 where a is 0, whatever b is. */
 LK_INLINE vec times(vec a, vec b)
@@ -145,79 +133,228 @@ LK_INLINE vec times(vec a, vec b)
     return v_where(a != zero, a * b);
 }
 
-/* What a class adds to the row's value. */
+LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n)
+{
+    lanes a = {.x = v_load_tail(r->x + k, n, 0), .y = v_read_tail(r->y + k, n, 0)};
+    a.l = (a.x * r->scale - v_set(r->student.top)) - v_set((real)r->student.log_sum);
+    a.p = v_exp_nonpos(a.l);
+    if (r->given == TEACHER_PROBS) {
+        a.q = a.y;
+        a.lq = v_log(a.y);
+    } else {
+        a.lq = a.y;
+        if (r->given == TEACHER_LOGITS)
+            a.lq = (a.y * r->scale - v_set(r->teacher.top)) - v_set((real)r->teacher.log_sum);
+        a.q = v_exp_nonpos(a.lq);
+    }
+    a.d = a.l - a.lq;
+    if (r->close && r->given == TEACHER_LOGITS)
+        a.d = ((a.x - a.y) * r->scale - v_set(r->base)) - v_set(r->apart);
+    else if (r->close)
+        a.d = ((a.x * r->scale - a.lq) - v_set(r->base)) - v_set(r->apart);
+    a.near = v_abs(a.d) < v_set(small);
+    a.bend = vm_exp_poly(a.d);
+    return a;
+}
+
+/* p - q, which loses nothing where the two are close. */
+LK_INLINE vec difference(const lanes *a)
+{
+    return v_select(a->near, a->q * v_fma(a->d * a->d, a->bend, a->d), a->p - a->q);
+}
+
+/* q (e^u - 1 - u) where M is q e^u. */
+LK_INLINE vec excess(vec q, vec u, vec m)
+{
+    return v_select(v_abs(u) < v_set(small), q * (u * u * vm_exp_poly(u)), (m - q) - times(q, u));
+}
+
+/* The mixture M = beta q + (1-beta) p. */
+LK_INLINE vec mixture(const pair *r, const lanes *a)
+{
+    return v_fma(v_set(r->beta), a->q, v_set(r->rest) * a->p);
+}
+
+/* log(c e^u + 1 - c), which is c u where u is small; `other` is 1 - c. */
+LK_INLINE vec mixed_log(real c, real other, vec u)
+{
+    const vec zero = {0}, one = v_set(1), half = v_set((real)0.5);
+    const vec share = v_set(c), left = v_set(other), e = v_exp_nonpos(-v_abs(u));
+    const mask up = u > zero;
+    const vec grown = v_select(v_abs(u) < v_set(small), v_fma(u * u, vm_exp_poly(u), u),
+                               v_select(up, (one - e) / e, e - one));
+    const vec w = share * grown;
+    const mask mild = (w > -half) & (w < one);
+    const vec wild = v_select(up, v_fma(left, e, share), v_fma(share, e, left));
+    const vec s = v_select(mild, one + w, wild);
+    const vec lost = v_where(mild, (w - (s - one)) / s); /* of w, when 1 was added */
+    return (v_log(s) + lost) + v_where(up & ~mild, u);
+}
+
+/* log(M/q) and log(M/p), where q, p are not 0. */
+LK_INLINE vec by_teacher(const pair *r, const lanes *a)
+{
+    return mixed_log(r->rest, r->beta, a->d);
+}
+
+LK_INLINE vec by_student(const pair *r, const lanes *a)
+{
+    return mixed_log(r->beta, r->rest, -a->d);
+}
+
+/* Both. Of the side with the greater share of M the ratio is nearer to 1 and weighs less: the other
+ * one and d tell it well enough. */
+typedef struct ratios {
+    vec teacher, student;
+} ratios;
+
+LK_INLINE ratios ratios_of(const pair *r, const lanes *a)
+{
+    const vec most = v_set((real)INFINITY);
+    ratios u;
+    if (r->beta > r->rest) {
+        u.student = by_student(r, a);
+        u.teacher = u.student + a->d;
+    } else {
+        u.teacher = by_teacher(r, a);
+        u.student = v_select(a->d < most, u.teacher - a->d, v_set(r->log_rest));
+    }
+    return u;
+}
+
+/* What a class adds to the row's value. No term is negative, and 0 where both sides are equal: to q
+ * (log q - log p) the classes add p - q, which comes to nothing over all of them but for `over`. */
 LK_INLINE vec value_of(const pair *r, const lanes *a, const int divergence)
 {
-    const vec half = v_set((real)0.5), beta = v_set(r->beta), rest = v_set(1) - beta;
+    const vec half = v_set((real)0.5), gap = a->x - a->y;
     switch (divergence) {
     case FORWARD_KL:
-        return times(a->q, a->lq - a->l);
+        return v_select(a->near, a->q * (a->d * a->d * a->bend), (a->p - a->q) - times(a->q, a->d));
     case REVERSE_KL:
-        return times(a->p, a->l - a->lq);
+        return v_select(a->near, a->p * (a->d * a->d * vm_exp_poly(-a->d)),
+                        times(a->p, a->d) - (a->p - a->q));
     case JSD: {
+        const ratios u = ratios_of(r, a);
         const vec m = mixture(r, a);
-        return beta * times(a->q, a->lq - m) + rest * times(a->p, a->l - m);
+        return v_set(r->beta) * excess(a->q, u.teacher, m) +
+               v_set(r->rest) * excess(a->p, u.student, m);
     }
     case TVD:
-        return half * v_abs(a->p - a->q);
+        return half * v_abs(difference(a));
     case SKEW_FORWARD_KL:
-        return times(a->q, a->lq - mixture(r, a));
-    default:
-        return (a->x - a->y) * (a->x - a->y);
+        return excess(a->q, by_teacher(r, a), mixture(r, a));
+    default: /* what both sides exclude is equal */
+        return v_where(a->x != a->y, gap * gap);
     }
 }
 
-/* p r, whose sum over the classes the gradient subtracts, p times. In forward_kl q, p times whose
- * sum is what q is subtracted from: it is 1, but for what rounding or a teacher's caller made of
- * it. */
+/* How many times `over` is missing from the sum of these. */
+static double overs(const pair *r)
+{
+    return r->divergence == FORWARD_KL        ? 1
+           : r->divergence == REVERSE_KL      ? -1
+           : r->divergence == SKEW_FORWARD_KL ? (double)r->rest
+                                              : 0;
+}
+
+/* The slopes r of the divergences whose gradient is p_k (r_k - sum p r). A class that the teacher
+ * excludes, which makes reverse_kl infinite, has no part in it. */
 LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence)
 {
-    const vec rest = v_set(1) - v_set(r->beta);
-    switch (divergence) {
-    case FORWARD_KL:
-        return a->q;
-    case REVERSE_KL:
-        return times(a->p, a->l - a->lq);
-    case JSD:
-        return rest * times(a->p, a->l - mixture(r, a));
-    default: { /* -(1-beta) q p / M, but for a multiple of p, which the sum takes away again */
-        const vec m = mixture(r, a), zero = {0};
-        return v_where((a->p != zero) & (rest != zero),
-                       -rest * rest * ((a->q - a->p) * v_exp(a->l - m)));
-    }
-    }
+    const vec zero = {0}, most = v_set((real)INFINITY);
+    if (divergence == REVERSE_KL)
+        return v_where((a->p != zero) & (a->d != most), a->d);
+    if (divergence == JSD)
+        return v_where(a->p != zero, -v_set(r->rest) * by_student(r, a));
+    /* -(1-beta) q/M, but for a constant, which the mean takes away again. */
+    return v_where((a->p != zero) & (v_set(r->rest) != zero),
+                   v_set(r->rest * r->rest) * (difference(a) / mixture(r, a)));
 }
 
-LK_INLINE double sweep_values(pair *r, const int divergence, const bool slopes)
+LK_INLINE bool has_mean(const int divergence)
 {
-    double total = 0;
+    return divergence == REVERSE_KL || divergence == JSD || divergence == SKEW_FORWARD_KL;
+}
+
+/* The value; what the gradient needs beside; and max |d| over the classes of either side. */
+LK_INLINE double sweep_values(pair *r, const int divergence, const bool slopes, real *widest)
+{
+    double total = 0, led = 0;
     const vec zero = {0};
-    r->sum = r->plus = r->minus = r->even = 0;
+    vec far = {0};
+    r->anchor = r->sum = r->plus = r->minus = r->even = 0;
     for (int64_t c = 0; c < r->classes; c += CHUNK) {
         const int64_t end = r->classes - c < CHUNK ? r->classes : c + CHUNK;
-        vec value = {0}, slope = {0}, plus = {0}, minus = {0}, even = {0};
+        vec value = {0}, slope = {0}, anchor = {0}, lead = {0}, plus = {0}, minus = {0}, even = {0};
         for (int64_t k = c; k < end; k += LANES) {
             const int64_t n = LK_TAIL(k, end);
             const mask inside = m_first(n);
             const lanes a = lanes_of(r, k, n);
             value += v_where(inside, value_of(r, &a, divergence));
+            far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), far);
             if (slopes && divergence == TVD) {
-                const vec p = v_where(inside, a.p), d = a.p - a.q;
+                const vec p = v_where(inside, a.p), d = difference(&a);
                 plus += v_where(d > zero, p);
                 minus += v_where(d < zero, p);
                 even += v_where(d == zero, p);
-            } else if (slopes && divergence != MSE_LOGITS)
-                slope += v_where(inside, slope_of(r, &a, divergence));
+            } else if (slopes && has_mean(divergence)) {
+                const mask leads = inside & (a.p > v_set(leading));
+                const vec by = slope_of(r, &a, divergence);
+                slope += v_where(inside & ~leads, a.p * by);
+                anchor += v_where(leads, by);
+                lead += v_where(leads, v_set(1));
+            }
         }
         total += (double)v_sum(value);
         r->sum += (double)v_sum(slope);
+        r->anchor += (double)v_sum(anchor);
+        led += (double)v_sum(lead);
         r->plus += (double)v_sum(plus);
         r->minus += (double)v_sum(minus);
         r->even += (double)v_sum(even);
     }
-    if (divergence == FORWARD_KL && r->given == TEACHER_LOGITS)
-        r->sum = 1;
+    if (led > 0)
+        r->sum -= r->student.others / r->student.sum * r->anchor;
+    *widest = v_top(far);
     return total;
+}
+
+/* What the mass of a teacher that gives no logits is above 1, kept apart from the 1. */
+static double over_of(const pair *r)
+{
+    const vec lead = v_set(leading), one = v_set(1);
+    double over = 0, leads = 0;
+    if (r->given == TEACHER_LOGITS)
+        return 0;
+    for (int64_t k = 0; k < r->classes; k += LANES) {
+        const mask inside = m_first(LK_TAIL(k, r->classes));
+        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes));
+        const mask leader = inside & (a.q > lead);
+        const vec short_of_1 = r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq);
+        over += wide_sum(v_wide(v_select(leader, short_of_1, v_where(inside, a.q))));
+        leads += (double)v_sum(v_where(leader, one));
+    }
+    return over + (leads - 1);
+}
+
+/* Where the two are close everywhere: log p - log q without what is common to a row's logarithms,
+ * by sum p = 1. The class at the teacher's top is the origin. */
+static void draw_near(pair *r)
+{
+    double apart = r->over;
+    int64_t origin = 0;
+    for (int64_t k = 1; k < r->classes; k++)
+        origin = r->y[k] > r->y[origin] ? k : origin;
+    r->close = true;
+    r->apart = 0;
+    r->base = 0;
+    r->base = lanes_of(r, origin, 1).d[0];
+    for (int64_t k = 0; k < r->classes; k += LANES) {
+        const mask inside = m_first(LK_TAIL(k, r->classes));
+        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes));
+        apart += wide_sum(v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
+    }
+    r->apart = (real)log1p(apart);
 }
 
 /* sign(p-q) less its mean under p, which is near it where one sign has most of the mass: the mass
@@ -230,48 +367,71 @@ LK_INLINE vec away_from_mean(const pair *r, vec d)
     return v_select(d > zero, above, v_select(d < zero, below, even));
 }
 
-LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence)
+LK_INLINE vec gradient_of(const pair *r, const lanes *a, const int divergence)
 {
-    const vec weight = v_set(r->weight), sum = v_set((real)r->sum), two = v_set(2);
-    const vec half = v_set((real)0.5);
-    for (int64_t k = 0; k < r->classes; k += LANES) {
-        const int64_t n = LK_TAIL(k, r->classes);
-        const lanes a = lanes_of(r, k, n);
-        vec g = divergence == FORWARD_KL   ? a.p * sum - a.q
-                : divergence == MSE_LOGITS ? two * (a.x - a.y)
-                : divergence == TVD        ? half * a.p * away_from_mean(r, a.p - a.q)
-                : divergence == REVERSE_KL ? times(a.p, (a.l - a.lq) - sum)
-                                           : slope_of(r, &a, divergence) - a.p * sum;
-        v_store_tail(grad + k, n, weight * g);
+    const vec half = v_set((real)0.5), gap = a->x - a->y, most = v_set((real)INFINITY);
+    switch (divergence) {
+    case FORWARD_KL:
+        return v_fma(a->p, v_set((real)r->over), difference(a));
+    case MSE_LOGITS: /* a class that one side excludes has no slope */
+        return v_where(v_abs(gap) < most, gap + gap);
+    case TVD:
+        return half * a->p * away_from_mean(r, difference(a));
+    default:
+        return times(a->p,
+                     (slope_of(r, a, divergence) - v_set((real)r->anchor)) - v_set((real)r->sum));
     }
 }
 
-/* A template for each divergence. */
+LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence)
+{
+    const vec weight = v_set(r->weight);
+    for (int64_t k = 0; k < r->classes; k += LANES) {
+        const int64_t n = LK_TAIL(k, r->classes);
+        const lanes a = lanes_of(r, k, n);
+        v_store_tail(grad + k, n, weight * gradient_of(r, &a, divergence));
+    }
+}
+
+/* Value and gradient: a template for each divergence. */
+LK_INLINE double row_of(pair *r, elem *grad, const int divergence)
+{
+    enum { ULPS = 64 };
+    real widest = 0;
+    double value = sweep_values(r, divergence, grad, &widest);
+    if (widest < small && divergence != MSE_LOGITS) {
+        draw_near(r);
+        value = sweep_values(r, divergence, grad, &widest);
+    }
+    if (divergence == MSE_LOGITS)
+        value = isnan(r->student.sum + r->teacher.sum) ? (double)NAN : value;
+    else
+        value += overs(r) * r->over;
+    /* A divergence of distributions is not: the teacher's numbers were rounded. */
+    if (value < 0 && fabs(r->over) < ULPS * (sizeof(real) == sizeof(double) ? 0x1p-53 : 0x1p-24))
+        value = 0;
+    if (grad && isnan(value))
+        class_fill(grad, r->classes, (real)NAN);
+    else if (grad)
+        sweep_gradient(r, grad, divergence);
+    return value;
+}
+
 #define DIVERGENCE(d)                                                                              \
     case d:                                                                                        \
-        value = sweep_values(r, d, grad);                                                          \
-        if (grad && isfinite(value + r->sum))                                                      \
-            sweep_gradient(r, grad, d);                                                            \
-        else if (grad && d == FORWARD_KL && !isnan(value))                                         \
-            sweep_gradient(r, grad, d);                                                            \
-        else if (grad)                                                                             \
-            class_fill(grad, r->classes, (real)NAN);                                               \
-        break;
+        return row_of(r, grad, d);
 
 static double one_row(pair *r, elem *grad)
 {
-    double value = (double)NAN;
     switch (r->divergence) {
         DIVERGENCE(FORWARD_KL)
         DIVERGENCE(REVERSE_KL)
         DIVERGENCE(JSD)
         DIVERGENCE(TVD)
         DIVERGENCE(SKEW_FORWARD_KL)
-        DIVERGENCE(MSE_LOGITS)
     default:
-        break;
+        return row_of(r, grad, MSE_LOGITS);
     }
-    return value;
 }
 
 /* The first number of a row that is outside the teacher's range; NaN passes, and makes NaN. */
@@ -301,7 +461,7 @@ static pair pair_of(const lk_job *job)
         r.divergence = REVERSE_KL;
     r.scale = (real)teacher_scale(&o->common);
     r.beta = (real)o->beta;
-    r.log_beta = (real)log(o->beta);
+    r.rest = (real)(1 - o->beta);
     r.log_rest = (real)log1p(-o->beta);
     return r;
 }
@@ -314,8 +474,6 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const double factor = raw ? 1 / (double)V : teacher_factor(&o->common);
     const double chain = raw ? factor : factor * teacher_scale(&o->common);
     const real *up = job->in[GRAD_OUTPUT].data;
-    const class_options scores = {.logit_scale = 1 / o->common.temperature};
-    const class_plan plan = class_plan_make(job, &scores, V);
     pair r = pair_of(job);
     (void)scratch;
     for (int64_t i = first; i < first + count; i++) {
@@ -328,15 +486,16 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             r.x = (const elem *)job->in[STUDENT].data + i * V;
             r.y = (const real *)job->in[r.given].data + i * V;
             r.weight = (real)(job->scale[0] * (double)upstream * chain);
-            const class_row row = {.x = r.x, .y = -1};
             const int64_t bad =
                 o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? class_nonfinite(r.x, V) : -1;
             if (bad >= 0)
                 teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
             check_teacher(job, &r, i, block);
-            r.student = class_normalise(&plan, &row);
+            r.student = teacher_normalise(r.x, true, V, r.scale);
             if (r.given == TEACHER_LOGITS)
-                r.teacher = teacher_normalise(r.y, V, r.scale);
+                r.teacher = teacher_normalise(r.y, false, V, r.scale);
+            r.close = false;
+            r.over = over_of(&r);
             value = factor * one_row(&r, grad);
         } else if (grad) {
             memset(grad, 0, (size_t)V * sizeof(elem));

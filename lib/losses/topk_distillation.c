@@ -103,14 +103,33 @@ static lk_status check_ids(const lk_job *job, int64_t i, lk_error *error)
     return status;
 }
 
-/* The mass that a row's teacher has told of. */
-static double told(const lk_job *job, int64_t i)
+/* What a row's teacher has told of: the mass, and what it is above 1. The greatest share is told by
+ * itself, so that what little it may leave keeps its digits. */
+typedef struct teacher_mass {
+    double mass, over;
+    double top,
+        log_sum; /* log of the mass, as the log of the greatest share and that of their ratio */
+} teacher_mass;
+
+static teacher_mass mass_of(const lk_job *job, int64_t i)
 {
-    double mass = 0;
-    for (int64_t k = 0; k < job->size['K' - 'A']; k++)
-        if (id_at(job, i, k) >= 0)
-            mass += exp(logprob_at(job, i, k));
-    return mass;
+    const int64_t K = job->size['K' - 'A'];
+    teacher_mass m = {.over = -1, .top = -(double)INFINITY};
+    int64_t most = -1;
+    double others = 0, ratio = 0;
+    for (int64_t k = 0; k < K; k++)
+        if (id_at(job, i, k) >= 0 && (most < 0 || logprob_at(job, i, k) > m.top))
+            m.top = logprob_at(job, i, most = k);
+    for (int64_t k = 0; k < K; k++) {
+        if (id_at(job, i, k) < 0 || k == most)
+            continue;
+        others += exp(logprob_at(job, i, k));
+        ratio += exp(logprob_at(job, i, k) - m.top);
+    }
+    m.log_sum = log1p(ratio);
+    m.mass = exp(m.top) + others;
+    m.over = expm1(m.top) + others;
+    return m;
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
@@ -123,7 +142,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
         lk_status status = check_ids(job, i, error);
         if (status != LK_OK)
             return status;
-        const double mass = told(job, i);
+        const double mass = mass_of(job, i).mass;
         if (mass > 1.001)
             return lk_fail(job, error, LK_VALUE_OUT_OF_RANGE, TEACHER_LOGPROBS, i * K,
                            "the probabilities of the row of %s add up to %g; it must be at most 1",
@@ -139,121 +158,199 @@ static size_t told_size(int64_t classes)
     return (size_t)(classes + 63) / 64 * sizeof(uint64_t);
 }
 
-/* One counted row. */
+/* The log of a sum of e^z, as its largest z and the sum relative to that. */
+typedef struct log_sum {
+    double top, sum;
+} log_sum;
+
+static double log_of(log_sum l)
+{
+    return l.sum > 0 || isnan(l.sum) ? l.top + log(l.sum) : -(double)INFINITY;
+}
+
+/* One counted row. Everything is told by the classes told of, the rest, and the odds between the
+ * two: no mass is taken from 1. */
 typedef struct told_row {
     const lk_job *job;
     int64_t i;
     const elem *x;
     real scale;
-    double top, log_sum, sum; /* of all scores: z - top - log_sum is log p */
-    double rest;              /* sum of e^(z - top) over the classes not told of */
-    double mass, here;        /* Q; log of the student's mass on the classes told of */
+    bool covered; /* is there no rest? */
+    teacher_mass teacher;
+    double log_mass;     /* log Q */
+    double unsaid;       /* log(1 - Q) */
+    log_sum told, rest;  /* of the student's scores */
+    double log_told;     /* log of told.sum */
+    double here, beyond; /* log of the student's mass on the classes told of, and on the rest */
 } told_row;
 
-/* Softmax in two sums, over the classes told of and over the rest: neither is taken from 1. A bit
- * for each class says which are which, so that the cost is that of V + K, however many are told of.
- */
-static void normalise(told_row *r, const class_plan *plan, uint64_t *is_told)
+static double score(const told_row *r, int64_t id)
 {
-    const class_row row = {.x = r->x, .y = -1};
-    const class_norm all = class_normalise(plan, &row);
+    return (double)r_load(r->x + id) * (double)r->scale;
+}
+
+/* log(1 + e^x). */
+static double softplus(double x)
+{
+    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
+}
+
+/* The student's scores on the classes told of. */
+static void sum_told(told_row *r)
+{
     const int64_t K = r->job->size['K' - 'A'];
-    real z[CHUNK];
-    double on = 0;
-    r->top = (double)all.top;
-    r->sum = all.sum;
-    r->log_sum = all.log_sum;
-    r->rest = 0;
+    int64_t most = -1;
+    for (int64_t k = 0; k < K; k++) {
+        const int64_t id = id_at(r->job, r->i, k);
+        if (id >= 0 && (most < 0 || score(r, id) > r->told.top)) {
+            most = id;
+            r->told.top = score(r, id);
+        }
+    }
+    if (most < 0 || r->told.top == -(double)INFINITY)
+        r->told.top = 0;
+    for (int64_t k = 0; k < K; k++)
+        if (id_at(r->job, r->i, k) >= 0 && id_at(r->job, r->i, k) != most)
+            r->told.sum += exp(score(r, id_at(r->job, r->i, k)) - r->told.top);
+    const double own = most < 0 ? 0 : exp(score(r, most) - r->told.top);
+    r->log_told = own == 1 ? log1p(r->told.sum) : log(own + r->told.sum);
+    r->told.sum += own;
+}
+
+/* And on the others. A bit for each class says which are which, so that the cost is that of V + K,
+ * however many are told of. */
+static void sum_rest(told_row *r, const class_plan *plan, uint64_t *is_told)
+{
+    const int64_t K = r->job->size['K' - 'A'];
+    real z[CHUNK], top = -(real)INFINITY;
+    int64_t ids = 0;
     memset(is_told, 0, told_size(plan->classes));
     for (int64_t k = 0; k < K; k++) {
         const int64_t id = id_at(r->job, r->i, k);
+        ids += id >= 0;
         if (id >= 0)
             is_told[id / 64] |= UINT64_C(1) << id % 64;
     }
+    r->covered = ids == plan->classes;
     for (int64_t c = 0; c < plan->classes; c += CHUNK) {
         const int64_t n = plan->classes - c < CHUNK ? plan->classes - c : CHUNK;
         class_scores(plan, r->x + c, n, z);
-        for (int64_t word = 0; word < n; word += 64) {
-            for (uint64_t bits = is_told[(c + word) / 64]; bits; bits &= bits - 1) {
-                const int64_t at = word + __builtin_ctzll(bits);
-                on += exp((double)z[at] - r->top);
-                z[at] = -(real)INFINITY;
-            }
+        for (int64_t word = 0; word < n; word += 64)
+            for (uint64_t bits = is_told[(c + word) / 64]; bits; bits &= bits - 1)
+                z[word + __builtin_ctzll(bits)] = -(real)INFINITY;
+        const real most = class_max(z, class_padded(n));
+        if (most > top) {
+            if (r->rest.sum > 0)
+                r->rest.sum *= exp((double)top - (double)most);
+            top = most;
         }
-        r->rest += (double)class_sum_exp(z, class_padded(n), all.top);
+        r->rest.sum += (double)class_sum_exp(z, class_padded(n), isinf(top) && top < 0 ? 0 : top);
     }
-    r->here = log(on) - r->log_sum;
-    if (isnan(r->sum))
-        r->rest = (double)NAN;
+    r->rest.top = isinf(top) && top < 0 ? 0 : (double)top;
 }
 
-/* log p of one class. */
+static void row_fill(told_row *r, const class_plan *plan, uint64_t *is_told)
+{
+    r->teacher = mass_of(r->job, r->i);
+    const double mass = r->teacher.mass, over = r->teacher.over;
+    r->unsaid = mass < 0.5 ? log1p(-mass) : over < 0 ? log(-over) : -(double)INFINITY;
+    sum_told(r);
+    sum_rest(r, plan, is_told);
+    const double odds = log_of(r->told) - log_of(r->rest);
+    r->here = -softplus(-odds);
+    r->beyond = -softplus(odds);
+}
+
+/* log p of a class told of, and that of p restricted to these. */
+static double log_share(const told_row *r, int64_t id)
+{
+    return (score(r, id) - r->told.top) - r->log_told;
+}
+
 static double log_p(const told_row *r, int64_t id)
 {
-    return ((double)r_load(r->x + id) * (double)r->scale - r->top) - r->log_sum;
+    return r->told.sum > 0 || isnan(r->told.sum) ? log_share(r, id) + r->here : -(double)INFINITY;
 }
 
-/* What the teacher has not told of; rounding may have made more than all of what it has. */
-static double unsaid_of(const told_row *r)
+/* q (log q - log p) + p - q, which is never negative, and 0 where p is q. */
+static double divergence(double lq, double lp)
 {
-    return r->mass < 1 ? 1 - r->mass : 0;
+    const double gap = lq - lp;
+    double term = gap * gap / 2, sum = term;
+    if (lq == -(double)INFINITY)
+        return exp(lp);
+    if (!(fabs(gap) < 0.1))
+        return exp(lq) * (gap + expm1(-gap));
+    for (int n = 3; n < 14; n++)
+        sum += term *= -gap / n;
+    return exp(lq) * sum;
 }
 
-static double xlogy(double q, double y)
+/* p - q. */
+static double difference(double lp, double lq)
 {
-    return q == 0 ? 0 : q * y;
+    if (!(fabs(lp - lq) < 1))
+        return exp(lp) - exp(lq);
+    return exp(lq) * expm1(lp - lq);
 }
 
+/* log q of one of the classes, of all or restricted to those told of. */
+static double log_q(const told_row *r, int64_t k, int tail)
+{
+    const double lq = logprob_at(r->job, r->i, k);
+    if (tail == TRUNCATED || tail == TAIL)
+        return lq;
+    return (lq - r->teacher.top) - r->teacher.log_sum;
+}
+
+/* The divergences of the classes, with what p - q comes to over them. */
 static double value_of(const told_row *r, int tail)
 {
-    const double log_mass = log(r->mass), unsaid = unsaid_of(r);
+    const double over = r->teacher.over, mass = r->teacher.mass;
     double value = 0;
+    if (mass == 0 && (tail == RENORMALIZE || tail == CONDITIONAL))
+        return 0; /* of nothing there is nothing to learn */
     for (int64_t k = 0; k < r->job->size['K' - 'A']; k++) {
         const int64_t id = id_at(r->job, r->i, k);
-        if (id < 0)
-            continue;
-        const double lq = logprob_at(r->job, r->i, k), l = log_p(r, id);
-        if (tail == TRUNCATED || tail == TAIL)
-            value += xlogy(exp(lq), lq - l);
-        else if (r->mass > 0)
-            value += xlogy(exp(lq - log_mass),
-                           (lq - log_mass) - (tail == CONDITIONAL ? l - r->here : l));
+        if (id >= 0)
+            value += divergence(log_q(r, k, tail),
+                                tail == CONDITIONAL ? log_share(r, id) : log_p(r, id));
     }
-    if (tail == TAIL)
-        value += xlogy(unsaid, log(unsaid) - (log(r->rest) - r->log_sum));
-    return value;
-}
-
-/* The gradient is c p off the classes told of, c different for each mode, and what at_id tells on
- * them. */
-static double off(const told_row *r, int tail)
-{
-    const double unsaid = unsaid_of(r);
     switch (tail) {
     case RENORMALIZE:
-        return r->mass > 0; /* of nothing there is nothing to learn */
+        return value + exp(r->beyond);
+    case CONDITIONAL:
+        return value;
     case TRUNCATED:
-        return r->mass;
+        return value + (mass < 0.5 ? mass - exp(r->here) : exp(r->beyond) + over);
+    default:
+        return value + divergence(r->unsaid, r->beyond) + (over > 0 ? over : 0);
+    }
+}
+
+/* The gradient on the classes not told of, relative to what each has of the rest. */
+static double off(const told_row *r, int tail)
+{
+    switch (tail) {
+    case RENORMALIZE:
+        return r->teacher.mass > 0 ? exp(r->beyond) : 0;
+    case TRUNCATED:
+        return r->teacher.mass * exp(r->beyond);
     case CONDITIONAL:
         return 0;
     default:
-        return unsaid == 0 ? 1 : r->rest > 0 ? 1 - unsaid / (r->rest / r->sum) : 0;
+        return difference(r->beyond, r->unsaid);
     }
 }
 
 static double at_id(const told_row *r, int tail, int64_t id, double lq)
 {
-    const double l = log_p(r, id), share = r->mass > 0 ? exp(lq - log(r->mass)) : 0;
-    switch (tail) {
-    case RENORMALIZE:
-        return r->mass > 0 ? exp(l) - share : 0;
-    case TRUNCATED:
-        return r->mass * exp(l) - exp(lq);
-    case CONDITIONAL:
-        return r->mass > 0 ? exp(l - r->here) - share : 0;
-    default:
-        return exp(l) - exp(lq);
-    }
+    const double lp = log_p(r, id);
+    if (tail == CONDITIONAL)
+        return r->teacher.mass > 0 ? difference(log_share(r, id), lq) : 0;
+    if (tail == RENORMALIZE && !(r->teacher.mass > 0))
+        return 0;
+    return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * exp(lp) : 0);
 }
 
 /* The scores may lie where the gradient goes: what is written last is computed first. */
@@ -261,10 +358,11 @@ static void gradient(const told_row *r, const class_plan *plan, int tail, double
                      double *at)
 {
     const int64_t K = r->job->size['K' - 'A'];
-    const vec c = v_set((real)(weight * off(r, tail) / r->sum)), top = v_set((real)r->top);
+    const double by = r->rest.sum > 0 ? weight * off(r, tail) / r->rest.sum : 0;
+    const vec c = v_set((real)by), top = v_set((real)r->rest.top);
     for (int64_t k = 0; k < K; k++) {
         const int64_t id = id_at(r->job, r->i, k);
-        at[k] = id < 0 ? 0 : weight * at_id(r, tail, id, logprob_at(r->job, r->i, k));
+        at[k] = id < 0 ? 0 : weight * at_id(r, tail, id, log_q(r, k, tail));
     }
     for (int64_t k = 0; k < plan->classes; k += LANES) {
         const int64_t n = LK_TAIL(k, plan->classes);
@@ -306,14 +404,15 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
                 o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? class_nonfinite(r.x, V) : -1;
             if (bad >= 0)
                 teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
-            r.mass = told(job, i);
-            normalise(&r, &plan, is_told);
-            value = isnan(r.sum) ? (double)NAN : factor * value_of(&r, o->tail);
+            row_fill(&r, &plan, is_told);
+            /* Where nothing is left for a tail there is none. */
+            const int tail = o->tail == TAIL && r.covered ? TRUNCATED : o->tail;
+            value = isnan(r.here) ? (double)NAN : factor * value_of(&r, tail);
             const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
             if (grad && isnan(value))
                 class_fill(grad, V, (real)NAN);
             else if (grad)
-                gradient(&r, &plan, o->tail, weight, grad, at);
+                gradient(&r, &plan, tail, weight, grad, at);
         } else if (grad) {
             memset(grad, 0, (size_t)V * sizeof(elem));
         }

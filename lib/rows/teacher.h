@@ -42,28 +42,58 @@ LK_STATIC double teacher_factor(const teacher_options *o)
     return o->scale_by_t2 ? o->temperature * o->temperature : 1;
 }
 
-/* A row of scores in reals, at their temperature: top, sum and log of the sum. */
-LK_STATIC class_norm teacher_normalise(const real *y, int64_t classes, real scale)
+/* The softmax of a row at its temperature. The classes at the top are counted and the others summed
+ * by themselves: so what a class with nearly all of the mass leaves to them keeps its digits, as
+ * the logarithm of the sum does, which is then little more than that. */
+typedef struct teacher_norm {
+    real top;
+    double others; /* sum over the classes below it of e^(z - top) */
+    double sum;    /* with those at the top; NaN if the row has no softmax */
+    double log_sum;
+} teacher_norm;
+
+LK_INLINE vec teacher_read(const void *y, const bool elems, int64_t k, int64_t n)
 {
-    class_norm r = {.top = -(real)INFINITY};
+    return elems ? v_load_tail((const elem *)y + k, n, 0) : v_read_tail((const real *)y + k, n, 0);
+}
+
+LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_t classes,
+                                         real scale)
+{
+    const vec lowest = v_set(-(real)INFINITY), one = v_set(1);
+    teacher_norm r = {.top = -(real)INFINITY};
+    double tops = 0;
     real z[CHUNK];
     for (int64_t k = 0; k < classes; k += CHUNK) {
         const int64_t n = classes - k < CHUNK ? classes - k : CHUNK;
-        for (int64_t i = 0; i < n; i += LANES)
-            v_write(z + i,
-                    v_select(m_first(n - i), v_read_tail(y + k + i, LK_TAIL(i, n), 0) * scale,
-                             v_set(-(real)INFINITY)));
-        const real top = class_max(z, class_padded(n));
+        vec most = lowest, above[2] = {{0}, {0}}, below[2] = {{0}, {0}};
+        for (int64_t i = 0; i < n; i += LANES) {
+            const vec x = v_select(m_first(n - i),
+                                   teacher_read(y, elems, k + i, LK_TAIL(i, n)) * scale, lowest);
+            v_write(z + i, x);
+            most = v_max(x, most);
+        }
+        const real top = v_top(most);
         if (top > r.top) {
-            if (r.sum > 0)
-                r.sum *= exp((double)r.top - (double)top);
+            const double fade = exp((double)r.top - (double)top);
+            if (tops > 0 || r.others > 0)
+                r.others = (r.others + tops) * fade;
+            tops = 0;
             r.top = top;
         }
-        r.sum += (double)class_sum_exp(z, class_padded(n), isinf(r.top) && r.top < 0 ? 0 : r.top);
+        const vec shift = v_set(isinf(r.top) && r.top < 0 ? 0 : r.top);
+        for (int64_t i = 0, turn = 0; i < n; i += LANES, turn ^= 1) {
+            const vec e = v_exp_nonpos(v_read(z + i) - shift);
+            above[turn] += v_where(e == one, one);
+            below[turn] += v_where(e != one, e);
+        }
+        tops += (double)v_sum(above[0] + above[1]);
+        r.others += (double)v_sum(below[0] + below[1]);
     }
+    r.sum = tops + r.others;
     if (!(r.sum > 0))
         r.sum = (double)NAN;
-    r.log_sum = log(r.sum);
+    r.log_sum = isnan(r.sum) ? r.sum : log1p((tops - 1) + r.others);
     return r;
 }
 

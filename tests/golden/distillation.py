@@ -257,9 +257,8 @@ def tail_value(mode, z, ids, q, log_q):
     outside[ids] = False
     value = times(q, log_q - at).sum()
     rest = 1 - total
-    if rest > 0:
-        log_rest = torch.logsumexp(l[outside], 0) if bool(outside.any()) else -torch.tensor(INF)
-        value = value + rest * (math.log(rest) - log_rest)
+    if rest > 0 and bool(outside.any()):
+        value = value + rest * (math.log(rest) - torch.logsumexp(l[outside], 0))
     return value
 
 
@@ -272,7 +271,7 @@ def tail_slope(mode, z, ids, q):
     inside[ids] = True
     if mode == "renormalize":
         return p - full / total
-    if mode == "truncated":
+    if mode == "truncated" or (mode == "tail" and bool(inside.all())):
         return total * p - full
     if mode == "conditional":
         p = torch.where(inside, p, torch.zeros_like(p))

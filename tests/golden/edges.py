@@ -296,8 +296,146 @@ def labels():
          {"reduction": "none"}, outputs={"loss": ["inf", 0], "grad.logits": [-1, 0]})
 
 
+# Distillation: distributions that agree, all but agree, or agree on one class.
+
+
+def log_softmax(z):
+    least = log_sum(z)
+    return [x - least for x in z]
+
+
+def xlogy(q, y):
+    return mpf(0) if q == 0 else q * y
+
+
+def divergence(kind, beta, p, q):
+    m = [beta * b + (1 - beta) * a for a, b in zip(p, q)]
+    if kind == "forward_kl":
+        return sum(xlogy(b, mp.log(b / a)) for a, b in zip(p, q) if b)
+    if kind == "reverse_kl":
+        return sum(xlogy(a, mp.log(a / b)) for a, b in zip(p, q))
+    if kind == "tvd":
+        return sum(abs(a - b) for a, b in zip(p, q)) / 2
+    to_q = sum(xlogy(b, mp.log(b / c)) for b, c in zip(q, m) if b)
+    if kind == "skew_forward_kl":
+        return to_q
+    return beta * to_q + (1 - beta) * sum(xlogy(a, mp.log(a / c)) for a, c in zip(p, m))
+
+
+KINDS = (("forward_kl", None), ("reverse_kl", None), ("jsd", 0.5), ("jsd", 1e-3), ("jsd", 1 - 2 ** -10), ("skew_forward_kl", 1 - 2 ** -10),
+         ("tvd", None), ("skew_forward_kl", 0.5), ("skew_forward_kl", 1e-3))
+NEAR = {
+    "sure": ([[0, -17, -20]], [[0, -20, -16]]),
+    "surer": ([[1, -32, -30, -36]], [[2.5, -31, -33, -29.5]]),
+    "student-sure": ([[0, -25, -27]], [[0.5, 1, -0.25]]),
+    "teacher-sure": ([[0.5, 1, -0.25]], [[0, -25, -27]]),
+    "close": ([[1, 2, -0.5, 3], [0.5, -1, 2, 1]], [[1.0009765625, 2, -0.5, 3.001953125],
+                                                   [0.5, -1.03125, 2, 0.96875]]),
+    "close-and-sure": ([[9, -8, -12]], [[9.25, -8, -12.125]]),
+    "wide": ([[0, 40, -30, 12.5]], [[25, -10, 30, 12]]),
+}
+
+
+def distillations():
+    for name, (x, y) in NEAR.items():
+        for kind, beta in KINDS:
+            def loss(t):
+                rows = zip(t["student_logits"], t["teacher_logits"])
+                return mean(divergence(kind, exact(beta or 0), [mp.exp(v) for v in log_softmax(a)],
+                                       [mp.exp(v) for v in log_softmax(b)]) for a, b in rows)
+            case(f"{name}-{kind}{beta or ''}", "distillation", loss,
+                 {"student_logits": x, "teacher_logits": y},
+                 {"divergence": kind, **({"beta": beta} if beta else {})}, ("student_logits",),
+                 relative=None if name != "wide" else 1e-5)
+    for kind, beta in KINDS:
+        for dtype in ("f64", "f32", "f16", "bf16"):
+            options = {"divergence": kind, **({"beta": beta} if beta else {}), "temperature": 1.5}
+            for x in ([[3, -14, 0.5, 100, 7.25]], [[0.25 * (k % 29) for k in range(130)]]):
+                zeros = [[0] * len(x[0])]
+                case(f"equal-{len(x[0])}-{kind}{beta or ''}", "distillation", None,
+                     {"student_logits": x, "teacher_logits": x}, options, types=(dtype,), relative=1e-12,
+                     outputs={"loss": 0, "grad.student_logits": zeros})
+
+    def by_probabilities(t):
+        p = [mp.exp(v) for v in log_softmax(t["student_logits"][0])]
+        return divergence("forward_kl", mpf(0), p, [mpf(1), mpf(0)])
+    for given, teacher in (("teacher_probs", [[1, 0]]), ("teacher_logprobs", [[0, "-inf"]])):
+        for gap in (17, 40):
+            case(f"one-hot-{given}-{gap}", "distillation", by_probabilities,
+                 {"student_logits": [[0, -gap]], given: teacher}, {}, ("student_logits",))
+
+    def partial(t):
+        q = t["teacher_probs"][0]
+        p = [mp.exp(v) for v in log_softmax(t["student_logits"][0])]
+        return divergence("forward_kl", mpf(0), p, q)
+    case("part-of-the-mass", "distillation", partial,
+         {"student_logits": [[0, -17, 1]], "teacher_probs": [[0.5, 0.25, 0.125]]}, {}, ("student_logits",))
+    # The row rule: what one side excludes and the other does not is infinite, and has no part in the
+    # gradient; +inf and rows of nothing but -inf are NaN.
+    y = [[0.5, 1, -1]]
+    case("excluded", "distillation", None, {"student_logits": [["-inf", 1, 2]], "teacher_logits": y},
+         {"divergence": "mse_logits"}, outputs={"loss": "inf", "grad.student_logits": [[0, 0, 2]]})
+    case("excluded-by-both", "distillation", None,
+         {"student_logits": [["-inf", 1, 2]], "teacher_logits": [["-inf", 1, -1]]},
+         {"divergence": "mse_logits"}, outputs={"loss": 3, "grad.student_logits": [[0, 0, 2]]})
+    for where in ("student_logits", "teacher_logits"):
+        for bad in (["inf", 1, 2], ["-inf"] * 3, ["nan", 1, 2]):
+            for kind in ("mse_logits", "reverse_kl"):
+                sides = {"student_logits": y, "teacher_logits": y, where: [bad]}
+                case(f"{kind}-{where}-{bad[0]}-{bad[1]}", "distillation", None, sides, {"divergence": kind},
+                     outputs={"loss": "nan", "grad.student_logits": [["nan"] * 3]})
+
+    falls = [mpf(0), mpf(0), mpf(0), mp.log(mpf(0.25) / mpf(0.5))]
+    case("excluded-by-teacher", "distillation", None,
+         {"student_logits": [[0, 0, 0, 0]], "teacher_probs": [[0, 0.25, 0.25, 0.5]]},
+         {"divergence": "reverse_kl"},
+         outputs={"loss": "inf", "grad.student_logits": [
+             [float((r - mean(falls)) / 4) for r in falls]]})
+
+
+def topk(mode, ids, l, lq):
+    q = [mp.exp(v) for v in lq]
+    total = sum(q)
+    at = [l[i] for i in ids]
+    if mode == "renormalize":
+        return sum(a * (mp.log(a) - b) for a, b in zip([v / total for v in q], at))
+    value = sum(a * (mp.log(a) - b) for a, b in zip(q, at))
+    if mode == "conditional":
+        here = log_sum(at)
+        return sum(a * (mp.log(a) - b + here) for a, b in zip([v / total for v in q], at))
+    if mode == "tail" and len(ids) < len(l):
+        value += (1 - total) * (mp.log(1 - total) - log_sum([l[i] for i in range(len(l)) if i not in ids]))
+    return value
+
+
+def topk_distillations():
+    rows = {
+        "sure": ([[0, -17, -18, -20]], [[0, 2]], [[-1e-7, -17.5]]),
+        "surer": ([[0, -41, -43, -50]], [[0, 2]], [[-2e-17, -45]]),
+        "only-the-rest": ([[0, -90, -91]], [[0]], [[-0.01]]),
+        "only-the-rest-wide": ([[0, -800, -801.5]], [[0]], [[-0.01]]),
+        "rest-sure": ([[-20, -21, 3, 2.5]], [[1, 0]], [[-21.5, -22]]),
+        "all": ([[0, -1, 2]], [[0, 1, 2]], [[-1.5, -2.5, -1]]),
+        "all-sure": ([[0, -18, -21]], [[2, 0, 1]], [[-20, -1e-7, -17]]),
+        "close": ([[1, 2, 0.5, 0]], [[1, 0]], [[-0.5303, -1.5302]]),
+    }
+    for name, (x, ids, lq) in rows.items():
+        for mode in ("renormalize", "truncated", "conditional", "tail"):
+            if name == "only-the-rest" and mode != "tail" or name.endswith("wide") and mode != "tail":
+                continue
+
+            def loss(t):
+                return topk(mode, ids[0], log_softmax(t["student_logits"][0]), t["teacher_logprobs"][0])
+            case(f"{name}-{mode}", "topk_distillation", loss,
+                 {"student_logits": x, "teacher_logprobs": lq}, {"tail": mode}, ("student_logits",),
+                 others={"teacher_ids": (ids, "i64")}, types=WIDE_ONLY if name == "surer" else TYPES,
+                 relative=4e-12 if name == "close" and mode == "conditional" else None)
+
+
 vectors()
 regressions()
+distillations()
+topk_distillations()
 labels()
 path = pathlib.Path(__file__).with_suffix(".jsonl")
 path.write_text("".join(line + "\n" for line in LINES))
