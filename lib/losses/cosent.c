@@ -2,7 +2,7 @@
  *
  * CoSENT: cosines in the order of their targets.
  */
-#include "rows/pair.h"
+#include "rows/units.h"
 
 enum { A = PAIR_A, B = PAIR_B, TARGET = PAIR_TARGET };
 

@@ -2,6 +2,7 @@
  *
  * Cosine similarity of two vectors, as a regression or as a distance.
  */
+#include "rows/elements.h"
 #include "rows/pair.h"
 
 enum { MSE, DISTANCE }; /* form */
@@ -59,10 +60,10 @@ static pair_row row(const lk_job *job, int64_t i, double s)
     if (job->out[SIMILARITY].data)
         lk_put(&job->out[SIMILARITY], i, s);
     if (form_of(job) == MSE)
-        r = s - (double)r_load((const elem *)job->in[PAIR_TARGET].data + i);
+        r = s - (double)elements_at(job->in[PAIR_TARGET].data, i);
     if (job->grad[PAIR_TARGET].data) {
         double g = r == 0 ? 0 : -2 * r * pair_weight(job, PAIR_GRAD_OUTPUT, i);
-        r_store((elem *)job->grad[PAIR_TARGET].data + i, (real)g);
+        elements_fill((elem *)job->grad[PAIR_TARGET].data + i, 1, (real)g);
     }
     return form_of(job) == MSE ? (pair_row){r * r, 2 * r} : (pair_row){1 - s, -1};
 }

@@ -563,7 +563,8 @@ static void fill(elem *to, int64_t n, real x)
 static bool refuse(const lk_job *job, const example *e, int64_t b, lk_block *block)
 {
     const options *o = job->options;
-    const int64_t k = o->reduce.nonfinite == LK_PROPAGATE ? -1 : class_nonfinite(e->x, e->T * e->C);
+    const int64_t k =
+        o->reduce.nonfinite == LK_PROPAGATE ? -1 : elements_nonfinite(e->x, e->T * e->C);
     if (k < 0)
         return false;
     scalar_refuse(block, LK_NONFINITE_INPUT, LOGITS, b * size(job, 'T') * e->C + k);

@@ -411,7 +411,7 @@ LK_INLINE double row_of(pair *r, elem *grad, const int divergence)
     if (value < 0 && fabs(r->over) < ULPS * (sizeof(real) == sizeof(double) ? 0x1p-53 : 0x1p-24))
         value = 0;
     if (grad && isnan(value))
-        class_fill(grad, r->classes, (real)NAN);
+        elements_fill(grad, r->classes, (real)NAN);
     else if (grad)
         sweep_gradient(r, grad, divergence);
     return value;
@@ -487,7 +487,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             r.y = (const real *)job->in[r.given].data + i * V;
             r.weight = (real)(job->scale[0] * (double)upstream * chain);
             const int64_t bad =
-                o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? class_nonfinite(r.x, V) : -1;
+                o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r.x, V) : -1;
             if (bad >= 0)
                 teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
             check_teacher(job, &r, i, block);

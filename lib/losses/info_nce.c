@@ -2,7 +2,8 @@
  *
  * InfoNCE: every anchor against all candidates, one of which is its own.
  */
-#include "rows/pair.h"
+#include "rows/elements.h"
+#include "rows/units.h"
 
 enum { ANCHORS, CANDIDATES, POSITIVE_INDEX, CANDIDATE_MASK, TEMPERATURE, GRAD_OUTPUT };
 enum { LOSS, SLOPE_SCALE }; /* lk_block.sum */
@@ -128,7 +129,8 @@ static bool allowed(const lk_job *job, int64_t i, int64_t j)
 static double temperature_of(const lk_job *job)
 {
     const options *o = job->options;
-    return lk_has(job, TEMPERATURE) ? (double)r_load(job->in[TEMPERATURE].data) : o->temperature;
+    return lk_has(job, TEMPERATURE) ? (double)elements_at(job->in[TEMPERATURE].data, 0)
+                                    : o->temperature;
 }
 
 /* The positives, then the temperature. */
@@ -236,7 +238,8 @@ static void back_candidates(const lk_job *job, int64_t first, int64_t count, voi
 static void finish(const lk_job *job, const double *sum)
 {
     if (job->grad[TEMPERATURE].data)
-        r_store(job->grad[TEMPERATURE].data, (real)(-sum[SLOPE_SCALE] / temperature_of(job)));
+        elements_fill(job->grad[TEMPERATURE].data, 1,
+                      (real)(-sum[SLOPE_SCALE] / temperature_of(job)));
 }
 
 LK_LOSS(info_nce) = {

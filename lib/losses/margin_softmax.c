@@ -2,7 +2,8 @@
  *
  * Softmax over the cosines with a prototype of each class, the target's made worse by a margin.
  */
-#include "rows/pair.h"
+#include "rows/elements.h"
+#include "rows/units.h"
 
 enum { EMBEDDING, PROTOTYPES, TARGETS, GRAD_OUTPUT };
 enum { ARCFACE, COSFACE }; /* kind */
@@ -132,7 +133,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     for (int64_t i = 0; i < job->rows; i++) {
         if (!counted(job, i))
             continue;
-        int64_t bad = pair_refuses(job) ? pair_nonfinite(x + i * width, width) : -1;
+        int64_t bad = pair_refuses(job) ? elements_nonfinite(x + i * width, width) : -1;
         if (bad >= 0)
             return pair_fail_nonfinite(job, EMBEDDING, i * width + bad, error);
         pair_unit(&p.x, i, x + i * width);

@@ -2,7 +2,7 @@
  *
  * NT-Xent: every positive pair of a batch against the negatives of its first item.
  */
-#include "rows/pair.h"
+#include "rows/units.h"
 
 typedef struct options {
     lk_reduce reduce;

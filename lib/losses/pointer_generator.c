@@ -735,7 +735,8 @@ static bool refused(const example *e, const extent *x)
             continue;
         if (counted && scalar_nonfinite(g))
             bad = refuse(e, LK_NONFINITE_INPUT, p_gen, place);
-        const int64_t k = counted ? class_nonfinite(row_of(e, &job->in[vocab], t, e->V), e->V) : -1;
+        const int64_t k =
+            counted ? elements_nonfinite(row_of(e, &job->in[vocab], t, e->V), e->V) : -1;
         if (k >= 0)
             bad = refuse(e, LK_NONFINITE_INPUT, vocab, place * e->V + k);
         /* The attention is looked back to whether the step counts or not. */

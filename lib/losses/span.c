@@ -104,7 +104,7 @@ static const elem *scores_of(const lk_job *job, int half, int64_t b, elem *scrat
         if (chosen_from(job, b * T + t))
             memcpy(scratch + t, x + t, sizeof *x); /* of any alignment */
         else
-            class_fill(scratch + t, 1, -(real)INFINITY);
+            elements_fill(scratch + t, 1, -(real)INFINITY);
     return scratch;
 }
 
@@ -114,7 +114,7 @@ static void zero_others(const lk_job *job, int half, int64_t b)
     elem *grad = job->grad[half].data;
     for (int64_t i = b * T; grad && job->in[CHOICES].data && i < (b + 1) * T; i++)
         if (!chosen_from(job, i))
-            class_fill(grad + i, 1, 0);
+            elements_fill(grad + i, 1, 0);
 }
 
 /* Half of what a half is worth, and whether its highest score is where it should be. */

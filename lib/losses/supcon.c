@@ -2,7 +2,7 @@
  *
  * Supervised contrastive loss: every item against all others, its label's being the targets.
  */
-#include "rows/pair.h"
+#include "rows/units.h"
 
 typedef struct options {
     lk_reduce reduce;

@@ -186,7 +186,7 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
     if (row->grad_x && g_l == 0 && g_h == 0)
         class_zero(p, row);
     else if (row->grad_x && none)
-        class_fill(row->grad_x, p->width, (real)NAN);
+        elements_fill(row->grad_x, p->width, (real)NAN);
     else if (row->grad_x)
         gradient(p, row, &r, g_l, g_h, entropy);
     return -nll;

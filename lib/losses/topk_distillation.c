@@ -401,7 +401,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             if (up)
                 memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
             const int64_t bad =
-                o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? class_nonfinite(r.x, V) : -1;
+                o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r.x, V) : -1;
             if (bad >= 0)
                 teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
             row_fill(&r, &plan, is_told);
@@ -410,7 +410,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             value = isnan(r.here) ? (double)NAN : factor * value_of(&r, tail);
             const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
             if (grad && isnan(value))
-                class_fill(grad, V, (real)NAN);
+                elements_fill(grad, V, (real)NAN);
             else if (grad)
                 gradient(&r, &plan, tail, weight, grad, at);
         } else if (grad) {

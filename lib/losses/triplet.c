@@ -39,15 +39,8 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {{0}};
 
-/* The vectors of a row, their distances, and what the gradients of these are multiplied with. */
-typedef struct triple {
-    const elem *a, *p, *n;
-    pair ap, an, pn;
-    double c_ap, c_an, c_pn;
-} triple;
-
 /* Distances, the value, and the slopes by each distance. */
-static double row(const options *o, triple *t, int64_t width)
+static double row(const options *o, pair_triple *t, int64_t width)
 {
     static const int kinds[] = {
         [L2] = PAIR_L2, [L1] = PAIR_L1, [SQUARED_L2] = PAIR_SQUARED_L2, [COSINE] = PAIR_COSINE};
@@ -67,39 +60,6 @@ static double row(const options *o, triple *t, int64_t width)
     t->c_an = -slope * share;
     t->c_pn = -slope * (1 - share);
     return o->soft ? pair_softplus(u) : pair_hinge(u);
-}
-
-/* weight times the gradients of a row, each where it is asked for, also over its own vector. */
-LK_INLINE void back(const pair_family family, const triple *t, double weight, int64_t width,
-                    elem *const *grad)
-{
-    const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
-    const wide c_pn = w_set(weight * t->c_pn);
-    const bool swapped = t->c_pn != 0;
-    for (int64_t k = 0; k < width; k += LANES) {
-        const int64_t lanes = LK_TAIL(k, width);
-        const wide a = w_load(t->a + k, lanes), p = w_load(t->p + k, lanes);
-        const wide n = w_load(t->n + k, lanes);
-        wide by_p = c_ap * pair_slope_y(family, &t->ap, a, p);
-        wide by_n = c_an * pair_slope_y(family, &t->an, a, n);
-        if (swapped) {
-            by_p += c_pn * pair_slope_x(family, &t->pn, p, n);
-            by_n += c_pn * pair_slope_y(family, &t->pn, p, n);
-        }
-        if (grad[ANCHOR])
-            w_store(grad[ANCHOR] + k, lanes,
-                    c_ap * pair_slope_x(family, &t->ap, a, p) +
-                        c_an * pair_slope_x(family, &t->an, a, n));
-        if (grad[POSITIVE])
-            w_store(grad[POSITIVE] + k, lanes, by_p);
-        if (grad[NEGATIVE])
-            w_store(grad[NEGATIVE] + k, lanes, by_n);
-    }
-}
-
-static pair_family family_of(const triple *t)
-{
-    return t->an.far || t->pn.far ? PAIR_FAR : pair_family_of(&t->ap);
 }
 
 static bool refused(const lk_job *job, int64_t i, int64_t width, lk_block *block)
@@ -124,11 +84,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             v[k] = (const elem *)job->in[k].data + i * width;
             grad[k] = job->grad[k].data ? (elem *)job->grad[k].data + i * width : NULL;
         }
-        triple t = {.a = v[ANCHOR], .p = v[POSITIVE], .n = v[NEGATIVE]};
+        pair_triple t = {.a = v[ANCHOR], .p = v[POSITIVE], .n = v[NEGATIVE]};
         pair_put(job, block, i, row(o, &t, width));
-        const double weight = pair_weight(job, GRAD_OUTPUT, i);
-        if (!pair_flat(weight * t.c_ap, grad, 3, width))
-            PAIR_BY_FAMILY(family_of(&t), back, &t, weight, width, grad);
+        pair_triple_back(&t, pair_weight(job, GRAD_OUTPUT, i), width, grad);
     }
 }
 

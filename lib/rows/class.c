@@ -77,7 +77,7 @@ typedef struct visit {
 
 bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk_block *block)
 {
-    const int64_t inner = p->inner, k = class_nonfinite(x, p->classes);
+    const int64_t inner = p->inner, k = elements_nonfinite(x, p->classes);
     if (k < 0)
         return false;
     /* The flat place of class k of the row in the tensor as the caller sees it. */

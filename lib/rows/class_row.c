@@ -517,22 +517,6 @@ static double class_soft(const class_plan *p, const class_row *row, const class_
     return s.self - s.cross;
 }
 
-int64_t class_nonfinite(const elem *x, int64_t n)
-{
-    for (int64_t k = 0; k < n; k++) {
-        real value = r_load(x + k);
-        if (isnan(value) || (isinf(value) && value > 0))
-            return k;
-    }
-    return -1;
-}
-
-void class_fill(elem *to, int64_t n, real x)
-{
-    for (int64_t k = 0; k < n; k++)
-        r_store(to + k, x);
-}
-
 class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
 {
     const double lse = (double)r->top + r->log_sum;

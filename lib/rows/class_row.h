@@ -13,8 +13,7 @@
 #ifndef LK_CLASS_ROW_H
 #define LK_CLASS_ROW_H
 
-#include "loss.h"
-#include "vector/element.h"
+#include "rows/elements.h"
 
 /* By the names of the variant; they are in rows/class_row.c. */
 #define class_streams   LK_PASTE(LK_VARIANT, class_streams)
@@ -29,8 +28,6 @@
 #define class_close     LK_PASTE(LK_VARIANT, class_close)
 #define class_entropy   LK_PASTE(LK_VARIANT, class_entropy)
 #define class_gradient  LK_PASTE(LK_VARIANT, class_gradient)
-#define class_fill      LK_PASTE(LK_VARIANT, class_fill)
-#define class_nonfinite LK_PASTE(LK_VARIANT, class_nonfinite)
 #define class_conclude  LK_PASTE(LK_VARIANT, class_conclude)
 #define class_compute   LK_PASTE(LK_VARIANT, class_compute)
 
@@ -171,12 +168,6 @@ LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const 
 /* Sweep 3. */
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
                               const class_slope *g);
-
-/* The first NaN or +inf among n elements, or -1. */
-LK_DRIVER int64_t class_nonfinite(const elem *x, int64_t n);
-
-/* x in all n elements. */
-LK_DRIVER void class_fill(elem *to, int64_t n, real x);
 
 /* The gradients of a row that does not count, whose x and t are not read. */
 LK_INLINE void class_zero(const class_plan *p, const class_row *row)

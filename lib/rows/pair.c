@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows of pairs of vectors: see rows/pair.h.
+ */
+#include "rows/pair.h"
+
+#include "rows/elements.h"
+#include "vector/wide.h"
+
+bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t width, lk_block *block)
+{
+    int64_t k = elements_nonfinite((const elem *)job->in[input].data + i * width, width);
+    if (k < 0)
+        return false;
+    if (block->bad == LK_OK || input < block->bad_input) {
+        block->bad = LK_NONFINITE_INPUT;
+        block->bad_input = input;
+        block->bad_index = i * width + k;
+    }
+    return true;
+}
+
+lk_status pair_check_width(const lk_job *job, lk_error *error)
+{
+    const lk_tensor *first = &job->in[0];
+    if (job->size['D' - 'A'] == 0 && first->shape[0] > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, 0, -1,
+                       "%s has vectors without components; D must be at least 1",
+                       job->loss->is.inputs[0].name);
+    return LK_OK;
+}
+
+lk_status pair_prepare(lk_job *job, lk_error *error)
+{
+    (void)error;
+    job->counted = job->rows;
+    job->denominator[0] = (double)job->rows;
+    return LK_OK;
+}
+
+double pair_largest(const elem *v, int64_t width)
+{
+    double most = 0;
+    for (int64_t k = 0; k < width; k++) {
+        const double size = fabs((double)r_load(v + k));
+        if (!isfinite(size))
+            return (double)NAN;
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+/* x x, x y and y y of vectors, scaled where they are far. */
+LK_INLINE void pair_products(const bool far, pair *p, const elem *x, const elem *y, int64_t width)
+{
+    wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
+    int64_t k = 0;
+    for (; !far && k + 2 * LANES <= width; k += 2 * LANES) {
+        wide a = w_load(x + k, LANES), b = w_load(y + k, LANES);
+        wide a2 = w_load(x + k + LANES, LANES), b2 = w_load(y + k + LANES, LANES);
+        xx += w_fold(a * a);
+        xy += w_fold(a * b);
+        yy += w_fold(b * b);
+        xx2 += w_fold(a2 * a2);
+        xy2 += w_fold(a2 * b2);
+        yy2 += w_fold(b2 * b2);
+    }
+    for (; k < width; k += LANES) {
+        wide a = w_load(x + k, LK_TAIL(k, width)), b = w_load(y + k, LK_TAIL(k, width));
+        if (far) {
+            a = w_scaled(a, p->scale_x);
+            b = w_scaled(b, p->scale_y);
+        }
+        xx += w_fold(a * a);
+        xy += w_fold(a * b);
+        yy += w_fold(b * b);
+    }
+    p->xx = w_sum(xx + xx2);
+    p->xy = w_sum(xy + xy2);
+    p->yy = w_sum(yy + yy2);
+}
+
+pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
+{
+    pair p = {.kind = kind};
+    double eps_x = eps, eps_y = eps;
+    pair_products(false, &p, x, y, width);
+    double norm_x = sqrt(p.xx), norm_y = sqrt(p.yy);
+    if (!pair_near(norm_x <= eps ? eps : norm_x) || !pair_near(norm_y <= eps ? eps : norm_y)) {
+        const double most_x = pair_largest(x, width), most_y = pair_largest(y, width);
+        p.far = true;
+        p.scale_x = pair_root(most_x > eps ? most_x : eps);
+        p.scale_y = pair_root(most_y > eps ? most_y : eps);
+        eps_x = eps * p.scale_x * p.scale_x;
+        eps_y = eps * p.scale_y * p.scale_y;
+        pair_products(true, &p, x, y, width);
+        norm_x = isnan(most_x) ? most_x : sqrt(p.xx);
+        norm_y = isnan(most_y) ? most_y : sqrt(p.yy);
+    }
+    const double n_x = norm_x <= eps_x ? eps_x : norm_x, n_y = norm_y <= eps_y ? eps_y : norm_y;
+    const double dot = p.xy / n_x / n_y;
+    const double s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
+    const double sign = kind == PAIR_COSINE ? -1 : 1;
+    p.value = kind == PAIR_COSINE ? 1 - s : s;
+    p.xy = sign / n_x / n_y;
+    p.xx = n_x > eps_x ? -sign * s / n_x / n_x : 0;
+    p.yy = n_y > eps_y ? -sign * s / n_y / n_y : 0;
+    if (isnan(s))
+        p.xx = p.xy = p.yy = s;
+    return p;
+}
+
+/* x - y + shift in some lanes. */
+LK_INLINE wide pair_difference(const bool far, const pair *p, wide x, wide y)
+{
+    if (far)
+        return w_scaled(x * w_set(p->scale_x) - y * w_set(p->scale_x) +
+                            w_set(p->shift * p->scale_x),
+                        p->scale_y);
+    return x - y + w_set(p->shift);
+}
+
+/* The sum of |r|, or of its squares, over r = x - y + shift. */
+LK_INLINE double pair_sum_of(const bool squares, const bool far, const pair *p, const elem *x,
+                             const elem *y, int64_t width)
+{
+    wide_half total = {0}, total2 = {0};
+    int64_t k = 0;
+    for (; k + 2 * LANES <= width; k += 2 * LANES) {
+        const wide r = pair_difference(far, p, w_load(x + k, LANES), w_load(y + k, LANES));
+        const wide r2 =
+            pair_difference(far, p, w_load(x + k + LANES, LANES), w_load(y + k + LANES, LANES));
+        total += w_fold(squares ? r * r : w_abs(r));
+        total2 += w_fold(squares ? r2 * r2 : w_abs(r2));
+    }
+    for (; k < width; k += LANES) {
+        const int64_t n = LK_TAIL(k, width);
+        const wide r = w_first(n, pair_difference(far, p, w_load(x + k, n), w_load(y + k, n)));
+        total += w_fold(squares ? r * r : w_abs(r));
+    }
+    return w_sum(total + total2);
+}
+
+/* The largest |x - y + shift|, scaled. */
+static double pair_largest_difference(const pair *p, const elem *x, const elem *y, int64_t width)
+{
+    double most = 0;
+    for (int64_t k = 0; k < width; k++) {
+        const double a = (double)r_load(x + k), b = (double)r_load(y + k);
+        const double r = fabs(a * p->scale_x - b * p->scale_x + p->shift * p->scale_x);
+        most = r > most ? r : most;
+    }
+    return most;
+}
+
+/* |x - y + shift| where its square is no number to be had; its vector and its length are divided by
+ * a power of two. */
+static void pair_length_far(pair *p, const elem *x, const elem *y, int64_t width)
+{
+    p->far = true;
+    p->scale_x = 0x1p-2; /* so that no difference leaves the range, */
+    double most = pair_largest_difference(p, x, y, width);
+    if (most < 0x1p-400) { /* and where they are small none loses a digit */
+        p->scale_x = 1;
+        most = pair_largest_difference(p, x, y, width);
+    }
+    p->scale_y = most > 0 ? pair_root(most) : 1;
+    const double norm = sqrt(pair_sum_of(true, true, p, x, y, width));
+    p->value = norm / p->scale_y / p->scale_y / p->scale_x;
+    p->slope = norm == 0 ? 0 : 1 / norm;
+}
+
+pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift)
+{
+    pair p = {.kind = kind, .shift = shift};
+    const double sum = kind == PAIR_L1 ? pair_sum_of(false, false, &p, x, y, width)
+                                       : pair_sum_of(true, false, &p, x, y, width);
+    p.value = kind == PAIR_L2 ? sqrt(sum) : sum;
+    p.slope = kind == PAIR_L1 ? 1 : kind == PAIR_SQUARED_L2 ? 2 : 1 / p.value;
+    if (!isfinite(sum) && isnan(pair_largest(x, width) + pair_largest(y, width)))
+        p.value = p.slope = (double)NAN;
+    else if (kind == PAIR_L2 && !pair_near(p.value))
+        pair_length_far(&p, x, y, width);
+    return p;
+}
+
+/* How gradients are computed, known where they are compiled. LINEAR is for both that are linear in
+ * x - y. FAR is for all that are far, and for those beside them in a row. */
+typedef enum pair_family { PAIR_COSINES, PAIR_SIGNS, PAIR_LINEAR, PAIR_FAR } pair_family;
+
+LK_INLINE bool pair_is_cosine(const pair *p)
+{
+    return p->kind == PAIR_SIMILARITY || p->kind == PAIR_COSINE;
+}
+
+LK_INLINE pair_family pair_family_of(const pair *p)
+{
+    return p->far               ? PAIR_FAR
+           : pair_is_cosine(p)  ? PAIR_COSINES
+           : p->kind == PAIR_L1 ? PAIR_SIGNS
+                                : PAIR_LINEAR;
+}
+
+/* dv/dx in some lanes, of a pair that may be far. */
+LK_INLINE wide pair_slope_x_far(const pair *p, wide x, wide y)
+{
+    if (!pair_is_cosine(p))
+        return w_set(p->slope) * pair_difference(p->far, p, x, y);
+    if (!p->far)
+        return w_set(p->xx) * x + w_set(p->xy) * y;
+    return w_scaled(w_set(p->xx) * w_scaled(x, p->scale_x) + w_set(p->xy) * w_scaled(y, p->scale_y),
+                    p->scale_x);
+}
+
+/* dv/dx and dv/dy in some lanes, from x and y in them. */
+LK_INLINE wide pair_slope_x(const pair_family family, const pair *p, wide x, wide y)
+{
+    if (family == PAIR_FAR)
+        return pair_slope_x_far(p, x, y);
+    if (family == PAIR_COSINES)
+        return w_set(p->xx) * x + w_set(p->xy) * y;
+    const wide r = pair_difference(false, p, x, y);
+    return w_set(p->slope) * (family == PAIR_SIGNS ? w_sign(r) : r);
+}
+
+LK_INLINE wide pair_slope_y(const pair_family family, const pair *p, wide x, wide y)
+{
+    if (family == PAIR_FAR && pair_is_cosine(p)) {
+        pair turned = *p;
+        turned.xx = p->yy;
+        turned.scale_x = p->scale_y;
+        turned.scale_y = p->scale_x;
+        return pair_slope_x_far(&turned, y, x);
+    }
+    if (family == PAIR_COSINES)
+        return w_set(p->xy) * x + w_set(p->yy) * y;
+    return -pair_slope_x(family, p, x, y);
+}
+
+/* Call back(family, ...). */
+#define PAIR_BY_FAMILY(family, back, ...)                                                          \
+    do {                                                                                           \
+        switch (family) {                                                                          \
+        case PAIR_COSINES:                                                                         \
+            back(PAIR_COSINES, __VA_ARGS__);                                                       \
+            break;                                                                                 \
+        case PAIR_SIGNS:                                                                           \
+            back(PAIR_SIGNS, __VA_ARGS__);                                                         \
+            break;                                                                                 \
+        case PAIR_LINEAR:                                                                          \
+            back(PAIR_LINEAR, __VA_ARGS__);                                                        \
+            break;                                                                                 \
+        case PAIR_FAR:                                                                             \
+            back(PAIR_FAR, __VA_ARGS__);                                                           \
+            break;                                                                                 \
+        }                                                                                          \
+    } while (0)
+
+/* A row whose gradient is 0, or NaN, all over? Then it is written here: the sign of a NaN would
+ * depend on what else the compiler does where it comes about. */
+LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
+{
+    if (c != 0 && !isnan(c))
+        return false;
+    for (int k = 0; k < grads; k++)
+        if (grad[k])
+            elements_fill(grad[k], width, c == 0 ? 0 : (real)NAN);
+    return true;
+}
+
+LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, const elem *x,
+                            const elem *y, int64_t width, elem *grad_x, elem *grad_y)
+{
+    for (int64_t k = 0; k < width; k += LANES) {
+        const int64_t n = LK_TAIL(k, width);
+        const wide u = w_load(x + k, n), v = w_load(y + k, n);
+        if (grad_x)
+            w_store(grad_x + k, n, w_set(c) * pair_slope_x(family, p, u, v));
+        if (grad_y)
+            w_store(grad_y + k, n, w_set(c) * pair_slope_y(family, p, u, v));
+    }
+}
+
+void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width, elem *grad_x,
+               elem *grad_y)
+{
+    elem *const grad[] = {grad_x, grad_y};
+    if (!pair_flat(c != 0 && isnan(p->value) ? p->value : c, grad, 2, width))
+        PAIR_BY_FAMILY(pair_family_of(p), pair_back_of, p, c, x, y, width, grad_x, grad_y);
+}
+
+static pair_family pair_triple_family(const pair_triple *t)
+{
+    return t->an.far || t->pn.far ? PAIR_FAR : pair_family_of(&t->ap);
+}
+
+LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *t, double weight,
+                                   int64_t width, elem *const *grad)
+{
+    const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
+    const wide c_pn = w_set(weight * t->c_pn);
+    const bool swapped = t->c_pn != 0;
+    for (int64_t k = 0; k < width; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, width);
+        const wide a = w_load(t->a + k, lanes), p = w_load(t->p + k, lanes);
+        const wide n = w_load(t->n + k, lanes);
+        wide by_p = c_ap * pair_slope_y(family, &t->ap, a, p);
+        wide by_n = c_an * pair_slope_y(family, &t->an, a, n);
+        if (swapped) {
+            by_p += c_pn * pair_slope_x(family, &t->pn, p, n);
+            by_n += c_pn * pair_slope_y(family, &t->pn, p, n);
+        }
+        if (grad[0])
+            w_store(grad[0] + k, lanes,
+                    c_ap * pair_slope_x(family, &t->ap, a, p) +
+                        c_an * pair_slope_x(family, &t->an, a, n));
+        if (grad[1])
+            w_store(grad[1] + k, lanes, by_p);
+        if (grad[2])
+            w_store(grad[2] + k, lanes, by_n);
+    }
+}
+
+void pair_triple_back(const pair_triple *t, double weight, int64_t width, elem *const *grad)
+{
+    if (!pair_flat(weight * t->c_ap, grad, 3, width))
+        PAIR_BY_FAMILY(pair_triple_family(t), pair_triple_back_of, t, weight, width, grad);
+}
+
+void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, const int kind,
+               const double eps, pair_row (*row)(const lk_job *job, int64_t i, double v))
+{
+    const int64_t width = job->size['D' - 'A'];
+    const elem *a = job->in[PAIR_A].data, *b = job->in[PAIR_B].data;
+    elem *grad_a = job->grad[PAIR_A].data, *grad_b = job->grad[PAIR_B].data;
+    for (int64_t i = first; i < first + count; i++) {
+        const elem *x = a + i * width, *y = b + i * width;
+        if (pair_refuses(job)) {
+            bool bad = pair_refuse(job, PAIR_A, i, width, block);
+            if (pair_refuse(job, PAIR_B, i, width, block) || bad)
+                continue;
+        }
+        const pair p = pair_of(kind, x, y, width, eps, 0);
+        const pair_row r = row(job, i, p.value);
+        pair_put(job, block, i, r.value);
+        pair_back(&p, r.slope * pair_weight(job, PAIR_GRAD_OUTPUT, i), x, y, width,
+                  grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
+    }
+}

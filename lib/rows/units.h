@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows of vectors that are compared with all vectors of a set, by the cosines of a whole row.
+ *
+ * `pair_units` are the unit vectors h of an input, kept in job->state. A row computes its scores
+ * against all units of a set and leaves in their place G, the slope of the loss by each score; the
+ * gradients are passes that gather: dL/dh_i = sum_j G_ij h_j, then through unit(). Who reads whose
+ * row is up to the loss; every row writes its own row of G alone.
+ */
+#ifndef LK_UNITS_H
+#define LK_UNITS_H
+
+#include "rows/pair.h"
+
+/* By the names of the variant; they are in rows/units.c. */
+#define pair_sort             LK_PASTE(LK_VARIANT, pair_sort)
+#define pair_check_memory     LK_PASTE(LK_VARIANT, pair_check_memory)
+#define pair_units_take       LK_PASTE(LK_VARIANT, pair_units_take)
+#define pair_unit             LK_PASTE(LK_VARIANT, pair_unit)
+#define pair_fail_nonfinite   LK_PASTE(LK_VARIANT, pair_fail_nonfinite)
+#define pair_units_fill       LK_PASTE(LK_VARIANT, pair_units_fill)
+#define pair_scores           LK_PASTE(LK_VARIANT, pair_scores)
+#define pair_top              LK_PASTE(LK_VARIANT, pair_top)
+#define pair_sum_exp          LK_PASTE(LK_VARIANT, pair_sum_exp)
+#define pair_replace          LK_PASTE(LK_VARIANT, pair_replace)
+#define pair_softmax_row      LK_PASTE(LK_VARIANT, pair_softmax_row)
+#define pair_gather_back      LK_PASTE(LK_VARIANT, pair_gather_back)
+#define pair_vector_scratch   LK_PASTE(LK_VARIANT, pair_vector_scratch)
+#define pair_labelled_of      LK_PASTE(LK_VARIANT, pair_labelled_of)
+#define pair_labelled_check   LK_PASTE(LK_VARIANT, pair_labelled_check)
+#define pair_labelled_fill    LK_PASTE(LK_VARIANT, pair_labelled_fill)
+#define pair_labelled_scratch LK_PASTE(LK_VARIANT, pair_labelled_scratch)
+#define pair_labelled_back    LK_PASTE(LK_VARIANT, pair_labelled_back)
+#define pair_labelled_cost    LK_PASTE(LK_VARIANT, pair_labelled_cost)
+
+/* Numbers in order, equal ones side by side; each with its place. */
+typedef struct pair_place {
+    int64_t key, at;
+} pair_place;
+
+LK_DRIVER void pair_sort(pair_place *place, int64_t n);
+
+/* The next `bytes` bytes of job->state. Where only their number is asked for there is no state yet,
+ * and the place is none: so it is computed as a number. */
+LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
+{
+    uintptr_t place = (uintptr_t)job->state + *used;
+    *used += (bytes + 63) / 64 * 64;
+    return (void *)place;
+}
+
+/* Whole vectors: rows of reals are padded to them, so that no loop here has a tail. */
+LK_INLINE int64_t pair_padded(int64_t n)
+{
+    return (n + LANES - 1) / LANES * LANES;
+}
+
+/* Refuse what even its size cannot be told of: x and y rows whose products are all kept. */
+LK_DRIVER lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error);
+
+/* The vectors of an input as h = v / n with n = max(|v|, eps), or as they are with n = 1. */
+typedef struct pair_units {
+    real *h;
+    double *n;
+    int64_t rows, width, stride;
+    double eps; /* infinite: as they are */
+} pair_units;
+
+LK_DRIVER pair_units pair_units_take(const lk_job *job, size_t *used, int input, double eps);
+
+LK_DRIVER void pair_unit(const pair_units *u, int64_t i, const elem *v);
+
+LK_DRIVER lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t index,
+                                        lk_error *error);
+
+/* All units of an input. Refuses what nonfinite=error refuses. */
+LK_DRIVER lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input,
+                                    lk_error *error);
+
+/* A score: -inf is for those that are not allowed, so what is not finite becomes NaN. */
+LK_INLINE real pair_score(double x)
+{
+    real s = (real)x;
+    return s + 0 * s;
+}
+
+/* s_j = scale * x h_j for all units; -inf in the lanes beyond. */
+LK_DRIVER void pair_scores(const real *x, const pair_units *u, double scale, real *s);
+
+/* max s_j, NaN left out; and what to take from s before exp, finite also where no score is. */
+LK_DRIVER real pair_top(const real *s, int64_t padded);
+
+/* sum_j e^(s_j - shift). */
+LK_DRIVER double pair_sum_exp(const real *s, int64_t padded, real shift);
+
+/* s_j becomes a e^(s_j - shift) - b, and 0 where it is -inf. Gives sum of that times s_j - shift.
+ */
+LK_DRIVER double pair_replace(real *s, int64_t padded, real shift, double a, double b);
+
+/* Cross entropy of a row of scores with the targets q, which are alike on `positives` of them but
+ * for eps/allowed on all that are allowed: -sum_j q_j log softmax(s)_j. Scores of -inf are not
+ * allowed and have no part in it. */
+typedef struct pair_softmax {
+    real *s; /* padded; where slopes are wanted, G replaces it */
+    int64_t padded;
+    const int64_t *at; /* the positives' places */
+    int64_t positives;
+    real *kept; /* room for as many reals */
+    double eps, allowed;
+    double weight; /* of G */
+    bool slopes;
+
+    double loss;
+    double slope_scale; /* sum_j G_j s_j: the slope of log t where the scores are t s */
+} pair_softmax;
+
+LK_DRIVER void pair_softmax_row(pair_softmax *r);
+
+/* The gradient of vector i as the sum of two gathers, the second where b is not NULL. `g` is
+ * scratch for a padded vector. */
+LK_DRIVER void pair_gather_back(const pair_units *u, int64_t i, const pair_units *others,
+                                const real *a, int64_t step_a, const real *b, int64_t step_b,
+                                double scale, double *g, elem *grad);
+
+LK_DRIVER size_t pair_vector_scratch(const lk_job *job);
+
+LK_INLINE bool pair_wants_gradient(const lk_job *job)
+{
+    bool any = false;
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        any = any || job->grad[i].data;
+    return any;
+}
+
+/* Losses of `embeddings` [N,D] with `labels` [N]: all pairs of them, those with the same label
+ * being the positive ones. */
+enum { EMBEDDINGS, LABELS, LABELS_GRAD_OUTPUT };
+
+#define PAIR_LABELLED_INPUTS                                                                       \
+    [EMBEDDINGS] = PAIR_VECTORS("embeddings", "N D", 0, "a vector for every item"),                \
+    [LABELS] = {.name = "labels",                                                                  \
+                .forms = {{"N", LK_INTS}},                                                         \
+                .help = "items with the same label belong together"},                              \
+    [LABELS_GRAD_OUTPUT] = LK_GRAD_OUTPUT
+
+typedef struct pair_labelled {
+    pair_units u;
+    real *slopes;      /* N rows of `padded` */
+    pair_place *order; /* by label */
+    int64_t *first;    /* of the item's label in `order` */
+    int64_t *count;    /* of the items with its label */
+    int64_t padded;
+    size_t bytes;
+} pair_labelled;
+
+LK_DRIVER pair_labelled pair_labelled_of(const lk_job *job, double eps);
+
+LK_DRIVER lk_status pair_labelled_check(const lk_job *job, lk_error *error);
+
+LK_DRIVER lk_status pair_labelled_fill(const lk_job *job, const pair_labelled *l, lk_error *error);
+
+/* The places of the items with the label of item i, but for i itself; how many. */
+LK_INLINE int64_t pair_positives(const pair_labelled *l, int64_t i, int64_t *at)
+{
+    int64_t n = 0;
+    for (int64_t m = l->first[i]; m < l->first[i] + l->count[i]; m++)
+        if (l->order[m].at != i)
+            at[n++] = l->order[m].at;
+    return n;
+}
+
+/* Scratch of a row: the places and the scores of its positives. Of a pass: a vector. */
+LK_DRIVER size_t pair_labelled_scratch(const lk_job *job);
+
+/* s and the gradient: dL/dh = (G + G') h / temperature. */
+LK_DRIVER void pair_labelled_back(const lk_job *job, const pair_labelled *l, double temperature,
+                                  int64_t first, int64_t count, double *g);
+
+LK_DRIVER int64_t pair_labelled_cost(const lk_job *job, const lk_pass *pass);
+
+#endif

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Vectors of LANES doubles, for sums over the components of two vectors: they are carried in double
+ * from the start, since what is left of a cosine near 1, or of a difference, is small beside the
+ * terms.
+ */
+#ifndef LK_WIDE_H
+#define LK_WIDE_H
+
+#include "vector/vec.h"
+
+typedef int64_t wide_mask __attribute__((vector_size(LANES * sizeof(double))));
+
+/* What sums of wide vectors are carried in: half a vector where that is what a register holds, for
+ * gcc keeps the longer ones in memory from one turn of a loop to the next. */
+enum { WIDE_PARTS = LANES > 1 && sizeof(real) < sizeof(double) ? 2 : 1 };
+typedef double wide_half __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(double))));
+
+LK_INLINE wide_half w_fold(wide x)
+{
+    wide_half part[WIDE_PARTS];
+    memcpy(part, &x, sizeof x);
+    return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
+}
+
+LK_INLINE wide w_set(double x)
+{
+    return x - (wide){0};
+}
+
+/* n elements, 0 < n <= LANES; 0 in the lanes beyond. */
+LK_INLINE wide w_load(const elem *p, int64_t n)
+{
+    return v_wide(v_load_tail(p, n, 0));
+}
+
+LK_INLINE void w_store(elem *p, int64_t n, wide x)
+{
+    v_store_tail(p, n, __builtin_convertvector(x, vec));
+}
+
+LK_INLINE wide w_read(const double *p)
+{
+    wide x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+LK_INLINE void w_write(double *p, wide x)
+{
+    memcpy(p, &x, sizeof x);
+}
+
+/* The first n lanes of x; 0 in the others. */
+LK_INLINE wide w_first(int64_t n, wide x)
+{
+    if (n == LANES)
+        return x;
+    return (wide)(__builtin_convertvector(m_first(n), wide_mask) & (wide_mask)x);
+}
+
+LK_INLINE wide w_abs(wide x)
+{
+    return (wide)((wide_mask)x & INT64_MAX);
+}
+
+/* -1, 0 or 1; 0 for NaN. */
+LK_INLINE wide w_sign(wide x)
+{
+    const wide zero = {0};
+    wide_mask above = x > zero, below = x < zero;
+    return (wide)((above & (wide_mask)w_set(1)) | (below & (wide_mask)w_set(-1)));
+}
+
+LK_INLINE double w_sum(wide_half x)
+{
+    for (int half = LANES / WIDE_PARTS / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            x[i] += x[i + half];
+    return x[0];
+}
+
+/* x times the square of a root, which may be beyond the range where the product is not. */
+LK_INLINE wide w_scaled(wide x, double root)
+{
+    return x * w_set(root) * w_set(root);
+}
+
+#endif
