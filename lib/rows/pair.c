@@ -202,7 +202,7 @@ LK_INLINE pair_family pair_family_of(const pair *p)
 }
 
 /* dv/dx in some lanes, of a pair that may be far. */
-LK_INLINE wide pair_slope_x_far(const pair *p, wide x, wide y)
+static wide pair_slope_x_far(const pair *p, wide x, wide y)
 {
     if (!pair_is_cosine(p))
         return w_set(p->slope) * pair_difference(p->far, p, x, y);
