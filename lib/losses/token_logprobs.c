@@ -139,11 +139,11 @@ static double upstream_entropy(const lk_job *job, int64_t i)
 /* J_k [ g_l (1[k = y] - p_k) - g_h p_k (l_k + H) ], over the scores if need be: a chunk is read
  * before it is written. */
 static void gradient(const class_plan *p, const class_row *row, const class_norm *r, double g_l,
-                     double g_h, double entropy)
+                     double g_h, double gap)
 {
-    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
+    const vec top = v_set(r->top), zero = {0};
     const vec by_p = v_set((real)(-g_l / r->sum)), by_l = v_set((real)(-g_h / r->sum));
-    const vec h = v_set((real)entropy), scale = v_set((real)p->scale);
+    const vec mean = v_set((real)gap), scale = v_set((real)p->scale);
     const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
     const real x_y = r_load(row->x + row->y);
     real z[CHUNK];
@@ -156,7 +156,7 @@ static void gradient(const class_plan *p, const class_row *row, const class_norm
             const vec j =
                 p->cap > 0 ? scale * v_tanh_slope(v_load_tail(row->x + k + i, lanes, 0) * inverse)
                            : scale;
-            const vec g = e * v_fma(by_l, (d - log_sum) + h, by_p) * j;
+            const vec g = e * v_fma(by_l, d + mean, by_p) * j; /* l + H is d + gap */
             v_store_tail(row->grad_x + k + i, lanes, v_where(e != zero, g));
         }
     }
@@ -164,7 +164,7 @@ static void gradient(const class_plan *p, const class_row *row, const class_norm
     const double p_y = exp((double)r->at - (double)r->top) / r->sum;
     double g_y = g_l * (r->rest / r->sum);
     if (p_y > 0)
-        g_y -= g_h * p_y * (entropy - class_nll(r));
+        g_y -= g_h * p_y * (((double)r->at - (double)r->top) + gap);
     double j_y = p->scale;
     if (p->cap > 0)
         j_y *= (double)v_tanh_slope(v_set(x_y * (1 / p->cap)))[0];
@@ -179,16 +179,16 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
     const double nll = none ? (double)NAN : class_nll(&r);
     const double g_h = upstream_entropy(job, i), g_l = upstream_logprob(job, i);
     const bool bends = g_h != 0 && row->grad_x;
-    double entropy = 0;
+    double entropy = 0, gap = 0;
     if (bends || job->out[ENTROPIES].data)
-        entropy = none ? (double)NAN : class_entropy(p, row, &r);
+        entropy = none ? (double)NAN : class_entropy(p, row, &r, &gap);
     put_row(job, ENTROPIES, i, entropy);
     if (row->grad_x && g_l == 0 && g_h == 0)
         class_zero(p, row);
     else if (row->grad_x && none)
         elements_fill(row->grad_x, p->width, (real)NAN);
     else if (row->grad_x)
-        gradient(p, row, &r, g_l, g_h, entropy);
+        gradient(p, row, &r, g_l, g_h, gap);
     return -nll;
 }
 

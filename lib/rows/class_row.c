@@ -99,36 +99,55 @@ real class_max(const real *z, int64_t n)
     return v_top(v_max(v_max(a, b), v_max(c, d)));
 }
 
-/* The sum of e^(z - shift); with `keep` they replace z. */
-LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep)
+/* e^(z - shift) of a vector at z; with `keep` it replaces z. What it adds to the sum: with `tops`
+ * not those that are at the shift, which are counted there. */
+LK_INLINE vec class_exp(real *z, vec shift, const bool keep, vec *tops)
+{
+    const vec u = v_read(z), e = v_exp_nonpos(u - shift);
+    if (keep)
+        v_write(z, e);
+    if (!tops)
+        return e;
+    *tops += v_where(u == shift, v_set(1));
+    return v_where(u != shift, e);
+}
+
+/* The sum of e^(z - shift); with `keep` they replace z. With `apart` z at the shift is counted in
+ * *tops instead. */
+LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep, const bool apart,
+                             double *tops)
 {
     const vec s = v_set(shift);
-    vec sum[4] = {{0}, {0}, {0}, {0}};
+    vec sum[4] = {{0}, {0}, {0}, {0}}, count = {0};
     int64_t k = 0;
     for (; k + 4 * LANES <= n; k += 4 * LANES)
-        for (int i = 0; i < 4; i++) {
-            const vec e = v_exp_nonpos(v_read(z + k + i * LANES) - s);
-            if (keep)
-                v_write(z + k + i * LANES, e);
-            sum[i] += e;
-        }
-    for (; k < n; k += LANES) {
-        const vec e = v_exp_nonpos(v_read(z + k) - s);
-        if (keep)
-            v_write(z + k, e);
-        sum[0] += e;
-    }
+        for (int i = 0; i < 4; i++)
+            sum[i] += class_exp(z + k + i * LANES, s, keep, apart ? &count : NULL);
+    for (; k < n; k += LANES)
+        sum[0] += class_exp(z + k, s, keep, apart ? &count : NULL);
+    if (apart)
+        *tops += (double)v_sum(count);
     return v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 real class_exps(real *z, int64_t n, real shift)
 {
-    return class_exps_of(z, n, shift, true);
+    return class_exps_of(z, n, shift, true, false, NULL);
 }
 
 real class_sum_exp(real *z, int64_t n, real shift)
 {
-    return class_exps_of(z, n, shift, false);
+    return class_exps_of(z, n, shift, false, false, NULL);
+}
+
+/* One chunk of a row, in whole vectors; what has a shift of its own is kept in z. */
+LK_INLINE void class_add_exps(class_norm *r, const class_row *row, real *z, int64_t n, real shift)
+{
+    const bool apart = row->y < 0, keep = row->kept != NULL;
+    r->rest += (double)(apart && keep ? class_exps_of(z, n, shift, true, true, &r->own)
+                        : apart       ? class_exps_of(z, n, shift, false, true, &r->own)
+                        : keep        ? class_exps_of(z, n, shift, true, false, NULL)
+                                      : class_exps_of(z, n, shift, false, false, NULL));
 }
 
 static int class_slots(int64_t width)
@@ -191,9 +210,9 @@ void class_close(class_norm *r, const class_row *row)
     if (row->y >= 0)
         r->own = exp((double)r->at - (double)r->top);
     r->sum = r->rest + r->own;
-    if (!(r->sum > 0))
-        r->sum = (double)NAN; /* all -inf */
-    r->log_sum = log(r->sum);
+    if (!(r->sum > 0) || (isinf(r->top) && r->top > 0))
+        r->sum = (double)NAN; /* all -inf; or some +inf */
+    r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : log(r->own) + log1p(r->rest / r->own);
 }
 
 class_norm class_normalise(const class_plan *p, const class_row *row)
@@ -207,17 +226,15 @@ class_norm class_normalise(const class_plan *p, const class_row *row)
         if (row->y >= k && row->y < k + n)
             class_set_apart(&r, z, row->y - k);
         if (top > r.top) {
-            if (r.rest > 0)
-                r.rest *= exp((double)r.top - (double)top);
+            if (r.rest + r.own > 0)
+                r.rest = (r.rest + r.own) * exp((double)r.top - (double)top);
+            r.own = 0;
             r.top = top;
         }
         const real shift = class_shift(&r);
-        if (row->kept) {
+        if (row->kept)
             row->shift[k / CHUNK] = shift;
-            r.rest += (double)class_exps_of(z, padded, shift, true);
-        } else {
-            r.rest += (double)class_exps_of(z, padded, shift, false);
-        }
+        class_add_exps(&r, row, z, padded, shift);
     }
     class_close(&r, row);
     return r;
@@ -235,8 +252,8 @@ static void class_normalise_together(const class_plan *p, class_row *const *rows
         row->shift[0] = class_shift(&norms[i]);
     }
     for (int i = 0; i < count; i++)
-        norms[i].rest =
-            (double)class_exps_of(rows[i]->kept, class_padded(p->classes), rows[i]->shift[0], true);
+        class_add_exps(&norms[i], rows[i], rows[i]->kept, class_padded(p->classes),
+                       rows[i]->shift[0]);
     for (int i = 0; i < count; i++)
         class_close(&norms[i], rows[i]);
 }
@@ -244,9 +261,10 @@ static void class_normalise_together(const class_plan *p, class_row *const *rows
 /* Sweep 2: sums over the classes, as the form and the options need them. */
 typedef struct class_sums {
     double off_scores; /* index: sum over k != y of w_k (z_k - top), where w_k > 0 */
-    double cross;      /* probability: sum w q l */
+    double cross;      /* probability: sum w q (z - top) */
     double mass;       /* probability: A = sum w q */
-    double self;       /* probability: sum w q log q */
+    double others;     /* probability: the same over the classes below the maximum */
+    double excess;     /* probability, with subtract_entropy: sum w q (log q - l) */
 } class_sums;
 
 LK_INLINE vec class_weights(const class_plan *p, int64_t k, int64_t n)
@@ -267,7 +285,7 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
     const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec off = {0}, cross = {0}, mass = {0}, self = {0};
+        vec off = {0}, cross = {0}, mass = {0}, below = {0}, excess = {0};
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
             int64_t lanes = LK_TAIL(i, n);
@@ -276,10 +294,11 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
             if (row->t) {
                 vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
                 vec wq = v_where(inside, w * q);
-                cross += v_where(wq != zero, wq * (d - log_sum));
+                cross += v_where(wq != zero, wq * d);
                 mass += wq;
+                below += v_where(d != zero, wq);
                 if (p->minus_entropy)
-                    self += v_where(wq != zero, wq * v_log(q));
+                    excess += v_where(wq != zero, wq * (v_log(q) - (d - log_sum)));
             } else {
                 vec w = class_weights(p, k + i, lanes);
                 int64_t y = row->y - k - i;
@@ -290,49 +309,64 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
         s.off_scores += (double)v_sum(off);
         s.cross += (double)v_sum(cross);
         s.mass += (double)v_sum(mass);
-        s.self += (double)v_sum(self);
+        s.others += (double)v_sum(below);
+        s.excess += (double)v_sum(excess);
     }
     return s;
 }
 
-double class_entropy(const class_plan *p, const class_row *row, const class_norm *r)
+double class_entropy(const class_plan *p, const class_row *row, const class_norm *r, double *gap)
 {
     real z[CHUNK];
-    double total = 0;
-    const vec top = v_set(r->top), zero = {0};
+    double total = 0, others = 0, tops = 0;
+    const vec top = v_set(r->top), zero = {0}, one = v_set(1);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec heat = {0};
+        vec heat = {0}, below = {0}, at = {0};
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
             vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
             heat += v_where(e != zero, e * d);
+            below += v_where(d != zero, e);
+            at += v_where(d == zero, one);
         }
         total += (double)v_sum(heat);
+        others += (double)v_sum(below);
+        tops += (double)v_sum(at);
     }
-    return r->log_sum - total / r->sum;
+    *gap = -total / (tops + others);
+    return log(tops) + log1p(others / tops) + *gap;
 }
+
+/* The factors of a gradient as vectors. */
+typedef struct class_factors {
+    vec b, top;
+    vec leader, lead, lead_b; /* the maximum, NaN unless its entry is computed by itself */
+} class_factors;
 
 /* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities, `kept` has the
  * exponentials. */
 LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t k, int64_t n, vec a,
-                             vec b, vec top, const bool plain, const bool kept)
+                             const class_factors *f, const bool plain, const bool kept)
 {
     const vec scale = v_set((real)p->scale);
     const vec x = plain && kept ? scale : v_load_tail(row->x + k, n, 0);
     vec e, z;
     if (plain) {
-        e = kept ? v_read(row->kept + k) : v_exp_nonpos(scale * x - top);
-        return v_fma(a, e, -b);
+        e = kept ? v_read(row->kept + k) : v_exp_nonpos(scale * x - f->top);
+        return v_fma(a, e, -f->b);
     }
     const bool capped = p->cap > 0;
     const vec inverse = v_set(capped ? 1 / p->cap : 0);
     z = scale * (capped ? v_set(p->cap) * v_tanh(x * inverse) : x);
-    vec wq = class_weights(p, k, n) * b;
+    vec w = class_weights(p, k, n);
     if (row->t)
-        wq = wq * class_q(p, row->t + k, n);
-    e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - top);
-    return v_fma(a, e, -wq) * scale * (capped ? v_tanh_slope(x * inverse) : v_set(1));
+        w = w * class_q(p, row->t + k, n);
+    e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - f->top);
+    vec g = v_fma(a, e, -(w * f->b));
+    if (row->t)
+        g = v_select(z == f->leader, v_fma(-f->lead_b, w, f->lead), g);
+    return g * scale * (capped ? v_tanh_slope(x * inverse) : v_set(1));
 }
 
 /* The same with the entry of the target, which is not computed like the others. */
@@ -346,9 +380,12 @@ LK_INLINE vec class_put_target(vec slopes, int64_t k, int64_t y, real at)
 LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
                                  const class_slope *g, const bool plain, const bool kept)
 {
-    const vec top = v_set(r->top);
     const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
-    const vec b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
+    const class_factors factors = {.b = v_set((real)((row->t ? g->b : g->b * p->off) * by)),
+                                   .top = v_set(r->top),
+                                   .leader = v_set(r->own == 1 ? r->top : (real)NAN),
+                                   .lead = v_set((real)g->lead),
+                                   .lead_b = v_set((real)g->lead_b)};
     const int64_t classes = p->classes;
     elem *to = row->grad_x;
     const uintptr_t off = (uintptr_t)to % (LANES * sizeof(elem));
@@ -364,7 +401,7 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
         at = (real)(g->at * slope);
     }
 #define LK_SLOPES(k, n)                                                                            \
-    class_put_target(class_slope_at(p, row, k, n, a, b, top, plain, kept), k, y, at)
+    class_put_target(class_slope_at(p, row, k, n, a, &factors, plain, kept), k, y, at)
     for (int64_t k = 0, end; k < classes; k = end) {
         double factor = g->a * by;
         end = classes;
@@ -422,10 +459,13 @@ static void class_gradient_t(const class_plan *p, const class_row *row, const cl
         class_scores(p, row->x + k, chunk, z);
         for (int64_t i = 0; i < chunk; i += LANES) {
             int64_t n = LK_TAIL(i, chunk);
+            const vec q = class_q(p, row->t + k + i, n);
             vec minus_l = log_sum - (v_read(z + i) - top);
-            if (p->minus_entropy)
-                minus_l += one + v_log(class_q(p, row->t + k + i, n));
             vec cw = c * class_weights(p, k + i, n);
+            if (p->minus_entropy) { /* of q log q at 0 it is taken to be 0, as kl_div has it */
+                minus_l += one + v_log(q);
+                cw = v_where(q != zero, cw);
+            }
             v_store_tail(row->grad_t + k + i, n, v_where(cw != zero, cw * minus_l));
         }
     }
@@ -514,7 +554,9 @@ static double class_soft(const class_plan *p, const class_row *row, const class_
     const class_sums s = class_sweep(p, row, r);
     slope->a = s.mass / r->sum;
     slope->b = 1;
-    return s.self - s.cross;
+    slope->lead = s.others / r->sum;
+    slope->lead_b = r->rest / r->sum;
+    return p->minus_entropy ? s.excess : s.mass * r->log_sum - s.cross;
 }
 
 class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
@@ -535,6 +577,8 @@ class_slope class_conclude(const class_plan *p, class_row *row, const class_norm
         slope.at += pull * r->own;
     slope.a = row->rho * slope.a + pull;
     slope.b *= row->rho;
+    slope.lead = row->rho * slope.lead + pull;
+    slope.lead_b *= row->rho;
     return slope;
 }
 
@@ -562,8 +606,9 @@ void class_compute(const class_plan *p, class_row *const *rows, int count)
             norms[i] = class_normalise(p, rows[i]);
     for (int i = 0; i < count; i++) {
         const class_slope slope = class_conclude(p, rows[i], &norms[i]);
+        double gap;
         if (p->want_entropy)
-            rows[i]->entropy = (real)class_entropy(p, rows[i], &norms[i]);
+            rows[i]->entropy = (real)class_entropy(p, rows[i], &norms[i], &gap);
         class_write_gradients(p, rows[i], &norms[i], &slope);
     }
 }

@@ -81,13 +81,14 @@ typedef struct class_row {
     int64_t argmax;
 } class_row;
 
-/* What sweep 1 finds. The target is left out of the sum and added last: `rest` keeps its own
- * precision, and with it 1 - p_y = rest/sum and log p_y of a confident row. */
+/* What sweep 1 finds. The target, or where there is none each class at the maximum, is left out of
+ * the sum and added last: `rest` keeps its own precision, and with it what a confident row leaves
+ * to the other classes, 1 - p = rest/sum, and its log p. */
 typedef struct class_norm {
     real top;    /* max z, NaN left out */
     real at;     /* z_y */
-    double rest; /* sum over k != y of e^(z_k - top) */
-    double own;  /* e^(z_y - top); 0 without a target */
+    double rest; /* sum over the other classes of e^(z_k - top) */
+    double own;  /* e^(z_y - top); without a target how many classes are at the maximum */
     double sum;  /* rest + own; NaN if the row has no softmax */
     double log_sum;
 } class_norm;
@@ -98,6 +99,9 @@ typedef struct class_slope {
     double a;  /* of e^(z-top) */
     double b;  /* of w q */
     double at; /* index form: the whole entry of y, without J */
+    /* Probability form, where one class is at the maximum: its entry is lead - lead_b w q. That is
+     * A p - w q with the part that cancels where p and q are near 1 taken out. */
+    double lead, lead_b;
 } class_slope;
 
 /* Is a gradient to be written past the caches? If it is larger than they are, and the lines that
@@ -162,8 +166,11 @@ LK_INLINE double class_nll(const class_norm *r)
     return r->log_sum - ((double)r->at - (double)r->top);
 }
 
-/* -sum p l = log sum - sum p (z - top). */
-LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const class_norm *r);
+/* -sum p l, and in *gap the mean sum p (top - z), so that l_k + entropy = (z_k - top) + gap.
+ * Nothing cancels in either, however peaked or uniform the row is. `top` must be the row's maximum.
+ */
+LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const class_norm *r,
+                               double *gap);
 
 /* Sweep 3. */
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,

@@ -379,7 +379,8 @@ static void plain_conclude(const class_plan *p, class_row *row, const class_norm
     if (p->want_entropy) { /* nearly 0 where one class is likely: only beside the maximum exact */
         const class_row alone = {.x = row->x, .y = row->y};
         const class_norm norm = class_normalise(p, &alone);
-        row->entropy = (real)class_entropy(p, row, &norm);
+        double gap;
+        row->entropy = (real)class_entropy(p, row, &norm, &gap);
     }
     if (row->grad_x && row->rho == 0 && row->zeta == 0) {
         memset(row->grad_x, 0, (size_t)p->width * sizeof(elem));

@@ -189,13 +189,20 @@ def same(want: str, got: str) -> bool:
     if "~" not in want:
         return want == got
     pattern = ""
-    for part in re.split(r"(~-?[0-9.]+)", want):
+    number = r"~-?[0-9.]+(?:e-?[0-9]+)?"
+    for part in re.split(f"({number})", want):
         pattern += r"(-?[0-9.e-]+)" if part.startswith("~") else re.escape(part)
     found = re.fullmatch(pattern, got)
-    wanted = [w[1:] for w in re.findall(r"~-?[0-9.]+", want)]
-    return found is not None and all(
-        f"{float(g):.{len(w.partition('.')[2])}f}" == w for w, g in zip(wanted, found.groups())
-    )
+    wanted = [w[1:] for w in re.findall(number, want)]
+    return found is not None and all(map(same_digits, wanted, found.groups()))
+
+
+def same_digits(want: str, got: str) -> bool:
+    """Is `got` the number `want` as far as that is written?"""
+    digits = len(want.partition("e")[0].partition(".")[2])
+    if "e" in want:
+        return float(f"{float(got):.{digits}e}") == float(want)
+    return f"{float(got):.{digits}f}" == want
 
 
 def alike(want: object, got: object) -> bool:
