@@ -4,7 +4,6 @@
  * and policy losses, which take its outputs and send its gradient inputs.
  */
 #include "rows/sequence.h"
-#include "vector/vmath.h"
 
 enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
 enum { LOGPROBS, ENTROPIES, SEQUENCE_LOGPROBS, MEAN_LOGPROBS };
@@ -136,41 +135,6 @@ static double upstream_entropy(const lk_job *job, int64_t i)
     return lk_has(job, GRAD_ENTROPY) ? real_or_one(job, GRAD_ENTROPY, i) : 0;
 }
 
-/* J_k [ g_l (1[k = y] - p_k) - g_h p_k (l_k + H) ], over the scores if need be: a chunk is read
- * before it is written. */
-static void gradient(const class_plan *p, const class_row *row, const class_norm *r, double g_l,
-                     double g_h, double gap)
-{
-    const vec top = v_set(r->top), zero = {0};
-    const vec by_p = v_set((real)(-g_l / r->sum)), by_l = v_set((real)(-g_h / r->sum));
-    const vec mean = v_set((real)gap), scale = v_set((real)p->scale);
-    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    const real x_y = r_load(row->x + row->y);
-    real z[CHUNK];
-    for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i += LANES) {
-            const int64_t lanes = LK_TAIL(i, n);
-            const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
-            const vec j =
-                p->cap > 0 ? scale * v_tanh_slope(v_load_tail(row->x + k + i, lanes, 0) * inverse)
-                           : scale;
-            const vec g = e * v_fma(by_l, d + mean, by_p) * j; /* l + H is d + gap */
-            v_store_tail(row->grad_x + k + i, lanes, v_where(e != zero, g));
-        }
-    }
-    /* 1 - p_y is rest/sum, without cancellation. */
-    const double p_y = exp((double)r->at - (double)r->top) / r->sum;
-    double g_y = g_l * (r->rest / r->sum);
-    if (p_y > 0)
-        g_y -= g_h * p_y * (((double)r->at - (double)r->top) + gap);
-    double j_y = p->scale;
-    if (p->cap > 0)
-        j_y *= (double)v_tanh_slope(v_set(x_y * (1 / p->cap)))[0];
-    r_store(row->grad_x + row->y, (real)(g_y * j_y));
-}
-
 /* One counted row: log p of its target. */
 static double one_row_of(const lk_job *job, const class_plan *p, class_row *row, int64_t i)
 {
@@ -188,7 +152,7 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
     else if (row->grad_x && none)
         elements_fill(row->grad_x, p->width, (real)NAN);
     else if (row->grad_x)
-        gradient(p, row, &r, g_l, g_h, gap);
+        class_gradient_logprob(p, row, &r, g_l, g_h, gap);
     return -nll;
 }
 

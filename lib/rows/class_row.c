@@ -447,6 +447,39 @@ void class_gradient(const class_plan *p, const class_row *row, const class_norm 
         memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
 }
 
+void class_gradient_logprob(const class_plan *p, const class_row *row, const class_norm *r,
+                            double g_l, double g_h, double gap)
+{
+    const vec top = v_set(r->top), zero = {0};
+    const vec by_p = v_set((real)(-g_l / r->sum)), by_l = v_set((real)(-g_h / r->sum));
+    const vec mean = v_set((real)gap), scale = v_set((real)p->scale);
+    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    const real x_y = r_load(row->x + row->y);
+    real z[CHUNK];
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        class_scores(p, row->x + k, n, z);
+        for (int64_t i = 0; i < n; i += LANES) {
+            const int64_t lanes = LK_TAIL(i, n);
+            const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
+            const vec j =
+                p->cap > 0 ? scale * v_tanh_slope(v_load_tail(row->x + k + i, lanes, 0) * inverse)
+                           : scale;
+            const vec g = e * v_fma(by_l, d + mean, by_p) * j; /* l + H is d + gap */
+            v_store_tail(row->grad_x + k + i, lanes, v_where(e != zero, g));
+        }
+    }
+    /* 1 - p_y is rest/sum, without cancellation. */
+    const double p_y = exp((double)r->at - (double)r->top) / r->sum;
+    double g_y = g_l * (r->rest / r->sum);
+    if (p_y > 0)
+        g_y -= g_h * p_y * (((double)r->at - (double)r->top) + gap);
+    double j_y = p->scale;
+    if (p->cap > 0)
+        j_y *= (double)v_tanh_slope(v_set(x_y * (1 / p->cap)))[0];
+    r_store(row->grad_x + row->y, (real)(g_y * j_y));
+}
+
 /* The gradient with respect to the target probabilities: rho (1-eps) w_k (-l_k), and with
  * subtract_entropy rho (1-eps) w_k (1 + log q_k - l_k). */
 static void class_gradient_t(const class_plan *p, const class_row *row, const class_norm *r)

@@ -16,20 +16,21 @@
 #include "rows/elements.h"
 
 /* By the names of the variant; they are in rows/class_row.c. */
-#define class_streams   LK_PASTE(LK_VARIANT, class_streams)
-#define class_plan_make LK_PASTE(LK_VARIANT, class_plan_make)
-#define class_scores    LK_PASTE(LK_VARIANT, class_scores)
-#define class_max       LK_PASTE(LK_VARIANT, class_max)
-#define class_exps      LK_PASTE(LK_VARIANT, class_exps)
-#define class_sum_exp   LK_PASTE(LK_VARIANT, class_sum_exp)
-#define class_kept_size LK_PASTE(LK_VARIANT, class_kept_size)
-#define class_keep      LK_PASTE(LK_VARIANT, class_keep)
-#define class_normalise LK_PASTE(LK_VARIANT, class_normalise)
-#define class_close     LK_PASTE(LK_VARIANT, class_close)
-#define class_entropy   LK_PASTE(LK_VARIANT, class_entropy)
-#define class_gradient  LK_PASTE(LK_VARIANT, class_gradient)
-#define class_conclude  LK_PASTE(LK_VARIANT, class_conclude)
-#define class_compute   LK_PASTE(LK_VARIANT, class_compute)
+#define class_streams          LK_PASTE(LK_VARIANT, class_streams)
+#define class_plan_make        LK_PASTE(LK_VARIANT, class_plan_make)
+#define class_scores           LK_PASTE(LK_VARIANT, class_scores)
+#define class_max              LK_PASTE(LK_VARIANT, class_max)
+#define class_exps             LK_PASTE(LK_VARIANT, class_exps)
+#define class_sum_exp          LK_PASTE(LK_VARIANT, class_sum_exp)
+#define class_kept_size        LK_PASTE(LK_VARIANT, class_kept_size)
+#define class_keep             LK_PASTE(LK_VARIANT, class_keep)
+#define class_normalise        LK_PASTE(LK_VARIANT, class_normalise)
+#define class_close            LK_PASTE(LK_VARIANT, class_close)
+#define class_entropy          LK_PASTE(LK_VARIANT, class_entropy)
+#define class_gradient         LK_PASTE(LK_VARIANT, class_gradient)
+#define class_gradient_logprob LK_PASTE(LK_VARIANT, class_gradient_logprob)
+#define class_conclude         LK_PASTE(LK_VARIANT, class_conclude)
+#define class_compute          LK_PASTE(LK_VARIANT, class_compute)
 
 /* Scores are prepared a chunk at a time: it stays in the first-level cache, and a sum over it may
  * be kept in the computing type. */
@@ -175,6 +176,12 @@ LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const 
 /* Sweep 3. */
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
                               const class_slope *g);
+
+/* The gradient of g_l log p_y + g_h H, H being the row's entropy:
+ * J_k [ g_l (1[k = y] - p_k) - g_h p_k (l_k + H) ], over the scores if need be: a chunk is read
+ * before it is written. `gap` is class_entropy's. */
+LK_DRIVER void class_gradient_logprob(const class_plan *p, const class_row *row,
+                                      const class_norm *r, double g_l, double g_h, double gap);
 
 /* The gradients of a row that does not count, whose x and t are not read. */
 LK_INLINE void class_zero(const class_plan *p, const class_row *row)
