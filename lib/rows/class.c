@@ -38,17 +38,15 @@ lk_status classwise_check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-lk_status classwise_check_target(const lk_job *job, int input, int64_t i, lk_error *error)
+lk_status classwise_no_class(const lk_job *job, int input, int64_t i, lk_error *error)
 {
     const classwise_options *o = job->options;
-    const int64_t y = lk_int(&job->in[input], i), classes = classwise_classes(job);
+    const int64_t classes = classwise_classes(job);
     char place[LK_PLACE_MAX];
-    if (y >= 0 && y < classes)
-        return LK_OK;
     return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, input, i,
                    "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
-                   lk_place(job, input, i, place), (long long)y, (long long)classes,
-                   (long long)classes - 1, (long long)o->row.ignore_index);
+                   lk_place(job, input, i, place), (long long)lk_int(&job->in[input], i),
+                   (long long)classes, (long long)classes - 1, (long long)o->row.ignore_index);
 }
 
 void classwise_total_weight(lk_job *job)

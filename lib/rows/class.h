@@ -12,7 +12,7 @@
 
 /* By the names of the variant; they are in rows/class.c. */
 #define classwise_check        LK_PASTE(LK_VARIANT, classwise_check)
-#define classwise_check_target LK_PASTE(LK_VARIANT, classwise_check_target)
+#define classwise_no_class     LK_PASTE(LK_VARIANT, classwise_no_class)
 #define classwise_total_weight LK_PASTE(LK_VARIANT, classwise_total_weight)
 #define classwise_scratch      LK_PASTE(LK_VARIANT, classwise_scratch)
 #define classwise_rows         LK_PASTE(LK_VARIANT, classwise_rows)
@@ -155,9 +155,15 @@ LK_INLINE bool classwise_counts(const lk_job *job, int64_t i)
 
 LK_DRIVER lk_status classwise_check(const lk_job *job, lk_error *error);
 
+/* What is to be said of element i of an input, which is none. */
+LK_DRIVER lk_status classwise_no_class(const lk_job *job, int input, int64_t i, lk_error *error);
+
 /* Is element i of an input, which counts, a class? */
-LK_DRIVER lk_status classwise_check_target(const lk_job *job, int input, int64_t i,
-                                           lk_error *error);
+LK_INLINE lk_status classwise_check_target(const lk_job *job, int input, int64_t i, lk_error *error)
+{
+    const int64_t y = lk_int(&job->in[input], i);
+    return y >= 0 && y < classwise_classes(job) ? LK_OK : classwise_no_class(job, input, i, error);
+}
 
 LK_DRIVER void classwise_total_weight(lk_job *job);
 

@@ -141,7 +141,8 @@ real class_sum_exp(real *z, int64_t n, real shift)
 }
 
 /* One chunk of a row, in whole vectors; what has a shift of its own is kept in z. */
-LK_INLINE void class_add_exps(class_norm *r, const class_row *row, real *z, int64_t n, real shift)
+static __attribute__((noinline)) void class_add_exps(class_norm *r, const class_row *row, real *z,
+                                                     int64_t n, real shift)
 {
     const bool apart = row->y < 0, keep = row->kept != NULL;
     r->rest += (double)(apart && keep ? class_exps_of(z, n, shift, true, true, &r->own)
@@ -203,16 +204,6 @@ LK_INLINE void class_set_apart(class_norm *r, real *z, int64_t y)
 {
     r->at = z[y];
     z[y] = -(real)INFINITY;
-}
-
-void class_close(class_norm *r, const class_row *row)
-{
-    if (row->y >= 0)
-        r->own = exp((double)r->at - (double)r->top);
-    r->sum = r->rest + r->own;
-    if (!(r->sum > 0) || (isinf(r->top) && r->top > 0))
-        r->sum = (double)NAN; /* all -inf; or some +inf */
-    r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : log(r->own) + log1p(r->rest / r->own);
 }
 
 class_norm class_normalise(const class_plan *p, const class_row *row)

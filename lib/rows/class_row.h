@@ -25,7 +25,6 @@
 #define class_kept_size        LK_PASTE(LK_VARIANT, class_kept_size)
 #define class_keep             LK_PASTE(LK_VARIANT, class_keep)
 #define class_normalise        LK_PASTE(LK_VARIANT, class_normalise)
-#define class_close            LK_PASTE(LK_VARIANT, class_close)
 #define class_entropy          LK_PASTE(LK_VARIANT, class_entropy)
 #define class_gradient         LK_PASTE(LK_VARIANT, class_gradient)
 #define class_gradient_logprob LK_PASTE(LK_VARIANT, class_gradient_logprob)
@@ -156,7 +155,15 @@ LK_DRIVER real class_sum_exp(real *z, int64_t n, real shift);
 LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row);
 
 /* What is left to do when `rest` is known. */
-LK_DRIVER void class_close(class_norm *r, const class_row *row);
+LK_INLINE void class_close(class_norm *r, const class_row *row)
+{
+    if (row->y >= 0)
+        r->own = exp((double)r->at - (double)r->top);
+    r->sum = r->rest + r->own;
+    if (!(r->sum > 0) || (isinf(r->top) && r->top > 0))
+        r->sum = (double)NAN; /* all -inf; or some +inf */
+    r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : log(r->own) + log1p(r->rest / r->own);
+}
 
 /* -log p_y. Of a class that is likely from the odds against it, which keeps all digits of a small
  * loss. */
