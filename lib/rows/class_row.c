@@ -430,10 +430,8 @@ void class_gradient(const class_plan *p, const class_row *row, const class_norm 
         class_gradient_of(p, row, r, g, true, true);
     else if (plain)
         class_gradient_of(p, row, r, g, true, false);
-    else if (row->kept)
-        class_gradient_of(p, row, r, g, false, true);
     else
-        class_gradient_of(p, row, r, g, false, false);
+        class_gradient_of(p, row, r, g, false, row->kept != NULL);
     if (p->width > p->classes)
         memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
 }
