@@ -43,7 +43,7 @@ static const lk_input inputs[] = {
                         .help = "0 leaves the candidate out for that anchor; default all are in"},
     [TEMPERATURE] = {.name = "temperature",
                      .forms = {{"", LK_FLOATS}},
-                     .flags = LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT,
+                     .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
                      .range = ">0",
                      .help = "instead of the option, where it is learned"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -102,6 +102,9 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (job->size['D' - 'A'] == 0 && m > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, CANDIDATES, -1,
                        "candidates has vectors without components; D must be at least 1");
+    lk_status status = pair_check_memory(job, b, m, error);
+    if (status != LK_OK)
+        return status;
     if (lk_has(job, TEMPERATURE) && lk_given(job, "temperature"))
         return lk_fail(job, error, LK_OPTION_CONFLICT, TEMPERATURE, -1,
                        "temperature is given as an option and as an input; leave one of them out");
@@ -112,7 +115,7 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (o->symmetric && (lk_has(job, POSITIVE_INDEX) || lk_has(job, CANDIDATE_MASK)))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "symmetric excludes positive_index and candidate_mask");
-    return pair_check_memory(job, b, m, error);
+    return LK_OK;
 }
 
 static int64_t positive_of(const lk_job *job, int64_t i)

@@ -92,11 +92,15 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (job->size['D' - 'A'] == 0 && classes > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, PROTOTYPES, -1,
                        "prototypes has vectors without components; D must be at least 1");
+    lk_status status = pair_check_width(job, error);
+    if (status == LK_OK)
+        status = pair_check_memory(job, job->rows, classes, error);
+    if (status != LK_OK)
+        return status;
     if (o->kind == ARCFACE && !(o->margin >= 0 && o->margin < acos(-1.0)))
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "margin is %g; with kind=arcface it must be in [0, pi)", o->margin);
-    lk_status status = pair_check_width(job, error);
-    return status != LK_OK ? status : pair_check_memory(job, job->rows, classes, error);
+    return LK_OK;
 }
 
 static bool counted(const lk_job *job, int64_t i)

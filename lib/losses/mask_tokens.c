@@ -96,27 +96,31 @@ static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     lk_status status;
-    if (o->mask_replace_prob + o->random_replace_prob > 1)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "mask_replace_prob %g and random_replace_prob %g add up to more than 1",
-                       o->mask_replace_prob, o->random_replace_prob);
     if (o->random_replace_prob > 0 && o->random_high == OFF)
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option random_high is missing; with random_replace_prob %g it must be "
                        "given: one more than the highest random token",
                        o->random_replace_prob);
+    if (o->mask_replace_prob + o->random_replace_prob > 1)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "mask_replace_prob %g and random_replace_prob %g add up to more than 1",
+                       o->mask_replace_prob, o->random_replace_prob);
     if (o->random_high != OFF && o->random_high <= o->random_low)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "random_high is %lld; it must be greater than random_low, %lld",
                        (long long)o->random_high, (long long)o->random_low);
-    if (o->max_predictions != OFF && o->selection != FIXED_COUNT)
-        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
-                       "max_predictions needs selection=fixed_count");
     if ((status = check_id(job, "mask_token_id", o->mask_token_id, error)) != LK_OK ||
         (status = check_id(job, "ignore_index", o->ignore_index, error)) != LK_OK ||
         (status = check_id(job, "random_low", o->random_low, error)) != LK_OK)
         return status;
-    return o->random_high == OFF ? LK_OK : check_id(job, "random_high", o->random_high - 1, error);
+    if (o->random_high != OFF && !fits(job, o->random_high - 1))
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "random_high is %lld; with input_ids of type i32 it must be at most %lld",
+                       (long long)o->random_high, (long long)INT32_MAX + 1);
+    if (o->max_predictions != OFF && o->selection != FIXED_COUNT)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "max_predictions needs selection=fixed_count");
+    return LK_OK;
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
