@@ -25,10 +25,10 @@ static const lk_field fields[] = {
 };
 
 static const lk_input inputs[] = {
-    [PAIR_A] = PAIR_VECTORS("a", "N D", LK_ROW_LOCAL, "one vector a row"),
-    [PAIR_B] = PAIR_VECTORS("b", "N D", LK_ROW_LOCAL, "the vector it is compared with"),
+    [PAIR_A] = PAIR_VECTORS("a", "* D", LK_ROW_LOCAL, "one vector a row"),
+    [PAIR_B] = PAIR_VECTORS("b", "* D", LK_ROW_LOCAL, "the vector it is compared with"),
     [PAIR_TARGET] = {.name = "target",
-                     .forms = {{"N", LK_INTS | LK_MASKS}},
+                     .forms = {{"*", LK_INTS | LK_MASKS}},
                      .range = "{0,1}",
                      .help = "1: the two are similar; 0: they are not"},
     [PAIR_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -77,7 +77,7 @@ LK_LOSS(contrastive) = {
                       "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1, 0]}, "
                       "\"options\": {\"distance\": \"l2\", \"margin\": 2}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
+           .loss_shape = "*",
            .inputs = inputs,
            .outputs = outputs,
            .options = fields},

@@ -19,10 +19,10 @@ static const lk_field fields[] = {
 };
 
 static const lk_input inputs[] = {
-    [PAIR_A] = PAIR_VECTORS("a", "N D", LK_ROW_LOCAL, "one vector a row"),
-    [PAIR_B] = PAIR_VECTORS("b", "N D", LK_ROW_LOCAL, "the vector it is compared with"),
+    [PAIR_A] = PAIR_VECTORS("a", "* D", LK_ROW_LOCAL, "one vector a row"),
+    [PAIR_B] = PAIR_VECTORS("b", "* D", LK_ROW_LOCAL, "the vector it is compared with"),
     [PAIR_TARGET] = {.name = "target",
-                     .forms = {{"N", LK_INTS}},
+                     .forms = {{"*", LK_INTS}},
                      .range = "{-1,1}",
                      .help = "1: the two belong together; -1: they do not"},
     [PAIR_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -70,7 +70,7 @@ LK_LOSS(cosine_embedding) = {
                       "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1, -1]}, "
                       "\"options\": {\"margin\": 0.5}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
+           .loss_shape = "*",
            .inputs = inputs,
            .outputs = outputs,
            .options = fields},

@@ -23,10 +23,10 @@ static const lk_field fields[] = {
 };
 
 static const lk_input inputs[] = {
-    [PAIR_A] = PAIR_VECTORS("a", "N D", LK_ROW_LOCAL, "one vector a row"),
-    [PAIR_B] = PAIR_VECTORS("b", "N D", LK_ROW_LOCAL, "the vector it is compared with"),
+    [PAIR_A] = PAIR_VECTORS("a", "* D", LK_ROW_LOCAL, "one vector a row"),
+    [PAIR_B] = PAIR_VECTORS("b", "* D", LK_ROW_LOCAL, "the vector it is compared with"),
     [PAIR_TARGET] = {.name = "target",
-                     .forms = {{"N", LK_FLOATS}},
+                     .forms = {{"*", LK_FLOATS}},
                      .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
                      .help = "the similarity there should be; form=mse"},
     [PAIR_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -34,7 +34,7 @@ static const lk_input inputs[] = {
 };
 
 static const lk_output outputs[] = {
-    [SIMILARITY] = LK_OUTPUT("similarity", "N", LK_ANY, "cosine of a and b"),
+    [SIMILARITY] = LK_OUTPUT("similarity", "*", LK_ANY, "cosine of a and b"),
     {0},
 };
 
@@ -88,7 +88,7 @@ LK_LOSS(cosine_similarity) = {
            .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
                       "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1.0, 0.5]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
+           .loss_shape = "*",
            .inputs = inputs,
            .outputs = outputs,
            .options = fields},

@@ -14,8 +14,8 @@ typedef struct options {
 
 static const lk_field fields[] = {
     LK_REDUCTION_FIELD(options, "batchmean", "none|sum|mean|batchmean",
-                       "one loss per element, their sum, their mean over elements, or over rows: "
-                       "the divergence"),
+                       "one loss per element, their sum, their mean over elements, or the sum over "
+                       "the size of the first axis"),
     LK_EMPTY_MEAN_FIELD(options),
     LK_NONFINITE_FIELD(options),
     LK_FIELD(options, log_target, "false", 0, 0, 0, "target holds log-probabilities"),
@@ -24,29 +24,45 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {
     [A] = {.name = "input",
-           .forms = {{"N C", LK_FLOATS}},
+           .forms = {{"* C", LK_FLOATS}},
            .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
            .help = "log-probabilities of the model"},
     [B] = {.name = "target",
-           .forms = {{"N C", LK_FLOATS}},
+           .forms = {{"* C", LK_FLOATS}},
            .flags = LK_DIFFERENTIABLE | LK_ROW_LOCAL,
            .range = ">=0",
            .help = "probabilities, or with log_target their logarithms, which have no range"},
     [ROW_MASK] = {.name = "mask",
-                  .forms = {{"N", LK_MASKS}},
+                  .forms = {{"*", LK_MASKS}},
                   .flags = LK_OPTIONAL | LK_IGNORES,
                   .help = "rows with 0 are ignored and not read; default all counted"},
     [ROW_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
 
+/* The entries of the first axis that have a counted row. */
+static double batch(const lk_job *job)
+{
+    const lk_tensor *given = &job->in[ROW_MASK];
+    const int64_t first = job->in[A].shape[0];
+    const int64_t each =
+        given->data && given->rank > 0 && first > 0 ? lk_tensor_count(given) / first : 1;
+    double entries = 0;
+    for (int64_t i = 0; given->data && i < first; i++) {
+        bool any = false;
+        for (int64_t k = 0; k < each; k++)
+            any = any || lk_int(given, given->rank > 0 ? i * each + k : 0) != 0;
+        entries += any;
+    }
+    return given->data ? entries : (double)first;
+}
+
 static lk_status prepare(lk_job *job, lk_error *error)
 {
     const options *o = job->options;
-    const int64_t C = job->size['C' - 'A'];
     double n = elementwise_count(job, ROW_MASK, 0);
     (void)error;
-    job->denominator[0] = o->reduce.reduction == BATCHMEAN && C > 0 ? n / (double)C : n;
+    job->denominator[0] = o->reduce.reduction == BATCHMEAN ? batch(job) : n;
     return LK_OK;
 }
 
@@ -72,20 +88,21 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     elementwise_rows(job, &o, first, count, block, each, is, true);
 }
 
-static const char *const shapes[] = {"N C", "", "", ""};
+static const char *const shapes[] = {"* C", "", "", ""};
 
 LK_LOSS(kl_div) = {
     .is = {.name = "kl_div",
            .title = "Kullback-Leibler divergence",
            .formula = "q * (log q - x), x = input, q = target, or exp(target) with log_target; 0 "
-                      "where q = 0; batchmean: the sum divided by the counted rows",
+                      "where q = 0; batchmean: the sum divided by the entries "
+                      "of the first axis that have a counted row",
            .help = "The order is PyTorch's: the model's log-probabilities first, then what they "
                    "should be.",
            .reference = "Kullback, Leibler 1951; PyTorch torch.nn.functional.kl_div",
            .example = "{\"inputs\": {\"input\": [[-0.7, -1.6, -1.2]], "
                       "\"target\": [[0.5, 0.2, 0.3]]}}",
            .traits = LK_ROWWISE,
-           .loss_shape = "N C",
+           .loss_shape = "* C",
            .loss_shapes = shapes,
            .inputs = inputs,
            .outputs = elementwise_outputs,

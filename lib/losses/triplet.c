@@ -30,9 +30,9 @@ static const lk_field fields[] = {
 };
 
 static const lk_input inputs[] = {
-    [ANCHOR] = PAIR_VECTORS("anchor", "N D", LK_ROW_LOCAL, "one vector a row"),
-    [POSITIVE] = PAIR_VECTORS("positive", "N D", LK_ROW_LOCAL, "a vector like the anchor"),
-    [NEGATIVE] = PAIR_VECTORS("negative", "N D", LK_ROW_LOCAL, "a vector unlike the anchor"),
+    [ANCHOR] = PAIR_VECTORS("anchor", "* D", LK_ROW_LOCAL, "one vector a row"),
+    [POSITIVE] = PAIR_VECTORS("positive", "* D", LK_ROW_LOCAL, "a vector like the anchor"),
+    [NEGATIVE] = PAIR_VECTORS("negative", "* D", LK_ROW_LOCAL, "a vector unlike the anchor"),
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
@@ -101,7 +101,7 @@ LK_LOSS(triplet) = {
                       "\"positive\": [[1.0, 1.0], [2.0, 1.0]], "
                       "\"negative\": [[0.0, 1.0], [-1.0, 1.0]]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
+           .loss_shape = "*",
            .inputs = inputs,
            .outputs = outputs,
            .options = fields},

@@ -21,15 +21,15 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {
     [VALUES] = {.name = "values",
-                .forms = {{"N", LK_FLOATS}},
+                .forms = {{"*", LK_FLOATS}},
                 .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                 .help = "what the value model predicts now"},
     [OLD_VALUES] = {.name = "old_values",
-                    .forms = {{"N", LK_FLOATS}},
+                    .forms = {{"*", LK_FLOATS}},
                     .help = "what it predicted when the answers were sampled"},
-    [RETURNS] = {.name = "returns", .forms = {{"N", LK_FLOATS}}, .help = "what it should predict"},
+    [RETURNS] = {.name = "returns", .forms = {{"*", LK_FLOATS}}, .help = "what it should predict"},
     [MASK] = {.name = "mask",
-              .forms = {{"N", LK_MASKS}},
+              .forms = {{"*", LK_MASKS}},
               .flags = LK_OPTIONAL | LK_IGNORES,
               .help = "elements with 0 are ignored and not read; default all counted"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -77,6 +77,6 @@ LK_LOSS(value_clip) = {
            .inputs = inputs,
            .outputs = outputs,
            .options = fields},
-    .rows_shape = "N",
+    .rows_shape = "*",
     SCALARWISE_MEMBERS(options, prepare),
 };

@@ -95,7 +95,7 @@ LK_DRIVER bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t widt
 /* Vectors without a component are not compared: there could be any number of them in no memory. */
 LK_DRIVER lk_status pair_check_width(const lk_job *job, lk_error *error);
 
-/* A loss of [N] whose mean divides by N. */
+/* A loss of [*] whose mean divides by the rows. */
 LK_DRIVER lk_status pair_prepare(lk_job *job, lk_error *error);
 
 enum { PAIR_SIMILARITY, PAIR_COSINE, PAIR_L2, PAIR_L1, PAIR_SQUARED_L2 };
