@@ -36,7 +36,21 @@ typedef struct lk_block {
     lk_status bad; /* LK_OK: none */
     int bad_input;
     int64_t bad_index; /* flat */
+    double bad_value;  /* set with LK_VALUE_OUT_OF_RANGE: the input may be written over by now */
 } lk_block;
+
+/* Note a bad value: of several in a block the first by (input, index). */
+static inline void lk_refuse(lk_block *block, lk_status status, int input, int64_t index,
+                             double value)
+{
+    if (block->bad != LK_OK &&
+        (block->bad_input < input || (block->bad_input == input && block->bad_index <= index)))
+        return;
+    block->bad = status;
+    block->bad_input = input;
+    block->bad_index = index;
+    block->bad_value = value;
+}
 
 /* The value of an option of type LK_LIST. */
 typedef struct lk_list {

@@ -142,8 +142,7 @@ static lk_status check_weights(const single *s, lk_error *error)
             char place[LK_PLACE_MAX];
             if (!isfinite(w))
                 return lk_fail(job, error, LK_WEIGHT_INVALID, i, k,
-                               "%s is %g; a weight must be finite",
-                               lk_place(job, i, k, place), w);
+                               "%s is %g; a weight must be finite", lk_place(job, i, k, place), w);
         }
     }
     return LK_OK;
@@ -287,7 +286,9 @@ static lk_status report_bad(const single *s, lk_error *error)
         return lk_fail(&s->job, error, worst->bad, worst->bad_input, worst->bad_index,
                        "%s is NaN or +inf; with nonfinite=error it must be finite or -inf", place);
     return lk_fail(&s->job, error, worst->bad, worst->bad_input, worst->bad_index,
-                   "%s is outside %s", place, input->range ? input->range : "its range");
+                   "%s is %g; it must be %s%s", place, worst->bad_value,
+                   input->range && input->range[0] == '[' ? "in " : "",
+                   input->range ? input->range : "a number");
 }
 
 static void write_value(const single *s, const double *sum)

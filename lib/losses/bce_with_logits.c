@@ -22,7 +22,6 @@ static const lk_input inputs[] = {
     [POS_WEIGHT] = {.name = "pos_weight",
                     .forms = {{"C", LK_FLOATS}},
                     .flags = LK_OPTIONAL | LK_WEIGHTS,
-                    .range = ">=0",
                     .help = "weight of each label where it applies; default ones"},
     {0},
 };

@@ -164,13 +164,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     (void)scratch;
-    for (int64_t i = first; i < first + count && block->bad == LK_OK; i++) {
-        if (!isnan(target_at(job, i)))
-            continue;
-        block->bad = LK_VALUE_OUT_OF_RANGE;
-        block->bad_input = TARGET;
-        block->bad_index = i;
-    }
+    for (int64_t i = first; i < first + count; i++)
+        if (isnan(target_at(job, i)))
+            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, TARGET, i, target_at(job, i));
     pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 

@@ -567,7 +567,8 @@ static bool refuse(const lk_job *job, const example *e, int64_t b, lk_block *blo
         o->reduce.nonfinite == LK_PROPAGATE ? -1 : elements_nonfinite(e->x, e->T * e->C);
     if (k < 0)
         return false;
-    scalar_refuse(block, LK_NONFINITE_INPUT, LOGITS, b * size(job, 'T') * e->C + k);
+    lk_refuse(block, LK_NONFINITE_INPUT, LOGITS, b * size(job, 'T') * e->C + k,
+              (double)r_load(e->x + k));
     return true;
 }
 

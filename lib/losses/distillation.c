@@ -62,6 +62,9 @@ static lk_status check(const lk_job *job, lk_error *error)
     int teachers = 0;
     for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
         teachers += lk_has(job, i);
+    if (job->size['V' - 'A'] == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, STUDENT, -1,
+                       "student_logits has no classes; the last axis must have at least 1");
     if (teachers != 1)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "%d teachers are given; exactly one of teacher_logits, teacher_logprobs and "
@@ -70,9 +73,6 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (o->divergence == MSE_LOGITS && !lk_has(job, TEACHER_LOGITS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "divergence=mse_logits needs teacher_logits");
-    if (job->size['V' - 'A'] == 0 && job->rows > 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH, STUDENT, -1,
-                       "student_logits has no classes; the last axis must have at least 1");
     return LK_OK;
 }
 
@@ -133,7 +133,7 @@ LK_INLINE vec times(vec a, vec b)
     return v_where(a != zero, a * b);
 }
 
-LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n)
+LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n, const bool careful)
 {
     lanes a = {.x = v_load_tail(r->x + k, n, 0), .y = v_read_tail(r->y + k, n, 0)};
     a.l = (a.x * r->scale - v_set(r->student.top)) - v_set((real)r->student.log_sum);
@@ -148,6 +148,8 @@ LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n)
         a.q = v_exp_nonpos(a.lq);
     }
     a.d = a.l - a.lq;
+    if (!careful)
+        return a;
     if (r->close && r->given == TEACHER_LOGITS)
         a.d = ((a.x - a.y) * r->scale - v_set(r->base)) - v_set(r->apart);
     else if (r->close)
@@ -157,9 +159,11 @@ LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n)
     return a;
 }
 
-/* p - q, which loses nothing where the two are close. */
-LK_INLINE vec difference(const lanes *a)
+/* p - q; carefully it loses nothing where the two are close. */
+LK_INLINE vec difference(const lanes *a, const bool careful)
 {
+    if (!careful)
+        return a->p - a->q;
     return v_select(a->near, a->q * v_fma(a->d * a->d, a->bend, a->d), a->p - a->q);
 }
 
@@ -208,11 +212,17 @@ typedef struct ratios {
     vec teacher, student;
 } ratios;
 
-LK_INLINE ratios ratios_of(const pair *r, const lanes *a)
+LK_INLINE ratios ratios_of(const pair *r, const lanes *a, const bool careful)
 {
-    const vec most = v_set((real)INFINITY);
+    const vec most = v_set((real)INFINITY), zero = {0};
     ratios u;
-    if (r->beta > r->rest) {
+    if (!careful) {
+        const vec beta = v_set(r->beta), rest = v_set(r->rest), e = v_exp_nonpos(-v_abs(a->d));
+        const mask up = a->d > zero;
+        u.teacher = v_log(v_select(up, v_fma(beta, e, rest), v_fma(rest, e, beta)));
+        u.teacher += v_where(up, a->d);
+        u.student = v_select(a->d < most, u.teacher - a->d, v_set(r->log_rest));
+    } else if (r->beta > r->rest) {
         u.student = by_student(r, a);
         u.teacher = u.student + a->d;
     } else {
@@ -222,11 +232,31 @@ LK_INLINE ratios ratios_of(const pair *r, const lanes *a)
     return u;
 }
 
-/* What a class adds to the row's value. No term is negative, and 0 where both sides are equal: to q
- * (log q - log p) the classes add p - q, which comes to nothing over all of them but for `over`. */
-LK_INLINE vec value_of(const pair *r, const lanes *a, const int divergence)
+/* What a class adds to the row's value. */
+LK_INLINE vec plain_value(const pair *r, const lanes *a, const int divergence)
 {
     const vec half = v_set((real)0.5), gap = a->x - a->y;
+    switch (divergence) {
+    case FORWARD_KL:
+        return times(a->q, -a->d);
+    case REVERSE_KL:
+        return times(a->p, a->d);
+    case JSD: {
+        const ratios u = ratios_of(r, a, false);
+        return -v_set(r->beta) * times(a->q, u.teacher) - v_set(r->rest) * times(a->p, u.student);
+    }
+    case TVD:
+        return half * v_abs(difference(a, false));
+    default: /* what both sides exclude is equal */
+        return v_where(a->x != a->y, gap * gap);
+    }
+}
+
+/* The same, carefully: no term is negative, and it is 0 where both sides are equal. To q (log q -
+ * log p) the classes add p - q, which comes to nothing over all of them but for `over`. */
+LK_INLINE vec careful_value(const pair *r, const lanes *a, const int divergence)
+{
+    const vec half = v_set((real)0.5);
     switch (divergence) {
     case FORWARD_KL:
         return v_select(a->near, a->q * (a->d * a->d * a->bend), (a->p - a->q) - times(a->q, a->d));
@@ -234,17 +264,15 @@ LK_INLINE vec value_of(const pair *r, const lanes *a, const int divergence)
         return v_select(a->near, a->p * (a->d * a->d * vm_exp_poly(-a->d)),
                         times(a->p, a->d) - (a->p - a->q));
     case JSD: {
-        const ratios u = ratios_of(r, a);
+        const ratios u = ratios_of(r, a, true);
         const vec m = mixture(r, a);
         return v_set(r->beta) * excess(a->q, u.teacher, m) +
                v_set(r->rest) * excess(a->p, u.student, m);
     }
     case TVD:
-        return half * v_abs(difference(a));
-    case SKEW_FORWARD_KL:
+        return half * v_abs(difference(a, true));
+    default:
         return excess(a->q, by_teacher(r, a), mixture(r, a));
-    default: /* what both sides exclude is equal */
-        return v_where(a->x != a->y, gap * gap);
     }
 }
 
@@ -259,16 +287,17 @@ static double overs(const pair *r)
 
 /* The slopes r of the divergences whose gradient is p_k (r_k - sum p r). A class that the teacher
  * excludes, which makes reverse_kl infinite, has no part in it. */
-LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence)
+LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence, const bool careful)
 {
     const vec zero = {0}, most = v_set((real)INFINITY);
     if (divergence == REVERSE_KL)
         return v_where((a->p != zero) & (a->d != most), a->d);
     if (divergence == JSD)
-        return v_where(a->p != zero, -v_set(r->rest) * by_student(r, a));
+        return v_where(a->p != zero, -v_set(r->rest) * (careful ? by_student(r, a)
+                                                                : ratios_of(r, a, false).student));
     /* -(1-beta) q/M, but for a constant, which the mean takes away again. */
     return v_where((a->p != zero) & (v_set(r->rest) != zero),
-                   v_set(r->rest * r->rest) * (difference(a) / mixture(r, a)));
+                   v_set(r->rest * r->rest) * (difference(a, true) / mixture(r, a)));
 }
 
 LK_INLINE bool has_mean(const int divergence)
@@ -277,7 +306,8 @@ LK_INLINE bool has_mean(const int divergence)
 }
 
 /* The value; what the gradient needs beside; and max |d| over the classes of either side. */
-LK_INLINE double sweep_values(pair *r, const int divergence, const bool slopes, real *widest)
+LK_INLINE double sweep_values(pair *r, const int divergence, const bool careful, const bool slopes,
+                              real *widest)
 {
     double total = 0, led = 0;
     const vec zero = {0};
@@ -289,17 +319,21 @@ LK_INLINE double sweep_values(pair *r, const int divergence, const bool slopes, 
         for (int64_t k = c; k < end; k += LANES) {
             const int64_t n = LK_TAIL(k, end);
             const mask inside = m_first(n);
-            const lanes a = lanes_of(r, k, n);
-            value += v_where(inside, value_of(r, &a, divergence));
-            far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), far);
+            const lanes a = lanes_of(r, k, n, careful);
+            value += v_where(inside, careful ? careful_value(r, &a, divergence)
+                                             : plain_value(r, &a, divergence));
+            if (careful)
+                far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), far);
             if (slopes && divergence == TVD) {
-                const vec p = v_where(inside, a.p), d = difference(&a);
+                const vec p = v_where(inside, a.p), d = difference(&a, careful);
                 plus += v_where(d > zero, p);
                 minus += v_where(d < zero, p);
                 even += v_where(d == zero, p);
-            } else if (slopes && has_mean(divergence)) {
+            } else if (slopes && divergence == JSD && !careful) {
+                slope += v_where(inside, a.p * slope_of(r, &a, divergence, false));
+            } else if (slopes && has_mean(divergence) && careful) {
                 const mask leads = inside & (a.p > v_set(leading));
-                const vec by = slope_of(r, &a, divergence);
+                const vec by = slope_of(r, &a, divergence, careful);
                 slope += v_where(inside & ~leads, a.p * by);
                 anchor += v_where(leads, by);
                 lead += v_where(leads, v_set(1));
@@ -315,6 +349,8 @@ LK_INLINE double sweep_values(pair *r, const int divergence, const bool slopes, 
     }
     if (led > 0)
         r->sum -= r->student.others / r->student.sum * r->anchor;
+    if (divergence == REVERSE_KL && !careful)
+        r->sum = total; /* no class leads */
     *widest = v_top(far);
     return total;
 }
@@ -328,7 +364,7 @@ static double over_of(const pair *r)
         return 0;
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const mask inside = m_first(LK_TAIL(k, r->classes));
-        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes));
+        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
         const mask leader = inside & (a.q > lead);
         const vec short_of_1 = r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq);
         over += wide_sum(v_wide(v_select(leader, short_of_1, v_where(inside, a.q))));
@@ -348,10 +384,10 @@ static void draw_near(pair *r)
     r->close = true;
     r->apart = 0;
     r->base = 0;
-    r->base = lanes_of(r, origin, 1).d[0];
+    r->base = lanes_of(r, origin, 1, true).d[0];
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const mask inside = m_first(LK_TAIL(k, r->classes));
-        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes));
+        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
         apart += wide_sum(v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
     }
     r->apart = (real)log1p(apart);
@@ -367,53 +403,83 @@ LK_INLINE vec away_from_mean(const pair *r, vec d)
     return v_select(d > zero, above, v_select(d < zero, below, even));
 }
 
-LK_INLINE vec gradient_of(const pair *r, const lanes *a, const int divergence)
+LK_INLINE vec gradient_of(const pair *r, const lanes *a, const int divergence, const bool careful)
 {
     const vec half = v_set((real)0.5), gap = a->x - a->y, most = v_set((real)INFINITY);
     switch (divergence) {
     case FORWARD_KL:
-        return v_fma(a->p, v_set((real)r->over), difference(a));
+        return v_fma(a->p, v_set((real)r->over), difference(a, careful));
     case MSE_LOGITS: /* a class that one side excludes has no slope */
         return v_where(v_abs(gap) < most, gap + gap);
     case TVD:
-        return half * a->p * away_from_mean(r, difference(a));
+        return half * a->p * away_from_mean(r, difference(a, careful));
     default:
-        return times(a->p,
-                     (slope_of(r, a, divergence) - v_set((real)r->anchor)) - v_set((real)r->sum));
+        return times(a->p, (slope_of(r, a, divergence, careful) - v_set((real)r->anchor)) -
+                               v_set((real)r->sum));
     }
 }
 
-LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence)
+LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence, const bool careful)
 {
     const vec weight = v_set(r->weight);
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const int64_t n = LK_TAIL(k, r->classes);
-        const lanes a = lanes_of(r, k, n);
-        v_store_tail(grad + k, n, weight * gradient_of(r, &a, divergence));
+        const lanes a = lanes_of(r, k, n, careful);
+        v_store_tail(grad + k, n, weight * gradient_of(r, &a, divergence, careful));
     }
+}
+
+/* Must the row be computed carefully? Not where neither side has a class with most of its mass and
+ * the plain value tells that the two lie so far apart that nothing to speak of cancels. */
+LK_INLINE bool is_sure(const pair *r, const int divergence)
+{
+    return r->given != TEACHER_LOGITS || r->student.sum < 2 || r->teacher.sum < 2 ||
+           divergence == SKEW_FORWARD_KL;
+}
+
+LK_INLINE bool is_close(const pair *r, double value, const int divergence)
+{
+    if (isinf(value))
+        return true;
+    if (divergence == JSD)
+        return r->beta < (real)0.125 || r->rest < (real)0.125 || !(value > 0.125);
+    return !(value > (divergence == TVD ? 0.125 : 0.5));
+}
+
+LK_INLINE double careful_row(pair *r, const int divergence, const bool slopes)
+{
+    const double rounding = sizeof(real) == sizeof(double) ? 0x1p-47 : 0x1p-18;
+    real widest = 0;
+    double value = sweep_values(r, divergence, true, slopes, &widest);
+    if (widest < small) {
+        draw_near(r);
+        value = sweep_values(r, divergence, true, slopes, &widest);
+    }
+    value += overs(r) * r->over;
+    /* No divergence of distributions is negative: the teacher's numbers were rounded. */
+    return value < 0 && fabs(r->over) < rounding ? 0 : value;
 }
 
 /* Value and gradient: a template for each divergence. */
 LK_INLINE double row_of(pair *r, elem *grad, const int divergence)
 {
-    enum { ULPS = 64 };
+    bool careful = divergence != MSE_LOGITS && is_sure(r, divergence);
     real widest = 0;
-    double value = sweep_values(r, divergence, grad, &widest);
-    if (widest < small && divergence != MSE_LOGITS) {
-        draw_near(r);
-        value = sweep_values(r, divergence, grad, &widest);
-    }
+    double value = careful ? 0 : sweep_values(r, divergence, false, grad, &widest);
     if (divergence == MSE_LOGITS)
         value = isnan(r->student.sum + r->teacher.sum) ? (double)NAN : value;
-    else
-        value += overs(r) * r->over;
-    /* A divergence of distributions is not: the teacher's numbers were rounded. */
-    if (value < 0 && fabs(r->over) < ULPS * (sizeof(real) == sizeof(double) ? 0x1p-53 : 0x1p-24))
-        value = 0;
-    if (grad && isnan(value))
+    else if (careful || is_close(r, value, divergence)) {
+        careful = true;
+        value = careful_row(r, divergence, grad);
+    }
+    if (grad && r->weight == 0)
+        elements_fill(grad, r->classes, 0);
+    else if (grad && isnan(value))
         elements_fill(grad, r->classes, (real)NAN);
+    else if (grad && careful)
+        sweep_gradient(r, grad, divergence, true);
     else if (grad)
-        sweep_gradient(r, grad, divergence);
+        sweep_gradient(r, grad, divergence, false);
     return value;
 }
 
@@ -441,7 +507,8 @@ static void check_teacher(const lk_job *job, const pair *r, int64_t i, lk_block 
         real y;
         memcpy(&y, r->y + k, sizeof y);
         if (r->given == TEACHER_LOGPROBS ? y > 0 : y < 0 || y > 1) {
-            teacher_bad(block, LK_VALUE_OUT_OF_RANGE, r->given, i * job->size['V' - 'A'] + k);
+            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, r->given, i * job->size['V' - 'A'] + k,
+                      (double)y);
             return;
         }
     }
@@ -489,7 +556,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             const int64_t bad =
                 o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r.x, V) : -1;
             if (bad >= 0)
-                teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
+                lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad,
+                          (double)r_load(r.x + bad));
             check_teacher(job, &r, i, block);
             r.student = teacher_normalise(r.x, true, V, r.scale);
             if (r.given == TEACHER_LOGITS)

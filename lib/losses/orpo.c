@@ -41,7 +41,7 @@ static void row(const lk_job *job, scalar_row *r)
     const double rejected_odds = exp(d) / -expm1(d);
     for (int k = CHOSEN; k <= REJECTED; k++)
         if (r->x[k] > 0)
-            scalar_refuse(r->block, LK_VALUE_OUT_OF_RANGE, k, r->i);
+            lk_refuse(r->block, LK_VALUE_OUT_OF_RANGE, k, r->i, r->x[k]);
     pair_rewards(r, beta * c, beta * d);
     r->value = beta * scalar_softplus(-odds);
     r->slope[CHOSEN] = -beta * rejected_odds / (exp(c) - rejected_odds * expm1(c));

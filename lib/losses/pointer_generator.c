@@ -116,6 +116,10 @@ static int64_t size(const lk_job *job, char letter)
 
 static lk_status check(const lk_job *job, lk_error *error)
 {
+    if (size(job, 'V') == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH,
+                       lk_has(job, VOCAB_LOGITS) ? VOCAB_LOGITS : VOCAB_PROBS, -1,
+                       "the vocabulary is empty; it must have at least 1 word");
     for (int a = VOCAB_LOGITS; a <= TARGET_LENGTHS; a += 2) {
         const int given = lk_has(job, a) + lk_has(job, a + 1);
         const bool required = a <= P_GEN;
@@ -125,10 +129,6 @@ static lk_status check(const lk_job *job, lk_error *error)
                        inputs[a].name, inputs[a + 1].name, given == 0 ? "neither is" : "both are",
                        required ? "exactly one of them must be" : "at most one of them may be");
     }
-    if (size(job, 'V') == 0 && job->rows > 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH,
-                       lk_has(job, VOCAB_LOGITS) ? VOCAB_LOGITS : VOCAB_PROBS, -1,
-                       "the vocabulary is empty; it must have at least 1 word");
     return LK_OK;
 }
 
@@ -683,9 +683,10 @@ static void backwards(example *e, const extent *x)
     }
 }
 
+/* Refuse element i of an input. */
 static bool refuse(const example *e, lk_status status, int input, int64_t i)
 {
-    scalar_refuse(e->block, status, input, i);
+    lk_refuse(e->block, status, input, i, (double)r_load((const elem *)e->job->in[input].data + i));
     return true;
 }
 

@@ -223,7 +223,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
         if (o->level == SEQUENCE)
             mean += log_ratio(job, i);
         if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(logprob(job, i)))
-            scalar_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i);
+            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, logprob(job, i));
     }
     if (tokens > 0)
         mean /= tokens;
@@ -255,7 +255,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
             block->sum[KLS] += kl;
         }
         if (grad && o->level == TOKEN)
-            r_store(grad + i, (real)(rho * slope));
+            r_store(grad + i, (real)scalar_times(rho, slope));
     }
     block->sum[LOSS] += share * value;
 
@@ -268,7 +268,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
             if (isnan(value))
                 slope = (double)NAN;
         }
-        r_store(grad + i, (real)(rho * slope));
+        r_store(grad + i, (real)scalar_times(rho, slope));
     }
 }
 

@@ -23,19 +23,19 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {
     [STUDENT] = {.name = "student_logits",
-                 .forms = {{"N V", LK_FLOATS}},
+                 .forms = {{"* V", LK_FLOATS}},
                  .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                  .help = "the student's scores of all classes"},
     [TEACHER_IDS] = {.name = "teacher_ids",
-                     .forms = {{"N K", LK_INTS}},
+                     .forms = {{"* K", LK_INTS}},
                      .range = "[-1,V), distinct",
                      .help = "distinct classes; -1: absent"},
     [TEACHER_LOGPROBS] = {.name = "teacher_logprobs",
-                          .forms = {{"N K", LK_FLOATS}},
+                          .forms = {{"* K", LK_FLOATS}},
                           .range = "<=0, exp sums to <=1",
                           .help = "their log-probabilities, which add up to at most 1"},
     [MASK] = {.name = "mask",
-              .forms = {{"N", LK_MASKS}},
+              .forms = {{"*", LK_MASKS}},
               .flags = LK_OPTIONAL | LK_IGNORES,
               .help = "rows with 0 are ignored and not read; default all counted"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -403,13 +403,16 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             const int64_t bad =
                 o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r.x, V) : -1;
             if (bad >= 0)
-                teacher_bad(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad);
+                lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad,
+                          (double)r_load(r.x + bad));
             row_fill(&r, &plan, is_told);
             /* Where nothing is left for a tail there is none. */
             const int tail = o->tail == TAIL && r.covered ? TRUNCATED : o->tail;
             value = isnan(r.here) ? (double)NAN : factor * value_of(&r, tail);
             const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
-            if (grad && isnan(value))
+            if (grad && weight == 0)
+                elements_fill(grad, V, 0);
+            else if (grad && isnan(value))
                 elements_fill(grad, V, (real)NAN);
             else if (grad)
                 gradient(&r, &plan, tail, weight, grad, at);
@@ -438,7 +441,7 @@ LK_LOSS(topk_distillation) = {
             .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
                        "\"teacher_ids\": [[0, 1]], \"teacher_logprobs\": [[-0.73, -1.13]]}}",
             .traits = LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "N",
+            .loss_shape = "*",
             .inputs = inputs,
             .outputs = outputs,
             .options = fields,

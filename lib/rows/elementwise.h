@@ -111,16 +111,6 @@ LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, 
     return m;
 }
 
-LK_STATIC void elementwise_bad(lk_block *block, lk_status status, int input, int64_t index)
-{
-    if (block->bad == LK_OK || input < block->bad_input ||
-        (input == block->bad_input && index < block->bad_index)) {
-        block->bad = status;
-        block->bad_input = input;
-        block->bad_index = index;
-    }
-}
-
 /* The first NaN or +inf of an input among the counted lanes. */
 LK_INLINE void elementwise_refuse(lk_block *block, int input, int64_t i, mask counts, vec x)
 {
@@ -128,7 +118,7 @@ LK_INLINE void elementwise_refuse(lk_block *block, int input, int64_t i, mask co
     const mask bad = counts & ~(x < top);
     for (int k = 0; k < LANES; k++)
         if (bad[k])
-            elementwise_bad(block, LK_NONFINITE_INPUT, input, i + k);
+            lk_refuse(block, LK_NONFINITE_INPUT, input, i + k, (double)x[k]);
 }
 
 LK_INLINE bool m_none(mask m)
@@ -158,7 +148,7 @@ enum { ELEMENTWISE_SUM, ELEMENTWISE_UNITS };
 LK_INLINE double elementwise_unit(const lk_job *job)
 {
     int exponent = 0;
-    if (sizeof(real) < sizeof(double) || !(job->scale[0] < 1) || job->scale[0] == 0)
+    if (sizeof(real) < sizeof(double) || !(fabs(job->scale[0]) < 1) || job->scale[0] == 0)
         return 1;
     (void)frexp(job->scale[0], &exponent);
     return ldexp(1, exponent - 1);
@@ -182,9 +172,8 @@ LK_INLINE wide elementwise_term(vec loss, vec w, product value, mask used, doubl
     return v_wide(v_where(used, value.a)) * units * v_wide(w) * v_wide(v_where(used, value.b));
 }
 
-LK_INLINE void elementwise_put(const lk_job *job, int64_t i, int64_t n, vec loss)
+LK_INLINE void elementwise_put(real *to, int64_t i, int64_t n, vec loss)
 {
-    real *to = job->value.data;
     if (n == LANES)
         v_write(to + i, loss);
     else
@@ -208,9 +197,70 @@ LK_INLINE void elementwise_store(elem *to, int64_t n, vec x, bool stream)
         v_store_tail(to, n, x);
 }
 
+/* What all chunks of a run have in common. */
+typedef struct elementwise_run {
+    const lk_job *job;
+    lk_block *block;
+    const elem *a, *b;
+    spread weight, factor;
+    const lk_tensor *given; /* the mask */
+    int64_t run;            /* elements of A for each of the mask's */
+    const real *up;         /* NULL: none, or one for all */
+    real *values;           /* NULL: not wanted */
+    elem *grad_a, *grad_b;
+    vec rho;
+    double unit;
+    bool refuse, stream_a, stream_b;
+} elementwise_run;
+
+/* Elements c..end-1; the sum of their values. Carefully it is in units, and right where a value or
+ * the sum leaves the range. */
+LK_INLINE double elementwise_chunk(const elementwise_run r, const void *options, int64_t c,
+                                   int64_t end, void (*each)(const void *options, element *e),
+                                   const bool ranged, const bool careful)
+{
+    wide total = {0};
+    for (int64_t i = c; i < end; i += LANES) {
+        const int64_t n = LK_TAIL(i, end);
+        const mask counts = elementwise_mask(r.given, r.run, i, n);
+        v_fetch(r.a + i);
+        v_fetch(r.b + i);
+        element e = {.a = v_load_tail(r.a + i, n, 0), .b = v_load_tail(r.b + i, n, 0)};
+        e.value.b = v_set(1);
+        if (r.refuse) {
+            elementwise_refuse(r.block, A, i, counts, e.a);
+            elementwise_refuse(r.block, B, i, counts, e.b);
+        }
+        e.factor = spread_read(r.factor, i, n, r.job->rows);
+        each(options, &e);
+        if (ranged && !m_none(counts & ~e.legal))
+            for (int k = 0; k < LANES; k++)
+                if (counts[k] && !e.legal[k])
+                    lk_refuse(r.block, LK_VALUE_OUT_OF_RANGE, B, i + k, (double)e.b[k]);
+        const vec w = spread_read(r.weight, i, n, r.job->rows);
+        const mask used = counts & (w != (vec){0});
+        const vec loss = v_where(used, w * (e.value.a * e.value.b));
+        total += careful ? elementwise_term(loss, w, e.value, used, r.unit) : v_wide(loss);
+        if (r.values)
+            elementwise_put(r.values, i, n, loss);
+        if (!r.grad_a && !r.grad_b)
+            continue;
+        vec g = r.rho * w;
+        if (r.up)
+            g *= v_read_tail(r.up + i, n, 0);
+        const mask moves = used & (g != (vec){0});
+        if (r.grad_a)
+            elementwise_store(r.grad_a + i, n, v_where(moves, g * e.slope_a), r.stream_a);
+        if (r.grad_b)
+            elementwise_store(r.grad_b + i, n, v_where(moves, g * e.slope_b), r.stream_b);
+    }
+    return wide_sum(total);
+}
+
 /* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. `options` is the
  * caller's own copy of the job's, which no store of a gradient can change: what depends on nothing
- * else is computed once. */
+ * else is computed once. A chunk whose sum leaves the range is computed again, carefully; in place,
+ * where that cannot be done, all are. */
 LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t first,
                                 int64_t count, lk_block *block,
                                 void (*each)(const void *options, element *e), const elementwise is,
@@ -218,62 +268,41 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
 {
     const lk_reduce *reduce = job->options;
     const bool per_row = job->value.rank > 0 || reduce->reduction == LK_NONE;
-    const bool refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
-    const elem *a = job->in[A].data, *b = job->in[B].data;
-    const spread weight = spread_of(job, is.weight), factor = spread_of(job, is.factor);
-    const lk_tensor *given = job->in[is.mask].data ? &job->in[is.mask] : NULL;
-    const int64_t run =
-        given && lk_tensor_count(given) > 0 ? job->rows / lk_tensor_count(given) : 1;
     const real *up = job->in[is.grad_output].data;
-    elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;
     real upstream = 1;
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
-    const vec rho = v_set((real)(job->scale[0] * (double)upstream));
-    const double unit = elementwise_unit(job);
-    const bool stream_a = elementwise_streams(job, grad_a, first);
-    const bool stream_b = elementwise_streams(job, grad_b, first);
+    elementwise_run r = {.job = job, .block = block, .run = 1};
+    r.a = job->in[A].data;
+    r.b = job->in[B].data;
+    r.grad_a = job->grad[A].data;
+    r.grad_b = job->grad[B].data;
+    r.weight = spread_of(job, is.weight);
+    r.factor = spread_of(job, is.factor);
+    r.given = is.mask && job->in[is.mask].data ? &job->in[is.mask] : NULL;
+    if (r.given && lk_tensor_count(r.given) > 0)
+        r.run = job->rows / lk_tensor_count(r.given);
+    r.up = per_row ? up : NULL;
+    r.values = per_row ? job->value.data : NULL;
+    r.rho = v_set((real)(job->scale[0] * (double)upstream));
+    r.unit = elementwise_unit(job);
+    r.refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
+    r.stream_a = elementwise_streams(job, r.grad_a, first);
+    r.stream_b = elementwise_streams(job, r.grad_b, first);
+    const bool in_place = (r.grad_a && (r.grad_a == r.a || r.grad_a == r.b)) ||
+                          (r.grad_b && (r.grad_b == r.a || r.grad_b == r.b));
     for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {
         const int64_t left = first + count - c;
         const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);
-        wide total = {0};
-        for (int64_t i = c; i < end; i += LANES) {
-            const int64_t n = LK_TAIL(i, end);
-            const mask counts = elementwise_mask(is.mask ? given : NULL, run, i, n);
-            v_fetch(a + i);
-            v_fetch(b + i);
-            element e = {.a = v_load_tail(a + i, n, 0), .b = v_load_tail(b + i, n, 0)};
-            e.value.b = v_set(1);
-            if (refuse) {
-                elementwise_refuse(block, A, i, counts, e.a);
-                elementwise_refuse(block, B, i, counts, e.b);
-            }
-            e.factor = spread_read(factor, i, n, job->rows);
-            each(options, &e);
-            if (ranged && !m_none(counts & ~e.legal))
-                for (int k = 0; k < LANES; k++)
-                    if (counts[k] && !e.legal[k])
-                        elementwise_bad(block, LK_VALUE_OUT_OF_RANGE, B, i + k);
-            const vec w = spread_read(weight, i, n, job->rows);
-            const mask used = counts & (w != (vec){0});
-            const vec loss = v_where(used, w * (e.value.a * e.value.b));
-            total += elementwise_term(loss, w, e.value, used, unit);
-            if (per_row && job->value.data)
-                elementwise_put(job, i, n, loss);
-            if (!grad_a && !grad_b)
-                continue;
-            vec g = rho * w;
-            if (up && per_row)
-                g *= v_read_tail(up + i, n, 0);
-            if (grad_a)
-                elementwise_store(grad_a + i, n, v_where(used, g * e.slope_a), stream_a);
-            if (grad_b)
-                elementwise_store(grad_b + i, n, v_where(used, g * e.slope_b), stream_b);
-        }
-        block->sum[ELEMENTWISE_UNITS] += wide_sum(total);
+        double units = in_place
+                           ? (double)INFINITY
+                           : elementwise_chunk(r, options, c, end, each, ranged, false) * r.unit;
+        if (isinf(units))
+            units = elementwise_chunk(r, options, c, end, each, ranged, true);
+        block->sum[ELEMENTWISE_UNITS] += units;
     }
-    block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / unit;
-    if (stream_a || stream_b)
+    block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / r.unit;
+    if (r.stream_a || r.stream_b)
         v_fence();
 }
 
@@ -293,7 +322,6 @@ static const lk_input regression_inputs[] __attribute__((unused)) = {
     [SAMPLE_WEIGHT] = {.name = "sample_weight",
                        .forms = {{"*", LK_FLOATS}},
                        .flags = LK_OPTIONAL | LK_WEIGHTS,
-                       .range = ">=0",
                        .help = "weight of each element; default ones"},
     [MASK] = {.name = "mask",
               .forms = {{"*", LK_MASKS}},

@@ -23,7 +23,6 @@ enum { LABEL_WEIGHT = B + 1, LABEL_MASK, LABEL_GRAD_OUTPUT, LABEL_INPUTS };
     [LABEL_WEIGHT] = {.name = "weight",                                                            \
                       .forms = {{"* C", LK_FLOATS}, {"C", LK_FLOATS}, {"", LK_FLOATS}},            \
                       .flags = LK_OPTIONAL | LK_WEIGHTS,                                           \
-                      .range = ">=0",                                                              \
                       .help = "weight of each element, of each label, or of all; default 1"},      \
     [LABEL_MASK] = {.name = "mask",                                                                \
                     .forms = {{"* C", LK_MASKS}},                                                  \

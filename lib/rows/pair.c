@@ -12,18 +12,15 @@ bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t width, lk_bloc
     int64_t k = elements_nonfinite((const elem *)job->in[input].data + i * width, width);
     if (k < 0)
         return false;
-    if (block->bad == LK_OK || input < block->bad_input) {
-        block->bad = LK_NONFINITE_INPUT;
-        block->bad_input = input;
-        block->bad_index = i * width + k;
-    }
+    const int64_t at = i * width + k;
+    lk_refuse(block, LK_NONFINITE_INPUT, input, at,
+              (double)r_load((const elem *)job->in[input].data + at));
     return true;
 }
 
 lk_status pair_check_width(const lk_job *job, lk_error *error)
 {
-    const lk_tensor *first = &job->in[0];
-    if (job->size['D' - 'A'] == 0 && first->shape[0] > 0)
+    if (job->size['D' - 'A'] == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, 0, -1,
                        "%s has vectors without components; D must be at least 1",
                        job->loss->is.inputs[0].name);

@@ -57,17 +57,6 @@ LK_INLINE double scalar_constant(const lk_job *job, int input, int64_t i, double
     return (double)x;
 }
 
-/* Note a bad value: of several in a block the first by (input, index). */
-LK_INLINE void scalar_refuse(lk_block *block, lk_status status, int input, int64_t index)
-{
-    if (block->bad != LK_OK &&
-        (block->bad_input < input || (block->bad_input == input && block->bad_index <= index)))
-        return;
-    block->bad = status;
-    block->bad_input = input;
-    block->bad_index = index;
-}
-
 /* Does nonfinite=error refuse it? */
 LK_INLINE bool scalar_nonfinite(double x)
 {
@@ -79,7 +68,7 @@ enum { SCALARS_MOST = 2, SCALAR_OUTS = LK_MAX_SUMS - 1 };
 /* One row: in, then out. */
 typedef struct scalar_row {
     int64_t i;
-    lk_block *block;        /* for scalar_refuse */
+    lk_block *block;        /* for lk_refuse */
     double x[SCALARS_MOST]; /* the differentiable inputs */
 
     double value;
@@ -115,7 +104,7 @@ LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, 
         for (int k = 0; counts && k < inputs; k++) {
             r.x[k] = (double)r_load((const elem *)job->in[k].data + i);
             if (reduce->nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(r.x[k]))
-                scalar_refuse(block, LK_NONFINITE_INPUT, k, i);
+                lk_refuse(block, LK_NONFINITE_INPUT, k, i, r.x[k]);
         }
         if (counts)
             row(job, &r);
@@ -129,7 +118,7 @@ LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, 
         }
         const double rho = job->scale[0] * scalar_constant(job, grad_output, i, 1);
         for (int k = 0; k < inputs; k++) {
-            double g = isnan(r.value) ? (double)NAN : r.slope[k] * rho;
+            double g = rho == 0 ? 0 : isnan(r.value) ? (double)NAN : r.slope[k] * rho;
             if (job->grad[k].data)
                 r_store((elem *)job->grad[k].data + i, (real)(counts ? g : 0));
         }

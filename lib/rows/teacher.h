@@ -57,54 +57,73 @@ LK_INLINE vec teacher_read(const void *y, const bool elems, int64_t k, int64_t n
     return elems ? v_load_tail((const elem *)y + k, n, 0) : v_read_tail((const real *)y + k, n, 0);
 }
 
+/* Scores of a chunk, in whole vectors, with -inf beyond; the greatest. */
+LK_INLINE real teacher_scores(const void *y, const bool elems, int64_t k, int64_t n, real scale,
+                              real *z)
+{
+    const vec lowest = v_set(-(real)INFINITY);
+    vec most[4] = {lowest, lowest, lowest, lowest};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; j++) {
+            const vec x = teacher_read(y, elems, k + i + j * LANES, LANES) * scale;
+            v_write(z + i + j * LANES, x);
+            most[j] = v_max(x, most[j]);
+        }
+    for (; i < n; i += LANES) {
+        const vec x =
+            v_select(m_first(n - i), teacher_read(y, elems, k + i, LK_TAIL(i, n)) * scale, lowest);
+        v_write(z + i, x);
+        most[0] = v_max(x, most[0]);
+    }
+    return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
+}
+
+/* Add up e^(z - shift) where it is 1, and where it is less. */
+LK_INLINE void teacher_sum(const real *z, int64_t n, real shift, double *tops, double *others)
+{
+    const vec from = v_set(shift), one = v_set(1);
+    vec above[2] = {{0}, {0}}, below[4] = {{0}, {0}, {0}, {0}};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; j++) {
+            const vec e = v_exp_nonpos(v_read(z + i + j * LANES) - from);
+            const mask top = e == one;
+            above[j % 2] += v_where(top, one);
+            below[j] += v_where(~top, e);
+        }
+    for (; i < n; i += LANES) {
+        const vec e = v_exp_nonpos(v_read(z + i) - from);
+        const mask top = e == one;
+        above[0] += v_where(top, one);
+        below[0] += v_where(~top, e);
+    }
+    *tops += (double)v_sum(above[0] + above[1]);
+    *others += (double)v_sum((below[0] + below[1]) + (below[2] + below[3]));
+}
+
 LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_t classes,
                                          real scale)
 {
-    const vec lowest = v_set(-(real)INFINITY), one = v_set(1);
     teacher_norm r = {.top = -(real)INFINITY};
     double tops = 0;
     real z[CHUNK];
     for (int64_t k = 0; k < classes; k += CHUNK) {
         const int64_t n = classes - k < CHUNK ? classes - k : CHUNK;
-        vec most = lowest, above[2] = {{0}, {0}}, below[2] = {{0}, {0}};
-        for (int64_t i = 0; i < n; i += LANES) {
-            const vec x = v_select(m_first(n - i),
-                                   teacher_read(y, elems, k + i, LK_TAIL(i, n)) * scale, lowest);
-            v_write(z + i, x);
-            most = v_max(x, most);
-        }
-        const real top = v_top(most);
+        const real top = teacher_scores(y, elems, k, n, scale, z);
         if (top > r.top) {
-            const double fade = exp((double)r.top - (double)top);
             if (tops > 0 || r.others > 0)
-                r.others = (r.others + tops) * fade;
+                r.others = (r.others + tops) * exp((double)r.top - (double)top);
             tops = 0;
             r.top = top;
         }
-        const vec shift = v_set(isinf(r.top) && r.top < 0 ? 0 : r.top);
-        for (int64_t i = 0, turn = 0; i < n; i += LANES, turn ^= 1) {
-            const vec e = v_exp_nonpos(v_read(z + i) - shift);
-            above[turn] += v_where(e == one, one);
-            below[turn] += v_where(e != one, e);
-        }
-        tops += (double)v_sum(above[0] + above[1]);
-        r.others += (double)v_sum(below[0] + below[1]);
+        teacher_sum(z, n, isinf(r.top) && r.top < 0 ? 0 : r.top, &tops, &r.others);
     }
     r.sum = tops + r.others;
     if (!(r.sum > 0))
         r.sum = (double)NAN;
     r.log_sum = isnan(r.sum) ? r.sum : log1p((tops - 1) + r.others);
     return r;
-}
-
-LK_STATIC void teacher_bad(lk_block *block, lk_status status, int input, int64_t index)
-{
-    if (block->bad == LK_OK || input < block->bad_input ||
-        (input == block->bad_input && index < block->bad_index)) {
-        block->bad = status;
-        block->bad_input = input;
-        block->bad_index = index;
-    }
 }
 
 #endif
