@@ -331,6 +331,7 @@ NEAR = {
     "teacher-sure": ([[0.5, 1, -0.25]], [[0, -25, -27]]),
     "close": ([[1, 2, -0.5, 3], [0.5, -1, 2, 1]], [[1.0009765625, 2, -0.5, 3.001953125],
                                                    [0.5, -1.03125, 2, 0.96875]]),
+    "closer": ([[1, 2, -0.5, 3]], [[1 + 2.0 ** -26, 2, -0.5 - 2.0 ** -25, 3 + 2.0 ** -27]]),
     "close-and-sure": ([[9, -8, -12]], [[9.25, -8, -12.125]]),
     "wide": ([[0, 40, -30, 12.5]], [[25, -10, 30, 12]]),
 }
@@ -346,7 +347,7 @@ def distillations():
             case(f"{name}-{kind}{beta or ''}", "distillation", loss,
                  {"student_logits": x, "teacher_logits": y},
                  {"divergence": kind, **({"beta": beta} if beta else {})}, ("student_logits",),
-                 relative=None if name != "wide" else 1e-5)
+                 types=WIDE_ONLY if name == "closer" else TYPES, relative=None if name != "wide" else 1e-5)
     for kind, beta in KINDS:
         for dtype in ("f64", "f32", "f16", "bf16"):
             options = {"divergence": kind, **({"beta": beta} if beta else {}), "temperature": 1.5}
