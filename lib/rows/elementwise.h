@@ -209,6 +209,7 @@ typedef struct elementwise_run {
     real *values;           /* NULL: not wanted */
     elem *grad_a, *grad_b;
     vec rho;
+    mask moving; /* is that not 0? */
     double unit;
     bool refuse, stream_a, stream_b;
 } elementwise_run;
@@ -246,9 +247,11 @@ LK_INLINE double elementwise_chunk(const elementwise_run r, const void *options,
         if (!r.grad_a && !r.grad_b)
             continue;
         vec g = r.rho * w;
-        if (r.up)
+        mask moves = used & r.moving;
+        if (r.up) {
             g *= v_read_tail(r.up + i, n, 0);
-        const mask moves = used & (g != (vec){0});
+            moves &= g != (vec){0};
+        }
         if (r.grad_a)
             elementwise_store(r.grad_a + i, n, v_where(moves, g * e.slope_a), r.stream_a);
         if (r.grad_b)
@@ -285,6 +288,7 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     r.up = per_row ? up : NULL;
     r.values = per_row ? job->value.data : NULL;
     r.rho = v_set((real)(job->scale[0] * (double)upstream));
+    r.moving = r.rho != (vec){0};
     r.unit = elementwise_unit(job);
     r.refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
     r.stream_a = elementwise_streams(job, r.grad_a, first);
