@@ -69,9 +69,9 @@ ISA_avx512 := -DLK_VECTOR_BYTES=64 -mavx512f -mavx512bw -mavx512dq -mavx512vl -m
 ISA_neon := -DLK_VECTOR_BYTES=16
 # -Wno-psabi: vectors are passed between inlined functions only, so no ABI is at stake. -g1: lines and
 # functions; where variables of inlined vectors are takes a third of the time, and the debug flavour.
-KERNEL := -O3 -g1 -ffp-contract=off -fno-math-errno -Wno-psabi
+KERNEL := -O2 -fpeel-loops -fvect-cost-model=dynamic -g1 -ffp-contract=off -fno-math-errno -Wno-psabi
 # Under a sanitizer gcc 12 takes a vector of one lane, set in a loop over its lanes, for uninitialised.
-KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O3 -g1,$(KERNEL)) \
+KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O2 -g1,$(KERNEL)) \
 	-Wno-maybe-uninitialized)
 
 VARIANT_SOURCES := $(wildcard lib/rows/*.c lib/losses/*.c)

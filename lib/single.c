@@ -305,7 +305,8 @@ static void write_value(const single *s, const double *sum)
         else if (reduce->empty_mean == LK_EMPTY_NAN)
             value = (double)NAN;
     }
-    lk_put(&job->value, 0, value);
+    /* The sign of a NaN is the compiler's choice, and not the same in place. */
+    lk_put(&job->value, 0, isnan(value) ? (double)NAN : value);
 }
 
 static lk_status finish(lk_call *call, lk_error *error)

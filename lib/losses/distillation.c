@@ -446,18 +446,25 @@ LK_INLINE bool is_close(const pair *r, double value, const int divergence)
     return !(value > (divergence == TVD ? 0.125 : 0.5));
 }
 
-LK_INLINE double careful_row(pair *r, const int divergence, const bool slopes)
+/* One function for all divergences: a test a vector is little beside the logarithms and
+ * exponentials, and a template of each is much code. */
+static __attribute__((noinline)) double careful_row(pair *r, bool slopes)
 {
     const double rounding = sizeof(real) == sizeof(double) ? 0x1p-47 : 0x1p-18;
     real widest = 0;
-    double value = sweep_values(r, divergence, true, slopes, &widest);
-    if (widest < small) {
+    double value = sweep_values(r, r->divergence, true, slopes, &widest);
+    if (widest < small && !r->close) {
         draw_near(r);
-        value = sweep_values(r, divergence, true, slopes, &widest);
+        return careful_row(r, slopes);
     }
     value += overs(r) * r->over;
     /* No divergence of distributions is negative: the teacher's numbers were rounded. */
     return value < 0 && fabs(r->over) < rounding ? 0 : value;
+}
+
+static __attribute__((noinline)) void careful_gradient(const pair *r, elem *grad)
+{
+    sweep_gradient(r, grad, r->divergence, true);
 }
 
 /* Value and gradient: a template for each divergence. */
@@ -470,14 +477,14 @@ LK_INLINE double row_of(pair *r, elem *grad, const int divergence)
         value = isnan(r->student.sum + r->teacher.sum) ? (double)NAN : value;
     else if (careful || is_close(r, value, divergence)) {
         careful = true;
-        value = careful_row(r, divergence, grad);
+        value = careful_row(r, grad != NULL);
     }
     if (grad && r->weight == 0)
         elements_fill(grad, r->classes, 0);
     else if (grad && isnan(value))
         elements_fill(grad, r->classes, (real)NAN);
     else if (grad && careful)
-        sweep_gradient(r, grad, divergence, true);
+        careful_gradient(r, grad);
     else if (grad)
         sweep_gradient(r, grad, divergence, false);
     return value;
