@@ -330,14 +330,25 @@ int64_t lk_single_block_rows(int64_t cost)
 static void bound_claims(single *s)
 {
     lk_job *job = &s->job;
-    int64_t most = LK_EMPTY_ROWS;
+    s->most = LK_EMPTY_ROWS;
     for (int i = 0; i < LK_MAX_INPUTS; i++)
-        if (s->given[i].rank >= 0 && lk_tensor_count(&s->given[i]) > most)
-            most = lk_tensor_count(&s->given[i]);
+        if (s->given[i].rank >= 0 && lk_tensor_count(&s->given[i]) > s->most)
+            s->most = lk_tensor_count(&s->given[i]);
     for (int i = 0; i < LK_MAX_RANK; i++)
-        job->lead[i] = job->lead[i] < most ? job->lead[i] : most;
+        job->lead[i] = job->lead[i] < s->most ? job->lead[i] : s->most;
     for (int i = 0; i < 26; i++)
-        job->size[i] = job->size[i] < most ? job->size[i] : most;
+        job->size[i] = job->size[i] < s->most ? job->size[i] : s->most;
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        if (job->given >> i & 1)
+            job->in[i] = lk_single_shown(s, i);
+}
+
+lk_tensor lk_single_shown(const single *s, int i)
+{
+    lk_tensor t = s->given[i];
+    for (int axis = 0; axis < t.rank; axis++)
+        t.shape[axis] = t.shape[axis] < s->most ? t.shape[axis] : s->most;
+    return t;
 }
 
 /* What the kernels see of shapes and inputs. */
@@ -363,6 +374,7 @@ static lk_status fill_job(single *s, lk_error *error)
     job->rows = lk_tensor_count(&rows);
     if (job->rows < 0)
         return lk_error_set(error, LK_SHAPE_MISMATCH, "", "more rows than memory can hold");
+    s->most = INT64_MAX;
     if (job->rows == 0)
         bound_claims(s);
     int64_t elements = lk_tensor_count(&s->given[s->primary]);

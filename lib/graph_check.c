@@ -337,7 +337,10 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
             return status;
     if ((status = check_combine(g, error)) != LK_OK)
         return status;
-    if (call->wanted_count == 0 && (status = default_outputs(g, error)) != LK_OK)
+    /* The defaults are known when the parts are checked with theirs. Then each part is asked by
+     * name, also for gradients that are none of its own defaults. */
+    if (call->wanted_count == 0 && ((status = default_outputs(g, error)) != LK_OK ||
+                                    (status = lk_graph_check_parts(g, error)) != LK_OK))
         return status;
     for (int k = 0; k < call->wanted_count; k++)
         if ((status = check_output(g, k, error)) != LK_OK)

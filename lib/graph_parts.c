@@ -155,11 +155,12 @@ lk_status lk_graph_renew(graph *g, int k, lk_error *error)
     part *p = &g->part[k];
     if (!p->checked)
         return LK_OK;
-    lk_call_free(p->call);
-    p->checked = false;
-    p->call = lk_call_new(p->loss);
-    if (!p->call)
+    lk_call *fresh = lk_call_new(p->loss); /* the other one stays where there is no memory */
+    if (!fresh)
         return lk_error_set(error, LK_NO_MEMORY, "", "no memory for a call");
+    lk_call_free(p->call);
+    p->call = fresh;
+    p->checked = false;
     lk_status status = LK_OK;
     for (size_t at = 0; at < p->options_size && status == LK_OK;) {
         const char *name = p->options + at, *text = name + strlen(name) + 1;

@@ -111,6 +111,11 @@ static lk_status check_data(const graph *g, lk_error *error)
     for (int k = 0; k < g->call.wanted_count; k++)
         if (!g->call.wanted[k].tensor.data && lk_tensor_count(&g->call.wanted[k].tensor) > 0)
             return lk_misuse(error, "an output is not bound");
+    for (int k = 0; k < g->parts; k++)
+        if (!isfinite(number_at(g, WEIGHTS, k, 1)))
+            return lk_error_set(error, LK_WEIGHT_INVALID, g->call.loss->is.inputs[WEIGHTS].name,
+                                "weights[%d] is %g; a weight must be finite", k,
+                                number_at(g, WEIGHTS, k, 1));
     return LK_OK;
 }
 
@@ -294,9 +299,12 @@ void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
         return;
     }
     const named *t = s->tensor;
-    const int64_t all = lk_tensor_count(&t->is);
-    const int64_t from = first * ADD_BLOCK < all ? first * ADD_BLOCK : all;
-    const int64_t most = all - from < count * ADD_BLOCK ? all - from : count * ADD_BLOCK;
+    const int64_t all = lk_tensor_count(&t->is), blocks = lk_graph_blocks(call);
+    const int64_t end = count < blocks - first ? first + count : blocks;
+    if (first >= end)
+        return;
+    const int64_t from = first * ADD_BLOCK;
+    const int64_t most = (end == blocks ? all : end * ADD_BLOCK) - from;
     if (s->kind == ADD) {
         add(t->to, s->from, g->real, from, from + most);
         return;

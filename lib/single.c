@@ -71,7 +71,7 @@ static lk_status take_data(single *s, lk_error *error)
         lk_tensor *t = &s->job.in[i];
         if (s->given[i].rank < 0)
             continue;
-        *t = s->given[i];
+        *t = lk_single_shown(s, i);
         if (lk_tensor_count(t) == 0)
             t->data = nothing;
         else if (!t->data)

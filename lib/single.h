@@ -16,6 +16,7 @@ typedef struct single {
     int primary;                    /* the input that chooses the element type */
     lk_sizes sizes;
     int64_t blocks; /* of the rows */
+    int64_t most;   /* no size that the job shows is greater; see bound_claims in check.c */
     int pass;       /* 0: the rows, k: the loss's pass k - 1 */
     lk_block *block;
     atomic_bool starved; /* a run, on any thread, was not given the scratch it needs */
@@ -44,6 +45,9 @@ int lk_single_input(const lk_loss *loss, const char *name);
 
 /* How many rows of that cost a block has: enough to be worth a trip to another thread. */
 int64_t lk_single_block_rows(int64_t cost);
+
+/* An input as the job shows it: given, or with its sizes bounded. */
+lk_tensor lk_single_shown(const single *s, int i);
 
 /* The pattern of `loss` under the reduction chosen. */
 const char *lk_single_loss_pattern(const single *s);

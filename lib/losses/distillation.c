@@ -379,8 +379,13 @@ static void draw_near(pair *r)
 {
     double apart = r->over;
     int64_t origin = 0;
-    for (int64_t k = 1; k < r->classes; k++)
-        origin = r->y[k] > r->y[origin] ? k : origin;
+    real most = -(real)INFINITY;
+    for (int64_t k = 0; k < r->classes; k++) {
+        real y; /* of any alignment */
+        memcpy(&y, r->y + k, sizeof y);
+        origin = y > most ? k : origin;
+        most = y > most ? y : most;
+    }
     r->close = true;
     r->apart = 0;
     r->base = 0;

@@ -301,7 +301,7 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
         double units = in_place
                            ? (double)INFINITY
                            : elementwise_chunk(r, options, c, end, each, ranged, false) * r.unit;
-        if (isinf(units))
+        if (!isfinite(units)) /* also where infinities of both signs have met */
             units = elementwise_chunk(r, options, c, end, each, ranged, true);
         block->sum[ELEMENTWISE_UNITS] += units;
     }
