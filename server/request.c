@@ -214,11 +214,11 @@ static void end_work(void)
     atomic_fetch_sub(&metric.workers_busy, 1);
 }
 
-/* Short replies are not worth it, tensors as bytes hardly become smaller. */
+/* Short replies are not worth it. */
 static bool is_packable(const request *r)
 {
     return r->ask.reply != CODING_NONE && r->e->pieces == 1 && r->e->oip.reply_head == 0 &&
-           r->e->piece[0].size >= PACKED_MIN && r->ask.out != &wire_safetensors;
+           r->e->piece[0].size >= PACKED_MIN && !r->ask.out->binary;
 }
 
 static void close_evaluation(request *r)

@@ -294,6 +294,7 @@ static const char *const media[] = {"application/x-safetensors", "application/oc
 const wire wire_safetensors = {
     .name = "safetensors",
     .media = media,
+    .binary = true,
     .open = safetensors_open,
     .bound = safetensors_bound,
     .encode = safetensors_encode,

@@ -15,6 +15,7 @@ struct wire {
         *media; /* media types it is asked for by, ends with NULL; replies carry the first */
 
     bool routed; /* never chosen by media type */
+    bool binary; /* replies are tensors as bytes, which compressing hardly makes smaller */
 
     /* From the body to names, types and shapes: gives the call its inputs without data, its options
      * and outputs. Reads no more of the numbers than their count. */
