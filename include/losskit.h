@@ -167,9 +167,10 @@ typedef struct lk_field {
 } lk_field;
 
 /* Sets of element types, as bits 1 << dtype. */
-#define LK_FLOATS (1u << LK_F64 | 1u << LK_F32 | 1u << LK_F16 | 1u << LK_BF16)
-#define LK_INTS   (1u << LK_I64 | 1u << LK_I32)
-#define LK_MASKS  (1u << LK_BOOL | 1u << LK_U8)
+#define LK_FLOATS  (1u << LK_F64 | 1u << LK_F32 | 1u << LK_F16 | 1u << LK_BF16)
+#define LK_INTS    (1u << LK_I64 | 1u << LK_I32)
+#define LK_INDICES (LK_INTS | 1u << LK_U8)
+#define LK_MASKS   (1u << LK_BOOL | 1u << LK_U8)
 
 enum {
     LK_OPTIONAL = 1 << 0,       /* lk_input.flags: may be left out */

@@ -239,7 +239,7 @@ struct lk_loss {
         .help = "upstream gradient: gradients are those of sum(grad_output * loss); default ones"  \
     }
 
-/* An element of an integer input or a mask, widened. */
+/* An element of an integer input, or of a mask: not 0 where it holds. */
 static inline int64_t lk_int(const lk_tensor *t, int64_t i)
 {
     const char *data = t->data;
@@ -252,6 +252,8 @@ static inline int64_t lk_int(const lk_tensor *t, int64_t i)
     case LK_I32:
         memcpy(&narrow, data + i * 4, sizeof narrow);
         return narrow;
+    case LK_U8:
+        return (unsigned char)data[i];
     default:
         return data[i] != 0;
     }

@@ -18,7 +18,7 @@ static const lk_input inputs[] = {
                 .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                 .help = "unnormalised scores of the classes"},
     [TARGETS] = {.name = "targets",
-                 .forms = {{"*", LK_INTS}, {"* C@class_dim", LK_FLOATS}},
+                 .forms = {{"*", LK_INDICES}, {"* C@class_dim", LK_FLOATS}},
                  .flags = LK_DIFFERENTIABLE,
                  .range = "[0,C)",
                  .help = "the right class of each row, or a probability for every class"},

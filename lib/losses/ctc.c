@@ -37,7 +37,7 @@ static const lk_input inputs[] = {
                 .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                 .help = "scores of the classes at every step; softmax is applied inside"},
     [TARGETS] = {.name = "targets",
-                 .forms = {{"B S", LK_INTS}},
+                 .forms = {{"B S", LK_INDICES}},
                  .range = "[0,C) except blank",
                  .help = "labels; those beyond an example's target_lengths are not read"},
     [INPUT_LENGTHS] = {.name = "input_lengths",

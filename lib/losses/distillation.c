@@ -43,7 +43,7 @@ static const lk_input inputs[] = {
     [TEACHER_PROBS] =
         TEACHER("teacher_probs", "[0,1]", "its probabilities; no temperature applies"),
     [TARGETS] = {.name = "targets",
-                 .forms = {{"*", LK_INTS}},
+                 .forms = {{"*", LK_INDICES}},
                  .flags = LK_OPTIONAL,
                  .help = "only tells which rows to ignore: those with ignore_index"},
     [MASK] = {.name = "mask",

@@ -33,7 +33,7 @@ static const lk_input inputs[] = {
     [EMBEDDING] = PAIR_VECTORS("embeddings", "N D", LK_ROW_LOCAL, "one vector a row"),
     [PROTOTYPES] = PAIR_VECTORS("prototypes", "C D", 0, "one vector a class"),
     [TARGETS] = {.name = "targets",
-                 .forms = {{"N", LK_INTS}},
+                 .forms = {{"N", LK_INDICES}},
                  .range = "[0,C)",
                  .help = "the right class of each row"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,

@@ -16,7 +16,7 @@ static const lk_input inputs[] = {
                 .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                 .help = "scores [B,T,V] of all positions, or [P,V] of the selected ones"},
     [TARGETS] = {.name = "targets",
-                 .forms = {{"*", LK_INTS}},
+                 .forms = {{"*", LK_INDICES}},
                  .range = "[0,C)",
                  .help = "labels: the original token where it was masked, ignore_index elsewhere"},
     [MASK] = CLASSWISE_MASK("*"),

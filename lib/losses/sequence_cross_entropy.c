@@ -26,7 +26,7 @@ static const lk_input inputs[] = {
                 .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                 .help = "scores of the vocabulary at every position"},
     [TARGETS] = {.name = "targets",
-                 .forms = {{"B T", LK_INTS}},
+                 .forms = {{"B T", LK_INDICES}},
                  .range = "[0,C)",
                  .help = "tokens; position t + shift is what position t predicts"},
     [MASK] = CLASSWISE_MASK("B T"),

@@ -37,7 +37,7 @@ static const lk_input inputs[] = {
                 .help = "strided: [J,L,C], what the model said to each of J windows of L tokens; "
                         "mean: [L,C]"},
     [TARGETS] = {.name = "targets",
-                 .forms = {{"* L", LK_INTS}},
+                 .forms = {{"* L", LK_INDICES}},
                  .flags = LK_OPTIONAL,
                  .range = "[0,C)",
                  .help = "mean: the token that each position is scored against"},
@@ -45,7 +45,7 @@ static const lk_input inputs[] = {
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     [CLASS_WEIGHT] = CLASSWISE_CLASS_WEIGHT("C"),
     [TOKENS] = {.name = "tokens",
-                .forms = {{"S", LK_INTS}},
+                .forms = {{"S", LK_INDICES}},
                 .flags = LK_OPTIONAL,
                 .range = "[0,C)",
                 .help = "strided: the whole text; window j covers tokens j*stride to "

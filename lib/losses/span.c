@@ -27,7 +27,7 @@ static const lk_field fields[] = {
     }
 #define POSITIONS(name_, help_)                                                                    \
     {                                                                                              \
-        .name = (name_), .forms = {{"B", LK_INTS}}, .range = ">=0", .help = (help_)                \
+        .name = (name_), .forms = {{"B", LK_INDICES}}, .range = ">=0", .help = (help_)             \
     }
 
 static const lk_input inputs[] = {

@@ -27,7 +27,7 @@ static const lk_input inputs[] = {
                  .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                  .help = "the student's scores of all classes"},
     [TEACHER_IDS] = {.name = "teacher_ids",
-                     .forms = {{"* K", LK_INTS}},
+                     .forms = {{"* K", LK_INDICES}},
                      .range = "[-1,V), distinct",
                      .help = "distinct classes; -1: absent"},
     [TEACHER_LOGPROBS] = {.name = "teacher_logprobs",

@@ -72,11 +72,14 @@ static lk_dtype random_dtype(unsigned set)
     return d;
 }
 
-/* An integer in a range "[low,LETTER)" or "[low,LETTER]", except the value that the range excludes.
- */
+/* An integer in a range "[low,LETTER)", "[low,LETTER]", except the value that the range excludes,
+ * or
+ * "{0,1}". */
 static int64_t random_in(const sample *s, const char *range, const sizes *z)
 {
     const char *comma = range ? strchr(range, ',') : NULL;
+    if (range && strcmp(range, "{0,1}") == 0)
+        return random_below(2);
     if (!comma || comma[1] < 'A' || comma[1] > 'Z')
         return random_below(4);
     const int64_t low = strtoll(range + 1, NULL, 10);
@@ -94,7 +97,7 @@ static void fill_values(const sample *s, lk_tensor *t, const char *range, const 
     const int64_t count = lk_tensor_count(t);
     t->data = malloc(bytes_of(t) ? bytes_of(t) : 1);
     assert_non_null(t->data);
-    const bool mask = is_mask(t->dtype);
+    const bool mask = t->dtype == LK_BOOL || (t->dtype == LK_U8 && !range);
     const bool signs = range && strncmp(range, "{-1", 3) == 0;
     const bool special = !range && chance(0.2);
     for (int64_t i = 0; i < count; i++) {
@@ -126,7 +129,7 @@ static void fill_values(const sample *s, lk_tensor *t, const char *range, const 
             int64_t x = signs  ? (chance(0.5) ? 1 : -1)
                         : mask ? random_below(2)
                                : random_in(s, range, z);
-            if (t->dtype == LK_U8 && x)
+            if (mask && t->dtype == LK_U8 && x)
                 x = 1 + random_below(255);
             store_int(t->data, t->dtype, i, x);
         }

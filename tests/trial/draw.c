@@ -240,7 +240,7 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
     double inside = w->smooth || opening == '(' || closing == ')' ? 0.02 : 0;
     for (int64_t i = 0; i < n; i++) {
         double x = scale * random_normal();
-        if (is_mask(in->type))
+        if (trial_masks(in))
             x = chance(0.75) ? (double)(1 + i % 3 * 127) : 0; /* any byte but 0 is true */
         else if (!range && !real)
             x = (double)random_int(-3, 3);
@@ -266,6 +266,9 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
         in->x[i] = real ? round_to(in->type, x) : x;
     }
     relate_values(t, in);
+    for (int64_t i = 0; i < n; i++)
+        if (in->type == LK_U8 && (in->x[i] < 0 || in->x[i] > 255))
+            in->type = LK_I64;
     return true;
 }
 
@@ -371,7 +374,7 @@ static bool numbers_conflict(const trial *t)
     bool chooses = false;
     for (int i = 0; i < t->inputs; i++)
         chooses = chooses ||
-                  (t->in[i].given && is_mask(t->in[i].type) && !(t->in[i].is->flags & LK_IGNORES));
+                  (t->in[i].given && trial_masks(&t->in[i]) && !(t->in[i].is->flags & LK_IGNORES));
     if (!chooses)
         return false;
     answer a = evaluate(t, &(how){.isa = "scalar"});

@@ -288,12 +288,17 @@ bool *ignored_rows(const trial *t)
         int64_t *row = rows_of(t, &in->at);
         for (int64_t j = 0; row && j < in->at.count; j++) {
             ignored[row[j]] |= (in->is->flags & LK_IGNORES) && in->x[j] == 0;
-            for (int k = 0; k < n && !is_mask(in->type); k++)
+            for (int k = 0; k < n && !trial_masks(in); k++)
                 ignored[row[j]] |= in->x[j] == marks[k];
         }
         free(row);
     }
     return ignored;
+}
+
+bool trial_masks(const trial_input *in)
+{
+    return !(in->is->forms[0].dtypes & (LK_FLOATS | LK_INTS));
 }
 
 void trial_want(trial *t, const char *prefix, const char *name)

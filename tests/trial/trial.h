@@ -87,6 +87,7 @@ int64_t option_limit(const trial *t);
 /* Inputs and outputs. */
 trial_input *trial_find(trial *t, const char *name);
 trial_input *trial_add(trial *t, const char *name, lk_dtype type, double value);
+bool trial_masks(const trial_input *in); /* is it a mask, whatever the bytes it is given in? */
 void trial_want(trial *t, const char *prefix, const char *name);
 
 /* Shapes and indices. */
