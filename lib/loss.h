@@ -217,10 +217,10 @@ struct lk_loss {
     }
 #define LK_NUM_ITEMS_FIELD(st)                                                                     \
     {                                                                                              \
-        .name = "num_items", .type = LK_REAL, .flags = LK_OFF | LK_RANGED | LK_OPEN, .min = 0,     \
+        .name = "num_items", .type = LK_REAL, .flags = LK_OFF | LK_RANGED, .min = 0,               \
         .max = (double)INFINITY, .offset = offsetof(st, reduce.num_items), .fallback = "off",      \
         .help = "replaces every denominator of the mean, so that the losses of micro-batches add " \
-                "up"                                                                               \
+                "up; 0: the empty mean"                                                            \
     }
 #define LK_REDUCE_FIELDS(st)                                                                       \
     LK_REDUCTION_FIELD(st, "mean", "none|sum|mean", "one loss per row, their sum, or their mean"), \

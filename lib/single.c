@@ -12,6 +12,8 @@ static void start(lk_call *call)
     single *s = single_of(call);
     s->job.loss = call->loss;
     s->job.options = call->options;
+    if (!lk_field_find(call->loss->is.options, "num_items"))
+        ((lk_reduce *)call->options)->num_items = (double)NAN;
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         s->given[i].rank = -1;
 }
@@ -161,7 +163,7 @@ static void set_scales(lk_job *job)
     const lk_reduce *reduce = job->options;
     bool chosen = job->loss->is.loss_shape != NULL;
     for (int part = 0; part < LK_MAX_PARTS; part++) {
-        if (chosen && reduce->reduction == LK_MEAN && reduce->num_items > 0)
+        if (chosen && reduce->reduction == LK_MEAN && !isnan(reduce->num_items))
             job->denominator[part] = reduce->num_items;
         double d = job->denominator[part];
         bool divides = !chosen || reduce->reduction > LK_SUM;

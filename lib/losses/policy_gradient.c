@@ -48,8 +48,9 @@ static const lk_field fields[] = {
              "(Dr. GRPO); sum over num_items (DAPO)"),
     LK_FIELD(options, max_length, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,
              "aggregation=max_length: tokens that a sequence can have"),
-    LK_FIELD(options, num_items, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,
-             "aggregation=num_items: tokens of the whole batch, of which this may be a part"),
+    LK_FIELD(options, num_items, "off", LK_OFF | LK_RANGED, 0, (double)INFINITY,
+             "aggregation=num_items: tokens of the whole batch, of which this may be a part; 0: "
+             "the empty mean"),
     LK_EMPTY_MEAN_FIELD(options),
     LK_NONFINITE_FIELD(options),
     {0},

@@ -14,7 +14,8 @@ static const lk_field fields[] = {
     LK_EMPTY_MEAN_FIELD(classwise_options),
     LK_NONFINITE_FIELD(classwise_options),
     LK_FIELD(sequence_options, shift, "0", LK_RANGED, 0, (double)INFINITY,
-             "logits at t are scored against targets at t + shift; 1: causal language model"),
+             "logits at t are scored against targets at t + shift; 1: causal language model; what "
+             "has no target so does not count"),
     TEXT_FIELDS(sequence_options),
     CLASS_FIELDS,
     {0},
@@ -54,9 +55,7 @@ static const lk_output outputs[] = {
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const sequence_options *o = job->options;
-    lk_status status = sequence_check_shift(job, o->shift, error);
-    if (status == LK_OK)
-        status = text_check(job, &o->text, error);
+    lk_status status = text_check(job, &o->text, error);
     return status == LK_OK ? classwise_check(job, error) : status;
 }
 

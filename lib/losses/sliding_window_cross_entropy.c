@@ -103,7 +103,7 @@ static lk_status check_mean(const lk_job *job, lk_error *error)
     if (lk_has(job, TOKENS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "mode=mean takes targets; tokens belongs to mode=strided");
-    if (o->common.reduce.reduction != LK_MEAN || o->common.reduce.num_items > 0)
+    if (o->common.reduce.reduction != LK_MEAN || !isnan(o->common.reduce.num_items))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "mode=mean excludes num_items and every reduction but mean");
     if (!is_set(o->window))

@@ -16,7 +16,8 @@ typedef struct options {
 static const lk_field fields[] = {
     LK_NONFINITE_FIELD(classwise_options),
     LK_FIELD(options, shift, "0", LK_RANGED, 0, (double)INFINITY,
-             "logits at t are scored against targets at t + shift; 1: causal language model"),
+             "logits at t are scored against targets at t + shift; 1: causal language model; what "
+             "has no target so does not count"),
     CLASS_IGNORE_INDEX,
     CLASS_LOGIT_SCALE,
     CLASS_SOFTCAP,
@@ -70,13 +71,6 @@ static const lk_output outputs[] = {
     {0},
 };
 
-static lk_status check(const lk_job *job, lk_error *error)
-{
-    const options *o = job->options;
-    lk_status status = sequence_check_shift(job, o->shift, error);
-    return status == LK_OK ? classwise_check(job, error) : status;
-}
-
 /* Asking for a gradient is sending what it is a gradient of. */
 static bool default_gradient(const lk_job *job, int input)
 {
@@ -88,8 +82,7 @@ static bool default_gradient(const lk_job *job, int input)
 static int64_t place_of(const lk_job *job, int64_t i)
 {
     const options *o = job->options;
-    const int64_t T = job->size['T' - 'A'], b = i / T, t = i % T + o->shift;
-    return t < T && classwise_counts(job, b * T + t) ? b * T + t : -1;
+    return shifted_place(job, i, o->shift, job->size['T' - 'A']);
 }
 
 /* job->state: how many positions of each sequence count, then log p of every row. */
@@ -217,7 +210,7 @@ LK_LOSS(token_logprobs) = {
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "B T",
-    .check = check,
+    .check = classwise_check,
     .default_gradient = default_gradient,
     .state = state,
     .prepare = prepare,

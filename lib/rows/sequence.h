@@ -92,25 +92,21 @@ LK_STATIC size_t sequence_state_size(const lk_job *job)
     return sizeof(sequence_state) + (size_t)job->rows * parts * sizeof(double);
 }
 
-LK_STATIC lk_status sequence_check_shift(const lk_job *job, int64_t shift, lk_error *error)
+/* The place of row i's target in the target-side inputs, of which the first `length` of a sequence
+ * are there, or -1 where it does not count. A shift may be larger than any sequence. */
+LK_STATIC int64_t shifted_place(const lk_job *job, int64_t i, int64_t shift, int64_t length)
 {
-    const int64_t T = job->size['T' - 'A'];
-    if (shift == 0 || shift < T)
-        return LK_OK;
-    return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                   "shift is %lld; with sequences of %lld it must be in [0, %lld]",
-                   (long long)shift, (long long)T, (long long)(T > 0 ? T - 1 : 0));
+    const int64_t t = i % job->size['T' - 'A'];
+    return shift < length - t && classwise_counts(job, i + shift) ? i + shift : -1;
 }
 
-/* The place of row i's target in the target-side inputs, or -1 where it does not count. */
 LK_STATIC int64_t sequence_place(const lk_job *job, int64_t i)
 {
     const sequence_options *o = job->options;
-    const int64_t T = job->size['T' - 'A'], b = i / T, t = i % T + o->shift;
-    int64_t length = T;
+    int64_t length = job->size['T' - 'A'];
     if (job->in[LENGTHS].data)
-        length = lk_int(&job->in[LENGTHS], b);
-    return t < length && classwise_counts(job, b * T + t) ? b * T + t : -1;
+        length = lk_int(&job->in[LENGTHS], i / length);
+    return shifted_place(job, i, o->shift, length);
 }
 
 LK_STATIC class_target sequence_target(const lk_job *job, int64_t i)

@@ -119,7 +119,7 @@ static const refusal refusals[] = {
     {CE, .in = {{"logits", F32(2, 0)}, TARGETS}, .status = LK_SHAPE_MISMATCH, .input = "logits"},
     {CE, .in = {LOGITS, TARGETS}, .options = {"label_smoothing", "1.5"},
      .status = LK_OPTION_OUT_OF_RANGE},
-    {CE, .in = {LOGITS, TARGETS}, .options = {"num_items", "0"}, .status = LK_OPTION_OUT_OF_RANGE},
+    {CE, .in = {LOGITS, TARGETS}, .options = {"num_items", "-1"}, .status = LK_OPTION_OUT_OF_RANGE},
     {CE, .in = {LOGITS, TARGETS}, .options = {"vocab_size", "4"}, .status = LK_OPTION_OUT_OF_RANGE},
     {CE, .in = {LOGITS, TARGETS}, .options = {"focal_gamma", "2", "label_smoothing", "0.1"},
      .status = LK_OPTION_CONFLICT},
