@@ -144,13 +144,33 @@ static int patterns(const single *s, const lk_input *input, const char *pattern[
     return forms;
 }
 
+/* The option that says where an axis of the first input stands, or NULL. */
+static const lk_field *axis_option(const lk_description *is)
+{
+    const char *at = strchr(is->inputs[0].forms[0].shape, '@');
+    return at ? lk_field_find(is->options, at + 1) : NULL;
+}
+
+/* "with class_dim=1 ", where another place of that axis would be another shape. */
+static const char *axis_text(const single *s, char to[64])
+{
+    const lk_field *axis = axis_option(&s->call.loss->is);
+    int64_t value;
+    to[0] = '\0';
+    if (axis && s->given[0].rank > 2) {
+        memcpy(&value, (const char *)s->call.options + axis->offset, sizeof value);
+        snprintf(to, 64, "with %s=%lld ", axis->name, (long long)value);
+    }
+    return to;
+}
+
 static lk_status no_form(const single *s, int i, lk_error *error)
 {
     const lk_input *input = &s->call.loss->is.inputs[i];
     const lk_tensor *t = &s->given[i];
     const char *pattern[3];
     int forms = patterns(s, input, pattern), by_rank = -1;
-    char list[80], is[LK_SHAPE_TEXT], one[LK_SHAPE_TEXT], all[3 * LK_SHAPE_TEXT] = "";
+    char list[80], is[LK_SHAPE_TEXT], one[LK_SHAPE_TEXT], all[3 * LK_SHAPE_TEXT] = "", axis[64];
     for (int f = forms - 1; f >= 0; f--)
         if (lk_shape_rank(pattern[f], t->rank, &s->sizes))
             by_rank = f;
@@ -166,7 +186,8 @@ static lk_status no_form(const single *s, int i, lk_error *error)
                      lk_pattern_text(pattern[f], &s->sizes, one));
     }
     return lk_error_set(error, by_rank < 0 ? LK_RANK_MISMATCH : LK_SHAPE_MISMATCH, input->name,
-                        "%s has shape %s; it must be %s", input->name, lk_shape_text(t, is), all);
+                        "%s has shape %s; %sit must be %s", input->name, lk_shape_text(t, is),
+                        axis_text(s, axis), all);
 }
 
 /* Which form an input has: the first one that its shape and type fit, exactly before leniently. */
@@ -196,14 +217,8 @@ static lk_status choose_form(single *s, int i, lk_error *error)
 /* Options that say where an axis stands are needed in range before shapes can be told. */
 static lk_status check_axes(const single *s, lk_error *error)
 {
-    const lk_description *is = &s->call.loss->is;
-    lk_status status = LK_OK;
-    for (const lk_field *f = is->options; f->name && status == LK_OK; f++) {
-        const char *at = strchr(is->inputs[0].forms[0].shape, '@');
-        if (at && strcmp(at + 1, f->name) == 0)
-            status = lk_field_check(f, s->call.options, error);
-    }
-    return status;
+    const lk_field *axis = axis_option(&s->call.loss->is);
+    return axis ? lk_field_check(axis, s->call.options, error) : LK_OK;
 }
 
 static lk_status check_shapes(single *s, lk_error *error)
