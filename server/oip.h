@@ -14,7 +14,4 @@
 /* How the protocol spells an element type: "FP32". */
 const char *oip_spelling(lk_dtype dtype);
 
-/* The element type that is spelt so; LK_ANY if there is none. */
-lk_dtype oip_dtype(const char *word);
-
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "wire/inputs.h"
 
-#include "wire/tensor_text.h"
+#include "wire/walk.h"
 
 #include <stdio.h>
 
@@ -27,17 +27,40 @@ bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span by
     return true;
 }
 
-/* Does an input take masks too? Then true and false are integers. */
-static bool takes_masks(const evaluation *e, const char *name)
+/* The element types of an input. Those of a composite's come with its parts, which are options and
+ * may stand later: any. */
+static unsigned dtypes_of(const evaluation *e, const char *name)
 {
     unsigned dtypes = 0;
     for (const lk_input *in = lk_loss_describe(e->loss)->inputs; in->name; in++)
         for (int f = 0; f < 3 && strcmp(in->name, name) == 0; f++)
             dtypes |= in->forms[f].dtypes;
-    return (dtypes & LK_MASKS) != 0;
+    return dtypes ? dtypes : (1u << LK_DTYPE_COUNT) - 1;
 }
 
-bool wire_read_text(const evaluation *e, const source *s, const lk_tensor *t, problem *p)
+bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
+                problem *p)
 {
-    return tensor_text_read(s->text, s->name, t, takes_masks(e, s->name), p);
+    const unsigned takes = dtypes_of(e, name);
+    char word[WALK_NAME], list[80] = "";
+    size_t used = 0;
+    int left = __builtin_popcount(takes);
+    if (!walk_text(value, word))
+        return problem_input(p, 400, "malformed_body", name, "%s%s.%s must be a string", d->prefix,
+                             name, d->member);
+    for (int type = 0; type < LK_DTYPE_COUNT; type++) {
+        const char *spelt = d->spelling((lk_dtype)type);
+        const char *after = left == 1 ? "" : left == 2 ? " or " : ", ";
+        if (strcmp(spelt, word) == 0) {
+            t->dtype = (lk_dtype)type;
+            return true;
+        }
+        if (takes >> type & 1) {
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", spelt, after);
+            left--;
+        }
+    }
+    return problem_input(p, d->status, "dtype_unsupported", name,
+                         "%s%s.%s is \"%.40s\"; it must be %s", d->prefix, name, d->member, word,
+                         list);
 }

@@ -19,7 +19,17 @@ bool wire_input(evaluation *e, const char *name, const lk_tensor *tensor, span t
  * reads it, so kernels may write gradients over it. */
 bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span bytes, problem *p);
 
-/* Read a source that is a JSON array of numbers. */
-bool wire_read_text(const evaluation *e, const source *s, const lk_tensor *t, problem *p);
+/* How a format writes element types: in the member `prefix`NAME.`member`, which is what problems
+ * name, and with which words. `status` is that of a word that it does not have. */
+typedef struct dialect {
+    const char *prefix, *member;
+    const char *(*spelling)(lk_dtype);
+    int status;
+} dialect;
+
+/* The element type that such a member says. False with a problem, which lists those of the input,
+ * if it is none. */
+bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
+                problem *p);
 
 #endif

@@ -16,23 +16,7 @@ static bool malformed(problem *p, const char *what)
     return problem_set(p, 400, "malformed_body", "%s", what);
 }
 
-static bool tensor_dtype(span value, const char *input, lk_tensor *t, problem *p)
-{
-    char word[WALK_NAME];
-    if (!walk_text(value, word))
-        return problem_input(p, 400, "malformed_body", input, "inputs.%s.dtype must be a string",
-                             input);
-    for (int d = 0; d < LK_DTYPE_COUNT; d++) {
-        if (strcmp(lk_dtype_name((lk_dtype)d), word) == 0) {
-            t->dtype = (lk_dtype)d;
-            return true;
-        }
-    }
-    return problem_input(p, 422, "dtype_unsupported", input,
-                         "inputs.%s.dtype is \"%s\"; it must be f64, f32, f16, bf16, i64, i32, u8 "
-                         "or bool",
-                         input, word);
-}
+static const dialect json_types = {"inputs.", "dtype", lk_dtype_name, 422};
 
 /* {"shape": ..., "data" or "base64": ..., "dtype": ...} */
 static bool tensor_object(evaluation *e, const char *input, span text, problem *p)
@@ -70,7 +54,7 @@ static bool tensor_object(evaluation *e, const char *input, span text, problem *
         return problem_input(p, 400, "malformed_body", input,
                              "inputs.%s must have shape and exactly one of data and base64", input);
     if (!tensor_text_sizes(shape, input, &t, p) ||
-        (dtype.size > 0 && !tensor_dtype(dtype, input, &t, p)))
+        (dtype.size > 0 && !wire_dtype(e, input, dtype, &json_types, &t, p)))
         return false;
     if (base64.size > 0) {
         if (base64.data[0] != '"')
@@ -201,7 +185,9 @@ static bool json_open(evaluation *e, problem *p)
 
 static bool json_read(const evaluation *e, const source *s, const lk_tensor *t, problem *p)
 {
-    return s->base64 ? base64_read(s->text, s->name, t, p) : wire_read_text(e, s, t, p);
+    (void)e;
+    return s->base64 ? base64_read(s->text, s->name, t, p)
+                     : tensor_text_read(s->text, s->name, t, p);
 }
 
 static size_t json_bound(const evaluation *e)

@@ -169,20 +169,7 @@ typedef struct raw_reader {
     bool any; /* the request has a header length: raw tensors may follow */
 } raw_reader;
 
-static bool read_datatype(span value, const char *input, lk_tensor *t, problem *p)
-{
-    char word[WALK_NAME];
-    if (!walk_text(value, word))
-        return problem_input(p, 400, "malformed_body", input, "inputs.%s.datatype must be a string",
-                             input);
-    t->dtype = oip_dtype(word);
-    if (t->dtype != LK_ANY)
-        return true;
-    return problem_input(p, 400, "dtype_unsupported", input,
-                         "inputs.%s.datatype is \"%s\"; it must be FP64, FP32, FP16, BF16, INT64, "
-                         "INT32, UINT8 or BOOL",
-                         input, word);
-}
+static const dialect types = {"inputs.", "datatype", oip_spelling, 400};
 
 static bool input_bytes(evaluation *e, const char *input, const lk_tensor *t, int64_t size,
                         raw_reader *raw, problem *p)
@@ -205,7 +192,7 @@ static bool input_bytes(evaluation *e, const char *input, const lk_tensor *t, in
     return wire_view(e, input, t, cursor_take(&raw->c, (size_t)need), p);
 }
 
-static bool input_text(evaluation *e, const char *input, const lk_tensor *t, span data, problem *p)
+static bool input_text(evaluation *e, const char *input, lk_tensor *t, span data, problem *p)
 {
     if (is_half(t->dtype))
         return problem_input(p, 400, "dtype_unsupported", input,
@@ -233,7 +220,7 @@ static bool read_input(evaluation *e, span text, int index, raw_reader *raw, pro
         return problem_input(p, 400, "malformed_body", name, "%s needs %s", what,
                              m[SHAPE].value.size == 0 ? "a shape" : "a datatype");
     if (!tensor_text_sizes(m[SHAPE].value, name, &t, p) ||
-        !read_datatype(m[DATATYPE].value, name, &t, p) ||
+        !wire_dtype(e, name, m[DATATYPE].value, &types, &t, p) ||
         !read_tensor_parameter(e, m[PARAMETERS].value, &size, what, p))
         return false;
     if ((size.value.size > 0) == (m[DATA].value.size > 0))
@@ -432,6 +419,12 @@ static bool oip_encode(evaluation *e, problem *p)
     return true;
 }
 
+static bool oip_read(const evaluation *e, const source *s, const lk_tensor *t, problem *p)
+{
+    (void)e;
+    return tensor_text_read(s->text, s->name, t, p);
+}
+
 /* Chosen by the route, not by a media type: clients send any, or none. */
 static const char *const media[] = {"application/json", NULL};
 
@@ -440,7 +433,7 @@ const wire wire_oip = {
     .media = media,
     .routed = true,
     .open = oip_open,
-    .read = wire_read_text,
+    .read = oip_read,
     .accept = oip_accept,
     .bound = oip_bound,
     .encode = oip_encode,

@@ -24,14 +24,15 @@ static bool malformed(problem *p, const char *what)
 }
 
 /* How the format spells element types. */
-static const struct {
-    const char *word;
-    lk_dtype dtype;
-} spellings[] = {
-    {"F64", LK_F64}, {"F32", LK_F32}, {"F16", LK_F16}, {"BF16", LK_BF16},
-    {"I64", LK_I64}, {"I32", LK_I32}, {"U8", LK_U8},   {"BOOL", LK_BOOL},
-};
-enum { SPELLINGS = sizeof spellings / sizeof *spellings };
+static const char *spelling(lk_dtype dtype)
+{
+    static const char *const words[] = {
+        [LK_F64] = "F64", [LK_F32] = "F32", [LK_F16] = "F16", [LK_BF16] = "BF16",
+        [LK_I64] = "I64", [LK_I32] = "I32", [LK_U8] = "U8",   [LK_BOOL] = "BOOL",
+    };
+    return words[dtype];
+}
+static const dialect types = {"", "dtype", spelling, 422};
 
 /* A tensor as the header has it. */
 typedef struct entry {
@@ -54,22 +55,6 @@ static int read_sizes(span text, int64_t *sizes, int most)
         if (sizes[i] < 0)
             return -1;
     return count;
-}
-
-static bool read_dtype(const char *name, span value, lk_tensor *t, problem *p)
-{
-    char word[WALK_NAME];
-    if (!walk_text(value, word))
-        return entry_problem(p, name, "needs a dtype");
-    for (int i = 0; i < SPELLINGS; i++) {
-        if (strcmp(spellings[i].word, word) == 0) {
-            t->dtype = spellings[i].dtype;
-            return true;
-        }
-    }
-    return problem_input(p, 422, "dtype_unsupported", name,
-                         "%.60s is %.20s; it must be F64, F32, F16, BF16, I64, I32, U8 or BOOL",
-                         name, word);
 }
 
 /* Exactly dtype, shape and data_offsets, in any order. */
@@ -99,34 +84,35 @@ static bool read_members(const char *name, span text, span members[3], problem *
     return true;
 }
 
-static bool read_entry(const char *name, span text, entry *e, problem *p)
+static bool read_entry(const evaluation *e, const char *name, span text, entry *to, problem *p)
 {
     span members[3] = {{0}};
     int64_t offsets[2];
-    *e = (entry){.begin = 0};
-    snprintf(e->name, sizeof e->name, "%s", name);
-    if (!read_members(name, text, members, p) || !read_dtype(name, members[0], &e->shape, p))
+    *to = (entry){.begin = 0};
+    snprintf(to->name, sizeof to->name, "%s", name);
+    if (!read_members(name, text, members, p) ||
+        !wire_dtype(e, name, members[0], &types, &to->shape, p))
         return false;
-    const int rank = read_sizes(members[1], e->shape.shape, LK_MAX_RANK);
+    const int rank = read_sizes(members[1], to->shape.shape, LK_MAX_RANK);
     if (rank < 0)
         return entry_problem(p, name, "has a shape that is not an array of integers >= 0");
     if (rank > LK_MAX_RANK)
         return problem_input(p, 413, "too_large", name,
                              "%.60s has %d axes; tensors have at most %d", name, rank, LK_MAX_RANK);
-    e->shape.rank = rank;
+    to->shape.rank = rank;
     if (read_sizes(members[2], offsets, 2) != 2 || offsets[0] > offsets[1])
         return entry_problem(p, name, "has data_offsets that are no range of bytes");
-    e->begin = (uint64_t)offsets[0];
-    e->end = (uint64_t)offsets[1];
-    int64_t count = lk_tensor_count(&e->shape);
+    to->begin = (uint64_t)offsets[0];
+    to->end = (uint64_t)offsets[1];
+    int64_t count = lk_tensor_count(&to->shape);
     if (count < 0)
         return entry_problem(p, name, "has a shape whose size overflows");
-    const uint64_t bytes = (uint64_t)count * lk_dtype_size(e->shape.dtype);
-    if (e->end - e->begin != bytes)
+    const uint64_t bytes = (uint64_t)count * lk_dtype_size(to->shape.dtype);
+    if (to->end - to->begin != bytes)
         return problem_input(p, 400, "malformed_body", name,
                              "safetensors: tensor \"%.60s\" has %llu bytes of data; its dtype and "
                              "shape need %llu",
-                             name, (unsigned long long)(e->end - e->begin),
+                             name, (unsigned long long)(to->end - to->begin),
                              (unsigned long long)bytes);
     return true;
 }
@@ -210,7 +196,7 @@ static bool read_header(evaluation *e, span text, span data, problem *p)
             return problem_set(p, 413, "too_large", "more than %d tensors", WIRE_TENSORS);
         if (is_metadata)
             metadata = value;
-        else if (!read_entry(name, value, &entries[count++], p))
+        else if (!read_entry(e, name, value, &entries[count++], p))
             return false;
         more = walk_after(&c, '}');
     }
@@ -250,14 +236,6 @@ static bool safetensors_open(evaluation *e, problem *p)
 static size_t safetensors_bound(const evaluation *e)
 {
     return 128 + REPLY_TENSOR * (size_t)lk_call_outputs(e->call);
-}
-
-static const char *spelling(lk_dtype dtype)
-{
-    for (int i = 0; i < SPELLINGS; i++)
-        if (spellings[i].dtype == dtype)
-            return spellings[i].word;
-    return "";
 }
 
 static bool safetensors_encode(evaluation *e, problem *p)

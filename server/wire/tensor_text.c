@@ -117,6 +117,7 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
 {
     nest n = {.input = input, .rank = -1, .p = p};
     cursor c = cursor_new(text);
+    bool words = false;
     for (int i = 0; i < LK_MAX_RANK; i++)
         n.shape[i] = -1;
     do {
@@ -135,6 +136,7 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
             if (n.rank >= 0 && n.depth != n.rank)
                 return ragged(&n, n.depth, "a number", -1, "an array");
             n.rank = n.depth;
+            words |= byte == 't' || byte == 'f';
             while (c.p < c.end && !ends_token(*c.p))
                 c.p++;
         } else {
@@ -155,6 +157,8 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
     if (cursor_left(&c))
         return problem_input(p, 400, "malformed_body", input, "inputs.%s: text after the value",
                              input);
+    if (words && t->dtype == LK_ANY)
+        t->dtype = LK_BOOL;
     t->rank = n.rank;
     memcpy(t->shape, n.shape, sizeof t->shape);
     return true;
@@ -168,7 +172,6 @@ typedef struct reader {
     const lk_tensor *t;
     int64_t i;
     cursor c;
-    bool words; /* an integer may be true or false: the input also takes masks */
     problem *p;
 } reader;
 
@@ -222,8 +225,6 @@ static bool read_integer(reader *r)
     double real;
     bool fits;
     const char *next = number_read_integer(r->c.p, r->c.end, &x, &fits);
-    if (!next && r->words && (next = read_word(r, &x)))
-        fits = true;
     if (!next && number_read(r->c.p, r->c.end, &real))
         return bad_number(r, 422, "dtype_unsupported", "an integer");
     if (!next)
@@ -266,9 +267,9 @@ static bool is_between(char c)
     return c == '[' || c == ']' || c == ',' || walk_is_space(c);
 }
 
-bool tensor_text_read(span text, const char *input, const lk_tensor *t, bool words, problem *p)
+bool tensor_text_read(span text, const char *input, const lk_tensor *t, problem *p)
 {
-    reader r = {.input = input, .t = t, .c = cursor_new(text), .words = words, .p = p};
+    reader r = {.input = input, .t = t, .c = cursor_new(text), .p = p};
     const int64_t count = lk_tensor_count(t);
     const bool integers = t->dtype == LK_I64 || t->dtype == LK_I32;
     const bool masks = t->dtype == LK_BOOL || t->dtype == LK_U8;
@@ -313,9 +314,9 @@ bool tensor_text_sizes(span value, const char *input, lk_tensor *t, problem *p)
     return true;
 }
 
-bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem *p)
+bool tensor_text_fits(span text, const char *input, lk_tensor *t, problem *p)
 {
-    lk_tensor is = {.dtype = LK_ANY};
+    lk_tensor is = {.dtype = t->dtype};
     if (text.size == 0 || text.data[0] != '[')
         return problem_input(p, 400, "malformed_body", input,
                              "inputs.%s.data is %.*s; it must be an array of numbers%s", input,
@@ -332,6 +333,7 @@ bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem 
         return problem_input(p, 400, "ragged_tensor", input,
                              "inputs.%s.data has %lld values; its shape needs %lld", input,
                              (long long)lk_tensor_count(&is), (long long)lk_tensor_count(t));
+    t->dtype = is.dtype;
     return true;
 }
 

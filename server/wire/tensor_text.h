@@ -12,7 +12,8 @@
 #include "cursor.h"
 #include "tell/problem.h"
 
-/* The shape of nested arrays, or of a number: sets t's rank and sizes. */
+/* The shape of nested arrays, or of a number: sets t's rank and sizes, and where true and false are
+ * among its elements and it has no type, bool. */
 bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p);
 
 /* An array of sizes as the shape of t. */
@@ -21,12 +22,13 @@ bool tensor_text_sizes(span text, const char *input, lk_tensor *t, problem *p);
 /* Why an object stands where an array must, for problems. */
 #define TENSOR_TEXT_TYPED_ARRAY "JavaScript writes a typed array so: send Array.from of it"
 
-/* Is it as many numbers as the shape of t needs, in one array or nested as the shape says? */
-bool tensor_text_fits(span text, const char *input, const lk_tensor *t, problem *p);
+/* Is it as many numbers as the shape of t needs, in one array or nested as the shape says? Types as
+ * above. */
+bool tensor_text_fits(span text, const char *input, lk_tensor *t, problem *p);
 
 /* The numbers of a text whose brackets tensor_text_shape has seen to be in order, into t's memory.
- * `words`: an integer may be true or false, since the input also takes masks. */
-bool tensor_text_read(span text, const char *input, const lk_tensor *t, bool words, problem *p);
+ */
+bool tensor_text_read(span text, const char *input, const lk_tensor *t, problem *p);
 
 /* At most so many bytes of text for t. A size that is absurd stays absurd instead of wrapping. */
 size_t tensor_text_bound(const lk_tensor *t);
