@@ -5,6 +5,7 @@
  */
 #include "wire/inputs.h"
 #include "wire/options.h"
+#include "wire/skip.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
 #include "wire/wire.h"
@@ -57,7 +58,8 @@ static int read_sizes(span text, int64_t *sizes, int most)
     return count;
 }
 
-/* Exactly dtype, shape and data_offsets, in any order. */
+/* dtype, shape and data_offsets, in any order. Others may be there, as for the reference's reader.
+ */
 static bool read_members(const char *name, span text, span members[3], problem *p)
 {
     static const char *const names[] = {"dtype", "shape", "data_offsets"};
@@ -73,14 +75,19 @@ static bool read_members(const char *name, span text, span members[3], problem *
         if (more == 1 && k < 3 && members[k].size > 0)
             return problem_input(p, 400, "duplicate_name", name,
                                  "safetensors: tensor \"%.60s\" has %s twice", name, member);
-        if (more != 1 || k == 3)
+        if (more != 1)
             break;
-        members[k] = value;
+        if (k < 3)
+            members[k] = value;
+        else if (!skip_value(value))
+            return problem_input(p, 400, "malformed_body", name,
+                                 "safetensors: tensor \"%.60s\" has a member %s that is not JSON",
+                                 name, member);
         more = walk_after(&c, '}');
     }
     if (more != 0 || cursor_left(&c) || members[0].size == 0 || members[1].size == 0 ||
         members[2].size == 0)
-        return entry_problem(p, name, "must have exactly dtype, shape and data_offsets");
+        return entry_problem(p, name, "must have dtype, shape and data_offsets");
     return true;
 }
 
@@ -212,7 +219,7 @@ static bool read_header(evaluation *e, span text, span data, problem *p)
         if (!wire_view(e, entries[i].name, &entries[i].shape, place, p))
             return false;
     }
-    return metadata.size == 0 || read_metadata(e, metadata, p);
+    return metadata.size == 0 || span_is(metadata, "null") || read_metadata(e, metadata, p);
 }
 
 static bool safetensors_open(evaluation *e, problem *p)

@@ -339,7 +339,7 @@ static void safetensors_bodies(void **unused)
         {"malformed_body", "{\"a\":{}}", 0},
         {"malformed_body", "{\"__metadata__\":[]}", 0},
         {"malformed_body", "{\"__metadata__\":{\"delta\":2}}", 0},
-        {"malformed_body",
+        {"missing_input",
          "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4},
         {"malformed_body", "{\"a\":{\"dtype\":1,\"shape\":[1],\"data_offsets\":[0,4]}}", 4},
         {"dtype_unsupported", "{\"a\":{\"dtype\":\"f32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
