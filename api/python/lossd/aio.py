@@ -20,10 +20,12 @@ CHUNK = 1 << 20
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class AsyncClient:
+class AsyncClient(calls.Copied):
     """What lossd.Client is, awaited: `await client.cross_entropy(logits, targets)`. At most `connections` calls are on
     their way at a time, the others wait for their turn, within their timeout. A call that is cancelled closes its
-    connection, and lossd gives its work up. For one event loop."""
+    connection, and lossd gives its work up. For one event loop; a copy may serve another."""
+
+    own = ("_turns", "_idle", "_described")
 
     def __init__(
         self,
@@ -39,7 +41,11 @@ class AsyncClient:
         self._headers = calls.authorization(api_key)
         self._address = calls.address_of(url)
         self._context = context or ssl.create_default_context() if self._address.secure else None
-        self._turns = asyncio.Semaphore(connections)
+        self._connections = connections
+        self._begin()
+
+    def _begin(self) -> None:
+        self._turns = asyncio.Semaphore(self._connections)
         self._idle: list[Stream] = []
         self._described: dict[str, dict[str, Any]] | None = None
 

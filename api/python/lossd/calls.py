@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,26 @@ class Address(NamedTuple):
     port: int | None
     path: str | None
     authority: str
+
+
+class Copied:
+    """A client that may be copied, pickled, and handed to another process: a copy has the address and the settings, its
+    key too, and makes connections of its own."""
+
+    own: tuple[str, ...]  # the attributes that are not copied
+
+    def _begin(self) -> None:
+        """Makes them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self.own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.copy(self)  # settings do not change, and an SSLContext cannot be copied
 
 
 def address_of(url: str) -> Address:

@@ -30,12 +30,16 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-class Client:
+class Client(calls.Copied):
     """A lossd at `url`: http://host:port, https://host:port or unix:/path. May be used by many threads.
 
     `timeout` is in seconds and for a whole call, retries included; lossd is told of it and does not begin what
     is late. Where lossd is full (503) a call is tried again after the time it asks for, at most `retries` times.
-    `context` is for https: own authorities, a client certificate."""
+    `context` is for https: own authorities, a client certificate.
+
+    It can be copied, and pickled unless it has a `context`: the pickle holds the key."""
+
+    own = ("_dial", "_idle", "_lock", "_process", "_described")
 
     def __init__(
         self,
@@ -48,7 +52,11 @@ class Client:
     ) -> None:
         self.url, self.timeout, self.retries = url, timeout, retries
         self._headers = calls.authorization(api_key)
-        self._dial = _dialler(url, context)
+        self._context = context
+        self._begin()
+
+    def _begin(self) -> None:
+        self._dial = _dialler(self.url, self._context)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
         self._process = os.getpid()
