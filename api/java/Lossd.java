@@ -25,6 +25,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicReference;
 import java.util.stream.Collectors;
+import java.util.stream.IntStream;
 
 /**
  * A client of lossd in one file, for Java 17 and later, with nothing but the JDK. May be used by many threads; its
@@ -159,6 +160,16 @@ public final class Lossd {
             };
         }
 
+        /** Element i, exactly. */
+        private String text(int i) {
+            return switch (dtype) {
+                case F64, F32, F16, BF16 -> String.valueOf(get(i));
+                case I64 -> String.valueOf(((long[]) data)[i]);
+                case I32, U8 -> String.valueOf((int) get(i));
+                case BOOL -> String.valueOf(get(i) != 0);
+            };
+        }
+
         /** The data as it is, of an F32 tensor; the values of any other as floats, in an array of their own. */
         public float[] floats() {
             if (dtype == Dtype.F32) {
@@ -217,7 +228,7 @@ public final class Lossd {
      * Evaluate a loss.
      *
      * @param inputs tensors by name
-     * @param options by name: numbers, strings, booleans, lists, null for off; for composite's parts lists of maps
+     * @param options by name: numbers, strings, booleans, lists, arrays, tensors, null for off; for composite's parts lists of maps
      * @param outputs those to reply with; none: {@code loss} and the usual gradients
      * @return the outputs by name, in order
      * @throws LossdException if lossd refuses
@@ -407,10 +418,17 @@ public final class Lossd {
         return new String(utf8, StandardCharsets.UTF_8);
     }
 
-    /** Options as lossd writes them. */
+    /** Options as lossd writes them; a tensor or an array is its number, or a list of them. */
     private static String optionText(Object value) {
         if (value == null) {
             return "off";
+        }
+        if (value instanceof Tensor tensor) {
+            return IntStream.range(0, tensor.size()).mapToObj(tensor::text).collect(Collectors.joining(","));
+        }
+        if (value.getClass().isArray()) {
+            return IntStream.range(0, java.lang.reflect.Array.getLength(value))
+                    .mapToObj(i -> optionText(java.lang.reflect.Array.get(value, i))).collect(Collectors.joining(","));
         }
         if (value instanceof List<?> list) {
             return !list.isEmpty() && list.get(0) instanceof Map ? Json.write(list)

@@ -182,6 +182,13 @@ final class LossdTest {
         options.put("num_items", null);
         options.put("reduction", "none");
         check(lossd.evaluate("mse", pair, options, "loss").get("loss").size() == 2, "an option that is off");
+        for (Object seven : List.of(7, 7L, 7.0, List.of(7), new long[] {7}, new double[] {7},
+                Tensor.of(new long[] {7}), Tensor.of(new float[] {7}, 1), Tensor.of(new int[] {7}))) {
+            final Map<String, Tensor> got = lossd.evaluate("mse", pair, Map.of("num_items", seven), "loss");
+            check(got.get("loss").item() == (float) (5.0 / 7), "num_items as " + seven.getClass());
+        }
+        final Map<String, Tensor> none = lossd.evaluate("mse", pair, Map.of("num_items", new int[] {0}), "loss");
+        check(none.get("loss").item() == 0, "num_items 0");
         check(lossd.losses().size() > 30 && lossd.describe("mse").get("formula") instanceof String, "descriptions");
     }
 

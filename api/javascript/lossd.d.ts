@@ -11,7 +11,9 @@ export interface Tensor<D extends TensorData = TensorData> {
 export type Nested = number | bigint | boolean | Nested[];
 /** Nested arrays of numbers become f32, of bigints i64, of booleans bool; a typed array is a vector. */
 export type Input = Tensor | TensorData | Nested;
-export type Option = string | number | bigint | boolean | null | readonly Option[] | readonly Part[];
+/** A tensor or typed array is its number, or a list of them. */
+export type Option =
+  | string | number | bigint | boolean | null | Tensor | TensorData | readonly Option[] | readonly Part[];
 /** A part of a composite. */
 export interface Part {
   loss: string;

@@ -71,10 +71,15 @@ function asTensor(value) {
   return fromNested(value);
 }
 
-/** Options as lossd writes them. */
+/** Options as lossd writes them; a tensor is its number, or a list of them. */
 function optionText(value) {
   if (value === null) return "off";
-  if (Array.isArray(value)) return typeof value[0] === "object" ? JSON.stringify(value) : value.map(optionText).join(",");
+  if (ArrayBuffer.isView(value)) return optionText(Array.from(value));
+  if (value.data !== undefined) return optionText(/16$/.test(value.dtype) ? toFloat32(value) : value.data);
+  if (Array.isArray(value)) {
+    const isParts = value.some((one) => one?.loss !== undefined);
+    return isParts ? JSON.stringify(value) : value.map(optionText).join(",");
+  }
   return String(value);
 }
 

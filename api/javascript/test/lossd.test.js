@@ -180,6 +180,21 @@ test("the first call's own limits, and what is undefined", async () => {
   assert.equal(got.loss.data[0], 4);
 });
 
+test("tensors as options are numbers", async () => {
+  const client = new Client(urls[0]);
+  const pair = { a: [1, 2], b: [0, 0] };
+  const seven = [
+    7, 7n, [7], Float64Array.of(7), Int32Array.of(7), tensor(BigInt64Array.of(7n), []), tensor(Float32Array.of(7), [1]),
+    bf16([7], []), { ...tensor(Uint16Array.of(0x4700), [], "f16") },
+  ];
+  for (const num_items of seven) {
+    const got = await client.evaluate("mse", pair, { num_items }, { outputs: ["loss"] });
+    assert.equal(got.loss.data[0], Math.fround(5 / 7));
+  }
+  const none = await client.evaluate("mse", pair, { num_items: Int32Array.of(0) }, { outputs: ["loss"] });
+  assert.equal(none.loss.data[0], 0);
+});
+
 test("keys", async () => {
   writeFileSync(`${folder}/keys`, "a-key-of-some-length\n");
   const [url] = await start("--listen", "127.0.0.1:0", "--api-key-file", `${folder}/keys`);

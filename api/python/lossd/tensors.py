@@ -104,10 +104,12 @@ def read(body: np.ndarray) -> dict[str, Any]:
 
 
 def option_text(value: Any) -> str:
-    """An option as lossd writes it."""
+    """An option as lossd writes it. A tensor, of whichever library, is its number or a list of them."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if value is None:
         return "off"
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return value
@@ -116,6 +118,6 @@ def option_text(value: Any) -> str:
         if items and isinstance(items[0], Mapping):  # parts of a composite
             return json.dumps(items)
         return ",".join(map(option_text, items))
-    if isinstance(value, (int, np.integer)):
-        return str(int(value))
+    if isinstance(value, int):
+        return str(value)
     return repr(float(value))
