@@ -3,11 +3,15 @@
     criterion = lossd.torch.CrossEntropyLoss("http://127.0.0.1:8080", label_smoothing=0.1)
     loss = criterion(logits, targets)
     loss.backward()
+
+`Loss` is any loss by its name, with lossd's names and defaults. The classes that bear PyTorch's names have PyTorch's
+arguments and defaults, beside the options of the loss; each says where it differs. None has `size_average` and `reduce`.
+The mean over nothing is 0, with `empty_mean="nan"` NaN as in PyTorch; shapes are not broadcast but where that is said.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,14 +40,14 @@ class _Evaluation(torch.autograd.Function):
     a loss per row, and of 16-bit gradients that are to be scaled, since what would not vanish scaled may have before."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Loss, names: tuple[str, ...], *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, loss: Loss, options: dict[str, Any], names: tuple[str, ...], *inputs: torch.Tensor
+    ) -> torch.Tensor:
         wanted = [n for n, t in zip(names, inputs) if t.is_floating_point() and t.requires_grad]
         given = {n: _to_lossd(t) for n, t in zip(names, inputs)}
-        got = loss.client.evaluate(
-            loss.name, given, options=loss.options, outputs=["loss", *(f"grad.{n}" for n in wanted)]
-        )
+        got = loss.client.evaluate(loss.name, given, options=options, outputs=["loss", *(f"grad.{n}" for n in wanted)])
         value = _from_lossd(got["loss"], inputs[0])
-        ctx.loss, ctx.names, ctx.wanted = loss, names, wanted
+        ctx.loss, ctx.options, ctx.names, ctx.wanted = loss, options, names, wanted
         # Saved as PyTorch wants it, so that it notices who writes to one of them before the backward pass.
         ctx.save_for_backward(*inputs, *(_from_lossd(got[f"grad.{n}"], inputs[0]) for n in wanted))
         return value
@@ -61,47 +65,163 @@ class _Evaluation(torch.autograd.Function):
             got = ctx.loss.client.evaluate(
                 ctx.loss.name,
                 {**{n: _to_lossd(t) for n, t in inputs.items()}, "grad_output": _to_lossd(grad_output)},
-                options=ctx.loss.options,
+                options=ctx.options,
                 outputs=[f"grad.{n}" for n in ctx.wanted],
             )
             gradients = {n: _from_lossd(got[f"grad.{n}"], grad_output) for n in ctx.wanted}
-        return (None, None, *(gradients.get(n) for n in ctx.names))
+        return (None, None, None, *(gradients.get(n) for n in ctx.names))
 
 
 class Loss(torch.nn.Module):
-    """Any loss of lossd by its name, with its options. Called with its inputs in their order, or by name."""
+    """Any loss of lossd by its name, with its options and with tensors that are inputs of every call, such as weights.
 
-    def __init__(self, name: str, client: Client | str = "http://127.0.0.1:8080", **options: Any) -> None:
+    Called with its inputs in their order or by name, and with options for this call alone: `num_items`, say, which is
+    another number each step. A tensor is an input where the loss has an input of that name, and else an option."""
+
+    translated: ClassVar[dict[str, str]] = {}  # PyTorch's names to lossd's, in the constructor and in calls
+
+    def __init__(self, name: str, client: Client | str = "http://127.0.0.1:8080", **settings: Any) -> None:
         super().__init__()
-        for option, value in options.items():
-            if isinstance(value, torch.Tensor):
-                raise TypeError(f"{option} is a tensor: give it to the call, as an input of {name}, not as an option")
-        self.name, self.options = name, options
+        self.name, self.settings = name, {}
         self.client = client if isinstance(client, Client) else Client(client)
+        self._held = []  # tensors that follow the module to another device; they are no state to load
+        for key, value in self._translate(settings).items():
+            if isinstance(value, torch.nn.Parameter):
+                self.register_parameter(f"input_{key}", value)
+            elif isinstance(value, torch.Tensor) and value.dim() > 0:
+                self.register_buffer(f"input_{key}", value, persistent=False)
+            else:
+                self.settings[key] = value
+                continue
+            self._held.append(key)
 
-    def forward(self, *values: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
-        order = [one["name"] for one in self.client.describe(self.name)["inputs"]]
-        inputs = {**dict(zip(order, values)), **named}
-        return _Evaluation.apply(self, tuple(inputs), *inputs.values())
+    def forward(self, *values: Any, **named: Any) -> torch.Tensor:
+        description = self.client.describe(self.name)
+        names = [one["name"] for one in description["inputs"]]
+        known = {one["name"] for one in description["options"]}
+        if len(values) > len(names):
+            raise TypeError(f"{self.name} has the inputs {', '.join(names)}; {len(values)} were given")
+        inputs, options = dict(zip(names, values)), {}
+        held = {key: getattr(self, f"input_{key}") for key in self._held}
+        for key, value in {**held, **self.settings, **self._translate(named)}.items():
+            if key in inputs:
+                raise TypeError(f"{self.name} got {key} twice")
+            # Of a composite only the options are known: the inputs are its parts'.
+            is_input = key in names or (description["made_of_parts"] and key not in known)
+            both = key in known and not isinstance(value, torch.Tensor)
+            (inputs if is_input and not both else options)[key] = value
+        inputs = {key: torch.as_tensor(value) for key, value in inputs.items() if value is not None}
+        self._prepare(inputs, options)
+        return _Evaluation.apply(self, options, tuple(inputs), *inputs.values())
+
+    def _translate(self, named: dict[str, Any]) -> dict[str, Any]:
+        return {self.translated.get(key, key): value for key, value in named.items()}
+
+    def _prepare(self, inputs: dict[str, torch.Tensor], options: dict[str, Any]) -> None:
+        """What a class does to a call before it is sent."""
 
     def extra_repr(self) -> str:
-        return ", ".join([self.name, *(f"{name}={value!r}" for name, value in self.options.items())])
+        return ", ".join([self.name, *(f"{name}={value!r}" for name, value in self.settings.items())])
 
 
-def _named(class_name: str, name: str) -> type[Loss]:
-    def begin(self: Loss, client: Client | str = "http://127.0.0.1:8080", **options: Any) -> None:
-        Loss.__init__(self, name, client, **options)
+class _Named(Loss):
+    """A loss that bears PyTorch's name."""
 
-    return type(class_name, (Loss,), {"__init__": begin, "__doc__": f"lossd's {name}."})
+    loss: ClassVar[str]
+
+    def __init__(self, client: Client | str = "http://127.0.0.1:8080", **settings: Any) -> None:
+        super().__init__(self.loss, client, **settings)
 
 
-CrossEntropyLoss = _named("CrossEntropyLoss", "cross_entropy")
-BCEWithLogitsLoss = _named("BCEWithLogitsLoss", "bce_with_logits")
-KLDivLoss = _named("KLDivLoss", "kl_div")
-MSELoss = _named("MSELoss", "mse")
-L1Loss = _named("L1Loss", "mae")
-HuberLoss = _named("HuberLoss", "huber")
-SmoothL1Loss = _named("SmoothL1Loss", "smooth_l1")
-CTCLoss = _named("CTCLoss", "ctc")
-CosineEmbeddingLoss = _named("CosineEmbeddingLoss", "cosine_embedding")
-TripletMarginLoss = _named("TripletMarginLoss", "triplet")
+class CrossEntropyLoss(_Named):
+    """torch.nn.CrossEntropyLoss by lossd's cross_entropy: `weight` of the classes, `ignore_index`, `label_smoothing`;
+    the classes are axis 1, as in [N, C, d1, ...]; `class_dim=-1` where they are the last axis."""
+
+    loss = "cross_entropy"
+    translated: ClassVar = {"weight": "class_weight", "input": "logits", "target": "targets"}
+
+    def _prepare(self, inputs: dict[str, torch.Tensor], options: dict[str, Any]) -> None:
+        if "logits" in inputs and inputs["logits"].dim() > 2:
+            options.setdefault("class_dim", 1)
+
+
+class BCEWithLogitsLoss(_Named):
+    """torch.nn.BCEWithLogitsLoss by lossd's bce_with_logits: `weight`, `pos_weight`."""
+
+    loss = "bce_with_logits"
+    translated: ClassVar = {"input": "logits", "target": "targets"}
+
+
+class KLDivLoss(_Named):
+    """torch.nn.KLDivLoss by lossd's kl_div: `reduction` is "mean", over elements, though "batchmean" is the divergence;
+    `log_target`."""
+
+    loss = "kl_div"
+
+    def __init__(
+        self, client: Client | str = "http://127.0.0.1:8080", *, reduction: str = "mean", **settings: Any
+    ) -> None:
+        super().__init__(client, reduction=reduction, **settings)
+
+
+class MSELoss(_Named):
+    """torch.nn.MSELoss by lossd's mse."""
+
+    loss = "mse"
+    translated: ClassVar = {"input": "a", "target": "b"}
+
+
+class L1Loss(_Named):
+    """torch.nn.L1Loss by lossd's mae."""
+
+    loss = "mae"
+    translated: ClassVar = {"input": "a", "target": "b"}
+
+
+class HuberLoss(_Named):
+    """torch.nn.HuberLoss by lossd's huber: `delta`."""
+
+    loss = "huber"
+    translated: ClassVar = {"input": "a", "target": "b"}
+
+
+class SmoothL1Loss(_Named):
+    """torch.nn.SmoothL1Loss by lossd's smooth_l1: `beta`."""
+
+    loss = "smooth_l1"
+    translated: ClassVar = {"input": "a", "target": "b"}
+
+
+class CTCLoss(_Named):
+    """torch.nn.CTCLoss by lossd's ctc: `blank`, `zero_infinity`. Log-probabilities [T, N, C] as there, or scores, since
+    a softmax is applied to them; targets [N, S], not one after the other. The gradient of an infinite loss is 0."""
+
+    loss = "ctc"
+    translated: ClassVar = {"log_probs": "logits"}
+
+    def _prepare(self, inputs: dict[str, torch.Tensor], options: dict[str, Any]) -> None:
+        if "logits" in inputs and inputs["logits"].dim() == 3:
+            inputs["logits"] = inputs["logits"].transpose(0, 1)
+
+
+class CosineEmbeddingLoss(_Named):
+    """torch.nn.CosineEmbeddingLoss by lossd's cosine_embedding: `margin`. A vector is divided by its norm, where PyTorch
+    adds a little to its square: near 0 gradients differ."""
+
+    loss = "cosine_embedding"
+    translated: ClassVar = {"input1": "a", "input2": "b"}
+
+
+class TripletMarginLoss(_Named):
+    """torch.nn.TripletMarginLoss by lossd's triplet: `margin`, `swap`, `eps`, and `p` of 1 or 2."""
+
+    loss = "triplet"
+    translated: ClassVar = {"eps": "pairwise_eps", "p": "distance"}
+
+    def _translate(self, named: dict[str, Any]) -> dict[str, Any]:
+        if "p" in named and named["p"] not in (1, 2):
+            raise ValueError(f"p is {named['p']}; lossd has the distances of p=1 and p=2")
+        named = super()._translate(named)
+        if named.get("distance") in (1, 2):
+            named["distance"] = f"l{int(named['distance'])}"
+        return named

@@ -6,12 +6,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import http.server
+import inspect
+import io
 import json
+import multiprocessing
 import os
 import pathlib
+import pickle
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -45,6 +51,10 @@ def running(*flags: str):
             process.terminate()
             process.wait(20)
             drain.join(5)
+
+
+def loss_of(client: lossd.Client, x: float) -> float:
+    return float(client.mse([x], [0.0])["loss"])
 
 
 def array(t: dict) -> np.ndarray:
@@ -162,6 +172,20 @@ class Service(unittest.TestCase):
         self.assertEqual(wrong, 0)
         self.assertEqual(os.waitpid(child, 0)[1], 0)
 
+    def test_copies(self) -> None:
+        client = lossd.Client(self.urls[1], timeout=7, retries=2, api_key="none")
+        client.mse([1.0], [0.0])
+        for other in (copy.copy(client), copy.deepcopy(client), pickle.loads(pickle.dumps(client))):
+            self.assertEqual(vars(other).keys(), vars(client).keys())
+            self.assertEqual((other.url, other.timeout, other.retries), (client.url, 7, 2))
+            self.assertEqual(other._headers, client._headers)
+            self.assertIsNot(other._idle, client._idle)
+            self.assertEqual(other.mse([2.0], [0.0])["loss"], 4)
+        with multiprocessing.get_context("spawn").Pool(1) as workers:
+            self.assertEqual(workers.apply(loss_of, (client, 3.0)), 9)
+        context = ssl.create_default_context()
+        self.assertIs(copy.deepcopy(lossd.Client("https://127.0.0.1:1", context=context))._context, context)
+
     def test_small_outputs_of_large_replies(self) -> None:
         got = lossd.Client(self.urls[0]).mse(np.ones(10000, "f4"), np.zeros(10000, "f4"))
         self.assertIsNone(got["loss"].base, "who keeps the loss keeps the whole reply")
@@ -203,10 +227,11 @@ class Service(unittest.TestCase):
 
     def test_readme(self) -> None:
         text = (HERE.parent / "README.md").read_text()
+        names: dict[str, object] = {}
         for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             if "torch" in example and not has_torch():
                 continue
-            exec(example.replace("http://127.0.0.1:8080", self.urls[0]), {})
+            exec(example.replace("http://127.0.0.1:8080", self.urls[0]), names)
 
 
 class Retries(unittest.TestCase):
@@ -269,6 +294,16 @@ class Tensors(unittest.TestCase):
     def test_options(self) -> None:
         for value, text in ((None, "off"), (True, "true"), (0.1, "0.1"), (3, "3"), ("mean", "mean"), ([1, 2], "1,2")):
             self.assertEqual(tensors.option_text(value), text)
+        for value, text in (
+            (np.array(7), "7"),
+            (np.int64(2**53 + 1), "9007199254740993"),
+            (np.array([7.5]), "7.5"),
+            (np.array([1, 2]), "1,2"),
+            (np.bool_(True), "true"),
+            (np.float32(0.5), "0.5"),
+            ([np.array(1), np.float32(2)], "1,2.0"),
+        ):
+            self.assertEqual(tensors.option_text(value), text)
 
 
 def has_torch() -> bool:
@@ -320,13 +355,142 @@ class Torch(Service):
         self.assertEqual((logits.grad == 0).sum(), 0)
         self.assertAlmostEqual(float(logits.grad[5, 7]), 65536 / 2048 / 4000, places=5)
 
-    def test_tensors_are_no_options(self) -> None:
+    def test_num_items_of_a_step(self) -> None:
         import torch
 
         import lossd.torch
 
-        with self.assertRaisesRegex(TypeError, "weight is a tensor: give it to the call"):
-            lossd.torch.CrossEntropyLoss(self.urls[1], weight=torch.ones(3))
+        logits, targets = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 2, 1, -100])
+        criterion = lossd.torch.CrossEntropyLoss(self.urls[0], reduction="none")
+        total = criterion(logits, targets).sum()
+        for items in (torch.tensor(7), torch.tensor(7.0), torch.tensor([7]), np.int64(7), np.array(7), 7):
+            got = lossd.torch.CrossEntropyLoss(self.urls[0])(logits, targets, num_items=items)
+            torch.testing.assert_close(got, total / 7)
+        again = criterion(logits, targets, num_items=torch.tensor(7), reduction="mean")
+        torch.testing.assert_close(again, total / 7)  # also in the backward pass, which is a request of its own:
+        scaled = torch.randn(4, 3).bfloat16().requires_grad_()
+        whole = lossd.torch.CrossEntropyLoss(self.urls[0], reduction="sum")(scaled, targets)
+        part = lossd.torch.CrossEntropyLoss(self.urls[0])(scaled, targets, num_items=torch.tensor(8))
+        (want,) = torch.autograd.grad(whole, scaled, torch.tensor(0.25))
+        (got,) = torch.autograd.grad(part, scaled, torch.tensor(2.0))
+        torch.testing.assert_close(got, want)
+        nothing = lossd.torch.CrossEntropyLoss(self.urls[0], num_items=torch.tensor(0))
+        self.assertEqual(nothing(logits, torch.full((4,), -100)).item(), 0)
+        with self.assertRaisesRegex(lossd.LossdError, "there is no option .smoothing"):
+            criterion(logits, targets, smoothing=torch.tensor(0.1))
+
+    def test_tensors_of_the_constructor(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        weight = torch.tensor([1.0, 2.0, 0.5])
+        logits, targets = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+        want = torch.nn.CrossEntropyLoss(weight)(logits, targets)
+        for name in ("weight", "class_weight"):
+            criterion = lossd.torch.CrossEntropyLoss(self.urls[0], **{name: weight})
+            torch.testing.assert_close(criterion(logits, targets), want)
+            self.assertEqual(criterion.state_dict(), {})
+            other = criterion(logits, targets, **{name: torch.ones(3)})
+            torch.testing.assert_close(other, torch.nn.CrossEntropyLoss()(logits, targets))
+        self.assertRaises(TypeError, criterion, logits, targets, target=targets)
+        shares, pos = torch.rand(4, 3), torch.tensor([2.0, 3.0, 1.0])
+        want = torch.nn.BCEWithLogitsLoss(weight, pos_weight=pos)(logits, shares)
+        torch.testing.assert_close(
+            lossd.torch.BCEWithLogitsLoss(self.urls[0], weight=weight, pos_weight=pos)(logits, shares), want
+        )
+        lossd.torch.BCEWithLogitsLoss(self.urls[0], weight=None, pos_weight=None)(logits, shares)
+        temperature = torch.nn.Parameter(torch.tensor(0.5))
+        learned = lossd.torch.Loss("info_nce", self.urls[0], temperature=temperature)
+        self.assertEqual([p is temperature for p in learned.parameters()], [True])
+        learned(torch.randn(3, 4), torch.randn(3, 4)).backward()
+        self.assertNotEqual(temperature.grad.item(), 0)
+
+    def test_copies(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        model = torch.nn.Linear(3, 3)
+        model.criterion = lossd.torch.CrossEntropyLoss(self.urls[1], label_smoothing=0.1, weight=torch.ones(3))
+        x, y = torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+        want = model.criterion(model(x), y)
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        safe = {"weights_only": False} if "weights_only" in inspect.signature(torch.load).parameters else {}
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, **safe)):
+            self.assertIsNot(other.criterion.client, model.criterion.client)
+            torch.testing.assert_close(other.criterion(other(x), y), want)
+
+    def test_pytorchs_defaults(self) -> None:
+        """Without options, in every shape that PyTorch's criterion takes here, sizes being equal or not."""
+        import torch
+
+        import lossd.torch
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, dtype=torch.float64)
+
+        def classes(*shape: int) -> torch.Tensor:
+            return torch.randint(0, 3, shape)
+
+        def signs(n: int) -> torch.Tensor:
+            return torch.tensor([1, -1] * n)[:n]
+
+        steps, labels, marks = torch.tensor([6, 5]), torch.tensor([2, 1]), torch.tensor([[1, 2], [1, 1]])
+        log = lambda x, axis: x.log_softmax(axis)  # noqa: E731
+        torch.manual_seed(1)
+        cases = [
+            ("CrossEntropyLoss", (draw(3), torch.tensor(1)), {}),
+            ("CrossEntropyLoss", (draw(5, 3), classes(5)), {}),
+            ("CrossEntropyLoss", (draw(5, 3), draw(5, 3).softmax(1)), {"label_smoothing": 0.1}),
+            ("CrossEntropyLoss", (draw(5, 3, 4), classes(5, 4)), {}),
+            ("CrossEntropyLoss", (draw(3, 3, 3), classes(3, 3)), {"reduction": "none"}),
+            ("CrossEntropyLoss", (draw(3, 3, 3), draw(3, 3, 3).softmax(1)), {}),
+            ("CrossEntropyLoss", (draw(2, 3, 3, 3), classes(2, 3, 3)), {"ignore_index": 1}),
+            ("CrossEntropyLoss", (draw(5, 3), classes(5).to(torch.uint8)), {}),
+            ("BCEWithLogitsLoss", (draw(5, 3), draw(5, 3).sigmoid()), {}),
+            ("KLDivLoss", (log(draw(5, 3), 1), draw(5, 3).softmax(1)), {}),
+            ("KLDivLoss", (log(draw(5, 3), 1), log(draw(5, 3), 1)), {"log_target": True}),
+            ("KLDivLoss", (log(draw(5, 3), 1), draw(5, 3).softmax(1)), {"reduction": "batchmean"}),
+            ("MSELoss", (draw(5, 3), draw(5, 3)), {}),
+            ("L1Loss", (draw(5, 3), draw(5, 3)), {}),
+            ("HuberLoss", (draw(5, 3), draw(5, 3)), {}),
+            ("HuberLoss", (draw(5, 3), draw(5, 3)), {"delta": 0.3}),
+            ("SmoothL1Loss", (draw(5, 3), draw(5, 3)), {}),
+            ("SmoothL1Loss", (draw(5, 3), draw(5, 3)), {"beta": 0.3}),
+            ("CTCLoss", (log(draw(6, 2, 3), 2), marks, steps, labels), {}),
+            ("CTCLoss", (log(draw(2, 2, 3), 2), torch.tensor([[1], [2]]), (2, 2), (1, 1)), {"reduction": "sum"}),
+            ("CosineEmbeddingLoss", (draw(4, 3), draw(4, 3), signs(4)), {}),
+            ("TripletMarginLoss", (draw(4, 3), draw(4, 3), draw(4, 3)), {}),
+            ("TripletMarginLoss", (draw(4, 3), draw(4, 3), draw(4, 3)), {"p": 1, "eps": 1e-3, "swap": True}),
+        ]
+        self.assertEqual({name for name, _, _ in cases}, {c.__name__ for c in lossd.torch._Named.__subclasses__()})
+        client = lossd.Client(self.urls[0])
+        for name, inputs, options in cases:
+            if name == "CrossEntropyLoss" and inputs[1].dtype == torch.uint8 and torch.__version__ < "1.12":
+                continue
+            theirs, ours = (
+                [t.clone().requires_grad_() if i == 0 else t for i, t in enumerate(inputs)] for _ in range(2)
+            )
+            want = getattr(torch.nn, name)(**options)(*theirs)
+            got = getattr(lossd.torch, name)(client, **options)(*ours)
+            torch.testing.assert_close(got, want, msg=lambda m: f"{name} {options}: {m}")
+            want.sum().backward()
+            got.sum().backward()
+            torch.testing.assert_close(ours[0].grad, theirs[0].grad, msg=lambda m: f"{name} {options}: {m}")
+        self.assertRaises(ValueError, lossd.torch.TripletMarginLoss, client, p=3)
+
+    def test_the_class_axis_is_named(self) -> None:
+        import torch
+
+        import lossd.torch
+
+        rows = torch.randn(2, 5, 3), torch.randint(0, 3, (2, 5))
+        with self.assertRaisesRegex(lossd.LossdError, "class_dim"):
+            lossd.torch.CrossEntropyLoss(self.urls[0])(*rows)
+        lossd.torch.CrossEntropyLoss(self.urls[0], class_dim=-1)(*rows)
 
     def test_against_torch(self) -> None:
         import torch
