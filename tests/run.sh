@@ -63,6 +63,7 @@ if [ -z "$mode" ]; then
     done
     run "HTTP cases" python3 tests/http/run.py --lossd "$build/lossd"
     run "examples" python3 tests/http/examples.py --lossd "$build/lossd"
+    run "wires" python3 tests/http/wires.py --lossd "$build/lossd"
     run "oip client" python3 tests/http/oip_client.py --lossd "$build/lossd"
     run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
     run "operate" python3 tests/http/operate.py --lossd "$build/lossd"
