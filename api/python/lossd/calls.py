@@ -79,18 +79,21 @@ def encode(
 def arrange(
     description: Mapping[str, Any], values: tuple[Any, ...], named: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs and options of client.loss(*values, **named)."""
+    """Inputs and options of client.loss(*values, **named). Where a loss has both of a name, numbers are the option."""
     name, names = description["name"], [one["name"] for one in description["inputs"]]
-    # Of a composite only the options are known: the inputs are its parts'.
-    known = {one["name"] for one in description["options"]} if description["made_of_parts"] else None
+    known = [one["name"] for one in description["options"]]
     if len(values) > len(names):
         raise TypeError(f"{name} has the inputs {', '.join(names)}; {len(values)} were given")
     inputs, options = dict(zip(names, values)), {}
     for key, value in named.items():
         if key in inputs:
             raise TypeError(f"{name} got {key} twice")
-        is_input = key in names or (known is not None and key not in known)
-        (inputs if is_input else options)[key] = value
+        # Of a composite only the options are known: the inputs are its parts'.
+        is_input = key in names or (description["made_of_parts"] and key not in known)
+        if not is_input and key not in known:
+            raise TypeError(f"{name} has no {key}: its inputs are {', '.join(names)}, its options {', '.join(known)}")
+        is_number = key in known and not hasattr(value, "tolist")
+        (inputs if is_input and not is_number else options)[key] = value
     return {key: value for key, value in inputs.items() if value is not None}, options
 
 

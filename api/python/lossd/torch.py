@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from . import calls
 from .client import Client
 from .tensors import BF16
 
@@ -96,21 +97,10 @@ class Loss(torch.nn.Module):
             self._held.append(key)
 
     def forward(self, *values: Any, **named: Any) -> torch.Tensor:
-        description = self.client.describe(self.name)
-        names = [one["name"] for one in description["inputs"]]
-        known = {one["name"] for one in description["options"]}
-        if len(values) > len(names):
-            raise TypeError(f"{self.name} has the inputs {', '.join(names)}; {len(values)} were given")
-        inputs, options = dict(zip(names, values)), {}
         held = {key: getattr(self, f"input_{key}") for key in self._held}
-        for key, value in {**held, **self.settings, **self._translate(named)}.items():
-            if key in inputs:
-                raise TypeError(f"{self.name} got {key} twice")
-            # Of a composite only the options are known: the inputs are its parts'.
-            is_input = key in names or (description["made_of_parts"] and key not in known)
-            both = key in known and not isinstance(value, torch.Tensor)
-            (inputs if is_input and not both else options)[key] = value
-        inputs = {key: torch.as_tensor(value) for key, value in inputs.items() if value is not None}
+        named = {**held, **self.settings, **self._translate(named)}
+        inputs, options = calls.arrange(self.client.describe(self.name), values, named)
+        inputs = {key: torch.as_tensor(value) for key, value in inputs.items()}
         self._prepare(inputs, options)
         return _Evaluation.apply(self, options, tuple(inputs), *inputs.values())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import tempfile
 import time
 import unittest
@@ -55,6 +57,15 @@ class Async(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(AttributeError):
                 await client.no_such_loss([1.0])
             self.assertTrue(await client.ready())
+
+    async def test_copies(self) -> None:
+        async with lossd.AsyncClient(self.urls[1], timeout=7, connections=2) as client:
+            await client.mse([1.0], [0.0])
+            for other in (copy.copy(client), copy.deepcopy(client), pickle.loads(pickle.dumps(client))):
+                self.assertEqual((other.url, other.timeout, other._connections), (client.url, 7, 2))
+                self.assertIsNot(other._turns, client._turns)
+                self.assertEqual((await other.mse([2.0], [0.0]))["loss"], 4)
+                await other.close()
 
     async def test_connections_that_were_closed_meanwhile(self) -> None:
         async with lossd.AsyncClient(self.urls[0]) as client:

@@ -105,6 +105,13 @@ class Service(unittest.TestCase):
             for wrong in (lambda: client.cross_entropy([1], [2], logits=[1]), lambda: client.mse(*[[1.0]] * 20)):
                 self.assertRaises(TypeError, wrong)
             self.assertRaises(AttributeError, lambda: client.no_such_loss)
+            with self.assertRaisesRegex(TypeError, "no weight: its inputs are logits, .*class_weight"):
+                client.cross_entropy([[0.2, 0.4]], [1], weight=[1.0, 2.0])
+            rows = np.float32([[1, 0], [1, 2]])
+            want = client.info_nce(rows, rows, temperature=0.5)
+            got = client.info_nce(rows, rows, temperature=np.float32(0.5), outputs=["loss", "grad.temperature"])
+            self.assertEqual(got["loss"], want["loss"])
+            self.assertEqual(client.mse([1.0, 2.0], [0.0, 0.0], num_items=np.array(10))["loss"], 0.5)
             self.assertRaises(TypeError, client.mse, np.array(["a"]), [1.0])
 
     def test_types(self) -> None:
@@ -376,7 +383,7 @@ class Torch(Service):
         torch.testing.assert_close(got, want)
         nothing = lossd.torch.CrossEntropyLoss(self.urls[0], num_items=torch.tensor(0))
         self.assertEqual(nothing(logits, torch.full((4,), -100)).item(), 0)
-        with self.assertRaisesRegex(lossd.LossdError, "there is no option .smoothing"):
+        with self.assertRaisesRegex(TypeError, "no smoothing: its inputs are logits, .*, its options .*label_smoothing"):
             criterion(logits, targets, smoothing=torch.tensor(0.1))
 
     def test_tensors_of_the_constructor(self) -> None:
