@@ -18,6 +18,7 @@
 #include "loss.h"
 #include "vector/vec.h"
 #include "vector/vmath.h"
+#include "vector/wide.h"
 
 enum { A, B }; /* the first inputs; a loss's own follow */
 
@@ -214,56 +215,81 @@ typedef struct elementwise_run {
     bool refuse, stream_a, stream_b;
 } elementwise_run;
 
-/* Elements c..end-1; the sum of their values. Carefully it is in units, and right where a value or
- * the sum leaves the range. */
-LK_INLINE double elementwise_chunk(const elementwise_run r, const void *options, int64_t c,
-                                   int64_t end, void (*each)(const void *options, element *e),
-                                   const bool ranged, const bool careful)
+/* The sum of a chunk: in units from the first vector on that would take it out of the range, which
+ * no sum of floats in double is, and their products are asked for as doubles where they are. */
+typedef struct elementwise_sum {
+    wide_half total;
+    bool in_units;
+} elementwise_sum;
+
+/* That sum, in units. */
+LK_INLINE double elementwise_total(const elementwise_sum *s, double unit)
 {
-    wide total = {0};
-    for (int64_t i = c; i < end; i += LANES) {
-        const int64_t n = LK_TAIL(i, end);
-        const mask counts = elementwise_mask(r.given, r.run, i, n);
-        v_fetch(r.a + i);
-        v_fetch(r.b + i);
-        element e = {.a = v_load_tail(r.a + i, n, 0), .b = v_load_tail(r.b + i, n, 0)};
-        e.value.b = v_set(1);
-        if (r.refuse) {
-            elementwise_refuse(r.block, A, i, counts, e.a);
-            elementwise_refuse(r.block, B, i, counts, e.b);
-        }
-        e.factor = spread_read(r.factor, i, n, r.job->rows);
-        each(options, &e);
-        if (ranged && !m_none(counts & ~e.legal))
-            for (int k = 0; k < LANES; k++)
-                if (counts[k] && !e.legal[k])
-                    lk_refuse(r.block, LK_VALUE_OUT_OF_RANGE, B, i + k, (double)e.b[k]);
-        const vec w = spread_read(r.weight, i, n, r.job->rows);
-        const mask used = counts & (w != (vec){0});
-        const vec loss = v_where(used, w * (e.value.a * e.value.b));
-        total += careful ? elementwise_term(loss, w, e.value, used, r.unit) : v_wide(loss);
-        if (r.values)
-            elementwise_put(r.values, i, n, loss);
-        if (!r.grad_a && !r.grad_b)
-            continue;
-        vec g = r.rho * w;
-        mask moves = used & r.moving;
-        if (r.up) {
-            g *= v_read_tail(r.up + i, n, 0);
-            moves &= g != (vec){0};
-        }
-        if (r.grad_a)
-            elementwise_store(r.grad_a + i, n, v_where(moves, g * e.slope_a), r.stream_a);
-        if (r.grad_b)
-            elementwise_store(r.grad_b + i, n, v_where(moves, g * e.slope_b), r.stream_b);
+    double sum = 0;
+    for (int k = 0; k < LANES / WIDE_PARTS; k++)
+        sum += s->total[k];
+    if (s->in_units)
+        return sum;
+    if (!isinf(sum))
+        return sum * unit;
+    sum = 0;
+    for (int k = 0; k < LANES / WIDE_PARTS; k++)
+        sum += s->total[k] * unit;
+    return sum;
+}
+
+/* n elements from i on. Plainly: all LANES, which count alike, with nothing to check or read but A
+ * and B. */
+LK_INLINE void elementwise_step(const elementwise_run *r, const void *options, int64_t i, int64_t n,
+                                void (*each)(const void *options, element *e), const bool ranged,
+                                const bool plain, elementwise_sum *s)
+{
+    const mask counts = plain ? m_set(-1) : elementwise_mask(r->given, r->run, i, n);
+    v_fetch(r->a + i);
+    v_fetch(r->b + i);
+    element e = {.a = v_load_tail(r->a + i, n, 0), .b = v_load_tail(r->b + i, n, 0)};
+    e.value.b = v_set(1);
+    if (!plain && r->refuse) {
+        elementwise_refuse(r->block, A, i, counts, e.a);
+        elementwise_refuse(r->block, B, i, counts, e.b);
     }
-    return wide_sum(total);
+    e.factor = plain ? v_set(1) : spread_read(r->factor, i, n, r->job->rows);
+    each(options, &e);
+    if (ranged && !m_none(counts & ~e.legal))
+        for (int k = 0; k < LANES; k++)
+            if (counts[k] && !e.legal[k])
+                lk_refuse(r->block, LK_VALUE_OUT_OF_RANGE, B, i + k, (double)e.b[k]);
+    const vec w = plain ? v_set(1) : spread_read(r->weight, i, n, r->job->rows);
+    const mask used = counts & (w != (vec){0});
+    const vec loss = v_where(used, w * (e.value.a * e.value.b));
+    const wide_half next = s->total + w_fold(v_wide(loss));
+    if (__builtin_expect(w_finite(next) && !s->in_units, 1)) {
+        s->total = next;
+    } else {
+        if (!s->in_units)
+            s->total *= r->unit;
+        s->in_units = r->unit < 1;
+        s->total += w_fold(elementwise_term(loss, w, e.value, used, r->unit));
+    }
+    if (r->values)
+        elementwise_put(r->values, i, n, loss);
+    if (!r->grad_a && !r->grad_b)
+        return;
+    vec g = plain ? r->rho : r->rho * w;
+    mask moves = plain ? m_set(-1) : used & r->moving;
+    if (!plain && r->up) {
+        g *= v_read_tail(r->up + i, n, 0);
+        moves &= g != (vec){0};
+    }
+    if (r->grad_a)
+        elementwise_store(r->grad_a + i, n, v_where(moves, g * e.slope_a), r->stream_a);
+    if (r->grad_b)
+        elementwise_store(r->grad_b + i, n, v_where(moves, g * e.slope_b), r->stream_b);
 }
 
 /* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. `options` is the
  * caller's own copy of the job's, which no store of a gradient can change: what depends on nothing
- * else is computed once. A chunk whose sum leaves the range is computed again, carefully; in place,
- * where that cannot be done, all are. */
+ * else is computed once. */
 LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t first,
                                 int64_t count, lk_block *block,
                                 void (*each)(const void *options, element *e), const elementwise is,
@@ -293,17 +319,17 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     r.refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
     r.stream_a = elementwise_streams(job, r.grad_a, first);
     r.stream_b = elementwise_streams(job, r.grad_b, first);
-    const bool in_place = (r.grad_a && (r.grad_a == r.a || r.grad_a == r.b)) ||
-                          (r.grad_b && (r.grad_b == r.a || r.grad_b == r.b));
-    for (int64_t c = first; c < first + count; c += ELEMENTWISE_CHUNK) {
-        const int64_t left = first + count - c;
-        const int64_t end = c + (left < ELEMENTWISE_CHUNK ? left : ELEMENTWISE_CHUNK);
-        double units = in_place
-                           ? (double)INFINITY
-                           : elementwise_chunk(r, options, c, end, each, ranged, false) * r.unit;
-        if (!isfinite(units)) /* also where infinities of both signs have met */
-            units = elementwise_chunk(r, options, c, end, each, ranged, true);
-        block->sum[ELEMENTWISE_UNITS] += units;
+    const bool plain = !ranged && !r.weight.data && !r.factor.data && !r.given && !r.up &&
+                       !r.refuse && r.moving[0];
+    for (int64_t i = first, end; i < first + count; i = end) {
+        elementwise_sum s = {.in_units = false};
+        end = first + count - i < ELEMENTWISE_CHUNK ? first + count : i + ELEMENTWISE_CHUNK;
+        if (!ranged && plain)
+            for (; end - i >= LANES; i += LANES)
+                elementwise_step(&r, options, i, LANES, each, ranged, true, &s);
+        for (; i < end; i += LANES)
+            elementwise_step(&r, options, i, LK_TAIL(i, end), each, ranged, false, &s);
+        block->sum[ELEMENTWISE_UNITS] += elementwise_total(&s, r.unit);
     }
     block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / r.unit;
     if (r.stream_a || r.stream_b)

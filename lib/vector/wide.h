@@ -9,6 +9,9 @@
 
 #include "vector/vec.h"
 
+#include <math.h>
+#include <stdbool.h>
+
 typedef int64_t wide_mask __attribute__((vector_size(LANES * sizeof(double))));
 
 /* What sums of wide vectors are carried in: half a vector where that is what a register holds, for
@@ -21,6 +24,23 @@ LK_INLINE wide_half w_fold(wide x)
     wide_half part[WIDE_PARTS];
     memcpy(part, &x, sizeof x);
     return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
+}
+
+/* Is no lane infinite or NaN? */
+LK_INLINE bool w_finite(wide_half x)
+{
+    typedef int64_t bits __attribute__((vector_size(sizeof(wide_half))));
+    const bits finite = (wide_half)((bits)x & INT64_MAX) < (double)INFINITY;
+#if LK_VECTOR_BYTES == 64
+    return _mm512_movepi64_mask((__m512i)~finite) == 0;
+#elif LK_VECTOR_BYTES == 32
+    return _mm256_movemask_pd((__m256d)~finite) == 0;
+#else
+    int64_t all = -1;
+    for (int k = 0; k < LANES / WIDE_PARTS; k++)
+        all &= finite[k];
+    return all;
+#endif
 }
 
 LK_INLINE wide w_set(double x)
