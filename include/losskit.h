@@ -79,7 +79,8 @@ typedef struct lk_error {
 
 /* Tensors. */
 
-/* Element types: X(NAME, word, bytes). BOOL and U8 are masks: any non-zero byte is true. */
+/* Element types: X(NAME, word, bytes). In a mask of BOOL or U8 any byte that is not 0 is true;
+ * class indices in U8 are numbers. */
 #define LK_DTYPES(X)                                                                               \
     X(F64, f64, 8)                                                                                 \
     X(F32, f32, 4)                                                                                 \
