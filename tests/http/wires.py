@@ -175,11 +175,14 @@ def as_json(given: dict[str, Tensor], options: dict, outputs: list[str]) -> tupl
 
 
 def as_words(given: dict[str, Tensor], options: dict, outputs: list[str]) -> tuple[dict[str, str], bytes]:
-    """Masks by their words alone."""
-    tensors = {
-        n: nested(t) if t.dtype == "bool" else {"dtype": t.dtype, "shape": t.shape, "data": t.values}
-        for n, t in given.items()
-    }
+    """Bools by their words alone, in one way and the other."""
+    tensors: dict[str, Any] = {}
+    for place, (name, t) in enumerate(given.items()):
+        tensors[name] = {"shape": t.shape, "data": flat(nested(t))}
+        if t.dtype != "bool":
+            tensors[name]["dtype"] = t.dtype
+        elif place % 2:
+            tensors[name] = nested(t)
     return {}, json_body(tensors, options, outputs)
 
 
