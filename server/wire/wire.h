@@ -34,6 +34,8 @@ struct wire {
     bool (*encode)(evaluation *e, problem *p);
 };
 
-extern const wire wire_json, wire_safetensors, wire_oip;
+#define WIRE(name) extern const wire wire_##name;
+#include "wire/formats.def"
+#undef WIRE
 
 #endif

@@ -4,7 +4,11 @@
 #include <stdlib.h>
 #include <strings.h>
 
-const wire *const wires[] = {&wire_json, &wire_safetensors, &wire_oip, NULL};
+#define WIRE(name) &wire_##name,
+const wire *const wires[] = {
+#include "wire/formats.def"
+    NULL};
+#undef WIRE
 
 int wire_place(const wire *w)
 {

@@ -72,7 +72,13 @@ void expected_free(expected *a);
 
 /* Bodies: body.c. */
 
-enum { WIRES = 3 };
+/* All of formats.def. */
+#define WIRE(name) PLACE_OF_##name,
+enum {
+#include "wire/formats.def"
+    WIRES
+};
+#undef WIRE
 extern const wire *const every_wire[WIRES];
 
 /* Where options and outputs go. */

@@ -252,8 +252,10 @@ static void check(const sample *s, const expected *a, const wire *in, const wire
             check_json(s->loss, &o.reply, a, strict);
         else if (out == &wire_oip)
             check_oip(s->loss, &o, a, in == &wire_oip, strict);
-        else
+        else if (out == &wire_safetensors)
             check_safetensors(s->loss, &o.reply, a);
+        else
+            fail_msg("no test reads replies of %s yet", out->name);
     }
     outcome_free(&o);
     free(body.data);
