@@ -238,8 +238,7 @@ LK_INLINE double elementwise_total(const elementwise_sum *s, double unit)
     return sum;
 }
 
-/* n elements from i on. Plainly: all LANES, which count alike, with nothing to check or read but A
- * and B. */
+/* n elements from i on. Plainly: all LANES, which count alike, with nothing to read but A and B. */
 LK_INLINE void elementwise_step(const elementwise_run *r, const void *options, int64_t i, int64_t n,
                                 void (*each)(const void *options, element *e), const bool ranged,
                                 const bool plain, elementwise_sum *s)
@@ -319,12 +318,12 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     r.refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
     r.stream_a = elementwise_streams(job, r.grad_a, first);
     r.stream_b = elementwise_streams(job, r.grad_b, first);
-    const bool plain = !ranged && !r.weight.data && !r.factor.data && !r.given && !r.up &&
-                       !r.refuse && r.moving[0];
+    const bool plain =
+        !r.weight.data && !r.factor.data && !r.given && !r.up && !r.refuse && r.moving[0];
     for (int64_t i = first, end; i < first + count; i = end) {
         elementwise_sum s = {.in_units = false};
         end = first + count - i < ELEMENTWISE_CHUNK ? first + count : i + ELEMENTWISE_CHUNK;
-        if (!ranged && plain)
+        if (plain)
             for (; end - i >= LANES; i += LANES)
                 elementwise_step(&r, options, i, LANES, each, ranged, true, &s);
         for (; i < end; i += LANES)
