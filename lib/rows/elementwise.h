@@ -112,16 +112,6 @@ LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, 
     return m;
 }
 
-/* The first NaN or +inf of an input among the counted lanes. */
-LK_INLINE void elementwise_refuse(lk_block *block, int input, int64_t i, mask counts, vec x)
-{
-    const vec top = v_set((real)INFINITY);
-    const mask bad = counts & ~(x < top);
-    for (int k = 0; k < LANES; k++)
-        if (bad[k])
-            lk_refuse(block, LK_NONFINITE_INPUT, input, i + k, (double)x[k]);
-}
-
 LK_INLINE bool m_none(mask m)
 {
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
@@ -136,6 +126,23 @@ LK_INLINE bool m_none(mask m)
         any |= m[k];
     return !any;
 #endif
+}
+
+/* The elements of an input, from i on, that are refused. Rare, and so kept out of the loops. */
+static __attribute__((noinline, cold, unused)) void
+elementwise_refuse(lk_block *block, lk_status status, int input, int64_t i, mask bad, vec x)
+{
+    for (int k = 0; k < LANES; k++)
+        if (bad[k])
+            lk_refuse(block, status, input, i + k, (double)x[k]);
+}
+
+/* NaN and +inf are refused among the counted lanes. */
+LK_INLINE void elementwise_check(lk_block *block, int input, int64_t i, mask counts, vec x)
+{
+    const mask bad = counts & ~(x < v_set((real)INFINITY));
+    if (!m_none(bad))
+        elementwise_refuse(block, LK_NONFINITE_INPUT, input, i, bad, x);
 }
 
 /* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
@@ -223,18 +230,16 @@ typedef struct elementwise_sum {
 } elementwise_sum;
 
 /* That sum, in units. */
-LK_INLINE double elementwise_total(const elementwise_sum *s, double unit)
+LK_INLINE double elementwise_total(const elementwise_sum s, double unit)
 {
     double sum = 0;
     for (int k = 0; k < LANES / WIDE_PARTS; k++)
-        sum += s->total[k];
-    if (s->in_units)
-        return sum;
-    if (!isinf(sum))
-        return sum * unit;
+        sum += s.total[k];
+    if (s.in_units || !isinf(sum))
+        return s.in_units ? sum : sum * unit;
     sum = 0;
     for (int k = 0; k < LANES / WIDE_PARTS; k++)
-        sum += s->total[k] * unit;
+        sum += s.total[k] * unit;
     return sum;
 }
 
@@ -249,15 +254,13 @@ LK_INLINE void elementwise_step(const elementwise_run *r, const void *options, i
     element e = {.a = v_load_tail(r->a + i, n, 0), .b = v_load_tail(r->b + i, n, 0)};
     e.value.b = v_set(1);
     if (!plain && r->refuse) {
-        elementwise_refuse(r->block, A, i, counts, e.a);
-        elementwise_refuse(r->block, B, i, counts, e.b);
+        elementwise_check(r->block, A, i, counts, e.a);
+        elementwise_check(r->block, B, i, counts, e.b);
     }
     e.factor = plain ? v_set(1) : spread_read(r->factor, i, n, r->job->rows);
     each(options, &e);
     if (ranged && !m_none(counts & ~e.legal))
-        for (int k = 0; k < LANES; k++)
-            if (counts[k] && !e.legal[k])
-                lk_refuse(r->block, LK_VALUE_OUT_OF_RANGE, B, i + k, (double)e.b[k]);
+        elementwise_refuse(r->block, LK_VALUE_OUT_OF_RANGE, B, i, counts & ~e.legal, e.b);
     const vec w = plain ? v_set(1) : spread_read(r->weight, i, n, r->job->rows);
     const mask used = counts & (w != (vec){0});
     const vec loss = v_where(used, w * (e.value.a * e.value.b));
@@ -328,7 +331,7 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
                 elementwise_step(&r, options, i, LANES, each, ranged, true, &s);
         for (; i < end; i += LANES)
             elementwise_step(&r, options, i, LK_TAIL(i, end), each, ranged, false, &s);
-        block->sum[ELEMENTWISE_UNITS] += elementwise_total(&s, r.unit);
+        block->sum[ELEMENTWISE_UNITS] += elementwise_total(s, r.unit);
     }
     block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / r.unit;
     if (r.stream_a || r.stream_b)

@@ -29,17 +29,19 @@ LK_INLINE wide_half w_fold(wide x)
 /* Is no lane infinite or NaN? */
 LK_INLINE bool w_finite(wide_half x)
 {
+#if LK_VECTOR_BYTES == 64
+    return _mm512_fpclass_pd_mask((__m512d)x, 0x99) == 0;
+#else
     typedef int64_t bits __attribute__((vector_size(sizeof(wide_half))));
     const bits finite = (wide_half)((bits)x & INT64_MAX) < (double)INFINITY;
-#if LK_VECTOR_BYTES == 64
-    return _mm512_movepi64_mask((__m512i)~finite) == 0;
-#elif LK_VECTOR_BYTES == 32
-    return _mm256_movemask_pd((__m256d)~finite) == 0;
+#if LK_VECTOR_BYTES == 32
+    return _mm256_movemask_pd((__m256d)finite) == 0xf;
 #else
     int64_t all = -1;
     for (int k = 0; k < LANES / WIDE_PARTS; k++)
         all &= finite[k];
     return all;
+#endif
 #endif
 }
 
