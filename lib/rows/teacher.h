@@ -122,7 +122,8 @@ LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_
     r.sum = tops + r.others;
     if (!(r.sum > 0))
         r.sum = (double)NAN;
-    r.log_sum = isnan(r.sum) ? r.sum : log1p((tops - 1) + r.others);
+    /* From 2 on the logarithm keeps what the sum has, and costs less. */
+    r.log_sum = r.sum < 2 ? log1p((tops - 1) + r.others) : log(r.sum);
     return r;
 }
 
