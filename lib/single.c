@@ -26,9 +26,9 @@ static void clear_plan(single *s)
         free(s->converted[i]);
         s->converted[i] = NULL;
     }
-    free(s->job.state);
+    free(s->state);
     free(s->block);
-    s->job.state = NULL;
+    s->state = s->job.state = NULL;
     s->block = NULL;
     s->job.counted = 0;
     s->job.total_weight = 0;
@@ -150,9 +150,12 @@ static lk_status check_weights(const single *s, lk_error *error)
     return LK_OK;
 }
 
+enum { LINE = 64 }; /* bytes of a cache line, and of the longest vector */
+
+/* With room to begin at a multiple of LINE. */
 static void *allocate(size_t bytes, const char *what, lk_error *error)
 {
-    void *memory = calloc(1, bytes);
+    void *memory = calloc(bytes / LINE + 2, LINE);
     if (!memory)
         (void)lk_error_set(error, LK_NO_MEMORY, "", "no memory for %s (%zu bytes)", what, bytes);
     return memory;
@@ -182,8 +185,10 @@ static lk_status plan(lk_call *call, lk_error *error)
         return status;
 
     const size_t state = job->loss->state ? job->loss->state(job) : 0;
-    if (state > 0 && !(job->state = allocate(state, "the plan", error)))
+    if (state > 0 && !(s->state = allocate(state, "the plan", error)))
         return LK_NO_MEMORY;
+    if (state > 0)
+        job->state = (char *)s->state + (LINE - (uintptr_t)s->state % LINE);
     const size_t blocks = (size_t)s->blocks * sizeof *s->block;
     if (blocks > 0 && !(s->block = allocate(blocks, "the blocks", error)))
         return LK_NO_MEMORY;

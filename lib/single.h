@@ -18,6 +18,7 @@ typedef struct single {
     int64_t blocks; /* of the rows */
     int64_t most;   /* no size that the job shows is greater; see bound_claims in check.c */
     int pass;       /* 0: the rows, k: the loss's pass k - 1 */
+    void *state;    /* what job.state lies in */
     lk_block *block;
     atomic_bool starved; /* a run, on any thread, was not given the scratch it needs */
     void *converted[LK_MAX_INPUTS];
