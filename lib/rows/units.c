@@ -228,38 +228,45 @@ void pair_softmax_row(pair_softmax *r)
     }
 }
 
+/* The same as pair_gather in `many` vectors of components from k on: sums that do not wait for each
+ * other. */
+LK_INLINE void pair_gather_at(const real *w, int64_t step, const pair_units *u, int64_t k,
+                              const int many, double *to)
+{
+    for (int64_t c = 0; c < u->rows; c += PAIR_TERMS) {
+        const int64_t end = u->rows - c < PAIR_TERMS ? u->rows : c + PAIR_TERMS;
+        vec total[8] = {{0}};
+        for (int64_t j = c; j < end; j++) {
+            const real weight = w[j * step], *h = u->h + j * u->stride + k;
+            if (weight == 0)
+                continue;
+            for (int t = 0; t < many; t++)
+                total[t] = v_fma(v_set(weight), v_read(h + t * LANES), total[t]);
+        }
+        for (int t = 0; t < many; t++) {
+            double *sum = to + k + t * LANES;
+            w_write(sum, w_read(sum) + v_wide(total[t]));
+        }
+    }
+}
+
 /* to += sum_j w_j h_j over all units, with w_j `step` apart: a row of G (1) or a column. Units
  * whose weight is 0 are not read. False if all are. */
 static bool pair_gather(const real *w, int64_t step, const pair_units *u, double *to)
 {
-    enum { TILE = 4 };
     bool any = false;
+    int64_t k = 0;
     for (int64_t j = 0; j < u->rows && !any; j++)
         any = w[j * step] != 0;
-    for (int64_t k = 0; any && k < u->stride; k += TILE * LANES) {
-        const int64_t left = (u->stride - k) / LANES, vecs = left < TILE ? left : TILE;
-        for (int64_t c = 0; c < u->rows; c += PAIR_TERMS) {
-            const int64_t end = u->rows - c < PAIR_TERMS ? u->rows : c + PAIR_TERMS;
-            vec total[TILE] = {{0}, {0}, {0}, {0}};
-            for (int64_t j = c; j < end; j++) {
-                const real *h = u->h + j * u->stride + k;
-                const vec weight = v_set(w[j * step]);
-                if (w[j * step] == 0)
-                    continue;
-                if (vecs == TILE)
-                    for (int t = 0; t < TILE; t++)
-                        total[t] = v_fma(weight, v_read(h + t * LANES), total[t]);
-                else
-                    for (int t = 0; t < vecs; t++)
-                        total[t] = v_fma(weight, v_read(h + t * LANES), total[t]);
-            }
-            for (int t = 0; t < vecs; t++) {
-                double *sum = to + k + t * LANES;
-                w_write(sum, w_read(sum) + v_wide(total[t]));
-            }
-        }
-    }
-    return any;
+    if (!any)
+        return false;
+    for (; u->stride - k >= 8 * LANES; k += 8 * LANES)
+        pair_gather_at(w, step, u, k, 8, to);
+    for (; u->stride - k >= 2 * LANES; k += 2 * LANES)
+        pair_gather_at(w, step, u, k, 2, to);
+    for (; k < u->stride; k += LANES)
+        pair_gather_at(w, step, u, k, 1, to);
+    return true;
 }
 
 /* dL/dv from g = dL/dh: scale * (g - [|v| > eps] (g h) h) / n, for vector i. */
