@@ -548,7 +548,8 @@ static void vocabulary_gradient(const example *e, int64_t t, int64_t y, const cl
     if (!grad)
         return;
     if (scores && y >= 0 && y < e->V && share != 0) {
-        const class_slope slope = {.a = share / r->sum, .at = -share * (r->rest / r->sum)};
+        const class_slope slope = {
+            .y = row.y, .a = share / r->sum, .at = -share * (r->rest / r->sum)};
         class_gradient(&e->vocab, &row, r, &slope);
         return;
     }

@@ -253,8 +253,9 @@ static void class_normalise_together(const class_plan *p, class_row *const *rows
 typedef struct class_sums {
     double off_scores; /* index: sum over k != y of w_k (z_k - top), where w_k > 0 */
     double cross;      /* probability: sum w q (z - top) */
-    double mass;       /* probability: A = sum w q */
-    double others;     /* probability: the same over the classes below the maximum */
+    double others;     /* probability: sum w q of the classes below the maximum */
+    double tops;       /* and of those at it */
+    int64_t leader;    /* the last of those */
     double excess;     /* probability, with subtract_entropy: sum w q (log q - l) */
 } class_sums;
 
@@ -274,9 +275,11 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
     class_sums s = {0};
     real z[CHUNK];
     const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
+    const vec lane = __builtin_convertvector(m_iota(), vec);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec off = {0}, cross = {0}, mass = {0}, below = {0}, excess = {0};
+        vec off = {0}, cross = {0}, others = {0}, tops = {0}, excess = {0};
+        vec leader = v_set(-1);
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
             int64_t lanes = LK_TAIL(i, n);
@@ -286,22 +289,27 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
                 vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
                 vec wq = v_where(inside, w * q);
                 cross += v_where(wq != zero, wq * d);
-                mass += wq;
-                below += v_where(d != zero, wq);
+                others += v_where(d != zero, wq);
+                tops += v_where(d == zero, wq);
+                leader = v_select(d == zero, lane + v_set((real)i), leader);
                 if (p->minus_entropy)
                     excess += v_where(wq != zero, wq * (v_log(q) - (d - log_sum)));
             } else {
                 vec w = class_weights(p, k + i, lanes);
                 int64_t y = row->y - k - i;
-                mask others = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
-                off += v_where(inside & others & (w != zero), w * d);
+                mask apart = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
+                off += v_where(inside & apart & (w != zero), w * d);
             }
         }
-        s.off_scores += (double)v_sum(off);
+        if (!row->t) {
+            s.off_scores += (double)v_sum(off);
+            continue;
+        }
         s.cross += (double)v_sum(cross);
-        s.mass += (double)v_sum(mass);
-        s.others += (double)v_sum(below);
-        s.excess += (double)v_sum(excess);
+        s.others += (double)v_sum(others);
+        s.tops += (double)v_sum(tops);
+        s.excess += p->minus_entropy ? (double)v_sum(excess) : 0;
+        s.leader = r->own == 1 && v_top(leader) >= 0 ? k + (int64_t)v_top(leader) : s.leader;
     }
     return s;
 }
@@ -326,38 +334,29 @@ double class_entropy(const class_plan *p, const class_row *row, const class_norm
         tops += (double)v_sum(at);
     }
     *gap = -total / (tops + others);
-    return log(tops) + log1p(others / tops) + *gap;
+    return class_log_sum(tops, others) + *gap;
 }
-
-/* The factors of a gradient as vectors. */
-typedef struct class_factors {
-    vec b, top;
-    vec leader, lead, lead_b; /* the maximum, NaN unless its entry is computed by itself */
-} class_factors;
 
 /* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities, `kept` has the
  * exponentials. */
 LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t k, int64_t n, vec a,
-                             const class_factors *f, const bool plain, const bool kept)
+                             vec b, vec top, const bool plain, const bool kept)
 {
     const vec scale = v_set((real)p->scale);
     const vec x = plain && kept ? scale : v_load_tail(row->x + k, n, 0);
     vec e, z;
     if (plain) {
-        e = kept ? v_read(row->kept + k) : v_exp_nonpos(scale * x - f->top);
-        return v_fma(a, e, -f->b);
+        e = kept ? v_read(row->kept + k) : v_exp_nonpos(scale * x - top);
+        return v_fma(a, e, -b);
     }
     const bool capped = p->cap > 0;
     const vec inverse = v_set(capped ? 1 / p->cap : 0);
     z = scale * (capped ? v_set(p->cap) * v_tanh(x * inverse) : x);
-    vec w = class_weights(p, k, n);
+    vec wq = class_weights(p, k, n) * b;
     if (row->t)
-        w = w * class_q(p, row->t + k, n);
-    e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - f->top);
-    vec g = v_fma(a, e, -(w * f->b));
-    if (row->t)
-        g = v_select(z == f->leader, v_fma(-f->lead_b, w, f->lead), g);
-    return g * scale * (capped ? v_tanh_slope(x * inverse) : v_set(1));
+        wq = wq * class_q(p, row->t + k, n);
+    e = kept ? v_read(row->kept + k) : v_exp_nonpos(z - top);
+    return v_fma(a, e, -wq) * scale * (capped ? v_tanh_slope(x * inverse) : v_set(1));
 }
 
 /* The same with the entry of the target, which is not computed like the others. */
@@ -372,18 +371,14 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
                                  const class_slope *g, const bool plain, const bool kept)
 {
     const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
-    const class_factors factors = {.b = v_set((real)((row->t ? g->b : g->b * p->off) * by)),
-                                   .top = v_set(r->top),
-                                   .leader = v_set(r->own == 1 ? r->top : (real)NAN),
-                                   .lead = v_set((real)g->lead),
-                                   .lead_b = v_set((real)g->lead_b)};
+    const vec top = v_set(r->top), b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
     const int64_t classes = p->classes;
     elem *to = row->grad_x;
     const uintptr_t off = (uintptr_t)to % (LANES * sizeof(elem));
     const bool stream = p->stream;
     /* Up to here a vector is not aligned. */
     const int64_t head = stream ? (LANES - (int64_t)(off / sizeof(elem))) % LANES : 0;
-    const int64_t y = row->y;
+    const int64_t y = g->y;
     real at = 0;
     if (y >= 0) {
         double slope = p->scale;
@@ -392,7 +387,7 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
         at = (real)(g->at * slope);
     }
 #define LK_SLOPES(k, n)                                                                            \
-    class_put_target(class_slope_at(p, row, k, n, a, &factors, plain, kept), k, y, at)
+    class_put_target(class_slope_at(p, row, k, n, a, b, top, plain, kept), k, y, at)
     for (int64_t k = 0, end; k < classes; k = end) {
         double factor = g->a * by;
         end = classes;
@@ -430,8 +425,10 @@ void class_gradient(const class_plan *p, const class_row *row, const class_norm 
         class_gradient_of(p, row, r, g, true, true);
     else if (plain)
         class_gradient_of(p, row, r, g, true, false);
+    else if (row->kept)
+        class_gradient_of(p, row, r, g, false, true);
     else
-        class_gradient_of(p, row, r, g, false, row->kept != NULL);
+        class_gradient_of(p, row, r, g, false, false);
     if (p->width > p->classes)
         memset(row->grad_x + p->classes, 0, (size_t)(p->width - p->classes) * sizeof(elem));
 }
@@ -574,17 +571,20 @@ static double class_soft(const class_plan *p, const class_row *row, const class_
                          class_slope *slope)
 {
     const class_sums s = class_sweep(p, row, r);
-    slope->a = s.mass / r->sum;
+    const double mass = s.others + s.tops;
+    slope->a = mass / r->sum;
     slope->b = 1;
-    slope->lead = s.others / r->sum;
-    slope->lead_b = r->rest / r->sum;
-    return p->minus_entropy ? s.excess : s.mass * r->log_sum - s.cross;
+    if (r->own == 1) { /* A p - w q with what is near 1 in both taken out */
+        slope->y = s.leader;
+        slope->at = (s.others - s.tops * r->rest) / r->sum;
+    }
+    return p->minus_entropy ? s.excess : mass * r->log_sum - s.cross;
 }
 
 class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
 {
     const double lse = (double)r->top + r->log_sum;
-    class_slope slope = {0};
+    class_slope slope = {.y = row->y};
     row->main = row->t ? class_soft(p, row, r, &slope) : class_index(p, row, r, &slope);
     if (isnan(r->sum))
         row->main = (double)NAN;
@@ -595,12 +595,10 @@ class_slope class_conclude(const class_plan *p, class_row *row, const class_norm
 
     const double pull = row->zeta * p->z_loss * 2 * lse / r->sum;
     slope.at = row->rho * slope.at;
-    if (row->y >= 0 && pull != 0)
+    if (slope.y >= 0 && pull != 0)
         slope.at += pull * r->own;
     slope.a = row->rho * slope.a + pull;
     slope.b *= row->rho;
-    slope.lead = row->rho * slope.lead + pull;
-    slope.lead_b *= row->rho;
     return slope;
 }
 

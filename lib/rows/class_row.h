@@ -96,12 +96,12 @@ typedef struct class_norm {
 /* The gradient of a row is (a e^(z-top) - w b q) J, with q from t or, in index form, constant but
  * for the target's entry, which is computed apart without cancellation. */
 typedef struct class_slope {
-    double a;  /* of e^(z-top) */
-    double b;  /* of w q */
-    double at; /* index form: the whole entry of y, without J */
-    /* Probability form, where one class is at the maximum: its entry is lead - lead_b w q. That is
-     * A p - w q with the part that cancels where p and q are near 1 taken out. */
-    double lead, lead_b;
+    double a; /* of e^(z-top) */
+    double b; /* of w q */
+    /* A class whose entry is computed without cancellation, and that entry without J: the target;
+     * in probability form the class at the maximum, if it is alone there. y is -1 for none. */
+    int64_t y;
+    double at;
 } class_slope;
 
 /* Is a gradient to be written past the caches? If it is larger than they are, and the lines that
@@ -154,6 +154,14 @@ LK_DRIVER real class_sum_exp(real *z, int64_t n, real shift);
 /* Sweep 1. */
 LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row);
 
+/* log(tops + rest) with all the digits that the computing type has, also where `rest` is nearly
+ * nothing beside a single top. log1p takes twice as long as log. */
+LK_INLINE double class_log_sum(double tops, double rest)
+{
+    const double near = sizeof(real) == sizeof(double) ? 0.5 : 0x1p-20;
+    return tops == 1 && rest < near ? log1p(rest) : log(tops + rest);
+}
+
 /* What is left to do when `rest` is known. */
 LK_INLINE void class_close(class_norm *r, const class_row *row)
 {
@@ -162,7 +170,7 @@ LK_INLINE void class_close(class_norm *r, const class_row *row)
     r->sum = r->rest + r->own;
     if (!(r->sum > 0) || (isinf(r->top) && r->top > 0))
         r->sum = (double)NAN; /* all -inf; or some +inf */
-    r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : log(r->own) + log1p(r->rest / r->own);
+    r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : class_log_sum(r->own, r->rest);
 }
 
 /* -log p_y. Of a class that is likely from the odds against it, which keeps all digits of a small
