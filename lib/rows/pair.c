@@ -297,24 +297,27 @@ LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *
     const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
     const wide c_pn = w_set(weight * t->c_pn);
     const bool swapped = t->c_pn != 0;
+    /* Kept here, since for all the compiler knows a store of a gradient changes them there. */
+    elem *const to_a = grad[0], *const to_p = grad[1], *const to_n = grad[2];
+    const elem *const from_a = t->a, *const from_p = t->p, *const from_n = t->n;
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t lanes = LK_TAIL(k, width);
-        const wide a = w_load(t->a + k, lanes), p = w_load(t->p + k, lanes);
-        const wide n = w_load(t->n + k, lanes);
+        const wide a = w_load(from_a + k, lanes), p = w_load(from_p + k, lanes);
+        const wide n = w_load(from_n + k, lanes);
         wide by_p = c_ap * pair_slope_y(family, &t->ap, a, p);
         wide by_n = c_an * pair_slope_y(family, &t->an, a, n);
         if (swapped) {
             by_p += c_pn * pair_slope_x(family, &t->pn, p, n);
             by_n += c_pn * pair_slope_y(family, &t->pn, p, n);
         }
-        if (grad[0])
-            w_store(grad[0] + k, lanes,
+        if (to_a)
+            w_store(to_a + k, lanes,
                     c_ap * pair_slope_x(family, &t->ap, a, p) +
                         c_an * pair_slope_x(family, &t->an, a, n));
-        if (grad[1])
-            w_store(grad[1] + k, lanes, by_p);
-        if (grad[2])
-            w_store(grad[2] + k, lanes, by_n);
+        if (to_p)
+            w_store(to_p + k, lanes, by_p);
+        if (to_n)
+            w_store(to_n + k, lanes, by_n);
     }
 }
 
