@@ -286,12 +286,12 @@ static double overs(const pair *r)
 }
 
 /* The slopes r of the divergences whose gradient is p_k (r_k - sum p r). A class that the teacher
- * excludes, which makes reverse_kl infinite, has no part in it. */
+ * excludes, which makes reverse_kl infinite and the row one for care, has no part in it. */
 LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence, const bool careful)
 {
     const vec zero = {0}, most = v_set((real)INFINITY);
     if (divergence == REVERSE_KL)
-        return v_where((a->p != zero) & (a->d != most), a->d);
+        return careful ? v_where((a->p != zero) & (a->d != most), a->d) : a->d;
     if (divergence == JSD)
         return v_where(a->p != zero, -v_set(r->rest) * (careful ? by_student(r, a)
                                                                 : ratios_of(r, a, false).student));
@@ -418,9 +418,10 @@ LK_INLINE vec gradient_of(const pair *r, const lanes *a, const int divergence, c
         return v_where(v_abs(gap) < most, gap + gap);
     case TVD:
         return half * a->p * away_from_mean(r, difference(a, careful));
-    default:
-        return times(a->p, (slope_of(r, a, divergence, careful) - v_set((real)r->anchor)) -
-                               v_set((real)r->sum));
+    default: {
+        const vec slope = slope_of(r, a, divergence, careful), sum = v_set((real)r->sum);
+        return times(a->p, (careful ? slope - v_set((real)r->anchor) : slope) - sum);
+    }
     }
 }
 
