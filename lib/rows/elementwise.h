@@ -112,22 +112,6 @@ LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, 
     return m;
 }
 
-LK_INLINE bool m_none(mask m)
-{
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
-    return _mm512_movepi64_mask((__m512i)m) == 0;
-#elif LK_VECTOR_BYTES == 64
-    return _mm512_movepi32_mask((__m512i)m) == 0;
-#elif LK_VECTOR_BYTES == 32
-    return _mm256_movemask_epi8((__m256i)m) == 0;
-#else
-    ilane any = 0;
-    for (int k = 0; k < LANES; k++)
-        any |= m[k];
-    return !any;
-#endif
-}
-
 /* The elements of an input, from i on, that are refused. Rare, and so kept out of the loops. */
 static __attribute__((noinline, cold, unused)) void
 elementwise_refuse(lk_block *block, lk_status status, int input, int64_t i, mask bad, vec x)

@@ -79,26 +79,34 @@ LK_INLINE real teacher_scores(const void *y, const bool elems, int64_t k, int64_
     return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
 }
 
-/* Add up e^(z - shift) where it is 1, and where it is less. */
+/* Add up e^(z - shift) where it is 1, which in a long row is rare, and where it is less. */
 LK_INLINE void teacher_sum(const real *z, int64_t n, real shift, double *tops, double *others)
 {
     const vec from = v_set(shift), one = v_set(1);
-    vec above[2] = {{0}, {0}}, below[4] = {{0}, {0}, {0}, {0}};
+    vec above = {0}, below[4] = {{0}, {0}, {0}, {0}};
     int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
+    for (; i + 4 * LANES <= n; i += 4 * LANES) {
+        vec e[4];
+        mask top[4];
         for (int j = 0; j < 4; j++) {
-            const vec e = v_exp_nonpos(v_read(z + i + j * LANES) - from);
-            const mask top = e == one;
-            above[j % 2] += v_where(top, one);
-            below[j] += v_where(~top, e);
+            e[j] = v_exp_nonpos(v_read(z + i + j * LANES) - from);
+            top[j] = e[j] == one;
         }
+        if (__builtin_expect(!m_none((top[0] | top[1]) | (top[2] | top[3])), 0))
+            for (int j = 0; j < 4; j++) {
+                above += v_where(top[j], one);
+                e[j] = v_where(~top[j], e[j]);
+            }
+        for (int j = 0; j < 4; j++)
+            below[j] += e[j];
+    }
     for (; i < n; i += LANES) {
         const vec e = v_exp_nonpos(v_read(z + i) - from);
         const mask top = e == one;
-        above[0] += v_where(top, one);
+        above += v_where(top, one);
         below[0] += v_where(~top, e);
     }
-    *tops += (double)v_sum(above[0] + above[1]);
+    *tops += (double)v_sum(above);
     *others += (double)v_sum((below[0] + below[1]) + (below[2] + below[3]));
 }
 

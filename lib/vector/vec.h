@@ -14,6 +14,8 @@
 
 #include "vector/element.h"
 
+#include <stdbool.h>
+
 #if LK_VECTOR_BYTES >= 32
 #include <immintrin.h>
 #endif
@@ -119,6 +121,23 @@ LK_INLINE mask m_iota(void)
 LK_INLINE mask m_first(int64_t n)
 {
     return m_iota() < m_set((ilane)n);
+}
+
+/* Is no lane set? */
+LK_INLINE bool m_none(mask m)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return _mm512_movepi64_mask((__m512i)m) == 0;
+#elif LK_VECTOR_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)m) == 0;
+#elif LK_VECTOR_BYTES == 32
+    return _mm256_movemask_epi8((__m256i)m) == 0;
+#else
+    ilane any = 0;
+    for (int k = 0; k < LANES; k++)
+        any |= m[k];
+    return !any;
+#endif
 }
 
 /* The lanes as doubles, for sums over many rows. */
