@@ -59,18 +59,18 @@ void classwise_total_weight(lk_job *job)
 
 /* Rows. */
 
-/* What the rows of one run share. */
+/* The state of one run over rows. */
 typedef struct visit {
     const lk_job *job;
-    lk_block *block; /* of the row that ends next, before block_end */
+    lk_block *block; /* the block of the next row to finish, before block_end */
     int64_t block_end;
     class_plan plan;
-    class_row row[CLASS_TOGETHER]; /* those under way */
+    class_row row[CLASS_TOGETHER]; /* the rows being computed */
     plain_gradient left;
-    int slot;      /* where the next of long rows goes, while one of them is left */
+    int slot;      /* long rows: which of `row` is next, while the other has a pending gradient */
     void *kept;    /* scratch for exponentials, or NULL */
     bool per_row;  /* reduction=none */
-    double *value; /* where each row leaves its main and z parts; NULL: nowhere */
+    double *value; /* where the main and z parts of each row are stored; NULL: they are not */
 } visit;
 
 bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk_block *block)
@@ -78,7 +78,7 @@ bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk
     const int64_t inner = p->inner, k = elements_nonfinite(x, p->classes);
     if (k < 0)
         return false;
-    /* The flat place of class k of the row in the tensor as the caller sees it. */
+    /* The flat index of class k of the row in the caller's tensor. */
     const int64_t flat = (row / inner * p->width + k) * inner + row % inner;
     if (block->bad == LK_OK || input < block->bad_input ||
         (input == block->bad_input && flat < block->bad_index)) {
@@ -89,14 +89,15 @@ bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk
     return true;
 }
 
-/* Where `count` rows stand, `width` apart; `first` is their place in the call. NULL: not there. */
+/* Consecutive rows in memory, `width` apart; `first` is the index of the first one in the call.
+ * NULL: that tensor was not given or requested. */
 typedef struct class_batch {
     int64_t first;
     const elem *x, *t;
     elem *grad_x, *grad_t;
 } class_batch;
 
-/* Row k of a batch, and what it is scored against. True if it is to be computed. */
+/* Set up row k of a batch with its target. True if the row counts and must be computed. */
 LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_target *target,
                          class_row *row)
 {
@@ -152,7 +153,7 @@ LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const cl
     put_row(job, PREDICTED, i, (double)row->argmax);
 }
 
-/* `count` rows side by side, as many at a time as rows/class_row.h takes. */
+/* Compute the contiguous rows of a batch, as many at a time as rows/class_row.h takes. */
 static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int64_t count)
 {
     const int most = class_together(v->plan.width);
@@ -187,7 +188,7 @@ static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int
     plain_settle(&v->plan, &v->left);
 }
 
-/* How many rows a tile has, where the classes of a row do not lie side by side. */
+/* The number of rows of a tile, where the classes of a row are not contiguous. */
 static int64_t tile_rows(const lk_job *job)
 {
     int64_t row = job->size['C' - 'A'] * (int64_t)sizeof(elem);
@@ -211,7 +212,8 @@ size_t classwise_scratch(const lk_job *job)
     return class_kept_size(job->size['C' - 'A']) + (inner_size(job) > 1 ? tile * tiles : 0);
 }
 
-/* rows x classes of a tensor whose classes stand `inner` apart, to and from rows side by side. */
+/* Copy rows x classes of a tensor whose classes have the stride `inner` to and from contiguous
+ * rows. */
 static void gather(const elem *from, int64_t rows, int64_t classes, int64_t inner, elem *to)
 {
     for (int64_t k = 0; k < classes; k++)

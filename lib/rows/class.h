@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
  * Losses whose rows are class scores against a class or a distribution: their inputs and outputs,
- * checks, the loop over rows and the diagnostics. A loss gives its tables, a function that tells
- * what rows are scored against and how they count, and a prepare. The arithmetic of one row is in
- * rows/class_row.h.
+ * checks, the loop over rows and the diagnostics. A loss supplies its tables, a function that
+ * returns the targets and weights of rows (class_targets_of), and a `prepare`. The arithmetic of
+ * one row is in rows/class_row.h.
  */
 #ifndef LK_CLASS_H
 #define LK_CLASS_H
 
 #include "rows/plain.h"
 
-/* By the names of the variant; they are in rows/class.c. */
+/* Each variant has its own copy, under its own names; defined in rows/class.c. */
 #define classwise_check        LK_PASTE(LK_VARIANT, classwise_check)
 #define classwise_no_class     LK_PASTE(LK_VARIANT, classwise_no_class)
 #define classwise_total_weight LK_PASTE(LK_VARIANT, classwise_total_weight)
@@ -21,11 +21,11 @@
 #define weighted_prepare       LK_PASTE(LK_VARIANT, weighted_prepare)
 #define weighted_rows          LK_PASTE(LK_VARIANT, weighted_rows)
 
-/* The first inputs of every such loss; its own follow. */
+/* The first inputs of every such loss; the loss's own inputs follow. */
 enum { LOGITS, TARGETS, MASK, GRAD_OUTPUT, CLASS_WEIGHT, CLASSWISE_INPUTS };
 enum { INDEX, PROBABILITY }; /* forms of TARGETS */
 
-/* The first outputs, and what the blocks add up. */
+/* The first outputs, and the sums that the blocks accumulate. */
 enum {
     NLL,
     LSE,
@@ -44,7 +44,7 @@ enum { MAIN, Z, SUM_NLL, SUM_RIGHT, CLASSWISE_SUMS };
 typedef struct classwise_options {
     lk_reduce reduce;
     class_options row;
-    int64_t class_dim; /* 1: the classes of a row do not lie side by side */
+    int64_t class_dim; /* 1: the classes of a row are not contiguous */
 } classwise_options;
 
 /* The row options as rows of a loss's table. */
@@ -112,15 +112,15 @@ typedef struct classwise_options {
     [Z_LOSS] = LK_OUTPUT("z_loss", "loss", LK_ANY, "the part of the loss that z_loss adds"),       \
     [DENOMINATOR] = LK_OUTPUT("denominator", "", LK_ANY, "what the mean divides by")
 
-/* What a row is scored against, and what its two parts are multiplied with before the reduction. */
+/* The target of a row, and the weights of the two parts of its loss before the reduction. */
 typedef struct class_target {
     bool counts;
-    int64_t y;  /* -1: probabilities */
-    int64_t up; /* the element of grad_output that is the row's */
+    int64_t y;  /* target class; -1: probability targets */
+    int64_t up; /* index of the row's element of grad_output */
     double main, z;
 } class_target;
 
-/* What rows first..first+count-1 are, `count` being at most CLASS_TOGETHER. */
+/* Fills in the targets of rows first..first+count-1; `count` is at most CLASS_TOGETHER. */
 typedef void (*class_targets_of)(const lk_job *job, int64_t first, int count, class_target *to);
 
 LK_INLINE int64_t classwise_classes(const lk_job *job)
@@ -144,7 +144,7 @@ LK_INLINE void put_row(const lk_job *job, int output, int64_t i, double x)
         lk_put(&job->out[output], i, x);
 }
 
-/* Is the position at `i` of mask and targets to be counted? */
+/* Does position `i` of mask and targets count, or is it ignored? */
 LK_INLINE bool classwise_counts(const lk_job *job, int64_t i)
 {
     const classwise_options *o = job->options;
@@ -155,10 +155,10 @@ LK_INLINE bool classwise_counts(const lk_job *job, int64_t i)
 
 LK_DRIVER lk_status classwise_check(const lk_job *job, lk_error *error);
 
-/* What is to be said of element i of an input, which is none. */
+/* The error for element i of an input, which is not a valid class. */
 LK_DRIVER lk_status classwise_no_class(const lk_job *job, int input, int64_t i, lk_error *error);
 
-/* Is element i of an input, which counts, a class? */
+/* Check that element i of an input, which is not ignored, is a valid class. */
 LK_INLINE lk_status classwise_check_target(const lk_job *job, int input, int64_t i, lk_error *error)
 {
     const int64_t y = lk_int(&job->in[input], i);
@@ -167,20 +167,21 @@ LK_INLINE lk_status classwise_check_target(const lk_job *job, int input, int64_t
 
 LK_DRIVER void classwise_total_weight(lk_job *job);
 
-/* Has the row, of an input, a NaN or +inf among its classes at p? Then the block notes the first.
+/* Does a row of an input have a NaN or +inf among its classes? If so, the first one is noted in the
+ * block as a bad value.
  */
 LK_DRIVER bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x,
                             lk_block *block);
 
 LK_DRIVER size_t classwise_scratch(const lk_job *job);
 
-/* `value`: where each row leaves its main and z parts; NULL: nowhere. */
+/* `value`: where the main and z parts of each row are stored; NULL: they are not. */
 LK_DRIVER void classwise_rows(const lk_job *job, class_targets_of targets_of, double *value,
                               int64_t first, int64_t count, lk_block *block, void *scratch);
 
 LK_DRIVER void classwise_finish(const lk_job *job, const double *sum);
 
-/* Rows with a weight each: what cross_entropy and masked_lm are. */
+/* Losses with an optional weight for each row: cross_entropy and masked_lm. */
 
 enum { SAMPLE_WEIGHT = CLASSWISE_INPUTS };
 

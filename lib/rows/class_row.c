@@ -46,8 +46,8 @@ LK_INLINE real class_weight(const class_plan *p, int64_t k)
     return w;
 }
 
-/* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no
- * maximum and no sum of exponentials notices. Returns the maximum, NaN left out. */
+/* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors, padded with -inf, which changes neither
+ * a maximum nor a sum of exponentials. Returns the maximum, ignoring NaN. */
 LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, real *z,
                                const bool capped)
 {
@@ -57,7 +57,8 @@ LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, re
     int64_t k = 0;
     for (; k + 2 * LANES <= n; k += 2 * LANES) {
         vec u = v_load(x + k), w = v_load(x + k + LANES);
-        /* On its way while this chunk's exponentials are computed; never a fault. */
+        /* Prefetch the next chunk while this one's exponentials are computed. A prefetch never
+         * faults. */
         __builtin_prefetch((const char *)(x + k) + CHUNK * sizeof(elem));
         if (LANES * sizeof(elem) >= 64)
             __builtin_prefetch((const char *)(x + k + LANES) + CHUNK * sizeof(elem));
@@ -99,8 +100,8 @@ real class_max(const real *z, int64_t n)
     return v_top(v_max(v_max(a, b), v_max(c, d)));
 }
 
-/* e^(z - shift) of a vector at z; with `keep` it replaces z. What it adds to the sum: with `tops`
- * not those that are at the shift, which are counted there. */
+/* e^(z - shift) of a vector at z; with `keep` it replaces z. Returns what it adds to the sum; with
+ * `tops`, elements equal to the shift are left out and counted there. */
 LK_INLINE vec class_exp(real *z, vec shift, const bool keep, vec *tops)
 {
     const vec u = v_read(z), e = v_exp_nonpos(u - shift);
@@ -112,8 +113,8 @@ LK_INLINE vec class_exp(real *z, vec shift, const bool keep, vec *tops)
     return v_where(u != shift, e);
 }
 
-/* The sum of e^(z - shift); with `keep` they replace z. With `apart` z at the shift is counted in
- * *tops instead. */
+/* The sum of e^(z - shift); with `keep` the exponentials replace z. With `apart`, elements equal to
+ * the shift are counted in *tops instead of summed. */
 LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep, const bool apart,
                              double *tops)
 {
@@ -140,7 +141,8 @@ real class_sum_exp(real *z, int64_t n, real shift)
     return class_exps_of(z, n, shift, false, false, NULL);
 }
 
-/* One chunk of a row, in whole vectors; what has a shift of its own is kept in z. */
+/* Add one chunk of a row to its sums, in whole vectors; with a shift of its own, the exponentials
+ * are kept in z. */
 static __attribute__((noinline)) void class_add_exps(class_norm *r, const class_row *row, real *z,
                                                      int64_t n, real shift)
 {
@@ -156,9 +158,9 @@ static int class_slots(int64_t width)
     return width <= CHUNK ? CLASS_TOGETHER : 2;
 }
 
-/* The scratch of a row: room for its exponentials, unless it is so long that they would not stay in
- * cache, and for its shifts. Whole lines; and of the exponentials the last vector may begin
- * anywhere and read up to LANES more. */
+/* The scratch of a row: its exponentials, unless the row is so long that they would not stay in
+ * cache, and its shifts. In whole cache lines; the exponentials are padded by LANES, since their
+ * last vector may begin anywhere. */
 LK_INLINE int64_t class_whole_lines(int64_t reals)
 {
     enum { LINE = LK_LINE / (int)sizeof(real) };
@@ -193,13 +195,13 @@ void class_keep(const class_plan *p, class_row *row, void *scratch, int k)
     row->shift = slot + kept;
 }
 
-/* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
+/* 0 until a finite score is seen: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
 LK_INLINE real class_shift(const class_norm *r)
 {
     return isinf(r->top) && r->top < 0 ? 0 : r->top;
 }
 
-/* Take the target, at z[y], out of what will be summed up. */
+/* Take the target, at z[y], out of the sum. */
 LK_INLINE void class_set_apart(class_norm *r, real *z, int64_t y)
 {
     r->at = z[y];
@@ -231,7 +233,8 @@ class_norm class_normalise(const class_plan *p, const class_row *row)
     return r;
 }
 
-/* The same for rows of one chunk each, a step of all of them after the other. */
+/* The same for several rows of one chunk each: each step is done for all rows before the next
+ * step. */
 static void class_normalise_together(const class_plan *p, class_row *const *rows, int count,
                                      class_norm *norms)
 {
@@ -359,7 +362,7 @@ LK_INLINE vec class_slope_at(const class_plan *p, const class_row *row, int64_t 
     return v_fma(a, e, -wq) * scale * (capped ? v_tanh_slope(x * inverse) : v_set(1));
 }
 
-/* The same with the entry of the target, which is not computed like the others. */
+/* The same vector with the target's gradient, which is computed separately. */
 LK_INLINE vec class_put_target(vec slopes, int64_t k, int64_t y, real at)
 {
     if ((uint64_t)(y - k) < (uint64_t)LANES)
@@ -376,7 +379,7 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
     elem *to = row->grad_x;
     const uintptr_t off = (uintptr_t)to % (LANES * sizeof(elem));
     const bool stream = p->stream;
-    /* Up to here a vector is not aligned. */
+    /* The elements before the first aligned vector. */
     const int64_t head = stream ? (LANES - (int64_t)(off / sizeof(elem))) % LANES : 0;
     const int64_t y = g->y;
     real at = 0;
@@ -391,12 +394,12 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
     for (int64_t k = 0, end; k < classes; k = end) {
         double factor = g->a * by;
         end = classes;
-        if (kept) { /* as far as the exponentials have the same shift */
+        if (kept) { /* up to the end of the chunk: its exponentials have one shift */
             const real shift = row->shift[k / CHUNK];
             for (end = k; end < classes && row->shift[end / CHUNK] == shift; end += CHUNK)
                 continue;
             end = end < classes ? end : classes;
-            /* Nothing finite has come yet: they are 0 or NaN. */
+            /* No finite score so far: the exponentials are 0 or NaN. */
             if (shift != r->top)
                 factor *= shift < r->top ? exp((double)shift - (double)r->top) : 0;
         }
@@ -481,7 +484,8 @@ static void class_gradient_t(const class_plan *p, const class_row *row, const cl
             const vec q = class_q(p, row->t + k + i, n);
             vec minus_l = log_sum - (v_read(z + i) - top);
             vec cw = c * class_weights(p, k + i, n);
-            if (p->minus_entropy) { /* of q log q at 0 it is taken to be 0, as kl_div has it */
+            if (p->minus_entropy) { /* the derivative of q log q at 0 is taken to be 0, as in kl_div
+                                     */
                 minus_l += one + v_log(q);
                 cw = v_where(q != zero, cw);
             }
@@ -500,7 +504,7 @@ static int64_t class_argmax(const class_plan *p, const class_row *row, const cla
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
         const real most = class_scores(p, row->x + k, n, z);
-        const bool nan = isnan(r->sum); /* there may be one */
+        const bool nan = isnan(r->sum); /* there may be a NaN among the scores */
         if (!(most > top) && !nan)
             continue;
         for (int64_t i = 0; i < n; i++) {
@@ -515,7 +519,7 @@ static int64_t class_argmax(const class_plan *p, const class_row *row, const cla
     return at;
 }
 
-/* Index form: main, and its slope without rho and zeta; and nll. */
+/* Index form: computes nll, main, and the gradient's coefficients without rho and zeta. */
 static double class_index(const class_plan *p, class_row *row, const class_norm *r,
                           class_slope *slope)
 {
@@ -539,7 +543,7 @@ static double class_index(const class_plan *p, class_row *row, const class_norm 
         double mass = w * p->on + p->off * others;
         slope->a = mass / r->sum;
         slope->b = 1;
-        /* A p_y - w q_y with the part that cancels taken out by hand. */
+        /* A p_y - w q_y, rewritten so that nothing cancels. */
         slope->at = p->off * others * hit - w * p->on * miss;
     } else {
         slope->a = w * p->on / r->sum;

@@ -4,18 +4,18 @@
  * that is a cross entropy at heart. LOSSES.md-style symbols: x logits, z = scaled scores, l = log
  * softmax(z), p = softmax(z), q = target distribution, w = class weights, y = target class.
  *
- * One visit: a row is read from memory once and its gradient written once; what is swept again lies
- * in cache. Sweep 1 finds max z and sum e^(z-max), and where a gradient will follow keeps the
- * exponentials; sweep 2, only where the value needs it, the sums that p or l enter; sweep 3, only
- * where asked, writes the gradient. The value is computed alike whether sweep 3 follows or not, so
- * asking for less never changes a bit.
+ * One visit: a row is read from memory once and its gradient is written once; later sweeps find the
+ * row in cache. Sweep 1 computes max z and sum e^(z-max), and keeps the exponentials in scratch if
+ * a gradient is requested. Sweep 2, only if the value needs it, computes the sums over p or l.
+ * Sweep 3, only if requested, writes the gradient. The value is computed in the same way with and
+ * without sweep 3, so the requested outputs do not change its bits.
  */
 #ifndef LK_CLASS_ROW_H
 #define LK_CLASS_ROW_H
 
 #include "rows/elements.h"
 
-/* By the names of the variant; they are in rows/class_row.c. */
+/* Each variant has its own copy, under its own names; defined in rows/class_row.c. */
 #define class_streams          LK_PASTE(LK_VARIANT, class_streams)
 #define class_plan_make        LK_PASTE(LK_VARIANT, class_plan_make)
 #define class_scores           LK_PASTE(LK_VARIANT, class_scores)
@@ -31,12 +31,12 @@
 #define class_conclude         LK_PASTE(LK_VARIANT, class_conclude)
 #define class_compute          LK_PASTE(LK_VARIANT, class_compute)
 
-/* Scores are prepared a chunk at a time: it stays in the first-level cache, and a sum over it may
- * be kept in the computing type. */
+/* Scores are processed in chunks: a chunk stays in the first-level cache, and is short enough for
+ * its sum to be accumulated in the computing type. */
 enum { CHUNK = 512 };
 
-/* Rows no longer than a chunk are taken several at a time: what one waits for in a row (its
- * maximum, sum, logarithm) is done in the others meanwhile. */
+/* Rows no longer than a chunk are computed several at a time, to hide the latency of one row's
+ * maximum, sum and logarithm behind the others. */
 enum { CLASS_TOGETHER = 8 };
 
 enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
@@ -48,11 +48,11 @@ typedef struct class_options {
     bool subtract_entropy;
 } class_options;
 
-/* What is the same for every row of a call. */
+/* What all rows of a call share. */
 typedef struct class_plan {
-    int64_t classes;    /* those that count: vocab_size */
-    int64_t width;      /* those that are there: C */
-    int64_t inner;      /* how far apart the classes of a row stand in the caller's tensor */
+    int64_t classes; /* classes in the softmax: vocab_size */
+    int64_t width;   /* classes in the tensor: C */
+    int64_t inner;   /* stride between the classes of a row in the caller's tensor, in elements */
     const real *weight; /* w, or NULL */
     double total_weight;
     double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
@@ -60,41 +60,43 @@ typedef struct class_plan {
     real cap; /* 0: no softcap */
     bool minus_entropy;
     bool want_entropy, want_argmax;
-    bool stream; /* gradients go past the caches: they are larger than those, and not in place */
-    bool plain;  /* its rows may be computed as rows/plain.h does */
+    bool stream; /* gradients are written with streaming stores: they exceed the caches and are not
+                    in place */
+    bool plain;  /* rows may take the fast path of rows/plain.h */
 } class_plan;
 
-/* One row: in, then out. */
+/* One row: the inputs, then the results. */
 typedef struct class_row {
     const elem *x;    /* logits */
     const elem *t;    /* target probabilities; NULL: index form */
     int64_t y;        /* index form; -1 otherwise */
     elem *grad_x;     /* may be x; NULL: not wanted */
     elem *grad_t;     /* not t; NULL: not wanted */
-    double rho, zeta; /* what the gradients of main and of L^2 are multiplied with */
-    /* Scratch for the exponentials, so that the gradient needs no second one of each class:
-     * e^(z - shift), and the shift of each chunk. NULL: they are computed again. */
+    double rho, zeta; /* factors of the gradients of main and of lse^2 */
+    /* Scratch for the exponentials e^(z - shift) and for the shift of each chunk, so that the
+     * gradient need not compute them again. NULL: it does. */
     real *kept, *shift;
 
-    double main, z_part; /* the loss, in its two parts, without rho */
+    double main, z_part; /* the two parts of the loss, not multiplied by rho */
     real nll, lse, entropy;
     int64_t argmax;
 } class_row;
 
-/* What sweep 1 finds. The target, or where there is none each class at the maximum, is left out of
- * the sum and added last: `rest` keeps its own precision, and with it what a confident row leaves
- * to the other classes, 1 - p = rest/sum, and its log p. */
+/* The result of sweep 1. The target (index form) or every class at the maximum (probability form)
+ * is left out of the sum and added last. So `rest` keeps full precision, and so do 1 - p = rest/sum
+ * and log p of a peaked row. */
 typedef struct class_norm {
     real top;    /* max z, NaN left out */
     real at;     /* z_y */
     double rest; /* sum over the other classes of e^(z_k - top) */
-    double own;  /* e^(z_y - top); without a target how many classes are at the maximum */
+    double own;  /* index form: e^(z_y - top); probability form: number of classes at the maximum */
     double sum;  /* rest + own; NaN if the row has no softmax */
     double log_sum;
 } class_norm;
 
-/* The gradient of a row is (a e^(z-top) - w b q) J, with q from t or, in index form, constant but
- * for the target's entry, which is computed apart without cancellation. */
+/* The gradient of a row is (a e^(z-top) - w b q) J. In probability form q comes from t; in index
+ * form it is constant except for the target, whose gradient is computed separately, without
+ * cancellation. */
 typedef struct class_slope {
     double a; /* of e^(z-top) */
     double b; /* of w q */
@@ -104,33 +106,33 @@ typedef struct class_slope {
     double at;
 } class_slope;
 
-/* Is a gradient to be written past the caches? If it is larger than they are, and the lines that
- * two rows share, which are then written twice, are none or few. */
+/* Should a gradient be written with streaming stores? Yes if it exceeds the caches and few or no
+ * cache lines are shared by two rows (a shared line would be written twice). */
 LK_DRIVER bool class_streams(const elem *grad, int64_t rows, int64_t width);
 
-/* A positive option as a number that the computing type has: neither 0 nor infinite. */
+/* A positive option, clamped to the range of the computing type: neither 0 nor infinite. */
 LK_INLINE double class_clamp(double x)
 {
     const double least = sizeof(real) == 8 ? 0x1p-1000 : 0x1p-120;
     return x < least ? least : x > 1 / least ? 1 / least : x;
 }
 
-/* Of rows that are `width` wide. */
+/* The plan for rows of `width` classes. */
 LK_DRIVER class_plan class_plan_make(const lk_job *job, const class_options *o, int64_t width);
 
-/* How many rows are taken at a time: where they are long, one while the gradient of the one before
- * is written. */
+/* How many rows are computed at a time. Long rows: one, while the gradient of the previous one is
+ * written. */
 LK_INLINE int class_together(int64_t width)
 {
     return width <= CHUNK ? CLASS_TOGETHER : 1;
 }
 
-/* Bytes of scratch for all rows that are under way at a time. */
+/* Bytes of scratch for all rows that are computed at a time. */
 LK_DRIVER size_t class_kept_size(int64_t width);
 
-/* Give a row the k-th of them. A long plain row that its gradient is to replace had better stay in
- * cache itself, until the gradient is written: its exponentials are computed again, which gives the
- * same bits; of other rows it would not. */
+/* Give a row the k-th share of the scratch. Not to a long row on the fast path with its gradient in
+ * place: there it is faster to keep the scores in cache and compute the exponentials again. That
+ * gives the same bits on the fast path, but not elsewhere. */
 LK_DRIVER void class_keep(const class_plan *p, class_row *row, void *scratch, int k);
 
 LK_INLINE int64_t class_padded(int64_t n)
@@ -138,17 +140,17 @@ LK_INLINE int64_t class_padded(int64_t n)
     return (n + LANES - 1) / LANES * LANES;
 }
 
-/* z of n classes (n <= CHUNK), in whole vectors; -inf in the lanes beyond, which no maximum and
- * no sum of exponentials notices. Returns the maximum, NaN left out. */
+/* z of n classes (n <= CHUNK), in whole vectors, padded with -inf, which changes neither a maximum
+ * nor a sum of exponentials. Returns the maximum, ignoring NaN. */
 LK_DRIVER real class_scores(const class_plan *p, const elem *x, int64_t n, real *z);
 
-/* The maximum of whole vectors, NaN left out. */
+/* The maximum of whole vectors, ignoring NaN. */
 LK_DRIVER real class_max(const real *z, int64_t n);
 
-/* z becomes e^(z - shift), in whole vectors; their sum. */
+/* Replace z by e^(z - shift), in whole vectors. Returns their sum. */
 LK_DRIVER real class_exps(real *z, int64_t n, real shift);
 
-/* The sum of the same, which does not replace them. */
+/* The same sum, leaving z unchanged. */
 LK_DRIVER real class_sum_exp(real *z, int64_t n, real shift);
 
 /* Sweep 1. */
@@ -173,8 +175,8 @@ LK_INLINE void class_close(class_norm *r, const class_row *row)
     r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : class_log_sum(r->own, r->rest);
 }
 
-/* -log p_y. Of a class that is likely from the odds against it, which keeps all digits of a small
- * loss. */
+/* -log p_y. For a likely class it is computed from the odds against it, which keeps full precision
+ * of a small loss. */
 LK_INLINE double class_nll(const class_norm *r)
 {
     if (r->own > r->rest)
@@ -192,13 +194,13 @@ LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const 
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
                               const class_slope *g);
 
-/* The gradient of g_l log p_y + g_h H, H being the row's entropy:
- * J_k [ g_l (1[k = y] - p_k) - g_h p_k (l_k + H) ], over the scores if need be: a chunk is read
- * before it is written. `gap` is class_entropy's. */
+/* The gradient of g_l log p_y + g_h H, where H is the row's entropy: J_k [ g_l (1[k = y] - p_k) -
+ * g_h p_k (l_k + H) ], also in place: each chunk is read before it is written. `gap` is
+ * class_entropy's. */
 LK_DRIVER void class_gradient_logprob(const class_plan *p, const class_row *row,
                                       const class_norm *r, double g_l, double g_h, double gap);
 
-/* The gradients of a row that does not count, whose x and t are not read. */
+/* Zero gradients for an ignored row; its x and t are not read. */
 LK_INLINE void class_zero(const class_plan *p, const class_row *row)
 {
     if (row->grad_x)
@@ -207,10 +209,11 @@ LK_INLINE void class_zero(const class_plan *p, const class_row *row)
         memset(row->grad_t, 0, (size_t)p->width * sizeof(elem));
 }
 
-/* Everything else about one counted row, but for its gradients. */
+/* The results of one counted row after sweep 1, except its gradients. Returns the coefficients of
+ * these. */
 LK_DRIVER class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r);
 
-/* Counted rows, as many as are taken at a time. */
+/* Compute counted rows, at most class_together() of them. */
 LK_DRIVER void class_compute(const class_plan *p, class_row *const *rows, int count);
 
 #endif

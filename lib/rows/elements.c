@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What rows of any kind have done to their elements: see rows/elements.h.
+ * Operations on the elements of a row, whatever the loss: see rows/elements.h.
  */
 #include "rows/elements.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What rows of any kind have done to their elements.
+ * Operations on the elements of a row, whatever the loss.
  */
 #ifndef LK_ELEMENTS_H
 #define LK_ELEMENTS_H
@@ -8,7 +8,7 @@
 #include "loss.h"
 #include "vector/element.h"
 
-/* By the names of the variant; they are in rows/elements.c. */
+/* Each variant has its own copy, under its own names; defined in rows/elements.c. */
 #define elements_at        LK_PASTE(LK_VARIANT, elements_at)
 #define elements_fill      LK_PASTE(LK_VARIANT, elements_fill)
 #define elements_nonfinite LK_PASTE(LK_VARIANT, elements_nonfinite)
@@ -16,7 +16,7 @@
 /* Element i. */
 LK_DRIVER real elements_at(const elem *x, int64_t i);
 
-/* x in all n elements. */
+/* Set all n elements to x. */
 LK_DRIVER void elements_fill(elem *to, int64_t n, real x);
 
 /* The first NaN or +inf among n elements, or -1. */

@@ -47,7 +47,7 @@ double pair_largest(const elem *v, int64_t width)
     return most;
 }
 
-/* x x, x y and y y of vectors, scaled where they are far. */
+/* The dot products x x, x y and y y, of scaled vectors if the pair is `far`. */
 LK_INLINE void pair_products(const bool far, pair *p, const elem *x, const elem *y, int64_t width)
 {
     wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
@@ -138,7 +138,7 @@ LK_INLINE double pair_sum_of(const bool squares, const bool far, const pair *p, 
     return w_sum(total + total2);
 }
 
-/* The largest |x - y + shift|, scaled. */
+/* The largest |x - y + shift| of the scaled vectors. */
 static double pair_largest_difference(const pair *p, const elem *x, const elem *y, int64_t width)
 {
     double most = 0;
@@ -150,14 +150,14 @@ static double pair_largest_difference(const pair *p, const elem *x, const elem *
     return most;
 }
 
-/* |x - y + shift| where its square is no number to be had; its vector and its length are divided by
- * a power of two. */
+/* |x - y + shift| where its square would overflow or underflow: computed from vectors scaled by a
+ * power of two. */
 static void pair_length_far(pair *p, const elem *x, const elem *y, int64_t width)
 {
     p->far = true;
-    p->scale_x = 0x1p-2; /* so that no difference leaves the range, */
+    p->scale_x = 0x1p-2; /* so that no difference overflows, */
     double most = pair_largest_difference(p, x, y, width);
-    if (most < 0x1p-400) { /* and where they are small none loses a digit */
+    if (most < 0x1p-400) { /* and small differences do not lose digits by underflow */
         p->scale_x = 1;
         most = pair_largest_difference(p, x, y, width);
     }
@@ -181,8 +181,8 @@ pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double s
     return p;
 }
 
-/* How gradients are computed, known where they are compiled. LINEAR is for both that are linear in
- * x - y. FAR is for all that are far, and for those beside them in a row. */
+/* The formula of a gradient, a compile-time constant in each copy of the loop. LINEAR: L2 and
+ * squared L2, linear in x - y. FAR: every pair that is `far`, and pairs in the same row as one. */
 typedef enum pair_family { PAIR_COSINES, PAIR_SIGNS, PAIR_LINEAR, PAIR_FAR } pair_family;
 
 LK_INLINE bool pair_is_cosine(const pair *p)
@@ -198,7 +198,7 @@ LK_INLINE pair_family pair_family_of(const pair *p)
                                 : PAIR_LINEAR;
 }
 
-/* dv/dx in some lanes, of a pair that may be far. */
+/* dv/dx in some lanes; the pair may be `far`. */
 static wide pair_slope_x_far(const pair *p, wide x, wide y)
 {
     if (!pair_is_cosine(p))
@@ -253,8 +253,8 @@ LK_INLINE wide pair_slope_y(const pair_family family, const pair *p, wide x, wid
         }                                                                                          \
     } while (0)
 
-/* A row whose gradient is 0, or NaN, all over? Then it is written here: the sign of a NaN would
- * depend on what else the compiler does where it comes about. */
+/* Is the whole gradient of a row 0 or NaN? Then it is written here: if a NaN came out of the
+ * arithmetic, its sign would depend on how the compiler orders the operations. */
 LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
 {
     if (c != 0 && !isnan(c))

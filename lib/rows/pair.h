@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of vectors: losses that compare a vector with another one by cosine or by distance. A `pair`
- * is a distance with what its gradient needs; a loss file gives the value and the slope of a row as
- * a function of the distance, and gets the kernel from pair_rows.
+ * Losses that compare two vectors by cosine or by distance. A `pair` holds the distance and what
+ * its gradient needs; a loss file gives the value and the slope of a row as a function of the
+ * distance, and gets the kernel from pair_rows.
  */
 #ifndef LK_PAIR_H
 #define LK_PAIR_H
@@ -10,7 +10,7 @@
 #include "loss.h"
 #include "vector/element.h"
 
-/* By the names of the variant; they are in rows/pair.c. */
+/* Each variant has its own copy, under its own names; defined in rows/pair.c. */
 #define pair_check_width LK_PASTE(LK_VARIANT, pair_check_width)
 #define pair_prepare     LK_PASTE(LK_VARIANT, pair_prepare)
 #define pair_refuse      LK_PASTE(LK_VARIANT, pair_refuse)
@@ -21,7 +21,7 @@
 #define pair_triple_back LK_PASTE(LK_VARIANT, pair_triple_back)
 #define pair_rows        LK_PASTE(LK_VARIANT, pair_rows)
 
-/* Functions of one number that let NaN through. */
+/* Scalar functions that propagate NaN. */
 
 /* max(0, x) and its slope. */
 LK_INLINE double pair_hinge(double x)
@@ -58,7 +58,7 @@ LK_INLINE double pair_sigmoid(double x)
     LK_FIELD(st, temperature, (fallback_), LK_RANGED | LK_OPEN, 0, (double)INFINITY,               \
              "the similarities are divided by it")
 
-/* The members of lk_reduce that every loss here has set. */
+/* Is `loss` one number for each row? Every loss here has lk_reduce as its first member. */
 LK_INLINE bool pair_per_row(const lk_job *job)
 {
     const lk_reduce *reduce = job->options;
@@ -71,7 +71,7 @@ LK_INLINE bool pair_refuses(const lk_job *job)
     return reduce->nonfinite == LK_REFUSE_NONFINITE;
 }
 
-/* What the gradient of row i is multiplied with. */
+/* The factor of the gradient of row i. */
 LK_INLINE double pair_weight(const lk_job *job, int grad_output, int64_t i)
 {
     const char *up = job->in[grad_output].data;
@@ -89,13 +89,14 @@ LK_INLINE void pair_put(const lk_job *job, lk_block *block, int64_t i, double lo
         lk_put(&job->value, i, loss);
 }
 
-/* Note the first bad value of row i of an input with `width` elements a row. */
+/* Does row i of an input, of `width` elements, have a value that is not finite? If so, it is noted
+ * in the block as a bad value. */
 LK_DRIVER bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t width, lk_block *block);
 
-/* Vectors without a component are not compared: there could be any number of them in no memory. */
+/* Refuse vectors of width 0: a request could claim any number of them without sending a byte. */
 LK_DRIVER lk_status pair_check_width(const lk_job *job, lk_error *error);
 
-/* A loss of [*] whose mean divides by the rows. */
+/* `prepare` of a loss with one value for each row, whose mean divides by the number of rows. */
 LK_DRIVER lk_status pair_prepare(lk_job *job, lk_error *error);
 
 enum { PAIR_SIMILARITY, PAIR_COSINE, PAIR_L2, PAIR_L1, PAIR_SQUARED_L2 };
@@ -104,22 +105,24 @@ typedef struct pair {
     int kind;
     double value;
     double xx, xy, yy; /* cosines: dv/dx = xx x + xy y, dv/dy = xy x + yy y */
-    double slope;      /* the others: dv/dx = -dv/dy = slope * (x - y + shift), or its sign */
+    double slope; /* distances: dv/dx = -dv/dy = slope * (x - y + shift), or slope times the sign of
+                     that */
     double shift;
-    /* Where squares would leave the range all this is of scaled vectors. Cosines: by the squares of
-     * these, of x and of y. Lengths: x - y + shift by the first and by the square of the second. */
+    /* The vectors are scaled, because their squares would overflow or underflow. The above is then
+     * about the scaled vectors. Cosines: x and y are multiplied by the squares of scale_x and
+     * scale_y. Distances: x - y + shift is multiplied by scale_x and by the square of scale_y. */
     bool far;
     double scale_x, scale_y;
 } pair;
 
-/* Norms whose squares, products and quotients stay in the range of a double. */
+/* Is a norm such that squares, products and quotients neither overflow nor underflow a double? */
 LK_INLINE bool pair_near(double norm)
 {
     return norm >= 0x1p-480 && norm <= 0x1p480;
 }
 
-/* Root of a power of two that brings numbers up to `most` to about 1. The power itself may be
- * beyond the range: it is applied in two steps. */
+/* The square root of the power of two that scales numbers of up to `most` to about 1. The power
+ * itself may overflow, so the root is applied twice. */
 LK_INLINE double pair_root(double most)
 {
     int exponent;
@@ -136,7 +139,7 @@ LK_DRIVER pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width
 /* |x - y + shift|, the sum of its components' absolute values, or of their squares. */
 LK_DRIVER pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift);
 
-/* The distance d(x, y) of that kind. `shift` is added to every component of x - y. */
+/* The distance or cosine of that kind. `shift` is added to every component of x - y. */
 LK_INLINE pair pair_of(int kind, const elem *x, const elem *y, int64_t width, double eps,
                        double shift)
 {
@@ -145,11 +148,12 @@ LK_INLINE pair pair_of(int kind, const elem *x, const elem *y, int64_t width, do
     return pair_length(kind, x, y, width, shift);
 }
 
-/* Write c dv/dx and c dv/dy where they are asked for, also over x and y themselves. */
+/* Write c dv/dx and c dv/dy where requested; each may be written in place, over x or y. */
 LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                          elem *grad_x, elem *grad_y);
 
-/* Three vectors: a, p and n; their distances, and what the gradients of these are multiplied with.
+/* Three vectors (anchor, positive, negative), their distances, and the factors of the gradients of
+ * these.
  */
 typedef struct triple {
     const elem *a, *p, *n;
@@ -157,12 +161,12 @@ typedef struct triple {
     double c_ap, c_an, c_pn;
 } pair_triple;
 
-/* Write weight times the gradients by a, p and n where they are asked for, each also over its own
- * vector. */
+/* Write `weight` times the gradients with respect to a, p and n where requested; each may be
+ * written in place, over its own vector. */
 LK_DRIVER void pair_triple_back(const pair_triple *t, double weight, int64_t width,
                                 elem *const *grad);
 
-/* Inputs of the losses of two vectors a row; GRAD_OUTPUT is the last. */
+/* The inputs of losses that compare two vectors in each row. */
 enum { PAIR_A, PAIR_B, PAIR_TARGET, PAIR_GRAD_OUTPUT };
 
 /* Value and slope of row i as a function of v, the pair's value. */
@@ -170,7 +174,7 @@ typedef struct pair_row {
     double value, slope;
 } pair_row;
 
-/* Rows of pairs of that kind, each as `row` says. */
+/* The kernel of a loss of pairs of that kind; `row` gives the value and slope of each row. */
 LK_DRIVER void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                          const int kind, const double eps,
                          pair_row (*row)(const lk_job *job, int64_t i, double v));

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * Plain rows of class scores: see rows/plain.h.
+ * The fast path for rows of class scores: see rows/plain.h.
  */
 #include "rows/plain.h"
 
 #include "vector/vmath.h"
 
-/* Scores up to this are calm: their exponentials, from 2^-58 to 2^58, and the sum of a chunk of
- * them are far from the ends of f32. */
+/* Scores of at most this magnitude are "calm": their exponentials, 2^-58 to 2^58, and the sum of a
+ * chunk of them neither overflow nor underflow in f32. */
 enum { CALM = 40 };
 
-/* Classes that are in order, and lie where elements may, can be taken from anywhere: so that whole
- * lines are written. */
+/* How many classes precede the first whole cache line of a gradient row, so that streaming stores
+ * write whole lines. 0 where pairs are reordered (v_pair_place), or elements are not aligned to
+ * their own size. */
 LK_INLINE int64_t plain_ahead(const elem *grad)
 {
     const uintptr_t off = (uintptr_t)grad % LK_LINE;
@@ -20,33 +21,34 @@ LK_INLINE int64_t plain_ahead(const elem *grad)
     return (int64_t)((LK_LINE - off) % LK_LINE / sizeof(elem));
 }
 
-/* What of it is written at a time, beside a chunk of the next row: no more than a chunk. */
+/* A piece of a pending gradient, at most a chunk, that is written while a chunk of the next row is
+ * read. */
 typedef struct plain_part {
     elem *to;
     const real *e; /* the exponentials */
     int64_t n;     /* classes */
-    double by;     /* what the exponentials are multiplied with */
-    int64_t place; /* where the target lies, if it is one of them; -1 */
-    real at;       /* its entry */
+    double by;     /* the factor of the exponentials */
+    int64_t place; /* the target's position in e, or -1 if it is not in this part */
+    real at;       /* the target's gradient */
     bool stream;
 } plain_part;
 
-/* Where class k of n comes to lie. */
+/* The position of class k of n in the order of pairs (v_pair_place). */
 LK_INLINE int64_t plain_place(int64_t k, int64_t n)
 {
     const int64_t pair = k / (2 * LANES) * (2 * LANES);
     return pair + 2 * LANES <= n ? pair + v_pair_place(k - pair) : k;
 }
 
-/* The lane at `place`, of a vector that begins at k. */
+/* The mask of the lane `place - k`: the target's, in a vector that begins at k. */
 LK_INLINE mask plain_lane(int64_t place, int64_t k)
 {
     const int64_t lane = place - k; /* may be more than a lane holds */
     return m_iota() == m_set(lane >= 0 && lane < LANES ? (ilane)lane : -1);
 }
 
-/* The factor of a part, in two where the element has the digits to show it: to round it first would
- * cost every class half an ulp. */
+/* The factor of a part, split into a high and a low real where the element type is precise enough
+ * to show the difference: rounding it to one real would cost every class half an ulp. */
 typedef struct plain_slope {
     vec a, rest;
 } plain_slope;
@@ -76,7 +78,7 @@ LK_INLINE void plain_write_pair(const plain_part *part, plain_slope s, int64_t i
         v_store_pair(part->to + i, u, w);
 }
 
-/* The gradient of a part, or what is left of it from `i` on. */
+/* Write the gradient of a part, from element `i` on. */
 static void plain_write(const plain_part *given, int64_t i)
 {
     const plain_part part = *given;
@@ -88,7 +90,7 @@ static void plain_write(const plain_part *given, int64_t i)
         v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
 
-/* e^z of a pair of vectors; what they add to the sums, and the greatest |z|. */
+/* e^z of a pair of vectors, added to the sums; keeps the largest |z|. */
 LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, vec *sum, vec *most)
 {
     vec u, w;
@@ -105,12 +107,14 @@ LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, 
     sum[1] += w;
 }
 
-/* e^z of n classes, and their sum, if all of them are calm. Where a part is given, as many of its
- * classes are written meanwhile, but for the last ones that are less than four vectors. */
+/* e^z of n classes and their sum. True if all scores are calm; otherwise the results are of no use.
+ * If a part is given, as many of its classes are written in the same loop, except for a remainder
+ * of less than four vectors. */
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled, const plain_part *given, const bool has_target)
 {
-    const plain_part part = given ? *given : (plain_part){0}; /* which no store can change */
+    const plain_part part =
+        given ? *given : (plain_part){0}; /* a local copy, which no store can alias */
     const vec scale = v_set(by);
     const plain_slope slope = plain_slope_by(part.by);
     vec sum[4] = {{0}, {0}, {0}, {0}}, most[4] = {{0}, {0}, {0}, {0}};
@@ -146,7 +150,8 @@ static bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, d
                          : plain_calm_of(x, n, (real)p->scale, e, total, true, NULL, false);
 }
 
-/* How many classes of a part are written beside a chunk of n, whose scores are taken as they are.
+/* How many classes of a part can be written in the loop over a chunk of n; 0 where the scores are
+ * scaled.
  */
 LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
 {
@@ -154,7 +159,7 @@ LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part 
     return p->scale == 1 && part->n >= whole && !isnan(part->by) ? whole : 0;
 }
 
-/* plain_calm with a part that is written. */
+/* plain_calm that also writes a part. */
 static bool plain_calm_beside(const elem *x, int64_t n, real *e, double *total,
                               const plain_part *part)
 {
@@ -162,7 +167,7 @@ static bool plain_calm_beside(const elem *x, int64_t n, real *e, double *total,
                            : plain_calm_of(x, n, 1, e, total, false, part, true);
 }
 
-/* Scores in the order of pairs, -inf behind them; their maximum. */
+/* The scaled scores in the order of pairs, padded with -inf. Returns their maximum. */
 static real plain_scores(const class_plan *p, const elem *x, int64_t n, real *z)
 {
     const vec scale = v_set((real)p->scale);
@@ -188,8 +193,9 @@ static real plain_scores(const class_plan *p, const elem *x, int64_t n, real *z)
     return v_top(v_max(a, b));
 }
 
-/* The sum of n reals, in whole vectors, but for the one at `place`, which may be all but all of it.
- * It is not put to 0: to read that again as part of a vector would wait. */
+/* The sum of n reals, in whole vectors, without the one at `place`, which may be nearly the whole
+ * sum. That one is masked out rather than overwritten with 0: loading a vector just after a scalar
+ * store into it stalls (no store forwarding). */
 LK_INLINE double plain_sum_others(const real *e, int64_t n, int64_t place)
 {
     vec a = {0}, b = {0};
@@ -203,27 +209,28 @@ LK_INLINE double plain_sum_others(const real *e, int64_t n, int64_t place)
     return v_sum_wide(a + b);
 }
 
-/* What a row has shown of itself. */
-typedef struct plain_mood {
-    int64_t calm_from; /* chunks before this class are not tried for calm */
-    int64_t pause;     /* how long the next failure is remembered */
-} plain_mood;
+/* Whether to try the calm path on the next chunk: after a failure it is skipped for a while. */
+typedef struct calm_trial {
+    int64_t calm_from; /* the calm path is not tried before this class */
+    int64_t pause;     /* how many classes the next failure skips */
+} calm_trial;
 
-/* The exponentials of one chunk into e, and what they add to the row; a part is written. */
+/* Computes the exponentials of one chunk into e and adds them to the row's sums; writes a part
+ * meanwhile. */
 LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k, int64_t n, real *e,
-                           plain_mood *mood, class_norm *r, const plain_part *part)
+                           calm_trial *trial, class_norm *r, const plain_part *part)
 {
     int64_t written = 0;
     real shift = 0;
     double sum;
     bool calm = false;
-    if (k >= mood->calm_from) {
+    if (k >= trial->calm_from) {
         written = part ? plain_beside(p, n, part) : 0;
         calm = written > 0 ? plain_calm_beside(row->x + k, n, e, &sum, part)
                            : plain_calm(p, row->x + k, n, e, &sum);
         if (!calm) {
-            mood->calm_from = k + mood->pause;
-            mood->pause *= 2;
+            trial->calm_from = k + trial->pause;
+            trial->pause *= 2;
         }
     }
     real reference = 0;
@@ -240,7 +247,7 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
     }
     if (row->y >= k && row->y < k + n) {
         const int64_t place = plain_place(row->y - k, n);
-        if (4 * (double)e[place] <= sum) /* hardly anything cancels */
+        if (4 * (double)e[place] <= sum) /* the subtraction loses almost nothing */
             sum -= (double)e[place];
         else
             sum = plain_sum_others(e, class_padded(n), place);
@@ -254,13 +261,13 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
         plain_write(part, written);
 }
 
-/* What the exponentials of a chunk are to be multiplied with, but for 2^*power, which is for them:
- * the one may be beyond f32, or double, where the product is not. */
+/* The factor of a chunk's exponentials, without 2^*power, by which they are multiplied separately:
+ * the whole factor may overflow f32 or double where the product does not. */
 LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
 {
     const double limit = 0x1p60;
     *power = 0;
-    if (shift > g->top) /* nothing finite had come: all of them are 0 */
+    if (shift > g->top) /* no finite score so far: all exponentials are 0 */
         return isnan(g->a) ? g->a : 0;
     const double half = shift < g->top ? exp(((double)shift - (double)g->top) / 2) : 1;
     const double factor = g->a * half * half;
@@ -271,8 +278,9 @@ LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
     return *power == 0 ? factor : ldexp(g->a * half, -*power) * half;
 }
 
-/* The classes from..end-1 of a gradient, which have the same shift; `again` is room for a chunk.
- * Some of them may be calm and not the others, if that shift is 0: all are then at most 40. */
+/* The part of a pending gradient for the classes from..end-1, which share one shift. `again` is
+ * scratch for a chunk whose exponentials were not kept. If the shift is 0, calm chunks may stand
+ * beside others; all scores are then at most 40. */
 static plain_part plain_take(const class_plan *p, const plain_gradient *g, int64_t from,
                              int64_t end, real *again)
 {
@@ -299,8 +307,8 @@ static plain_part plain_take(const class_plan *p, const plain_gradient *g, int64
     return part;
 }
 
-/* What of a gradient goes out beside the chunk k..k+n-1 of the next row: as many classes, but from
- * the beginning of a line to that of another. */
+/* The part of a pending gradient that is written during the chunk k..k+n-1 of the next row: as many
+ * classes, aligned to whole cache lines. */
 static plain_part plain_part_beside(const class_plan *p, const plain_gradient *g, int64_t k,
                                     int64_t n, real *again)
 {
@@ -354,29 +362,30 @@ LK_INLINE void plain_begin(const class_plan *p, const class_row *row, class_norm
     r->at = (real)p->scale * r_load(row->x + row->y);
 }
 
-/* Sweep 1 of a row, but for what class_close does. The gradient that is left goes out meanwhile. */
+/* Sweep 1 of a row, without the last step (class_close). Writes the pending gradient meanwhile. */
 static void plain_normalise(const class_plan *p, const class_row *row, plain_gradient *before,
                             class_norm *r)
 {
-    plain_mood mood = {.pause = 4 * CHUNK};
+    calm_trial trial = {.pause = 4 * CHUNK};
     real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
     real again[CHUNK] __attribute__((aligned(LK_LINE)));
     plain_begin(p, row, r);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         const int64_t n = plain_chunk_size(p, k);
         const plain_part part = plain_part_beside(p, before, k, n, again);
-        plain_chunk(p, row, k, n, row->kept ? row->kept + k : chunk, &mood, r, &part);
+        plain_chunk(p, row, k, n, row->kept ? row->kept + k : chunk, &trial, r, &part);
     }
     if (before->row)
         plain_written(p, before);
 }
 
-/* Its value; its gradient is left. */
+/* The row's value; its gradient becomes the pending one. */
 static void plain_conclude(const class_plan *p, class_row *row, const class_norm *r,
                            plain_gradient *g)
 {
     const class_slope slope = class_conclude(p, row, r);
-    if (p->want_entropy) { /* nearly 0 where one class is likely: only beside the maximum exact */
+    if (p->want_entropy) { /* close to 0 for a peaked row: exact only relative to the true maximum
+                            */
         const class_row alone = {.x = row->x, .y = row->y};
         const class_norm norm = class_normalise(p, &alone);
         double gap;
@@ -405,11 +414,12 @@ void plain_compute(const class_plan *p, class_row *const *rows, int count, plain
         }
         return;
     }
-    /* Short rows are one chunk, and what one of them waits for is done in the others meanwhile. */
+    /* Short rows are one chunk each: their steps are interleaved, to hide the latency of one row's
+     * maximum, sum and logarithm behind the others. */
     for (int i = 0; i < count; i++) {
-        plain_mood mood = {.pause = 4 * CHUNK};
+        calm_trial trial = {.pause = 4 * CHUNK};
         plain_begin(p, rows[i], &norms[i]);
-        plain_chunk(p, rows[i], 0, p->classes, rows[i]->kept ? rows[i]->kept : chunk, &mood,
+        plain_chunk(p, rows[i], 0, p->classes, rows[i]->kept ? rows[i]->kept : chunk, &trial,
                     &norms[i], NULL);
     }
     for (int i = 0; i < count; i++)

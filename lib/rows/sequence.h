@@ -13,8 +13,8 @@ enum { LENGTHS = CLASSWISE_INPUTS, POSITION_WEIGHT };
 /* reduction, beyond none, sum and mean */
 enum { SEQUENCE_SUM = LK_MEAN + 1, SEQUENCE_MEAN, MEAN_OF_SEQUENCE_MEANS, MEAN_OF_SEQUENCE_SUMS };
 
-/* Measures of a text, which the losses that judge language models have after the class diagnostics:
- * the option struct's part, its rows of the table, the outputs, their check and their values. */
+/* Measures of a text (bits per byte and similar), which losses for evaluating language models have
+ * after the class diagnostics: options, fields of the option table, outputs, checks and values. */
 
 enum {
     NLL_SUM = CLASSWISE_OUTPUTS,
@@ -73,8 +73,8 @@ typedef struct sequence_options {
     int64_t shift;
 } sequence_options;
 
-/* What prepare leaves for the rows, in job->state: the weights of both parts of every row, and room
- * for their values where the loss is one number a sequence. */
+/* What prepare stores in job->state for the rows: the weights of both parts of every row, and room
+ * for their values where the loss has one number for each sequence. */
 typedef struct sequence_state {
     double denominator; /* sum of D_b */
     double part[];      /* [B*T][2] weights, then [B*T][2] values */
@@ -92,8 +92,8 @@ LK_STATIC size_t sequence_state_size(const lk_job *job)
     return sizeof(sequence_state) + (size_t)job->rows * parts * sizeof(double);
 }
 
-/* The place of row i's target in the target-side inputs, of which the first `length` of a sequence
- * are there, or -1 where it does not count. A shift may be larger than any sequence. */
+/* The index of row i's target in the target-side inputs, or -1 if the row is ignored. Only the
+ * first `length` positions of a sequence are valid. The shift may exceed the length. */
 LK_STATIC int64_t shifted_place(const lk_job *job, int64_t i, int64_t shift, int64_t length)
 {
     const int64_t t = i % job->size['T' - 'A'];
@@ -146,7 +146,7 @@ LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* One sequence: its weights as if nothing divided them, and their sums. */
+/* The weights of one sequence before any division, and their sums. */
 LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n, lk_error *error)
 {
     sequence_state *state = job->state;
@@ -217,7 +217,7 @@ LK_STATIC void sequence_rows(const lk_job *job, int64_t first, int64_t count, lk
     classwise_rows(job, sequence_targets, value, first, count, block, scratch);
 }
 
-/* `loss` and `z_loss` where they are one number a sequence. */
+/* `loss` and `z_loss` where they have one number for each sequence. */
 LK_STATIC void sequence_values(const lk_job *job)
 {
     const sequence_options *o = job->options;

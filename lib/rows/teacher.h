@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of a student's class scores against what a teacher says of the same classes: options, which
- * rows count, and the student's side of a row. The arithmetic of scores is rows/class_row.h's.
+ * Distillation: rows of a student's class scores against a teacher's scores or probabilities of the
+ * same classes. Shared here: the options, and the softmax at a temperature. The arithmetic of
+ * scores is rows/class_row.h's.
  */
 #ifndef LK_TEACHER_H
 #define LK_TEACHER_H
@@ -30,25 +31,25 @@ typedef struct teacher_options {
         .help = "multiply by the square of the temperature, so that gradients keep their size"     \
     }
 
-/* 1/temperature, as a number that the computing type has. */
+/* 1/temperature, clamped to the range of the computing type. */
 LK_STATIC double teacher_scale(const teacher_options *o)
 {
     return class_clamp(1 / o->temperature);
 }
 
-/* What temperature multiplies a row's value with. */
+/* The factor by which the temperature multiplies a row's value. */
 LK_STATIC double teacher_factor(const teacher_options *o)
 {
     return o->scale_by_t2 ? o->temperature * o->temperature : 1;
 }
 
-/* The softmax of a row at its temperature. The classes at the top are counted and the others summed
- * by themselves: so what a class with nearly all of the mass leaves to them keeps its digits, as
- * the logarithm of the sum does, which is then little more than that. */
+/* The softmax of a row at its temperature. Classes at the maximum are counted separately from the
+ * sum over the others, so that in a peaked row the mass of the others, and the logarithm of the
+ * whole sum, keep full precision. */
 typedef struct teacher_norm {
     real top;
-    double others; /* sum over the classes below it of e^(z - top) */
-    double sum;    /* with those at the top; NaN if the row has no softmax */
+    double others; /* sum of e^(z - top) over the classes below the maximum */
+    double sum;    /* with the classes at the maximum; NaN if the row has no softmax */
     double log_sum;
 } teacher_norm;
 
@@ -57,7 +58,7 @@ LK_INLINE vec teacher_read(const void *y, const bool elems, int64_t k, int64_t n
     return elems ? v_load_tail((const elem *)y + k, n, 0) : v_read_tail((const real *)y + k, n, 0);
 }
 
-/* Scores of a chunk, in whole vectors, with -inf beyond; the greatest. */
+/* The scaled scores of a chunk, in whole vectors, padded with -inf. Returns the maximum. */
 LK_INLINE real teacher_scores(const void *y, const bool elems, int64_t k, int64_t n, real scale,
                               real *z)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of vectors that are compared with all vectors of a set: see rows/units.h.
+ * Losses that compare every vector of one set with all vectors of another: see rows/units.h.
  */
 #include "rows/units.h"
 
@@ -96,7 +96,8 @@ lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input, lk_
     return LK_OK;
 }
 
-/* Products and their partial sums are reals, as long as a lane adds up no more than this many. */
+/* A lane accumulates at most this many products in the computing type; partial sums are then added
+ * up in double. */
 enum { PAIR_TERMS = 64 };
 
 /* out_j = x y_j for `many` vectors y_j. */
@@ -173,7 +174,7 @@ double pair_replace(real *s, int64_t padded, real shift, double a, double b)
     return sum;
 }
 
-/* sum of s_j - shift over what is not -inf. */
+/* The sum of s_j - shift over all s_j that are not -inf. */
 static double pair_sum_scores(const real *s, int64_t padded, real shift)
 {
     const vec minus_inf = v_set(-(real)INFINITY);
@@ -220,7 +221,7 @@ void pair_softmax_row(pair_softmax *r)
     const double off = r->eps > 0 ? r->eps / r->allowed : 0;
     r->slope_scale = pair_replace(r->s, r->padded, top, r->weight / sum, r->weight * off);
     for (int64_t p = 0; p < r->positives; p++) {
-        /* e/sum - (1 - eps)/many - off, with what cancels taken out by hand. */
+        /* e/sum - (1 - eps)/many - off, rewritten so that nothing cancels. */
         double miss = ((double)r_exp(r->kept[p]) - hit / many) - rest / many;
         double g = r->weight * (miss / sum + (r->eps / many - off));
         r->s[r->at[p]] = (real)g;
@@ -251,7 +252,7 @@ LK_INLINE void pair_gather_at(const real *w, int64_t step, const pair_units *u, 
 }
 
 /* to += sum_j w_j h_j over all units, with w_j `step` apart: a row of G (1) or a column. Units
- * whose weight is 0 are not read. False if all are. */
+ * whose weight is 0 are not read. Returns false if all weights are 0. */
 static bool pair_gather(const real *w, int64_t step, const pair_units *u, double *to)
 {
     bool any = false;

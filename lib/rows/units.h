@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of vectors that are compared with all vectors of a set, by the cosines of a whole row.
+ * Losses that compare every vector of one set with all vectors of another, by cosine: contrastive
+ * losses with in-batch negatives.
  *
- * `pair_units` are the unit vectors h of an input, kept in job->state. A row computes its scores
- * against all units of a set and leaves in their place G, the slope of the loss by each score; the
- * gradients are passes that gather: dL/dh_i = sum_j G_ij h_j, then through unit(). Who reads whose
- * row is up to the loss; every row writes its own row of G alone.
+ * `pair_units` are the normalised vectors h of an input, kept in job->state. A row computes its
+ * scores against all vectors of a set, then replaces them by G, the derivatives of the loss with
+ * respect to the scores. The gradients are separate passes, which gather from G: dL/dh_i = sum_j
+ * G_ij h_j, then the gradient through the normalisation. A loss decides which rows of G it reads; a
+ * row writes only its own row of G.
  */
 #ifndef LK_UNITS_H
 #define LK_UNITS_H
 
 #include "rows/pair.h"
 
-/* By the names of the variant; they are in rows/units.c. */
+/* Each variant has its own copy, under its own names; defined in rows/units.c. */
 #define pair_sort             LK_PASTE(LK_VARIANT, pair_sort)
 #define pair_check_memory     LK_PASTE(LK_VARIANT, pair_check_memory)
 #define pair_units_take       LK_PASTE(LK_VARIANT, pair_units_take)
@@ -33,15 +35,16 @@
 #define pair_labelled_back    LK_PASTE(LK_VARIANT, pair_labelled_back)
 #define pair_labelled_cost    LK_PASTE(LK_VARIANT, pair_labelled_cost)
 
-/* Numbers in order, equal ones side by side; each with its place. */
+/* A key and its original index, for sorting keys so that equal ones are adjacent. */
 typedef struct pair_place {
     int64_t key, at;
 } pair_place;
 
 LK_DRIVER void pair_sort(pair_place *place, int64_t n);
 
-/* The next `bytes` bytes of job->state. Where only their number is asked for there is no state yet,
- * and the place is none: so it is computed as a number. */
+/* Take the next `bytes` bytes of job->state. While only the size of the state is being added up,
+ * job->state is NULL and the result must not be used; the address is computed as an integer because
+ * arithmetic on NULL is undefined. */
 LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
 {
     uintptr_t place = (uintptr_t)job->state + *used;
@@ -49,21 +52,21 @@ LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
     return (void *)place;
 }
 
-/* Whole vectors: rows of reals are padded to them, so that no loop here has a tail. */
+/* Rows of reals are padded to whole vectors, so that no loop here has a remainder. */
 LK_INLINE int64_t pair_padded(int64_t n)
 {
     return (n + LANES - 1) / LANES * LANES;
 }
 
-/* Refuse what even its size cannot be told of: x and y rows whose products are all kept. */
+/* Refuse x times y scores, all of which are kept, if their size in bytes would overflow. */
 LK_DRIVER lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error);
 
-/* The vectors of an input as h = v / n with n = max(|v|, eps), or as they are with n = 1. */
+/* The vectors of an input as h = v / n with n = max(|v|, eps), or unchanged, with n = 1. */
 typedef struct pair_units {
     real *h;
     double *n;
     int64_t rows, width, stride;
-    double eps; /* infinite: as they are */
+    double eps; /* infinite: not normalised */
 } pair_units;
 
 LK_DRIVER pair_units pair_units_take(const lk_job *job, size_t *used, int input, double eps);
@@ -73,50 +76,52 @@ LK_DRIVER void pair_unit(const pair_units *u, int64_t i, const elem *v);
 LK_DRIVER lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t index,
                                         lk_error *error);
 
-/* All units of an input. Refuses what nonfinite=error refuses. */
+/* Fill in all rows. With nonfinite=error, an error for a value that is not finite. */
 LK_DRIVER lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input,
                                     lk_error *error);
 
-/* A score: -inf is for those that are not allowed, so what is not finite becomes NaN. */
+/* A score. -inf marks excluded candidates, so a score that is not finite becomes NaN. */
 LK_INLINE real pair_score(double x)
 {
     real s = (real)x;
     return s + 0 * s;
 }
 
-/* s_j = scale * x h_j for all units; -inf in the lanes beyond. */
+/* s_j = scale * x h_j for all rows of u, padded with -inf. */
 LK_DRIVER void pair_scores(const real *x, const pair_units *u, double scale, real *s);
 
-/* max s_j, NaN left out; and what to take from s before exp, finite also where no score is. */
+/* max s_j, ignoring NaN: the shift that is subtracted before exp. Finite even if no score is. */
 LK_DRIVER real pair_top(const real *s, int64_t padded);
 
 /* sum_j e^(s_j - shift). */
 LK_DRIVER double pair_sum_exp(const real *s, int64_t padded, real shift);
 
-/* s_j becomes a e^(s_j - shift) - b, and 0 where it is -inf. Gives sum of that times s_j - shift.
+/* s_j becomes a e^(s_j - shift) - b, and 0 where it is -inf. Returns the sum of the new values,
+ * each times s_j - shift.
  */
 LK_DRIVER double pair_replace(real *s, int64_t padded, real shift, double a, double b);
 
-/* Cross entropy of a row of scores with the targets q, which are alike on `positives` of them but
- * for eps/allowed on all that are allowed: -sum_j q_j log softmax(s)_j. Scores of -inf are not
- * allowed and have no part in it. */
+/* The cross entropy of a row of scores, -sum_j q_j log softmax(s)_j. The target distribution q is
+ * uniform over the positives, smoothed: mass eps is spread over all `allowed` candidates. Scores of
+ * -inf mark excluded candidates. */
 typedef struct pair_softmax {
-    real *s; /* padded; where slopes are wanted, G replaces it */
+    real *s; /* scores, padded; replaced by G if `slopes` */
     int64_t padded;
-    const int64_t *at; /* the positives' places */
+    const int64_t *at; /* indices of the positives */
     int64_t positives;
-    real *kept; /* room for as many reals */
+    real *kept; /* scratch for as many reals */
     double eps, allowed;
     double weight; /* of G */
     bool slopes;
 
     double loss;
-    double slope_scale; /* sum_j G_j s_j: the slope of log t where the scores are t s */
+    double slope_scale; /* sum_j G_j s_j: the derivative with respect to log t, if the scores are
+                           scaled by t */
 } pair_softmax;
 
 LK_DRIVER void pair_softmax_row(pair_softmax *r);
 
-/* The gradient of vector i as the sum of two gathers, the second where b is not NULL. `g` is
+/* Write the gradient of vector i: the sum of two gathers, the second only if b is not NULL. `g` is
  * scratch for a padded vector. */
 LK_DRIVER void pair_gather_back(const pair_units *u, int64_t i, const pair_units *others,
                                 const real *a, int64_t step_a, const real *b, int64_t step_b,
@@ -132,8 +137,8 @@ LK_INLINE bool pair_wants_gradient(const lk_job *job)
     return any;
 }
 
-/* Losses of `embeddings` [N,D] with `labels` [N]: all pairs of them, those with the same label
- * being the positive ones. */
+/* Losses over all pairs of `embeddings` [N,D] with `labels` [N]: pairs with equal labels are
+ * positive. */
 enum { EMBEDDINGS, LABELS, LABELS_GRAD_OUTPUT };
 
 #define PAIR_LABELLED_INPUTS                                                                       \
@@ -146,9 +151,9 @@ enum { EMBEDDINGS, LABELS, LABELS_GRAD_OUTPUT };
 typedef struct pair_labelled {
     pair_units u;
     real *slopes;      /* N rows of `padded` */
-    pair_place *order; /* by label */
-    int64_t *first;    /* of the item's label in `order` */
-    int64_t *count;    /* of the items with its label */
+    pair_place *order; /* sorted by label */
+    int64_t *first;    /* by item: where its label begins in `order` */
+    int64_t *count;    /* by item: how many items have its label */
     int64_t padded;
     size_t bytes;
 } pair_labelled;
@@ -159,7 +164,7 @@ LK_DRIVER lk_status pair_labelled_check(const lk_job *job, lk_error *error);
 
 LK_DRIVER lk_status pair_labelled_fill(const lk_job *job, const pair_labelled *l, lk_error *error);
 
-/* The places of the items with the label of item i, but for i itself; how many. */
+/* Store the indices of the items with the label of item i, except i. Returns their number. */
 LK_INLINE int64_t pair_positives(const pair_labelled *l, int64_t i, int64_t *at)
 {
     int64_t n = 0;
@@ -169,10 +174,10 @@ LK_INLINE int64_t pair_positives(const pair_labelled *l, int64_t i, int64_t *at)
     return n;
 }
 
-/* Scratch of a row: the places and the scores of its positives. Of a pass: a vector. */
+/* Scratch: for a row, the indices and scores of its positives; for a gradient pass, a vector. */
 LK_DRIVER size_t pair_labelled_scratch(const lk_job *job);
 
-/* s and the gradient: dL/dh = (G + G') h / temperature. */
+/* The gradient pass: dL/dh = (G + G') h / temperature, where G' is G transposed. */
 LK_DRIVER void pair_labelled_back(const lk_job *job, const pair_labelled *l, double temperature,
                                   int64_t first, int64_t count, double *g);
 
