@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The front of a call: the order of its steps, options, and the outputs by number. Everything else
- * is done by the kind of call that stands behind it.
+ * The public functions of calls: they check the order of steps, set options, and list the outputs
+ * by number. Everything else is done by the call's kind (lk_kind).
  */
 #include "call.h"
 
@@ -120,7 +120,8 @@ lk_status lk_call_check(lk_call *call, lk_error *error)
     if (status == LK_OK)
         call->stage = CHECKED;
     else
-        call->wanted_count = wanted_count; /* the default outputs were not asked for */
+        call->wanted_count =
+            wanted_count; /* remove the default outputs again: they were not requested */
     return status;
 }
 

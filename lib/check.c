@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Everything about a call that needs no numbers: what is missing, element types, shapes, ranges of
- * options, and which outputs there will be.
+ * All checks of a call that need no data: missing inputs, element types, shapes, ranges of options,
+ * and the types and shapes of the outputs.
  */
 #include "single.h"
 
-enum { BLOCK_ELEMENTS = 64 * 1024 }; /* what a block should at least compute */
+enum { BLOCK_ELEMENTS = 64 * 1024 }; /* minimum work of a block, in elements */
 
 int lk_single_input(const lk_loss *loss, const char *name)
 {
@@ -132,7 +132,7 @@ const char *lk_single_loss_pattern(const single *s)
     return reduce->reduction == LK_NONE ? loss->is.loss_shape : "";
 }
 
-/* The patterns an input may have; how many. */
+/* Store the shape patterns that an input may have. Returns how many. */
 static int patterns(const single *s, const lk_input *input, const char *pattern[3])
 {
     int forms = 0;
@@ -144,14 +144,14 @@ static int patterns(const single *s, const lk_input *input, const char *pattern[
     return forms;
 }
 
-/* The option that says where an axis of the first input stands, or NULL. */
+/* The option that selects an axis of the first input (class_dim), or NULL. */
 static const lk_field *axis_option(const lk_description *is)
 {
     const char *at = strchr(is->inputs[0].forms[0].shape, '@');
     return at ? lk_field_find(is->options, at + 1) : NULL;
 }
 
-/* "with class_dim=1 ", where another place of that axis would be another shape. */
+/* "with class_dim=1 ", for messages about shapes that depend on that option. */
 static const char *axis_text(const single *s, char to[64])
 {
     const lk_field *axis = axis_option(&s->call.loss->is);
@@ -190,7 +190,8 @@ static lk_status no_form(const single *s, int i, lk_error *error)
                         axis_text(s, axis), all);
 }
 
-/* Which form an input has: the first one that its shape and type fit, exactly before leniently. */
+/* Choose the form of an input: the first one that its shape and type match, exactly if possible,
+ * else leniently. */
 static lk_status choose_form(single *s, int i, lk_error *error)
 {
     const lk_input *input = &s->call.loss->is.inputs[i];
@@ -214,7 +215,7 @@ static lk_status choose_form(single *s, int i, lk_error *error)
     return no_form(s, i, error);
 }
 
-/* Options that say where an axis stands are needed in range before shapes can be told. */
+/* An option that selects an axis must be in range before shapes can be checked. */
 static lk_status check_axes(const single *s, lk_error *error)
 {
     const lk_field *axis = axis_option(&s->call.loss->is);
@@ -265,7 +266,7 @@ static void default_outputs(single *s)
             (void)lk_wanted_add(&s->call, is->outputs[i].name, DIAGNOSTIC, i);
 }
 
-/* Is the input's memory its gradient's to take? Not if another input was given the same. */
+/* May the gradient be computed in place of the input? Not if another input shares its memory. */
 static bool may_overwrite(const single *s, int i)
 {
     const void *data = s->given[i].data;
@@ -277,7 +278,7 @@ static bool may_overwrite(const single *s, int i)
     return true;
 }
 
-/* Gradients that there cannot be, as far as can be said before element types are chosen: names are
+/* Refuse gradients that cannot exist, as far as is known before element types are chosen: names are
  * checked before types and shapes. */
 static lk_status check_wanted(const single *s, lk_error *error)
 {
@@ -301,7 +302,7 @@ static lk_status check_outputs(single *s, lk_error *error)
 {
     const lk_description *is = &s->call.loss->is;
     lk_dtype real = single_real(s);
-    lk_status status = check_wanted(s, error); /* again: element types are chosen now */
+    lk_status status = check_wanted(s, error); /* again, now that element types are chosen */
     s->job.out_wanted = 0;
     if (status != LK_OK)
         return status;
@@ -339,9 +340,10 @@ int64_t lk_single_block_rows(int64_t cost)
     return cost >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (cost > 0 ? cost : 1);
 }
 
-/* Where there are no rows, an empty tensor may claim sizes that no memory could hold, and what is
- * computed of them (scratch, say) would overflow. The job sees no size beyond the largest tensor
- * that is there, or beyond what an empty one may have behind a first size that is not 0. */
+/* If there are no rows, an empty tensor may have other sizes so large that what is computed from
+ * them, such as the size of the scratch, would overflow. So the sizes in the job are limited to
+ * those of the largest tensor with elements, or to what an empty one may have after a first size
+ * other than 0. */
 static void bound_claims(single *s)
 {
     lk_job *job = &s->job;
@@ -366,7 +368,7 @@ lk_tensor lk_single_shown(const single *s, int i)
     return t;
 }
 
-/* What the kernels see of shapes and inputs. */
+/* Fill in the shapes and inputs that the kernels see. */
 static lk_status fill_job(single *s, lk_error *error)
 {
     lk_job *job = &s->job;
@@ -374,7 +376,7 @@ static lk_status fill_job(single *s, lk_error *error)
     const char *pattern =
         s->call.loss->rows_shape ? s->call.loss->rows_shape : s->call.loss->is.loss_shape;
     lk_tensor rows = {0};
-    job->given = 0; /* a check may come again */
+    job->given = 0; /* check may be called again */
     for (int i = 0; inputs[i].name; i++) {
         if (s->given[i].rank < 0)
             continue;

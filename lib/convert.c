@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Floats from one type to another, for what kernels do not read or write in their own type.
- * Simple rather than fast: such inputs are short beside the logits.
+ * Conversions between float types, for tensors that kernels do not read or write in their own type.
+ * Simple rather than fast: such inputs are small compared with the logits.
  */
 #include "internal.h"
 
-/* Both halves hold a sign, an exponent and `bits` of fraction; all their values fit a float. */
+/* f16 and bf16 hold a sign, an exponent and `bits` of fraction; a float represents all their values
+ * exactly. */
 static double half(uint16_t u, int bits)
 {
     int exponent = (u & 0x7fff) >> bits, top = 0x7fff >> bits, bias = top >> 1;
@@ -42,8 +43,8 @@ double lk_real_at(const void *data, lk_dtype dtype, int64_t i)
     }
 }
 
-/* The bits of x in a half with `bits` of fraction, rounded to nearest even: scaled so that the last
- * place kept is 1, rint() does it. A carry goes into the exponent by itself. */
+/* x as a 16-bit float with `bits` of fraction, rounded to nearest even: x is scaled so that its
+ * last place is 1, then rint() rounds. A carry out of the fraction increments the exponent. */
 static uint16_t narrow_half(double x, int bits)
 {
     const int top = 0x7fff >> bits, bias = top >> 1;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What went wrong, and where.
+ * Errors: their text, and the input and index that they are about.
  */
 #include "internal.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A call in one step, on the calling thread.
+ * lk_evaluate: a whole call in one step, on the calling thread.
  */
 #include "internal.h"
 

@@ -15,7 +15,7 @@ static const int64_t OFF = INT64_MIN;
 
 static double parse_real(const char *text, const char **end)
 {
-    /* glibc and musl hand out a constant for "C": nothing is allocated. */
+    /* glibc and musl return a constant for "C": nothing is allocated. */
     locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
     char *stop = NULL;
     double x = c ? strtod_l(text, &stop, c) : strtod(text, &stop);
@@ -50,7 +50,7 @@ static bool parse_choice(const char *choices, const char *text, int *value)
     return false;
 }
 
-/* "101,102"; off or nothing is the empty list. */
+/* "101,102"; "off" or "" is the empty list. */
 static bool parse_list(const char *text, lk_list *list)
 {
     *list = (lk_list){0};
@@ -120,7 +120,7 @@ static bool parse(const lk_field *field, void *place, const char *text)
         if (!off && (*stop != '\0' || errno != 0))
             return false;
         if (!off && value == OFF && (field->flags & LK_OFF))
-            return false; /* the one number that cannot be told from off */
+            return false; /* this number means "off" (OFF) */
         *(int64_t *)place = value;
         return true;
     }

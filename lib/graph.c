@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The loss that is made of others: its description, and what evaluates it.
+ * The composite loss, which is made of other losses: its description and its lk_kind.
  */
 #include "graph.h"
 

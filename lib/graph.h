@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * A graph: a call that is made of calls, its parts. What filling it (graph_parts.c), checking it
- * (graph_check.c) and running it (graph_run.c) share. Parts are used by the public functions of
- * calls alone.
+ * A graph: a call that is made of other calls, its parts. Shared by graph_parts.c (filling it),
+ * graph_check.c (checks) and graph_run.c (running it). A graph uses its parts only through the
+ * public lk_call_ functions.
  *
- * Each part is a call of its own on the tensors that it names, and its upstream gradient is its
- * weight. Gradients with respect to the same tensor are added up in the order of the parts. Tensors
- * of 16 bits are widened once and for all, so that a sum of gradients is rounded once.
+ * Each part is evaluated on the tensors that it names, with its weight as the upstream gradient.
+ * Gradients with respect to the same tensor are summed in the order of the parts. 16-bit tensors
+ * are widened once, before any part reads them, and sums of gradients are rounded once, at the end.
  */
 #ifndef LK_GRAPH_H
 #define LK_GRAPH_H
@@ -27,35 +27,36 @@ typedef struct named {
     char name[NAME_SIZE];
     lk_tensor is;
     bool used;       /* by a part, or by the graph itself */
-    int gradient;    /* its place among the wanted outputs, or -1 */
-    bool has_sum;    /* when planning: a part has written its gradient already */
-    void *wide, *to; /* widened numbers; where gradients are summed: the output, or wide too */
+    int gradient;    /* index of its gradient among the requested outputs, or -1 */
+    bool has_sum;    /* while planning: an earlier part writes its gradient */
+    void *wide, *to; /* the widened elements; the sum of gradients: the output, or wide too */
 } named;
 
 typedef struct part {
     const lk_loss *loss;
     const lk_description *is;
     double weight;
-    char *options; /* as they were set: name, text, name, text, each with its end; NULL: none */
+    char *options; /* NUL-terminated strings as they were set: name, text, name, text; NULL: none */
     size_t options_size;
-    char source[LK_MAX_INPUTS][NAME_SIZE]; /* "": the tensor of the same name */
+    char source[LK_MAX_INPUTS]
+               [NAME_SIZE]; /* the tensor each input reads; "": the one of the input's name */
     bool none[LK_MAX_INPUTS];
-    int tensor[LK_MAX_INPUTS]; /* -1: none */
-    lk_call *call;             /* with the options set; inputs and outputs come with the check */
-    bool checked;              /* the call, or it was tried: another check needs a new one */
+    int tensor[LK_MAX_INPUTS]; /* index of that tensor; -1: none */
+    lk_call *call;             /* with the options set; check adds inputs and outputs */
+    bool checked;              /* check was called on it, so the next check needs a new call */
     bool finished;
     double upstream; /* its grad_output */
     char value[sizeof(double)];
 } part;
 
-/* What a pass of the graph is: a pass of a part, the addition of a gradient that was written beside
- * the sum, or the rounding of a sum to 16 bits. */
+/* A pass of the graph: a pass of a part, the addition of a gradient in a temporary buffer to the
+ * sum, or the rounding of a sum to 16 bits. */
 typedef enum step_kind { RUN, ADD, ROUND } step_kind;
 typedef struct step {
     step_kind kind;
     int part;
     named *tensor;
-    const void *from; /* ADD */
+    const void *from; /* ADD: the gradient to add */
 } step;
 
 typedef struct graph {
@@ -68,7 +69,7 @@ typedef struct graph {
     size_t arena_used;
     int steps, at;
     step *step;
-    lk_error bad; /* of the first part that could not be finished */
+    lk_error bad; /* error of the first part whose finish failed */
 } graph;
 
 static inline graph *graph_of(const lk_call *call)
@@ -81,7 +82,7 @@ static inline bool is_half(lk_dtype dtype)
     return dtype == LK_F16 || dtype == LK_BF16;
 }
 
-/* graph_parts.c: functions of the kind, */
+/* graph_parts.c */
 
 void lk_graph_free(lk_call *call);
 lk_status lk_graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error);
@@ -93,26 +94,26 @@ lk_status lk_graph_part_option(lk_call *call, const char *name, const char *text
 lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tensor,
                               lk_error *error);
 
-/* and the tensor of that name, or NULL; */
+/* The tensor of that name, or NULL. */
 named *lk_graph_find(const graph *g, const char *name);
 
-/* whether that is the name of an input that the graph itself has; */
+/* Is that the name of one of the graph's own inputs? */
 bool lk_graph_reserves(const graph *g, const char *name);
 
-/* a new call of part k with its options, where the one it has was used; */
+/* Replace the call of part k by a new one with the same options, if it was checked. */
 lk_status lk_graph_renew(graph *g, int k, lk_error *error);
 
-/* an error of part k as one of the graph's, which says where: returns its status; */
+/* Turn an error of part k into one of the graph that names the part. Returns its status. */
 lk_status lk_graph_part_error(const graph *g, int k, lk_error *error);
 
-/* the tensor whose gradient an output of part k is, or NULL. */
+/* The tensor whose gradient that output of part k is; NULL for other outputs. */
 named *lk_graph_gradient_of(const graph *g, int k, const char *output);
 
 /* graph_check.c */
 
 lk_status lk_graph_check(lk_call *call, lk_error *error);
 
-/* The checks of all parts, each with a new call where the one it has was used. */
+/* Check all parts, each with a new call if the present one was checked already. */
 lk_status lk_graph_check_parts(graph *g, lk_error *error);
 
 /* graph_run.c */

@@ -28,7 +28,7 @@ static lk_status connect(graph *g, lk_error *error)
     return LK_OK;
 }
 
-/* The first input of the first part that can be differentiated chooses the element type. */
+/* The first differentiable input of the first part chooses the element type. */
 static lk_status choose_primary(graph *g, lk_error *error)
 {
     for (int k = 0; k < g->parts; k++) {
@@ -67,21 +67,21 @@ static lk_status ask_part(graph *g, int k, lk_error *error)
             status = lk_call_want(p->call, name, error);
         }
         snprintf(name, sizeof name, "part.%d.", k);
-        const char *own = wants + strlen(name); /* check_output refuses what no part tells */
+        const char *own = wants + strlen(name); /* check_output refuses names that no part has */
         if (strncmp(wants, name, strlen(name)) == 0 && strcmp(own, "loss") != 0)
             status = lk_call_want(p->call, own, error);
     }
     return status;
 }
 
-/* A part's inputs as it will see them: without numbers, and no 16-bit type among wider ones. */
+/* Give a part its inputs, without data, with 16-bit types widened if other inputs are wider. */
 static lk_status give_inputs(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
     const lk_input *in = p->is->inputs;
     lk_status status = LK_OK;
     for (int i = 0; in[i].name && status == LK_OK; i++) {
-        lk_tensor t = lk_scalar(LK_F64, NULL); /* grad_output, of a loss of one number */
+        lk_tensor t = lk_scalar(LK_F64, NULL); /* grad_output of a scalar loss */
         if (p->tensor[i] >= 0)
             t = g->tensor[p->tensor[i]].is;
         else if (strcmp(in[i].name, g->call.loss->is.inputs[UPSTREAM].name) != 0)
@@ -97,7 +97,7 @@ static lk_status give_inputs(graph *g, int k, lk_error *error)
     return status;
 }
 
-/* Element types that were left open are those that the part has chosen. */
+/* Element types that the request left open become those that the part has chosen. */
 static lk_status resolve_types(graph *g, int k, lk_error *error)
 {
     const part *p = &g->part[k];
@@ -131,7 +131,7 @@ static lk_status check_part(graph *g, int k, lk_error *error)
         status = lk_call_check(p->call, error);
     if (status == LK_OK)
         return resolve_types(g, k, error);
-    /* What a part is given as its upstream gradient is one number. */
+    /* The graph gives a part a scalar as its upstream gradient. */
     if (strcmp(error->input, g->call.loss->is.inputs[UPSTREAM].name) == 0)
         return lk_error_set(
             error, LK_OPTION_CONFLICT, "",
@@ -204,7 +204,7 @@ lk_status lk_graph_check_parts(graph *g, lk_error *error)
     return status;
 }
 
-/* Does a part give the gradient of that tensor? */
+/* Does any part have a gradient with respect to that tensor? */
 static bool is_differentiated(const graph *g, const named *t)
 {
     const char *output;
@@ -231,7 +231,7 @@ static lk_status default_outputs(graph *g, lk_error *error)
     return lk_error_set(error, LK_UNKNOWN_OUTPUT, "", "more than %d outputs", MAX_WANTED);
 }
 
-/* The output of a part that "part.<k>.<output>" names: its type and shape. */
+/* Find the output of a part that "part.<k>.<output>" names, with its type and shape. */
 static bool find_part_output(const graph *g, const char *name, lk_tensor *is)
 {
     char shown[64];
@@ -259,7 +259,7 @@ static lk_status unknown_output(const char *name, lk_error *error)
                         name);
 }
 
-/* Could there be that output, by the descriptions of the parts? */
+/* Could that output exist, by the descriptions of the parts? */
 static bool is_possible(const graph *g, const char *name)
 {
     char shown[64];
@@ -324,7 +324,7 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
     if (g->parts == 0)
         return lk_error_set(error, LK_MISSING_OPTION, "", "option parts is missing: %s",
                             call->loss->is.options[0].help);
-    for (int i = 0; i < g->tensors; i++) { /* of a check that failed */
+    for (int i = 0; i < g->tensors; i++) { /* left by a check that failed */
         g->tensor[i].gradient = -1;
         g->tensor[i].used = false;
     }
@@ -337,8 +337,8 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
             return status;
     if ((status = check_combine(g, error)) != LK_OK)
         return status;
-    /* The defaults are known when the parts are checked with theirs. Then each part is asked by
-     * name, also for gradients that are none of its own defaults. */
+    /* The default outputs are known once the parts are checked with their own. Then outputs are
+     * requested from each part by name, including gradients that are not among its defaults. */
     if (call->wanted_count == 0 && ((status = default_outputs(g, error)) != LK_OK ||
                                     (status = lk_graph_check_parts(g, error)) != LK_OK))
         return status;

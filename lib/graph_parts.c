@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * How a request fills a graph: tensors by name, and parts with their options and what they read.
- * The only file that looks other losses up.
+ * Filling a graph: tensors by name, and parts with their options and inputs. The only file that
+ * looks up other losses.
  */
 #include "graph.h"
 
@@ -25,7 +25,8 @@ bool lk_graph_reserves(const graph *g, const char *name)
     return false;
 }
 
-/* Names go into replies as they are: letters, digits and what joins them. */
+/* Names are copied into replies unescaped, so only letters, digits and joining marks are
+ * allowed. */
 static bool is_word(const char *name)
 {
     const size_t length = strlen(name);
@@ -101,7 +102,7 @@ const lk_tensor *lk_graph_tensor(const lk_call *call, const char *name)
     return t ? &t->is : NULL;
 }
 
-/* Which outputs there are is known when the parts are: the check asks again. */
+/* Outputs are known only when all parts are, so check looks again. */
 lk_status lk_graph_want(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error)
 {
     (void)call;
@@ -136,7 +137,7 @@ lk_status lk_graph_part(lk_call *call, const char *loss, double weight, lk_error
     return LK_OK;
 }
 
-/* Keep an option for the calls that take the place of this one. */
+/* Keep an option for the calls that will replace this one (lk_graph_renew). */
 static lk_status remember(part *p, const char *name, const char *text, lk_error *error)
 {
     const size_t name_size = strlen(name) + 1, text_size = strlen(text) + 1;
@@ -155,7 +156,7 @@ lk_status lk_graph_renew(graph *g, int k, lk_error *error)
     part *p = &g->part[k];
     if (!p->checked)
         return LK_OK;
-    lk_call *fresh = lk_call_new(p->loss); /* the other one stays where there is no memory */
+    lk_call *fresh = lk_call_new(p->loss); /* the old call stays if there is no memory */
     if (!fresh)
         return lk_error_set(error, LK_NO_MEMORY, "", "no memory for a call");
     lk_call_free(p->call);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A graph is run step by step: the passes of each part in turn, then the addition of what it could
- * not write into the sum of a gradient, and at the end the rounding of sums to 16 bits.
+ * Running a graph, step by step: the passes of each part in turn, each followed by the addition of
+ * those of its gradients that it wrote to a temporary buffer, and at the end the rounding of sums
+ * to 16 bits.
  */
 #include "graph.h"
 
@@ -21,7 +22,7 @@ static size_t aligned(size_t bytes)
 
 /* Memory. */
 
-/* Outputs of a part that nobody outside sees, and gradients that wait to be added. */
+/* Memory for outputs of a part that were not requested, and for gradients that are to be added. */
 static size_t aside(const part *p)
 {
     size_t bytes = 0;
@@ -33,7 +34,7 @@ static size_t aside(const part *p)
     return bytes;
 }
 
-/* Is the tensor computed with in another type than it has? */
+/* Do the parts read the tensor in a wider type than its own? */
 static bool is_widened(const graph *g, const named *t)
 {
     return is_half(g->primary) && is_half(t->is.dtype) && !lk_graph_reserves(g, t->name);
@@ -92,7 +93,7 @@ static double upstream_of(const graph *g)
     return number_at(g, UPSTREAM, 0, 1);
 }
 
-/* What the value of part k is multiplied with. */
+/* The factor of the value of part k. */
 static double factor_of(const graph *g, int k)
 {
     const graph_options *o = g->call.options;
@@ -134,7 +135,7 @@ static lk_status make_room(graph *g, lk_error *error)
     return LK_OK;
 }
 
-/* The tensors as the parts will see them, and where their gradients will be summed. */
+/* The tensors as the parts see them, and the buffers in which their gradients are summed. */
 static void present_tensors(graph *g)
 {
     for (int i = 0; i < g->tensors; i++) {
@@ -150,7 +151,7 @@ static void present_tensors(graph *g)
     }
 }
 
-/* The place of the output of the graph that shows one of a part, or NULL. */
+/* The buffer of the graph's output "part.<k>.<output>", or NULL if it was not requested. */
 static void *shown_at(const graph *g, int k, const char *output)
 {
     char shown[64];
@@ -161,7 +162,8 @@ static void *shown_at(const graph *g, int k, const char *output)
     return NULL;
 }
 
-/* The place of one output of a part; what has to be added afterwards gets a step. */
+/* The buffer of one output of a part. A gradient that must be added to a sum afterwards gets a
+ * step. */
 static void *place_output(graph *g, int k, const char *output, const lk_tensor *is, bool counts)
 {
     named *t = lk_graph_gradient_of(g, k, output);
@@ -199,7 +201,7 @@ static lk_status plan_part(graph *g, int k, lk_error *error)
     g->step[g->steps++] = (step){.kind = RUN, .part = k};
     for (int o = 0; (output = lk_call_output(p->call, o, &is)); o++)
         (void)lk_call_bind(p->call, o, place_output(g, k, output, &is, factor != 0));
-    g->arena_used = mark; /* the next part's, when this one's gradients are added */
+    g->arena_used = mark; /* reused by the next part, after this one's gradients are added */
     lk_status status = lk_call_plan(p->call, error);
     return status == LK_OK ? LK_OK : lk_graph_part_error(g, k, error);
 }
@@ -210,7 +212,7 @@ lk_status lk_graph_plan(lk_call *call, lk_error *error)
     lk_error ignored;
     error = error ? error : &ignored;
     lk_status status = check_data(g, error);
-    /* After a plan that was refused some parts are planned already: all begin anew. */
+    /* After a plan that failed, some parts may be planned already: start again with new calls. */
     if (status == LK_OK && g->step)
         status = lk_graph_check_parts(g, error);
     if (status == LK_OK)
@@ -242,7 +244,7 @@ int64_t lk_graph_blocks(const lk_call *call)
     return (lk_tensor_count(&s->tensor->is) + ADD_BLOCK - 1) / ADD_BLOCK;
 }
 
-/* A part is finished before its gradients are added: some are known only then. */
+/* A part is finished before its gradients are added: some are computed by its finish. */
 static void finish_part(graph *g, int k)
 {
     lk_error error;
@@ -316,7 +318,7 @@ void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
 
 /* Finish. */
 
-/* The gradients of the numbers that the parts are combined with. */
+/* The gradients with respect to weights and log_vars. */
 static void own_gradient(const graph *g, int own, const double *gradient)
 {
     const named *t = lk_graph_find(g, g->call.loss->is.inputs[own].name);
@@ -354,7 +356,7 @@ lk_status lk_graph_finish(lk_call *call, lk_error *error)
     graph *g = graph_of(call);
     double value[PARTS_MAX];
     for (int k = 0; k < g->parts; k++) {
-        finish_part(g, k); /* unless it is */
+        finish_part(g, k); /* unless it is finished already */
         value[k] = lk_real_at(g->part[k].value, g->real, 0);
     }
     if (g->bad.status != LK_OK) {

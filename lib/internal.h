@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the parts of the library that are compiled once share: no kernel includes this.
+ * Functions shared by the parts of the library that are compiled once, not for every variant.
+ * Kernels do not include this header.
  */
 #ifndef LK_INTERNAL_H
 #define LK_INTERNAL_H
 
 #include "loss.h"
 
-/* What the patterns of a call have bound so far. */
+/* The sizes that shape patterns of a call have bound so far. */
 typedef struct lk_sizes {
     int lead_rank; /* -1: `*` is not bound */
     int64_t lead[LK_MAX_RANK];
@@ -30,13 +31,13 @@ lk_status lk_misuse(lk_error *error, const char *text);
 
 enum { LK_NAMES_TEXT = 160 };
 
-/* "logits, targets, ...": the names in a table that ends with one that is NULL, for texts. `entry`
- * is the size of an entry, which begins with its name. Returns `to`. */
+/* The names in a table as "logits, targets, ...", for messages. A table ends with an entry whose
+ * name is NULL; `entry` is the size of an entry, which begins with its name. Returns `to`. */
 const char *lk_names_text(const void *table, size_t entry, char to[LK_NAMES_TEXT]);
 
 /* field.c */
 
-/* Every field at its default. Required fields stay zero. */
+/* Set every field to its default. Required fields stay zero. */
 void lk_fields_default(const lk_field *fields, void *options);
 
 /* The field of that name, or NULL. */
@@ -52,21 +53,22 @@ lk_status lk_field_check(const lk_field *field, const void *options, lk_error *e
 
 void lk_sizes_clear(lk_sizes *sizes);
 
-/* Does the shape fit the pattern? If so its sizes are bound. `exact`: [1] does not pass for []. The
- * options are where `@option` looks. */
+/* Does the shape match the pattern? If so, its sizes are bound. `exact`: [1] does not match [].
+ * `@option` in a pattern is looked up in the options. */
 bool lk_shape_bind(const char *pattern, const lk_tensor *shape, bool exact, lk_sizes *sizes,
                    const lk_field *fields, const void *options);
 
-/* Does the pattern have the rank, as far as it is known? */
+/* Can the pattern have that rank, with what is bound so far? */
 bool lk_shape_rank(const char *pattern, int rank, const lk_sizes *sizes);
 
-/* The shape that a pattern of bound sizes stands for. False if one is not bound. */
+/* The shape that a pattern stands for. False if one of its sizes is not bound. */
 bool lk_shape_make(const char *pattern, const lk_sizes *sizes, const lk_field *fields,
                    const void *options, lk_tensor *shape);
 
 enum { LK_SHAPE_TEXT = 96 };
 
-/* "[2,5]"; and a pattern as far as its sizes are known, "[2,C]". Both return `to`. */
+/* A shape as text, "[2,5]"; and a pattern, with the sizes that are bound, "[2,C]". Both return
+ * `to`. */
 const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT]);
 const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT]);
 
@@ -75,18 +77,18 @@ const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_
 /* How many rows a tensor without elements may have. */
 enum { LK_EMPTY_ROWS = 4096 };
 
-/* May an input have that type and shape, whatever it is for? shape_mismatch or dtype_unsupported.
+/* Check what holds for the type and shape of any input: shape_mismatch or dtype_unsupported.
  */
 lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *error);
 
 /* isa.c */
 
-/* The losses that are evaluated by themselves, in the scalar table: in alphabetical order, and by
+/* The single losses (not composites) in the scalar table: by index, in alphabetical order, and by
  * name (NULL: there is none). */
 const lk_loss *lk_isa_loss_at(int i);
 const lk_loss *lk_isa_loss(const char *name);
 
-/* The same loss in the best variant allowed, for an element type (one of the floats). */
+/* The same loss in the best variant allowed, for a float element type. */
 const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype);
 
 /* graph.c */
@@ -95,7 +97,7 @@ extern const lk_loss lk_graph_loss;
 
 /* convert.c */
 
-/* n floats of any type to another one, rounded to nearest even. */
+/* Convert n floats from one type to another, rounded to nearest even. */
 void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n);
 
 /* One float, widened. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Instruction sets: which were compiled for, which run here, and the losses of each. A handle that
- * a caller holds is always of the scalar table; planning looks its variant up by its place there.
+ * Instruction sets: which ones are compiled in, which ones this processor supports, and the losses
+ * of each. A caller's handle always points into the scalar table; planning looks up the variant by
+ * its index there.
  */
 #include "internal.h"
 
@@ -51,7 +52,7 @@ enum {
 enum { ISA_COUNT = sizeof isas / sizeof *isas };
 _Static_assert(LK_F64 == 0 && LK_F32 == 1 && LK_F16 == 2 && LK_BF16 == 3, "isa.losses is by dtype");
 
-/* The one global: -1 until somebody chooses. */
+/* The only global variable: -1 until an instruction set is chosen. */
 static atomic_int chosen = -1;
 
 int lk_isa_count(void)

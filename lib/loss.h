@@ -17,29 +17,31 @@
 enum {
     LK_MAX_INPUTS = 16,
     LK_MAX_OUTPUTS = 24, /* diagnostics */
-    LK_MAX_PARTS = 2,    /* parts of a loss that have denominators of their own */
-    LK_MAX_SUMS = 8,     /* parts first, then whatever the diagnostics need */
-    LK_MAX_PASSES = 3,   /* beside the rows themselves */
+    LK_MAX_PARTS = 2,    /* parts of a loss with separate denominators */
+    LK_MAX_SUMS = 8,     /* the parts, then the sums for diagnostics */
+    LK_MAX_PASSES = 3,   /* besides the rows */
     LK_LIST_MAX = 64,
 };
 
-/* A function of a driver, which is an object of its own: for the losses of its variant, so that its
- * header gives it the name LK_PASTE(LK_VARIANT, name), and for nobody outside the library. */
+/* A function of a driver that is compiled separately (in lib/rows/), once for each variant. Its
+ * header renames it to LK_PASTE(LK_VARIANT, name), so that each variant calls its own. Not exported
+ * by the library. */
 #define LK_DRIVER __attribute__((visibility("hidden")))
 
-/* A function of a driver header, which not every loss that includes it calls. */
+/* A static function in a driver header, which some losses that include it do not call. */
 #define LK_STATIC static __attribute__((unused))
 
-/* What one block adds up, and the first value in it that the loss must refuse. */
+/* The sums of one block, and the first bad value in it: one that makes the call fail. */
 typedef struct lk_block {
     double sum[LK_MAX_SUMS];
     lk_status bad; /* LK_OK: none */
     int bad_input;
     int64_t bad_index; /* flat */
-    double bad_value;  /* set with LK_VALUE_OUT_OF_RANGE: the input may be written over by now */
+    double bad_value; /* set with LK_VALUE_OUT_OF_RANGE, because the input may have been overwritten
+                         in place */
 } lk_block;
 
-/* Note a bad value: of several in a block the first by (input, index). */
+/* Record a bad value. Of several in a block, the first by (input, index) is kept. */
 static inline void lk_refuse(lk_block *block, lk_status status, int input, int64_t index,
                              double value)
 {
@@ -64,7 +66,7 @@ typedef struct lk_reals {
     double value[LK_LIST_MAX];
 } lk_reals;
 
-/* The first member of every option struct, whether all of it can be set or not. */
+/* The first member of every option struct, even if the loss does not offer all of it as options. */
 typedef struct lk_reduce {
     int reduction;
     int empty_mean;
@@ -80,37 +82,37 @@ enum { LK_PROPAGATE, LK_REFUSE_NONFINITE }; /* lk_reduce.nonfinite */
 typedef struct lk_job {
     const lk_loss *loss;
     const void *options;
-    uint64_t options_given; /* by the place of the field in the table; see lk_given */
-    /* data is NULL where an input was not given, a gradient or a diagnostic not asked for. Floats
-     * that are not differentiable are presented in the type that the call computes in. */
+    uint64_t options_given; /* a bit for each field of the table; see lk_given */
+    /* data is NULL for inputs that were not given, and for gradients and diagnostics that were not
+     * requested. Float inputs that are not differentiable are converted to the computing type. */
     lk_tensor in[LK_MAX_INPUTS];
     lk_tensor grad[LK_MAX_INPUTS];
     lk_tensor out[LK_MAX_OUTPUTS];
     lk_tensor value; /* `loss` */
     int form[LK_MAX_INPUTS];
-    uint32_t given;      /* by input; known when check is called, when no data is there yet */
-    uint32_t out_wanted; /* by diagnostic; likewise */
+    uint32_t given;      /* a bit for each input; known before check, when there is no data yet */
+    uint32_t out_wanted; /* a bit for each diagnostic; likewise */
 
     int lead_rank; /* the sizes that `*` stands for */
     int64_t lead[LK_MAX_RANK];
-    int64_t size[26]; /* by letter */
+    int64_t size[26]; /* by letter, 'A' first */
 
     int64_t rows;
     int64_t block_rows;
 
-    /* Set by prepare. A denominator that it leaves alone is 1. */
+    /* Set by prepare. A denominator that it does not set is 1. */
     int64_t counted;
     double denominator[LK_MAX_PARTS];
-    double total_weight; /* of the classes */
-    void *state;         /* the loss's own, as long as the call lives; see lk_loss.state */
+    double total_weight; /* sum of the class weights */
+    void *state;         /* private to the loss, for the lifetime of the call; see lk_loss.state */
 
-    /* What a row's value (by part) is multiplied with: 1/denominator under a mean and where there
-     * is no reduction to choose, else 1. */
+    /* The factor of a row's value, for each part: 1/denominator with a mean or where the loss has
+     * no reduction option, else 1. */
     double scale[LK_MAX_PARTS];
 } lk_job;
 
-/* A gradient that gathers from all rows: its own rows, those of the input's first axis, are
- * computed when all rows of the loss are done. Left out where the gradient is not asked for. */
+/* A gradient that depends on all rows of the loss: a separate pass, over the first axis of the
+ * input, which runs after all rows of the loss. Skipped if the gradient is not requested. */
 typedef struct lk_pass {
     int input;
     void (*rows)(const lk_job *job, int64_t first, int64_t count, void *scratch);
@@ -120,7 +122,7 @@ struct lk_loss {
     lk_description is;
     size_t options_size;
 
-    /* What evaluates it. NULL: a single evaluation (lib/single.c), by all that follows. */
+    /* What evaluates it. NULL: a single evaluation (lib/single.c), with the members below. */
     const struct lk_kind *kind;
 
     int parts;
@@ -128,54 +130,55 @@ struct lk_loss {
     /* The shape whose product is the number of rows. NULL: is.loss_shape, or a single row. */
     const char *rows_shape;
 
-    /* How many elements a row works through, of the loss (pass NULL) or of a pass: it decides how
-     * many of them make a block. NULL: the row's share of the primary input, or of the pass's. */
+    /* The cost of a row of the loss (pass NULL) or of a pass, in elements processed; it determines
+     * how many rows make a block. NULL: the elements of the row in the primary input, or in the
+     * pass's input. */
     int64_t (*row_cost)(const lk_job *job, const lk_pass *pass);
 
-    /* What tables cannot say and needs no numbers: options that exclude each other, outputs that a
-     * form does not have. May be NULL. */
+    /* Checks that tables cannot express and that need no data: options that exclude each other,
+     * outputs that a form of an input does not have. May be NULL. */
     lk_status (*check)(const lk_job *job, lk_error *error);
 
     /* Is the gradient of that input, which has LK_GRADIENT, among the default outputs of this call?
      * NULL: always. */
     bool (*default_gradient)(const lk_job *job, int input);
 
-    /* Bytes of job->state, which is zero when prepare begins. NULL: none. */
+    /* Bytes of job->state, which is zeroed before prepare. NULL: none. */
     size_t (*state)(const lk_job *job);
 
-    /* Once per call, when numbers are there: check targets and lengths, set what is "set by
-     * prepare". */
+    /* Called once per call, when the data is there: checks targets and lengths, and sets the
+     * members of lk_job that are "set by prepare". */
     lk_status (*prepare)(lk_job *job, lk_error *error);
 
     /* Bytes of scratch that one run needs. NULL: none. */
     size_t (*scratch)(const lk_job *job);
 
-    /* Values and, where asked, gradients of rows first..first+count-1, in one visit. Where `loss`
-     * has more than one number the rows (or finish) write it; otherwise they add to
+    /* Values and, where asked, gradients of rows first..first+count-1, in one visit. If `loss` has
+     * more than one element, the rows (or finish) write it; otherwise they add to
      * block->sum[part]. */
     void (*rows)(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch);
 
-    /* Are rows given all blocks of a run at once? Then `first` begins the first of them, `block`
-     * points to it, and the others follow. */
+    /* If true, `rows` is called once for all blocks of a run instead of once for each: `first` is
+     * the first row of the first block, `block` points to that one, and the others follow. */
     bool whole_runs;
 
-    /* Ends with one whose rows are NULL. */
+    /* Ends with an entry whose `rows` is NULL. */
     lk_pass passes[LK_MAX_PASSES + 1];
 
-    /* Diagnostics from the sums over all blocks. NULL: there is nothing to do. */
+    /* Computes the diagnostics from the sums over all blocks. NULL: none. */
     void (*finish)(const lk_job *job, const double *sum);
 };
 
-/* LK_LOSS(name) = {...}: the loss of this variant, the one object its file exports. */
+/* LK_LOSS(name) = {...} defines the loss of this variant, the only symbol that its file exports. */
 #define LK_PASTE_(variant, name) lk_##variant##_##name
 #define LK_PASTE(variant, name)  LK_PASTE_(variant, name)
 #define LK_LOSS(name)                                                                              \
     extern const lk_loss LK_PASTE(LK_VARIANT, name);                                               \
     const lk_loss LK_PASTE(LK_VARIANT, name)
 
-/* An option: its type and place come from the struct's member, so a row cannot be wrong about them.
- * LK_FIELD(struct, member, default, flags, min, max, help); choices are LK_WORDS(struct, member,
- * ...). */
+/* An option. Its type and offset are derived from the struct's member, so a table cannot get them
+ * wrong. LK_FIELD(struct, member, default, flags, min, max, help); choices are LK_WORDS(struct,
+ * member, ...). */
 #define LK_TYPE_OF(member)                                                                         \
     _Generic((member), double                                                                      \
              : LK_REAL, int64_t                                                                    \
@@ -196,8 +199,8 @@ struct lk_loss {
         .fallback = (fallback_), .choices = (choices_), .help = (help_)                            \
     }
 
-/* The four options of lk_reduce, for the top of a loss's table. A loss with other reductions spells
- * the first one itself. */
+/* The options of lk_reduce, for the top of a loss's table. A loss with other reductions writes the
+ * first entry itself. */
 #define LK_REDUCTION_FIELD(st, fallback_, choices_, help_)                                         \
     {                                                                                              \
         .name = "reduction", .type = LK_CHOICE, .offset = offsetof(st, reduce.reduction),          \
@@ -239,7 +242,7 @@ struct lk_loss {
         .help = "upstream gradient: gradients are those of sum(grad_output * loss); default ones"  \
     }
 
-/* An element of an integer input, or of a mask: not 0 where it holds. */
+/* Element i of an integer input, or of a mask (0: false). */
 static inline int64_t lk_int(const lk_tensor *t, int64_t i)
 {
     const char *data = t->data;
@@ -259,7 +262,7 @@ static inline int64_t lk_int(const lk_tensor *t, int64_t i)
     }
 }
 
-/* Element i of an output: f32, f64 or i64. */
+/* Store element i of an output: f32, f64 or i64. */
 static inline void lk_put(const lk_tensor *t, int64_t i, double x)
 {
     char *data = t->data;
@@ -273,8 +276,8 @@ static inline void lk_put(const lk_tensor *t, int64_t i, double x)
         memcpy(data + i * 4, &narrow, sizeof narrow);
 }
 
-/* Report an error: `input` as an index into the loss's inputs, or -1; `index` flat, or -1. Returns
- * the status. The text is a printf format. */
+/* Report an error: `input` is an index into the loss's inputs, or -1; `index` is flat, or -1.
+ * Returns the status. The text is a printf format. */
 lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,
                   const char *format, ...) __attribute__((format(printf, 6, 7)));
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which losses there are: those that are evaluated by themselves, and the one that is made of them.
+ * The list of losses: the single ones, and the composite.
  */
 #include "internal.h"
 

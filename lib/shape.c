@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * Shape patterns: "* C" and its like, as losskit.h defines them.
+ * Shape patterns: such as "* C"; losskit.h defines them.
  */
 #include "internal.h"
 
 #include <stdio.h>
 
-/* A pattern taken apart. */
+/* A parsed pattern. */
 typedef struct pattern {
     bool star;
     int letters;
     char letter[LK_MAX_RANK];
-    int64_t axis[LK_MAX_RANK]; /* where the letter stands; -1: where it is written */
+    int64_t
+        axis[LK_MAX_RANK]; /* axis of the letter, by an option; -1: in the order of the pattern */
 } pattern;
 
 static pattern take_apart(const char *text, const lk_field *fields, const void *options)
@@ -36,7 +37,7 @@ static pattern take_apart(const char *text, const lk_field *fields, const void *
     return p;
 }
 
-/* The axis that letter i of a pattern has in a shape of that rank, or -1 if it cannot. */
+/* The axis of letter i of a pattern in a shape of that rank, or -1 if there is none. */
 static int axis_of(const pattern *p, int i, int rank)
 {
     int64_t written = rank - p->letters + i;
@@ -44,7 +45,7 @@ static int axis_of(const pattern *p, int i, int rank)
     return axis < rank ? (int)axis : -1;
 }
 
-/* The size of letter i, or -1 if nothing has bound it. */
+/* The size of letter i, or -1 if it is not bound. */
 static int64_t size_of(const pattern *p, int i, const lk_sizes *sizes)
 {
     return p->letter[i] == '1' ? 1 : sizes->size[p->letter[i] - 'A'];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A single evaluation: one loss on the inputs of the call. It plans, runs the loss's blocks, and
- * reduces. It reads descriptions and knows no loss; the losses know no reduction.
+ * A single evaluation: one loss on the inputs of the call. This file plans it, runs the blocks and
+ * reduces. It reads descriptions and knows no loss by name; losses know nothing of reductions.
  */
 #include "single.h"
 
@@ -18,8 +18,8 @@ static void start(lk_call *call)
         s->given[i].rank = -1;
 }
 
-/* What a plan has left, if only the first part of one: a caller whose numbers were refused may mend
- * them and plan again. */
+/* Undo a plan, even a partial one: a caller whose data was refused may correct it and plan
+ * again. */
 static void clear_plan(single *s)
 {
     for (int i = 0; i < LK_MAX_INPUTS; i++) {
@@ -63,8 +63,8 @@ static const lk_tensor *tensor(const lk_call *call, const char *name)
 
 /* Plan. */
 
-/* Tensors as the job shows them. An empty one gets a place that is never read or written, so that
- * "data is NULL" means "not there" and nothing else. */
+/* Put the tensors' data into the job. An empty tensor gets an address that is never accessed, so
+ * that NULL always means "not given or not requested". */
 static lk_status take_data(single *s, lk_error *error)
 {
     const lk_input *inputs = s->call.loss->is.inputs;
@@ -255,7 +255,7 @@ static void run(lk_call *call, int64_t first, int64_t count, void *room)
     const lk_job *job = &s->job;
     const lk_pass *pass = pass_of(s);
     if (!job->loss->scratch)
-        room = NULL; /* what is there is somebody else's, and of any size */
+        room = NULL; /* the buffer given may be too small: other parts of the call need it */
     const int64_t all = pass_rows(s), block = pass_block(s), most = blocks(call);
     const int64_t end = count < most - first ? first + count : most;
     const int64_t step = !pass && job->loss->whole_runs ? end - first : 1;

@@ -20,7 +20,7 @@ typedef struct single {
     int pass;       /* 0: the rows, k: the loss's pass k - 1 */
     void *state;    /* what job.state lies in */
     lk_block *block;
-    atomic_bool starved; /* a run, on any thread, was not given the scratch it needs */
+    atomic_bool starved; /* a run, on any thread, was called without the scratch it needs */
     void *converted[LK_MAX_INPUTS];
 } single;
 
@@ -29,28 +29,28 @@ static inline single *single_of(const lk_call *call)
     return (single *)(uintptr_t)call;
 }
 
-/* What a call computes in. */
+/* The computing type of a call. */
 static inline lk_dtype single_real(const single *s)
 {
     return s->given[s->primary].dtype == LK_F64 ? LK_F64 : LK_F32;
 }
 
-/* check.c: two functions of the kind, and what a run needs to know as well. */
+/* check.c: two functions of the kind, and helpers that running needs as well. */
 
 lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wanted,
                          lk_error *error);
 lk_status lk_single_check(lk_call *call, lk_error *error);
 
-/* The place of an input in the loss's table, or -1. */
+/* The index of an input in the loss's table, or -1. */
 int lk_single_input(const lk_loss *loss, const char *name);
 
-/* How many rows of that cost a block has: enough to be worth a trip to another thread. */
+/* How many rows of that cost make a block: enough work to be worth handing to another thread. */
 int64_t lk_single_block_rows(int64_t cost);
 
-/* An input as the job shows it: given, or with its sizes bounded. */
+/* An input as the kernels see it: as given, or with its sizes bounded (bound_claims). */
 lk_tensor lk_single_shown(const single *s, int i);
 
-/* The pattern of `loss` under the reduction chosen. */
+/* The shape pattern of `loss` with the chosen reduction. */
 const char *lk_single_loss_pattern(const single *s);
 
 #endif

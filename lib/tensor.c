@@ -31,15 +31,15 @@ int64_t lk_tensor_count(const lk_tensor *tensor)
             return -1;
     for (int axis = 0; axis < tensor->rank; axis++)
         if (tensor->shape[axis] == 0)
-            return 0; /* whatever the other sizes are */
+            return 0; /* whatever the other sizes */
     for (int axis = 0; axis < tensor->rank; axis++)
         overflow |= __builtin_mul_overflow(count, tensor->shape[axis], &count);
     overflow |= __builtin_mul_overflow(count, (int64_t)8, &bytes);
     return overflow ? -1 : count;
 }
 
-/* An empty tensor costs its sender nothing, whatever its other sizes are, and loops over rows would
- * run all the same: without numbers only few rows can be claimed. */
+/* An empty tensor costs its sender no bytes, however many rows its shape has, but loops over rows
+ * would still run: so the number of rows of an empty tensor is limited. */
 static bool claims_too_much(const lk_tensor *t)
 {
     int64_t product = 1;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * CoSENT: cosines in the order of their targets.
+ * CoSENT: a ranking loss on the cosines of pairs, which should be in the order of their targets.
  */
 #include "rows/units.h"
 

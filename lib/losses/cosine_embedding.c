@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Cosine embedding loss: pairs that belong together, and pairs that do not, up to a margin.
+ * Cosine embedding loss: raises the cosine of similar pairs, and lowers that of others to a margin.
  */
 #include "rows/pair.h"
 

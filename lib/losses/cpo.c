@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Contrastive preference optimisation: DPO without a reference, beside the likelihood.
+ * Contrastive preference optimisation: DPO without a reference model, plus the likelihood of the
+ * chosen answer.
  */
 #include "rows/scalar.h"
 

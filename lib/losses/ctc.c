@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Connectionist temporal classification. A row is one example: its steps hang together, so that a
- * forward sweep over its logits finds alpha and the loss, and a backward one beta and the gradient.
+ * Connectionist temporal classification. A row is one example, because its steps are coupled: a
+ * forward sweep over its logits computes alpha and the loss, a backward sweep computes beta and the
+ * gradient.
  *
- * alpha and beta are products of as many probabilities as there are steps: numbers in double with
- * an exponent of their own. Like logarithms they never underflow, but adding two of them takes
- * neither an exponential nor a logarithm, and they keep their digits however long the example is.
+ * alpha and beta are products of as many probabilities as there are steps. They are stored as a
+ * double with a separate exponent: like logarithms they never underflow, but adding two of them
+ * needs neither an exponential nor a logarithm, and their precision does not depend on the length
+ * of the example.
  */
 #include "rows/class_row.h"
 #include "rows/scalar.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A student learns the distribution over all classes that a teacher gives.
+ * Knowledge distillation: a student learns a teacher's distribution over all classes.
  */
 #include "rows/teacher.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Direct preference optimisation, in the forms its literature has given it.
+ * Direct preference optimisation and its published variants.
  */
 #include "rows/scalar.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * InfoNCE: every anchor against all candidates, one of which is its own.
+ * InfoNCE: every anchor is classified against all candidates, one of which is its positive.
  */
 #include "rows/elements.h"
 #include "rows/units.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Softmax over the cosines with a prototype of each class, the target's made worse by a margin.
+ * Softmax over the cosines with a prototype of each class, where a margin lowers the target's
+ * score.
  */
 #include "rows/elements.h"
 #include "rows/units.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * NT-Xent: every positive pair of a batch against the negatives of its first item.
+ * NT-Xent: every positive pair of a batch is compared with the negatives of its first item.
  */
 #include "rows/units.h"
 

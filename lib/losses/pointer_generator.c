@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Pointer-generator with coverage: a word is generated from the vocabulary or copied from the
- * source. A row is one example, because coverage looks back over its steps: values are found
- * forwards, and with coverage the gradient of the attention backwards, where what the later steps
- * want of an earlier one is known.
+ * source. A row is one example, because coverage couples its steps: values are computed in a
+ * forward sweep, and with coverage the gradient of the attention in a backward sweep, where the
+ * contributions of later steps are known.
  */
 #include "rows/class_row.h"
 #include "rows/scalar.h"

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Policy gradient of sampled answers against their advantages: PPO's clipped ratio and its kin, as
- * GRPO, DAPO, Dr. GRPO, GSPO, CISPO and SAPO use them, with a penalty on the divergence from a
- * reference. A row is a sequence. What its tokens are divided by follows from mask and options.
+ * Policy gradient of sampled answers against their advantages: PPO's clipped ratio and its
+ * variants, as GRPO, DAPO, Dr. GRPO, GSPO, CISPO and SAPO use them, with a penalty on the
+ * divergence from a reference. A row is a sequence. The normaliser of its tokens follows from mask
+ * and options.
  */
 #include "rows/scalar.h"
 

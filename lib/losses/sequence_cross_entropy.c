@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Cross entropy at every position of a batch of sequences: what generative language models are
- * trained and judged with.
+ * Cross entropy at every position of a batch of sequences: the training and evaluation loss of
+ * generative language models.
  */
 #include "rows/sequence.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Simple preference optimisation: mean log-probabilities, and a margin between them.
+ * Simple preference optimisation: compares mean log-probabilities, with a margin and no reference.
  */
 #include "rows/scalar.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Cross entropy under a window that slides over a text. Two things go by that name: `strided`
- * judges a text that is longer than a model's context, each token in the window that gives it most
- * context; `mean` averages the averages of overlapping windows of one sequence.
+ * Cross entropy with a window that slides over a text. Two methods have that name: `strided`
+ * evaluates a text longer than a model's context, each token in the window that gives it most
+ * context; `mean` averages the means of overlapping windows of one sequence.
  */
 #include "rows/sequence.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where an answer starts and ends in a text: two cross entropies over its positions.
+ * Extractive question answering: two cross entropies over the positions of a text, for the start
+ * and the end of the answer.
  */
 #include "rows/class.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Supervised contrastive loss: every item against all others, its label's being the targets.
+ * Supervised contrastive loss: every item against all others; those with the same label are its
+ * positives.
  */
 #include "rows/units.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A student learns from the few most likely classes that a teacher has told of.
+ * Knowledge distillation from the most likely classes of a teacher, where only those are given.
  */
 #include "rows/teacher.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Triplet loss: an anchor nearer to its positive than to its negative by a margin.
+ * Triplet loss: an anchor should be nearer to its positive than to its negative, by a margin.
  */
 #include "rows/pair.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The value loss of PPO: half the squared error, the larger of plain and clipped.
+ * The value loss of PPO: half the squared error, the larger of unclipped and clipped.
  */
 #include "rows/scalar.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Scores of labels that do not exclude each other, each against a target in [0, 1]: inputs, options
- * and the functions of a score that such losses are made of.
+ * Multi-label losses: scores of labels that do not exclude each other, each with a target in [0,
+ * 1]. Inputs, options, and the functions of a score that these losses share.
  */
 #ifndef LK_LABEL_H
 #define LK_LABEL_H
@@ -33,7 +33,7 @@ enum { LABEL_WEIGHT = B + 1, LABEL_MASK, LABEL_GRAD_OUTPUT, LABEL_INPUTS };
 #define LABEL_SMOOTHING(st)                                                                        \
     LK_FIELD(st, label_smoothing, "0", LK_RANGED, 0, 1, "targets y become y(1-eps) + eps/2")
 
-/* The mean divides by the counted elements, whatever they weigh. */
+/* The mean divides by the number of counted elements, not by their weights. */
 LK_STATIC lk_status label_prepare(lk_job *job, lk_error *error)
 {
     (void)error;
@@ -41,7 +41,7 @@ LK_STATIC lk_status label_prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* What a score says: log(1 + e^-|x|), sigmoid(x) and sigmoid(-x), all without cancellation. NaN
+/* Functions of a score: log(1 + e^-|x|), sigmoid(x) and sigmoid(-x), all without cancellation. NaN
  * where x is NaN or +inf. */
 typedef struct label {
     vec tail, yes, no;
@@ -72,7 +72,7 @@ LK_INLINE vec label_times(vec a, vec b)
     return v_where((a != zero) | ~(b <= top), a * b);
 }
 
-/* Is it in [0, 1]? NaN passes, and makes NaN. */
+/* Is it in [0, 1]? NaN counts as valid, and gives a result of NaN. */
 LK_INLINE mask label_is_share(vec y)
 {
     const vec zero = {0};

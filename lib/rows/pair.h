@@ -153,8 +153,7 @@ LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, 
                          elem *grad_x, elem *grad_y);
 
 /* Three vectors (anchor, positive, negative), their distances, and the factors of the gradients of
- * these.
- */
+ * these. */
 typedef struct triple {
     const elem *a, *p, *n;
     pair ap, an, pn;

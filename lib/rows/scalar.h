@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Rows of a few numbers each: one or two differentiable inputs [N], which come first in the loss's
- * table, and constants [N] or []. A loss file gives a function that computes one row, and gets
- * reading, checking, scaling, diagnostics and kernels from here:
+ * Losses whose rows are a few numbers each: one or two differentiable inputs [N], which come first
+ * in the loss's table, and constants [N] or []. A loss file gives a function that computes one row,
+ * and gets reading, checking, scaling, diagnostics and kernels from here:
  *
  *     static void row(const lk_job *job, scalar_row *r) { ... r->x[0] ... r->value = ... }
  *     SCALARWISE_KERNELS(row, inputs, mask, grad_output)
@@ -57,7 +57,7 @@ LK_INLINE double scalar_constant(const lk_job *job, int input, int64_t i, double
     return (double)x;
 }
 
-/* Does nonfinite=error refuse it? */
+/* Is it a value that nonfinite=error refuses? */
 LK_INLINE bool scalar_nonfinite(double x)
 {
     return isnan(x) || (isinf(x) && x > 0);
@@ -65,15 +65,16 @@ LK_INLINE bool scalar_nonfinite(double x)
 
 enum { SCALARS_MOST = 2, SCALAR_OUTS = LK_MAX_SUMS - 1 };
 
-/* One row: in, then out. */
+/* One row: the inputs, then the results. */
 typedef struct scalar_row {
     int64_t i;
-    lk_block *block;        /* for lk_refuse */
+    lk_block *block;        /* where the row records bad values, by lk_refuse */
     double x[SCALARS_MOST]; /* the differentiable inputs */
 
     double value;
     double slope[SCALARS_MOST]; /* d value / d x */
-    double out[SCALAR_OUTS]; /* by diagnostic: one of shape N gets it, one of shape "" the mean */
+    double out[SCALAR_OUTS]; /* by diagnostic: the element of one of shape "N"; one of shape "" is
+                                the mean over rows */
 } scalar_row;
 
 LK_INLINE lk_status scalarwise_prepare(lk_job *job, lk_error *error)
@@ -89,7 +90,7 @@ LK_INLINE bool scalarwise_is_mean(const lk_job *job, int output)
     return job->loss->is.outputs[output].shape[0] == '\0';
 }
 
-/* `mask_input` is 0, never a mask's place here, where the loss has none. */
+/* `mask_input` is 0 if the loss has no mask; input 0 is never a mask here. */
 LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                                void (*row)(const lk_job *job, scalar_row *r), const int inputs,
                                const int mask_input, const int grad_output)
@@ -146,7 +147,7 @@ LK_INLINE void scalarwise_finish(const lk_job *job, const double *sum)
     .options_size = sizeof(options), .parts = 1, .prepare = (prepare_), .rows = rows,              \
     .finish = scalarwise_finish
 
-/* Pairs: what the losses of a chosen and a rejected answer share. */
+/* Shared by the losses of a chosen and a rejected answer. */
 
 enum { CHOSEN, REJECTED };                                    /* inputs, and slopes */
 enum { CHOSEN_REWARDS, REJECTED_REWARDS, MARGINS, ACCURACY }; /* diagnostics */
@@ -188,7 +189,7 @@ static const lk_output pair_outputs[] = {
     {0},
 };
 
-/* The diagnostics, from both rewards. */
+/* Set the diagnostics from both rewards. */
 LK_INLINE void pair_rewards(scalar_row *r, double chosen, double rejected)
 {
     r->out[CHOSEN_REWARDS] = chosen;
@@ -197,7 +198,7 @@ LK_INLINE void pair_rewards(scalar_row *r, double chosen, double rejected)
     r->out[ACCURACY] = r->out[MARGINS] > 0;
 }
 
-/* A value that depends on chosen - rejected alone. */
+/* Set a value that depends only on chosen - rejected. */
 LK_INLINE void pair_set(scalar_row *r, double value, double slope)
 {
     r->value = value;
@@ -205,7 +206,8 @@ LK_INLINE void pair_set(scalar_row *r, double value, double slope)
     r->slope[REJECTED] = -slope;
 }
 
-/* Bradley-Terry with a share eps of the labels flipped: u = beta (chosen - rejected) + constant. */
+/* The Bradley-Terry loss, where a fraction eps of the labels is wrong: u = beta (chosen - rejected)
+ * + constant. */
 LK_INLINE void pair_logistic(scalar_row *r, double u, double beta, double eps)
 {
     double value = (1 - eps) * scalar_softplus(-u) + scalar_times(eps, scalar_softplus(u));

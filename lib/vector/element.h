@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a variant computes with: the Makefile gives LK_ELEMENT_F64, _F32, _F16 or _BF16, and
+ * The types of a variant. The Makefile defines LK_ELEMENT_F64, _F32, _F16 or _BF16, and
  * LK_VECTOR_BYTES (0: one lane).
  *
- *   elem   an element as it lies in memory      real   what it is computed in (double or float)
+ *   elem   an element in memory      real   the computing type (double or float)
  *   LANES  how many reals a vector holds
  *
- * The vectors themselves are vector/vec.h, which takes a compiler ten times as long to read: who
- * computes with none, because a driver does it for him, needs no more than this.
+ * The vectors themselves are in vector/vec.h, which takes ten times as long to compile: a loss
+ * whose driver does all vector arithmetic includes only this header.
  */
 #ifndef LK_ELEMENT_H
 #define LK_ELEMENT_H
@@ -42,7 +42,7 @@ enum { LANES = 1 };
 enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
 #endif
 
-/* A line of the caches. */
+/* Size of a cache line in bytes. */
 enum { LK_LINE = 64 };
 
 #endif

@@ -7,7 +7,7 @@
  *   elem and real, one of them: vector/element.h
  *
  * + - * / and comparisons are the compiler's own on vec; a comparison gives a mask. Nothing here
- * reads or writes past the elements it is told of, and nothing needs alignment.
+ * reads or writes beyond the elements named, and nothing needs alignment, except streaming stores.
  */
 #ifndef LK_VEC_H
 #define LK_VEC_H
@@ -58,7 +58,7 @@ LK_INLINE vec v_sign(vec x)
     return v_select(x > zero, v_set(1), v_select(x < zero, v_set(-1), x));
 }
 
-/* The greater; b where either is NaN. */
+/* The maximum; b where either is NaN. */
 LK_INLINE vec v_max(vec a, vec b)
 {
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
@@ -74,13 +74,13 @@ LK_INLINE vec v_max(vec a, vec b)
 #endif
 }
 
-/* The lesser; b where either is NaN. */
+/* The minimum; b where either is NaN. */
 LK_INLINE vec v_min(vec a, vec b)
 {
     return v_select(a < b, a, b);
 }
 
-/* The greater of |a| and b, which is not negative; b or NaN where a is NaN. */
+/* The maximum of |a| and b, for b >= 0; b or NaN where a is NaN. */
 LK_INLINE vec v_max_abs(vec a, vec b)
 {
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
@@ -156,7 +156,7 @@ LK_INLINE double wide_sum(wide x)
     return sum;
 }
 
-/* Lane i + half in lane i, for i < half; what is in the others does not matter. */
+/* Lane i + half in lane i, for i < half; the other lanes are undefined. */
 LK_INLINE vec v_upper(vec x, int half)
 {
 #if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
@@ -176,7 +176,8 @@ LK_INLINE vec v_upper(vec x, int half)
 #endif
 }
 
-/* Sum and maximum over the lanes, always in the same tree. v_top drops NaN like v_max. */
+/* Sum and maximum over the lanes, always in the same order (a tree). v_top ignores NaN like
+ * v_max. */
 LK_INLINE real v_sum(vec x)
 {
     for (int half = LANES / 2; half > 0; half /= 2)
@@ -191,7 +192,7 @@ LK_INLINE real v_top(vec x)
     return x[0];
 }
 
-/* The sum over the lanes as a double, which rounds nothing of floats of like size. */
+/* The sum over the lanes as a double, which is exact for floats of similar magnitude. */
 LK_INLINE double v_sum_wide(vec x)
 {
 #if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
@@ -210,8 +211,7 @@ LK_INLINE double v_sum_wide(vec x)
 #endif
 }
 
-/* Reals as they lie in memory. _n: the first n of them, 0 < n < LANES; `fill` in the other lanes.
- */
+/* Loads and stores of reals. _n: only the first n, 0 < n < LANES; `fill` in the other lanes. */
 
 LK_INLINE vec v_read(const real *p)
 {
@@ -266,7 +266,7 @@ LK_INLINE void v_write_n(real *p, int64_t n, vec x)
 #endif
 }
 
-/* Elements: the same, widened and narrowed where they are halves. */
+/* Loads and stores of elements: the same, with conversion from and to 16-bit types. */
 
 #if defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
 
@@ -279,14 +279,14 @@ LK_INLINE vec h_widen(halves h)
     return (vec)(__builtin_convertvector(h, uvec) << 16);
 }
 
-/* A number to the nearest, ties to even: it is the upper half. */
+/* Round a number to nearest, ties to even; the result is the upper half. */
 LK_INLINE uvec h_round(vec x)
 {
     uvec u = (uvec)x;
     return u + 0x7fff + ((u >> 16) & 1);
 }
 
-/* The same, and a NaN stays one. */
+/* The same, keeping NaN. */
 LK_INLINE halves h_narrow(vec x)
 {
     uvec rounded = h_round(x) >> 16, nan = ((uvec)x >> 16) | 0x40;
@@ -439,24 +439,24 @@ LK_INLINE void r_store(elem *p, real x)
 #endif
 }
 
-/* Begins to fetch what is some way beyond p, for elements that are read one after the other: across
- * the end of a page, where the processor alone would not go, and well before they are needed. It is
- * never a fault. Halves are computed for longer than they are waited for, and are to be as near as
- * can be; others come to the second-level cache, so that stores need not wait for the few buffers
- * in front of the first. */
+/* Prefetch some distance beyond p, for elements that are read sequentially: across page boundaries,
+ * where the hardware prefetcher stops, and early enough. A prefetch never faults. 16-bit elements
+ * go to the first-level cache, since their rows are bound by computation; others go to the
+ * second-level cache, so that stores need not wait for the line fill buffers of the first level. */
 LK_INLINE void v_fetch(const elem *p)
 {
-    if (LANES > 1 && sizeof(elem) == 2) /* one by one it would not pay */
+    if (LANES > 1 && sizeof(elem) == 2) /* not worthwhile with one lane */
         __builtin_prefetch((const char *)p + 2048);
     else if (LANES > 1)
         __builtin_prefetch((const char *)p + 4096, 0, 2);
 }
 
-/* Bytes of a tensor that no cache will have kept when somebody looks at it. */
+/* Tensors of at least this many bytes exceed the caches: by the time they are read, nothing of them
+ * is cached. */
 enum { LK_STREAM_MIN = 16 << 20 };
 
-/* Past the caches, where LANES elements at p are aligned to their size; v_fence before another
- * thread may look. */
+/* Streaming store of LANES elements, past the caches. p must be aligned to LANES elements, and
+ * v_fence must be called before another thread reads them. */
 LK_INLINE void v_stream(elem *p, vec x)
 {
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
@@ -476,10 +476,10 @@ LK_INLINE void v_stream(elem *p, vec x)
 #endif
 }
 
-/* 2*LANES elements, in an order that v_store_pair undoes: where halves lie side by side it costs
- * less to take the even and the odd ones apart than the first and the last. v_pair_place tells
- * where element i, i < 2*LANES, comes to lie in the two vectors. What is stored holds no NaN; where
- * it is streamed to is aligned to LANES elements. */
+/* Loads 2*LANES elements into two vectors, in an order that v_store_pair reverses: for 16-bit
+ * elements it is cheaper to separate even and odd elements than first and second halves.
+ * v_pair_place gives the position of element i, i < 2*LANES, in the two vectors. v_store_pair must
+ * not be given NaN; v_stream_pair needs an address aligned to LANES elements. */
 #if defined(LK_ELEMENT_BF16) && LK_VECTOR_BYTES >= 32
 
 LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
@@ -554,10 +554,10 @@ LK_INLINE void v_fence(void)
 #endif
 }
 
-/* How many elements the vector that starts at k has, in a run of n. */
+/* How many of n elements are in the vector that starts at k. */
 #define LK_TAIL(k, n) ((n) - (k) < LANES ? (n) - (k) : LANES)
 
-/* A whole vector or what is left of one, 0 < n <= LANES. */
+/* A whole vector or a partial one, 0 < n <= LANES. */
 LK_INLINE vec v_load_tail(const elem *p, int64_t n, real fill)
 {
     return n == LANES ? v_load(p) : v_load_n(p, n, fill);

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * e^x, log x and their kin on the vectors of vector/vec.h, without a branch on any lane.
- *
- * What they promise, with fused multiply-add and without:
- *   real float    within 1 ulp of the exact value, for every argument
- *   real double   within 2 ulp
- * and what C says of NaN, infinities and signed zeros, except that v_exp is 0 where the exact value
- * would be subnormal. Arguments may be subnormal.
+ * e^x, log x and related functions on the vectors of vector/vec.h, without branches on lane values.
+ * Guaranteed accuracy, with and without fused multiply-add: real float    within 1 ulp of the exact
+ * value, for every argument real double   within 2 ulp and the results that C specifies for NaN,
+ * infinities and signed zeros, except that v_exp is 0 where the exact value would be subnormal.
+ * Arguments may be subnormal.
  *
  * The bits may differ between variants: a fused multiply-add rounds once where a plain one does
  * twice. The polynomials are minimax (Remez exchange, then a search over neighbouring coefficients
@@ -106,13 +104,15 @@ LK_INLINE vec vm_exp_reduced(vec x, int bias, uvec *n)
 #endif
 }
 
-/* e^x for x <= 64, and mostly x <= 0: what v_exp gives, for less. Beyond it is any number. */
+/* e^x for x <= 64, intended for x <= 0: the results of v_exp at less cost. Undefined for larger
+ * x. */
 LK_INLINE vec v_exp_nonpos(vec x)
 {
     uvec n;
     vec y = vm_exp_reduced(x, VM_BIAS, &n), power = (vec)(n << VM_FRACTION_BITS);
     const vec least = v_set(VM_EXP_LEAST);
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* the product and the choice in one */
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* multiplies and selects in one instruction  \
+                                                      */
     __mmask8 counts = _mm512_cmp_pd_mask((__m512d)x, (__m512d)least, _CMP_NLT_UQ);
     return (vec)_mm512_maskz_mul_pd(counts, (__m512d)y, (__m512d)power);
 #elif LK_VECTOR_BYTES == 64
@@ -124,7 +124,7 @@ LK_INLINE vec v_exp_nonpos(vec x)
 #endif
 }
 
-/* e^x for |x| <= 64: what v_exp gives, for still less. Beyond it is any number. */
+/* e^x for |x| <= 64: the results of v_exp at still less cost. Undefined beyond. */
 LK_INLINE vec v_exp_small(vec x)
 {
     uvec n;
@@ -140,9 +140,9 @@ LK_INLINE vec v_exp(vec x)
     y = (vec)((uvec)y + (n << VM_FRACTION_BITS));
     mask vanishes = x < v_set(VM_EXP_LEAST);
     y = v_where(~vanishes, y);
-    /* Above, infinity; and the n of a NaN is anything. */
+    /* Above the range, infinity; for NaN, n is undefined. */
     const vec inf = v_set((real)INFINITY), greatest = v_set(VM_EXP_GREATEST);
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* both a tenth faster than a select */
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* both are a tenth faster than a select */
     __mmask8 beyond = _mm512_cmp_pd_mask((__m512d)x, (__m512d)greatest, _CMP_NLE_UQ);
     return (vec)_mm512_mask_mul_pd((__m512d)y, beyond, (__m512d)x, (__m512d)inf);
 #elif LK_VECTOR_BYTES == 64
@@ -156,7 +156,8 @@ LK_INLINE vec v_exp(vec x)
 /* e^x - 1 = 2^n (e^r - 1) + (2^n - 1), where the larger parts of the sum are kept in two reals. */
 LK_INLINE vec v_expm1(vec x)
 {
-    /* Beyond these it is -1 or infinity. Of min and max, NaN passes as the second argument. */
+    /* Beyond these limits the result is -1 or infinity. v_min and v_max return NaN in the second
+     * argument. */
     vec y = v_min(v_set(VM_EXP_GREATEST + (real)0.25), x);
     y = v_max(v_set(-VM_FRACTION_BITS - 10), y);
     /* 2^(n-1), since 2^128 (2^1024) would not be finite: everything is doubled at the end. */
@@ -194,7 +195,7 @@ LK_INLINE vec v_expm1(vec x)
 LK_INLINE vec v_tanh(vec x)
 {
     vec a = v_abs(x);
-    /* Half of this is enough for 1 to be the nearest. A NaN passes. */
+    /* From half of this on, tanh rounds to 1. NaN passes through. */
     vec y = v_min(v_set(VM_FRACTION_BITS), a + a);
     vec rounded = v_fma(y, v_set(VM_LOG2_E), v_set(VM_ROUND + VM_BIAS));
     vec n = rounded - v_set(VM_ROUND + VM_BIAS);
@@ -239,7 +240,7 @@ LK_INLINE vec v_tanh(vec x)
     return vm_sign(v_select(a < v_set(least_large), small, large), x);
 }
 
-/* 1 - tanh(u)^2 without cancellation, also where tanh is 1 but for its last bit. */
+/* 1 - tanh(u)^2 without cancellation, even where tanh is within a rounding error of 1. */
 LK_INLINE vec v_tanh_slope(vec u)
 {
     const vec one = v_set(1), e = v_exp_nonpos(v_set(-2) * v_abs(u));

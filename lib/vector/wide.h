@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Vectors of LANES doubles, for sums over the components of two vectors: they are carried in double
- * from the start, since what is left of a cosine near 1, or of a difference, is small beside the
- * terms.
+ * Vectors of LANES doubles, for sums over the components of two vectors. These are accumulated in
+ * double from the start, because the result of interest (1 - cosine, a difference) is small
+ * compared with the terms.
  */
 #ifndef LK_WIDE_H
 #define LK_WIDE_H
@@ -14,8 +14,8 @@
 
 typedef int64_t wide_mask __attribute__((vector_size(LANES * sizeof(double))));
 
-/* What sums of wide vectors are carried in: half a vector where that is what a register holds, for
- * gcc keeps the longer ones in memory from one turn of a loop to the next. */
+/* The accumulators of sums of wide vectors: halves where a register holds only half of one, since
+ * gcc keeps longer vectors in memory between iterations of a loop. */
 enum { WIDE_PARTS = LANES > 1 && sizeof(real) < sizeof(double) ? 2 : 1 };
 typedef double wide_half __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(double))));
 
@@ -102,7 +102,7 @@ LK_INLINE double w_sum(wide_half x)
     return x[0];
 }
 
-/* x times the square of a root, which may be beyond the range where the product is not. */
+/* x times the square of a root; the square itself may overflow where the product does not. */
 LK_INLINE wide w_scaled(wide x, double root)
 {
     return x * w_set(root) * w_set(root);
