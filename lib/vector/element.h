@@ -3,7 +3,7 @@
  * The types of a variant. The Makefile defines LK_ELEMENT_F64, _F32, _F16 or _BF16, and
  * LK_VECTOR_BYTES (0: one lane).
  *
- *   elem   an element in memory      real   the computing type (double or float)
+ *   elem   an element in memory                real   the computing type (double or float)
  *   LANES  how many reals a vector holds
  *
  * The vectors themselves are in vector/vec.h, which takes ten times as long to compile: a loss
