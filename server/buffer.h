@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A growing run of bytes with a maximum from birth. After the first failure (no memory, or past the
- * maximum) it stays failed and appending does nothing: check once, at the end.
+ * A growable byte buffer with a maximum size, set when it is made. After the first failure (out of
+ * memory, or beyond the maximum) `failed` stays set and appending does nothing: check once, at the
+ * end.
  */
 #ifndef LOSSD_BUFFER_H
 #define LOSSD_BUFFER_H
@@ -15,21 +16,22 @@ typedef struct buffer {
     bool failed;
 } buffer;
 
-/* Empty, to hold at most `max` bytes. */
+/* An empty buffer that holds at most `max` bytes. */
 buffer buffer_new(size_t max);
 
 /* Frees the data; the buffer is empty again. */
 void buffer_free(buffer *b);
 
-/* Make room for `more` bytes beyond size, exactly if it must grow far. False on failure. */
+/* Make room for `more` bytes beyond size; the capacity grows by half, or to exactly what is needed
+ * if that is more. False on failure. */
 bool buffer_reserve(buffer *b, size_t more);
 
 void buffer_append(buffer *b, const void *data, size_t size);
 void buffer_text(buffer *b, const char *text);
 void buffer_printf(buffer *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* `text` as a JSON string, quotes included, on one line: controls and what else ends a line are
- * escaped, those beyond ASCII too. Invalid UTF-8 becomes U+FFFD. */
+/* `text` as a JSON string, quotes included, on one line: control characters and line separators are
+ * escaped, including those beyond ASCII. Invalid UTF-8 becomes U+FFFD. */
 void buffer_json_string(buffer *b, const char *text);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reading bytes that somebody else sent. A cursor never leaves [p, end]; after the first failure
- * every read fails and gives zero, so that a reader may check once at the end.
+ * Reading untrusted bytes. A cursor never leaves [p, end]; after the first failure every read fails
+ * and returns zero, so that a reader may check once, at the end.
  */
 #ifndef LOSSD_CURSOR_H
 #define LOSSD_CURSOR_H
@@ -32,7 +32,7 @@ static inline size_t cursor_left(const cursor *c)
     return c->failed || c->p >= c->end ? 0 : (size_t)(c->end - c->p);
 }
 
-/* The next byte, without taking it; '\0' at the end. */
+/* The next byte, without consuming it; '\0' at the end. */
 static inline char cursor_peek(const cursor *c)
 {
     return cursor_left(c) ? *c->p : '\0';
@@ -58,7 +58,7 @@ static inline uint64_t cursor_u64(cursor *c)
     return x;
 }
 
-/* A number of so many hexadecimal digits; -1 if they are none. */
+/* A number of `digits` hexadecimal digits; -1 if they are not hexadecimal. */
 static inline int32_t cursor_hex(cursor *c, size_t digits)
 {
     const span s = cursor_take(c, digits);
@@ -81,7 +81,7 @@ static inline void cursor_space(cursor *c)
         c->p++;
 }
 
-/* Take the byte if it is the next one after white space. */
+/* Skip white space, then consume the byte if it is the next one. */
 static inline bool cursor_accept(cursor *c, char byte)
 {
     cursor_space(c);

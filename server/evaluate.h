@@ -4,12 +4,13 @@
  * HTTP and nothing of threads: request.c decides where each step runs, `lossd eval` runs them in a
  * row.
  *
- *   open   names, types, shapes, options; how much memory the rest will need
- *   fill   numbers, plan
- *   run    shards of the blocks, each on any thread; then the next pass, if there is one
+ *   open   read names, types, shapes, options; compute how much memory the rest needs
+ *   fill   read the numbers, plan
+ *   run    compute the blocks, in shards, each on any thread; then the next pass, if there is one
  *   close  reduce and encode
  *
- * An evaluation is used by one thread at a time, but for evaluation_run and evaluation_run_some.
+ * An evaluation is used by one thread at a time, except for evaluation_run and evaluation_run_some,
+ * which run different shards at the same time.
  */
 #ifndef LOSSD_EVALUATE_H
 #define LOSSD_EVALUATE_H
@@ -20,23 +21,23 @@
 /* The loss of that name, or NULL with a problem that names close matches. */
 const lk_loss *evaluation_loss(const char *name, problem *p);
 
-/* The same, if it is at /v1/<kind>/<name>. */
+/* The same, for the route /v1/<kind>/<name>: the loss must be of that kind. */
 const lk_loss *evaluation_at(const char *kind, const char *name, problem *p);
 
 /* `body` must live as long as the evaluation. NULL without memory. */
 evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out, span body);
 void evaluation_free(evaluation *e);
 
-/* `query` is the raw query string, "" for none. `shards` is into how many parts run will be cut at
- * most; after open, e->shards is how many there are. Each step returns false with a problem. */
+/* `query` is the raw query string, "" for none. `shards` is the maximum number of shards; after
+ * open, e->shards is the actual number. Each step returns false with a problem. */
 bool evaluation_open(evaluation *e, const char *query, int shards, problem *p);
 bool evaluation_fill(evaluation *e, problem *p);
 void evaluation_run(evaluation *e, int shard);
-bool evaluation_next(evaluation *e); /* when all shards have run: must they run again? */
+bool evaluation_next(evaluation *e); /* after all shards have run: is there another pass to run? */
 bool evaluation_close(evaluation *e, problem *p);
 
-/* evaluation_run by and by: at most so many blocks of the shard, behind the *done that are. True
- * while there are more. Each call has a price of its own, like a block's. */
+/* evaluation_run in slices: runs at most `most` blocks of the shard after the first *done, and
+ * advances *done. True while blocks are left. Each call has an overhead comparable to a block. */
 bool evaluation_run_some(evaluation *e, int shard, int64_t most, int64_t *done);
 
 #endif

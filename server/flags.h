@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The settings of lossd: one table, from which come parsing, LOSSD_* variables and --help.
+ * The settings of lossd. Parsing, LOSSD_* variables and --help all come from one table.
  */
 #ifndef LOSSD_FLAGS_H
 #define LOSSD_FLAGS_H
@@ -14,7 +14,7 @@ enum { LISTEN_MAX = 8 };
 
 typedef struct flags {
     int listens;
-    bool listen_given;              /* it is not the default */
+    bool listen_given;              /* `listen` is not the default */
     const char *listen[LISTEN_MAX]; /* host:port, [host]:port, unix:/path */
     int64_t workers;
     int64_t max_body, memory_budget, drain_max; /* bytes */
@@ -27,10 +27,10 @@ typedef struct flags {
     const char *isa, *log_format, *log_level;
 } flags;
 
-/* Defaults, then the environment, then argv[first..argc-1]; the last wins, and a --listen replaces
- * the default. Other words are left in argv from `first` on and counted in *words; NULL where none
- * are allowed. On a bad flag says on stderr what would be right and returns false. `*help` is set
- * on --help. */
+/* Reads defaults, then the environment, then argv[first..argc-1]; the last one wins, and a --listen
+ * replaces the default. Other words are moved to argv from `first` on and counted in *words (NULL:
+ * none are allowed). On an invalid flag prints on stderr what is valid and returns false. `*help`
+ * is set on --help. */
 bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *help);
 
 void flags_help(FILE *to);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * What whoever speaks the Open Inference Protocol says alike: the wire in its bodies, the catalogue
- * in what it tells of the models.
+ * Names of the Open Inference Protocol that the wire (bodies) and the catalogue (model metadata)
+ * share.
  */
 #ifndef LOSSD_OIP_H
 #define LOSSD_OIP_H
 
 #include <losskit.h>
 
-/* The only version that a model has. */
+/* The only version of every model. */
 #define OIP_VERSION "1"
 
-/* How the protocol spells an element type: "FP32". */
+/* The protocol's name of an element type: "FP32". */
 const char *oip_spelling(lk_dtype dtype);
 
 #endif

@@ -8,7 +8,8 @@
 #include "cursor.h"
 
 /* Decode into `to` as a string of at most size - 1 bytes; `to` may be where `from` begins. `plus`:
- * a '+' is a space. False if it is too long, not well encoded, or holds a NUL. */
+ * a '+' is a space. False if the result is too long, the encoding is invalid, or a NUL is
+ * encoded. */
 bool percent_decode(span from, bool plus, char *to, size_t size);
 
 #endif

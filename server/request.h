@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The life of an evaluation on the server. It is owned by one side at a time, the loop or the pool;
- * the two handovers are uv_queue_work and its after-callback, and nobody else queues work.
+ * A request for an evaluation, from admission to its end. It is owned by one side at a time, the
+ * loop thread or the worker pool; it changes hands only by uv_queue_work and its after-callback,
+ * and only request.c queues work.
  */
 #ifndef LOSSD_REQUEST_H
 #define LOSSD_REQUEST_H
@@ -27,41 +28,44 @@
 
 typedef struct request request;
 
-/* What a route has read in the head of an evaluation. */
+/* What a route has read from the head of a request for an evaluation. */
 typedef struct ask {
     const lk_loss *loss;
     const wire *in, *out;
-    const char *query; /* raw; options and outputs in it count. Lives as long as the exchange */
-    uint64_t head;     /* of a body of the Open Inference Protocol: OIP_ALL, or its header's word */
-    coding body, reply; /* the body's, and what the reply's may be */
-    uint64_t timeout;   /* microseconds that the client gives it; 0: not said */
+    const char
+        *query;    /* raw query string, with options and outputs; lives as long as the exchange */
+    uint64_t head; /* Open Inference Protocol: length of the JSON by its header, or OIP_ALL */
+    coding body, reply; /* of the body; what the client accepts for the reply */
+    uint64_t timeout;   /* the client's time limit in microseconds; 0: none */
 } ask;
 
-/* Once, before anything else. */
+/* Call once, before the other functions. */
 void request_setup(uv_loop_t *loop, const flags *f);
 
-/* Admit: false with a problem. `length` is the body's, -1 where it is not known yet. */
+/* Admit a request: reserve memory for its body and a place in the queue. NULL with a problem.
+ * `length` is the body's, or -1 if it is not known yet. */
 request *request_admit(exchange *x, const ask *a, int64_t length, problem *p);
 
 /* Reserve more for a body of unknown length. */
 bool request_grow(request *r, size_t more, problem *p);
 
-/* It is refused while its body is still coming: nothing is reserved for it any more. */
+/* The request was refused while its body is still being received: release what was reserved for
+ * it. */
 void request_refuse(request *r);
 
-/* The body is there: suspends the exchange and resumes it with a reply. */
+/* The body is complete: suspends the exchange, evaluates, and resumes it with a reply. */
 void request_start(request *r);
 
-/* The client has left: what has not begun is not done. */
+/* The client has disconnected: cancel work that has not begun. */
 void request_leave(request *r);
 
-/* What the log says of an evaluation: never what its tensors hold. */
+/* Add what the log says about an evaluation, which is never the contents of a tensor. */
 void request_log(const request *r, log_entry *entry);
 
-/* Takes NULL. */
+/* Free the request; NULL is allowed. */
 void request_end(request *r);
 
-/* The largest body. */
+/* The largest body allowed. */
 size_t request_max_body(void);
 
 #endif

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which request goes where.
+ * Routes: which function answers a request.
  */
 #ifndef LOSSD_ROUTE_H
 #define LOSSD_ROUTE_H
 
 #include "http/exchange.h"
 
-/* Finds the route of a request and does what it says. */
+/* Finds the route of a request and lets it answer. */
 extern const handler route_handler;
 
-/* While draining /readyz says 503. */
+/* From now on the service is draining, and /readyz answers 503. */
 void route_drain(void);
 
 #endif

@@ -8,11 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes of the character at p, of which `left` may be read; 0 if there is none. No byte is read
- * behind one that does not fit. */
+/* The length of the character at p in bytes, with `left` bytes to read; 0 if it is not valid. No
+ * byte is read after an invalid one. */
 size_t utf8_length(const char *p, size_t left);
 
-/* Write a character, which is no surrogate; how many bytes it has. */
+/* Write a character, which must not be a surrogate. Returns its length in bytes. */
 size_t utf8_write(int32_t code, char to[4]);
 
 #endif

@@ -17,10 +17,11 @@ void describe_text(const lk_loss *loss, buffer *to);
 /* api/losses.md. */
 void describe_markdown(buffer *to);
 
-/* "losses" or "transforms": where in /v1/ it is. */
+/* "losses" or "transforms": the path under /v1/. */
 const char *describe_kind(const lk_loss *loss);
 
-/* The JSON of one loss as a tree, which the caller owns; and a tree written out and let go. */
+/* The JSON of one loss as a tree, which the caller owns; and a function that writes a tree and
+ * frees it. */
 struct json_t *describe_tree(const lk_loss *loss);
 void describe_dump(struct json_t *value, buffer *to);
 

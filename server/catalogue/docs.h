@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The documentation page for people, a file that is part of the program.
+ * The documentation page (/docs): an HTML file that is linked into the program.
  */
 #ifndef LOSSD_DOCS_H
 #define LOSSD_DOCS_H
 
 #include "cursor.h"
 
-/* HTML in UTF-8; it lives as long as the program. */
+/* HTML in UTF-8; always valid. */
 span docs_page(void);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Losses as models of the Open Inference Protocol: what its routes say beside inferences. All of it
- * is read from the descriptions and from the metrics.
+ * Losses as models of the Open Inference Protocol: the replies of all its routes except infer. All
+ * of it comes from the descriptions and the metrics.
  */
 #ifndef LOSSD_MODELS_H
 #define LOSSD_MODELS_H
@@ -10,17 +10,18 @@
 
 #include <losskit.h>
 
-/* The server, the names of all models, and all models with their states; the loss is not asked. */
+/* The server's metadata, the names of all models, and the repository index. They are about all
+ * losses: the argument is not used. */
 void models_server(const lk_loss *all, buffer *to);
 void models_list(const lk_loss *all, buffer *to);
 void models_index(const lk_loss *all, buffer *to);
 
-/* One model. */
+/* The metadata of one model. */
 void models_metadata(const lk_loss *loss, buffer *to);
 void models_ready(const lk_loss *loss, buffer *to);
 void models_config(const lk_loss *loss, buffer *to);
 
-/* What one (or all: NULL) has done since the start. */
+/* The statistics of one model (NULL: of all) since the start. */
 void models_stats(const lk_loss *loss, buffer *to);
 
 #endif

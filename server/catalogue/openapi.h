@@ -9,7 +9,7 @@
 
 #include <losskit.h>
 
-/* Of all losses: none is asked for. */
+/* It describes all losses: the argument is not used. */
 void openapi_write(const lk_loss *all, buffer *to);
 
 #endif

@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: MIT
  *
- * The memory of jansson's trees. A document that is made as a tree has hundreds of allocations, and
- * jansson leaves out what it got no memory for: so there is one for all of them, before the first.
+ * Memory for jansson's trees. Building a document as a tree takes hundreds of allocations, and
+ * jansson silently omits members whose allocation fails: so one block is allocated beforehand, and
+ * all of a tree is placed in it.
  */
 #ifndef LOSSD_TREES_H
 #define LOSSD_TREES_H
 
 #include <stdbool.h>
 
-/* Once, before jansson is used. */
+/* Call once, before jansson is used. */
 void trees_setup(void);
 
-/* Until trees_end this thread's trees are made in one piece of memory, which no tree may outlive.
- * False if there is none. trees_end is false if they did not fit, so that something is left out. */
+/* Until trees_end, the trees of this thread are allocated from one block of memory, which no tree
+ * may outlive. False without memory. trees_end returns false if the block was too small, so that
+ * something is missing. */
 bool trees_begin(void);
 bool trees_end(void);
 
-/* Did a tree of this thread want memory in vain since the last time that this was asked? jansson
- * often says that the text is wrong, then. */
+/* Has an allocation for a tree of this thread failed since the last call? jansson often reports
+ * that as an error in the text. */
 bool trees_starved(void);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Who may use the service: keys of programs, origins of web pages. Loop thread only.
+ * Access control: API keys of clients, origins of web pages. Loop thread only.
  */
 #ifndef LOSSD_ACCESS_H
 #define LOSSD_ACCESS_H
@@ -13,21 +13,22 @@
 /* Read --api-key-file, --api-key-exempt and --cors-origin. False with a line on stderr. */
 bool access_setup(const flags *f);
 
-/* Read the keys again; the old ones stay if the file is no good. */
+/* Read the keys again; if the file is invalid, the old ones stay in use. */
 void access_reload(void);
 
-/* What a route is, to those who ask for a key. */
+/* How a route is treated with respect to keys. */
 typedef enum access_class { ACCESS_KEYED, ACCESS_OPEN, ACCESS_HEALTH, ACCESS_METRICS } access_class;
 
-/* May a request with this Authorization (NULL: none) have such a route? `name` becomes what the
- * file calls the key, "" for nothing. False with a problem: 401 or 403. */
+/* May a request with this Authorization header (NULL: none) use such a route? `name` becomes the
+ * key's name in the file, or "". False with a problem: 401 or 403. */
 enum { ACCESS_NAME = 48 };
 bool access_by_key(access_class what, const char *authorization, char name[ACCESS_NAME],
                    problem *p);
 
-/* What a browser says about the page that asks. `origin` NULL: no browser, or its own page.
- * `local`: the request came in over a loopback address or a Unix socket. `*shared` becomes whether
- * the reply may be shown to that page. False with a problem: 403. */
+/* May a web page of that origin use the service? `origin` is the Origin header; NULL: not sent by a
+ * web page of another origin. `local`: the request came over a loopback address or a Unix socket.
+ * `*shared` becomes whether the reply may be shared with that page (CORS). False with a problem:
+ * 403. */
 bool access_by_origin(const char *origin, const char *host, bool local, bool *shared, problem *p);
 
 #endif

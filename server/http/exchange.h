@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * An exchange, one request and its reply, as the layers above see it; and what they do with it.
+ * An exchange, which is one request and its reply, as the layers above see it, and the functions
+ * that they call on it.
  */
 #ifndef LOSSD_EXCHANGE_H
 #define LOSSD_EXCHANGE_H
@@ -21,9 +22,9 @@ enum {
     HTTP_PIECES = 64,
 };
 
-/* What will be sent. The pieces must live until the handler's `end`. */
+/* A reply. The pieces must stay valid until the handler's `end`. */
 typedef struct reply {
-    int status;       /* 0: there is none yet */
+    int status;       /* 0: no reply yet */
     const char *code; /* of a problem; NULL for none */
     const char *media;
     const char *encoding; /* Content-Encoding; NULL for none */
@@ -49,66 +50,67 @@ typedef struct exchange {
     char *line;               /* path and query as received; target is made of it */
     target target;            /* no segments until it is split */
     char id[HTTP_ID_MAX + 1]; /* X-Request-Id */
-    char key[ACCESS_NAME];    /* what the key that was shown is called; "" for nothing */
-    bool shared;              /* the web page that asks may see the reply */
+    char key[ACCESS_NAME];    /* name of the client's API key; "" for none */
+    bool shared;              /* the reply may be shared with the web page that asked (CORS) */
 
-    int64_t length; /* of the body as announced; 0: none, -1: chunked */
-    pages room;     /* what the body lies in */
+    int64_t length; /* announced length of the body; 0: none, -1: chunked */
+    pages room;     /* memory of the body */
     char *body;
     size_t body_size, body_capacity;
     size_t body_max;  /* set by `begin`: a longer body is refused */
-    size_t discarded; /* of a body that nobody wants */
-    bool unwanted;    /* set by `begin`: a body is dropped */
-    bool refused;     /* the reply is ready, what comes of the body is dropped */
+    size_t discarded; /* bytes of the body that were dropped */
+    bool unwanted;    /* set by `begin`: a body is not wanted and dropped */
+    bool refused;     /* the reply is ready; the rest of the body is dropped */
     bool close;       /* close the connection after the reply */
 
-    const void *route; /* both are the handler's own */
+    const void *route; /* private to the handler, like `request` */
     void *request;
     reply reply;
 } exchange;
 
-/* Whoever answers. All of it is called on the loop thread. */
+/* What answers requests. All functions are called on the loop thread. */
 typedef struct handler {
-    /* From the head of a request: decide whether the body is wanted, how much of it, and whether
-     * there is room. On false the reply is filled in. */
+    /* The head is complete: decide whether the body is wanted, how large it may be, and whether
+     * there is memory for it. False: refused, and the reply is filled in. */
     bool (*begin)(exchange *x);
 
-    /* More of a body of unknown length will be stored: is there room for `more` bytes? On false the
-     * reply is filled in. */
+    /* A body of unknown length grows by `more` bytes: is there memory for them? False: refused, and
+     * the reply is filled in. */
     bool (*grow)(exchange *x, size_t more);
 
-    /* The reply is filled in before the body is there: give up what was reserved for it. */
+    /* The request was refused before its body was complete: release what was reserved for it. */
     void (*refuse)(exchange *x);
 
-    /* The body is there. Either fills in the reply or suspends the exchange. */
+    /* The body is complete. Either fills in the reply or suspends the exchange. */
     void (*run)(exchange *x);
 
-    /* The client of a suspended exchange has left: what has not begun need not be done. */
+    /* The client of a suspended exchange has disconnected: cancel work that has not begun. */
     void (*leave)(exchange *x);
 
     /* The reply was sent, or the client is gone. Frees x->request. */
     void (*end)(exchange *x);
 } handler;
 
-/* A header of the request, NULL if it is not there. */
+/* The value of a header of the request, or NULL. */
 const char *http_header(const exchange *x, const char *name);
 
-/* How often it is there. */
+/* How many times the header occurs. */
 int http_header_times(const exchange *x, const char *name);
 
 /* Did the request come over a loopback address or a Unix socket? */
 bool http_is_local(const exchange *x);
 
-/* Who sent it: address:port, or "unix". */
+/* The client's address: address:port, or "unix". */
 const char *http_client(const exchange *x);
 
-/* Let go of an exchange until http_resume; only from the handler's `run`. */
+/* Suspend an exchange until http_resume; only from the handler's `run`. */
 void http_suspend(exchange *x);
 
-/* The reply is ready. */
+/* The reply is ready: resume the exchange and send it. */
 void http_resume(exchange *x);
 
-/* Give it its id: the client's, if it is fit to be repeated, or (NULL too) one made up. */
+/* Set the exchange's id: the client's, if it is safe to repeat in headers and logs; otherwise, or
+ * for NULL, a generated one. */
 void exchange_identify(exchange *x, const char *given);
 
 #endif

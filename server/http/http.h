@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * HTTP: libmicrohttpd driven by the libuv loop. Everything here runs on the loop thread.
+ * The HTTP server: libmicrohttpd, driven by the libuv loop. Everything here runs on the loop
+ * thread.
  */
 #ifndef LOSSD_HTTP_H
 #define LOSSD_HTTP_H
@@ -12,20 +13,20 @@
 
 typedef struct http http;
 
-/* Listen on all addresses; `h` answers, and must live as long as the server. NULL with a line on
- * stderr if that fails. */
+/* Listen on all addresses. `h` answers the requests, and must live as long as the server. NULL with
+ * a line on stderr on failure. */
 http *http_start(uv_loop_t *loop, const flags *f, const handler *h);
 
 /* Stop accepting; connections close after their current reply. */
 void http_quiesce(http *server);
 
-/* Exchanges whose reply is not yet sent. */
+/* The number of exchanges whose reply is not sent yet (in-flight requests). */
 int http_exchanges(const http *server);
 
-/* Close everything and free. Suspended exchanges must be resumed before. */
+/* Close everything and free. Suspended exchanges must be resumed first. */
 void http_stop(http *server);
 
-/* The first address as a URL, for the log. Valid as long as the server. */
+/* Address i as a URL, for the log; NULL beyond the last. Valid as long as the server. */
 const char *http_url(const http *server, int i);
 
 #endif

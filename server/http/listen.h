@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Addresses as text to sockets that listen, and back.
+ * Listening sockets from addresses as text, and back.
  */
 #ifndef LOSSD_LISTEN_H
 #define LOSSD_LISTEN_H
@@ -12,17 +12,17 @@ typedef struct endpoint {
     bool local; /* a loopback address or a Unix socket */
     bool inet;  /* TCP: may speak TLS */
     char url[160];
-    char path[108]; /* of a Unix socket that we made, "" otherwise */
+    char path[108]; /* path of a Unix socket that this process created, else "" */
 } endpoint;
 
 /* host:port, [host]:port or unix:/path. False with a line on stderr. */
 bool listen_at(const char *address, endpoint *e);
 
-/* A socket that was handed over and listens already. */
+/* Use a listening socket that was inherited from a service manager. */
 bool listen_inherited(int fd, endpoint *e);
 
-/* A connection has come: let the kernel hold a MiB of a reply that its client does not take, no
- * more, as no budget counts that. */
+/* Set the send buffer of an accepted connection: the kernel may hold 1 MiB of a reply that the
+ * client has not read yet, but not more, as the memory budget does not count it. */
 void listen_accepted(const endpoint *e, int fd);
 
 #endif

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory of bodies. The kernel clears what it gives, page by page as they are first written to,
- * which for a large body takes longer than to receive it. So large ones lie in huge pages, where
- * the system has them, and stay for a while to be used again.
- *
- * For one thread, the loop's.
+ * Memory for bodies. The kernel zeroes new memory page by page at the first write, which for a
+ * large body takes longer than receiving it. So large bodies are stored in huge pages, where
+ * available, and the memory is kept for a while for the next ones. Loop thread only.
  */
 #ifndef LOSSD_PAGES_H
 #define LOSSD_PAGES_H
@@ -12,22 +10,23 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* All zero: none. */
+/* Zero-initialised: no memory. */
 typedef struct pages {
     char *at;
-    size_t size; /* what is there, at least what was asked for */
+    size_t size; /* actual size, at least what was requested */
 } pages;
 
-/* At most so many bytes are kept for later. */
+/* Keep at most `most` bytes of freed memory for reuse. */
 void pages_setup(size_t most);
 
-/* Make them `size` bytes at least; what they hold stays, wherever they move. False without memory:
- * then nothing has changed. */
+/* Grow to at least `size` bytes. The contents are kept; the address may change. False without
+ * memory: then nothing has changed. */
 bool pages_grow(pages *p, size_t size);
 
 void pages_free(pages *p);
 
-/* Time goes by: give back to the system what was kept for as many calls of this. All: 0. */
+/* Called periodically: return memory to the system that has not been reused for `most` calls. 0:
+ * all of it. */
 void pages_age(int most);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Open connections and how long each may take for what it is at. The deadlines are absolute: a byte
- * now and then does not put them off. Loop thread only.
+ * Open connections and their deadlines, which depend on the phase that a connection is in.
+ * Deadlines are absolute: an occasional byte does not extend them. Loop thread only.
  */
 #ifndef LOSSD_PEER_H
 #define LOSSD_PEER_H
@@ -12,13 +12,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What a connection is at. */
+/* The phase of a connection. */
 typedef enum phase {
-    PEER_IDLE,  /* nothing of a request has come: a new one gets --header-timeout for the whole
-                   head, an old one --idle-timeout for its first line */
-    PEER_HEAD,  /* the first line has come: --header-timeout */
-    PEER_BODY,  /* --body-timeout, and a second for each --body-rate bytes that have come */
-    PEER_WORK,  /* the request is whole, there is no reply: it is not the client who takes time */
+    PEER_IDLE,  /* between requests: a new connection has --header-timeout for a whole head, a used
+                   one has --idle-timeout for the next request line */
+    PEER_HEAD,  /* the request line was received: --header-timeout */
+    PEER_BODY,  /* --body-timeout, and a second for each --body-rate bytes received */
+    PEER_WORK,  /* the request is complete and being answered: no deadline for the client */
     PEER_REPLY, /* --body-timeout, and a second for each --body-rate bytes of the reply */
 } phase;
 
@@ -27,13 +27,13 @@ typedef struct peer {
     int fd;
     char address[64]; /* of the client, for the log */
     bool plain;       /* no TLS: what is written to fd is what the client reads */
-    bool used;        /* it has sent a request before */
+    bool used;        /* a request was received on it before */
     phase phase;
     uint64_t deadline; /* uv_hrtime(); 0: none */
-    int unread;        /* bytes that had come and were not read when that was last looked at, */
-    uint64_t since;    /* and the run of its server in which they were first as many; 0: none */
-    void *exchange;    /* the request in it; NULL between requests */
-    void *tls;         /* what tls_attach gave */
+    int unread;        /* unread bytes in the socket at the last call of peer_is_stuck */
+    uint64_t since;    /* the run of its daemon when `unread` last changed; 0: not checked yet */
+    void *exchange;    /* the current request; NULL between requests */
+    void *tls;         /* the result of tls_attach */
 } peer;
 
 typedef struct peers {
@@ -48,22 +48,23 @@ void peers_setup(peers *all, const flags *f);
 peer *peer_add(peers *all, int fd);
 void peer_remove(peer *p);
 
-/* It is at something else now. `bytes` is how long a reply is. */
+/* Enter another phase and set its deadline. `bytes` is the length of a reply. */
 void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t bytes);
 
-/* Some of a body has come: it may take so much longer, but not longer than its request may. */
+/* Bytes of a body were received: extend its deadline by the time that they may take, but not beyond
+ * that of the request. */
 void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes);
 
-/* Some of a request waits to be read, and several runs of its server have read none of it: nor will
- * the next. Asked now and then; `run` is the number of the last. `idle` is how many there were in a
- * row without a reason: so many that it is told by them alone if its server is busy with nothing.
- */
+/* Is libmicrohttpd stuck on this connection: bytes of a request are unread, and several runs of its
+ * daemon have not read any? Called periodically. `run` is the number of the daemon's last run.
+ * `idle` is how many iterations of the loop in a row ran at once without any event: if there are
+ * very many, the daemon is spinning, and the connection is stuck even if no bytes are unread. */
 bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle);
 
-/* Its client has closed its side, or is gone. */
+/* Has the client closed its side of the connection, or the whole of it? */
 bool peer_has_left(const peer *p);
 
-/* It has, and everything that it sent before has been read. */
+/* The same, and everything that it sent before has been read. */
 bool peer_is_over(const peer *p);
 
 #endif

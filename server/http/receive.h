@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A request as libmicrohttpd hands it over: its line makes an exchange, then come its head, its
- * body part by part, and its end. These are callbacks of a daemon.
+ * Receiving requests: the callbacks of a libmicrohttpd daemon. The request line creates an
+ * exchange; then come the head, the body in parts, and the end.
  */
 #ifndef LOSSD_RECEIVE_H
 #define LOSSD_RECEIVE_H

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Replies: filled in by whoever answers, sent through libmicrohttpd or, where it cannot, past it.
+ * Replies: filled in by the handler, and sent through libmicrohttpd or, where it cannot, written to
+ * the socket directly.
  */
 #ifndef LOSSD_REPLY_H
 #define LOSSD_REPLY_H
@@ -10,19 +11,22 @@
 
 struct MHD_Response;
 
-/* Fill in the reply: a problem; text that lives on, until the last exchange has ended; or text that
- * `text` holds and that is taken over. A text that failed becomes 503. */
+/* Fill in the reply: with a problem; with text that stays valid until the last exchange has ended;
+ * or with the contents of a buffer, which the reply takes over. A buffer that failed becomes
+ * 503. */
 void http_reply_problem(exchange *x, const problem *p);
 void http_reply_kept(exchange *x, int status, const char *media, span text);
 void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 
-/* Send what is filled in. False: the connection must end. */
+/* Send the reply. False: the connection must be closed. */
 bool reply_send(exchange *x);
 
-/* The request will not become whole: send what is filled in, or 408, before the connection ends. */
+/* The request will never be complete: send the reply, or 408 if there is none, before the
+ * connection is closed. */
 void reply_early(exchange *x);
 
-/* What goes out where there is no memory for a reply; made while there is. NULL without memory. */
+/* The reply for when there is no memory to make one; it is made at the start. NULL without
+ * memory. */
 struct MHD_Response *reply_exhausted(void);
 
 #endif

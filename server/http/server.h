@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The server and its listeners, which the files of this folder share.
+ * The server and its listeners, shared by the files of this folder.
  */
 #ifndef LOSSD_SERVER_H
 #define LOSSD_SERVER_H
@@ -19,7 +19,7 @@ typedef struct listener {
     struct MHD_Daemon *daemon;
     uv_poll_t poll;
     endpoint at;
-    uint64_t runs; /* of the daemon */
+    uint64_t runs; /* runs of the daemon */
     bool due, tls;
 } listener;
 
@@ -33,12 +33,12 @@ typedef struct http {
     int listeners;
     listener listener[LISTEN_MAX];
     int exchanges;
-    int handles; /* still being closed */
+    int handles; /* handles that are not closed yet */
     bool closing;
     int quiet;     /* sweeps in a row without an exchange */
-    uint64_t idle; /* turns of the loop in a row that were wanted at once and for no event */
+    uint64_t idle; /* iterations of the loop in a row that ran at once, without any event */
     size_t drain_max;
-    struct MHD_Response *exhausted; /* for when there is no memory for another */
+    struct MHD_Response *exhausted; /* the reply for when there is no memory to make one */
 } http;
 
 #endif

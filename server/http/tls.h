@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * TLS by GnuTLS, for the TCP addresses: certificate and key, and who must show one of theirs. Loop
- * thread only.
+ * TLS by GnuTLS for TCP addresses: the server's certificate and key, and the CA of client
+ * certificates. Loop thread only.
  */
 #ifndef LOSSD_TLS_H
 #define LOSSD_TLS_H
@@ -12,24 +12,23 @@
 
 typedef struct tls tls;
 
-/* Read --tls-cert, --tls-key and --tls-client-ca. True without them, too. False with a line on
+/* Read --tls-cert, --tls-key and --tls-client-ca. True also if none is set. False with a line on
  * stderr. */
 bool tls_setup(const flags *f);
 
-/* Read them again, for connections that are yet to come; the old ones stay if the new are no good.
- */
+/* Read them again, for new connections; if the new ones are invalid, the old ones stay in use. */
 void tls_reload(void);
 
-/* Is there a certificate? */
+/* Is a certificate set? */
 bool tls_wanted(void);
 
-/* What libmicrohttpd asks for before it begins; connections do not use it. */
+/* The certificate that libmicrohttpd requires at its start; connections do not use it. */
 const char *tls_certificate(void);
 const char *tls_key(void);
 extern const char tls_priorities[];
 
-/* Give a session, which is a gnutls_session_t, the certificate of now. What is returned must be
- * handed to tls_detach when the connection is over; NULL without TLS. */
+/* Give a session (gnutls_session_t) the current certificate. The result must be passed to
+ * tls_detach when the connection ends; NULL without TLS. */
 tls *tls_attach(void *session);
 void tls_detach(tls *used);
 

@@ -5,8 +5,8 @@
 #ifndef LOSSD_HEALTH_H
 #define LOSSD_HEALTH_H
 
-/* Ask `url` (http://host:port or unix:/path) for /readyz. 0 when it answers 200, 1 with a line on
- * stderr otherwise. */
+/* Ask `url` (http://host:port or unix:/path) for /readyz. Returns 0 if it answers 200, otherwise 1
+ * with a line on stderr. */
 int health_check(const char *url);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the service counts, and the Prometheus text of it. Loop thread only, but for workers_busy
- * and queue_jobs, which are atomic.
+ * Metrics, and their Prometheus text. Loop thread only, except for workers_busy and queue_jobs,
+ * which are atomic.
  */
 #ifndef LOSSD_METRICS_H
 #define LOSSD_METRICS_H
@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { METRIC_BUCKETS = 41 }; /* 15 us times 1.5 to the k, and +Inf */
+enum { METRIC_BUCKETS = 41 }; /* upper bounds of 15 us * 1.5^k, and +Inf */
 
 typedef struct histogram {
     uint64_t count[METRIC_BUCKETS];
@@ -20,7 +20,7 @@ typedef struct histogram {
 
 typedef atomic_llong gauge;
 
-/* One member a line of metrics.def. */
+/* One member for each line of metrics.def. */
 typedef struct metrics {
 #define COUNTER(name, help)   uint64_t name;
 #define GAUGE(name, help)     gauge name;
@@ -37,16 +37,17 @@ extern metrics metric;
 
 void metrics_observe(histogram *h, double seconds);
 
-/* Seconds of one evaluation: from its head to the last byte sent, and of its steps. */
+/* Durations of one evaluation in seconds: the total, from the head to the last byte sent, and its
+ * steps. */
 typedef struct timing {
     double total, queue, decode, compute, encode;
 } timing;
 
-/* An evaluation is over. */
+/* Record the end of an evaluation. */
 void metrics_timing(int loss, bool success, const timing *t);
 
-/* What a loss has done since the start: counts, sums over the good ones but for fail_time, and when
- * the last one was, in ms since 1970 (0: never). */
+/* Statistics of a loss since the start: counts; sums of the durations of successful evaluations,
+ * and fail_time of the others; time of the last one, in ms since 1970 (0: never). */
 typedef struct tally {
     uint64_t success, fail, last_ms;
     timing sum;
@@ -56,15 +57,16 @@ typedef struct tally {
 /* Never NULL. */
 const tally *metrics_tally(int loss);
 
-/* An evaluation was answered: `loss` as the library numbers it, its body format by a number from 0
- * up; any other number counts as unknown, or as none. */
+/* Count an answered evaluation. `loss` is its index in the library, `codec` the index of its body
+ * format; any other number counts as unknown, or as none. */
 void metrics_request(int loss, int codec, int status);
 void metrics_elements(int loss, int64_t count);
 
-/* A request was refused with that code; other codes, and NULL, do not count. */
+/* Count a request that was refused with that code; unknown codes and NULL are not counted. */
 void metrics_refused(const char *code);
 
-/* `codec` is how a number of metrics_request is called, also one that stands for none. */
+/* Write the Prometheus text. `codec` returns the name of a body format by its index, including the
+ * index that means none. */
 void metrics_write(buffer *to, const char *(*codec)(int));
 
 #endif

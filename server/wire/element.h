@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Elements of tensors of floats, from the numbers of a text.
+ * Elements of float tensors, from numbers of a text.
  */
 #ifndef LOSSD_ELEMENT_H
 #define LOSSD_ELEMENT_H
 
 #include <losskit.h>
 
-/* x rounded to nearest even as element i of a float tensor. */
+/* Store x, rounded to nearest even, as element i of a float tensor. */
 void element_put(lk_dtype dtype, void *data, int64_t i, double x);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * One evaluation: what wires read of it and write, and where its parts are in memory. evaluate.h
- * has its steps.
+ * One evaluation: what wires fill in and read, and where its memory is. Its steps are in
+ * evaluate.h.
  */
 #ifndef LOSSD_EVALUATION_H
 #define LOSSD_EVALUATION_H
@@ -18,34 +18,34 @@ enum {
     EVALUATION_PIECES = 64,
 };
 
-/* Where an input's numbers are in the body. */
+/* Where the data of an input is in the body. */
 typedef struct source {
     char name[32];
     span text;
-    bool raw;    /* the tensor itself, not its text */
+    bool raw;    /* binary data, not text */
     bool base64; /* JSON only */
 } source;
 
-/* What a request of the Open Inference Protocol says beside tensors and options. */
+/* What a request of the Open Inference Protocol has besides tensors and options. */
 #define OIP_ALL UINT64_MAX
 enum { OIP_AS_DEFAULT, OIP_JSON, OIP_RAW };
 typedef struct oip {
     uint64_t head;                /* bytes of the body that are JSON; OIP_ALL: all of them */
     uint64_t reply_head;          /* the same of the reply; 0: it is JSON alone */
-    span id;                      /* as it stands in the body, quotes included; empty: none */
+    span id;                      /* as in the body, with quotes; empty: none */
     bool raw_default;             /* outputs are binary data unless said otherwise */
-    char said[EVALUATION_PIECES]; /* of the outputs that are named */
+    char said[EVALUATION_PIECES]; /* by named output */
 } oip;
 
 typedef struct evaluation {
     const wire *in, *out;
     const lk_loss *loss;
     lk_call *call;
-    span body;          /* the caller's; may be overwritten by gradients */
+    span body;          /* owned by the caller; gradients may be written in place */
     bool outputs_named; /* body or query has an `outputs` */
     bool has_parts;     /* or an option of that type */
     bool strict_json;
-    uint64_t timeout; /* microseconds that the client gives it, by the body; 0: not said */
+    uint64_t timeout; /* the client's time limit by the body, in microseconds; 0: none */
     oip oip;
 
     int sources;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The tensors that a body holds become the inputs of a call.
+ * From the tensors of a body to the inputs of a call.
  */
 #ifndef LOSSD_INPUTS_H
 #define LOSSD_INPUTS_H
@@ -8,27 +8,28 @@
 #include "tell/problem.h"
 #include "wire/evaluation.h"
 
-/* The most tensors in a body. */
+/* The maximum number of tensors in a body. */
 enum { WIRE_TENSORS = 64 };
 
-/* Add an input that the body names. `text` is where its numbers are. False with a problem if the
- * name is unknown or comes twice, or there are too many. */
+/* Add an input from the body; `text` holds its numbers. False with a problem if the name is unknown
+ * or comes twice, or there are too many. */
 bool wire_input(evaluation *e, const char *name, const lk_tensor *tensor, span text, problem *p);
 
-/* The same where the body holds the tensor itself. The body belongs to the request and nobody else
- * reads it, so kernels may write gradients over it. */
+/* The same for binary data. The body belongs to the request and nothing else reads it, so kernels
+ * may write gradients in place. */
 bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span bytes, problem *p);
 
-/* How a format writes element types: in the member `prefix`NAME.`member`, which is what problems
- * name, and with which words. `status` is that of a word that it does not have. */
+/* How a format writes element types: the names of the types, and the member that holds one,
+ * `prefix`NAME.`member`, which problems refer to. `status` is the HTTP status for an unknown
+ * type. */
 typedef struct dialect {
     const char *prefix, *member;
     const char *(*spelling)(lk_dtype);
     int status;
 } dialect;
 
-/* The element type that such a member says. False with a problem, which lists those of the input,
- * if it is none. */
+/* Read an element type from such a member. False with a problem, which lists the types that the
+ * input allows, if it is unknown. */
 bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
                 problem *p);
 

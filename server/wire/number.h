@@ -3,9 +3,9 @@
  * Numbers as text: the tokens of a JSON array of numbers, read and written fast and exactly.
  *
  * Besides the numbers of JSON the bare tokens NaN, Infinity and -Infinity are read and written,
- * for a loss may well give them and JSON has no word for them.
+ * since losses can produce them and JSON has no notation for them.
  *
- * Nothing here allocates, keeps state or can fail in any other way than told; every function may
+ * Nothing here allocates, keeps state or fails in any way other than documented; every function may
  * be called from any thread. The decimal point is that of the "C" locale, which the program keeps,
  * and rounding is to nearest even, which it keeps too.
  */
@@ -19,13 +19,13 @@
 
 /* Reads the token that starts at `p`, of any length: a JSON number, NaN, Infinity or -Infinity.
  *
- * Returns the position after the token, and in `*value` the nearest double (ties to even), the
- * same bits as strtod: a number too large for a double gives +-HUGE_VAL and one too small +-0,
- * both without complaint. "-0" is negative zero. NaN is a quiet, positive one.
+ * Returns the position after the token, and in `*value` the nearest double (ties to even), the same
+ * bits as strtod: a number too large for a double gives +-HUGE_VAL and one too small +-0, both
+ * without complaint. "-0" is negative zero. NaN is a quiet, positive one.
  *
- * Returns NULL, with `*value` untouched, if there is no such token at `p`. A token ends at `end`
- * or before a byte that cannot go on with a number or a word: "01", "0x10", "1.5.2" and "NaNs" are
- * not a token and something else, but no token. No white space is skipped.
+ * Returns NULL, with `*value` untouched, if there is no such token at `p`. A token ends at `end` or
+ * before a byte that cannot continue a number or a word: "01", "0x10", "1.5.2" and "NaNs" are not a
+ * token and something else, but no token. No white space is skipped.
  *
  * `p` <= `end`; no byte at or beyond `end` is read, and no NUL is looked for. What touches `end` is
  * taken as complete: a caller that holds only part of a text decides itself whether to wait. */

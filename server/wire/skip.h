@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * What nobody asked for: it may be any JSON, and must be JSON.
+ * JSON values that are ignored, but must be valid.
  */
 #ifndef LOSSD_SKIP_H
 #define LOSSD_SKIP_H
 
 #include "cursor.h"
 
-/* Is it one JSON value, by RFC 8259, of any size and nested as deep as it likes? Its own bytes are
- * where the nesting is kept: they are of no use afterwards. */
+/* Is it one valid JSON value by RFC 8259, of any size and any nesting depth? The stack of open
+ * brackets is stored in the text itself, which is overwritten. */
 bool skip_value(span text);
 
 #endif

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Tensors as JSON text: nested or flat arrays of numbers, read straight into memory and written
- * straight from it. A tensor is walked twice: once for its shape, so that everything can be checked
- * and its memory asked for, then for its numbers.
- *
- * `input` is the tensor's name, for problems.
+ * Tensors as JSON text: nested or flat arrays of numbers, read directly into a tensor's memory and
+ * written directly from it. A text is parsed twice: first for the shape, so that everything can be
+ * checked and memory reserved, then for the numbers. `input` is the tensor's name, for problems.
  */
 #ifndef LOSSD_TENSOR_TEXT_H
 #define LOSSD_TENSOR_TEXT_H
@@ -12,33 +10,32 @@
 #include "cursor.h"
 #include "tell/problem.h"
 
-/* The shape of nested arrays, or of a number: sets t's rank and sizes, and where true and false are
- * among its elements and it has no type, bool. */
+/* Read the shape of nested arrays, or of a number: sets t's rank and sizes, and if t has no type
+ * yet and elements are true or false, the type bool. */
 bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p);
 
-/* An array of sizes as the shape of t. */
+/* Read an array of sizes as the shape of t. */
 bool tensor_text_sizes(span text, const char *input, lk_tensor *t, problem *p);
 
-/* Why an object stands where an array must, for problems. */
+/* The hint for an object in place of an array, for problems. */
 #define TENSOR_TEXT_TYPED_ARRAY "JavaScript writes a typed array so: send Array.from of it"
 
-/* Is it as many numbers as the shape of t needs, in one array or nested as the shape says? Types as
- * above. */
+/* Check that the text has as many numbers as the shape of t needs, in a flat array or nested like
+ * the shape. Types as above. */
 bool tensor_text_fits(span text, const char *input, lk_tensor *t, problem *p);
 
-/* The numbers of a text whose brackets tensor_text_shape has seen to be in order, into t's memory.
- */
+/* Read the numbers of a text into t's memory. tensor_text_shape has checked its brackets before. */
 bool tensor_text_read(span text, const char *input, const lk_tensor *t, problem *p);
 
-/* At most so many bytes of text for t. A size that is absurd stays absurd instead of wrapping. */
+/* An upper bound of the length of t's text in bytes. It saturates instead of overflowing. */
 size_t tensor_text_bound(const lk_tensor *t);
 
-/* Write t as nested arrays, or as one array; the end of what was written. `strict`: null for what
- * is not finite. */
+/* Write t as nested arrays, or as a flat array. Returns the end of the text. `strict`: null for
+ * values that are not finite. */
 char *tensor_text_nested(char *to, const lk_tensor *t, bool strict);
 char *tensor_text_flat(char *to, const lk_tensor *t, bool strict);
 
-/* The sizes of t as an array. */
+/* Write the sizes of t as an array. */
 void tensor_text_write_sizes(buffer *to, const lk_tensor *t);
 
 #endif

@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Walking JSON text without making a tree of it: the envelopes of bodies, whose tensors may be many
- * millions of numbers. Small values are handed to jansson.
- *
- * A walk looks at no more than it must to tell where a value ends; whoever reads the value checks
- * it.
+ * Parsing JSON without building a tree, for bodies whose tensors may have many millions of numbers.
+ * Small values are parsed by jansson. A walk examines a value only as far as needed to find its
+ * end; the code that reads the value validates it.
  */
 #ifndef LOSSD_WALK_H
 #define LOSSD_WALK_H
@@ -16,33 +14,37 @@ struct json_t;
 struct json_error_t;
 
 enum {
-    WALK_NAME = 64,        /* longer names are cut; none that long is known */
-    WALK_TREE = 64 * 1024, /* text for jansson: it needs some forty bytes for one of text */
+    WALK_NAME = 64, /* longer names are cut; no known name is that long */
+    WALK_TREE =
+        64 *
+        1024, /* longest text for jansson, which needs about 40 bytes of memory for each byte */
 };
 
 bool walk_is_space(char c);
 
-/* The JSON of a body: what stands behind the byte order mark that some programs write before it. */
+/* The JSON of a body, without the byte order mark that some programs write before it. */
 span walk_body(span body);
 
-/* A string token, quotes included, as it stands in the text. */
+/* The next string token, with quotes, unparsed. */
 bool walk_string(cursor *c, span *s);
 
-/* Any value, as it stands in the text: its brackets are counted, no more. */
+/* The next value, unparsed: only its brackets are counted. */
 bool walk_value(cursor *c, span *s);
 
-/* The value as a tree that the caller owns; NULL if it is malformed, or longer than WALK_TREE. */
+/* Parse a value into a tree, which the caller owns; NULL if it is malformed, or longer than
+ * WALK_TREE. */
 struct json_t *walk_tree(span s, struct json_error_t *error);
 
-/* What walk_tree refused: `what` is the value's name, `body` where offsets are counted from. */
+/* The problem for an error of walk_tree. `what` is the value's name; offsets are counted from the
+ * start of `body`. */
 bool walk_problem(const struct json_error_t *error, span text, const char *body, const char *what,
                   problem *p);
 
-/* The next character of what stands between a string's quotes, in UTF-8: how many bytes, 0 if it is
- * not JSON. U+FFFD stands for what has no other form: a NUL, one half of a pair. */
+/* Decode the next character between a string's quotes to UTF-8. Returns its length in bytes, 0 if
+ * it is invalid. A NUL or half a surrogate pair becomes U+FFFD. */
 size_t walk_character(cursor *c, char to[4]);
 
-/* A string token's text, cut to fit. False if it is not a string of valid UTF-8. */
+/* Decode a string token, cut to fit. False if it is not a string of valid UTF-8. */
 bool walk_text(span s, char to[WALK_NAME]);
 
 /* The next member of an object, after its '{' or the last member: 1, 0 at the '}', -1 if malformed.
@@ -52,15 +54,15 @@ int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value);
 /* The next item of an array, after its '[' or the last item: as walk_member. */
 int walk_item(cursor *c, bool first, span *value);
 
-/* After a member or an item: 1 if another follows, 0 if the object or the array ends, with `close`,
- * -1 if malformed. */
+/* After a member or an item: 1 if another follows, 0 if the object or array ends with `close`, -1
+ * if malformed. */
 int walk_after(cursor *c, char close);
 
-/* A value that is an integer of 64 bits. */
+/* Read a value that is a 64-bit integer. False if it is not one. */
 bool walk_integer(span text, int64_t *to);
 
-/* An array of integers: how many there are, of which the first `most` are kept; -1 if it is no such
- * array. */
+/* Read an array of integers. Returns their number, of which the first `most` are stored; -1 if it
+ * is not an array of integers. */
 int walk_integers(span text, int64_t *to, int most);
 
 #endif

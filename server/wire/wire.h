@@ -11,23 +11,24 @@
 
 struct wire {
     const char *name; /* for metrics and logs */
-    const char *const
-        *media; /* media types it is asked for by, ends with NULL; replies carry the first */
 
-    bool routed; /* never chosen by media type */
-    bool binary; /* replies are tensors as bytes, which compressing hardly makes smaller */
+    /* Media types of requests, NULL-terminated; replies have the first. */
+    const char *const *media;
 
-    /* From the body to names, types and shapes: gives the call its inputs without data, its options
-     * and outputs. Reads no more of the numbers than their count. */
+    bool routed; /* chosen by the route, never by media type */
+    bool binary; /* replies are binary tensors, which hardly compress */
+
+    /* Read names, types and shapes from the body: gives the call its inputs without data, its
+     * options and outputs. Of the numbers, only the count is read. */
     bool (*open)(evaluation *e, problem *p);
 
-    /* The numbers of a source that is text, into t's memory. NULL where none ever is. */
+    /* Read the numbers of a text source into t's memory. NULL if the format has no text sources. */
     bool (*read)(const evaluation *e, const source *s, const lk_tensor *t, problem *p);
 
-    /* Can the outputs asked for be said? NULL: all can. */
+    /* Can the format represent the requested outputs? NULL: always. */
     bool (*accept)(const evaluation *e, problem *p);
 
-    /* At most this many bytes of text or framing for the reply, beside the tensors themselves. */
+    /* An upper bound of the bytes of text or framing in the reply, besides binary tensors. */
     size_t (*bound)(const evaluation *e);
 
     /* Write the reply into e->text and e->pieces. */
