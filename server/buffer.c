@@ -59,7 +59,7 @@ void buffer_printf(buffer *b, const char *format, ...)
     va_list args, again;
     va_start(args, format);
     va_copy(again, args);
-    /* It mostly fits. vsnprintf writes a NUL too; that is left outside size. */
+    /* It usually fits. vsnprintf also writes a NUL, which size does not count. */
     const size_t room = b->capacity - b->size;
     const int size = vsnprintf(room > 0 ? b->data + b->size : NULL, room, format, args);
     va_end(args);

@@ -15,7 +15,7 @@ enum {
     SHARD_ELEMENTS = 128 * 1024, /* less than this is not worth a trip to another thread */
 };
 
-/* How many letters differ: insertions, deletions and changes. Long names are cut. */
+/* The edit distance of two names: insertions, deletions and changes. Long names are cut. */
 static int distance(const char *a, const char *b)
 {
     enum { MOST = 40 };
@@ -135,7 +135,7 @@ static size_t aligned(size_t size)
     return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-/* Sizes are what a client claims: beyond this they stay this, and are refused. */
+/* Sizes come from the client: sums saturate at this value, and are then refused. */
 static const size_t TOO_MUCH = (size_t)1 << 56;
 
 static void add(size_t *sum, size_t size)
@@ -143,7 +143,7 @@ static void add(size_t *sum, size_t size)
     *sum = size > TOO_MUCH || *sum + aligned(size) > TOO_MUCH ? TOO_MUCH : *sum + aligned(size);
 }
 
-/* NULL if the sums of evaluation_open did not foresee it, which is a bug. */
+/* NULL if evaluation_open did not account for it, which is a bug. */
 static void *arena_take(evaluation *e, size_t size)
 {
     if (size > e->arena_size - e->arena_used)
@@ -158,8 +158,8 @@ static size_t tensor_bytes(const lk_tensor *t)
     return (size_t)lk_tensor_count(t) * lk_dtype_size(t->dtype);
 }
 
-/* What fill and close will allocate. Sizes were checked: each tensor fits in an int64_t, and there
- * are at most 64 inputs. */
+/* Add up what fill and close will allocate. Sizes were checked: each tensor's size fits in an
+ * int64_t, and there are at most 64 inputs. */
 static void add_up(evaluation *e, int shards)
 {
     for (int i = 0; i < e->sources; i++) {

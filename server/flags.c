@@ -15,8 +15,8 @@ typedef struct setting {
     kind kind;
     size_t offset;
     const char *fallback;
-    int64_t min, max;  /* of COUNT, SIZE (bytes) and DURATION (ms) */
-    const char *words; /* WORD: what it may be; NULL: checked where it is used */
+    int64_t min, max;  /* range of COUNT, SIZE (bytes) and DURATION (ms) */
+    const char *words; /* WORD: the allowed words; NULL: checked where it is used */
     const char *help;
 } setting;
 
@@ -70,7 +70,7 @@ static const setting table[] = {
 };
 enum { FLAGS = sizeof table / sizeof *table };
 
-/* A number and a unit. False if it is not one of these, or too large. */
+/* Parse a number with an optional unit. False if it is invalid or too large. */
 static bool parse_number(const setting *f, const char *text, int64_t *value)
 {
     static const struct {

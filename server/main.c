@@ -44,12 +44,12 @@ typedef struct service {
     const flags *flags;
     uv_signal_t term, interrupt, hangup;
     uv_timer_t timer;  /* drain delay, then drain timeout */
-    uv_timer_t settle; /* looks every now and then whether all is answered */
+    uv_timer_t settle; /* polls whether all requests are answered */
     int signals;
     bool quiesced;
 } service;
 
-/* The signal handles stay, or a late second signal would end the process by its default action. */
+/* The signal handles stay open: otherwise a late second signal would kill the process. */
 static void stop(service *s)
 {
     uv_unref((uv_handle_t *)&s->term);
@@ -73,7 +73,7 @@ static void on_drain_timeout(uv_timer_t *timer)
     char left[16];
     snprintf(left, sizeof left, "%d", http_exchanges(s->server));
     log_line(LOG_WARN, "cut off", "requests", left, NULL);
-    /* Work on the pool cannot be taken back, and its exchange is suspended: leave without it. */
+    /* Work on the pool cannot be cancelled, and its exchange is suspended: exit without waiting. */
     _exit(0);
 }
 
@@ -119,11 +119,11 @@ static void watch(service *s, uv_signal_t *handle, uv_signal_cb what, int number
 
 static int serve(const flags *f)
 {
-    static service s; /* its loop outlives this function */
+    static service s; /* static, because its loop outlives this function */
     s.flags = f;
     char workers[16];
     snprintf(workers, sizeof workers, "%d", (int)f->workers);
-    setenv("UV_THREADPOOL_SIZE", workers, 1); /* read at the first uv_queue_work */
+    setenv("UV_THREADPOOL_SIZE", workers, 1); /* libuv reads it at the first uv_queue_work */
     signal(SIGPIPE, SIG_IGN);
     trees_setup();
     log_set(strcmp(f->log_format, "json") == 0, strcmp(f->log_level, "error") == 0  ? LOG_ERROR
@@ -281,7 +281,7 @@ static int serve_or_evaluate(int argc, char **argv)
     const char *command = argc > 1 && argv[1][0] != '-' ? argv[1] : "serve";
     bool eval = strcmp(command, "eval") == 0, help;
     int first = argc > 1 && argv[1][0] != '-' ? 2 : 1, words = 0;
-    static flags f; /* who may use the service is asked of them as long as it runs */
+    static flags f; /* static, because access control uses them as long as the service runs */
     if (!eval && strcmp(command, "serve") != 0) {
         fprintf(stderr, "lossd: there is no command \"%s\"; lossd --help lists them\n", command);
         return BAD_USAGE;

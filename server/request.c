@@ -17,58 +17,59 @@ typedef enum step { REQUEST_STEPS(STEP_ENUM) STEPS } step;
 #undef STEP_ENUM
 
 enum {
-    /* What a small request may need beside its body without asking the loop again: enough for JSON
-     * of up to 64 KiB, whose numbers may be two bytes long and whose gradients eighteen. */
+    /* What is reserved for a request at admission, besides its body, so that small requests need no
+     * second reservation by the loop: enough for JSON of up to 64 KiB, where a number may take two
+     * bytes and its gradient eighteen. */
     SMALL_BODY = 64 * 1024,
     SMALL_FACTOR = 16,
     SMALL_EXTRA = 64 * 1024,
     CHUNKED_FIRST = 64 * 1024,
-    PACKED_MIN = 1024, /* a reply shorter than that is not compressed */
-    /* How long a shard runs, in ns, before it asks whether anybody still wants it. */
+    PACKED_MIN = 1024, /* shorter replies are not compressed */
+    /* How long a shard runs, in ns, between checks whether the request was cancelled. */
     PART = 250 * 1000,
-    /* And before it asks whether others wait for a worker: then it goes behind them. */
+    /* How long it runs before it gives way to queued work: it then goes to the end of the queue. */
     SLICE = 1000 * 1000,
-    /* Another request that came less long ago, in ns, may soon be followed by more. */
+    /* If another request arrived within this time, in ns, more are expected soon. */
     RECENT = 100 * 1000 * 1000,
 };
 
-/* One part of the blocks on its way through the pool, perhaps more than once. */
+/* A shard of the blocks of a pass. It goes through the pool once or more often. */
 typedef struct shard {
     uv_work_t work;
     request *r;
     int i;
-    int64_t done;    /* blocks */
-    int64_t most;    /* how many are run before it asks */
-    bool unfinished; /* it came back from the pool to go there again */
+    int64_t done;    /* blocks computed */
+    int64_t most;    /* blocks to run until the next check */
+    bool unfinished; /* it gave way to queued work, and must be queued again */
 } shard;
 
 struct request {
     exchange *x;
     ask ask;
-    evaluation *e; /* NULL until the body is there */
+    evaluation *e; /* NULL until the body is complete */
     step step;
     problem problem;
-    size_t reserved, need; /* bytes: so far, and what the next step needs in all */
+    size_t reserved, need; /* bytes reserved so far, and the total that the next step needs */
     uint64_t deadline;     /* uv_hrtime() */
 
-    size_t plain_size; /* of a compressed body, once it was measured */
-    char *plain;       /* and inflated */
+    size_t plain_size; /* inflated size of a compressed body, once measured */
+    char *plain;       /* the inflated body */
     buffer packed;     /* a compressed reply */
 
-    uv_work_t work;       /* of all steps up to FILL */
-    shard all;            /* where there is one: it begins to run with these steps */
-    shard *shards;        /* where there are more */
-    atomic_int computing; /* shards not yet computed: whoever makes it 0 closes */
-    atomic_bool skipped;  /* one of them was not, or not all of it, for it was over by then */
-    atomic_bool left;     /* the client has */
-    int away;             /* shards that the loop has not seen back */
+    uv_work_t work;       /* for the steps up to FILL */
+    shard all;            /* the shard if there is only one: it runs directly after these steps */
+    shard *shards;        /* the shards if there are several */
+    atomic_int computing; /* shards not yet computed: the one that makes it 0 closes */
+    atomic_bool skipped;  /* a shard was not fully computed, because the request was cancelled */
+    atomic_bool left;     /* the client has left */
+    int away;             /* shards that have not returned to the loop */
 
-    uint64_t queued;              /* uv_hrtime() when last handed to the pool */
+    uint64_t queued;              /* uv_hrtime() when it was last queued */
     double queue, decode, encode; /* seconds */
     atomic_ullong compute;        /* ns */
 };
 
-/* What all requests share. Only the loop touches it, so plain integers do. */
+/* Shared by all requests. Only the loop accesses it, so plain integers suffice. */
 static struct {
     uv_loop_t *loop;
     int workers;
@@ -125,7 +126,7 @@ static void release(request *r)
 
 /* Admit. */
 
-/* The client may give a request less time than the server does, not more. */
+/* The client may set a shorter time limit than the server's, not a longer one. */
 static void set_deadline(request *r, uint64_t microseconds)
 {
     const uint64_t most = shared.timeout / 1000;
@@ -135,7 +136,7 @@ static void set_deadline(request *r, uint64_t microseconds)
         r->deadline = deadline;
 }
 
-/* Nothing is done any more for a client that has left or given up. */
+/* Is the request cancelled: has the client left, or its deadline passed? */
 static bool is_over(request *r)
 {
     return atomic_load(&r->left) || uv_hrtime() > r->deadline;
@@ -198,7 +199,8 @@ static double seconds(uint64_t from, uint64_t to)
     return (double)(to - from) * 1e-9;
 }
 
-/* A worker takes it up. The waiting time is that of the request's first job in each trip. */
+/* A worker begins a job. The waiting time counts only for the first job each time the request is
+ * queued. */
 static uint64_t begin_work(request *r, bool first)
 {
     uint64_t now = uv_hrtime();
@@ -214,7 +216,7 @@ static void end_work(void)
     atomic_fetch_sub(&metric.workers_busy, 1);
 }
 
-/* Short replies are not worth it. */
+/* Should the reply be compressed? Short and binary ones are not worth it. */
 static bool is_packable(const request *r)
 {
     return r->ask.reply != CODING_NONE && r->e->pieces == 1 && r->e->oip.reply_head == 0 &&
@@ -239,18 +241,18 @@ static void close_evaluation(request *r)
     r->encode = seconds(start, uv_hrtime());
 }
 
-/* A thread that wakes up may have to wait for milliseconds until the kernel takes a processor from
- * one that computes. Where that is the loop, requests wait in their sockets: while others come, a
- * worker offers its processor itself. Not else, for any other process may take it. */
-static void offer_processor(const request *r)
+/* Yield the CPU to the loop thread. A thread that wakes up may wait for milliseconds until the
+ * kernel preempts a computing thread; if it is the loop, requests wait in their sockets meanwhile.
+ * Only while other requests arrive, since any other process could get the CPU instead. */
+static void yield_cpu(const request *r)
 {
     const uint64_t last = atomic_load(&latest);
     if (last != r->x->start && uv_hrtime() - last < RECENT)
         sched_yield();
 }
 
-/* Blocks of a shard, until there are no more (true), nobody wants them (true), or others are to
- * have the worker. */
+/* Run blocks of a shard until all are done or the request is cancelled (true), or until the worker
+ * should take other work first (false). */
 static bool run_blocks(shard *s)
 {
     const uint64_t start = uv_hrtime();
@@ -269,13 +271,13 @@ static bool run_blocks(shard *s)
         if (more && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
             return false;
         if (more)
-            offer_processor(s->r);
+            yield_cpu(s->r);
     }
     return true;
 }
 
-/* The last shard of a pass goes on: with the next pass, for which the loop hands out shards again
- * (one that is alone just runs it), or with the end. */
+/* Run a shard. The last one of a pass continues: with the next pass, for which the loop queues all
+ * shards again (a single shard runs it at once), or by closing the evaluation. */
 static void run_shard(shard *s)
 {
     request *r = s->r;
@@ -288,7 +290,7 @@ static void run_shard(shard *s)
             atomic_fetch_add(&r->compute, uv_hrtime() - start);
             return;
         }
-        s->done = 0; /* a pass to come has blocks of its own */
+        s->done = 0; /* start again with the blocks of the next pass */
         s->most = 1;
         last = atomic_fetch_sub(&r->computing, 1) == 1;
         again = last && !atomic_load(&r->skipped) && evaluation_next(r->e);
@@ -307,8 +309,9 @@ static void run_alone(request *r)
     run_shard(&r->all);
 }
 
-/* A compressed body is gone through twice: first for its length, so that no memory is asked for
- * that is not reserved, and none at all for a body that would become too large. */
+/* A compressed body is inflated twice: first only to find its size, so that memory is reserved
+ * before it is allocated, and a body that would become too large is refused without allocating
+ * any. */
 static bool inflate_body(request *r)
 {
     const span body = {r->x->body, r->x->body_size};
@@ -450,7 +453,7 @@ static void after_shard(uv_work_t *work, int status)
 static void run_shards(request *r)
 {
     int count = r->e->shards;
-    if (count == 1) { /* on its way, and others waited */
+    if (count == 1) { /* it gave way to other work: queue it again */
         r->away = 1;
         hand_over(&r->all.work, work_shard, after_shard);
         return;
@@ -464,7 +467,7 @@ static void run_shards(request *r)
         return;
     }
     r->away = count;
-    r->queued = uv_hrtime(); /* before the first of them is away */
+    r->queued = uv_hrtime(); /* before the first one is queued */
     for (int i = 0; i < count; i++) {
         r->shards[i] = (shard){.r = r, .i = i, .most = 1};
         r->shards[i].work.data = &r->shards[i];
@@ -513,10 +516,11 @@ void request_start(request *r)
 void request_leave(request *r)
 {
     if (!r->e)
-        return; /* it never began */
+        return; /* evaluation has not begun */
     if (!atomic_exchange(&r->left, true))
         metric.cancelled_total++;
-    (void)uv_cancel((uv_req_t *)&r->work); /* refused if a worker has it, who will see r->left */
+    (void)uv_cancel(
+        (uv_req_t *)&r->work); /* fails if a worker has begun it; the worker then sees r->left */
 }
 
 /* End. */
@@ -568,7 +572,7 @@ void request_end(request *r)
         return;
     exchange *x = r->x;
     int loss = place_of_loss(r->ask.loss);
-    if (x->reply.status != 0) /* else the client left before there was an answer */
+    if (x->reply.status != 0) /* otherwise the client left before there was a reply */
         metrics_request(loss, wire_place(r->ask.in), x->reply.status);
     const timing t = {.total = seconds(x->start, uv_hrtime()),
                       .queue = r->queue,

@@ -58,7 +58,7 @@ static void run_metrics(exchange *x)
     http_reply_text(x, 200, "text/plain; version=0.0.4", &text);
 }
 
-/* A JSON document, of a loss or (NULL) of all; it fails where there is no memory for it. */
+/* A JSON document about one loss or (NULL) all. The buffer has failed if there is no memory. */
 static buffer document(const lk_loss *loss, void (*write)(const lk_loss *, buffer *))
 {
     buffer text = buffer_new(TEXT_MAX);
@@ -76,13 +76,13 @@ static void reply_document(exchange *x, const lk_loss *loss,
     http_reply_text(x, 200, "application/json", &text);
 }
 
-/* Long ones that never change are written when somebody asks for them first: a client that asks
- * again and again must not keep the loop busy. */
+/* Long documents that never change are written once, at the first request, so that a client that
+ * requests them repeatedly cannot keep the loop busy. */
 static void reply_kept(exchange *x, buffer *kept, void (*write)(const lk_loss *, buffer *))
 {
     if (!kept->data)
         *kept = document(NULL, write);
-    if (kept->failed) /* not kept, then */
+    if (kept->failed) /* do not keep it */
         http_reply_text(x, 200, "application/json", kept);
     else
         http_reply_kept(x, 200, "application/json", (span){kept->data, kept->size});
@@ -115,7 +115,8 @@ static void run_describe(exchange *x)
         http_reply_problem(x, &p);
 }
 
-/* A decimal number of at most 18 digits in a header. True with `fallback` where it is not there. */
+/* A decimal number of at most 18 digits in a header. True with `fallback` if there is no such
+ * header. */
 static bool read_number(const exchange *x, const char *name, uint64_t fallback, uint64_t *value,
                         problem *p)
 {
@@ -133,7 +134,7 @@ static bool read_number(const exchange *x, const char *name, uint64_t fallback, 
     return true;
 }
 
-/* What the heads of all evaluations have in common; then the budget. */
+/* Read what the heads of all evaluations have in common, then admit the request. */
 static bool admit(exchange *x, ask *a, problem *p)
 {
     const char *encoding = http_header(x, "Content-Encoding");
@@ -148,7 +149,7 @@ static bool admit(exchange *x, ask *a, problem *p)
     a->reply = coding_of_accept(http_header(x, "Accept-Encoding"));
     x->body_max = request_max_body();
     if (x->length > 0 && (uint64_t)x->length > x->body_max)
-        return true; /* refused by its length: nothing to admit */
+        return true; /* refused for its length: nothing to admit */
     x->request = request_admit(x, a, x->length, p);
     return x->request != NULL;
 }
@@ -257,7 +258,7 @@ static void run_stats(exchange *x)
         reply_document(x, NULL, models_stats);
 }
 
-/* Neither Content-Type nor Accept is asked: clients send anything there. */
+/* Content-Type and Accept are ignored: clients of the protocol send arbitrary values. */
 static bool begin_infer(exchange *x, problem *p)
 {
     ask a = {.query = "", .in = &wire_oip, .out = &wire_oip};
@@ -298,9 +299,9 @@ static bool same_method(const route *r, const exchange *x)
            (strcmp(x->method, "HEAD") == 0 && strcmp(r->method, "GET") == 0);
 }
 
-/* What there is at a path. */
+/* The routes of a path. */
 typedef struct place {
-    const route *route; /* for the method that was asked, NULL for none */
+    const route *route; /* the one for the request's method; NULL for none */
     bool get, post;
 } place;
 
@@ -325,8 +326,8 @@ static const char *allowed(const place *here)
                                    : "POST, OPTIONS";
 }
 
-/* What may be done here. Browsers ask so before a page of another origin may do it; they show no
- * key with it, so none is asked for. */
+/* Reply to OPTIONS. Browsers send it as a preflight before a page of another origin may make a
+ * request; it carries no key, so none is required. */
 static void reply_options(exchange *x, const place *here)
 {
     x->unwanted = true;
@@ -342,7 +343,7 @@ static bool find_and_begin(exchange *x, problem *p)
     if (!access_by_origin(http_header(x, "Origin"), http_header(x, "Host"), http_is_local(x),
                           &x->shared, p))
         return false;
-    if (options && x->target.segments == 0) /* OPTIONS *: of the service as a whole */
+    if (options && x->target.segments == 0) /* OPTIONS *: the service as a whole */
         here.get = here.post = true;
     if (options && (here.get || here.post)) {
         reply_options(x, &here);

@@ -15,7 +15,7 @@ size_t utf8_length(const char *p, size_t left)
     for (size_t i = 1; i < n; i++)
         if ((c[i] & 0xc0) != 0x80)
             return 0;
-    /* Longer than need be, surrogates, and what is beyond the last character. */
+    /* Overlong encodings, surrogates, and code points beyond the last one. */
     if ((c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xed && c[1] > 0x9f) ||
         (c[0] == 0xf0 && c[1] < 0x90) || (c[0] == 0xf4 && c[1] > 0x8f))
         return 0;

@@ -13,12 +13,12 @@
 enum { FILE_MAX = 1024 * 1024, KEY_MIN = 16 };
 
 typedef struct key {
-    const char *name; /* NULL where the file gives none */
+    const char *name; /* NULL if the file has none */
     const char *text;
     size_t size;
 } key;
 
-/* The keys of one reading of the file; names and texts point into it. */
+/* The keys of one version of the file; names and texts point into it. */
 typedef struct keys {
     char *file;
     key *each;
@@ -65,7 +65,7 @@ static char *read_file(const char *path, const char **why)
     return text;
 }
 
-/* What may stand behind Bearer, by RFC 6750. */
+/* Is it a valid token after "Bearer", by RFC 6750? */
 static bool is_bearer(const char *text)
 {
     size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/");
@@ -73,7 +73,7 @@ static bool is_bearer(const char *text)
     return n > 0 && text[n] == '\0';
 }
 
-/* "key" or "name key" on a line; empty lines and lines that begin with # do not count. */
+/* "key" or "name key" on a line; empty lines and lines that begin with # are ignored. */
 static bool read_line(keys *k, char *line, const char **why)
 {
     char *rest = NULL, *first = strtok_r(line, " \t\r", &rest);
@@ -93,7 +93,7 @@ static bool read_line(keys *k, char *line, const char **why)
     return true;
 }
 
-/* False with a line in `said`. */
+/* False with a message in `said`. */
 static bool read_keys(const char *path, keys *k, char *said, size_t size)
 {
     const char *why;
@@ -129,7 +129,7 @@ static bool read_keys(const char *path, keys *k, char *said, size_t size)
     return ok;
 }
 
-/* In a time that depends on how long what was given is, not on what it is. */
+/* Compare in constant time: it depends on the length of what was given, not on the contents. */
 static bool same(const key *k, const char *given, size_t size)
 {
     volatile unsigned char different = k->size != size;
@@ -158,7 +158,7 @@ bool access_by_key(access_class what, const char *authorization, char name[ACCES
     const size_t size = strlen(given);
     const key *found = NULL;
     for (size_t i = 0; i < known.count; i++)
-        if (same(&known.each[i], given, size)) /* and look at the others all the same */
+        if (same(&known.each[i], given, size)) /* and compare with the other keys all the same */
             found = &known.each[i];
     if (!found)
         return problem_set(p, 403, "forbidden", "the key is not one of this service's");
@@ -183,7 +183,7 @@ static bool is_origin(const char *text, size_t size)
     return true;
 }
 
-/* The next of a list between commas and spaces. */
+/* The next item of a list separated by commas and spaces. */
 static bool next_origin(const char **list, const char **item, size_t *size)
 {
     *item = *list + strspn(*list, ", ");
@@ -202,7 +202,8 @@ static bool is_listed(const char *origin)
     return false;
 }
 
-/* A name that no foreign server can give to this machine. */
+/* Is it an IP address or a name of localhost, so not a DNS name that others can point at this
+ * machine? */
 static bool is_own_name(const char *host)
 {
     const size_t name = host[0] == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":");
@@ -218,8 +219,8 @@ bool access_by_origin(const char *origin, const char *host, bool local, bool *sh
     if (!origin || *shared)
         return true;
     const char *from = strstr(origin, "://");
-    /* A page of this service itself. A name that leads here does not make it one: any page's owner
-     * can have a name lead to 127.0.0.1. */
+    /* A page of this service itself: its origin equals Host. For local connections a host name is
+     * not enough, since anyone can point a DNS name at 127.0.0.1 (DNS rebinding). */
     if (from && host && strcasecmp(from + 3, host) == 0 && (!local || is_own_name(host)))
         return true;
     return problem_set(

@@ -23,7 +23,7 @@ static int window(coding c)
     return c == CODING_GZIP ? WINDOW + 16 : WINDOW;
 }
 
-/* x-gzip is what gzip was called once; it still is to be taken for it. */
+/* x-gzip is an old name of gzip that must still be accepted. */
 static coding coding_of(const char *name, size_t size)
 {
     if ((size == 4 && strncasecmp(name, "gzip", 4) == 0) ||
@@ -41,8 +41,8 @@ bool coding_of_content(const char *header, coding *c)
     return *c != CODING_NONE;
 }
 
-/* What a list like "gzip;q=0.5, *" says of one coding: its q, by name before by star; -1: nothing.
- */
+/* The q of a coding in a list like "gzip;q=0.5, *": by name before by star; -1 if it is not
+ * listed. */
 static double wish(const char *header, coding c)
 {
     double named = -1, star = -1;
@@ -77,9 +77,8 @@ coding coding_of_accept(const char *header)
 
 enum { WRONG = -1, NO_MEMORY = -2 };
 
-/* Inflate a body, which may have several members where it is gzip, to at most `size` bytes; `to`
- * NULL: they are counted and dropped. How many there are, or more than `size` where it went beyond.
- */
+/* Inflate a body (gzip: of one or more members) to at most `size` bytes; if `to` is NULL the bytes
+ * are only counted. Returns their number, or more than `size` if there are more. */
 static int64_t run(coding c, span body, char *to, size_t size)
 {
     char stride[STRIDE];
@@ -103,7 +102,7 @@ static int64_t run(coding c, span body, char *to, size_t size)
         status = inflate(&z, Z_NO_FLUSH);
         done += take - z.avail_out;
         more = z.avail_in > 0 || in < body.size;
-        if (status == Z_STREAM_END && more && c == CODING_GZIP) /* what follows is a member, too */
+        if (status == Z_STREAM_END && more && c == CODING_GZIP) /* another member follows */
             status = inflateReset(&z);
     }
     const bool whole = status == Z_STREAM_END && !more;

@@ -14,7 +14,7 @@ const char *http_header(const exchange *x, const char *name)
     return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
 }
 
-/* How often a header comes. */
+/* Counts the occurrences of a header. */
 typedef struct tally_of {
     const char *name;
     int times;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <strings.h>
 
-/* Letters, digits and these marks. */
+/* Does the text consist of letters, digits and these marks? */
 static bool is_made_of(span text, const char *marks)
 {
     for (size_t i = 0; i < text.size; i++) {
@@ -36,7 +36,7 @@ static bool is_digits(span text)
     return text.size > 0;
 }
 
-/* A host and a port, by RFC 3986; nothing at all is allowed. */
+/* Is it a host and optional port, by RFC 3986, or empty? */
 static bool is_host(span text)
 {
     return is_made_of(text, "-._~!$&'()*+,;=:%[]");
@@ -50,7 +50,7 @@ static int64_t number_of(span digits)
     return number;
 }
 
-/* White space at its end is not part of a value. */
+/* A value without trailing white space, which is not part of it. */
 static span trimmed(span value)
 {
     while (value.size > 0 &&
@@ -105,7 +105,7 @@ bool guard_passes(const guard *g, const char *version, problem *p)
     return !bad || problem_set(p, 400, "malformed_request", "%s", bad);
 }
 
-/* Decode one path segment where it stands, which only makes it shorter. */
+/* Decode one path segment in place; decoding only makes it shorter. */
 static bool decode_segment(char *s)
 {
     size_t size = strlen(s);
@@ -125,11 +125,11 @@ bool target_split(char *text, target *t, problem *p)
         *query = '\0';
         t->query = query + 1;
     }
-    /* The absolute form, which a server must take though only proxies send it. */
+    /* The absolute form, which a server must accept although clients send it only to proxies. */
     if (strncasecmp(path, "http://", 7) == 0 || strncasecmp(path, "https://", 8) == 0) {
         path = strstr(path, "//") + 2;
         path += strcspn(path, "/");
-        if (*path == '\0') { /* it may leave the path out, which is then "/" */
+        if (*path == '\0') { /* the path may be missing, and is then "/" */
             t->segment[t->segments++] = path;
             return true;
         }
@@ -153,7 +153,7 @@ bool target_split(char *text, target *t, problem *p)
     return true;
 }
 
-/* Hexadecimal digits in lower case, not all of them 0. */
+/* Is it `size` lower-case hexadecimal digits, not all of them 0 unless `may_be_zero`? */
 static bool is_hex(const char *text, size_t size, bool may_be_zero)
 {
     bool zero = true;

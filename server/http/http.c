@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * One libmicrohttpd daemon for each address, without threads of its own: its epoll descriptor is a
- * uv_poll_t, its timeout a uv_timer_t. Callbacks only mark that a daemon is due; it runs once a
- * turn of the loop, however many things happened in that turn.
+ * uv_poll_t, its timeout a uv_timer_t. Callbacks only mark that a daemon is due; it then runs once
+ * in each iteration of the loop, however many events there were.
  */
 #include "http/http.h"
 
@@ -24,7 +24,8 @@
 #include <unistd.h>
 
 enum {
-    CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
+    CONNECTION_MEMORY =
+        64 * 1024, /* libmicrohttpd zeroes this memory at every request: keep it small */
     SWEEP_MS = 200,
     QUIET_SWEEPS = 5,
     IDLE_TURNS = 64,
@@ -54,7 +55,7 @@ static void begin_connection(listener *l, struct MHD_Connection *connection, voi
     listen_accepted(&l->at, fd);
     *context = p;
     if (!p) {
-        shutdown(fd, SHUT_RDWR); /* without a deadline it could stay for ever */
+        shutdown(fd, SHUT_RDWR); /* without a deadline the connection could stay open for ever */
         return;
     }
     name_client(p, MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS));
@@ -75,8 +76,8 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
         begin_connection(l, connection, context);
         return;
     }
-    /* At --max-connections libmicrohttpd stops listening, and begins again only when it is run the
-     * next time: nothing else may come that makes it run. */
+    /* At --max-connections libmicrohttpd stops accepting, and resumes only in its next run: make it
+     * run, since there may be no other event. */
     l->due = true;
     atomic_fetch_sub(&metric.connections, 1);
     if (!p)
@@ -92,14 +93,14 @@ static void end_late(peer *p)
     const struct linger at_once = {.l_onoff = 1};
     if (p->phase == PEER_HEAD || p->phase == PEER_BODY)
         reply_early(p->exchange);
-    if (p->phase == PEER_REPLY) /* what is not read is not kept */
+    if (p->phase == PEER_REPLY) /* discard what the client has not read */
         setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     p->deadline = 0;
-    shutdown(p->fd, SHUT_RDWR); /* makes an edge; libmicrohttpd closes it */
+    shutdown(p->fd, SHUT_RDWR); /* an event for libmicrohttpd, which then closes the connection */
 }
 
-/* libmicrohttpd cannot read what it has no room for and yet is of no use in parts, such as the line
- * before a chunk, and would try again for ever, at once, whatever else there is to do. */
+/* libmicrohttpd cannot process a line (of a header, chunk or trailer) that does not fit in its
+ * buffer, and keeps trying for ever, at full CPU load. End such connections. */
 static void end_stuck(http *server)
 {
     for (peer *p = server->peers.first; p; p = p->next) {
@@ -107,7 +108,7 @@ static void end_stuck(http *server)
         problem no_room;
         if (!x || p->deadline == 0)
             continue;
-        /* Where its buffer is full to the last byte, no other waits. */
+        /* If its buffer is completely full, there may be no unread bytes in the socket. */
         const bool chunked = p->phase == PEER_BODY && x->length < 0;
         if (!peer_is_stuck(p, x->listener->runs, chunked ? server->idle : 0))
             continue;
@@ -120,9 +121,9 @@ static void end_stuck(http *server)
     }
 }
 
-/* libmicrohttpd takes a short read for the end of what has come and waits for the next edge of
- * epoll; where the end of the stream came with the data there is no next edge. Such a connection,
- * whose request can no more become whole, would stay until its deadline and hold a shutdown up. */
+/* After a short read libmicrohttpd waits for the next edge of epoll; but if the end of the stream
+ * arrived together with the data, there is no further edge. Such a connection, whose request can
+ * never be complete, would stay open until its deadline and delay a shutdown. */
 static void on_sweep(uv_timer_t *timer)
 {
     http *server = timer->data;
@@ -130,7 +131,7 @@ static void on_sweep(uv_timer_t *timer)
     pages_age(QUIET_SWEEPS);
     end_stuck(server);
     if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS)
-        malloc_trim(0); /* the C library keeps what large bodies have left */
+        malloc_trim(0); /* the C library keeps memory that large bodies have freed */
     for (peer *p = server->peers.first; p; p = p->next) {
         if (p->deadline != 0 && now > p->deadline)
             end_late(p);
@@ -188,7 +189,7 @@ static void on_prepare(uv_prepare_t *prepare)
             l->runs++;
             MHD_run(l->daemon);
         }
-        if (l->due) /* again: soon, not at once, so that the loop gets its turn */
+        if (l->due) /* again: soon, but not at once, so that the loop handles other events first */
             soonest = 0;
         if (MHD_get_timeout(l->daemon, &timeout) == MHD_YES && timeout < soonest)
             soonest = timeout;
@@ -219,7 +220,7 @@ static bool start_listener(listener *l, const endpoint *at, const flags *f)
     l->due = true;
     if (secure)
         snprintf(l->at.url, sizeof l->at.url, "https%.150s", at->url + strlen("http"));
-    /* No timeout of libmicrohttpd's: ours are absolute. */
+    /* No timeouts by libmicrohttpd: they restart at every byte, ours are absolute deadlines. */
     l->daemon = MHD_start_daemon(
         how | (secure ? MHD_USE_TLS : 0), 0, NULL, NULL, receive_request, l->server,
         MHD_OPTION_EXTERNAL_LOGGER, on_message, NULL, MHD_OPTION_LISTEN_SOCKET, l->at.fd,
@@ -242,7 +243,7 @@ static bool start_listener(listener *l, const endpoint *at, const flags *f)
     return true;
 }
 
-/* The address number i: those that were handed over come first, and replace the default. */
+/* Open address i. Inherited sockets come first, and replace the default address. */
 static bool open_endpoint(const flags *f, int i, endpoint *at)
 {
     int first;
@@ -328,7 +329,7 @@ void http_quiesce(http *server)
     }
 }
 
-/* libuv lets go of its handles one by one, in no order that matters. */
+/* libuv closes handles asynchronously, in any order. */
 static void on_closed(uv_handle_t *handle)
 {
     http *server = handle->data;

@@ -32,7 +32,7 @@ static int listen_unix(const char *path)
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0)
         return -1;
-    /* A socket that nobody listens on was left by a process that is gone. */
+    /* A socket that nothing listens on was left behind by a process that has ended: remove it. */
     if (stat(path, &st) == 0 && S_ISSOCK(st.st_mode)) {
         int probe = socket(AF_UNIX, SOCK_STREAM, 0);
         if (probe >= 0 && connect(probe, (struct sockaddr *)&address, sizeof address) != 0 &&
@@ -79,7 +79,8 @@ static bool is_loopback(const struct sockaddr *address)
     return IN6_IS_ADDR_LOOPBACK(&six->sin6_addr);
 }
 
-/* What it is, from the socket itself: of port 0 only it knows the number. */
+/* Fill in the endpoint from the socket itself: for port 0, only the socket knows the actual
+ * port. */
 static bool look_at(endpoint *e)
 {
     struct sockaddr_storage address = {0};
@@ -105,9 +106,9 @@ static bool look_at(endpoint *e)
     return true;
 }
 
-/* TCP: what is on its way to a fast client is not bounded by this. A Unix socket has 208 KiB unless
- * told otherwise, so that client and server wait for each other a hundred times in a large reply:
- * it takes twice as long. The kernel doubles what it is told, for its own records. */
+/* TCP: this does not limit the data in flight to a fast client. Unix sockets have 208 KiB by
+ * default: with that, client and server would wait for each other a hundred times in a large reply,
+ * which doubles its time. The kernel doubles the value, for its own bookkeeping. */
 void listen_accepted(const endpoint *e, int fd)
 {
     const int most = UNSENT, half = UNSENT / 2;

@@ -9,11 +9,11 @@
 
 enum {
     HUGE_PAGE = 2 << 20,
-    LARGE = 8 << 20, /* smaller ones are the C library's, which keeps them itself */
+    LARGE = 8 << 20, /* smaller ones come from malloc, which reuses memory itself */
     KEPT = 8,
 };
 
-/* Those that are kept, the one that has waited longest first. */
+/* The memory kept for reuse, the longest unused first. */
 static struct {
     size_t most, sum;
     int count;
@@ -46,7 +46,8 @@ static pages map(size_t size)
     if (size > SIZE_MAX / 2)
         return (pages){0};
     size = (size + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    /* One more, so that a boundary of huge pages is among it; what is around is given back. */
+    /* Map one huge page more, so that the block can be aligned to huge pages; the rest is
+     * unmapped. */
     char *all =
         mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED)
@@ -55,11 +56,11 @@ static pages map(size_t size)
     if (before > 0)
         (void)munmap(all, before);
     (void)munmap(all + before + size, HUGE_PAGE - before);
-    (void)madvise(all + before, size, MADV_HUGEPAGE); /* only a wish */
+    (void)madvise(all + before, size, MADV_HUGEPAGE); /* only a hint */
     return (pages){all + before, size};
 }
 
-/* The least that is kept and large enough, unless most of it would lie idle. */
+/* The smallest kept block that is large enough, unless most of it would be unused. */
 static pages take(size_t size)
 {
     int best = -1;

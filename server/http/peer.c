@@ -42,7 +42,8 @@ void peer_remove(peer *p)
     free(p);
 }
 
-/* How long so many bytes may take; no number of them overflows a lifetime. */
+/* How long a transfer of that many bytes may take, in ns; bounded so that deadlines do not
+ * overflow. */
 static uint64_t time_for(const peers *all, size_t bytes)
 {
     return (uint64_t)((double)bytes / (double)all->rate * (double)SECOND);
@@ -57,7 +58,7 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
         p->deadline = now + (p->used ? all->idle : all->header);
         break;
     case PEER_HEAD:
-        if (p->used) /* else the deadline of the new connection goes on */
+        if (p->used) /* otherwise the deadline of a new connection stays */
             p->deadline = now + all->header;
         p->used = true;
         break;
@@ -83,7 +84,7 @@ void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes)
 
 bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle)
 {
-    /* One run reads what there is, or as much as there is room for. */
+    /* One run normally reads all unread bytes, or as many as the buffer has room for. */
     enum { ENOUGH = 8, ENOUGH_IDLE = 4096 };
     int unread = 0;
     if ((p->phase != PEER_HEAD && p->phase != PEER_BODY) || ioctl(p->fd, FIONREAD, &unread) != 0 ||

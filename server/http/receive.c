@@ -39,8 +39,7 @@ void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection
     return x;
 }
 
-/* The guard, and how long the head is of which it was shown all. What follows reads headers without
- * the white space at their ends. */
+/* The guard, and the size that the headers seen so far take in their usual spelling. */
 typedef struct look {
     guard guard;
     size_t size;
@@ -52,16 +51,17 @@ static enum MHD_Result look_at_header(void *cls, enum MHD_ValueKind kind, const 
     look *l = cls;
     (void)kind;
     const span text = guard_header(&l->guard, (span){name, name_size}, (span){value, value_size});
-    if (text.size < value_size) /* where libmicrohttpd has read it to, and looks it up */
+    if (text.size < value_size) /* cut the value in libmicrohttpd's own memory, by writing a NUL, so
+                                   that later look-ups return it without trailing white space */
         ((char *)(uintptr_t)value)[text.size] = '\0';
     l->size += name_size + strlen(": ") + value_size + strlen("\r\n");
     return MHD_YES;
 }
 
-/* libmicrohttpd leaves out what stands on folded lines and behind a NUL, where somebody in front
- * may see a length. It tells how long the head was: if that is not what the usual spelling of what
- * it showed makes, the connection ends with the reply, and what comes behind it is never a request.
- */
+/* Does the head have the size that its request line and headers take in their usual spelling?
+ * libmicrohttpd drops the text on folded lines and after a NUL, where a proxy in front may see a
+ * different length of the body. If the sizes differ, the connection is closed after the reply, so
+ * that what follows is never taken for another request. */
 static bool is_usual(const exchange *x, const look *l, const char *version)
 {
     const union MHD_ConnectionInfo *info =
@@ -70,7 +70,7 @@ static bool is_usual(const exchange *x, const look *l, const char *version)
     return info && info->header_size == line + strlen("\r\n") + l->size + strlen("\r\n");
 }
 
-/* Room for `more` bytes, exactly where the length is known. */
+/* Make room for `more` bytes of the body; of its exact length, if that is known. */
 static bool grow_body(exchange *x, size_t more)
 {
     size_t need = x->body_size + more;
@@ -121,7 +121,8 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
             x->server->handler->refuse(x);
         free_body(x);
         x->discarded += size;
-        /* A reply in the middle of a body is not possible: beyond the limit, hang up. */
+        /* libmicrohttpd cannot reply in the middle of a body: beyond the limit, close the
+         * connection. */
         return x->discarded <= x->server->drain_max ? MHD_YES : MHD_NO;
     }
     memcpy(x->body + x->body_size, data, size);
@@ -129,7 +130,7 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
     return MHD_YES;
 }
 
-/* The head is there: refuse, or go on with the body. */
+/* The head is complete: refuse the request, or receive the body. */
 static enum MHD_Result take_head(exchange *x, const char *version)
 {
     problem p;
@@ -161,8 +162,9 @@ static enum MHD_Result take_head(exchange *x, const char *version)
     }
     if (!x->refused || x->length == 0)
         return MHD_YES;
-    /* Refused, with a body on its way. A client that waits for 100 Continue gets its answer now;
-     * any other one would take a reset for it, so its body is read and dropped first. */
+    /* Refused, and the client will send a body. A client that waits for 100 Continue gets the reply
+     * now; any other would see a connection reset instead of a reply, so its body is read and
+     * dropped first. */
     if (!expect && x->length <= (int64_t)x->server->drain_max)
         return MHD_YES;
     x->close = true;
@@ -175,15 +177,15 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
 {
     exchange *x = *state;
     (void)url;
-    if (!x) /* no memory for it when the request line came */
+    if (!x) /* there was no memory when the request line was received */
         return MHD_queue_response(connection, 503, ((http *)cls)->exhausted);
     if (!x->connection) {
         x->connection = connection;
         x->method = method;
         return take_head(x, version);
     }
-    /* Without data the request is whole. None of a size of 0 is not that: it comes where 100
-     * Continue was asked for and there is no body. */
+    /* A call without data (NULL) means that the request is complete. Data of size 0 does not: it
+     * comes when the client asked for 100 Continue and there is no body. */
     if (data) {
         enum MHD_Result result = *size > 0 ? take_body(x, data, *size) : MHD_YES;
         *size = 0;

@@ -26,8 +26,8 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text)
     http_reply_kept(x, status, media, (span){r->text.data, r->text.size});
 }
 
-/* Clients of the Open Inference Protocol want errors of its form; also where the path has not been
- * split yet, because something before it was wrong. */
+/* Is it a route of the Open Inference Protocol, whose errors have another form? Also decided when
+ * the path was not split, because an earlier check failed. */
 static bool is_oip(const exchange *x)
 {
     return x->target.segments > 0 ? strcmp(x->target.segment[0], "v2") == 0
@@ -56,7 +56,7 @@ static void header(struct MHD_Response *response, const char *name, const char *
         (void)MHD_add_response_header(response, name, value);
 }
 
-/* What a web page of another origin needs to see it. */
+/* The CORS headers, with which a web page of another origin can read the reply. */
 static void share(const exchange *x, struct MHD_Response *response)
 {
     header(response, "Access-Control-Allow-Origin", http_header(x, "Origin"));
@@ -89,9 +89,9 @@ struct MHD_Response *reply_exhausted(void)
     return response;
 }
 
-/* A reply of at least so many bytes goes out a part at a time: handed over whole, one call sends
- * all of it where the client reads as fast as it comes, and the loop is kept from everybody else.
- * The parts are copied, while they are in the caches anyway. */
+/* Replies of at least this size are sent in parts: otherwise, with a client that reads as fast as
+ * data arrives, one call would send all of it and block the loop for other clients. Each part is
+ * copied, which costs little. */
 enum { LONG_REPLY = 32 << 20, REPLY_PART = 512 << 10 };
 
 static ssize_t copy_part(void *context, uint64_t at, char *to, size_t most)
@@ -157,8 +157,8 @@ bool reply_send(exchange *x)
     return result == MHD_YES;
 }
 
-/* libmicrohttpd cannot answer before a request is whole. Nothing of an answer has been sent, so it
- * may be written past it, before the connection ends. */
+/* libmicrohttpd cannot reply before a request is complete. Nothing of a reply has been sent, so it
+ * can be written to the socket directly, before the connection is closed. */
 void reply_early(exchange *x)
 {
     reply *r = &x->reply;
@@ -180,7 +180,7 @@ void reply_early(exchange *x)
                   "X-Request-Id: %s\r\nConnection: close\r\n\r\n",
                   r->status, problem_title(r->status), r->media, r->text.size, x->id);
     buffer_append(&text, r->text.data, r->text.size);
-    if (!text.failed) /* what does not fit at once a slow client would hardly read */
+    if (!text.failed) /* one attempt: if it does not fit now, a slow client would hardly read it */
         (void)!send(x->peer->fd, text.data, text.size, MSG_DONTWAIT | MSG_NOSIGNAL);
     buffer_free(&text);
 }

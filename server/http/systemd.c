@@ -35,7 +35,7 @@ void systemd_notify(const char *state)
     if (fd < 0)
         return;
     const socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
-    /* Nobody waits for it where it does not arrive. */
+    /* A failure to send is ignored: nothing depends on it here. */
     (void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address, size);
     close(fd);
 }

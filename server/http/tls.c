@@ -11,11 +11,12 @@
 
 const char tls_priorities[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%SERVER_PRECEDENCE";
 
-/* One reading of the files. It lives while a connection uses it, or it is the one of now. */
+/* One version of the files. Reference-counted: it lives while it is current or a connection uses
+ * it. */
 struct tls {
     int users;
     gnutls_certificate_credentials_t credentials;
-    gnutls_datum_t certificate, key; /* text, which ends with a 0 */
+    gnutls_datum_t certificate, key; /* NUL-terminated text */
 };
 
 static const flags *flag;

@@ -23,7 +23,7 @@ bool log_wants(int level)
     return level <= least;
 }
 
-/* A value cut to what a line has room for, at the beginning of a character. */
+/* A value cut to what fits in a line, at a character boundary. */
 static const char *cut(const char *text, char to[VALUE_MAX])
 {
     size_t size = strnlen(text, VALUE_MAX);
@@ -37,7 +37,7 @@ static const char *cut(const char *text, char to[VALUE_MAX])
     return to;
 }
 
-/* logfmt: bare where that is unmistakable, else as a JSON string. */
+/* logfmt: unquoted where that is unambiguous, else as a JSON string. */
 static void value(buffer *b, const char *text)
 {
     bool bare = *text != '\0' && !as_json;
@@ -49,7 +49,7 @@ static void value(buffer *b, const char *text)
         buffer_json_string(b, text);
 }
 
-/* A pair for which there is no room is left out, whole: the line must stay a line. */
+/* A pair that does not fit is omitted as a whole, so that the line stays well-formed. */
 static void keep_or_drop(buffer *b, size_t before)
 {
     if (b->failed && b->data) {
@@ -109,8 +109,8 @@ void log_end(log_entry *entry)
         return;
     entry->text.max = LINE_MAX_;
     buffer_text(&entry->text, as_json ? "}\n" : "\n");
-    /* One write a line, so that lines of several processes do not mix. A log that cannot be written
-     * must not stop the service. */
+    /* One write() per line, so that lines of several processes do not interleave. A log that cannot
+     * be written must not stop the service. */
     if (entry->text.size > 0 && write(STDERR_FILENO, entry->text.data, entry->text.size) < 0)
         (void)0;
     buffer_free(&entry->text);
