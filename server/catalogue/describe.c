@@ -31,10 +31,11 @@ static json_t *dtypes(unsigned set)
     return array;
 }
 
-/* The letters and the star are what the header says; @option is for the library. */
+/* A shape pattern for people: the letters and the star as in losskit.h, without "@option", which is
+ * internal. */
 static json_t *pattern(const char *shape)
 {
-    char text[256]; /* no shape of the library is as long */
+    char text[256]; /* no pattern of the library is that long */
     size_t size = 0;
     for (; *shape != '\0' && size < sizeof text; shape++) {
         if (*shape == '@')
@@ -194,8 +195,8 @@ void describe_json(const lk_loss *loss, buffer *to)
     describe_dump(json_pack("{s:o}", "losses", all), to);
 }
 
-/* Text. Both the terminal's and the Markdown's tables are of the JSON above, so that the three
- * cannot disagree. */
+/* Text. The tables for the terminal and for Markdown are made from the JSON above, so that the
+ * three cannot disagree. */
 
 static const char *string(const json_t *object, const char *key)
 {
@@ -303,7 +304,7 @@ void describe_text(const lk_loss *loss, buffer *to)
     }
 }
 
-/* A cell of a table must not hold a bar. */
+/* Write a cell of a table, in which bars are escaped. */
 static void cell(const char *s, buffer *to)
 {
     for (; *s != '\0'; s++)

@@ -3,8 +3,8 @@
 
 #include <stdint.h>
 
-/* C11 cannot take in a file; every assembler can. The path is seen from the Makefile's directory.
- */
+/* C11 cannot include a binary file, but assemblers can. The path is relative to the Makefile's
+ * directory. */
 __asm__(".pushsection .rodata\n"
         ".balign 8\n"
         "docs_html_size: .8byte docs_html_end - docs_html\n"

@@ -16,7 +16,7 @@ static int append(const char *data, size_t size, void *to)
     return 0;
 }
 
-/* On one line: programs read it. */
+/* Write on one line: it is read by programs. */
 static void dump(json_t *value, buffer *to)
 {
     json_dump_callback(value, append, to, JSON_COMPACT);
@@ -63,8 +63,8 @@ void models_ready(const lk_loss *loss, buffer *to)
     dump(json_pack("{s:s, s:b}", "name", name_of(loss), "ready", 1), to);
 }
 
-/* Tensors. The protocol has one type and one shape for each, where a loss takes several: floats are
- * given as FP32, and of the shapes the one that stands first. */
+/* Tensors. The protocol gives each tensor one type and one shape, where a loss accepts several:
+ * floats are reported as FP32, and the first shape is reported. */
 
 static lk_dtype typical(unsigned dtypes)
 {
@@ -84,7 +84,7 @@ static lk_dtype output_type(const lk_description *is, const lk_output *out)
     return out->dtype != LK_ANY ? out->dtype : out->like ? input_type(is, out->like) : LK_F32;
 }
 
-/* A size for each word of a pattern, all of them variable. */
+/* A size for each word of a pattern: 1 for "1", else variable (-1). */
 static json_t *dims(const lk_description *is, const char *pattern)
 {
     json_t *sizes = json_array();
@@ -175,7 +175,7 @@ static json_t *stats(int loss)
 {
     const tally *t = metrics_tally(loss);
     json_t *batches = json_array();
-    if (t->success > 0) /* batches are the client's: every one counts as of size 1 */
+    if (t->success > 0) /* the server forms no batches: every request counts as one of size 1 */
         json_array_append_new(batches,
                               json_pack("{s:i, s:o, s:o, s:o}", "batch_size", 1, "compute_input",
                                         duration(t->success, t->sum.decode), "compute_infer",

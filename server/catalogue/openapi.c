@@ -21,7 +21,7 @@ static json_t *ref(const char *name)
     return json_pack("{s:o}", "$ref", json_sprintf("#/components/schemas/%s", name));
 }
 
-/* What an option that is an array holds. */
+/* The schema of the items of an array option. */
 static json_t *item_schema(const json_t *option)
 {
     const char *type = json_string_value(json_object_get(option, "type"));
@@ -89,7 +89,7 @@ static json_t *request_schema(const json_t *is)
     json_t *outputs = json_array(), *entry, *more = json_false(), *names;
     size_t i;
     if (json_is_true(json_object_get(is, "made_of_parts")))
-        more = ref("Tensor"); /* tensors and outputs have the names that its parts give them */
+        more = ref("Tensor"); /* the names of tensors and outputs depend on the parts */
     json_array_foreach(json_object_get(is, "inputs"), i, entry)
     {
         json_object_set_new(inputs, name_of(entry), tensor(entry));
@@ -134,8 +134,8 @@ static json_t *problem_reply(const char *what)
                      "application/problem+json", "schema", ref("Problem"));
 }
 
-/* What stands beside the body of an evaluation. The options are one exploded object: a parameter
- * for each. */
+/* The parameters of an evaluation besides its body. The options are one exploded object: one query
+ * parameter for each. */
 static json_t *evaluate_parameters(const json_t *is)
 {
     json_t *parameters = json_pack(
@@ -222,7 +222,7 @@ static bool is_oip(const char *path)
     return strncmp(path, "/v2", 3) == 0;
 }
 
-/* Each protocol has its form of errors. */
+/* An error reply, in the form of the path's protocol. */
 static json_t *refusal(const char *path, const char *what)
 {
     if (!is_oip(path))
@@ -239,13 +239,13 @@ static json_t *inference_content(void)
                      "JSON of Inference-Header-Content-Length bytes, then the raw tensors.");
 }
 
-/* A route that is not one loss's. */
+/* Add a route that is not about a single loss. */
 static void add_plain_path(json_t *paths, const char *method, const char *path,
                            const char *sentence)
 {
     const bool get = strcmp(method, "GET") == 0;
     json_t *item = json_object_get(paths, path), *parameters = path_parameters(path);
-    char id[256]; /* no route is as long */
+    char id[256]; /* no route is that long */
     size_t size = (size_t)snprintf(id, sizeof id, "%s", get ? "get" : "post");
     for (const char *c = path; *c != '\0' && size < sizeof id; c++)
         if (*c != '}')
@@ -308,12 +308,12 @@ static json_t *oip_error_schema(void)
                      "properties", "error", "type", "string");
 }
 
-/* Each loss has a path, and a schema of its options. */
+/* Add a path for each loss, and a schema of its options. */
 static void add_losses(json_t *paths, json_t *schemas)
 {
     for (int i = 0; i < lk_loss_count(); i++) {
         json_t *is = describe_tree(lk_loss_at(i));
-        char name[128]; /* no loss has a name as long */
+        char name[128]; /* no name of a loss is that long */
         snprintf(name, sizeof name, "%s_options", name_of(is));
         json_object_set_new(paths, json_string_value(json_object_get(is, "path")),
                             evaluate_path(is));

@@ -5,11 +5,12 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-/* The largest document takes a quarter of it (test_trees). What is not touched costs nothing. */
+/* The largest document needs a quarter of it (test_trees). Memory that is never written costs
+ * nothing. */
 enum { PIECE = 16 * 1024 * 1024, ALIGN = 16 };
 
 static _Thread_local struct {
-    char *base; /* NULL: trees are made as anything else */
+    char *base; /* NULL: trees are allocated by malloc */
     size_t used;
     bool full;
 } piece;

@@ -3,10 +3,10 @@
 
 #include "wire/walk.h"
 
-/* What a digit is worth, negative for what is none. */
+/* The value of a base64 digit, negative for other characters. */
 static int digit_of(char c)
 {
-    /* One more than each is worth, 0 for what is none. */
+    /* The value of each digit plus one; 0 for other characters. */
 #define ROW(c, n)                                                                                  \
     [c] = (n) + 1, [(c) + 1] = (n) + 2, [(c) + 2] = (n) + 3, [(c) + 3] = (n) + 4,                  \
     [(c) + 4] = (n) + 5
@@ -18,7 +18,7 @@ static int digit_of(char c)
     return digits[(unsigned char)c] - 1;
 }
 
-/* Four digits are three bytes; negative if they are not four digits. */
+/* Decode four digits to three bytes; negative if they are not all digits. */
 static int32_t four_digits(const char *text)
 {
     const int a = digit_of(text[0]), b = digit_of(text[1]), c = digit_of(text[2]),
@@ -31,8 +31,9 @@ static span unquoted(span text)
     return (span){text.data + 1, text.size - 2};
 }
 
-/* How many characters there are, but for the padding; negative if they are not JSON. They are gone
- * through one by one only where they may be escaped, and where padding before that may be. */
+/* The number of characters without padding; negative if the string is not valid JSON. Characters
+ * are examined one by one only from the first escape on, and the two before it, which may be
+ * padding. */
 static int64_t count_digits(span text)
 {
     const char *escape = memchr(text.data, '\\', text.size);

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <string.h>
 
-/* The bits of x in a format of 16 bits with `fraction` of them for the fraction: rounded once, from
- * the double. Scaled so that the last place kept is 1, rint() rounds to nearest even. */
+/* x as a 16-bit float with `fraction` bits of fraction, rounded once, from the double: x is scaled
+ * so that its last place is 1, then rint() rounds to nearest even. */
 static uint16_t narrow(double x, int fraction)
 {
     int top = 0x7fff >> fraction, bias = top >> 1, exponent;
@@ -19,7 +19,7 @@ static uint16_t narrow(double x, int fraction)
     exponent = exponent - 1 < 1 - bias ? 1 - bias : exponent - 1;
     if (exponent > bias)
         return (uint16_t)(sign | top << fraction);
-    /* The fraction with its leading bit; a carry goes into the exponent by itself. */
+    /* The fraction with its leading bit; a carry increments the exponent. */
     int whole = (int)rint(ldexp(x, fraction - exponent));
     int bits = whole < 1 << fraction ? whole : whole + ((exponent + bias - 1) << fraction);
     return (uint16_t)(sign | bits);

@@ -27,8 +27,8 @@ bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span by
     return true;
 }
 
-/* The element types of an input. Those of a composite's come with its parts, which are options and
- * may stand later: any. */
+/* The element types that an input allows. For a composite, which learns its inputs' types from its
+ * parts, which may come later in the body: any. */
 static unsigned dtypes_of(const evaluation *e, const char *name)
 {
     unsigned dtypes = 0;

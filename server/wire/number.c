@@ -12,7 +12,7 @@
 
 __extension__ typedef unsigned __int128 u128;
 
-/* A number's width is a constant in its function. */
+/* Inlined so that the width of a number is a compile-time constant. */
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 /* ------------------------------------------------------------------------------------ shared -- */
@@ -45,7 +45,7 @@ static int log2_of_power(int p)
     return p * 108853 >> 15;
 }
 
-/* Eight characters as a word whose lowest byte is the first of them, and back. */
+/* Load and store eight characters as a word, the first one in the lowest byte. */
 static uint64_t load_eight(const char *p)
 {
     uint64_t word;
@@ -83,7 +83,7 @@ static uint64_t join_eight(uint64_t digits)
     return fours * (1 + (UINT64_C(10000) << 32)) >> 32;
 }
 
-/* Reads digits up to the first byte that is none, and appends them to `*number`, modulo 2^64. */
+/* Reads digits up to the first other byte, and appends them to `*number`, modulo 2^64. */
 static inline const char *read_digits(const char *p, const char *end, uint64_t *number)
 {
     uint64_t n = *number;
@@ -112,8 +112,7 @@ static inline const char *read_digits(const char *p, const char *end, uint64_t *
     return p;
 }
 
-/* Whether the byte at `p` would go on with a number or a word, so that what precedes is no token.
- */
+/* Does the byte at `p` continue a number or a word, so that what precedes is not a token? */
 static inline bool is_glued(const char *p, const char *end)
 {
     if (p == end || *p == ',')
@@ -122,8 +121,8 @@ static inline bool is_glued(const char *p, const char *end)
     return c - '0' <= 9 || (c | 32) - 'a' < 26 || c == '.' || c == '+' || c == '-' || c == '_';
 }
 
-/* The double nearest to w * 10^q, for w > 0, by one product with the power of ten; false, if that
- * product is too close to the middle of two doubles to tell.
+/* The double nearest to w * 10^q, for w > 0, by one multiplication with the power of ten; false if
+ * the product is too close to the midpoint of two doubles to decide.
  *
  * The power's significand is too large by less than one unit of its 128 bits, and w has 64, so in
  * units of the product's high 128 bits the exact product lies above `high:low` - 1 and not above
@@ -135,8 +134,8 @@ static bool scale_by_power(uint64_t w, int q, double *value)
     w <<= shift;
     u128 product = (u128)w * power[0];
     uint64_t high = (uint64_t)(product >> 64), low = (uint64_t)product, last = 0;
-    /* The low half of the power adds less than one to `high`. Mostly nine bits that are always
-     * below the rounding stop the carry, and tell that the rest is not zero. */
+    /* The low half of the power adds less than one to `high`. Usually the nine bits that are always
+     * below the rounding position stop the carry, and show that the rest is not zero. */
     if (((high + 1) & 0x1FF) <= 1) {
         u128 rest = (u128)w * power[1];
         last = (uint64_t)rest;
@@ -146,7 +145,7 @@ static bool scale_by_power(uint64_t w, int q, double *value)
     }
     int top = (int)(high >> 63);
     int exponent = log2_of_power(q) + 63 + top - shift;
-    int drop = 10 + top; /* so that 53 bits are left */
+    int drop = 10 + top; /* leaves 53 bits */
     if (exponent > 1023) {
         *value = HUGE_VAL;
         return true;
@@ -162,11 +161,11 @@ static bool scale_by_power(uint64_t w, int q, double *value)
     uint64_t half = UINT64_C(1) << (drop - 1);
     bool more = (high & (half - 1)) != 0 || low != 0;
     if (!more) {
-        /* The exact product is at the middle, or at a double, or less than a unit from it. From
-         * 10^0 to 10^55 the power is exact, so `last` tells. Down to 10^-27, where 5^-q is below
-         * 2^63, a product that is not there is a multiple of 2^127 / 5^-q away, which is more than
-         * a unit; so this one is there. Elsewhere such products are not known, so that it does not
-         * pay to tell more. */
+        /* The exact product is a midpoint or a double, or less than a unit from one. From 10^0 to
+         * 10^55 the power is exact, so `last` tells. Down to 10^-27, where 5^-q is below 2^63, a
+         * product that is not there is a multiple of 2^127 / 5^-q away, which is more than a unit;
+         * so this one is exactly there. Elsewhere no such products are known, so finer tests would
+         * not pay. */
         if (q < -27 || q > 55)
             return false;
         more = q >= 0 && last != 0;
@@ -174,8 +173,8 @@ static bool scale_by_power(uint64_t w, int q, double *value)
     uint64_t bits = drop == 64 ? 0 : high >> drop;
     if ((high & half) != 0 && (more || (bits & 1) != 0))
         bits++;
-    /* The leading one of a normal number adds itself to the exponent field, and a carry out of the
-     * significand rightly goes there too, up to infinity. */
+    /* The leading one of a normal number is added to the exponent field, and so is a carry out of
+     * the significand, correctly, up to infinity. */
     bits += (uint64_t)(exponent + 1022) << 52;
     memcpy(value, &bits, sizeof bits);
     return true;
@@ -204,12 +203,12 @@ static inline bool scale(uint64_t w, int64_t q, double *value)
     return scale_by_power(w, (int)q, value);
 }
 
-/* The significant digits that decide between two doubles at the most are 767; any that follow only
- * tell whether there is something. */
+/* At most 767 significant digits are needed to decide between two doubles; of further ones it
+ * matters only whether any is not 0. */
 enum { KEPT = 770 };
 
-/* The double nearest to the digits (among which there may be a point, which is passed over) as an
- * integer, times 10^exponent. For those that are too many for 64 bits or too close to a middle. */
+/* The double nearest to the digits (skipping a point among them) as an integer, times 10^exponent.
+ * For digits that do not fit in 64 bits or are too close to a midpoint. */
 static double read_long(const char *p, const char *end, int64_t exponent)
 {
     while (p < end && (*p == '0' || *p == '.'))
@@ -237,11 +236,11 @@ static double read_long(const char *p, const char *end, int64_t exponent)
     if (scale(w, exponent + dropped, &below)) {
         if (dropped == 0)
             return below;
-        /* What is dropped is less than one unit of w. */
+        /* The dropped digits are less than one unit of w. */
         if (scale(w + 1, exponent + dropped, &above) && below >= above)
             return below;
     }
-    /* Here 10^exponent is of the size of a double, and so is what is printed. */
+    /* Here 10^exponent is in the range of a double, and so is what is printed. */
     exponent += beyond;
     if (sticky) {
         text[kept++] = '1';
@@ -307,7 +306,7 @@ const char *number_read(const char *p, const char *end, double *value)
             unsigned digit = (unsigned)*p - '0';
             if (digit > 9)
                 break;
-            /* Enough to outweigh the digits of any text that there can be. */
+            /* Larger than the number of digits of any text. */
             if (given < INT64_C(100000000000000000))
                 given = given * 10 + digit;
         }
@@ -319,7 +318,7 @@ const char *number_read(const char *p, const char *end, double *value)
         return NULL;
     ptrdiff_t count = digits_end - digits - point;
     if (count > 19 && *digits == '0') {
-        /* Zeros in front of the others left no trace in w. */
+        /* Leading zeros are not digits of w. */
         for (const char *zero = digits; zero < digits_end && (*zero == '0' || *zero == '.'); zero++)
             count -= *zero == '0';
     }
@@ -345,21 +344,22 @@ const char *number_read_integer(const char *p, const char *end, int64_t *value, 
         p = read_digits(p, end, &magnitude);
     if (is_glued(p, end))
         return NULL;
-    /* 19 digits fit in 64 bits, and 20 are beyond int64_t, for the first is not 0. */
+    /* 19 digits fit in 64 bits, and 20 exceed int64_t, since the first is not 0. */
     uint64_t limit = (uint64_t)INT64_MAX + negative;
     *fits = p - digits <= 19 && magnitude <= limit;
     if (!*fits)
         magnitude = limit;
-    /* In two steps, for the magnitude of INT64_MIN is no int64_t. */
+    /* In two steps, since the magnitude of INT64_MIN exceeds int64_t. */
     *value = negative && magnitude > 0 ? -(int64_t)(magnitude - 1) - 1 : (int64_t)magnitude;
     return p;
 }
 
 /* ----------------------------------------------------------------------------------- writing -- */
 
-/* The eight digits of n < 10^8, the first one in the lowest byte: the reverse of join_eight. A
- * quotient goes below, the rest above it: rest << s | quotient is (n << s) - quotient * (10^i << s)
- * + quotient. Two of the divisions are multiplications, exact for numbers this small. */
+/* The eight digits of n < 10^8, the first one in the lowest byte: the reverse of join_eight. The
+ * quotient goes into the lower part, the remainder into the upper: rest << s | quotient is (n << s)
+ * - quotient * (10^i << s) + quotient. Two of the divisions are multiplications, exact for numbers
+ * this small. */
 static inline uint64_t split_eight(uint32_t n)
 {
     uint64_t fours = ((uint64_t)n << 32) - n / 10000 * ((UINT64_C(10000) << 32) - 1);
@@ -371,29 +371,29 @@ static inline uint64_t split_eight(uint32_t n)
 
 static inline int count_digits(uint64_t n)
 {
-    n |= 1; /* 0 has a digit too, and no other count changes */
-    /* floor(bits * log10(2)) is the count, or one less. */
+    n |= 1; /* makes 0 count as one digit; no other count changes */
+    /* floor(bits * log10(2)) is the count or one less. */
     int guess = (64 - __builtin_clzll(n)) * 1233 >> 12;
     return guess + (n >= small_powers[guess]);
 }
 
-/* Digits of a significand: of a double, and of what has at most 24 bits. */
+/* Maximum digits of a significand: of a double, and of a format with at most 24 bits. */
 enum { WIDE_DIGITS = 17, NARROW_DIGITS = 9 };
 
-/* n * 10^exponent, where n has so many digits. */
+/* n * 10^exponent, where n has `digits` digits. */
 typedef struct decimal {
     uint64_t n;
     int exponent, digits;
 } decimal;
 
-/* Writes x, for 0 < n < 10^most, where `most` is one of these, to NUMBER_ROOM bytes.
- * The digits behind the first one are kept in registers and stored at once, sixteen of them,
- * wherever they begin: what is read again right after it was stored in other pieces is waited for.
- */
+/* Writes x, for 0 < n < 10^most, where `most` is one of these, to NUMBER_ROOM bytes. The digits
+ * after the first one are kept in registers and stored together, sixteen at once, wherever they
+ * begin: reading back bytes just stored in smaller pieces would stall (store forwarding). */
 static ALWAYS_INLINE char *write_decimal(char *out, decimal x, const int most)
 {
-    const uint64_t n = x.n * small_powers[most - x.digits]; /* so that the first digit is not 0 */
-    int exponent = x.exponent + x.digits - 1;               /* of that digit */
+    const uint64_t n =
+        x.n * small_powers[most - x.digits]; /* pads with zeros, so that the first digit is not 0 */
+    int exponent = x.exponent + x.digits - 1; /* exponent of the first digit */
     uint64_t high, low = 0;
     char first;
     if (most == WIDE_DIGITS) {
@@ -405,9 +405,9 @@ static ALWAYS_INLINE char *write_decimal(char *out, decimal x, const int most)
         first = (char)('0' + n / 100000000);
         high = split_eight((uint32_t)(n % 100000000));
     }
-    /* The last digit that is not 0 is in `high` or, without a branch to guess, in `low`. A word's
-     * highest four bits are free, so its digits are moved there, and a 1 below them stands for
-     * those before it. */
+    /* The last digit that is not 0 is in `high` or in `low`; selected without a branch, which would
+     * be mispredicted. A word's highest four bits are free, so its digits are moved there, and a 1
+     * below them stands for the digits before. */
     const uint64_t wide = 0 - (uint64_t)(low != 0), last = high ^ ((high ^ low) & wide);
     const int count = 1 + (int)(wide & 8) + ((67 - __builtin_clzll(last << 4 | 1)) >> 3);
     high |= EIGHT_ZEROS;
@@ -482,19 +482,19 @@ static __attribute__((noinline)) decimal shortest_exact(uint64_t c, int q, int w
     const bool tens_down = tens_over <= half_below, tens_up = 10 * unit - tens_over <= half;
     const bool down = over <= half_below, up = unit - over <= half;
     const bool nearer_up = over + (n & 1) * 2 * MARGIN > unit / 2 + MARGIN;
-    /* Of one digit n + 1 may have no more digits than n, and be closer than 0 or 10. */
+    /* With one digit, n + 1 may have as few digits as n, and be closer than 0 or 10. */
     const bool shorter = n >= 10 && tens_down != tens_up;
     const uint64_t found = shorter ? 10 * (tens + tens_up) : n + (up && (!down || nearer_up));
     return (decimal){found, k, count_digits(found)};
 }
 
-/* The same. The comparisons are made in 64 bits; where they do not tell, or the interval is not
- * like most, exactly. */
+/* The same. The comparisons are made in 64 bits; where these do not decide, or the interval is
+ * irregular, shortest_exact is called. */
 static ALWAYS_INLINE decimal shortest(uint64_t c, int q, int width, bool least)
 {
     enum { POINT = 59 };
     if (q <= 0 && q > -width && (c & ((UINT64_C(1) << -q) - 1)) == 0) {
-        /* An integer, and the next one would not read back to it: all digits are needed. */
+        /* An integer, and the next integer would not read back to it: all digits are needed. */
         return (decimal){c >> -q, 0, count_digits(c >> -q)};
     }
     const int k = q * 315653 >> 20;
@@ -515,14 +515,14 @@ static ALWAYS_INLINE decimal shortest(uint64_t c, int q, int width, bool least)
     const uint64_t inside = ((tens_middle ^ negative) - negative) + half - 5 * unit;
     /* What is left out above is far less than this, and half a unit of a double is half of it. */
     const uint64_t close = width == 53 ? 64 : half >> (52 - width);
-    /* The digits of n, which is not below c, nor as much as 10 * 2^width; and of what is chosen, if
-     * 10 more are not one more. */
+    /* The number of digits of n, where c <= n < 10 * 2^width; and of the result, if 10 more do not
+     * add a digit. */
     const int fewest = count_digits(UINT64_C(1) << (width - 1));
     const int digits = fewest + (n >= small_powers[fewest]) + (n >= small_powers[fewest + 1]);
     if ((inside + close <= 2 * close) | (middle + close <= 2 * close) |
         (n + 10 >= small_powers[digits]) | (c <= UINT64_C(1) << (width - 1)))
         return shortest_exact(c, q, width, least);
-    /* Chosen without a branch to guess. */
+    /* Selected without a branch, which would be mispredicted. */
     const uint64_t all = n + 1 - (middle >> 63), shorter = (inside >> 63) - 1;
     return (decimal){all ^ ((all ^ (tens + (10 & ~negative))) & shorter), k, digits};
 }

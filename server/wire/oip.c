@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bodies of the Open Inference Protocol, version 2: JSON, and behind it the raw bytes of the
- * tensors that are not in the JSON. How long the JSON is stands in a header of the request; without
- * that header it is the whole body.
+ * Bodies of the Open Inference Protocol, version 2: JSON, followed by the raw bytes of the tensors
+ * that are not in the JSON. A header of the request gives the length of the JSON; without that
+ * header it is the whole body.
  */
 #include "oip.h"
 #include "wire/inputs.h"
@@ -26,13 +26,13 @@ static bool is_half(lk_dtype dtype)
 
 /* Objects. */
 
-/* A member that is looked for: its value once it was met. */
+/* A known member of an object, with its value once it was read. */
 typedef struct member {
     const char *name;
     span value;
 } member;
 
-/* A member that is not looked for. `what` is what its object is called. */
+/* Called for other members. `what` names the object, for problems. */
 typedef bool other_member(evaluation *e, const char *what, const char *name, span value,
                           problem *p);
 
@@ -43,8 +43,8 @@ static bool ignore(evaluation *e, const char *what, const char *name, span value
            problem_set(p, 400, "malformed_body", "%s has a member %s that is not JSON", what, name);
 }
 
-/* The members of an object; null is as if it were not there, which is how some clients leave things
- * out. */
+/* Read the members of an object. null counts as absent, since some clients write it to omit a
+ * member. */
 static bool read_members(evaluation *e, span text, member *members, int count, other_member *other,
                          const char *what, problem *p)
 {
@@ -80,14 +80,14 @@ static bool read_members(evaluation *e, span text, member *members, int count, o
            problem_set(p, 400, "malformed_body", "%s is not a JSON object, at byte %zu", what, at);
 }
 
-/* A value as it stands, for problems. */
+/* The text of a value, cut, for problems. */
 static const char *shown(span value, char to[48])
 {
     snprintf(to, 48, "%.*s", (int)(value.size < 47 ? value.size : 47), value.data);
     return to;
 }
 
-/* A member that is true or false, if it is there. */
+/* Read a member that is true or false, if it is present. */
 static bool read_flag(const member *m, const char *what, bool *to, problem *p)
 {
     char text[48];
@@ -101,7 +101,7 @@ static bool read_flag(const member *m, const char *what, bool *to, problem *p)
 
 /* Parameters. */
 
-/* Names that clients of other servers send, and that are no options. */
+/* Parameters that clients of other servers send, and that are not options. */
 static bool is_reserved(const char *name)
 {
     return strcmp(name, "priority") == 0 || strcmp(name, "headers") == 0 ||
@@ -138,8 +138,8 @@ static bool read_parameters(evaluation *e, span text, problem *p)
     return true;
 }
 
-/* The one parameter of a tensor that is known, if it is there; and those of what is done elsewhere
- * and not here. */
+/* Read the one known parameter of a tensor, if it is present; refuse those of features that this
+ * server does not have. */
 static bool read_tensor_parameter(evaluation *e, span text, member *known, const char *what,
                                   problem *p)
 {
@@ -163,7 +163,7 @@ static bool read_tensor_parameter(evaluation *e, span text, member *known, const
 
 /* Inputs. */
 
-/* Where the raw tensors have been read to. */
+/* The position in the raw tensors. */
 typedef struct raw_reader {
     cursor c;
     bool any; /* the request has a header length: raw tensors may follow */
@@ -315,7 +315,7 @@ static bool read_id(evaluation *e, span text, problem *p)
         return walk_problem(&error, text, e->body.data, "id", p);
     const bool ok = json_is_string(id);
     json_decref(id);
-    e->oip.id = text; /* echoed as it stands */
+    e->oip.id = text; /* echoed unchanged */
     return ok || malformed(p, "id must be a string");
 }
 

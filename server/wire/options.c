@@ -13,7 +13,7 @@ enum {
     PARTS_TEXT_MAX = 64 * 1024,        /* text for jansson */
 };
 
-/* The type of an option; LK_REAL for one that there is not. */
+/* The type of an option; LK_REAL if the loss has no such option. */
 static lk_type type_of(const lk_loss *loss, const char *name)
 {
     for (const lk_field *f = lk_loss_describe(loss)->options; f->name; f++)
@@ -22,7 +22,7 @@ static lk_type type_of(const lk_loss *loss, const char *name)
     return LK_REAL;
 }
 
-/* A number in its text form. A real that is whole stays a real: 2.0 is no integer. */
+/* A number as text. A real that is whole stays a real: 2.0 is not an integer. */
 static char *put_number(char to[NUMBER_TEXT_MAX], const json_t *value)
 {
     if (json_is_integer(value))
@@ -33,7 +33,7 @@ static char *put_number(char to[NUMBER_TEXT_MAX], const json_t *value)
     return end;
 }
 
-/* The text form of a JSON value; `made` is where it is made up, if it has to be. NULL: it has
+/* The text form of a JSON value; `made` is the buffer for it, if one is needed. NULL: it has
  * none. */
 static const char *text_of(const json_t *value, lk_type type, char made[LIST_TEXT_MAX])
 {
@@ -159,7 +159,7 @@ bool wire_option(evaluation *e, const char *name, const char *text, problem *p)
         return problem_set(p, 413, "too_large", "option %s takes more than %d bytes", name,
                            PARTS_TEXT_MAX);
     json_t *parts = json_loads(text, JSON_REJECT_DUPLICATES, &syntax);
-    if (!parts && syntax.text[0] == '\0') /* jansson is silent where memory ran out */
+    if (!parts && syntax.text[0] == '\0') /* jansson gives no message when out of memory */
         return problem_set(p, 503, "no_memory", "no memory for %s; try again later", name);
     if (!parts)
         return problem_set(p, 422, "option_invalid", "option %s, at byte %d: %s", name,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * safetensors bodies: 8 bytes of header length, a JSON header that says of each tensor dtype, shape
- * and place, then the tensors. Inputs are views of the body; gradients may be written over them.
+ * safetensors bodies: 8 bytes of header length, a JSON header with the dtype, shape and offsets of
+ * each tensor, then the tensors. Inputs are views of the body; gradients may be written in place.
  */
 #include "wire/inputs.h"
 #include "wire/options.h"
@@ -24,7 +24,7 @@ static bool malformed(problem *p, const char *what)
     return problem_set(p, 400, "malformed_body", "safetensors: %s", what);
 }
 
-/* How the format spells element types. */
+/* The format's name of an element type. */
 static const char *spelling(lk_dtype dtype)
 {
     static const char *const words[] = {
@@ -35,7 +35,7 @@ static const char *spelling(lk_dtype dtype)
 }
 static const dialect types = {"", "dtype", spelling, 422};
 
-/* A tensor as the header has it. */
+/* A tensor as the header describes it. */
 typedef struct entry {
     char name[WALK_NAME];
     lk_tensor shape;
@@ -58,8 +58,8 @@ static int read_sizes(span text, int64_t *sizes, int most)
     return count;
 }
 
-/* dtype, shape and data_offsets, in any order. Others may be there, as for the reference's reader.
- */
+/* Read dtype, shape and data_offsets, in any order. Other members are ignored, as in the reference
+ * implementation. */
 static bool read_members(const char *name, span text, span members[3], problem *p)
 {
     static const char *const names[] = {"dtype", "shape", "data_offsets"};
@@ -132,7 +132,7 @@ static int by_place(const void *a, const void *b)
     return (x->end > y->end) - (x->end < y->end);
 }
 
-/* Contiguous from 0, and the file ends with the last. */
+/* Check that the tensors are contiguous from offset 0 up to the end of the file. */
 static bool check_places(entry *entries, int count, size_t data, problem *p)
 {
     uint64_t at = 0;
@@ -178,7 +178,8 @@ static bool read_metadata(evaluation *e, span text, problem *p)
     return ok;
 }
 
-/* The header is walked, not made a tree of, which would take longer than a small evaluation. */
+/* The header is walked rather than parsed to a tree, which would take longer than a small
+ * evaluation. */
 static bool read_header(evaluation *e, span text, span data, problem *p)
 {
     entry entries[WIRE_TENSORS];
@@ -265,7 +266,7 @@ static bool safetensors_encode(evaluation *e, problem *p)
             e->piece[e->pieces++] = (span){t.data, bytes};
     }
     buffer_text(b, "}");
-    /* Tensors begin at a multiple of 8, as writers of the format do it. */
+    /* Tensors begin at a multiple of 8, as other writers of the format do. */
     while (b->size % 8 != 0 && !b->failed)
         buffer_text(b, " ");
     for (int i = 0; i < 8 && !b->failed; i++)

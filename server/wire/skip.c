@@ -44,7 +44,7 @@ static bool skip_number(cursor *c)
     return skip_digits(c);
 }
 
-/* A value without others in it. */
+/* Skip a value that contains no other values. */
 static bool skip_plain(cursor *c)
 {
     switch (cursor_peek(c)) {
@@ -70,8 +70,8 @@ static bool skip_name(cursor *c)
 bool skip_value(span text)
 {
     cursor c = cursor_new(text);
-    /* What closes each array and object that is open. None is open that has not been read, so there
-     * is room for them where they were. */
+    /* A stack of the closing brackets of all open arrays and objects. There are never more of them
+     * than bytes read, so the stack fits in the text already read. */
     char *open = (char *)(uintptr_t)text.data;
     size_t depth = 0;
     do {

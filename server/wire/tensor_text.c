@@ -27,7 +27,7 @@ static bool at_place(problem *p, const int64_t *index, int rank)
     return false;
 }
 
-/* Nested arrays being walked for their shape: how many elements each open array has so far. */
+/* The state of a walk for the shape: how many elements each open array has so far. */
 typedef struct nest {
     const char *input;
     int depth, rank; /* rank -1: no innermost array seen yet */
@@ -64,7 +64,7 @@ static bool close_array(nest *n)
 {
     int axis = n->depth - 1;
     if (n->rank < 0)
-        n->rank = n->depth; /* an empty array is an innermost one */
+        n->rank = n->depth; /* an empty array is innermost */
     int64_t size = n->at[axis];
     if (n->shape[axis] < 0)
         n->shape[axis] = size;
@@ -77,8 +77,8 @@ static bool close_array(nest *n)
     return true;
 }
 
-/* Neither a number nor an array begins so. null is told from other words, for it is what JavaScript
- * makes of numbers. */
+/* A problem for a token that is neither a number nor an array. null gets its own message, since
+ * JavaScript writes it for NaN and Infinity. */
 static bool bad_token(nest *n, char byte, bool null)
 {
     char name[PLACE_MAX];
@@ -99,7 +99,8 @@ static bool bad_token(nest *n, char byte, bool null)
     return at_place(n->p, n->at, n->depth);
 }
 
-/* A number, NaN, Infinity, true or false begins so; the rest is looked at when it is read. */
+/* Can a number, NaN, Infinity, true or false begin with this character? The rest is validated when
+ * the numbers are read. */
 static bool begins_number(char c)
 {
     return (c >= '0' && c <= '9') || c == '-' || c == 'N' || c == 'I' || c == 't' || c == 'f';
@@ -142,7 +143,7 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
         } else {
             return bad_token(&n, byte, span_is((span){c.p, cursor_left(&c) < 4 ? 0 : 4}, "null"));
         }
-        /* What ends with it. */
+        /* Close the arrays that end here. */
         while (n.depth > 0) {
             n.at[n.depth - 1]++;
             if (!cursor_accept(&c, ']'))
@@ -166,7 +167,7 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
 
 /* Numbers. */
 
-/* A tensor's numbers being read: element i is next. */
+/* The state of reading a tensor's numbers: element i is next. */
 typedef struct reader {
     const char *input;
     const lk_tensor *t;
@@ -175,7 +176,7 @@ typedef struct reader {
     problem *p;
 } reader;
 
-/* The token at the cursor is not what element i must be. */
+/* A problem for the token at the cursor, which is not valid for element i. */
 static bool bad_number(const reader *r, int status, const char *code, const char *must)
 {
     char name[PLACE_MAX];
@@ -204,7 +205,7 @@ static bool read_float(reader *r)
     return true;
 }
 
-/* true or false as 1 or 0; where it ends, or NULL. */
+/* Read true or false as 1 or 0. Returns its end, or NULL. */
 static const char *read_word(const reader *r, int64_t *x)
 {
     for (int word = 0; word < 2; word++) {
@@ -261,7 +262,7 @@ static bool read_mask(reader *r)
     return true;
 }
 
-/* What may stand between two numbers, since tensor_text_shape has seen that it is well-formed. */
+/* Is it a separator of numbers? tensor_text_shape has checked that separators are well-formed. */
 static bool is_between(char c)
 {
     return c == '[' || c == ']' || c == ',' || walk_is_space(c);
@@ -274,7 +275,8 @@ bool tensor_text_read(span text, const char *input, const lk_tensor *t, problem 
     const bool integers = t->dtype == LK_I64 || t->dtype == LK_I32;
     const bool masks = t->dtype == LK_BOOL || t->dtype == LK_U8;
     for (r.i = 0; r.i < count; r.i++) {
-        /* A token of the walk for the shape ends where a number does, or it is not one. */
+        /* A number must end where the walk for the shape found the end of its token; otherwise the
+         * token is not a number. */
         while (r.c.p < r.c.end && is_between(*r.c.p))
             r.c.p++;
         cursor token = r.c;
@@ -355,9 +357,9 @@ static size_t longest(lk_dtype dtype)
     }
 }
 
-/* Every number and its comma at their longest, two brackets and a comma for every row there can be,
- * and behind it all the room that a number is written in. Pages that are not written cost nothing.
- */
+/* Every number with its comma at maximum length, two brackets and a comma for every possible row,
+ * and at the end the room that writing a number needs. Memory pages that are never written cost
+ * nothing. */
 size_t tensor_text_bound(const lk_tensor *t)
 {
     const int64_t count = lk_tensor_count(t);
@@ -407,8 +409,8 @@ static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
     return strict && !finite ? (char *)memcpy(to, "null", 4) + 4 : end;
 }
 
-/* Row by row without recursion: after element i, as many brackets close as sizes of trailing axes
- * divide i + 1. */
+/* Row by row without recursion: after element i, as many brackets close as there are trailing sizes
+ * whose product divides i + 1. */
 char *tensor_text_nested(char *to, const lk_tensor *t, bool strict)
 {
     int64_t count = lk_tensor_count(t), row[LK_MAX_RANK], left[LK_MAX_RANK];

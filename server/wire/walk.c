@@ -13,7 +13,7 @@ bool walk_is_space(char c)
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
 
-/* Large bodies are mostly bytes that mean nothing here: those are passed over sixteen at a time. */
+/* Large bodies are mostly bytes without structure: these are skipped sixteen at a time. */
 typedef unsigned char block __attribute__((vector_size(16)));
 
 /* The next sixteen bytes; false at the end. */
@@ -39,7 +39,7 @@ static void skip_in_string(cursor *c)
         c->p += sizeof bytes;
 }
 
-/* Up to what opens or closes something. A bracket and a brace differ in one bit. */
+/* Skip to the next quote, bracket or brace. A bracket and a brace differ in one bit. */
 static void skip_plain(cursor *c)
 {
     block bytes;
@@ -118,7 +118,7 @@ json_t *walk_tree(span s, json_error_t *error)
     return json_loadb(s.data, s.size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, error);
 }
 
-/* What stands behind a backslash. */
+/* Decode what follows a backslash. */
 static size_t read_escape(cursor *c, char to[4])
 {
     static const char letters[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
@@ -210,7 +210,7 @@ bool walk_problem(const json_error_t *error, span text, const char *body, const 
         return problem_set(p, 413, "too_large", "%s takes more than %d bytes", what, WALK_TREE);
     if (json_error_code(error) == json_error_duplicate_key)
         return problem_set(p, 422, "duplicate_option", "%s: %s", what, error->text);
-    if (error->text[0] == '\0') /* jansson is silent where memory ran out */
+    if (error->text[0] == '\0') /* jansson gives no message when out of memory */
         return problem_set(p, 503, "no_memory", "no memory for %s; try again later", what);
     return problem_set(p, 400, "malformed_body", "%s, at byte %zu: %s", what,
                        (size_t)(text.data - body) +

@@ -52,7 +52,7 @@ const wire *wire_of_content(const char *content_type)
     return NULL;
 }
 
-/* q of one element of an Accept header, which ends at `end`: a number as RFC 9110 has it, anything
+/* The q of one element of an Accept header, which ends at `end`: a number as in RFC 9110; anything
  * else counts as 1. */
 static double quality(const char *p, const char *end)
 {
@@ -69,8 +69,8 @@ static double quality(const char *p, const char *end)
     return 1;
 }
 
-/* How much an element of an Accept header says about a wire: 0 nothing, 1 and 2 by a wildcard, 3 by
- * name. */
+/* How specifically an element of an Accept header matches a wire: 0 not at all, 1 and 2 by a
+ * wildcard, 3 by name. */
 static int says(span type, const wire *w)
 {
     return w->routed                        ? 0
@@ -88,7 +88,7 @@ const wire *wire_of_accept(const char *accept, const wire *same)
     if (!accept || accept[strspn(accept, " \t,")] == '\0')
         return same;
     for (const wire *const *w = wires; *w; w++) {
-        /* The element that says most decides, the highest of several. */
+        /* The most specific element decides; of several, the one with the highest q. */
         double q = 0;
         int most = 0;
         for (const char *p = accept; *p != '\0';) {
