@@ -128,8 +128,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 static const double ln_2 = 0x1.62e42fefa39efp-1;
 
-/* m 2^e >= 0: m is 0 or far from subnormal, 1 <= m < 2 where it is not said otherwise; e is a whole
- * number. */
+/* m 2^e >= 0: m is 0 or far from subnormal, 1 <= m < 2 unless stated otherwise; e is an integer. */
 typedef struct scaled {
     double m, e;
 } scaled;
@@ -150,15 +149,15 @@ LK_INLINE double of_bits(uint64_t bits)
     return x;
 }
 
-/* 2^e for a whole e < 1024; 0 where it would be subnormal. */
+/* 2^e for an integer e < 1024; 0 where it would be subnormal. */
 LK_INLINE double power(double e)
 {
-    /* A whole number added to 2^52 + 2^51 is in the low bits of the sum. */
+    /* An integer added to 2^52 + 2^51 is in the low bits of the sum. */
     return of_bits(bits_of((e > -1023 ? e : -1023) + (0x1.8p+52 + 1023)) << 52);
 }
 
-/* From an m that is 0 or neither subnormal nor infinite. NaN becomes nothing too: where it may
- * come, that is for the caller to see. */
+/* Normalise m, which must be 0 or neither subnormal nor infinite. NaN becomes 0: callers check for
+ * NaN themselves. */
 LK_INLINE scaled scaled_make(double m, double e)
 {
     const uint64_t bits = bits_of(m);
@@ -199,12 +198,12 @@ LK_INLINE scaled if_any(double condition, scaled a)
     return (scaled){condition > 0 ? a.m : 0, condition > 0 ? a.e : nothing.e};
 }
 
-/* Many of them: the loops over them are left to the compiler's vectors. */
+/* Arrays of such numbers, for loops that the compiler vectorises. */
 typedef struct scaleds {
     double *m, *e;
 } scaleds;
 
-/* Before such a loop: what it writes is nothing that it reads. */
+/* Before such a loop: tells the compiler that stores do not alias loads. */
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -224,10 +223,10 @@ LK_INLINE void put(scaleds a, int64_t i, scaled x)
 
 /* Scratch: of one example. */
 
-/* What a path may be at: one of the n labels, or the blank before label i or behind the last. They
- * lie apart, for those of a kind are computed alike. */
+/* The states of a path: one of the n labels, or the blank before label i or after the last one.
+ * Labels and blanks are separate arrays, since each kind has its own formula. */
 typedef struct states {
-    scaleds label; /* [n], and nothing at -1 and n */
+    scaleds label; /* [n], with zeros at -1 and n */
     scaleds blank; /* [n + 1] */
 } states;
 
@@ -368,9 +367,9 @@ static void example_labels(example *e, int64_t b)
 
 /* Steps. */
 
-/* The softmax of step t. The classes that matter stay out of the sum over the others, which is in
- * the computing type: where one of them has nearly all of the probability, the others keep their
- * digits, and so does the gradient. */
+/* The softmax of step t. The classes of the target are left out of the sum over the others, which
+ * is in the computing type: where one of them has nearly all of the probability, the others, and so
+ * the gradient, keep full precision. */
 static void step_softmax(example *e, const class_plan *p, int64_t t)
 {
     const elem *x = e->x + t * e->C;
@@ -389,7 +388,7 @@ static void step_softmax(example *e, const class_plan *p, int64_t t)
                 rest *= exp((double)greatest - (double)top);
             greatest = top;
         }
-        /* Until something finite has come: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
+        /* 0 until a finite score is seen: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */
         rest += (double)class_sum_exp(z, padded, isinf(greatest) && greatest < 0 ? 0 : greatest);
     }
     s->top = (double)greatest;
@@ -413,8 +412,8 @@ static scaled step_labels(const example *e, int64_t t)
     return p[e->slot[e->n]];
 }
 
-/* alpha after step t from that before it: a path stays where it is, comes from the state before it,
- * or from the label before it, past a blank that need not be there. */
+/* alpha after step t from that before it: a path stays in its state, comes from the previous state,
+ * or comes from the previous label, skipping the optional blank. */
 static void forward(const example *e, int64_t t)
 {
     const int64_t n = e->n;
@@ -453,7 +452,7 @@ static scaled target_probability(example *e, const class_plan *p)
     return plus(get(last.blank, e->n), get(last.label, e->n - 1), nothing);
 }
 
-/* beta behind step t, from that before step t + 1. */
+/* beta after step t, from beta before step t + 1. */
 static void backward(const example *e)
 {
     const int64_t n = e->n;
@@ -475,7 +474,7 @@ LK_INLINE double product(scaled a, scaled b, double e)
     return a.m * b.m * power(a.e + b.e - e);
 }
 
-/* The exponent of a b; that of nothing, if it is nothing. */
+/* The exponent of a b; that of zero, if the product is 0. */
 LK_INLINE double product_exponent(scaled a, scaled b)
 {
     return a.m * b.m > 0 ? a.e + b.e : nothing.e;
@@ -511,7 +510,7 @@ static void occupy(const example *e, int64_t t)
         e->mass[j] /= sum;
 }
 
-/* rho (p - gamma), over the scores if need be. */
+/* rho (p - gamma); may be in place of the scores. */
 static void step_gradient(const example *e, int64_t t, double rho)
 {
     const step *s = &e->steps[t];
@@ -527,7 +526,7 @@ static void step_gradient(const example *e, int64_t t, double rho)
         r_store(grad + e->classes[j], (real)(rho * (q[j].m * power(q[j].e) - e->mass[j])));
 }
 
-/* beta before step t, from that behind it. */
+/* beta before step t, from beta after it. */
 static void step_backward(const example *e, int64_t t)
 {
     const int64_t n = e->n;
@@ -574,7 +573,7 @@ static bool refuse(const lk_job *job, const example *e, int64_t b, lk_block *blo
     return true;
 }
 
-/* -log P of example b, and its gradient. `share` is what the reduction multiplies it with. */
+/* -log P of example b, and its gradient. `share` is the factor of the reduction. */
 static double one_example(example *e, const class_plan *p, int64_t b, double share)
 {
     const options *o = e->job->options;
@@ -624,7 +623,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
-/* Beside a score, a step costs an exponential and some twenty products for each label. */
+/* Besides the scores, a step costs an exponential and some twenty multiplications for each
+ * label. */
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
     (void)pass;

@@ -95,23 +95,23 @@ static lk_status prepare(lk_job *job, lk_error *error)
 /* One counted row: both sides at their temperature. */
 typedef struct pair {
     const elem *x;
-    const real *y;  /* of the teacher, whatever it gives */
-    int given;      /* which of its inputs */
-    int divergence; /* jsd at the ends of its range is another one */
+    const real *y;  /* the teacher's row: logits, probabilities or log-probabilities */
+    int given;      /* which of the teacher's inputs was given */
+    int divergence; /* jsd at the ends of beta's range becomes another divergence */
     int64_t classes;
     real scale, beta, rest, log_rest; /* rest: 1 - beta */
     teacher_norm student, teacher;
-    bool close;       /* everywhere alike: */
-    real base, apart; /* log p - log q is (x - y) - base - apart */
-    double over;      /* what the teacher's mass is above 1 */
-    double anchor,
-        sum; /* of the slopes r: the leading class's; the mean under p of the others from it */
+    bool close;               /* are both distributions close for every class? Then: */
+    real base, apart;         /* log p - log q is (x - y) - base - apart */
+    double over;              /* excess of the teacher's mass over 1 */
+    double anchor;            /* of the slopes r: the leading class's */
+    double sum;               /* the mean under p of the other slopes, relative to the anchor */
     double plus, minus, even; /* tvd: the student's mass where p > q, p < q, p = q */
     real weight;              /* of the gradient */
 } pair;
 
-/* Where one class has more of the student's mass the slopes are told relative to its own: there
- * they and their mean are all but equal. */
+/* If a class has more than this share of the student's mass, slopes are computed relative to that
+ * class's: they would nearly cancel against their mean otherwise. */
 static const real leading = (real)0.75;
 
 /* LANES classes of a row. */
@@ -159,7 +159,7 @@ LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n, const bool careful
     return a;
 }
 
-/* p - q; carefully it loses nothing where the two are close. */
+/* p - q; with `careful`, without cancellation where the two are close. */
 LK_INLINE vec difference(const lanes *a, const bool careful)
 {
     if (!careful)
@@ -206,8 +206,8 @@ LK_INLINE vec by_student(const pair *r, const lanes *a)
     return mixed_log(r->beta, r->rest, -a->d);
 }
 
-/* Both. Of the side with the greater share of M the ratio is nearer to 1 and weighs less: the other
- * one and d tell it well enough. */
+/* Both. For the side with the larger share of M the ratio is nearer to 1 and matters less: it is
+ * computed from the other one and d, which is precise enough. */
 typedef struct ratios {
     vec teacher, student;
 } ratios;
@@ -252,8 +252,9 @@ LK_INLINE vec plain_value(const pair *r, const lanes *a, const int divergence)
     }
 }
 
-/* The same, carefully: no term is negative, and it is 0 where both sides are equal. To q (log q -
- * log p) the classes add p - q, which comes to nothing over all of them but for `over`. */
+/* The same without cancellation: no term is negative, and a term is 0 where both sides are equal.
+ * Each class adds p - q to q (log q - log p), and the sum of p - q over all classes is 0, except
+ * for `over`. */
 LK_INLINE vec careful_value(const pair *r, const lanes *a, const int divergence)
 {
     const vec half = v_set((real)0.5);
@@ -276,7 +277,7 @@ LK_INLINE vec careful_value(const pair *r, const lanes *a, const int divergence)
     }
 }
 
-/* How many times `over` is missing from the sum of these. */
+/* The multiple of `over` by which the sum of these must be corrected. */
 static double overs(const pair *r)
 {
     return r->divergence == FORWARD_KL        ? 1
@@ -295,7 +296,7 @@ LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence, cons
     if (divergence == JSD)
         return v_where(a->p != zero, -v_set(r->rest) * (careful ? by_student(r, a)
                                                                 : ratios_of(r, a, false).student));
-    /* -(1-beta) q/M, but for a constant, which the mean takes away again. */
+    /* -(1-beta) q/M up to a constant, which cancels against the mean. */
     return v_where((a->p != zero) & (v_set(r->rest) != zero),
                    v_set(r->rest * r->rest) * (difference(a, true) / mixture(r, a)));
 }
@@ -305,7 +306,8 @@ LK_INLINE bool has_mean(const int divergence)
     return divergence == REVERSE_KL || divergence == JSD || divergence == SKEW_FORWARD_KL;
 }
 
-/* The value; what the gradient needs beside; and max |d| over the classes of either side. */
+/* Computes the value, the sums that the gradient needs, and max |d| over the classes of either
+ * side. */
 LK_INLINE double sweep_values(pair *r, const int divergence, const bool careful, const bool slopes,
                               real *widest)
 {
@@ -355,7 +357,8 @@ LK_INLINE double sweep_values(pair *r, const int divergence, const bool careful,
     return total;
 }
 
-/* What the mass of a teacher that gives no logits is above 1, kept apart from the 1. */
+/* The excess over 1 of the mass of a teacher that gives probabilities or log-probabilities,
+ * computed without cancellation. */
 static double over_of(const pair *r)
 {
     const vec lead = v_set(leading), one = v_set(1);
@@ -373,8 +376,8 @@ static double over_of(const pair *r)
     return over + (leads - 1);
 }
 
-/* Where the two are close everywhere: log p - log q without what is common to a row's logarithms,
- * by sum p = 1. The class at the teacher's top is the origin. */
+/* For distributions that are close everywhere: log p - log q without the terms that are common to
+ * the row, using sum p = 1. The teacher's largest class is the origin. */
 static void draw_near(pair *r)
 {
     double apart = r->over;
@@ -398,8 +401,8 @@ static void draw_near(pair *r)
     r->apart = (real)log1p(apart);
 }
 
-/* sign(p-q) less its mean under p, which is near it where one sign has most of the mass: the mass
- * of the others tells how far. */
+/* sign(p-q) minus its mean under p. These nearly cancel where one sign has most of the mass, so the
+ * difference is computed from the mass of the others. */
 LK_INLINE vec away_from_mean(const pair *r, vec d)
 {
     const vec zero = {0}, above = v_set((real)(2 * r->minus + r->even));
@@ -452,8 +455,8 @@ LK_INLINE bool is_close(const pair *r, double value, const int divergence)
     return !(value > (divergence == TVD ? 0.125 : 0.5));
 }
 
-/* One function for all divergences: a test a vector is little beside the logarithms and
- * exponentials, and a template of each is much code. */
+/* One function for all divergences: a test per vector costs little compared with the logarithms and
+ * exponentials, and a template for each would be much code. */
 static __attribute__((noinline)) double careful_row(pair *r, bool slopes)
 {
     const double rounding = sizeof(real) == sizeof(double) ? 0x1p-47 : 0x1p-18;
@@ -464,7 +467,8 @@ static __attribute__((noinline)) double careful_row(pair *r, bool slopes)
         return careful_row(r, slopes);
     }
     value += overs(r) * r->over;
-    /* No divergence of distributions is negative: the teacher's numbers were rounded. */
+    /* A divergence is never negative: a negative value comes from rounding in the teacher's
+     * probabilities. */
     return value < 0 && fabs(r->over) < rounding ? 0 : value;
 }
 
@@ -513,7 +517,8 @@ static double one_row(pair *r, elem *grad)
     }
 }
 
-/* The first number of a row that is outside the teacher's range; NaN passes, and makes NaN. */
+/* Finds the first element of a row outside the teacher's range. NaN counts as valid, and gives
+ * NaN. */
 static void check_teacher(const lk_job *job, const pair *r, int64_t i, lk_block *block)
 {
     for (int64_t k = 0; k < r->classes && r->given != TEACHER_LOGITS; k++) {

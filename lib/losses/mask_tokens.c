@@ -130,7 +130,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* SplitMix64, at any place of its sequence. */
+/* SplitMix64, with random access to its sequence. */
 
 static const uint64_t GOLDEN = 0x9E3779B97F4A7C15U;
 
@@ -202,7 +202,7 @@ static bool is_eligible(const row *r, int64_t t)
     return true;
 }
 
-/* Heap sort: in place, and as fast for rows made to be slow. */
+/* Heap sort: in place, with no slow worst case that a client could provoke. */
 
 typedef bool (*unit_order)(const unit *a, const unit *b);
 
@@ -240,7 +240,8 @@ static void sort(unit *units, int64_t n, unit_order before)
     }
 }
 
-/* The row's eligible tokens, words joined: how many units. *tokens: of how many tokens. */
+/* Gather the row's eligible tokens into units, joined by word. Returns the number of units; *tokens
+ * becomes the number of tokens. */
 static int64_t gather(const row *r, int64_t *tokens)
 {
     int64_t n = 0, units = 0;
@@ -263,7 +264,7 @@ static int64_t gather(const row *r, int64_t *tokens)
     return units;
 }
 
-/* Moves the selected units to the front: how many. */
+/* Moves the selected units to the front. Returns their number. */
 static int64_t choose(const row *r, int64_t units, int64_t tokens)
 {
     const options *o = r->job->options;

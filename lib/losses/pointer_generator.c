@@ -221,7 +221,7 @@ static bool in_source(const lk_job *job, int64_t b, int64_t y)
     return false;
 }
 
-/* A word that can be neither generated nor copied. */
+/* Refuse a target that can be neither generated nor copied. */
 static lk_status check_reach(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
@@ -283,11 +283,11 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 enum { MASKED = -1, NO_WORD = -2 };
 
-/* What a step of it leaves for the gradient of its attention. */
+/* What a step stores for the gradient of its attention. */
 typedef struct step {
-    double rho;      /* what its gradient is multiplied with; 0 where it does not count */
-    double copy;     /* of logits: r_c; of probabilities: (1-g)/D */
-    double top, sum; /* of the softmax of the attention */
+    double rho;                  /* factor of its gradient; 0 if the step is ignored */
+    double copy;                 /* of logits: r_c; of probabilities: (1-g)/D */
+    double top, sum;             /* of the softmax of the attention */
     double hit_top, hit, missed; /* of the positions that have the target; the sum over others */
 } step;
 
@@ -297,7 +297,7 @@ typedef struct example {
     lk_block *block;
     int64_t b, T, V, S;
     double coverage_weight, log_eps;
-    bool covers;      /* does anybody want the coverage? */
+    bool covers;      /* is the coverage needed? */
     bool looked_back; /* does a later step look back? */
 
     step now;
@@ -305,8 +305,8 @@ typedef struct example {
     int64_t *ids;        /* [S] the source; MASKED where no attention goes */
     double *a;           /* [S] the attention of a step */
     double *c;           /* [S] the sum of it over the earlier steps */
-    double *later;       /* [S] F: what the later steps want of it */
-    double *d;           /* [S] what the coverage of all steps wants of it */
+    double *later;       /* [S] F: the gradient that later steps contribute */
+    double *d;           /* [S] the gradient that the coverage of all steps contributes */
     real *z;             /* [S] scores, exponentials, gradients; in whole vectors */
     unsigned char *side; /* [T][S] 2 H, with coverage_weight */
 } example;
@@ -357,10 +357,10 @@ static elem *row_of(const example *e, const lk_tensor *of, int64_t t, int64_t wi
     return of->data ? (elem *)of->data + (e->b * e->T + t) * width : NULL;
 }
 
-/* The attention at step t, to e->a, and the logarithm of what of it is on the word y: both of
- * scores. The positions that have the word stay out of the sum over the others, so that the
- * gradient keeps its digits where they have nearly all of the attention, and are added up by
- * themselves, so that their logarithm is right where they have next to nothing. */
+/* The attention at step t, to e->a, and the logarithm of the attention on the word y, both from
+ * scores. The positions of the word are left out of the sum over the others, so that the gradient
+ * keeps full precision where they have nearly all of the attention; they are summed separately, so
+ * that the logarithm is precise where they have almost none. */
 static double attend_scores(example *e, step *s, const elem *x, int64_t y)
 {
     const double lowest = -(double)INFINITY;
@@ -412,7 +412,7 @@ static double attend_scores(example *e, step *s, const elem *x, int64_t y)
     return s->hit > 0 ? (s->hit_top - s->top) + log(s->hit) - log(s->sum) : lowest;
 }
 
-/* The same of either form. */
+/* The same for attention in either form: scores or probabilities. */
 static double attend(example *e, step *s, int64_t t, int64_t y)
 {
     const lk_job *job = e->job;
@@ -428,7 +428,7 @@ static double attend(example *e, step *s, int64_t t, int64_t y)
     return log(on_word);
 }
 
-/* Where the attention returns to: sum of min(a, c), and which of the two it was. */
+/* The coverage loss of a step: sum of min(a, c). Stores which of the two was the smaller. */
 static double cover(example *e, unsigned char *side)
 {
     double sum = 0;
@@ -441,16 +441,16 @@ static double cover(example *e, unsigned char *side)
     return sum;
 }
 
-/* d: what the coverage of step t, by 2 H or not at all, and of the later ones wants of its
- * attention. */
+/* d: the gradient with respect to step t's attention that the coverage of this step (by 2 H) and of
+ * later ones contributes. */
 static void want(const example *e, double rho, const unsigned char *side)
 {
     for (int64_t i = 0; i < e->S; i++)
         e->d[i] = e->coverage_weight * ((side ? rho * 0.5 * side[i] : 0) + e->later[i]);
 }
 
-/* The gradient of the scores at x, which may be where it goes. e->a is their softmax. Relative to
- * the position with most attention, so that nothing cancels where it has nearly all. */
+/* The gradient of the scores at x, possibly in place. e->a is their softmax. Relative to the
+ * position with most attention, so that nothing cancels where it has nearly all. */
 static void score_gradient(const example *e, const step *s, const elem *x, int64_t y)
 {
     const double copied = scalar_times(s->rho, s->copy), missed = s->missed / s->sum;
@@ -567,7 +567,7 @@ static void gate_gradient(const example *e, int64_t t, double by_score, double b
         r_store(grad, (real)(score ? by_score : by_probability));
 }
 
-/* A step that does not count: worth nothing, but its attention may be remembered. */
+/* An ignored step: no loss, but its attention may count for coverage. */
 static void skip(const example *e, int64_t t)
 {
     vocabulary_gradient(e, t, NO_WORD, NULL, 0, 0);
@@ -576,7 +576,7 @@ static void skip(const example *e, int64_t t)
         put(e, output, t, 0);
 }
 
-/* What a step that counts is worth, and its gradients but for the attention's. */
+/* The loss of a counted step, and its gradients except the attention's. */
 static double one_step(example *e, step *s, int64_t t, int64_t y, double rho)
 {
     const double lowest = -(double)INFINITY;
@@ -623,7 +623,8 @@ static void finish_attention(const example *e, const step *s, int64_t t, int64_t
         memset(grad, 0, (size_t)e->S * sizeof(elem));
 }
 
-/* What the later steps find of step t, whose attention is known if it counts. */
+/* Add the attention of step t to the coverage of later steps; it is computed already if the step
+ * counts. */
 static void remember(example *e, int64_t t, int64_t y)
 {
     step none;
@@ -652,7 +653,7 @@ static double forwards(example *e, const extent *x)
         else
             skip(e, t);
         if (e->covers && t < x->end)
-            remember(e, t, y); /* first: the gradient may be written over it */
+            remember(e, t, y); /* first, because the gradient may be written in place */
         if (remembers)
             e->steps[t] = here;
         else
@@ -691,8 +692,8 @@ static bool refuse(const example *e, lk_status status, int input, int64_t i)
     return true;
 }
 
-/* The first of n probabilities at x that is none, of those that are no masked positions; -1 if all
- * are. NaN passes, and makes NaN. */
+/* The index of the first of n numbers at x that is not a probability, masked positions left out; -1
+ * if there is none. NaN counts as valid, and gives NaN. */
 static int64_t not_a_share(const example *e, const elem *x, int64_t n, bool attention)
 {
     const vec zero = {0}, one = v_set(1);
@@ -706,7 +707,7 @@ static int64_t not_a_share(const example *e, const elem *x, int64_t n, bool atte
     return -1;
 }
 
-/* Is there a value in the example that the loss must refuse? */
+/* Is there a bad value in the example? */
 static bool refused(const example *e, const extent *x)
 {
     const lk_job *job = e->job;
@@ -741,7 +742,7 @@ static bool refused(const example *e, const extent *x)
             counted ? elements_nonfinite(row_of(e, &job->in[vocab], t, e->V), e->V) : -1;
         if (k >= 0)
             bad = refuse(e, LK_NONFINITE_INPUT, vocab, place * e->V + k);
-        /* The attention is looked back to whether the step counts or not. */
+        /* Coverage uses the attention of ignored steps, too. */
         const elem *a = row_of(e, &job->in[attn], t, e->S);
         for (int64_t i = 0; attended && i < e->S; i++)
             if (e->ids[i] != MASKED && scalar_nonfinite((double)r_load(a + i)))

@@ -249,8 +249,8 @@ static long double window_share(const lk_job *job, const windows *w, int64_t r)
 }
 
 /* The weight of a position is the sum of 1/n over the windows it is in, which are neighbours: each
- * window enters the sum once and leaves it once, whatever its length. In long double, because what
- * enters does not leave without a trace. */
+ * window enters the sum once and leaves it once, whatever its length. In long double, because
+ * adding and later subtracting a term leaves a rounding error. */
 static void weigh(lk_job *job, const windows *w)
 {
     mean_state *state = job->state;

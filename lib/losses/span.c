@@ -83,7 +83,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* One text's scores, where a mask takes some of them away. */
+/* Scratch: the scores of one text, needed where a mask excludes some of them. */
 static size_t scratch_size(const lk_job *job)
 {
     return lk_has(job, CHOICES) ? (size_t)job->size['T' - 'A'] * sizeof(elem) : 0;
@@ -118,7 +118,7 @@ static void zero_others(const lk_job *job, int half, int64_t b)
             elements_fill(grad + i, 1, 0);
 }
 
-/* Half of what a half is worth, and whether its highest score is where it should be. */
+/* Half of the cross entropy of the start or the end, and whether its prediction is right. */
 static double one_half(const lk_job *job, const class_plan *p, int half, int64_t b, lk_block *block,
                        elem *scratch, bool *right)
 {

@@ -71,14 +71,14 @@ static const lk_output outputs[] = {
     {0},
 };
 
-/* Asking for a gradient is sending what it is a gradient of. */
+/* A gradient is computed by default if its upstream gradient was sent. */
 static bool default_gradient(const lk_job *job, int input)
 {
     (void)input;
     return job->given >> GRAD_OUTPUT;
 }
 
-/* The place of row i's target, or -1 where it does not count. */
+/* The index of row i's target, or -1 if the row is ignored. */
 static int64_t place_of(const lk_job *job, int64_t i)
 {
     const options *o = job->options;

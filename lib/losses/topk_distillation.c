@@ -70,7 +70,7 @@ static lk_status check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* job->state: a bit for each class, to find what comes twice in a row. */
+/* job->state: a bit for each class, to find classes that are listed twice in a row. */
 static size_t state(const lk_job *job)
 {
     return job->rows > 0 ? (size_t)job->size['V' - 'A'] / 8 + 1 : 0; /* no rows, any V */
@@ -103,12 +103,12 @@ static lk_status check_ids(const lk_job *job, int64_t i, lk_error *error)
     return status;
 }
 
-/* What a row's teacher has told of: the mass, and what it is above 1. The greatest share is told by
- * itself, so that what little it may leave keeps its digits. */
+/* The probability mass Q of the classes that the teacher lists, and its excess over 1. The largest
+ * probability is kept apart, so that a small remainder keeps full precision. */
 typedef struct teacher_mass {
     double mass, over;
-    double top,
-        log_sum; /* log of the mass, as the log of the greatest share and that of their ratio */
+    double top, log_sum; /* log of the mass, as the log of the largest probability and the log of
+                            the ratio */
 } teacher_mass;
 
 static teacher_mass mass_of(const lk_job *job, int64_t i)
@@ -153,7 +153,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-static size_t told_size(int64_t classes)
+static size_t listed_size(int64_t classes)
 {
     return (size_t)(classes + 63) / 64 * sizeof(uint64_t);
 }
@@ -168,23 +168,23 @@ static double log_of(log_sum l)
     return l.sum > 0 || isnan(l.sum) ? l.top + log(l.sum) : -(double)INFINITY;
 }
 
-/* One counted row. Everything is told by the classes told of, the rest, and the odds between the
- * two: no mass is taken from 1. */
-typedef struct told_row {
+/* One counted row. All values are computed from the listed classes, the rest, and the odds between
+ * the two: no mass is subtracted from 1, so nothing cancels. */
+typedef struct listed_row {
     const lk_job *job;
     int64_t i;
     const elem *x;
     real scale;
-    bool covered; /* is there no rest? */
+    bool covered; /* are all classes listed, so that there is no rest? */
     teacher_mass teacher;
-    double log_mass;     /* log Q */
-    double unsaid;       /* log(1 - Q) */
-    log_sum told, rest;  /* of the student's scores */
-    double log_told;     /* log of told.sum */
-    double here, beyond; /* log of the student's mass on the classes told of, and on the rest */
-} told_row;
+    double log_mass;      /* log Q */
+    double log_unlisted;  /* log(1 - Q) */
+    log_sum listed, rest; /* of the student's scores */
+    double log_listed;    /* log of listed.sum */
+    double here, beyond;  /* log of the student's mass on the listed classes, and on the rest */
+} listed_row;
 
-static double score(const told_row *r, int64_t id)
+static double score(const listed_row *r, int64_t id)
 {
     return (double)r_load(r->x + id) * (double)r->scale;
 }
@@ -195,48 +195,48 @@ static double softplus(double x)
     return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
 }
 
-/* The student's scores on the classes told of. */
-static void sum_told(told_row *r)
+/* The sum over the student's scores of the listed classes. */
+static void sum_listed(listed_row *r)
 {
     const int64_t K = r->job->size['K' - 'A'];
     int64_t most = -1;
     for (int64_t k = 0; k < K; k++) {
         const int64_t id = id_at(r->job, r->i, k);
-        if (id >= 0 && (most < 0 || score(r, id) > r->told.top)) {
+        if (id >= 0 && (most < 0 || score(r, id) > r->listed.top)) {
             most = id;
-            r->told.top = score(r, id);
+            r->listed.top = score(r, id);
         }
     }
-    if (most < 0 || r->told.top == -(double)INFINITY)
-        r->told.top = 0;
+    if (most < 0 || r->listed.top == -(double)INFINITY)
+        r->listed.top = 0;
     for (int64_t k = 0; k < K; k++)
         if (id_at(r->job, r->i, k) >= 0 && id_at(r->job, r->i, k) != most)
-            r->told.sum += exp(score(r, id_at(r->job, r->i, k)) - r->told.top);
-    const double own = most < 0 ? 0 : exp(score(r, most) - r->told.top);
-    r->log_told = own == 1 ? log1p(r->told.sum) : log(own + r->told.sum);
-    r->told.sum += own;
+            r->listed.sum += exp(score(r, id_at(r->job, r->i, k)) - r->listed.top);
+    const double own = most < 0 ? 0 : exp(score(r, most) - r->listed.top);
+    r->log_listed = own == 1 ? log1p(r->listed.sum) : log(own + r->listed.sum);
+    r->listed.sum += own;
 }
 
-/* And on the others. A bit for each class says which are which, so that the cost is that of V + K,
- * however many are told of. */
-static void sum_rest(told_row *r, const class_plan *plan, uint64_t *is_told)
+/* The same over the other classes. A bit for each class marks the listed ones, so that the cost is
+ * O(V + K). */
+static void sum_rest(listed_row *r, const class_plan *plan, uint64_t *is_listed)
 {
     const int64_t K = r->job->size['K' - 'A'];
     real z[CHUNK], top = -(real)INFINITY;
     int64_t ids = 0;
-    memset(is_told, 0, told_size(plan->classes));
+    memset(is_listed, 0, listed_size(plan->classes));
     for (int64_t k = 0; k < K; k++) {
         const int64_t id = id_at(r->job, r->i, k);
         ids += id >= 0;
         if (id >= 0)
-            is_told[id / 64] |= UINT64_C(1) << id % 64;
+            is_listed[id / 64] |= UINT64_C(1) << id % 64;
     }
     r->covered = ids == plan->classes;
     for (int64_t c = 0; c < plan->classes; c += CHUNK) {
         const int64_t n = plan->classes - c < CHUNK ? plan->classes - c : CHUNK;
         class_scores(plan, r->x + c, n, z);
         for (int64_t word = 0; word < n; word += 64)
-            for (uint64_t bits = is_told[(c + word) / 64]; bits; bits &= bits - 1)
+            for (uint64_t bits = is_listed[(c + word) / 64]; bits; bits &= bits - 1)
                 z[word + __builtin_ctzll(bits)] = -(real)INFINITY;
         const real most = class_max(z, class_padded(n));
         if (most > top) {
@@ -249,27 +249,28 @@ static void sum_rest(told_row *r, const class_plan *plan, uint64_t *is_told)
     r->rest.top = isinf(top) && top < 0 ? 0 : (double)top;
 }
 
-static void row_fill(told_row *r, const class_plan *plan, uint64_t *is_told)
+static void row_fill(listed_row *r, const class_plan *plan, uint64_t *is_listed)
 {
     r->teacher = mass_of(r->job, r->i);
     const double mass = r->teacher.mass, over = r->teacher.over;
-    r->unsaid = mass < 0.5 ? log1p(-mass) : over < 0 ? log(-over) : -(double)INFINITY;
-    sum_told(r);
-    sum_rest(r, plan, is_told);
-    const double odds = log_of(r->told) - log_of(r->rest);
+    r->log_unlisted = mass < 0.5 ? log1p(-mass) : over < 0 ? log(-over) : -(double)INFINITY;
+    sum_listed(r);
+    sum_rest(r, plan, is_listed);
+    const double odds = log_of(r->listed) - log_of(r->rest);
     r->here = -softplus(-odds);
     r->beyond = -softplus(odds);
 }
 
-/* log p of a class told of, and that of p restricted to these. */
-static double log_share(const told_row *r, int64_t id)
+/* log p of a listed class, and log p restricted to the listed classes. */
+static double log_share(const listed_row *r, int64_t id)
 {
-    return (score(r, id) - r->told.top) - r->log_told;
+    return (score(r, id) - r->listed.top) - r->log_listed;
 }
 
-static double log_p(const told_row *r, int64_t id)
+static double log_p(const listed_row *r, int64_t id)
 {
-    return r->told.sum > 0 || isnan(r->told.sum) ? log_share(r, id) + r->here : -(double)INFINITY;
+    return r->listed.sum > 0 || isnan(r->listed.sum) ? log_share(r, id) + r->here
+                                                     : -(double)INFINITY;
 }
 
 /* q (log q - log p) + p - q, which is never negative, and 0 where p is q. */
@@ -294,8 +295,8 @@ static double difference(double lp, double lq)
     return exp(lq) * expm1(lp - lq);
 }
 
-/* log q of one of the classes, of all or restricted to those told of. */
-static double log_q(const told_row *r, int64_t k, int tail)
+/* log q of a listed class, over all classes or restricted to the listed ones. */
+static double log_q(const listed_row *r, int64_t k, int tail)
 {
     const double lq = logprob_at(r->job, r->i, k);
     if (tail == TRUNCATED || tail == TAIL)
@@ -303,13 +304,13 @@ static double log_q(const told_row *r, int64_t k, int tail)
     return (lq - r->teacher.top) - r->teacher.log_sum;
 }
 
-/* The divergences of the classes, with what p - q comes to over them. */
-static double value_of(const told_row *r, int tail)
+/* The sum of the divergences of the classes, corrected by the sum of p - q over them. */
+static double value_of(const listed_row *r, int tail)
 {
     const double over = r->teacher.over, mass = r->teacher.mass;
     double value = 0;
     if (mass == 0 && (tail == RENORMALIZE || tail == CONDITIONAL))
-        return 0; /* of nothing there is nothing to learn */
+        return 0; /* a teacher without mass gives no loss */
     for (int64_t k = 0; k < r->job->size['K' - 'A']; k++) {
         const int64_t id = id_at(r->job, r->i, k);
         if (id >= 0)
@@ -324,12 +325,12 @@ static double value_of(const told_row *r, int tail)
     case TRUNCATED:
         return value + (mass < 0.5 ? mass - exp(r->here) : exp(r->beyond) + over);
     default:
-        return value + divergence(r->unsaid, r->beyond) + (over > 0 ? over : 0);
+        return value + divergence(r->log_unlisted, r->beyond) + (over > 0 ? over : 0);
     }
 }
 
-/* The gradient on the classes not told of, relative to what each has of the rest. */
-static double off(const told_row *r, int tail)
+/* The gradient of the unlisted classes, relative to each one's share of the rest. */
+static double off(const listed_row *r, int tail)
 {
     switch (tail) {
     case RENORMALIZE:
@@ -339,11 +340,11 @@ static double off(const told_row *r, int tail)
     case CONDITIONAL:
         return 0;
     default:
-        return difference(r->beyond, r->unsaid);
+        return difference(r->beyond, r->log_unlisted);
     }
 }
 
-static double at_id(const told_row *r, int tail, int64_t id, double lq)
+static double at_id(const listed_row *r, int tail, int64_t id, double lq)
 {
     const double lp = log_p(r, id);
     if (tail == CONDITIONAL)
@@ -353,9 +354,10 @@ static double at_id(const told_row *r, int tail, int64_t id, double lq)
     return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * exp(lp) : 0);
 }
 
-/* The scores may lie where the gradient goes: what is written last is computed first. */
-static void gradient(const told_row *r, const class_plan *plan, int tail, double weight, elem *grad,
-                     double *at)
+/* The gradient may be in place of the scores: so the entries that are written last are computed
+ * first. */
+static void gradient(const listed_row *r, const class_plan *plan, int tail, double weight,
+                     elem *grad, double *at)
 {
     const int64_t K = r->job->size['K' - 'A'];
     const double by = r->rest.sum > 0 ? weight * off(r, tail) / r->rest.sum : 0;
@@ -377,7 +379,7 @@ static void gradient(const told_row *r, const class_plan *plan, int tail, double
 static size_t scratch_size(const lk_job *job)
 {
     const size_t K = (size_t)job->size['K' - 'A'];
-    return job->rows > 0 ? K * sizeof(double) + told_size(job->size['V' - 'A']) : 0;
+    return job->rows > 0 ? K * sizeof(double) + listed_size(job->size['V' - 'A']) : 0;
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
@@ -390,13 +392,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const class_options scores = {.logit_scale = 1 / o->common.temperature};
     const class_plan plan = class_plan_make(job, &scores, V);
     double *at = scratch;
-    uint64_t *is_told = (uint64_t *)(at + job->size['K' - 'A']);
+    uint64_t *is_listed = (uint64_t *)(at + job->size['K' - 'A']);
     for (int64_t i = first; i < first + count; i++) {
         elem *grad = job->grad[STUDENT].data ? (elem *)job->grad[STUDENT].data + i * V : NULL;
         real upstream = 1;
         double value = 0;
         if (counts(job, i)) {
-            told_row r = {.job = job, .i = i, .scale = (real)plan.scale};
+            listed_row r = {.job = job, .i = i, .scale = (real)plan.scale};
             r.x = (const elem *)job->in[STUDENT].data + i * V;
             if (up)
                 memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
@@ -405,8 +407,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             if (bad >= 0)
                 lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad,
                           (double)r_load(r.x + bad));
-            row_fill(&r, &plan, is_told);
-            /* Where nothing is left for a tail there is none. */
+            row_fill(&r, &plan, is_listed);
+            /* If all classes are listed there is no tail. */
             const int tail = o->tail == TAIL && r.covered ? TRUNCATED : o->tail;
             value = isnan(r.here) ? (double)NAN : factor * value_of(&r, tail);
             const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
