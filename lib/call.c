@@ -120,8 +120,7 @@ lk_status lk_call_check(lk_call *call, lk_error *error)
     if (status == LK_OK)
         call->stage = CHECKED;
     else
-        call->wanted_count =
-            wanted_count; /* remove the default outputs again: they were not requested */
+        call->wanted_count = wanted_count; /* without the default outputs again */
     return status;
 }
 

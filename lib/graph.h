@@ -38,8 +38,7 @@ typedef struct part {
     double weight;
     char *options; /* NUL-terminated strings as they were set: name, text, name, text; NULL: none */
     size_t options_size;
-    char source[LK_MAX_INPUTS]
-               [NAME_SIZE]; /* the tensor each input reads; "": the one of the input's name */
+    char source[LK_MAX_INPUTS][NAME_SIZE]; /* tensor of each input; "": the one of its name */
     bool none[LK_MAX_INPUTS];
     int tensor[LK_MAX_INPUTS]; /* index of that tensor; -1: none */
     lk_call *call;             /* with the options set; check adds inputs and outputs */

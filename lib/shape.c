@@ -11,8 +11,7 @@ typedef struct pattern {
     bool star;
     int letters;
     char letter[LK_MAX_RANK];
-    int64_t
-        axis[LK_MAX_RANK]; /* axis of the letter, by an option; -1: in the order of the pattern */
+    int64_t axis[LK_MAX_RANK]; /* of the letter, by an option; -1: in the order of the pattern */
 } pattern;
 
 static pattern take_apart(const char *text, const lk_field *fields, const void *options)

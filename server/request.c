@@ -519,8 +519,7 @@ void request_leave(request *r)
         return; /* evaluation has not begun */
     if (!atomic_exchange(&r->left, true))
         metric.cancelled_total++;
-    (void)uv_cancel(
-        (uv_req_t *)&r->work); /* fails if a worker has begun it; the worker then sees r->left */
+    (void)uv_cancel((uv_req_t *)&r->work); /* fails if a worker has begun; it sees r->left */
 }
 
 /* End. */

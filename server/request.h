@@ -32,9 +32,8 @@ typedef struct request request;
 typedef struct ask {
     const lk_loss *loss;
     const wire *in, *out;
-    const char
-        *query;    /* raw query string, with options and outputs; lives as long as the exchange */
-    uint64_t head; /* Open Inference Protocol: length of the JSON by its header, or OIP_ALL */
+    const char *query;  /* raw, with options and outputs; lives as long as the exchange */
+    uint64_t head;      /* Open Inference Protocol: length of the JSON by its header, or OIP_ALL */
     coding body, reply; /* of the body; what the client accepts for the reply */
     uint64_t timeout;   /* the client's time limit in microseconds; 0: none */
 } ask;

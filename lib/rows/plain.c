@@ -113,8 +113,7 @@ LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, 
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled, const plain_part *given, const bool has_target)
 {
-    const plain_part part =
-        given ? *given : (plain_part){0}; /* a local copy, which no store can alias */
+    const plain_part part = given ? *given : (plain_part){0}; /* a copy: no store aliases it */
     const vec scale = v_set(by);
     const plain_slope slope = plain_slope_by(part.by);
     vec sum[4] = {{0}, {0}, {0}, {0}}, most[4] = {{0}, {0}, {0}, {0}};

@@ -24,8 +24,7 @@
 #include <unistd.h>
 
 enum {
-    CONNECTION_MEMORY =
-        64 * 1024, /* libmicrohttpd zeroes this memory at every request: keep it small */
+    CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
     SWEEP_MS = 200,
     QUIET_SWEEPS = 5,
     IDLE_TURNS = 64,

@@ -391,9 +391,8 @@ typedef struct decimal {
  * begin: reading back bytes just stored in smaller pieces would stall (store forwarding). */
 static ALWAYS_INLINE char *write_decimal(char *out, decimal x, const int most)
 {
-    const uint64_t n =
-        x.n * small_powers[most - x.digits]; /* pads with zeros, so that the first digit is not 0 */
-    int exponent = x.exponent + x.digits - 1; /* exponent of the first digit */
+    const uint64_t n = x.n * small_powers[most - x.digits]; /* so the first digit is not 0 */
+    int exponent = x.exponent + x.digits - 1;               /* exponent of the first digit */
     uint64_t high, low = 0;
     char first;
     if (most == WIDE_DIGITS) {

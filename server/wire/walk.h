@@ -14,10 +14,8 @@ struct json_t;
 struct json_error_t;
 
 enum {
-    WALK_NAME = 64, /* longer names are cut; no known name is that long */
-    WALK_TREE =
-        64 *
-        1024, /* longest text for jansson, which needs about 40 bytes of memory for each byte */
+    WALK_NAME = 64,        /* longer names are cut; no known name is that long */
+    WALK_TREE = 64 * 1024, /* longest text for jansson, which needs 40 bytes for each byte */
 };
 
 bool walk_is_space(char c);
