@@ -77,8 +77,7 @@ const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_
 /* How many rows a tensor without elements may have. */
 enum { LK_EMPTY_ROWS = 4096 };
 
-/* Check what holds for the type and shape of any input: shape_mismatch or dtype_unsupported.
- */
+/* Check what holds for the type and shape of any input: shape_mismatch or dtype_unsupported. */
 lk_status lk_tensor_check(const char *name, const lk_tensor *tensor, lk_error *error);
 
 /* isa.c */

@@ -168,8 +168,7 @@ LK_INLINE lk_status classwise_check_target(const lk_job *job, int input, int64_t
 LK_DRIVER void classwise_total_weight(lk_job *job);
 
 /* Does a row of an input have a NaN or +inf among its classes? If so, the first one is noted in the
- * block as a bad value.
- */
+ * block as a bad value. */
 LK_DRIVER bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x,
                             lk_block *block);
 

@@ -484,8 +484,8 @@ static void class_gradient_t(const class_plan *p, const class_row *row, const cl
             const vec q = class_q(p, row->t + k + i, n);
             vec minus_l = log_sum - (v_read(z + i) - top);
             vec cw = c * class_weights(p, k + i, n);
-            if (p->minus_entropy) { /* the derivative of q log q at 0 is taken to be 0, as in kl_div
-                                     */
+            if (p->minus_entropy) { /* the derivative of q log q at 0 is taken to be 0, as in
+                                     * kl_div */
                 minus_l += one + v_log(q);
                 cw = v_where(q != zero, cw);
             }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Rows of class scores: the arithmetic of one row of logits against a target, shared by every loss
- * that is a cross entropy at heart. LOSSES.md-style symbols: x logits, z = scaled scores, l = log
+ * that is a cross entropy at heart. Symbols: x logits, z = scaled scores, J = dz/dx, l = log
  * softmax(z), p = softmax(z), q = target distribution, w = class weights, y = target class.
  *
  * One visit: a row is read from memory once and its gradient is written once; later sweeps find the
@@ -185,8 +185,8 @@ LK_INLINE double class_nll(const class_norm *r)
 }
 
 /* -sum p l, and in *gap the mean sum p (top - z), so that l_k + entropy = (z_k - top) + gap.
- * Nothing cancels in either, however peaked or uniform the row is. `top` must be the row's maximum.
- */
+ * Nothing cancels in either, however peaked or uniform the row is. `top` must be the row's
+ * maximum. */
 LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const class_norm *r,
                                double *gap);
 

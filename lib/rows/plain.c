@@ -150,8 +150,7 @@ static bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, d
 }
 
 /* How many classes of a part can be written in the loop over a chunk of n; 0 where the scores are
- * scaled.
- */
+ * scaled. */
 LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
 {
     const int64_t whole = n / (4 * LANES) * (4 * LANES);
@@ -383,8 +382,8 @@ static void plain_conclude(const class_plan *p, class_row *row, const class_norm
                            plain_gradient *g)
 {
     const class_slope slope = class_conclude(p, row, r);
-    if (p->want_entropy) { /* close to 0 for a peaked row: exact only relative to the true maximum
-                            */
+    if (p->want_entropy) { /* close to 0 for a peaked row: exact only relative to the true
+                            * maximum */
         const class_row alone = {.x = row->x, .y = row->y};
         const class_norm norm = class_normalise(p, &alone);
         double gap;

@@ -97,8 +97,7 @@ LK_DRIVER real pair_top(const real *s, int64_t padded);
 LK_DRIVER double pair_sum_exp(const real *s, int64_t padded, real shift);
 
 /* s_j becomes a e^(s_j - shift) - b, and 0 where it is -inf. Returns the sum of the new values,
- * each times s_j - shift.
- */
+ * each times s_j - shift. */
 LK_DRIVER double pair_replace(real *s, int64_t padded, real shift, double a, double b);
 
 /* The cross entropy of a row of scores, -sum_j q_j log softmax(s)_j. The target distribution q is

@@ -112,7 +112,7 @@ LK_INLINE vec v_exp_nonpos(vec x)
     vec y = vm_exp_reduced(x, VM_BIAS, &n), power = (vec)(n << VM_FRACTION_BITS);
     const vec least = v_set(VM_EXP_LEAST);
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* multiplies and selects in one instruction  \
-                                                      */
+                                                      * \ */
     __mmask8 counts = _mm512_cmp_pd_mask((__m512d)x, (__m512d)least, _CMP_NLT_UQ);
     return (vec)_mm512_maskz_mul_pd(counts, (__m512d)y, (__m512d)power);
 #elif LK_VECTOR_BYTES == 64
@@ -340,8 +340,8 @@ LK_INLINE vec v_log1p(vec x)
     return vm_sign(v_select(inside, y, outside), x);
 }
 
-/* ----------------------------------------------------------------------------------- one real --
- */
+/* ----------------------------------------------------------------------------------- one real
+ * -- */
 
 LK_INLINE real r_exp(real x)
 {

@@ -45,8 +45,8 @@ size_t walk_character(cursor *c, char to[4]);
 /* Decode a string token, cut to fit. False if it is not a string of valid UTF-8. */
 bool walk_text(span s, char to[WALK_NAME]);
 
-/* The next member of an object, after its '{' or the last member: 1, 0 at the '}', -1 if malformed.
- */
+/* The next member of an object, after its '{' or the last member: 1, 0 at the '}', -1 if
+ * malformed. */
 int walk_member(cursor *c, bool first, char name[WALK_NAME], span *value);
 
 /* The next item of an array, after its '[' or the last item: as walk_member. */
