@@ -382,8 +382,8 @@ static void plain_conclude(const class_plan *p, class_row *row, const class_norm
                            plain_gradient *g)
 {
     const class_slope slope = class_conclude(p, row, r);
-    if (p->want_entropy) { /* close to 0 for a peaked row: exact only relative to the true
-                            * maximum */
+    /* The entropy is close to 0 for a peaked row: exact only relative to the true maximum. */
+    if (p->want_entropy) {
         const class_row alone = {.x = row->x, .y = row->y};
         const class_norm norm = class_normalise(p, &alone);
         double gap;

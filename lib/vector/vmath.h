@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * e^x, log x and related functions on the vectors of vector/vec.h, without branches on lane values.
- * Guaranteed accuracy, with and without fused multiply-add: real float    within 1 ulp of the exact
- * value, for every argument real double   within 2 ulp and the results that C specifies for NaN,
- * infinities and signed zeros, except that v_exp is 0 where the exact value would be subnormal.
- * Arguments may be subnormal.
+ *
+ * Their accuracy, with and without fused multiply-add:
+ *   real float    within 1 ulp of the exact value, for every argument
+ *   real double   within 2 ulp
+ * NaN, infinities and signed zeros give what C specifies, except that v_exp is 0 where the exact
+ * value would be subnormal. Arguments may be subnormal.
  *
  * The bits may differ between variants: a fused multiply-add rounds once where a plain one does
  * twice. The polynomials are minimax (Remez exchange, then a search over neighbouring coefficients
@@ -111,8 +113,7 @@ LK_INLINE vec v_exp_nonpos(vec x)
     uvec n;
     vec y = vm_exp_reduced(x, VM_BIAS, &n), power = (vec)(n << VM_FRACTION_BITS);
     const vec least = v_set(VM_EXP_LEAST);
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* multiplies and selects in one instruction  \
-                                                      * \ */
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* product and select in one */
     __mmask8 counts = _mm512_cmp_pd_mask((__m512d)x, (__m512d)least, _CMP_NLT_UQ);
     return (vec)_mm512_maskz_mul_pd(counts, (__m512d)y, (__m512d)power);
 #elif LK_VECTOR_BYTES == 64
@@ -156,8 +157,8 @@ LK_INLINE vec v_exp(vec x)
 /* e^x - 1 = 2^n (e^r - 1) + (2^n - 1), where the larger parts of the sum are kept in two reals. */
 LK_INLINE vec v_expm1(vec x)
 {
-    /* Beyond these limits the result is -1 or infinity. v_min and v_max return NaN in the second
-     * argument. */
+    /* Beyond these limits the result is -1 or infinity. A NaN in the second argument of v_min or
+     * v_max is returned. */
     vec y = v_min(v_set(VM_EXP_GREATEST + (real)0.25), x);
     y = v_max(v_set(-VM_FRACTION_BITS - 10), y);
     /* 2^(n-1), since 2^128 (2^1024) would not be finite: everything is doubled at the end. */
@@ -340,8 +341,7 @@ LK_INLINE vec v_log1p(vec x)
     return vm_sign(v_select(inside, y, outside), x);
 }
 
-/* ----------------------------------------------------------------------------------- one real
- * -- */
+/* One real. */
 
 LK_INLINE real r_exp(real x)
 {
