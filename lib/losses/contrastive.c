@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Contrastive loss: equal pairs are pulled together, different pairs pushed apart up to a margin.
+ * Contrastive loss: positive pairs are pulled together, negative pairs pushed apart up to a margin.
  */
 #include "rows/pair.h"
 

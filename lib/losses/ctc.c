@@ -244,18 +244,18 @@ typedef struct example {
     int64_t n;  /* its labels */
     int64_t D;  /* its distinct classes, blank among them */
 
-    step *steps;       /* [T] */
-    double *alpha;     /* [T + 1] states: before the first step, and after each */
-    states beta;       /* before a step */
-    states behind;     /* the same without the step's own probabilities; m < 6 */
-    scaled *p;         /* [T][D] softmax of the distinct classes */
-    scaleds p_label;   /* [n] the same of the labels at a step */
-    double *skips;     /* [n + 1] 1: may a path come to label i from label i - 1? else 0 */
+    step *steps;     /* [T] */
+    double *alpha;   /* [T + 1] states: before the first step, and after each */
+    states beta;     /* before a step */
+    states behind;   /* the same without the step's own probabilities; m < 6 */
+    scaled *p;       /* [T][D] softmax of the distinct classes */
+    scaleds p_label; /* [n] the same of the labels at a step */
+    double *skips;   /* [n + 1] 1: if a path may go from label i - 1 directly to label i, else 0 */
     double *occupancy; /* [n] gamma of each label at a step */
     double *l;         /* [D] scores of the distinct classes */
     double *mass;      /* [D] gamma of each */
     int64_t *classes;  /* [D] which they are, in ascending order */
-    int64_t *slot;     /* [n + 1] which of them label i is, and behind these the blank */
+    int64_t *slot;     /* [n + 1] index in `classes` of label i, and at n that of the blank */
     int32_t *known;    /* [C] 0 between examples */
 } example;
 

@@ -438,8 +438,8 @@ LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence, c
     }
 }
 
-/* Must the row be computed carefully? Not where neither side has a class with most of its mass and
- * the plain value tells that the two lie so far apart that nothing to speak of cancels. */
+/* Is the plain computation precise enough? Yes if no class has most of the mass of either side, and
+ * the plain value shows that the two differ so much that hardly anything cancels. */
 LK_INLINE bool is_sure(const pair *r, const int divergence)
 {
     return r->given != TEACHER_LOGITS || r->student.sum < 2 || r->teacher.sum < 2 ||

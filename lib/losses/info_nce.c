@@ -210,7 +210,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         forward(job, &p, i, scale, &r);
         double loss = r.loss;
         block->sum[SLOPE_SCALE] += r.slope_scale;
-        if (o->symmetric) { /* as many candidates as anchors: the rest of r stays */
+        if (o->symmetric) { /* as many candidates as anchors: the other members of r stay */
             r.s = p.mirror + i * p.padded;
             pair_scores(p.c.h + i * p.c.stride, &p.a, scale, r.s);
             pair_softmax_row(&r);

@@ -287,8 +287,8 @@ static int64_t choose(const row *r, int64_t units, int64_t tokens)
     return chosen;
 }
 
-/* Marks the tokens of the chosen units. A word's tokens may stand anywhere in the row: they are
- * found by the word, which the chosen are sorted by. */
+/* Marks the tokens of the chosen units. A word's tokens may be anywhere in the row: their unit is
+ * found by the word, by which the chosen units are sorted. */
 static void mark(const row *r, int64_t chosen)
 {
     if (r->T == 0)

@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-/* C11 cannot include a binary file, but assemblers can. The path is relative to the Makefile's
+/* C11 cannot include a file as data, but assemblers can. The path is relative to the Makefile's
  * directory. */
 __asm__(".pushsection .rodata\n"
         ".balign 8\n"

@@ -44,7 +44,7 @@ typedef struct exchange {
     struct http *server;
     struct listener *listener;
     struct peer *peer;
-    struct MHD_Connection *connection; /* NULL until the head is there */
+    struct MHD_Connection *connection; /* NULL until the head is complete */
     uint64_t start;                    /* uv_hrtime() at the request line */
     const char *method;
     char *line;               /* path and query as received; target is made of it */

@@ -84,7 +84,8 @@ void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes)
 
 bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle)
 {
-    /* One run normally reads all unread bytes, or as many as the buffer has room for. */
+    /* Numbers of runs after which a connection is stuck. One run normally reads all unread bytes,
+     * or as many as the buffer has room for. */
     enum { ENOUGH = 8, ENOUGH_IDLE = 4096 };
     int unread = 0;
     if ((p->phase != PEER_HEAD && p->phase != PEER_BODY) || ioctl(p->fd, FIONREAD, &unread) != 0 ||

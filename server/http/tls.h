@@ -12,7 +12,7 @@
 
 typedef struct tls tls;
 
-/* Read --tls-cert, --tls-key and --tls-client-ca. True also if none is set. False with a line on
+/* Read --tls-cert, --tls-key and --tls-client-ca. True also if none is set; false with a line on
  * stderr. */
 bool tls_setup(const flags *f);
 

@@ -163,9 +163,9 @@ static bool scale_by_power(uint64_t w, int q, double *value)
     if (!more) {
         /* The exact product is a midpoint or a double, or less than a unit from one. From 10^0 to
          * 10^55 the power is exact, so `last` tells. Down to 10^-27, where 5^-q is below 2^63, a
-         * product that is not there is a multiple of 2^127 / 5^-q away, which is more than a unit;
-         * so this one is exactly there. Elsewhere no such products are known, so finer tests would
-         * not pay. */
+         * product that is not at such a point is a multiple of 2^127 / 5^-q away, which is more
+         * than a unit; so this one is exactly at the point. Elsewhere no such products are known,
+         * so finer tests would not pay. */
         if (q < -27 || q > 55)
             return false;
         more = q >= 0 && last != 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a request says beside its tensors, on whatever wire it comes: options, in text form and as
- * JSON values, the parts of a composite, which are JSON on every wire, and the names of outputs.
+ * What a request has besides its tensors, in every body format: options, as text or as JSON values;
+ * the parts of a composite, which are always JSON; and the names of outputs.
  */
 #ifndef LOSSD_OPTIONS_H
 #define LOSSD_OPTIONS_H
