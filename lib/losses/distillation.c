@@ -438,8 +438,9 @@ LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence, c
     }
 }
 
-/* Is the plain computation precise enough? Yes if no class has most of the mass of either side, and
- * the plain value shows that the two differ so much that hardly anything cancels. */
+/* Must the row be computed carefully, whatever its plain value is? Careful computation is not
+ * needed if no class has most of the mass of either side, and the plain value (is_close) shows that
+ * the two differ so much that hardly anything cancels. */
 LK_INLINE bool is_sure(const pair *r, const int divergence)
 {
     return r->given != TEACHER_LOGITS || r->student.sum < 2 || r->teacher.sum < 2 ||
