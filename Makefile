@@ -69,7 +69,10 @@ ISA_avx512 := -DLK_VECTOR_BYTES=64 -mavx512f -mavx512bw -mavx512dq -mavx512vl -m
 ISA_neon := -DLK_VECTOR_BYTES=16
 # -Wno-psabi: vectors are passed between inlined functions only, so no ABI is at stake. -g1: lines and
 # functions; where variables of inlined vectors are takes a third of the time, and the debug flavour.
-KERNEL := -O2 -fpeel-loops -fvect-cost-model=dynamic -g1 -ffp-contract=off -fno-math-errno -Wno-psabi
+# GCC_LOOPS: clang does at -O2 what they ask for, and refuses their names.
+GCC_LOOPS := -fpeel-loops -fvect-cost-model=dynamic
+LOOPS = $(call lazy,LOOPS,$(CC) $(GCC_LOOPS) -Werror -E -x c /dev/null >/dev/null 2>&1 && echo $(GCC_LOOPS))
+KERNEL = -O2 $(LOOPS) -g1 -ffp-contract=off -fno-math-errno -Wno-psabi
 # Under a sanitizer gcc 12 takes a vector of one lane, set in a loop over its lanes, for uninitialised.
 KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O2 -g1,$(KERNEL)) \
 	-Wno-maybe-uninitialized)
@@ -340,7 +343,7 @@ lint: format-check all
 	$(Q)B=$(B) .ci/lint
 	$(Q)clang-tidy --quiet $(SERVER_SOURCES) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
-	$(Q)clang-tidy --quiet $(VARIANT_SOURCES) -- $(filter-out -MMD -MP -Werror,$(KERNEL_FLAGS)) \
+	$(Q)clang-tidy --quiet $(VARIANT_SOURCES) -- $(filter-out -MMD -MP -Werror $(GCC_LOOPS),$(KERNEL_FLAGS)) \
 		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ELEMENT_F32 2>/dev/null
 
 ## compile_commands.json: for editors
