@@ -5,8 +5,7 @@
  * forward sweep, and with coverage the gradient of the attention in a backward sweep, where the
  * contributions of later steps are known.
  */
-#include "rows/class_row.h"
-#include "rows/scalar.h"
+#include "rows/attention.h"
 #include "vector/vmath.h"
 
 enum {
@@ -281,40 +280,20 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 /* One example. */
 
-enum { MASKED = -1, NO_WORD = -2 };
-
-/* What a step stores for the gradient of its attention. */
-typedef struct step {
-    double rho;                  /* factor of its gradient; 0 if the step is ignored */
-    double copy;                 /* of logits: r_c; of probabilities: (1-g)/D */
-    double top, sum;             /* of the softmax of the attention */
-    double hit_top, hit, missed; /* of the positions that have the target; the sum over others */
-} step;
-
 typedef struct example {
     const lk_job *job;
-    class_plan vocab, attention;
+    class_plan vocab;
     lk_block *block;
-    int64_t b, T, V, S;
-    double coverage_weight, log_eps;
+    attention at; /* S positions of the source */
+    int64_t b, T, V;
+    double log_eps;
     bool covers;      /* is the coverage needed? */
     bool looked_back; /* does a later step look back? */
 
     step now;
     step *steps;         /* [T] with coverage_weight */
-    int64_t *ids;        /* [S] the source; MASKED where no attention goes */
-    double *a;           /* [S] the attention of a step */
-    double *c;           /* [S] the sum of it over the earlier steps */
-    double *later;       /* [S] F: the gradient that later steps contribute */
-    double *d;           /* [S] the gradient that the coverage of all steps contributes */
-    real *z;             /* [S] scores, exponentials, gradients; in whole vectors */
     unsigned char *side; /* [T][S] 2 H, with coverage_weight */
 } example;
-
-static int64_t padded(int64_t n)
-{
-    return (n + LANES - 1) / LANES * LANES;
-}
 
 static size_t scratch_size(const lk_job *job)
 {
@@ -323,7 +302,7 @@ static size_t scratch_size(const lk_job *job)
         return 0;
     const size_t S = (size_t)size(job, 'S'), T = (size_t)size(job, 'T');
     size_t bytes = S * (sizeof(int64_t) + 4 * sizeof(double));
-    bytes += (size_t)padded((int64_t)S) * sizeof(real);
+    bytes += (size_t)attention_padded((int64_t)S) * sizeof(real);
     if (o->coverage_weight > 0)
         bytes += T * sizeof(step) + T * S;
     return bytes;
@@ -332,22 +311,22 @@ static size_t scratch_size(const lk_job *job)
 static example example_make(const lk_job *job, lk_block *block, void *scratch)
 {
     const options *o = job->options;
-    example e = {.job = job, .block = block, .coverage_weight = o->coverage_weight};
+    example e = {.job = job, .block = block, .at = {.coverage_weight = o->coverage_weight}};
     e.T = size(job, 'T');
     e.V = size(job, 'V');
-    e.S = size(job, 'S');
+    e.at.S = size(job, 'S');
     e.vocab = (class_plan){.classes = e.V, .width = e.V, .scale = 1};
-    e.attention = (class_plan){.classes = e.S, .width = e.S, .scale = 1};
+    e.at.plan = (class_plan){.classes = e.at.S, .width = e.at.S, .scale = 1};
     e.log_eps = log(o->eps);
     e.covers = o->coverage_weight > 0 || job->out[COVERAGE].data;
-    e.ids = scratch;
-    e.a = (double *)(e.ids + e.S);
-    e.c = e.a + e.S;
-    e.later = e.c + e.S;
-    e.d = e.later + e.S;
-    e.steps = (step *)(e.d + e.S);
-    e.z = (real *)(e.steps + (o->coverage_weight > 0 ? e.T : 0));
-    e.side = (unsigned char *)(e.z + padded(e.S));
+    e.at.ids = scratch;
+    e.at.a = (double *)(e.at.ids + e.at.S);
+    e.at.c = e.at.a + e.at.S;
+    e.at.later = e.at.c + e.at.S;
+    e.at.d = e.at.later + e.at.S;
+    e.steps = (step *)(e.at.d + e.at.S);
+    e.at.z = (real *)(e.steps + (o->coverage_weight > 0 ? e.T : 0));
+    e.side = (unsigned char *)(e.at.z + attention_padded(e.at.S));
     return e;
 }
 
@@ -357,138 +336,26 @@ static elem *row_of(const example *e, const lk_tensor *of, int64_t t, int64_t wi
     return of->data ? (elem *)of->data + (e->b * e->T + t) * width : NULL;
 }
 
-/* The attention at step t, to e->a, and the logarithm of the attention on the word y, both from
- * scores. The positions of the word are left out of the sum over the others, so that the gradient
- * keeps full precision where they have nearly all of the attention; they are summed separately, so
- * that the logarithm is precise where they have almost none. */
-static double attend_scores(example *e, step *s, const elem *x, int64_t y)
-{
-    const double lowest = -(double)INFINITY;
-    int64_t n = 0;
-    for (int64_t k = 0; k < e->S; k += CHUNK)
-        class_scores(&e->attention, x + k, e->S - k < CHUNK ? e->S - k : CHUNK, e->z + k);
-    for (int64_t i = 0; i < e->S; i++)
-        if (e->ids[i] != MASKED)
-            n++;
-        else
-            e->z[i] = -(real)INFINITY;
-    *s = (step){.top = (double)class_max(e->z, padded(e->S)), .hit_top = lowest};
-    if (n == 0) {
-        memset(e->a, 0, (size_t)e->S * sizeof *e->a);
-        s->sum = 1;
-        return lowest;
-    }
-    for (int64_t i = 0; i < e->S; i++) {
-        if (e->ids[i] != y)
-            continue;
-        e->a[i] = (double)e->z[i];
-        s->hit_top = e->a[i] > s->hit_top ? e->a[i] : s->hit_top;
-        e->z[i] = -(real)INFINITY;
-    }
-    const vec top = v_set((real)s->top);
-    for (int64_t k = 0; k < e->S; k += CHUNK) {
-        vec sum = {0};
-        for (int64_t i = k; i < e->S && i < k + CHUNK; i += LANES) {
-            const vec z = v_exp_nonpos(v_read(e->z + i) - top);
-            v_write(e->z + i, z);
-            sum += z;
-        }
-        s->missed += (double)v_sum(sum);
-    }
-    s->sum = s->missed;
-    for (int64_t i = 0; i < e->S; i++) {
-        if (e->ids[i] != y) {
-            e->a[i] = (double)e->z[i];
-            continue;
-        }
-        s->hit += s->hit_top > lowest ? exp(e->a[i] - s->hit_top) : 0;
-        e->a[i] = exp(e->a[i] - s->top);
-        s->sum += e->a[i];
-    }
-    for (int64_t i = 0; i < e->S; i++)
-        e->a[i] /= s->sum;
-    if (isnan(s->sum))
-        return s->sum;
-    return s->hit > 0 ? (s->hit_top - s->top) + log(s->hit) - log(s->sum) : lowest;
-}
-
-/* The same for attention in either form: scores or probabilities. */
+/* The attention at step t, and the logarithm of it on the word y. */
 static double attend(example *e, step *s, int64_t t, int64_t y)
 {
     const lk_job *job = e->job;
-    double on_word = 0;
     if (job->in[ATTN_LOGITS].data)
-        return attend_scores(e, s, row_of(e, &job->in[ATTN_LOGITS], t, e->S), y);
-    const elem *x = row_of(e, &job->in[ATTN_PROBS], t, e->S);
-    *s = (step){.sum = 1};
-    for (int64_t i = 0; i < e->S; i++) {
-        e->a[i] = e->ids[i] != MASKED ? (double)r_load(x + i) : 0;
-        on_word += e->ids[i] == y ? e->a[i] : 0;
-    }
-    return log(on_word);
-}
-
-/* The coverage loss of a step: sum of min(a, c). Stores which of the two was the smaller. */
-static double cover(example *e, unsigned char *side)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < e->S; i++) {
-        const double a = e->a[i], c = e->c[i];
-        sum += a < c || isnan(a) ? a : c;
-        if (side)
-            side[i] = a < c ? 2 : a == c;
-    }
-    return sum;
-}
-
-/* d: the gradient with respect to step t's attention that the coverage of this step (by 2 H) and of
- * later ones contributes. */
-static void want(const example *e, double rho, const unsigned char *side)
-{
-    for (int64_t i = 0; i < e->S; i++)
-        e->d[i] = e->coverage_weight * ((side ? rho * 0.5 * side[i] : 0) + e->later[i]);
-}
-
-/* The gradient of the scores at x, possibly in place. e->a is their softmax. Relative to the
- * position with most attention, so that nothing cancels where it has nearly all. */
-static void score_gradient(const example *e, const step *s, const elem *x, int64_t y)
-{
-    const double copied = scalar_times(s->rho, s->copy), missed = s->missed / s->sum;
-    int64_t most = 0;
-    double mean = 0;
-    for (int64_t i = 1; i < e->S; i++)
-        most = e->a[i] > e->a[most] ? i : most;
-    for (int64_t i = 0; i < e->S; i++)
-        mean += e->a[i] * (e->d[i] - e->d[most]);
-    for (int64_t i = 0; i < e->S; i++) {
-        double g = e->a[i] * ((e->d[i] - e->d[most]) - mean);
-        if (e->ids[i] != y)
-            g += copied * e->a[i];
-        else if (s->hit > 0)
-            g -= copied * (exp((double)r_load(x + i) - s->hit_top) / s->hit) * missed;
-        e->z[i] = (real)g;
-    }
+        return attention_of_scores(&e->at, s, row_of(e, &job->in[ATTN_LOGITS], t, e->at.S), y);
+    return attention_of_shares(&e->at, s, row_of(e, &job->in[ATTN_PROBS], t, e->at.S), y);
 }
 
 /* The gradient of step t's attention. */
 static void attention_gradient(const example *e, const step *s, int64_t t, int64_t y)
 {
     const lk_job *job = e->job;
-    const bool scores = job->in[ATTN_LOGITS].data;
-    elem *grad = row_of(e, &job->grad[scores ? ATTN_LOGITS : ATTN_PROBS], t, e->S);
-    want(e, s->rho, e->coverage_weight > 0 && s->rho != 0 ? e->side + t * e->S : NULL);
-    if (scores)
-        score_gradient(e, s, row_of(e, &job->in[ATTN_LOGITS], t, e->S), y);
-    for (int64_t i = 0; i < e->S; i++) {
-        if (e->ids[i] == MASKED)
-            e->z[i] = 0;
-        else if (!scores)
-            e->z[i] = (real)(e->ids[i] == y ? e->d[i] - scalar_times(s->rho, s->copy) : e->d[i]);
-    }
-    for (int64_t i = 0; i < e->S; i += LANES) {
-        const int64_t n = LK_TAIL(i, e->S);
-        v_store_tail(grad + i, n, v_read_tail(e->z + i, n, 0));
-    }
+    const bool looks = e->at.coverage_weight > 0 && s->rho != 0;
+    const unsigned char *side = looks ? e->side + t * e->at.S : NULL;
+    if (job->in[ATTN_LOGITS].data)
+        attention_of_scores_back(&e->at, s, row_of(e, &job->in[ATTN_LOGITS], t, e->at.S), y, side,
+                                 row_of(e, &job->grad[ATTN_LOGITS], t, e->at.S));
+    else
+        attention_of_shares_back(&e->at, s, y, side, row_of(e, &job->grad[ATTN_PROBS], t, e->at.S));
 }
 
 /* Steps. */
@@ -586,8 +453,9 @@ static double one_step(example *e, step *s, int64_t t, int64_t y, double rho)
     gate(e, t, &log_g, &log_1_g);
     const double log_d = log_add(log_g + log_p, log_1_g + log_a, e->log_eps);
     if (e->covers)
-        coverage = cover(e, e->coverage_weight > 0 ? e->side + t * e->S : NULL);
-    const double value = scalar_times(e->coverage_weight, coverage) - log_d;
+        coverage =
+            attention_cover(&e->at, e->at.coverage_weight > 0 ? e->side + t * e->at.S : NULL);
+    const double value = scalar_times(e->at.coverage_weight, coverage) - log_d;
 
     /* Nothing has a slope where the probability is 0. */
     const double back = log_d == lowest ? lowest : -log_d;
@@ -616,11 +484,11 @@ static void finish_attention(const example *e, const step *s, int64_t t, int64_t
 {
     const lk_job *job = e->job;
     const bool scores = job->in[ATTN_LOGITS].data;
-    elem *grad = row_of(e, &job->grad[scores ? ATTN_LOGITS : ATTN_PROBS], t, e->S);
+    elem *grad = row_of(e, &job->grad[scores ? ATTN_LOGITS : ATTN_PROBS], t, e->at.S);
     if (grad && (s->rho != 0 || e->looked_back))
         attention_gradient(e, s, t, y);
     else if (grad)
-        memset(grad, 0, (size_t)e->S * sizeof(elem));
+        memset(grad, 0, (size_t)e->at.S * sizeof(elem));
 }
 
 /* Add the attention of step t to the coverage of later steps; it is computed already if the step
@@ -630,8 +498,8 @@ static void remember(example *e, int64_t t, int64_t y)
     step none;
     if (y == NO_WORD)
         (void)attend(e, &none, t, y);
-    for (int64_t i = 0; i < e->S; i++)
-        e->c[i] += e->a[i];
+    for (int64_t i = 0; i < e->at.S; i++)
+        e->at.c[i] += e->at.a[i];
 }
 
 /* The values of the steps, and all gradients but those of the attention that coverage looks back
@@ -639,11 +507,11 @@ static void remember(example *e, int64_t t, int64_t y)
 static double forwards(example *e, const extent *x)
 {
     const options *o = e->job->options;
-    const bool remembers = e->coverage_weight > 0;
+    const bool remembers = e->at.coverage_weight > 0;
     const double weight = x->share * e->job->scale[0];
     double sum = 0;
-    memset(e->c, 0, (size_t)e->S * sizeof *e->c);
-    memset(e->later, 0, (size_t)e->S * sizeof *e->later);
+    memset(e->at.c, 0, (size_t)e->at.S * sizeof *e->at.c);
+    memset(e->at.later, 0, (size_t)e->at.S * sizeof *e->at.later);
     for (int64_t t = 0; t < e->T; t++) {
         const int64_t y = t < x->end ? word(e, t) : NO_WORD;
         step here = {0};
@@ -679,8 +547,8 @@ static void backwards(example *e, const extent *x)
             again.copy = e->steps[t].copy;
         }
         finish_attention(e, &again, t, y);
-        for (int64_t i = 0; rho != 0 && i < e->S; i++)
-            e->later[i] += rho * (1 - 0.5 * e->side[t * e->S + i]);
+        for (int64_t i = 0; rho != 0 && i < e->at.S; i++)
+            e->at.later[i] += rho * (1 - 0.5 * e->side[t * e->at.S + i]);
         e->looked_back = e->looked_back || rho != 0;
     }
 }
@@ -694,14 +562,14 @@ static bool refuse(const example *e, lk_status status, int input, int64_t i)
 
 /* The index of the first of n numbers at x that is not a probability, masked positions left out; -1
  * if there is none. NaN counts as valid, and gives NaN. */
-static int64_t not_a_share(const example *e, const elem *x, int64_t n, bool attention)
+static int64_t not_a_share(const example *e, const elem *x, int64_t n, bool of_source)
 {
     const vec zero = {0}, one = v_set(1);
     for (int64_t k = 0; k < n; k += LANES) {
         const vec p = v_load_tail(x + k, LK_TAIL(k, n), 0);
         const mask bad = (p < zero) | (p > one);
         for (int i = 0; i < LANES; i++)
-            if (bad[i] && !(attention && e->ids[k + i] == MASKED))
+            if (bad[i] && !(of_source && e->at.ids[k + i] == MASKED))
                 return k + i;
     }
     return -1;
@@ -723,17 +591,17 @@ static bool refused(const example *e, const extent *x)
         const double g = (double)r_load(row_of(e, &job->in[p_gen], t, 1));
         if (counted && p_gen == P_GEN && (g < 0 || g > 1))
             bad = refuse(e, LK_VALUE_OUT_OF_RANGE, p_gen, place);
-        const bool attended = counted || e->coverage_weight > 0;
+        const bool attended = counted || e->at.coverage_weight > 0;
         int64_t at = counted && vocab == VOCAB_PROBS
                          ? not_a_share(e, row_of(e, &job->in[vocab], t, e->V), e->V, false)
                          : -1;
         if (at >= 0)
             bad = refuse(e, LK_VALUE_OUT_OF_RANGE, vocab, place * e->V + at);
         at = attended && attn == ATTN_PROBS
-                 ? not_a_share(e, row_of(e, &job->in[attn], t, e->S), e->S, true)
+                 ? not_a_share(e, row_of(e, &job->in[attn], t, e->at.S), e->at.S, true)
                  : -1;
         if (at >= 0)
-            bad = refuse(e, LK_VALUE_OUT_OF_RANGE, attn, place * e->S + at);
+            bad = refuse(e, LK_VALUE_OUT_OF_RANGE, attn, place * e->at.S + at);
         if (!nonfinite)
             continue;
         if (counted && scalar_nonfinite(g))
@@ -743,10 +611,10 @@ static bool refused(const example *e, const extent *x)
         if (k >= 0)
             bad = refuse(e, LK_NONFINITE_INPUT, vocab, place * e->V + k);
         /* Coverage uses the attention of ignored steps, too. */
-        const elem *a = row_of(e, &job->in[attn], t, e->S);
-        for (int64_t i = 0; attended && i < e->S; i++)
-            if (e->ids[i] != MASKED && scalar_nonfinite((double)r_load(a + i)))
-                bad = refuse(e, LK_NONFINITE_INPUT, attn, place * e->S + i);
+        const elem *a = row_of(e, &job->in[attn], t, e->at.S);
+        for (int64_t i = 0; attended && i < e->at.S; i++)
+            if (e->at.ids[i] != MASKED && scalar_nonfinite((double)r_load(a + i)))
+                bad = refuse(e, LK_NONFINITE_INPUT, attn, place * e->at.S + i);
     }
     return bad;
 }
@@ -756,14 +624,14 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const extent *extents = job->state;
     example e = example_make(job, block, scratch);
     for (int64_t b = first; b < first + count; b++) {
-        const int64_t source = b * e.S;
+        const int64_t source = b * e.at.S;
         e.b = b;
-        for (int64_t i = 0; i < e.S; i++)
-            e.ids[i] = is_real(job, b, i) ? lk_int(&job->in[SOURCE_IDS], source + i) : MASKED;
+        for (int64_t i = 0; i < e.at.S; i++)
+            e.at.ids[i] = is_real(job, b, i) ? lk_int(&job->in[SOURCE_IDS], source + i) : MASKED;
         if (refused(&e, &extents[b]))
             continue;
         block->sum[0] += forwards(&e, &extents[b]);
-        if (e.coverage_weight > 0 && (job->grad[ATTN_LOGITS].data || job->grad[ATTN_PROBS].data))
+        if (e.at.coverage_weight > 0 && (job->grad[ATTN_LOGITS].data || job->grad[ATTN_PROBS].data))
             backwards(&e, &extents[b]);
     }
 }

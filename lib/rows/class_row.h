@@ -170,7 +170,7 @@ LK_INLINE void class_close(class_norm *r, const class_row *row)
     if (row->y >= 0)
         r->own = exp((double)r->at - (double)r->top);
     r->sum = r->rest + r->own;
-    if (!(r->sum > 0) || (isinf(r->top) && r->top > 0))
+    if (!(r->sum > 0) || (row->y < 0 && isinf(r->top) && r->top > 0))
         r->sum = (double)NAN; /* all -inf; or some +inf */
     r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : class_log_sum(r->own, r->rest);
 }
