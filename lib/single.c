@@ -100,13 +100,19 @@ static bool must_convert(const single *s, int i)
            s->given[i].dtype != single_real(s);
 }
 
+enum { LINE = 64 }; /* bytes of a cache line, and of the longest vector */
+
+/* Bytes of the loss's state, with room to begin at a multiple of LINE. */
+static size_t state_room(const lk_job *job)
+{
+    const size_t state = job->loss->state ? job->loss->state(job) : 0;
+    return state > 0 ? state + LINE : 0;
+}
+
 static size_t memory(const lk_call *call)
 {
     const single *s = single_of(call);
-    const lk_loss *loss = s->job.loss;
-    size_t bytes = (size_t)s->blocks * sizeof(lk_block);
-    if (loss->state)
-        bytes += loss->state(&s->job);
+    size_t bytes = (size_t)s->blocks * sizeof(lk_block) + state_room(&s->job);
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         if (must_convert(s, i))
             bytes += (size_t)lk_tensor_count(&s->given[i]) * lk_dtype_size(single_real(s));
@@ -150,12 +156,9 @@ static lk_status check_weights(const single *s, lk_error *error)
     return LK_OK;
 }
 
-enum { LINE = 64 }; /* bytes of a cache line, and of the longest vector */
-
-/* With room to begin at a multiple of LINE. */
 static void *allocate(size_t bytes, const char *what, lk_error *error)
 {
-    void *memory = calloc(bytes / LINE + 2, LINE);
+    void *memory = calloc(1, bytes);
     if (!memory)
         (void)lk_error_set(error, LK_NO_MEMORY, "", "no memory for %s (%zu bytes)", what, bytes);
     return memory;
@@ -184,7 +187,7 @@ static lk_status plan(lk_call *call, lk_error *error)
         (status = check_weights(s, error)) != LK_OK)
         return status;
 
-    const size_t state = job->loss->state ? job->loss->state(job) : 0;
+    const size_t state = state_room(job);
     if (state > 0 && !(s->state = allocate(state, "the plan", error)))
         return LK_NO_MEMORY;
     if (state > 0)
