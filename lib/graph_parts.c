@@ -177,11 +177,13 @@ lk_status lk_graph_part_option(lk_call *call, const char *name, const char *text
     const int k = g->parts - 1;
     if (k < 0)
         return lk_misuse(error, "there is no part yet");
+    const size_t before = g->part[k].options_size;
     lk_status status = lk_graph_renew(g, k, error);
-    if (status == LK_OK)
-        status = lk_call_option(g->part[k].call, name, text, error);
+    /* Remembered first: an option that is set must not be lost with its call. */
     if (status == LK_OK)
         status = remember(&g->part[k], name, text, error);
+    if (status == LK_OK && (status = lk_call_option(g->part[k].call, name, text, error)) != LK_OK)
+        g->part[k].options_size = before;
     if (status != LK_OK)
         (void)lk_graph_part_error(g, k, error);
     return status;

@@ -242,6 +242,12 @@ struct lk_loss {
         .help = "upstream gradient: gradients are those of sum(grad_output * loss); default ones"  \
     }
 
+/* log(1 + e^x); -log sigmoid(x) is softplus(-x). */
+static inline double lk_softplus(double x)
+{
+    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
+}
+
 /* Element i of an integer input, or of a mask (0: false). */
 static inline int64_t lk_int(const lk_tensor *t, int64_t i)
 {

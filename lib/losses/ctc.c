@@ -377,7 +377,7 @@ static void step_softmax(example *e, const class_plan *p, int64_t t)
     real z[CHUNK], greatest = -(real)INFINITY;
     double rest = 0;
     for (int64_t k = 0, j = 0; k < e->C; k += CHUNK) {
-        const int64_t n = e->C - k < CHUNK ? e->C - k : CHUNK, padded = class_padded(n);
+        const int64_t n = e->C - k < CHUNK ? e->C - k : CHUNK, padded = padded_lanes(n);
         const real top = class_scores(p, x + k, n, z);
         for (; j < e->D && e->classes[j] < k + n; j++) {
             e->l[j] = (double)z[e->classes[j] - k];

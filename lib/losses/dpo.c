@@ -129,10 +129,9 @@ static void exo_pair(scalar_row *r, double u, double beta, double eps)
 {
     const double p = scalar_sigmoid(u), q = scalar_sigmoid(-u);
     const double log_yes = log1p(-eps), log_no = log(eps);
-    pair_set(r,
-             scalar_times(p, -scalar_softplus(-u) - log_yes) +
-                 scalar_times(q, -scalar_softplus(u) - log_no),
-             beta * scalar_times(p * q, u - (log_yes - log_no)));
+    pair_set(
+        r, scalar_times(p, -lk_softplus(-u) - log_yes) + scalar_times(q, -lk_softplus(u) - log_no),
+        beta * scalar_times(p * q, u - (log_yes - log_no)));
 }
 
 static void row(const lk_job *job, scalar_row *r)
@@ -160,22 +159,20 @@ static void row(const lk_job *job, scalar_row *r)
         break;
     }
     case ROBUST:
-        pair_set(r,
-                 ((1 - eps) * scalar_softplus(-u) - scalar_times(eps, scalar_softplus(u))) /
-                     (1 - 2 * eps),
-                 -beta * ((1 - eps) * scalar_sigmoid(-u) + eps * scalar_sigmoid(u)) /
-                     (1 - 2 * eps));
+        pair_set(
+            r, ((1 - eps) * lk_softplus(-u) - scalar_times(eps, lk_softplus(u))) / (1 - 2 * eps),
+            -beta * ((1 - eps) * scalar_sigmoid(-u) + eps * scalar_sigmoid(u)) / (1 - 2 * eps));
         break;
     case EXO_PAIR:
         exo_pair(r, u, beta, eps);
         break;
     case NCA_PAIR:
-        r->value = scalar_softplus(-a) + scalar_softplus(a) / 2 + scalar_softplus(b) / 2;
+        r->value = lk_softplus(-a) + lk_softplus(a) / 2 + lk_softplus(b) / 2;
         slope[CHOSEN] = beta * (scalar_sigmoid(a) / 2 - scalar_sigmoid(-a));
         slope[REJECTED] = beta * scalar_sigmoid(b) / 2;
         break;
     case BCO_PAIR:
-        r->value = scalar_softplus(-a) + scalar_softplus(b);
+        r->value = lk_softplus(-a) + lk_softplus(b);
         slope[CHOSEN] = -beta * scalar_sigmoid(-a);
         slope[REJECTED] = beta * scalar_sigmoid(b);
         break;
@@ -201,7 +198,7 @@ static void row(const lk_job *job, scalar_row *r)
     default: {
         const double n = length(job, CHOSEN_LENGTHS, r->i), m = length(job, REJECTED_LENGTHS, r->i);
         const double v = beta * (c / n - d / m), short_of = beta * scalar_sigmoid(-v);
-        r->value = scalar_softplus(-v);
+        r->value = lk_softplus(-v);
         slope[CHOSEN] = -short_of / n;
         slope[REJECTED] = short_of / m;
     }

@@ -67,7 +67,7 @@ static plan plan_of(const lk_job *job)
     plan p = {.bytes = 0};
     p.a = pair_units_take(job, &p.bytes, ANCHORS, eps);
     p.c = pair_units_take(job, &p.bytes, CANDIDATES, eps);
-    p.padded = pair_padded(p.c.rows);
+    p.padded = padded_lanes(p.c.rows);
     const size_t matrix = (size_t)(p.a.rows * p.padded) * sizeof(real);
     p.slopes = pair_take(job, &p.bytes, matrix);
     p.mirror = o->symmetric ? pair_take(job, &p.bytes, matrix) : NULL;

@@ -56,7 +56,7 @@ static plan plan_of(const lk_job *job)
     plan p = {.bytes = 0};
     p.x = pair_units_take(job, &p.bytes, EMBEDDING, o->cos_eps);
     p.w = pair_units_take(job, &p.bytes, PROTOTYPES, o->cos_eps);
-    p.padded = pair_padded(p.w.rows);
+    p.padded = padded_lanes(p.w.rows);
     p.slopes = pair_take(job, &p.bytes, (size_t)(p.x.rows * p.padded) * sizeof *p.slopes);
     return p;
 }

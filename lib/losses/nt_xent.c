@@ -61,7 +61,7 @@ static double row(const lk_job *job, const pair_labelled *l, int64_t i, const in
     const real top = pair_top(s, l->padded);
     const double sum = pair_sum_exp(s, l->padded, top), lse = (double)top + log(sum);
     for (int64_t p = 0; p < positives; p++) {
-        loss += pair_softplus(lse - (double)kept[p]);
+        loss += lk_softplus(lse - (double)kept[p]);
         pull += pair_sigmoid(lse - (double)kept[p]);
     }
     if (weight == 0) {

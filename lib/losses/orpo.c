@@ -43,7 +43,7 @@ static void row(const lk_job *job, scalar_row *r)
         if (r->x[k] > 0)
             lk_refuse(r->block, LK_VALUE_OUT_OF_RANGE, k, r->i, r->x[k]);
     pair_rewards(r, beta * c, beta * d);
-    r->value = beta * scalar_softplus(-odds);
+    r->value = beta * lk_softplus(-odds);
     r->slope[CHOSEN] = -beta * rejected_odds / (exp(c) - rejected_odds * expm1(c));
     r->slope[REJECTED] = beta * scalar_sigmoid(-odds) / -expm1(d);
     if (d == 0) { /* infinite odds against the answer that should win */

@@ -302,7 +302,7 @@ static size_t scratch_size(const lk_job *job)
         return 0;
     const size_t S = (size_t)size(job, 'S'), T = (size_t)size(job, 'T');
     size_t bytes = S * (sizeof(int64_t) + 4 * sizeof(double));
-    bytes += (size_t)attention_padded((int64_t)S) * sizeof(real);
+    bytes += (size_t)padded_lanes((int64_t)S) * sizeof(real);
     if (o->coverage_weight > 0)
         bytes += T * sizeof(step) + T * S;
     return bytes;
@@ -326,7 +326,7 @@ static example example_make(const lk_job *job, lk_block *block, void *scratch)
     e.at.d = e.at.later + e.at.S;
     e.steps = (step *)(e.at.d + e.at.S);
     e.at.z = (real *)(e.steps + (o->coverage_weight > 0 ? e.T : 0));
-    e.side = (unsigned char *)(e.at.z + attention_padded(e.at.S));
+    e.side = (unsigned char *)(e.at.z + padded_lanes(e.at.S));
     return e;
 }
 
@@ -386,8 +386,8 @@ static void gate(const example *e, int64_t t, double *log_g, double *log_1_g)
     const lk_job *job = e->job;
     const bool score = job->in[P_GEN_LOGIT].data;
     const double x = (double)r_load(row_of(e, &job->in[score ? P_GEN_LOGIT : P_GEN], t, 1));
-    *log_g = score ? -scalar_softplus(-x) : log(x);
-    *log_1_g = score ? -scalar_softplus(x) : log1p(-x);
+    *log_g = score ? -lk_softplus(-x) : log(x);
+    *log_1_g = score ? -lk_softplus(x) : log1p(-x);
 }
 
 /* log P(y), and the normaliser where P is a softmax. The vocabulary is not read for a word that it

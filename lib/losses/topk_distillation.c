@@ -189,12 +189,6 @@ static double score(const listed_row *r, int64_t id)
     return (double)r_load(r->x + id) * (double)r->scale;
 }
 
-/* log(1 + e^x). */
-static double softplus(double x)
-{
-    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
-}
-
 /* The sum over the student's scores of the listed classes. */
 static void sum_listed(listed_row *r)
 {
@@ -238,13 +232,13 @@ static void sum_rest(listed_row *r, const class_plan *plan, uint64_t *is_listed)
         for (int64_t word = 0; word < n; word += 64)
             for (uint64_t bits = is_listed[(c + word) / 64]; bits; bits &= bits - 1)
                 z[word + __builtin_ctzll(bits)] = -(real)INFINITY;
-        const real most = class_max(z, class_padded(n));
+        const real most = class_max(z, padded_lanes(n));
         if (most > top) {
             if (r->rest.sum > 0)
                 r->rest.sum *= exp((double)top - (double)most);
             top = most;
         }
-        r->rest.sum += (double)class_sum_exp(z, class_padded(n), isinf(top) && top < 0 ? 0 : top);
+        r->rest.sum += (double)class_sum_exp(z, padded_lanes(n), isinf(top) && top < 0 ? 0 : top);
     }
     r->rest.top = isinf(top) && top < 0 ? 0 : (double)top;
 }
@@ -257,8 +251,8 @@ static void row_fill(listed_row *r, const class_plan *plan, uint64_t *is_listed)
     sum_listed(r);
     sum_rest(r, plan, is_listed);
     const double odds = log_of(r->listed) - log_of(r->rest);
-    r->here = -softplus(-odds);
-    r->beyond = -softplus(odds);
+    r->here = -lk_softplus(-odds);
+    r->beyond = -lk_softplus(odds);
 }
 
 /* log p of a listed class, and log p restricted to the listed classes. */

@@ -59,7 +59,7 @@ static double row(const options *o, pair_triple *t, int64_t width)
     t->c_ap = slope;
     t->c_an = -slope * share;
     t->c_pn = -slope * (1 - share);
-    return o->soft ? pair_softplus(u) : pair_hinge(u);
+    return o->soft ? lk_softplus(u) : pair_hinge(u);
 }
 
 static bool refused(const lk_job *job, int64_t i, int64_t width, lk_block *block)

@@ -33,11 +33,6 @@ typedef struct attention {
     real *z;       /* [S] scores, exponentials, gradients; in whole vectors */
 } attention;
 
-LK_STATIC int64_t attention_padded(int64_t n)
-{
-    return (n + LANES - 1) / LANES * LANES;
-}
-
 /* The attention of a step, to e->a, and the logarithm of the attention on the word y, both from
  * scores. The positions of the word are left out of the sum over the others, so that the gradient
  * keeps full precision where they have nearly all of the attention; they are summed separately, so
@@ -53,7 +48,7 @@ LK_STATIC double attention_of_scores(attention *e, step *s, const elem *x, int64
             n++;
         else
             e->z[i] = -(real)INFINITY;
-    *s = (step){.top = (double)class_max(e->z, attention_padded(e->S)), .hit_top = lowest};
+    *s = (step){.top = (double)class_max(e->z, padded_lanes(e->S)), .hit_top = lowest};
     if (n == 0) {
         memset(e->a, 0, (size_t)e->S * sizeof *e->a);
         s->sum = 1;

@@ -213,7 +213,7 @@ class_norm class_normalise(const class_plan *p, const class_row *row)
     class_norm r = {.top = -(real)INFINITY, .at = 0};
     real chunk[CHUNK];
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = class_padded(n);
+        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = padded_lanes(n);
         real *z = row->kept ? row->kept + k : chunk;
         const real top = class_scores(p, row->x + k, n, z);
         if (row->y >= k && row->y < k + n)
@@ -246,7 +246,7 @@ static void class_normalise_together(const class_plan *p, class_row *const *rows
         row->shift[0] = class_shift(&norms[i]);
     }
     for (int i = 0; i < count; i++)
-        class_add_exps(&norms[i], rows[i], rows[i]->kept, class_padded(p->classes),
+        class_add_exps(&norms[i], rows[i], rows[i]->kept, padded_lanes(p->classes),
                        rows[i]->shift[0]);
     for (int i = 0; i < count; i++)
         class_close(&norms[i], rows[i]);

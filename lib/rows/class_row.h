@@ -135,11 +135,6 @@ LK_DRIVER size_t class_kept_size(int64_t width);
  * gives the same bits on the fast path, but not elsewhere. */
 LK_DRIVER void class_keep(const class_plan *p, class_row *row, void *scratch, int k);
 
-LK_INLINE int64_t class_padded(int64_t n)
-{
-    return (n + LANES - 1) / LANES * LANES;
-}
-
 /* z of n classes (n <= CHUNK), in whole vectors, padded with -inf, which changes neither a maximum
  * nor a sum of exponentials. Returns the maximum, ignoring NaN. */
 LK_DRIVER real class_scores(const class_plan *p, const elem *x, int64_t n, real *z);

@@ -34,12 +34,7 @@ LK_INLINE double pair_step(double x)
     return x > 0 ? 1 : x <= 0 ? 0 : x;
 }
 
-/* log(1 + e^x) and its slope. */
-LK_INLINE double pair_softplus(double x)
-{
-    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
-}
-
+/* The slope of lk_softplus. */
 LK_INLINE double pair_sigmoid(double x)
 {
     double e = exp(-fabs(x));

@@ -236,7 +236,7 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
         const real top = plain_scores(p, row->x + k, n, e);
         reference = top > r->top ? top : r->top;
         shift = isinf(reference) && reference < 0 ? 0 : reference; /* nothing finite yet */
-        sum = (double)class_exps(e, class_padded(n), shift);
+        sum = (double)class_exps(e, padded_lanes(n), shift);
     }
     if (reference > r->top) {
         if (r->rest > 0)
@@ -248,7 +248,7 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
         if (4 * (double)e[place] <= sum) /* the subtraction loses almost nothing */
             sum -= (double)e[place];
         else
-            sum = plain_sum_others(e, class_padded(n), place);
+            sum = plain_sum_others(e, padded_lanes(n), place);
     }
     if (row->shift)
         row->shift[k / CHUNK] = shift;
@@ -290,7 +290,7 @@ static plain_part plain_take(const class_plan *p, const plain_gradient *g, int64
     double sum;
     if (!row->kept && (shift != 0 || !plain_calm(p, row->x + from, n, again, &sum))) {
         (void)plain_scores(p, row->x + from, n, again);
-        (void)class_exps(again, class_padded(n), shift);
+        (void)class_exps(again, padded_lanes(n), shift);
     }
     int power;
     part.by = plain_factor(g, shift, &power);

@@ -26,12 +26,6 @@ LK_INLINE double scalar_sigmoid(double x)
     return x >= 0 ? 1 / (1 + e) : e / (1 + e);
 }
 
-/* log(1 + e^x); -log sigmoid(x) is softplus(-x). */
-LK_INLINE double scalar_softplus(double x)
-{
-    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
-}
-
 /* log(1 - e^x) for x <= 0. */
 LK_INLINE double scalar_log1mexp(double x)
 {
@@ -210,7 +204,7 @@ LK_INLINE void pair_set(scalar_row *r, double value, double slope)
  * + constant. */
 LK_INLINE void pair_logistic(scalar_row *r, double u, double beta, double eps)
 {
-    double value = (1 - eps) * scalar_softplus(-u) + scalar_times(eps, scalar_softplus(u));
+    double value = (1 - eps) * lk_softplus(-u) + scalar_times(eps, lk_softplus(u));
     pair_set(r, value, -beta * ((1 - eps) * scalar_sigmoid(-u) - eps * scalar_sigmoid(u)));
 }
 

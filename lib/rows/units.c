@@ -38,7 +38,7 @@ lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *e
 pair_units pair_units_take(const lk_job *job, size_t *used, int input, double eps)
 {
     pair_units u = {.rows = job->in[input].shape[0], .width = job->in[input].shape[1], .eps = eps};
-    u.stride = pair_padded(u.width);
+    u.stride = padded_lanes(u.width);
     u.h = pair_take(job, used, (size_t)(u.rows * u.stride) * sizeof *u.h);
     u.n = pair_take(job, used, (size_t)u.rows * sizeof *u.n);
     return u;
@@ -129,7 +129,7 @@ void pair_scores(const real *x, const pair_units *u, double scale, real *s)
         pair_dots(x, u->h + j * u->stride, u->stride, 1, dot);
         s[j] = pair_score(scale * dot[0]);
     }
-    for (; j < pair_padded(u->rows); j++)
+    for (; j < padded_lanes(u->rows); j++)
         s[j] = -(real)INFINITY;
 }
 
@@ -303,7 +303,7 @@ void pair_gather_back(const pair_units *u, int64_t i, const pair_units *others, 
 
 size_t pair_vector_scratch(const lk_job *job)
 {
-    return (size_t)pair_padded(job->size['D' - 'A']) * sizeof(double);
+    return (size_t)padded_lanes(job->size['D' - 'A']) * sizeof(double);
 }
 
 pair_labelled pair_labelled_of(const lk_job *job, double eps)
@@ -311,7 +311,7 @@ pair_labelled pair_labelled_of(const lk_job *job, double eps)
     pair_labelled l = {.bytes = 0};
     l.u = pair_units_take(job, &l.bytes, EMBEDDINGS, eps);
     const size_t n = (size_t)l.u.rows;
-    l.padded = pair_padded(l.u.rows);
+    l.padded = padded_lanes(l.u.rows);
     l.slopes = pair_take(job, &l.bytes, n * (size_t)l.padded * sizeof *l.slopes);
     l.order = pair_take(job, &l.bytes, n * sizeof *l.order);
     l.first = pair_take(job, &l.bytes, n * sizeof *l.first);

@@ -52,12 +52,6 @@ LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
     return (void *)place;
 }
 
-/* Rows of reals are padded to whole vectors, so that no loop here has a remainder. */
-LK_INLINE int64_t pair_padded(int64_t n)
-{
-    return (n + LANES - 1) / LANES * LANES;
-}
-
 /* Refuse x times y scores, all of which are kept, if their size in bytes would overflow. */
 LK_DRIVER lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error);
 

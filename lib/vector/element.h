@@ -42,6 +42,12 @@ enum { LANES = 1 };
 enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
 #endif
 
+/* n reals in whole vectors. */
+static inline int64_t padded_lanes(int64_t n)
+{
+    return (n + LANES - 1) / LANES * LANES;
+}
+
 /* Size of a cache line in bytes. */
 enum { LK_LINE = 64 };
 
