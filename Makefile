@@ -295,10 +295,12 @@ demo: deps-test
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tests/data/demo.sh build/lossd
 
-## bench: kernels beside memcpy and PyTorch (where it is there), numbers as text, lossd beside an echo
+## bench: kernels beside memcpy and PyTorch (where it is there), numbers as text, lossd beside an echo;
+##   FORMER=liblosskit.so.0 of an older build: every loss with both
 BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/bench_*.c))
 bench: deps-test
-	$(Q)$(MAKE) --no-print-directory all $(BENCHES) $(TESTS)/echo $(TESTS)/client
+	$(Q)$(MAKE) --no-print-directory all $(BENCHES) $(TESTS)/echo $(TESTS)/client $(TESTS)/former
+	$(if $(FORMER),$(Q)$(TESTS)/former $(FORMER) $(B)/liblosskit.so.0)
 	$(Q)for b in $(BENCHES); do $$b || exit 1; done
 	$(Q)/usr/bin/python3 tests/bench/pytorch.py --losskit $(B)/liblosskit.so.0
 	$(Q)tests/bench/service.py --lossd $(B)/lossd --tools $(TESTS)
