@@ -6,6 +6,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 const char *lk_status_name(lk_status status)
 {
@@ -67,6 +68,18 @@ const char *lk_place(const lk_job *job, int input, int64_t index, char to[LK_PLA
     size_t used = (size_t)snprintf(to, LK_PLACE_MAX, "%s", job->loss->is.inputs[input].name);
     for (int axis = 0; axis < t->rank && used < LK_PLACE_MAX; axis++)
         used += (size_t)snprintf(to + used, LK_PLACE_MAX - used, "[%lld]", (long long)at[axis]);
+    return to;
+}
+
+const char *lk_number_text(double x, char to[LK_NUMBER_TEXT])
+{
+    const bool narrow = (double)(float)x == x;
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(to, LK_NUMBER_TEXT, "%.*g", digits, x);
+        const double back = strtod(to, NULL);
+        if (back == x || (narrow && (float)back == (float)x))
+            break;
+    }
     return to;
 }
 

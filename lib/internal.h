@@ -35,6 +35,12 @@ enum { LK_NAMES_TEXT = 160 };
  * name is NULL; `entry` is the size of an entry, which begins with its name. Returns `to`. */
 const char *lk_names_text(const void *table, size_t entry, char to[LK_NAMES_TEXT]);
 
+enum { LK_NUMBER_TEXT = 32 };
+
+/* A number with the digits that distinguish it from others of its type, at least six (f32 if it is
+ * one, else f64). Returns `to`. */
+const char *lk_number_text(double x, char to[LK_NUMBER_TEXT]);
+
 /* field.c */
 
 /* Set every field to its default. Required fields stay zero. */

@@ -290,15 +290,15 @@ static lk_status report_bad(const single *s, lk_error *error)
     if (!worst)
         return LK_OK;
     const lk_input *input = &s->call.loss->is.inputs[worst->bad_input];
-    char place[LK_PLACE_MAX];
+    const char *range = input->range ? input->range : "a number";
+    char place[LK_PLACE_MAX], value[LK_NUMBER_TEXT];
     lk_place(&s->job, worst->bad_input, worst->bad_index, place);
     if (worst->bad == LK_NONFINITE_INPUT)
         return lk_fail(&s->job, error, worst->bad, worst->bad_input, worst->bad_index,
                        "%s is NaN or +inf; with nonfinite=error it must be finite or -inf", place);
     return lk_fail(&s->job, error, worst->bad, worst->bad_input, worst->bad_index,
-                   "%s is %g; it must be %s%s", place, worst->bad_value,
-                   input->range && input->range[0] == '[' ? "in " : "",
-                   input->range ? input->range : "a number");
+                   "%s is %s; it must be %s%s", place, lk_number_text(worst->bad_value, value),
+                   range[0] == '[' || range[0] == '{' ? "in " : "", range);
 }
 
 static void write_value(const single *s, const double *sum)
