@@ -67,19 +67,11 @@ static int64_t key_of(double y)
     return key < 0 ? key ^ INT64_MAX : key;
 }
 
-static double target_at(const lk_job *job, int64_t i)
-{
-    const char *target = job->in[TARGET].data;
-    real y;
-    memcpy(&y, target + i * (int64_t)sizeof y, sizeof y);
-    return (double)y;
-}
-
 /* The targets in order. */
 static void sort_targets(const lk_job *job, pair_place *order)
 {
     for (int64_t i = 0; i < job->rows; i++)
-        order[i] = (pair_place){key_of(target_at(job, i)), i};
+        order[i] = (pair_place){key_of(pair_number(job, TARGET, i)), i};
     pair_sort(order, job->rows);
 }
 
@@ -165,8 +157,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const options *o = job->options;
     (void)scratch;
     for (int64_t i = first; i < first + count; i++)
-        if (isnan(target_at(job, i)))
-            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, TARGET, i, target_at(job, i));
+        if (isnan(pair_number(job, TARGET, i)))
+            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, TARGET, i, pair_number(job, TARGET, i));
     pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 

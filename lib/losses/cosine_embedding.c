@@ -4,9 +4,12 @@
  */
 #include "rows/pair.h"
 
+enum { CLAMP, ADDED }; /* norm */
+
 typedef struct options {
     lk_reduce reduce;
     double margin;
+    int norm;
     double cos_eps;
 } options;
 
@@ -14,6 +17,9 @@ static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
     LK_FIELD(options, margin, "0", LK_RANGED, -1, 1,
              "pairs with target -1 may be as similar as this for nothing"),
+    LK_WORDS(options, norm, "clamp", "clamp|added",
+             "what a vector is divided by: max(|v|, cos_eps), or as in PyTorch "
+             "sqrt(|v|^2 + 1e-12), whose gradient at a vector of zeros is 100 times smaller"),
     PAIR_COS_EPS_FIELD(options),
     {0},
 };
@@ -22,7 +28,7 @@ static const lk_input inputs[] = {
     [PAIR_A] = PAIR_VECTORS("a", "* D", LK_ROW_LOCAL, "one vector a row"),
     [PAIR_B] = PAIR_VECTORS("b", "* D", LK_ROW_LOCAL, "the vector it is compared with"),
     [PAIR_TARGET] = {.name = "target",
-                     .forms = {{"*", LK_INTS}},
+                     .forms = {{"*", LK_INTS | LK_FLOATS}},
                      .range = "{-1,1}",
                      .help = "1: the two belong together; -1: they do not"},
     [PAIR_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -31,15 +37,40 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {{0}};
 
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    if (o->norm == ADDED && lk_given(job, "cos_eps"))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "cos_eps is not used with norm=added; leave it out");
+    return pair_check_width(job, error);
+}
+
+static bool is_whole(const lk_job *job)
+{
+    return LK_INTS >> job->in[PAIR_TARGET].dtype & 1;
+}
+
+static double target_at(const lk_job *job, int64_t i)
+{
+    return is_whole(job) ? (double)lk_int(&job->in[PAIR_TARGET], i)
+                         : pair_number(job, PAIR_TARGET, i);
+}
+
+static bool is_sign(double y)
+{
+    return y == 1 || y == -1;
+}
+
+/* Integers are checked here, floats with the rows. */
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    for (int64_t i = 0; i < job->rows; i++) {
-        int64_t y = lk_int(&job->in[PAIR_TARGET], i);
+    for (int64_t i = 0; is_whole(job) && i < job->rows; i++) {
         char place[LK_PLACE_MAX];
-        if (y != 1 && y != -1)
+        if (!is_sign(target_at(job, i)))
             return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, PAIR_TARGET, i,
                            "%s is %lld; it must be 1 or -1", lk_place(job, PAIR_TARGET, i, place),
-                           (long long)y);
+                           (long long)lk_int(&job->in[PAIR_TARGET], i));
     }
     return pair_prepare(job, error);
 }
@@ -47,7 +78,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
 static pair_row row(const lk_job *job, int64_t i, double s)
 {
     const options *o = job->options;
-    if (lk_int(&job->in[PAIR_TARGET], i) == 1)
+    if (target_at(job, i) == 1)
         return (pair_row){1 - s, -1};
     return (pair_row){pair_hinge(s - o->margin), pair_step(s - o->margin)};
 }
@@ -56,7 +87,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     (void)scratch;
-    pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
+    for (int64_t i = first; i < first + count; i++)
+        if (!is_sign(target_at(job, i)))
+            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, PAIR_TARGET, i, target_at(job, i));
+    if (o->norm == ADDED)
+        pair_rows(job, first, count, block, PAIR_ADDED, PAIR_ADDED_EPS, row);
+    else
+        pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 
 LK_LOSS(cosine_embedding) = {
@@ -76,7 +113,7 @@ LK_LOSS(cosine_embedding) = {
            .options = fields},
     .options_size = sizeof(options),
     .parts = 1,
-    .check = pair_check_width,
+    .check = check,
     .prepare = prepare,
     .rows = rows,
 };

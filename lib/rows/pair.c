@@ -77,13 +77,22 @@ LK_INLINE void pair_products(const bool far, pair *p, const elem *x, const elem 
     p->yy = w_sum(yy + yy2);
 }
 
+/* What a vector with the square of a norm is divided by. */
+static double pair_divisor(int kind, double square, double eps)
+{
+    if (kind == PAIR_ADDED)
+        return sqrt(square + eps * eps);
+    const double norm = sqrt(square);
+    return norm <= eps ? eps : norm;
+}
+
 pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
 {
     pair p = {.kind = kind};
     double eps_x = eps, eps_y = eps;
     pair_products(false, &p, x, y, width);
-    double norm_x = sqrt(p.xx), norm_y = sqrt(p.yy);
-    if (!pair_near(norm_x <= eps ? eps : norm_x) || !pair_near(norm_y <= eps ? eps : norm_y)) {
+    double n_x = pair_divisor(kind, p.xx, eps), n_y = pair_divisor(kind, p.yy, eps);
+    if (!pair_near(n_x) || !pair_near(n_y)) {
         const double most_x = pair_largest(x, width), most_y = pair_largest(y, width);
         p.far = true;
         p.scale_x = pair_root(most_x > eps ? most_x : eps);
@@ -91,10 +100,9 @@ pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double e
         eps_x = eps * p.scale_x * p.scale_x;
         eps_y = eps * p.scale_y * p.scale_y;
         pair_products(true, &p, x, y, width);
-        norm_x = isnan(most_x) ? most_x : sqrt(p.xx);
-        norm_y = isnan(most_y) ? most_y : sqrt(p.yy);
+        n_x = isnan(most_x) ? most_x : pair_divisor(kind, p.xx, eps_x);
+        n_y = isnan(most_y) ? most_y : pair_divisor(kind, p.yy, eps_y);
     }
-    const double n_x = norm_x <= eps_x ? eps_x : norm_x, n_y = norm_y <= eps_y ? eps_y : norm_y;
     const double dot = p.xy / n_x / n_y;
     const double s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
     const double sign = kind == PAIR_COSINE ? -1 : 1;
@@ -185,23 +193,18 @@ pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double s
  * squared L2, linear in x - y. FAR: every pair that is `far`, and pairs in the same row as one. */
 typedef enum pair_family { PAIR_COSINES, PAIR_SIGNS, PAIR_LINEAR, PAIR_FAR } pair_family;
 
-LK_INLINE bool pair_is_cosine(const pair *p)
-{
-    return p->kind == PAIR_SIMILARITY || p->kind == PAIR_COSINE;
-}
-
 LK_INLINE pair_family pair_family_of(const pair *p)
 {
-    return p->far               ? PAIR_FAR
-           : pair_is_cosine(p)  ? PAIR_COSINES
-           : p->kind == PAIR_L1 ? PAIR_SIGNS
-                                : PAIR_LINEAR;
+    return p->far                    ? PAIR_FAR
+           : pair_is_cosine(p->kind) ? PAIR_COSINES
+           : p->kind == PAIR_L1      ? PAIR_SIGNS
+                                     : PAIR_LINEAR;
 }
 
 /* dv/dx in some lanes; the pair may be `far`. */
 static wide pair_slope_x_far(const pair *p, wide x, wide y)
 {
-    if (!pair_is_cosine(p))
+    if (!pair_is_cosine(p->kind))
         return w_set(p->slope) * pair_difference(p->far, p, x, y);
     if (!p->far)
         return w_set(p->xx) * x + w_set(p->xy) * y;
@@ -222,7 +225,7 @@ LK_INLINE wide pair_slope_x(const pair_family family, const pair *p, wide x, wid
 
 LK_INLINE wide pair_slope_y(const pair_family family, const pair *p, wide x, wide y)
 {
-    if (family == PAIR_FAR && pair_is_cosine(p)) {
+    if (family == PAIR_FAR && pair_is_cosine(p->kind)) {
         pair turned = *p;
         turned.xx = p->yy;
         turned.scale_x = p->scale_y;

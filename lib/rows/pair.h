@@ -49,6 +49,7 @@ LK_INLINE double pair_sigmoid(double x)
 #define PAIR_COS_EPS_FIELD(st)                                                                     \
     LK_FIELD(st, cos_eps, "1e-8", LK_RANGED | LK_OPEN, 0, (double)INFINITY,                        \
              "a vector is divided by its norm, or by this where the norm is less")
+#define PAIR_ADDED_EPS 1e-6 /* of PAIR_ADDED; PyTorch adds its square, 1e-12 */
 #define PAIR_TEMPERATURE_FIELD(st, fallback_)                                                      \
     LK_FIELD(st, temperature, (fallback_), LK_RANGED | LK_OPEN, 0, (double)INFINITY,               \
              "the similarities are divided by it")
@@ -66,15 +67,21 @@ LK_INLINE bool pair_refuses(const lk_job *job)
     return reduce->nonfinite == LK_REFUSE_NONFINITE;
 }
 
+/* Element i of a float input that is not differentiable. */
+LK_INLINE double pair_number(const lk_job *job, int input, int64_t i)
+{
+    const char *data = job->in[input].data;
+    real x;
+    memcpy(&x, data + i * (int64_t)sizeof x, sizeof x);
+    return (double)x;
+}
+
 /* The factor of the gradient of row i. */
 LK_INLINE double pair_weight(const lk_job *job, int grad_output, int64_t i)
 {
-    const char *up = job->in[grad_output].data;
-    real upstream = 1;
-    if (up)
-        memcpy(&upstream, up + (pair_per_row(job) ? i : 0) * (int64_t)sizeof upstream,
-               sizeof upstream);
-    return job->scale[0] * (double)upstream;
+    if (!job->in[grad_output].data)
+        return job->scale[0];
+    return job->scale[0] * pair_number(job, grad_output, pair_per_row(job) ? i : 0);
 }
 
 LK_INLINE void pair_put(const lk_job *job, lk_block *block, int64_t i, double loss)
@@ -94,7 +101,9 @@ LK_DRIVER lk_status pair_check_width(const lk_job *job, lk_error *error);
 /* `prepare` of a loss with one value for each row, whose mean divides by the number of rows. */
 LK_DRIVER lk_status pair_prepare(lk_job *job, lk_error *error);
 
-enum { PAIR_SIMILARITY, PAIR_COSINE, PAIR_L2, PAIR_L1, PAIR_SQUARED_L2 };
+/* PAIR_SIMILARITY: the cosine. PAIR_ADDED: the same with a norm whose square is |v|^2 + eps^2.
+ * PAIR_COSINE: 1 - cosine. */
+enum { PAIR_SIMILARITY, PAIR_ADDED, PAIR_COSINE, PAIR_L2, PAIR_L1, PAIR_SQUARED_L2 };
 
 typedef struct pair {
     int kind;
@@ -128,7 +137,14 @@ LK_INLINE double pair_root(double most)
 /* max |v_k|; NaN if it is not finite. */
 LK_DRIVER double pair_largest(const elem *v, int64_t width);
 
-/* Cosine s = h_x h_y of h = unit(v); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. */
+/* Is a kind one of the cosines? */
+LK_INLINE bool pair_is_cosine(int kind)
+{
+    return kind <= PAIR_COSINE;
+}
+
+/* Cosine s = h_x h_y of h = v / n, n = max(|v|, eps); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. With
+ * PAIR_ADDED n = sqrt(|v|^2 + eps^2), and [|x| > eps] is 1. */
 LK_DRIVER pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps);
 
 /* |x - y + shift|, the sum of its components' absolute values, or of their squares. */
@@ -138,7 +154,7 @@ LK_DRIVER pair pair_length(int kind, const elem *x, const elem *y, int64_t width
 LK_INLINE pair pair_of(int kind, const elem *x, const elem *y, int64_t width, double eps,
                        double shift)
 {
-    if (kind == PAIR_SIMILARITY || kind == PAIR_COSINE)
+    if (pair_is_cosine(kind))
         return pair_cosine(kind, x, y, width, eps);
     return pair_length(kind, x, y, width, shift);
 }

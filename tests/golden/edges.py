@@ -146,6 +146,13 @@ def vectors():
         case(name, "cosine_embedding", signed, {"a": a, "b": b}, {"cos_eps": "1e-305", "margin": -1},
              ("a", "b"), WIDE_ONLY, others={"target": (signs, "i64")})
 
+        def added(t):
+            s = [dot(x, y) / mp.sqrt((dot(x, x) + mpf(1e-12)) * (dot(y, y) + mpf(1e-12)))
+                 for x, y in zip(t["a"], t["b"])]
+            return mean(1 - v if y == 1 else v + 1 for v, y in zip(s, signs))
+        case(f"{name}-added", "cosine_embedding", added, {"a": a, "b": b},
+             {"norm": "added", "margin": -1}, ("a", "b"), WIDE_ONLY, others={"target": (signs, "f64")})
+
         def contrast(t):
             return mean(1 - cosine(x, y, tiny) for x, y in zip(t["a"], t["b"]))
         case(name, "contrastive", contrast, {"a": a, "b": b}, {"cos_eps": "1e-305", "squared": "false"},

@@ -168,22 +168,29 @@ def bare(tensors, **others):
 # cosine_embedding
 
 
+def embedding_eps(options):
+    return None if options.get("norm") == "added" else eps_of(options)
+
+
 def embedding_definition(x, inputs, options):
     margin = float(options.get("margin", "0"))
     y = inputs.get("target").to(torch.int64)
-    s = cosines(x["a"], x["b"], eps_of(options))
+    s = cosines(x["a"], x["b"], embedding_eps(options))
     over = torch.where(torch.isnan(s), s, (s - margin).clamp(min=0))
     loss, share = reduce(torch.where(y == 1, 1 - s, over), options)
     if options.get("cos_eps") is None and len(y):
         near = F.cosine_embedding_loss(x["a"], x["b"], y, margin, reduction="none")
         long = (norms(x["a"]) > 0.001) & (norms(x["b"]) > 0.001)
-        long = long[:, 0] & torch.isfinite(s)
-        assert same(torch.where(y == 1, 1 - s, over)[long].detach(), near[long].detach(), 1e-10)
+        added = options.get("norm") == "added"
+        long = (long[:, 0] | added) & torch.isfinite(s)
+        # PyTorch's 1e-12 is a float, which is 4e-9 less.
+        assert same(torch.where(y == 1, 1 - s, over)[long].detach(), near[long].detach(),
+                    1e-8 if added else 1e-10)
     return loss, share, {}
 
 
 def embedding_closed(x, inputs, options, up):
-    margin, eps = float(options.get("margin", "0")), eps_of(options)
+    margin, eps = float(options.get("margin", "0")), embedding_eps(options)
     y = inputs.get("target").to(torch.int64)
     out = Closed(eps)
     ha, hb = unit(x["a"], eps), unit(x["b"], eps)
@@ -242,6 +249,26 @@ def embedding():
     options = {}
     draw("want/loss", embedding_fill(3, 4, options), options, ("loss",))
     draw("want/a", embedding_fill(3, 4, options), options, ("grad.a",))
+    for ttype in ("f64", "f32", "f16", "bf16"):
+        for kind in ("f64", "f32", "f16", "bf16"):
+            options = {"reduction": "none"}
+            draw(f"target/{ttype}-{kind}",
+                 embedding_fill(3, 4, options, ("grad_output",), kind, ttype), options)
+    for reduction in REDUCTIONS:
+        for go in ((), ("grad_output",)):
+            options = {"reduction": reduction, "norm": "added", "margin": "-0.25"}
+            draw(f"added/{reduction}{'-up' * len(go)}", embedding_fill(5, 4, options, go), options)
+    for rows, width in ((3, 17), (2, 33), (1, 600)):
+        options = {"reduction": "none", "norm": "added", "margin": "-1"}
+        draw(f"added/{rows}x{width}", embedding_fill(rows, width, options), options)
+    tiny = 2.0**-20  # 0.95e-6, near the root of what is added
+    near = {"a": [[0.0, 0.0], [tiny, 2 * tiny], [3 * 2.0**-28, -(2.0**-28)], [0.0, 0.0], [2.0**-13, 2.0**-12]],
+            "b": [[1.0, 2.0], [0.5, -1.25], [tiny / 8, tiny / 2], [0.0, 0.0], [2.0, tiny]]}
+    target = ([1, -1, 1, -1, -1], "i32")
+    for kind in ("f64", "f32"):
+        for reduction in REDUCTIONS:
+            put(f"added/near-{reduction}-{kind}", given(near, kind, target=target),
+                {"norm": "added", "reduction": reduction, "margin": "-1"})
 
     apart = {"a": [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [4.0, 0.0]],
              "b": [[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [0.0, -2.0]]}

@@ -12,14 +12,22 @@ import torch
 from oracle import F64, NAN, Book, Draw, Inputs, same
 
 COS_EPS = 1e-8
+ADDED = 1e-12  # norm=added
 
 
 def norms(v):
     return torch.linalg.vector_norm(v, dim=1, keepdim=True)
 
 
+def divisors(v, eps=COS_EPS):
+    """What vectors are divided by; eps None: norm=added."""
+    if eps is None:
+        return ((v * v).sum(1, keepdim=True) + ADDED).sqrt()
+    return norms(v).clamp(min=eps)
+
+
 def unit(v, eps=COS_EPS):
-    return v / norms(v).clamp(min=eps)
+    return v / divisors(v, eps)
 
 
 def cosines(a, b, eps=COS_EPS):
@@ -58,11 +66,11 @@ class Closed:
 
     def through_unit(self, name, v, g, size=None):
         """v's gradient from that of unit(v)."""
-        norm = norms(v)
-        n = norm.clamp(min=self.eps)
+        n = divisors(v, self.eps)
         h = v / n
         along = (g * h).sum(1, keepdim=True) * h
-        along = torch.where(norm <= self.eps, torch.zeros_like(along), along)
+        if self.eps is not None:
+            along = torch.where(norms(v) <= self.eps, torch.zeros_like(along), along)
         self.put(name, (g - along) / n, (g.abs() if size is None else size) / n)
 
     def need(self, fine):

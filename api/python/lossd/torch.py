@@ -195,11 +195,16 @@ class CTCLoss(_Named):
 
 
 class CosineEmbeddingLoss(_Named):
-    """torch.nn.CosineEmbeddingLoss by lossd's cosine_embedding: `margin`. A vector is divided by its norm, where PyTorch
-    adds a little to its square: near 0 gradients differ."""
+    """torch.nn.CosineEmbeddingLoss by lossd's cosine_embedding: `margin`. As in PyTorch, 1e-12 is added to the squares of
+    the norms; `norm="clamp"` for lossd's own norm."""
 
     loss = "cosine_embedding"
     translated: ClassVar = {"input1": "a", "input2": "b"}
+
+    def __init__(
+        self, client: Client | str = "http://127.0.0.1:8080", *, norm: str = "added", **settings: Any
+    ) -> None:
+        super().__init__(client, norm=norm, **settings)
 
 
 class TripletMarginLoss(_Named):

@@ -470,6 +470,9 @@ class Torch(Service):
             ("CTCLoss", (log(draw(6, 2, 3), 2), marks, steps, labels), {}),
             ("CTCLoss", (log(draw(2, 2, 3), 2), torch.tensor([[1], [2]]), (2, 2), (1, 1)), {"reduction": "sum"}),
             ("CosineEmbeddingLoss", (draw(4, 3), draw(4, 3), signs(4)), {}),
+            ("CosineEmbeddingLoss", (draw(3), draw(3), torch.tensor(-1.0)), {"margin": -1.0}),
+            ("CosineEmbeddingLoss", (torch.zeros(2, 3).double(), draw(2, 3), signs(2).float()), {"margin": -1.0}),
+            ("CosineEmbeddingLoss", (1e-6 * draw(4, 3), draw(4, 3), signs(4)), {"reduction": "none"}),
             ("TripletMarginLoss", (draw(4, 3), draw(4, 3), draw(4, 3)), {}),
             ("TripletMarginLoss", (draw(4, 3), draw(4, 3), draw(4, 3)), {"p": 1, "eps": 1e-3, "swap": True}),
         ]
