@@ -318,6 +318,10 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error);
  * element types given as LK_ANY are resolved, and the types and shapes of the outputs are known. */
 lk_status lk_call_check(lk_call *call, lk_error *error);
 
+/* The element types that an input of that name may have, as a set like LK_FLOATS; 0 if there is no
+ * such input. With parts: what all of those that are there and use it accept. */
+unsigned lk_call_dtypes(const lk_call *call, const char *name);
+
 /* After check: an input with its resolved type; NULL if it was not set. */
 const lk_tensor *lk_call_tensor(const lk_call *call, const char *name);
 

@@ -124,6 +124,11 @@ lk_status lk_call_check(lk_call *call, lk_error *error)
     return status;
 }
 
+unsigned lk_call_dtypes(const lk_call *call, const char *name)
+{
+    return call->kind->dtypes(call, name);
+}
+
 const lk_tensor *lk_call_tensor(const lk_call *call, const char *name)
 {
     return call->kind->tensor(call, name);

@@ -57,6 +57,9 @@ typedef struct lk_kind {
     lk_status (*part_option)(lk_call *call, const char *name, const char *text, lk_error *error);
     lk_status (*part_input)(lk_call *call, const char *input, const char *tensor, lk_error *error);
 
+    /* The element types that an input of that name may have; 0: there is no such input. */
+    unsigned (*dtypes)(const lk_call *call, const char *name);
+
     /* The input of that name, or NULL if it was not given. */
     const lk_tensor *(*tensor)(const lk_call *call, const char *name);
 

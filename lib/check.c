@@ -15,6 +15,12 @@ int lk_single_input(const lk_loss *loss, const char *name)
     return -1;
 }
 
+unsigned lk_single_dtypes(const lk_call *call, const char *name)
+{
+    const int i = lk_single_input(call->loss, name);
+    return i < 0 ? 0 : lk_input_dtypes(&call->loss->is.inputs[i]);
+}
+
 lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wanted,
                          lk_error *error)
 {
@@ -88,8 +94,7 @@ static lk_status check_dtypes(single *s, lk_error *error)
     const lk_input *inputs = s->call.loss->is.inputs;
     char list[80];
     for (int i = 0; inputs[i].name; i++) {
-        unsigned all =
-            inputs[i].forms[0].dtypes | inputs[i].forms[1].dtypes | inputs[i].forms[2].dtypes;
+        unsigned all = lk_input_dtypes(&inputs[i]);
         lk_dtype dtype = s->given[i].dtype;
         if (s->given[i].rank >= 0 && dtype != LK_ANY && !(all >> dtype & 1))
             return lk_error_set(error, LK_DTYPE_UNSUPPORTED, inputs[i].name,

@@ -46,6 +46,7 @@ static const lk_kind kind = {
     .part = lk_graph_part,
     .part_option = lk_graph_part_option,
     .part_input = lk_graph_part_input,
+    .dtypes = lk_graph_dtypes,
     .tensor = lk_graph_tensor,
     .check = lk_graph_check,
     .plan = lk_graph_plan,

@@ -87,6 +87,7 @@ void lk_graph_free(lk_call *call);
 lk_status lk_graph_input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error);
 lk_status lk_graph_want(const lk_call *call, const char *output, lk_wanted *wanted,
                         lk_error *error);
+unsigned lk_graph_dtypes(const lk_call *call, const char *name);
 const lk_tensor *lk_graph_tensor(const lk_call *call, const char *name);
 lk_status lk_graph_part(lk_call *call, const char *loss, double weight, lk_error *error);
 lk_status lk_graph_part_option(lk_call *call, const char *name, const char *text, lk_error *error);
@@ -98,6 +99,9 @@ named *lk_graph_find(const graph *g, const char *name);
 
 /* Is that the name of one of the graph's own inputs? */
 bool lk_graph_reserves(const graph *g, const char *name);
+
+/* The name of the tensor that input i of a part reads; NULL: none. */
+const char *lk_graph_source(const graph *g, const part *p, int i);
 
 /* Replace the call of part k by a new one with the same options, if it was checked. */
 lk_status lk_graph_renew(graph *g, int k, lk_error *error);

@@ -13,9 +13,8 @@ static lk_status connect(graph *g, lk_error *error)
         const lk_input *in = p->is->inputs;
         for (int i = 0; in[i].name; i++) {
             const bool mapped = p->source[i][0] != '\0';
-            named *t = p->none[i] || lk_graph_reserves(g, in[i].name)
-                           ? NULL
-                           : lk_graph_find(g, mapped ? p->source[i] : in[i].name);
+            const char *name = lk_graph_source(g, p, i);
+            named *t = name ? lk_graph_find(g, name) : NULL;
             if (mapped && !t)
                 return lk_error_set(error, LK_MISSING_INPUT, p->source[i],
                                     "%s is missing; parts[%d].inputs maps %s to it", p->source[i],
@@ -154,7 +153,8 @@ static lk_status check_reserved(graph *g, int which, lk_error *error)
     if (!lk_is_float(t->is.dtype) || (which != UPSTREAM && t->is.dtype != g->primary))
         return lk_error_set(error, LK_DTYPE_UNSUPPORTED, t->name, "%s is %s; it must be %s",
                             t->name, lk_dtype_name(t->is.dtype),
-                            which == UPSTREAM ? "a float" : lk_dtype_name(g->primary));
+                            which == UPSTREAM ? "f64, f32, f16 or bf16"
+                                              : lk_dtype_name(g->primary));
     char has[LK_SHAPE_TEXT];
     if (which == UPSTREAM && !one)
         return lk_error_set(error, LK_SHAPE_MISMATCH, t->name, "%s has shape %s; it must be []",

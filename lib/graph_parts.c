@@ -25,6 +25,13 @@ bool lk_graph_reserves(const graph *g, const char *name)
     return false;
 }
 
+const char *lk_graph_source(const graph *g, const part *p, int i)
+{
+    if (p->none[i] || lk_graph_reserves(g, p->is->inputs[i].name))
+        return NULL;
+    return p->source[i][0] ? p->source[i] : p->is->inputs[i].name;
+}
+
 /* Names are copied into replies unescaped, so only letters, digits and joining marks are
  * allowed. */
 static bool is_word(const char *name)
@@ -94,6 +101,25 @@ lk_status lk_graph_input(lk_call *call, const char *name, const lk_tensor *tenso
     snprintf(t->name, sizeof t->name, "%s", name);
     t->is = *tensor;
     return LK_OK;
+}
+
+unsigned lk_graph_dtypes(const lk_call *call, const char *name)
+{
+    const graph *g = graph_of(call);
+    unsigned all = ~0u;
+    for (const lk_input *own = call->loss->is.inputs; own->name; own++)
+        if (strcmp(own->name, name) == 0)
+            return lk_input_dtypes(own);
+    for (int k = 0; k < g->parts; k++) {
+        const part *p = &g->part[k];
+        const lk_input *in = p->is->inputs;
+        for (int i = 0; in[i].name; i++) {
+            const char *reads = lk_graph_source(g, p, i);
+            if (reads && strcmp(reads, name) == 0)
+                all &= lk_input_dtypes(&in[i]);
+        }
+    }
+    return all == ~0u ? 0 : all;
 }
 
 const lk_tensor *lk_graph_tensor(const lk_call *call, const char *name)

@@ -20,6 +20,12 @@ static inline bool lk_is_float(lk_dtype dtype)
     return LK_FLOATS >> dtype & 1;
 }
 
+/* The element types of an input in any of its forms. */
+static inline unsigned lk_input_dtypes(const lk_input *input)
+{
+    return input->forms[0].dtypes | input->forms[1].dtypes | input->forms[2].dtypes;
+}
+
 /* error.c */
 
 /* Fill in *error, if there is one, and return the status. The text is a printf format. */

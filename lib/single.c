@@ -343,6 +343,7 @@ const lk_kind lk_single = {
     .free = free_plan,
     .input = input,
     .want = lk_single_want,
+    .dtypes = lk_single_dtypes,
     .tensor = tensor,
     .check = lk_single_check,
     .plan = plan,

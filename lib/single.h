@@ -37,6 +37,7 @@ static inline lk_dtype single_real(const single *s)
 
 /* check.c: two functions of the kind, and helpers that running needs as well. */
 
+unsigned lk_single_dtypes(const lk_call *call, const char *name);
 lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wanted,
                          lk_error *error);
 lk_status lk_single_check(lk_call *call, lk_error *error);

@@ -27,21 +27,12 @@ bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span by
     return true;
 }
 
-/* The element types that an input allows. For a composite, which learns its inputs' types from its
- * parts, which may come later in the body: any. */
-static unsigned dtypes_of(const evaluation *e, const char *name)
-{
-    unsigned dtypes = 0;
-    for (const lk_input *in = lk_loss_describe(e->loss)->inputs; in->name; in++)
-        for (int f = 0; f < 3 && strcmp(in->name, name) == 0; f++)
-            dtypes |= in->forms[f].dtypes;
-    return dtypes ? dtypes : (1u << LK_DTYPE_COUNT) - 1;
-}
-
 bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
                 problem *p)
 {
-    const unsigned takes = dtypes_of(e, name);
+    const unsigned own = lk_call_dtypes(e->call, name);
+    const unsigned takes =
+        own ? own : (1u << LK_DTYPE_COUNT) - 1; /* for tensors of no input: any */
     char word[WALK_NAME], list[80] = "";
     size_t used = 0;
     int left = __builtin_popcount(takes);

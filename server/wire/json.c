@@ -178,8 +178,8 @@ static bool json_open(evaluation *e, problem *p)
     if (cursor_left(&c))
         return problem_set(p, 400, "malformed_body", "text after the JSON object, at byte %zu",
                            (size_t)(c.p - e->body.data));
-    return (inputs.size == 0 || open_inputs(e, inputs, p)) &&
-           (options.size == 0 || open_options(e, options, p)) &&
+    return (options.size == 0 || open_options(e, options, p)) &&
+           (inputs.size == 0 || open_inputs(e, inputs, p)) &&
            (outputs.size == 0 || open_outputs(e, outputs, p));
 }
 

@@ -38,6 +38,7 @@ static const dialect types = {"", "dtype", spelling, 422};
 /* A tensor as the header describes it. */
 typedef struct entry {
     char name[WALK_NAME];
+    span text;
     lk_tensor shape;
     uint64_t begin, end;
 } entry;
@@ -91,13 +92,12 @@ static bool read_members(const char *name, span text, span members[3], problem *
     return true;
 }
 
-static bool read_entry(const evaluation *e, const char *name, span text, entry *to, problem *p)
+static bool read_entry(const evaluation *e, entry *to, problem *p)
 {
+    const char *name = to->name;
     span members[3] = {{0}};
     int64_t offsets[2];
-    *to = (entry){.begin = 0};
-    snprintf(to->name, sizeof to->name, "%s", name);
-    if (!read_members(name, text, members, p) ||
+    if (!read_members(name, to->text, members, p) ||
         !wire_dtype(e, name, members[0], &types, &to->shape, p))
         return false;
     const int rank = read_sizes(members[1], to->shape.shape, LK_MAX_RANK);
@@ -202,10 +202,13 @@ static bool read_header(evaluation *e, span text, span data, problem *p)
             return problem_set(p, 400, "duplicate_name", "safetensors: %s comes twice", name);
         if (!is_metadata && count == WIRE_TENSORS)
             return problem_set(p, 413, "too_large", "more than %d tensors", WIRE_TENSORS);
-        if (is_metadata)
+        if (is_metadata) {
             metadata = value;
-        else if (!read_entry(e, name, value, &entries[count++], p))
-            return false;
+        } else {
+            entry *to = &entries[count++];
+            *to = (entry){.text = value};
+            snprintf(to->name, sizeof to->name, "%s", name);
+        }
         more = walk_after(&c, '}');
     }
     cursor_space(&c);
@@ -213,6 +216,11 @@ static bool read_header(evaluation *e, span text, span data, problem *p)
         return problem_set(p, 400, "malformed_body",
                            "safetensors: the header is not a JSON object, at byte %zu of it",
                            (size_t)(c.p - text.data));
+    if (metadata.size > 0 && !span_is(metadata, "null") && !read_metadata(e, metadata, p))
+        return false;
+    for (int i = 0; i < count; i++)
+        if (!read_entry(e, &entries[i], p))
+            return false;
     if (!check_places(entries, count, data.size, p))
         return false;
     for (int i = 0; i < count; i++) {
@@ -220,7 +228,7 @@ static bool read_header(evaluation *e, span text, span data, problem *p)
         if (!wire_view(e, entries[i].name, &entries[i].shape, place, p))
             return false;
     }
-    return metadata.size == 0 || span_is(metadata, "null") || read_metadata(e, metadata, p);
+    return true;
 }
 
 static bool safetensors_open(evaluation *e, problem *p)

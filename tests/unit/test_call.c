@@ -376,6 +376,9 @@ static void test_order(void **state)
     assert_ptr_equal(lk_call_in_place(call, 1)->data, logits);
     assert_null(lk_call_tensor(call, "mask"));
     assert_null(lk_call_tensor(call, "nothing"));
+    assert_int_equal(lk_call_dtypes(call, "targets"), LK_INDICES | LK_FLOATS);
+    assert_int_equal(lk_call_dtypes(call, "mask"), LK_MASKS);
+    assert_int_equal(lk_call_dtypes(call, "nothing"), 0);
     assert_int_equal(lk_call_tensor(call, "logits")->shape[1], 3);
     assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
     assert_int_equal(lk_call_data(call, "mask", mask), LK_MISUSE);

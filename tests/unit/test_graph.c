@@ -344,6 +344,27 @@ static void test_no_error(void **state)
     lk_call_free(plain);
 }
 
+/* The element types of a tensor are those that every part takes that reads it. */
+static void test_dtypes(void **state)
+{
+    lk_call *call = must(lk_call_new(lk_loss_find("composite")));
+    (void)state;
+    assert_int_equal(lk_call_dtypes(call, "weights"), LK_FLOATS);
+    assert_int_equal(lk_call_dtypes(call, "target"), 0);
+    assert_int_equal(lk_call_part(call, "cosine_embedding", 1, NULL), LK_OK);
+    assert_int_equal(lk_call_dtypes(call, "target"), LK_INTS | LK_FLOATS);
+    assert_int_equal(lk_call_dtypes(call, "a"), LK_FLOATS);
+    assert_int_equal(lk_call_part(call, "contrastive", 1, NULL), LK_OK);
+    assert_int_equal(lk_call_dtypes(call, "target"), LK_INTS);
+    assert_int_equal(lk_call_part(call, "mse", 1, NULL), LK_OK);
+    assert_int_equal(lk_call_part_input(call, "a", "target", NULL), LK_OK);
+    assert_int_equal(lk_call_dtypes(call, "target"), 0); /* no type is right */
+    assert_int_equal(lk_call_part(call, "cosine_similarity", 1, NULL), LK_OK);
+    assert_int_equal(lk_call_part_input(call, "target", NULL, NULL), LK_OK);
+    assert_int_equal(lk_call_dtypes(call, "grad_output"), LK_FLOATS);
+    lk_call_free(call);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -352,6 +373,7 @@ int main(void)
         cmocka_unit_test(test_again_of_several),
         cmocka_unit_test(test_check_again),
         cmocka_unit_test(test_no_error),
+        cmocka_unit_test(test_dtypes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
