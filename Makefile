@@ -1,18 +1,26 @@
 # losskit and lossd. `make help` lists the targets.
 #
 # Everything is built under build/<flavour>/; FLAVOUR is release, debug, asan (with undefined) or tsan.
-# CFLAGS and LDFLAGS are the user's: they come last and are never assigned here. V=1 shows commands.
+# CFLAGS and LDFLAGS are the user's: they come last and are never assigned here. All cores work, unless
+# -j says how many. V=1 shows commands, V=0 nothing.
 
 FLAVOUR ?= release
 B := build/$(FLAVOUR)
-V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
-say = $(if $(filter 1,$(V)),,@printf '  %-8s %s\n' $(1) $(2))
+PKG_CONFIG ?= pkg-config
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
+# While this file is read, make 4.3 has the -j of an environment's MAKEFLAGS in nothing but that. One on the
+# command line wins by itself, and a make below another shares the jobs of that one.
+ifeq ($(MAKELEVEL)$(filter -j% --jobs%,$(MAKEFLAGS) $(shell echo "$$MAKEFLAGS")),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
+# say what, of which: a line that begins with the place in STEPS, all that the goals may make, in that order.
+say = $(if $(V),,@printf '%-9s %-3s %s\n' '$(if $(STEP_$@),[$(STEP_$@)/$(words $(STEPS))])' $(1) $(2))
 
 VERSION := $(shell sed -n 's/^\#define LK_VERSION "\(.*\)"/\1/p' include/losskit.h)
 
@@ -23,7 +31,8 @@ BINDIR ?= $(PREFIX)/bin
 DOCDIR ?= $(PREFIX)/share/doc/losskit
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall deps ci clean help compile_commands.json
+	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
+	ready deps deps-test deps-lint ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
@@ -47,20 +56,45 @@ LIB_FLAGS := $(BASE) -Ilib -fPIC
 SERVER_FLAGS = $(BASE) -Iserver $(HARDEN) $(SERVER_PACKAGES_CFLAGS)
 TEST_FLAGS = $(BASE) -I. -Iserver -Ilib $(TEST_PACKAGES_CFLAGS)
 
+# What must be there. It is looked for before anything is compiled; goals that begin with running or testing
+# install what is missing, all others say how to.
+
+SERVER_PACKAGES := libmicrohttpd libuv jansson zlib gnutls
+DEBIAN_RUN := gcc libc6-dev pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev libgnutls28-dev
+DEBIAN_TEST := $(DEBIAN_RUN) libcmocka-dev curl python3
+DEBIAN_LINT := clang-format clang-tidy
+
+TESTING := $(filter test check test-exhaustive clients load demo bench %-test $(B)/tests/%,$(MAKECMDGOALS))
+INSTALLING := $(filter run test test-exhaustive clients load demo bench,$(MAKECMDGOALS))
+DEPS := deps$(if $(TESTING),-test)
+THERE = $(CC) --version && $(PKG_CONFIG) --print-errors --exists $(SERVER_PACKAGES) \
+	$(if $(TESTING),cmocka && curl --version && python3 --version)
+
+ready:
+	$(Q){ $(THERE); } >/dev/null 2>&1 || { $(if $(INSTALLING),.ci/deps,.ci/deps --check "make $(DEPS)") \
+		$(if $(TESTING),$(DEBIAN_TEST),$(DEBIAN_RUN)) && { $(THERE); } >/dev/null; }
+
+## deps, deps-test, deps-lint: install what building, testing or linting lacks (Debian and Ubuntu)
+deps:
+	$(Q).ci/deps $(DEBIAN_RUN)
+deps-test:
+	$(Q).ci/deps $(DEBIAN_TEST)
+deps-lint:
+	$(Q).ci/deps $(DEBIAN_LINT)
+
 # pkg-config is asked when a recipe first needs it, not while this file is read: on a fresh machine
 # `make run` has yet to install it.
 lazy = $(eval $(1) := $(shell $(2)))$($(1))
-SERVER_PACKAGES := libmicrohttpd libuv jansson zlib gnutls
-SERVER_PACKAGES_CFLAGS = $(call lazy,SERVER_PACKAGES_CFLAGS,pkg-config --cflags $(SERVER_PACKAGES))
-SERVER_PACKAGES_LIBS = $(call lazy,SERVER_PACKAGES_LIBS,pkg-config --libs $(SERVER_PACKAGES))
-TEST_PACKAGES_CFLAGS = $(call lazy,TEST_PACKAGES_CFLAGS,pkg-config --cflags cmocka $(SERVER_PACKAGES))
-TEST_PACKAGES_LIBS = $(call lazy,TEST_PACKAGES_LIBS,pkg-config --libs cmocka $(SERVER_PACKAGES))
+SERVER_PACKAGES_CFLAGS = $(call lazy,SERVER_PACKAGES_CFLAGS,$(PKG_CONFIG) --cflags $(SERVER_PACKAGES))
+SERVER_PACKAGES_LIBS = $(call lazy,SERVER_PACKAGES_LIBS,$(PKG_CONFIG) --libs $(SERVER_PACKAGES))
+TEST_PACKAGES_CFLAGS = $(call lazy,TEST_PACKAGES_CFLAGS,$(PKG_CONFIG) --cflags cmocka $(SERVER_PACKAGES))
+TEST_PACKAGES_LIBS = $(call lazy,TEST_PACKAGES_LIBS,$(PKG_CONFIG) --libs cmocka $(SERVER_PACKAGES))
 
 # The library: drivers and losses once per variant (ISA, element type), the rest once.
 
 ISAS_x86_64 := scalar avx2 avx512
 ISAS_aarch64 := scalar neon
-ARCH := $(shell uname -m)
+ARCH := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null || uname -m)))
 ISAS := $(or $(ISAS_$(ARCH)),scalar)
 ELEMENTS := F64 F32 F16 BF16
 ISA_scalar := -DLK_VECTOR_BYTES=0
@@ -82,19 +116,20 @@ ONE_LANE := $(shell sed -n 's,^ONE_LANE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.
 LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c)))
 
 define variant_rules
-$(B)/lib/$(1)_$(2)/%.o: lib/%.c
+$(B)/lib/$(1)_$(2)/%.o: lib/%.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
 	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
-$(B)/lib/$(1)_$(2)/variant.o: lib/variant.c
+$(B)/lib/$(1)_$(2)/variant.o: lib/variant.c | ready
 	@mkdir -p $$(@D)
+	$$(call say,CC,"$$< ($(1) $(2))")
 	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) -DLK_ONE_LANE=scalar_$(2) $$(CFLAGS) -c $$< -o $$@
 LIB_OBJS += $(B)/lib/$(1)_$(2)/variant.o $(patsubst lib/%.c,$(B)/lib/$(1)_$(2)/%.o, \
 	$(if $(filter scalar,$(1)),$(VARIANT_SOURCES),$(filter-out $(ONE_LANE),$(VARIANT_SOURCES))))
 endef
 $(foreach isa,$(ISAS),$(foreach e,$(ELEMENTS),$(eval $(call variant_rules,$(isa),$(e)))))
 
-$(B)/lib/%.o: lib/%.c
+$(B)/lib/%.o: lib/%.c | ready
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(LIB_FLAGS) $(CFLAGS) -c $< -o $@
@@ -116,7 +151,7 @@ $(B)/liblosskit.so.0: $(LIB_OBJS) lib/losskit.map
 SERVER_SOURCES := $(wildcard server/*.c server/*/*.c)
 SERVER_OBJS := $(SERVER_SOURCES:server/%.c=$(B)/server/%.o)
 
-$(B)/server/%.o: server/%.c
+$(B)/server/%.o: server/%.c | ready
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(SERVER_FLAGS) $(CFLAGS) -c $< -o $@
@@ -133,8 +168,7 @@ build/lossd: $(B)/lossd
 	$(Q)ln -sfn $(FLAVOUR)/lossd $@
 
 ## run: install what is missing, build, serve on 127.0.0.1:8080 (ARGS="--listen ...")
-run: deps
-	$(Q)$(MAKE) --no-print-directory all
+run: all
 	build/lossd $(ARGS)
 
 # Tests.
@@ -150,12 +184,13 @@ PROGRAMS := $(TESTS)/test_golden $(TESTS)/check_losses $(TORTURES)
 SUPPORT_OBJS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/element.c tests/random.c tests/trial/*.c tests/request/*.c))
 TESTED_OBJS = $(TESTS)/support.a $(filter-out %/main.o,$(SERVER_OBJS)) $(B)/liblosskit.a
 
-$(TESTS)/%.o: tests/%.c
+$(TESTS)/%.o: tests/%.c | ready
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) -c $< -o $@
 
 $(TESTS)/support.a: $(SUPPORT_OBJS)
+	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 
 CHECK_OBJS := $(patsubst %.c,$(B)/%.o,$(wildcard tests/check/*.c))
@@ -177,9 +212,9 @@ $(TESTS)/%: tests/%.c $(TESTED_OBJS)
 $(B)/clients/test_lossd: api/c/test_lossd.c api/c/lossd.h api/c/README.md
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) $(BASE) $(CFLAGS) $< $(LDFLAGS) $$(pkg-config --cflags --libs libcurl jansson cmocka) -lpthread -lm -o $@
+	$(Q)$(CC) $(BASE) $(CFLAGS) $< $(LDFLAGS) $$($(PKG_CONFIG) --cflags --libs libcurl jansson cmocka) -lpthread -lm -o $@
 	$(Q)sed -n '/^```c$$/,/^```$$/p' api/c/README.md | sed '1d;$$d' | \
-		$(CC) -Iapi/c $(WARN) -x c - $$(pkg-config --cflags --libs libcurl jansson) -lm -o $@_example
+		$(CC) -Iapi/c $(WARN) -x c - $$($(PKG_CONFIG) --cflags --libs libcurl jansson) -lm -o $@_example
 
 # Allocations go through the program, which makes them fail one after another.
 $(TORTURES): $(TESTS)/%: tests/%.c $(TESTED_OBJS)
@@ -197,7 +232,7 @@ $(REPLAYS): $(TESTS)/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(TESTED_OB
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 define vmath_rules
-$(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c
+$(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
 	$$(Q)$$(CC) $$(TEST_FLAGS) $$(KERNEL) $$(ISA_$(1)) -DLK_ELEMENT_$(2) $$(CFLAGS) $$< $$(LDFLAGS) \
@@ -208,34 +243,35 @@ $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(eval $(call vmath_rules,$(i
 -include $(wildcard $(TESTS)/*.d $(TESTS)/*/*.d)
 
 ## test: install what is missing, build, run every test
-test: deps-test
-	$(Q)$(MAKE) --no-print-directory check
+test: check
 
-# Each program in turn; a variant that this processor lacks is named and left out.
+# A variant that this processor lacks is named and left out.
 check: all $(UNITS) $(PROGRAMS) $(REPLAYS) $(VMATH) header-check api-check
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS)
 
+STEPS := $(LIB_OBJS) $(B)/liblosskit.a $(B)/liblosskit.so.0 $(SERVER_OBJS) $(B)/lossd $(if $(TESTING),\
+	$(SUPPORT_OBJS) $(TESTS)/support.a $(UNITS) $(CHECK_OBJS) $(PROGRAMS) $(REPLAYS) $(VMATH))
+$(foreach step,$(STEPS),$(eval STEPS_SO_FAR += x)$(eval STEP_$(step) := $(words $(STEPS_SO_FAR))))
+
 ## header-check: the public header alone, as C11, C17 and C++
 .PHONY: header-check
-header-check:
+header-check: | ready
 	$(Q)for std in c11 c17; do \
 		$(CC) -std=$$std -Iinclude $(WARN) -fsyntax-only -x c include/losskit.h || exit 1; done
 	$(Q)if command -v $(CXX) >/dev/null; then $(CXX) -std=c++11 -Iinclude -Wall -Wextra -Wpedantic \
 		-Wno-pragma-once-outside-header -fsyntax-only -x c++ include/losskit.h; fi
 
 ## asan, tsan: every test under the address and undefined, or the thread sanitizer
-asan tsan: deps-test
-	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ check
+asan tsan:
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
 
 ## test-exhaustive: every f32 value through vmath.h, 10^7 numbers through the JSON scanner
-test-exhaustive: deps-test
-	$(Q)$(MAKE) --no-print-directory $(VMATH) $(TESTS)/test_number_read $(TESTS)/test_number_write
+test-exhaustive: $(VMATH) $(TESTS)/test_number_read $(TESTS)/test_number_write
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
 
 ## clients: the tests of api/'s clients and of /docs; where there is a node, a JDK, a chromium
-clients: deps-test
+clients: all
 	$(Q).ci/deps python3-numpy jq libcurl4-openssl-dev
-	$(Q)$(MAKE) --no-print-directory all
 	tests/console.sh $(B)/lossd api/shell/README.md
 	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio
 	$(Q)$(MAKE) --no-print-directory $(B)/clients/test_lossd
@@ -254,9 +290,8 @@ lint-api:
 	npx --yes @stoplight/spectral-cli lint api/openapi.json --ruleset api/.spectral.yaml
 
 ## load: overload, SIGTERM, slow clients, large bodies, soak; figures and charts (tests/load/README.md)
-load: deps-test
+load: all $(TESTS)/client
 	$(Q).ci/deps slowhttptest curl
-	$(Q)$(MAKE) --no-print-directory all $(TESTS)/client
 	$(Q)tests/load/overload.py --lossd $(B)/lossd --client $(TESTS)/client
 	$(Q)tests/load/sigterm.py --lossd $(B)/lossd
 	$(Q)tests/load/slow.py --lossd $(B)/lossd --plot $(B)/slow.svg
@@ -291,15 +326,13 @@ valgrind: deps-test
 		valgrind -q --error-exitcode=1 $$t || exit 1; done
 
 ## demo: a batch of a trained model's logits through lossd, beside PyTorch's numbers
-demo: deps-test
-	$(Q)$(MAKE) --no-print-directory all
+demo: all
 	$(Q)tests/data/demo.sh build/lossd
 
 ## bench: kernels beside memcpy and PyTorch (where it is there), numbers as text, lossd beside an echo;
 ##   FORMER=liblosskit.so.0 of an older build: every loss with both
 BENCHES := $(patsubst tests/bench/%.c,$(TESTS)/%,$(wildcard tests/bench/bench_*.c))
-bench: deps-test
-	$(Q)$(MAKE) --no-print-directory all $(BENCHES) $(TESTS)/echo $(TESTS)/client $(TESTS)/former
+bench: all $(BENCHES) $(TESTS)/echo $(TESTS)/client $(TESTS)/former
 	$(if $(FORMER),$(Q)$(TESTS)/former $(FORMER) $(B)/liblosskit.so.0)
 	$(Q)for b in $(BENCHES); do $$b || exit 1; done
 	$(Q)/usr/bin/python3 tests/bench/pytorch.py --losskit $(B)/liblosskit.so.0
@@ -353,8 +386,8 @@ compile_commands.json: clean
 	bear -- $(MAKE) all
 
 ## coverage: line coverage of the tests, as text
-coverage: deps-test
-	$(Q)$(MAKE) --no-print-directory FLAVOUR=debug CFLAGS="--coverage" LDFLAGS="--coverage" check
+coverage:
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=debug CFLAGS="--coverage" LDFLAGS="--coverage" test
 	$(Q)cd build/debug && find . -name '*.gcda' | xargs gcov -n 2>/dev/null | grep -A1 -E "^File '(lib|server)/" \
 		| sed 'N;s/\n/ /;s/--//'
 
@@ -377,21 +410,6 @@ uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/lossd $(DESTDIR)$(INCLUDEDIR)/losskit.h $(DESTDIR)$(LIBDIR)/liblosskit.a \
 		$(DESTDIR)$(LIBDIR)/liblosskit.so* $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc \
 		$(DESTDIR)$(DOCDIR)/LICENSE $(DESTDIR)$(DOCDIR)/CHANGELOG.md
-
-# What must be there. Nothing is installed, and no root needed, when all of it is.
-
-PACKAGES_RUN := gcc libc6-dev pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev libgnutls28-dev
-PACKAGES_TEST := $(PACKAGES_RUN) libcmocka-dev curl python3
-PACKAGES_LINT := clang-format clang-tidy
-
-## deps, deps-test, deps-lint: install what building, testing or linting lacks (Debian and Ubuntu)
-.PHONY: deps-test deps-lint
-deps:
-	$(Q).ci/deps $(PACKAGES_RUN)
-deps-test:
-	$(Q).ci/deps $(PACKAGES_TEST)
-deps-lint:
-	$(Q).ci/deps $(PACKAGES_LINT)
 
 ## ci: what .ci/run does
 ci:
