@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Run every test program of a build, then lossd against its HTTP cases and README.md.
+# Run every test program of a build, as many at once as there are cores, then lossd against its HTTP cases and
+# README.md.
 # Usage: FLAVOUR=release tests/run.sh build/release/tests [exhaustive]
 set -uo pipefail
 programs=$1
@@ -7,23 +8,30 @@ mode=${2:-}
 build=$(dirname "$programs")
 export ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export TSAN_OPTIONS=halt_on_error=1
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-passed=0
-failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cores=$(nproc)
 
 # run NAME COMMAND...: one line if it passes, its whole output if it fails.
 run() {
-    local name=$1 start=$SECONDS
+    local name=$1 start=$SECONDS log
     shift
+    log=$(mktemp -p "$work")
     if timeout 600 "$@" > "$log" 2>&1; then
-        passed=$((passed + 1))
+        echo ok >> "$work/passed"
         printf '  ok      %-28s %3ss\n' "$name" $((SECONDS - start))
     else
-        failed=$((failed + 1))
-        cat "$log"
-        printf '  FAILED  %s\n' "$name"
+        echo FAILED >> "$work/failed"
+        printf '%s\n  FAILED  %s\n' "$(cat "$log")" "$name"
     fi
+}
+
+# The same beside others: of programs that use nothing but their own memory.
+run_beside() {
+    while [ "$(jobs -r -p | wc -l)" -ge "$cores" ]; do
+        wait -n
+    done
+    run "$@" &
 }
 
 # Whether this processor supports the instruction set that test_vmath_<isa>_<element> was compiled for.
@@ -51,12 +59,13 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "
             printf '  left out  %s: this processor has no %s\n' "$name" "${isa%_*}"
             continue
         fi
-        run "$name" "$program" ${mode:+"$mode"}
+        run_beside "$name" "$program" ${mode:+"$mode"}
         ;;
-    test_number_*) run "$name" "$program" ${mode:+"$mode"} ;;
-    *) [ -n "$mode" ] || run "$name" "$program" ;;
+    test_number_*) run_beside "$name" "$program" ${mode:+"$mode"} ;;
+    *) [ -n "$mode" ] || run_beside "$name" "$program" ;;
     esac
 done
+wait
 if [ -z "$mode" ]; then
     for target in tests/fuzz/seeds/*; do
         run "seeds of $(basename "$target")" "$programs/fuzz_$(basename "$target")" "$target"/*
@@ -75,5 +84,6 @@ if [ -z "$mode" ]; then
     done
     run demo tests/data/demo.sh "$build/lossd"
 fi
-printf '%d passed, %d failed\n' "$passed" "$failed"
-[ "$failed" = 0 ]
+touch "$work/passed" "$work/failed"
+printf '%d passed, %d failed\n' "$(wc -l < "$work/passed")" "$(wc -l < "$work/failed")"
+[ ! -s "$work/failed" ]
