@@ -4,11 +4,12 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-typedef enum kind { LISTEN, COUNT, SIZE, DURATION, WORD } kind;
+typedef enum kind { LISTEN, COUNT, SIZE, DURATION, WORD, PATH } kind;
 
 typedef struct setting {
     const char *name;
@@ -16,7 +17,7 @@ typedef struct setting {
     size_t offset;
     const char *fallback;
     int64_t min, max;  /* range of COUNT, SIZE (bytes) and DURATION (ms) */
-    const char *words; /* WORD: the allowed words; NULL: checked where it is used */
+    const char *words; /* WORD: the allowed ones; NULL: checked where it is used */
     const char *help;
 } setting;
 
@@ -51,15 +52,15 @@ static const setting table[] = {
      "after SIGTERM, go on serving for so long while /readyz says 503"},
     {"drain-timeout", DURATION, AT(drain_timeout), "30s", 0, DAY, NULL,
      "after that, wait at most so long for admitted requests"},
-    {"api-key-file", WORD, AT(api_key_file), "", 0, 0, NULL,
+    {"api-key-file", PATH, AT(api_key_file), "", 0, 0, NULL,
      "keys that clients must show one of (Authorization: Bearer KEY): lines of KEY or NAME KEY; "
      "SIGHUP reads it again"},
     {"api-key-exempt", WORD, AT(api_key_exempt), "health", 0, 0, "none|health|health,metrics",
      "what needs no key: none, health or health,metrics"},
-    {"tls-cert", WORD, AT(tls_cert), "", 0, 0, NULL,
+    {"tls-cert", PATH, AT(tls_cert), "", 0, 0, NULL,
      "certificate chain in PEM: TCP addresses then speak TLS; SIGHUP reads it again"},
-    {"tls-key", WORD, AT(tls_key), "", 0, 0, NULL, "its private key in PEM"},
-    {"tls-client-ca", WORD, AT(tls_client_ca), "", 0, 0, NULL,
+    {"tls-key", PATH, AT(tls_key), "", 0, 0, NULL, "its private key in PEM"},
+    {"tls-client-ca", PATH, AT(tls_client_ca), "", 0, 0, NULL,
      "certificates in PEM; clients must show one that is signed by them"},
     {"cors-origin", WORD, AT(cors_origin), "", 0, 0, NULL,
      "web pages of these origins may use the service: * or a list with commas; otherwise none may"},
@@ -151,7 +152,7 @@ static bool apply(flags *f, const setting *flag, const char *text, const char *l
         }
         if (ok)
             f->listen[f->listens++] = text;
-    } else if (flag->kind == WORD) {
+    } else if (flag->kind == WORD || flag->kind == PATH) {
         ok = !flag->words || has_word(flag->words, text);
         memcpy(place, &text, sizeof text);
     } else {
@@ -179,11 +180,11 @@ static const setting *find(const char *name, size_t length)
     return NULL;
 }
 
-static void variable(const char *name, char to[64])
+static void variable(const char *name, char to[FLAG_VARIABLE])
 {
     size_t n = 6;
     memcpy(to, "LOSSD_", 6);
-    for (; *name != '\0' && n < 63; name++)
+    for (; *name != '\0' && n < FLAG_VARIABLE - 1; name++)
         to[n++] = *name == '-' ? '_' : (char)toupper((unsigned char)*name);
     to[n] = '\0';
 }
@@ -191,7 +192,7 @@ static void variable(const char *name, char to[64])
 /* Defaults and environment. Several addresses in LOSSD_LISTEN are separated by spaces. */
 static bool parse_surroundings(flags *f)
 {
-    char name[64];
+    char name[FLAG_VARIABLE];
     bool listening = false;
     for (int i = 0; i < FLAGS; i++) {
         if (!apply(f, &table[i], table[i].fallback, "", &listening))
@@ -260,15 +261,34 @@ bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *h
     return true;
 }
 
-void flags_help(FILE *to)
+static const char *value_of(const setting *flag)
 {
-    fputs("Flags of serve, each also a variable: --some-flag is LOSSD_SOME_FLAG, and the flag "
-          "wins.\n\n",
-          to);
-    for (int i = 0; i < FLAGS; i++) {
-        char left[40];
-        snprintf(left, sizeof left, "--%s %s", table[i].name,
-                 table[i].fallback[0] != '\0' ? table[i].fallback : "...");
-        fprintf(to, "  %-26s %s\n", left, table[i].help);
+    switch (flag->kind) {
+    case LISTEN:
+        return "ADDRESS";
+    case COUNT:
+        return "NUMBER";
+    case SIZE:
+        return "SIZE";
+    case DURATION:
+        return "TIME";
+    case PATH:
+        return "FILE";
+    default:
+        return flag->words ? flag->words : "WORD";
     }
+}
+
+bool flags_tell(int i, flag_text *to)
+{
+    if (i < 0 || i >= FLAGS)
+        return false;
+    *to = (flag_text){.name = table[i].name,
+                      .value = value_of(&table[i]),
+                      .fallback = table[i].fallback,
+                      .words = table[i].words,
+                      .help = table[i].help,
+                      .is_path = table[i].kind == PATH};
+    variable(table[i].name, to->variable);
+    return true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The settings of lossd. Parsing, LOSSD_* variables and --help all come from one table.
+ * The settings of lossd. Parsing, LOSSD_* variables and what is said of them come from one table.
  */
 #ifndef LOSSD_FLAGS_H
 #define LOSSD_FLAGS_H
@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 
 enum { LISTEN_MAX = 8 };
 
@@ -33,6 +32,18 @@ typedef struct flags {
  * is set on --help. */
 bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *help);
 
-void flags_help(FILE *to);
+/* A flag as documents show it. */
+enum { FLAG_VARIABLE = 64 };
+typedef struct flag_text {
+    const char *name, *value; /* --name value */
+    const char *fallback;     /* "": none */
+    const char *words;        /* the allowed ones, with | between them; NULL: any */
+    const char *help;
+    char variable[FLAG_VARIABLE];
+    bool is_path;
+} flag_text;
+
+/* Flag i; false beyond the last. */
+bool flags_tell(int i, flag_text *to);
 
 #endif

@@ -3,6 +3,8 @@
  * lossd: the commands, start, signals and stop.
  */
 #include "catalogue/describe.h"
+#include "catalogue/greeting.h"
+#include "catalogue/manual.h"
 #include "catalogue/openapi.h"
 #include "catalogue/trees.h"
 #include "flags.h"
@@ -24,17 +26,6 @@
 #include <unistd.h>
 
 enum { BAD_USAGE = 2, TEXT_MAX = 64 * 1024 * 1024, SETTLE_MS = 5 };
-
-static const char usage[] =
-    "Usage: lossd [serve] [flags]          serve (the default)\n"
-    "       lossd eval LOSS [FILE]         evaluate one request body (JSON or safetensors) from "
-    "FILE\n"
-    "                                      or (-) standard input; print the reply\n"
-    "       lossd describe [LOSS] [--json | --markdown | --example]\n"
-    "                                      what the losses take and give\n"
-    "       lossd openapi                  the OpenAPI document\n"
-    "       lossd health [--url URL]       exit 0 if a running lossd is ready, 1 if not\n"
-    "       lossd version\n\n";
 
 /* serve. */
 
@@ -117,6 +108,22 @@ static void watch(service *s, uv_signal_t *handle, uv_signal_cb what, int number
     uv_signal_start(handle, what, number);
 }
 
+/* To a person: where a log is read by eye, the first request to try. */
+static void greet(const flags *f, const http *server)
+{
+    const int to = isatty(STDERR_FILENO) ? STDERR_FILENO : STDOUT_FILENO;
+    const char *url = http_url(server, 0);
+    buffer text = buffer_new(TEXT_MAX);
+    if (isatty(to) && log_wants(LOG_INFO) && strcmp(f->log_format, "json") != 0) {
+        for (int i = 0; strncmp(url, "unix:", 5) == 0 && http_url(server, i); i++)
+            url = http_url(server, i);
+        greeting_write(f, url, &text);
+        if (write(to, text.data, text.size) < 0)
+            (void)0; /* it is served all the same */
+    }
+    buffer_free(&text);
+}
+
 static int serve(const flags *f)
 {
     static service s; /* static, because its loop outlives this function */
@@ -150,6 +157,7 @@ static int serve(const flags *f)
     for (int i = 0; http_url(s.server, i); i++)
         log_line(LOG_INFO, "listening", "url", http_url(s.server, i), "isa", lk_isa_used(),
                  "workers", workers, "version", lk_version(), NULL);
+    greet(f, s.server);
     systemd_notify("READY=1");
     uv_run(&s.loop, UV_RUN_DEFAULT);
     log_line(LOG_INFO, "stopped", NULL);
@@ -166,6 +174,18 @@ static int print(buffer *text)
     if (!ok)
         fprintf(stderr, "lossd: cannot write the output\n");
     return ok ? 0 : 1;
+}
+
+static int print_document(void (*write)(buffer *to))
+{
+    buffer text = buffer_new(TEXT_MAX);
+    write(&text);
+    return print(&text);
+}
+
+static void openapi_all(buffer *to)
+{
+    openapi_write(NULL, to);
 }
 
 static int print_problem(const problem *p)
@@ -288,11 +308,8 @@ static int serve_or_evaluate(int argc, char **argv)
     }
     if (!flags_parse(&f, argc, argv, first, eval ? &words : NULL, &help))
         return BAD_USAGE;
-    if (help) {
-        fputs(usage, stdout);
-        flags_help(stdout);
-        return 0;
-    }
+    if (help)
+        return print_document(manual_help);
     if (!lk_isa_use(f.isa)) {
         fprintf(stderr, "lossd: --isa is \"%s\"; this processor runs auto", f.isa);
         for (int i = 0; i < lk_isa_count(); i++)
@@ -313,15 +330,16 @@ static int serve_or_evaluate(int argc, char **argv)
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "serve";
-    buffer text = buffer_new(TEXT_MAX);
     if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) {
         printf("lossd %s\n", lk_version());
         return 0;
     }
-    if (strcmp(command, "openapi") == 0) {
-        openapi_write(NULL, &text);
-        return print(&text);
-    }
+    if (strcmp(command, "openapi") == 0)
+        return print_document(openapi_all);
+    if (strcmp(command, "manual") == 0)
+        return print_document(manual_page);
+    if (strcmp(command, "completion") == 0)
+        return print_document(manual_completion);
     if (strcmp(command, "describe") == 0)
         return describe(argc, argv);
     if (strcmp(command, "health") == 0)

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import pathlib
+import pty
 import select
 import signal
 import socket
@@ -620,6 +621,54 @@ def small_requests_pass_one_that_takes_all_workers(path: str) -> None:
             same(reply.status, 200)
             same(reply.body == (alone or reply.body), True, "the same bytes")
             alone = reply.body
+
+
+# In a terminal.
+
+
+@contextmanager
+def in_terminal(path: str, *flags: str) -> Iterator[Callable[[str], str]]:
+    """A lossd whose standard error is a terminal; a function reads what it says up to a word. It must stop with 0."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen([path, *flags], stderr=its, stdout=subprocess.DEVNULL)
+    os.close(its)
+
+    def read_to(word: str) -> str:
+        said = b""
+        if word == "stopped":
+            process.terminate()
+        while word.encode() not in said:
+            same(bool(select.select([ours], [], [], 20)[0]), True, f"no {word} after {said!r}")
+            said += os.read(ours, 4096)
+        return said.decode()
+
+    try:
+        yield read_to
+    finally:
+        process.terminate()
+        same(process.wait(20), 0)
+        os.close(ours)
+
+
+@check
+def a_terminal_shows_a_request_that_works(path: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, key_file(f"# whose\n\nsomeone {KEY}\n") as keys:
+        tcp = ["--listen", "127.0.0.1:0"]
+        local = ["--listen", f"unix:{folder}/it's a socket"]
+        for flags in (tcp, local, [*local, *tcp], [*tcp, *tls_flags()], [*tcp, "--api-key-file", str(keys)]):
+            with in_terminal(path, *flags) as read_to:
+                said = read_to("/docs" if tcp[1] in flags else "/v1/losses/cross_entropy")
+                command = next(line for line in said.splitlines() if line.startswith("  curl "))
+                done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+                same("loss" in json.loads(done.stdout)["outputs"], True, command)
+                same(KEY in said, False, "a key is shown")
+
+
+@check
+def a_machine_that_reads_lines_gets_nothing_else(path: str) -> None:
+    with in_terminal(path, "--listen", "127.0.0.1:0", "--log-format", "json") as read_to:
+        lines = (read_to("listening") + read_to("stopped")).splitlines()
+        same([line[:1] for line in lines], ["{"] * len(lines))
 
 
 def main() -> int:
