@@ -29,6 +29,8 @@ LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 BINDIR ?= $(PREFIX)/bin
 DOCDIR ?= $(PREFIX)/share/doc/losskit
+MANDIR ?= $(PREFIX)/share/man
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
 	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
@@ -165,7 +167,7 @@ $(B)/lossd: $(SERVER_OBJS) $(B)/liblosskit.a
 -include $(SERVER_OBJS:.o=.d)
 
 build/lossd: $(B)/lossd
-	$(Q)ln -sfn $(FLAVOUR)/lossd $@
+	$(Q)ln -sfn $(B:build/%=%)/lossd $@
 
 ## run: install what is missing, build, serve on 127.0.0.1:8080 (ARGS="--listen ...")
 run: all
@@ -348,6 +350,8 @@ $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 ## api: regenerate api/ from the descriptions and goldens
 api: all
 	$(Q)$(B)/lossd openapi > api/openapi.json
+	$(Q)$(B)/lossd manual > api/lossd.1
+	$(Q)$(B)/lossd completion > api/lossd.bash
 	$(Q)$(B)/lossd describe --markdown | cat - api/errata.md > api/losses.md
 	$(Q)mkdir -p api/examples && rm -f api/examples/*.json
 	$(Q)for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
@@ -356,6 +360,7 @@ api: all
 
 api-check: all
 	$(Q)$(B)/lossd openapi | cmp - api/openapi.json \
+		&& $(B)/lossd manual | cmp - api/lossd.1 && $(B)/lossd completion | cmp - api/lossd.bash \
 		&& $(B)/lossd describe --markdown | cat - api/errata.md | cmp - api/losses.md \
 		&& for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
 			$(B)/lossd describe $$name --example | cmp - api/examples/$$name.json || exit 1; done \
@@ -394,22 +399,28 @@ coverage:
 # Installing.
 
 ## install, uninstall: under PREFIX (/usr/local), with DESTDIR
+FILL = sed -e 's|@prefix@|$(PREFIX)|;s|@libdir@|$(LIBDIR)|;s|@includedir@|$(INCLUDEDIR)|;s|@version@|$(VERSION)|'
 install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(DOCDIR)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/losskit \
+		$(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(COMPLETIONDIR) $(DESTDIR)$(DOCDIR)
 	install $(B)/lossd $(DESTDIR)$(BINDIR)/lossd
 	install -m 644 include/losskit.h $(DESTDIR)$(INCLUDEDIR)/losskit.h
 	install -m 644 $(B)/liblosskit.a $(DESTDIR)$(LIBDIR)/liblosskit.a
-	install $(B)/liblosskit.so.0 $(DESTDIR)$(LIBDIR)/liblosskit.so.$(VERSION)
+	install -m 644 $(B)/liblosskit.so.0 $(DESTDIR)$(LIBDIR)/liblosskit.so.$(VERSION)
 	ln -sfn liblosskit.so.$(VERSION) $(DESTDIR)$(LIBDIR)/liblosskit.so.0
 	ln -sfn liblosskit.so.0 $(DESTDIR)$(LIBDIR)/liblosskit.so
-	sed -e 's|@prefix@|$(PREFIX)|;s|@libdir@|$(LIBDIR)|;s|@includedir@|$(INCLUDEDIR)|;s|@version@|$(VERSION)|' \
-		lib/losskit.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc
+	$(FILL) lib/losskit.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc
+	$(FILL) lib/losskitConfig.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/losskit/losskitConfig.cmake
+	$(FILL) lib/losskitConfigVersion.cmake.in > $(DESTDIR)$(LIBDIR)/cmake/losskit/losskitConfigVersion.cmake
+	install -m 644 api/lossd.1 $(DESTDIR)$(MANDIR)/man1/lossd.1
+	install -m 644 api/lossd.bash $(DESTDIR)$(COMPLETIONDIR)/lossd
 	install -m 644 LICENSE CHANGELOG.md $(DESTDIR)$(DOCDIR)
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/lossd $(DESTDIR)$(INCLUDEDIR)/losskit.h $(DESTDIR)$(LIBDIR)/liblosskit.a \
 		$(DESTDIR)$(LIBDIR)/liblosskit.so* $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc \
-		$(DESTDIR)$(DOCDIR)/LICENSE $(DESTDIR)$(DOCDIR)/CHANGELOG.md
+		$(DESTDIR)$(LIBDIR)/cmake/losskit/losskitConfig*.cmake $(DESTDIR)$(MANDIR)/man1/lossd.1 \
+		$(DESTDIR)$(COMPLETIONDIR)/lossd $(DESTDIR)$(DOCDIR)/LICENSE $(DESTDIR)$(DOCDIR)/CHANGELOG.md
 
 ## ci: what .ci/run does
 ci:

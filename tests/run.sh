@@ -79,6 +79,7 @@ if [ -z "$mode" ]; then
     run "dashboard" docker/check_metrics.py --lossd "$build/lossd"
     run "smuggling" python3 tests/load/smuggle.py --direct --lossd "$build/lossd"
     run README.md tests/readme.sh "$build"
+    run installed tests/install.sh "$build"
     for guide in api/guides/*.md; do
         run "$(basename "$guide")" tests/console.sh "$build/lossd" "$guide"
     done
