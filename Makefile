@@ -231,7 +231,7 @@ REPLAYS := $(FUZZ_TARGETS:%=$(TESTS)/fuzz_%)
 $(REPLAYS): $(TESTS)/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h %.def,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 define vmath_rules
 $(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c | ready
@@ -315,7 +315,7 @@ fuzzers: $(FUZZERS)
 $(FUZZERS): $(TESTS)/libfuzzer_%: tests/fuzz/fuzz_%.c $(filter-out %/main.o,$(SERVER_OBJS)) build/release/liblosskit.a
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
-	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) -fsanitize=fuzzer $(filter-out %.h,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) -fsanitize=fuzzer $(filter-out %.h %.def,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 ## seeds: the seeds of the fuzz targets, from api/examples
 seeds:

@@ -75,6 +75,7 @@ if [ -z "$mode" ]; then
     run "wires" python3 tests/http/wires.py --lossd "$build/lossd"
     run "oip client" python3 tests/http/oip_client.py --lossd "$build/lossd"
     run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
+    run "framing" python3 tests/http/framing.py --lossd "$build/lossd"
     run "operate" python3 tests/http/operate.py --lossd "$build/lossd"
     run "dashboard" docker/check_metrics.py --lossd "$build/lossd"
     run "smuggling" python3 tests/load/smuggle.py --direct --lossd "$build/lossd"

@@ -45,6 +45,7 @@ typedef struct exchange {
     struct listener *listener;
     struct peer *peer;
     struct MHD_Connection *connection; /* NULL until the head is complete */
+    unsigned number;                   /* of the request on its connection, from 1 */
     uint64_t start;                    /* uv_hrtime() at the request line */
     const char *method;
     char *line;               /* path and query as received; target is made of it */

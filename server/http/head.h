@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Checks of the head of a request: refuses what libmicrohttpd accepts but a proxy in front may
- * parse differently (request smuggling). Pure functions of the text.
+ * The text of a request's head: tokens, hosts, targets, trace ids. Pure functions.
  */
 #ifndef LOSSD_HEAD_H
 #define LOSSD_HEAD_H
@@ -12,21 +11,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Is it a token of RFC 9110, as a header name must be? */
+/* Is it a character of a token of RFC 9110: a letter, a digit or one of !#$%&'*+-.^_`|~? */
+static inline bool head_is_tchar(char c)
+{
+    static const uint64_t tchars[] = {0x03ff6cfa00000000, 0x57ffffffc7fffffe};
+    const unsigned char u = (unsigned char)c;
+    return u < 128 && (tchars[u / 64] >> u % 64 & 1) != 0;
+}
+
+/* Is it a token, as a header name must be? */
 bool head_is_token(span text);
 
-/* The state of the checks: begin with {0}, pass every header to guard_header, then call
- * guard_passes. guard_header returns the value without trailing white space, which is not part of
- * it. libmicrohttpd has determined the length of the body from the untrimmed value, and so does the
- * guard. */
-typedef struct guard {
-    int lengths, encodings, hosts;
-    int64_t length;  /* length of the body: 0 without one, -1 if it is chunked */
-    const char *bad; /* reason to refuse the request; NULL: none yet */
-} guard;
+/* Is it a character of a host and optional port, by RFC 3986? */
+bool head_is_host(char c);
 
-span guard_header(guard *g, span name, span value);
-bool guard_passes(const guard *g, const char *version, problem *p);
+/* A header's value without trailing white space, which is not part of it. */
+span head_trimmed(span value);
 
 /* A request target. It is split before it is decoded, so that an encoded slash does not separate
  * segments. target_split cuts and decodes `text` in place. The query is "" if there is none. */

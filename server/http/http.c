@@ -6,6 +6,7 @@
  */
 #include "http/http.h"
 
+#include "http/intake.h"
 #include "http/receive.h"
 #include "http/reply.h"
 #include "http/server.h"
@@ -53,8 +54,8 @@ static void begin_connection(listener *l, struct MHD_Connection *connection, voi
     peer *p = peer_add(&l->server->peers, fd);
     listen_accepted(&l->at, fd);
     *context = p;
-    if (!p) {
-        shutdown(fd, SHUT_RDWR); /* without a deadline the connection could stay open for ever */
+    if (!p || !intake_open(fd, &p->framing, l->tls)) {
+        shutdown(fd, SHUT_RDWR); /* no deadline would end it, or no check of what it sends */
         return;
     }
     name_client(p, MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS));
@@ -81,6 +82,7 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
     atomic_fetch_sub(&metric.connections, 1);
     if (!p)
         return;
+    intake_close(p->fd);
     tls_detach(p->tls);
     peer_remove(p);
 }
@@ -98,8 +100,8 @@ static void end_late(peer *p)
     shutdown(p->fd, SHUT_RDWR); /* an event for libmicrohttpd, which then closes the connection */
 }
 
-/* libmicrohttpd cannot process a line (of a header, chunk or trailer) that does not fit in its
- * buffer, and keeps trying for ever, at full CPU load. End such connections. */
+/* libmicrohttpd keeps trying, at full CPU load, to process what does not fit in its buffer. framing
+ * lets no such line pass; if it happens all the same, end the connection. */
 static void end_stuck(http *server)
 {
     for (peer *p = server->peers.first; p; p = p->next) {
@@ -112,8 +114,7 @@ static void end_stuck(http *server)
         if (!peer_is_stuck(p, x->listener->runs, chunked ? server->idle : 0))
             continue;
         metric.stuck_connections_total++;
-        problem_set(&no_room, 400, "malformed_request",
-                    "the request has a line that is too long: of a header, a chunk or a trailer");
+        problem_set(&no_room, 400, "malformed_request", "the request could not be read to its end");
         if (x->reply.status == 0)
             http_reply_problem(x, &no_room);
         end_late(p);

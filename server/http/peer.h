@@ -7,6 +7,7 @@
 #define LOSSD_PEER_H
 
 #include "flags.h"
+#include "http/framing.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,6 +34,8 @@ typedef struct peer {
     int unread;        /* unread bytes in the socket at the last call of peer_is_stuck */
     uint64_t since;    /* the run of its daemon when `unread` last changed; 0: not checked yet */
     void *exchange;    /* the current request; NULL between requests */
+    unsigned requests; /* that libmicrohttpd has begun */
+    framing framing;   /* of what comes in */
     void *tls;         /* the result of tls_attach */
 } peer;
 

@@ -20,9 +20,13 @@ void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection
 {
     listener *l = cls;
     peer *p = peer_of(connection);
+    const char *query = strchr(uri, '?');
+    if (p)
+        p->requests++;
     exchange *x = p ? calloc(1, sizeof *x) : NULL;
     if (!x)
         return NULL;
+    x->number = p->requests;
     x->server = l->server;
     x->listener = l;
     x->peer = p;
@@ -32,6 +36,10 @@ void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection
         free(x);
         return NULL;
     }
+    /* Cut the query in libmicrohttpd's own memory: its parts, of which there may be thousands,
+     * would take memory there, and are not needed. */
+    if (query)
+        ((char *)(uintptr_t)query)[1] = '\0';
     p->exchange = x;
     peer_enter(&l->server->peers, p, PEER_HEAD, x->start, 0);
     l->server->exchanges++;
@@ -39,35 +47,44 @@ void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection
     return x;
 }
 
-/* The guard, and the size that the headers seen so far take in their usual spelling. */
-typedef struct look {
-    guard guard;
-    size_t size;
-} look;
-
-static enum MHD_Result look_at_header(void *cls, enum MHD_ValueKind kind, const char *name,
-                                      size_t name_size, const char *value, size_t value_size)
+/* Cut the white space behind a value, which is not part of it, in libmicrohttpd's own memory, by
+ * writing a NUL, so that look-ups return it without. */
+static enum MHD_Result trim_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                   size_t name_size, const char *value, size_t value_size)
 {
-    look *l = cls;
+    const span text = head_trimmed((span){value, value_size});
+    (void)cls;
     (void)kind;
-    const span text = guard_header(&l->guard, (span){name, name_size}, (span){value, value_size});
-    if (text.size < value_size) /* cut the value in libmicrohttpd's own memory, by writing a NUL, so
-                                   that later look-ups return it without trailing white space */
+    (void)name;
+    (void)name_size;
+    if (text.size < value_size)
         ((char *)(uintptr_t)value)[text.size] = '\0';
-    l->size += name_size + strlen(": ") + value_size + strlen("\r\n");
     return MHD_YES;
 }
 
-/* Does the head have the size that its request line and headers take in their usual spelling?
- * libmicrohttpd drops the text on folded lines and after a NUL, where a proxy in front may see a
- * different length of the body. If the sizes differ, the connection is closed after the reply, so
- * that what follows is never taken for another request. */
-static bool is_usual(const exchange *x, const look *l, const char *version)
+/* The announced length of the body, whose header framing has checked. */
+static int64_t length_of(const exchange *x)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(x->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    const size_t line = strlen(x->method) + 1 + strlen(x->line) + 1 + strlen(version);
-    return info && info->header_size == line + strlen("\r\n") + l->size + strlen("\r\n");
+    const char *length = http_header(x, "Content-Length");
+    return http_header(x, "Transfer-Encoding") ? -1 : length ? strtoll(length, NULL, 10) : 0;
+}
+
+/* Was the rest of this request refused before libmicrohttpd saw it? Then that is the reply, unless
+ * there is one already, and the last one on this connection. */
+static bool was_refused(exchange *x)
+{
+    const framing *f = &x->peer->framing;
+    problem p;
+    if (x->number > f->requests)
+        problem_set(&p, 500, "internal", "the request was not checked");
+    else if (x->number == f->requests && f->status != 0)
+        problem_set(&p, f->status, f->code, "%s", f->why);
+    else
+        return false;
+    x->close = true;
+    if (x->reply.status == 0)
+        http_reply_problem(x, &p);
+    return true;
 }
 
 /* Make room for `more` bytes of the body; of its exact length, if that is known. */
@@ -131,21 +148,16 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 }
 
 /* The head is complete: refuse the request, or receive the body. */
-static enum MHD_Result take_head(exchange *x, const char *version)
+static enum MHD_Result take_head(exchange *x)
 {
     problem p;
-    look l = {0};
     peer_enter(&x->server->peers, x->peer, PEER_BODY, uv_hrtime(), 0);
     peer_moved(&x->server->peers, x->peer, x->start, 0);
-    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, look_at_header, &l);
+    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, trim_header, NULL);
     exchange_identify(x, http_header(x, "X-Request-Id"));
-    x->length = l.guard.length;
-    x->close = !is_usual(x, &l, version);
-    if (!guard_passes(&l.guard, version, &p)) {
-        x->close = true;
-        http_reply_problem(x, &p);
+    if (was_refused(x))
         return reply_send(x) ? MHD_YES : MHD_NO;
-    }
+    x->length = length_of(x);
     const char *expect = http_header(x, "Expect");
     if (expect && strcasecmp(expect, "100-continue") != 0) {
         problem_set(&p, 417, "expectation_failed",
@@ -177,12 +189,13 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
 {
     exchange *x = *state;
     (void)url;
+    (void)version;
     if (!x) /* there was no memory when the request line was received */
         return MHD_queue_response(connection, 503, ((http *)cls)->exhausted);
     if (!x->connection) {
         x->connection = connection;
         x->method = method;
-        return take_head(x, version);
+        return take_head(x);
     }
     /* A call without data (NULL) means that the request is complete. Data of size 0 does not: it
      * comes when the client asked for 100 Continue and there is no body. */
@@ -191,6 +204,8 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
         *size = 0;
         return result;
     }
+    if (was_refused(x))
+        x->server->handler->refuse(x);
     if (x->reply.status == 0) {
         peer_enter(&x->server->peers, x->peer, PEER_WORK, 0, 0);
         x->server->handler->run(x);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write the seeds of the fuzz targets from api/examples: each loss's example in every body format.
+"""Write the seeds of the fuzz targets: from api/examples each loss's example in every body format, from
+tests/load/smuggle.txt requests that are hard to delimit.
 
 Seeds that were found by fuzzing stand beside them under names of their own and are kept.
 """
@@ -9,22 +10,27 @@ from __future__ import annotations
 import gzip
 import json
 import pathlib
+import re
 import struct
+import sys
 import zlib
 
 HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "load"))
+
+from smuggle import read_vectors  # noqa: E402
+
 SEEDS = HERE / "seeds"
 EXAMPLES = HERE.parent.parent / "api" / "examples"
 
 
 HEADS = {
-    "plain": "HTTP/1.1\n/v1/losses/huber?delta=2\nHost:h:8080\nContent-Length:12\nAccept:*/*",
-    "chunked": "HTTP/1.1\nhttp://h/v2/models/ctc/infer\nHost:[::1]:80\nTransfer-Encoding:chunked",
-    "old": "HTTP/1.0\n/healthz\nConnection:keep-alive",
-    "both": "HTTP/1.1\n/%76%31/%2e%2e/a%2fb\nHost:h\nContent-Length:1\nTransfer-Encoding:chunked",
-    "twice": "HTTP/1.1\n//a/./..\nHost:h\nHost:i\nContent-Length:+1\nContent-Length:18446744073709551617",
-    "trace": "HTTP/1.1\n00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\nHost:h\nX: \t\x7f",
-    "star": "HTTP/1.1\n*\nhost:\ntransfer-encoding:gzip, chunked",
+    "plain": "/v1/losses/huber?delta=2",
+    "absolute": "http://h/v2/models/ctc/infer",
+    "encoded": "/%76%31/%2e%2e/a%2fb",
+    "dots": "//a/./..",
+    "trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "star": "*",
 }
 
 
@@ -130,6 +136,9 @@ def main() -> None:
         write("number", number.replace("+", "plus"), number.encode())
     for name, head in HEADS.items():
         write("head", name, head.encode())
+    for vector in read_vectors(HERE.parent / "load" / "smuggle.txt"):
+        if len(vector.data) < 1000:
+            write("framing", re.sub("[^0-9A-Za-z]+", "-", vector.name), b"\0" + vector.data)
     for size in (0, 1, 300, 70000):
         plain = b"[0.25,1e-7]" * (size // 11)
         write("coding", f"gzip-{size}", gzip.compress(plain, mtime=0))

@@ -429,7 +429,7 @@ def work_of_a_client_that_left_is_not_done(path: str) -> None:
 
 @check
 def what_hides_a_second_request_ends_the_connection(path: str) -> None:
-    """Lengths that libmicrohttpd does not see, and a proxy in front may: the body must not become a request."""
+    """Lengths that a proxy in front may see, and another one not: the body must not become a request."""
     hidden = b"GET /healthz HTTP/1.1\r\nHost: s\r\nX-Request-Id: hidden\r\n\r\n"
     size = str(len(hidden)).encode()
     post, get = (line + b" HTTP/1.1\r\nHost: a\r\n" for line in (b"POST " + PATH.encode(), b"GET /healthz"))
@@ -438,7 +438,6 @@ def what_hides_a_second_request_ends_the_connection(path: str) -> None:
             post + b"Content-Length:\r\n " + size + b"\r\n\r\n",
             post + b"Content-Length: 0\r\n " + size + b"\r\n\r\n",
             post + b"Content-Length: 0\0 " + size + b"\r\n\r\n",
-            post + b"Content-Length: " + size + b" \r\n\r\n",
             post + b"Content-Length:\r\n\r\n",
             post + b"X: y\r\n z\r\n\r\n",
             post + b"X: y\0z\r\n\r\n",

@@ -105,8 +105,8 @@ static void of_the_library(void **unused)
 static void titles(void **unused)
 {
     (void)unused;
-    static const int statuses[] = {400, 401, 403, 404, 405, 406, 408, 413,
-                                   414, 415, 417, 422, 431, 500, 503, 504};
+    static const int statuses[] = {400, 401, 403, 404, 405, 406, 408, 413, 414,
+                                   415, 417, 422, 431, 500, 503, 504, 505};
     for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++)
         if (strcmp(problem_title(statuses[i]), "Error") == 0)
             fail_msg("%d has no title", statuses[i]);

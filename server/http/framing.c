@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: MIT */
+#include "http/framing.h"
+
+#include "http/head.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* What comes next. */
+enum {
+    START, /* the request line, or an empty line before it, which is dropped */
+    START_LF,
+    METHOD, /* the request line */
+    TARGET,
+    VERSION,
+    LINE_LF,
+    LINE, /* a header or trailer, or the empty line behind them */
+    NAME,
+    VALUE,
+    VALUE_LF,
+    HEAD_LF,    /* the end of the empty line */
+    BODY,       /* of announced length */
+    SIZE,       /* of a chunk */
+    SIZE_SPACE, /* white space and an extension */
+    EXTENSION,
+    SIZE_LF,
+    DATA, /* of a chunk, and its end */
+    DATA_CR,
+    DATA_LF,
+    REFUSED,
+};
+
+/* The headers that matter here. All but Cookie may come only once. */
+enum { OTHER, COOKIE, HOST, LENGTH, CODING };
+
+static const char version[] = "HTTP/1.1\r\n\r\n", coding[] = "chunked", last_chunk[] = "0\r\n\r\n";
+
+/* What makes a request complete whose next byte is refused. */
+static const char *rest_of(const framing *f)
+{
+    if (f->trailer)
+        return last_chunk;
+    switch (f->state) {
+    case METHOD:
+        return "- / HTTP/1.1\r\n\r\n"; /* never the name of a method */
+    case TARGET:
+        return f->at ? " HTTP/1.1\r\n\r\n" : "/ HTTP/1.1\r\n\r\n";
+    case VERSION:
+        return version + f->at;
+    case LINE:
+        return "\r\n";
+    case NAME:
+        return "-:\r\n\r\n"; /* never the name of a header that has a meaning */
+    case VALUE:
+        return f->field == LENGTH && f->at == 0 ? "0\r\n\r\n" : "\r\n\r\n";
+    case LINE_LF:
+    case VALUE_LF:
+        return "\n\r\n";
+    case HEAD_LF:
+        return "\n";
+    case DATA_CR:
+        return "\r\n0\r\n\r\n";
+    case DATA_LF:
+        return "\n0\r\n\r\n";
+    default: /* of a chunk size nothing is passed on before its line is complete */
+        return last_chunk;
+    }
+}
+
+/* A request begins, or one has ended. */
+static void enter(framing *f, int state)
+{
+    *f = (framing){.state = (uint8_t)state, .requests = f->requests + (state == METHOD)};
+}
+
+static void refuse(framing *f, int status, const char *code, const char *why)
+{
+    f->rest = rest_of(f);
+    f->state = REFUSED;
+    f->status = status;
+    f->code = code;
+    f->why = why;
+}
+
+static void malformed(framing *f, const char *why)
+{
+    refuse(f, 400, "malformed_request", why);
+}
+
+/* A character of a header's value or of a chunk extension. */
+static bool is_text(char c)
+{
+    return ((unsigned char)c >= 0x20 && c != 0x7f) || c == '\t';
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+}
+
+static int hex_digit(char c)
+{
+    const char letter = lower(c);
+    return c >= '0' && c <= '9' ? c - '0' : letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
+}
+
+/* The name of a header is complete: which one is it, and may it come? A trailer has no meaning. */
+static void identify(framing *f)
+{
+    static const struct {
+        uint8_t field, size;
+        const char *name, *twice;
+    } known[] = {
+        {COOKIE, 6, "cookie", NULL},
+        {HOST, 4, "host", "HTTP/1.1 needs exactly one Host"},
+        {LENGTH, 14, "content-length", "Content-Length comes more than once"},
+        {CODING, 17, "transfer-encoding", "Transfer-Encoding comes more than once"},
+    };
+    f->field = OTHER;
+    if (f->trailer)
+        return;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (f->at == known[i].size && memcmp(f->name, known[i].name, f->at) == 0) {
+            f->field = known[i].field;
+            if (known[i].twice && f->seen & 1 << f->field)
+                malformed(f, known[i].twice);
+        }
+    const int both = 1 << LENGTH | 1 << CODING;
+    f->seen |= (uint8_t)(1 << f->field);
+    if (f->state != REFUSED && (f->seen & both) == both)
+        malformed(f, "Content-Length and Transfer-Encoding exclude each other");
+    if (f->state != REFUSED && f->field == CODING && f->old)
+        malformed(f, "Transfer-Encoding needs HTTP/1.1");
+}
+
+/* The next character, but no white space, of a value that is checked here. */
+static void check_value(framing *f, char c)
+{
+    if (f->field == LENGTH) {
+        if (f->spaced || c < '0' || c > '9' || f->at == 18)
+            malformed(f, "Content-Length must be at most 18 digits");
+        f->left = f->left * 10 + (uint64_t)(c - '0');
+    } else if (f->field == CODING) {
+        if (f->spaced || lower(c) != coding[f->at])
+            malformed(f, "Transfer-Encoding must be chunked");
+    } else if (f->spaced || !head_is_host(c)) {
+        malformed(f, "Host must be a name or an address, and perhaps a port");
+    }
+    if (f->at < UINT8_MAX)
+        f->at++;
+}
+
+/* A value is complete. */
+static void end_value(framing *f)
+{
+    if (f->field == LENGTH && f->at == 0)
+        malformed(f, "Content-Length must be at most 18 digits");
+    else if (f->field == CODING && coding[f->at] != '\0')
+        malformed(f, "Transfer-Encoding must be chunked");
+    else
+        f->state = VALUE_LF;
+}
+
+/* The head has ended, with or without a body behind it; or the trailers have. */
+static void end_head(framing *f)
+{
+    f->count = f->at = 0;
+    if (f->trailer)
+        enter(f, START);
+    else if (!f->old && !(f->seen & 1 << HOST))
+        malformed(f, "HTTP/1.1 needs exactly one Host");
+    else if (f->seen & 1 << CODING)
+        f->state = SIZE;
+    else if (f->left > 0)
+        f->state = BODY;
+    else
+        enter(f, START);
+}
+
+/* One character of the request line. */
+static void read_line(framing *f, char c)
+{
+    const bool separates = c == ' ' && f->at > 0;
+    switch (f->state) {
+    case METHOD:
+        if (!separates && !head_is_tchar(c))
+            malformed(f, "a request begins with a method, which is a token");
+        break;
+    case TARGET:
+        if (!separates && ((unsigned char)c <= ' ' || c == 0x7f))
+            malformed(f, "a request line is METHOD TARGET HTTP/1.1, with one space between them");
+        break;
+    }
+    if (f->state == REFUSED)
+        return;
+    f->at = !separates;
+    if (separates)
+        f->state = f->state == METHOD ? TARGET : VERSION;
+}
+
+/* One character of the version at the end of the request line. */
+static void read_version(framing *f, char c)
+{
+    const bool digit = c >= '0' && c <= '9';
+    if (f->at == sizeof "HTTP/1.1" - 1 && c == '\r')
+        f->state = LINE_LF;
+    else if (f->at == strlen("HTTP/") && digit && c != '1')
+        refuse(f, 505, "version_not_supported", "the version of HTTP must be 1.0 or 1.1");
+    else if (f->at == strlen("HTTP/1.") ? !digit : c != version[f->at])
+        malformed(f, "a request line ends with HTTP/1.1, then CR LF");
+    else
+        f->old = f->at++ == strlen("HTTP/1.") && c == '0';
+}
+
+/* The first character of a header or trailer, or of the empty line behind them. */
+static void begin_header(framing *f, char c)
+{
+    if (c == '\r') {
+        f->state = HEAD_LF;
+    } else if (is_space(c)) {
+        malformed(f, "a header line is folded");
+    } else if (!head_is_tchar(c)) {
+        malformed(f, "a header name is not a token");
+    } else if (f->headers == FRAMING_HEADERS_MAX) {
+        refuse(f, 431, "head_too_large", "the request has more than 128 headers");
+    } else {
+        f->state = NAME;
+        f->headers++;
+        f->name[0] = lower(c);
+        f->at = 1;
+    }
+}
+
+static void read_name(framing *f, char c)
+{
+    if (head_is_tchar(c)) {
+        if (f->at < FRAMING_NAME)
+            f->name[f->at] = lower(c);
+        if (f->at <= FRAMING_NAME) /* one more, if it is longer than those that matter */
+            f->at++;
+        return;
+    }
+    if (c != ':')
+        malformed(f, "a header name is not a token");
+    else
+        identify(f);
+    if (f->state == REFUSED)
+        return;
+    f->state = VALUE;
+    f->at = 0;
+    f->spaced = false;
+}
+
+/* One character of a value. True: libmicrohttpd gets it. */
+static bool read_value(framing *f, char c)
+{
+    if (c == '\r') {
+        end_value(f);
+        return true;
+    }
+    if (!is_text(c))
+        malformed(f, "a header value has a control character");
+    else if (f->field == OTHER)
+        return true;
+    else if (f->field == COOKIE) /* its parts would take memory, and nobody asks for them */
+        return false;
+    else if (is_space(c))
+        f->spaced = f->at > 0;
+    else
+        check_value(f, c);
+    return !is_space(c);
+}
+
+/* One character that is neither of a chunk nor of the data of a body. Returns how many bytes it
+ * wrote at `to`. */
+static size_t read_head(framing *f, char c, char *to)
+{
+    const bool trailer = f->trailer;
+    bool passed = !trailer;
+    switch (f->state) {
+    case START:
+        f->state = START_LF;
+        return 0;
+    case START_LF:
+        f->state = START;
+        if (c != '\n') {
+            enter(f, METHOD);
+            malformed(f, "a line must end with CR LF");
+        }
+        return 0;
+    case METHOD:
+    case TARGET:
+        read_line(f, c);
+        break;
+    case VERSION:
+        read_version(f, c);
+        break;
+    case LINE:
+        begin_header(f, c);
+        break;
+    case NAME:
+        read_name(f, c);
+        break;
+    case VALUE:
+        passed = read_value(f, c) && passed;
+        break;
+    default: /* an LF behind a CR */
+        if (c != '\n') {
+            malformed(f, "a line must end with CR LF");
+        } else if (f->state == HEAD_LF) {
+            end_head(f);
+        } else {
+            f->count = f->state == LINE_LF ? 0 : f->count;
+            f->state = LINE;
+        }
+    }
+    if (f->state == REFUSED)
+        return 0;
+    if (trailer && f->state == START) {
+        memcpy(to, last_chunk, strlen(last_chunk));
+        return strlen(last_chunk);
+    }
+    if (passed)
+        *to = c;
+    return passed;
+}
+
+/* One character of a chunk's size line or of the end of its data. Returns how many bytes it wrote
+ * at `to`. */
+static size_t read_chunk(framing *f, char c, char *to)
+{
+    char line[FRAMING_GAP];
+    const int digit = hex_digit(c);
+    switch (f->state) {
+    case SIZE:
+        if (digit >= 0 && f->left >> 56 != 0) {
+            refuse(f, 413, "too_large", "a chunk has 2^60 bytes or more");
+        } else if (digit >= 0) {
+            f->left = f->left * 16 + (uint64_t)digit;
+            f->at = 1;
+        } else if (f->at && c == '\r') {
+            f->state = SIZE_LF;
+        } else if (f->at && (c == ';' || is_space(c))) {
+            f->state = c == ';' ? EXTENSION : SIZE_SPACE;
+        } else {
+            malformed(f, "the size of a chunk must be hexadecimal digits, then CR LF");
+        }
+        return 0;
+    case SIZE_SPACE:
+        if (c == ';')
+            f->state = EXTENSION;
+        else if (!is_space(c))
+            malformed(f, "the size of a chunk must be hexadecimal digits, then CR LF");
+        return 0;
+    case EXTENSION:
+        if (c == '\r')
+            f->state = SIZE_LF;
+        else if (!is_text(c))
+            malformed(f, "a chunk extension has a control character");
+        return 0;
+    case SIZE_LF:
+        if (c != '\n') {
+            malformed(f, "a line must end with CR LF");
+            return 0;
+        }
+        f->trailer = f->left == 0;
+        if (f->trailer) {
+            f->state = LINE;
+            f->headers = 0;
+            return 0;
+        }
+        f->state = DATA;
+        const uint64_t paid = 16 + 2 * f->left;
+        f->count -= f->count < paid ? f->count : (uint32_t)paid;
+        const int size = snprintf(line, sizeof line, "%llx\r\n", (unsigned long long)f->left);
+        memcpy(to, line, (size_t)size);
+        return (size_t)size;
+    case DATA_CR:
+    case DATA_LF:
+        if (c != (f->state == DATA_CR ? '\r' : '\n')) {
+            malformed(f, "the data of a chunk must end with CR LF");
+            return 0;
+        }
+        f->state = f->state == DATA_CR ? DATA_LF : SIZE;
+        f->at = 0;
+        *to = c;
+        return 1;
+    }
+    return 0;
+}
+
+static bool in_chunk(const framing *f)
+{
+    return f->state >= SIZE && f->state <= DATA_LF;
+}
+
+/* How many bytes more the current line, or what surrounds the data of chunks, may have. */
+static uint32_t room(const framing *f)
+{
+    const uint32_t limit = f->trailer || in_chunk(f) ? FRAMING_CHUNK_MAX
+                           : f->state <= LINE_LF     ? FRAMING_LINE_MAX
+                                                     : FRAMING_HEADER_BYTES;
+    return limit - f->count;
+}
+
+static void refuse_length(framing *f)
+{
+    if (f->state <= START_LF)
+        enter(f, METHOD);
+    if (f->trailer || in_chunk(f))
+        malformed(f, "chunk sizes, extensions and trailers have more than 4096 bytes");
+    else if (f->state <= LINE_LF)
+        refuse(f, 414, "uri_too_long", "the request line has more than 16384 bytes");
+    else
+        refuse(f, 431, "head_too_large", "the headers have more than 32768 bytes");
+}
+
+/* The length of a run of characters that are passed on as they are: of the target, or of the value
+ * of a header that does not matter here. */
+static size_t run_of(const framing *f, const char *from, size_t most)
+{
+    size_t size = 0;
+    if (f->state != TARGET && (f->state != VALUE || f->field != OTHER))
+        return 0;
+    while (size < most && (unsigned char)from[size] > ' ' && from[size] != 0x7f)
+        size++;
+    return size;
+}
+
+static size_t smaller(uint64_t a, size_t b)
+{
+    return a < b ? (size_t)a : b;
+}
+
+size_t framing_pass(framing *f, const char *from, size_t size, char *to)
+{
+    const char *const end = from + size;
+    char *out = to;
+    while (from < end && f->state != REFUSED) {
+        const bool data = f->state == BODY || f->state == DATA;
+        const size_t there = (size_t)(end - from);
+        const size_t run =
+            data ? smaller(f->left, there) : run_of(f, from, smaller(room(f), there));
+        if (run > 0) {
+            if (!f->trailer) {
+                memmove(out, from, run);
+                out += run;
+            }
+            from += run;
+        }
+        if (data) {
+            f->left -= run;
+            if (f->left == 0 && f->state == DATA)
+                f->state = DATA_CR;
+            else if (f->left == 0)
+                enter(f, START);
+        } else if (run > 0) {
+            f->count += (uint32_t)run;
+            f->at = 1;
+        } else if (f->state == START && *from != '\r') {
+            enter(f, METHOD);
+        } else if (room(f) == 0) {
+            refuse_length(f);
+        } else {
+            const char c = *from++;
+            f->count++;
+            out += in_chunk(f) ? read_chunk(f, c, out) : read_head(f, c, out);
+        }
+    }
+    return (size_t)(out - to);
+}
+
+size_t framing_gap(const framing *f)
+{
+    const bool begun = f->state == SIZE ? f->at > 0 : f->state > SIZE && f->state <= SIZE_LF;
+    return begun || f->trailer ? FRAMING_GAP : 0;
+}
+
+size_t framing_finish(framing *f, char *to, size_t size)
+{
+    const size_t n = smaller(strlen(f->rest), size);
+    memcpy(to, f->rest, n);
+    f->rest += n;
+    return n;
+}

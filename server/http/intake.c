@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+#include "http/intake.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* By descriptor. */
+static struct {
+    framing *framing; /* NULL: not a connection */
+    bool tls;
+} * connection;
+static int connections;
+
+bool intake_open(int fd, framing *f, bool tls)
+{
+    if (fd >= connections) {
+        const int more = fd + fd / 2 + 16;
+        void *grown = realloc(connection, (size_t)more * sizeof *connection);
+        if (!grown)
+            return false;
+        connection = grown;
+        memset(connection + connections, 0, (size_t)(more - connections) * sizeof *connection);
+        connections = more;
+    }
+    connection[fd].framing = f;
+    connection[fd].tls = tls;
+    return true;
+}
+
+static framing *framing_of(int fd)
+{
+    return fd >= 0 && fd < connections ? connection[fd].framing : NULL;
+}
+
+static ssize_t read_socket(void *from, void *to, size_t size)
+{
+    /* What recv() does; that name is taken. */
+    return recvfrom(*(const int *)from, to, size, 0, NULL, NULL);
+}
+
+/* Drop what follows a refused request: unread, it would reset the connection when that is closed,
+ * maybe before the client has read the reply. Returns what the source does when there is nothing
+ * left; or the end, for a client that sends without pause. */
+static ssize_t drop(char *to, size_t size, intake_source *source, void *from)
+{
+    ssize_t got = 1;
+    for (int i = 0; i < 16 && got > 0; i++)
+        got = source(from, to, size);
+    return got > 0 ? 0 : got;
+}
+
+void intake_close(int fd)
+{
+    static char unread[16 * 1024];
+    const framing *f = framing_of(fd);
+    if (f && f->status != 0)
+        drop(unread, sizeof unread, read_socket, &fd);
+    if (f)
+        connection[fd].framing = NULL;
+}
+
+/* libmicrohttpd takes it that a socket is empty when it gets less than it has asked for, and waits
+ * for more. So read until that is true. */
+ssize_t intake_read(int fd, void *to, size_t size, intake_source *source, void *from)
+{
+    framing *f = framing_of(fd);
+    char *out = to;
+    size_t done = 0;
+    if (!f)
+        return source(from, to, size);
+    while (f->status == 0) {
+        const size_t gap = framing_gap(f), room = size - done;
+        if (room <= gap) { /* a chunk's size comes next, or the last one, which zeros may precede */
+            memset(out + done, '0', room);
+            return (ssize_t)size;
+        }
+        const ssize_t got = source(from, out + done + gap, room - gap);
+        if (got <= 0)
+            return done > 0 ? (ssize_t)done : got;
+        done += framing_pass(f, out + done + gap, (size_t)got, out + done);
+        if (done == size || (done > 0 && (size_t)got < room - gap && f->status == 0))
+            return (ssize_t)done;
+    }
+    done += framing_finish(f, out + done, size - done);
+    return done > 0 ? (ssize_t)done : drop(to, size, source, from);
+}
+
+/* This is recv() for the linker. In C it has another name, since the C library's header may have an
+ * inline function of that one. */
+ssize_t intake_recv(int fd, void *to, size_t size, int how) __asm__("recv");
+
+ssize_t intake_recv(int fd, void *to, size_t size, int how)
+{
+    const bool tls = framing_of(fd) && connection[fd].tls;
+    return how != 0 || tls ? recvfrom(fd, to, size, how, NULL, NULL)
+                           : intake_read(fd, to, size, read_socket, &fd);
+}
