@@ -159,10 +159,10 @@ static class_target strided_target(const lk_job *job, int64_t i)
     return t;
 }
 
-static void strided_targets(const lk_job *job, int64_t first, int count, class_target *to)
+static void strided_targets(const lk_job *job, int64_t first, int count, class_targets *to)
 {
     for (int k = 0; k < count; k++)
-        to[k] = strided_target(job, first + k);
+        class_put_target(to, k, strided_target(job, first + k));
 }
 
 static lk_status prepare_strided(lk_job *job, lk_error *error)
@@ -212,10 +212,10 @@ static class_target mean_target(const lk_job *job, int64_t i)
     return t;
 }
 
-static void mean_targets(const lk_job *job, int64_t first, int count, class_target *to)
+static void mean_targets(const lk_job *job, int64_t first, int count, class_targets *to)
 {
     for (int k = 0; k < count; k++)
-        to[k] = mean_target(job, first + k);
+        class_put_target(to, k, mean_target(job, first + k));
 }
 
 /* The windows start at 0, K, 2K, ... as far as they fit; where the last one ends early, one more

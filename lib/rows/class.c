@@ -4,6 +4,8 @@
  */
 #include "rows/class.h"
 
+#include "rows/few.h"
+
 lk_status classwise_check(const lk_job *job, lk_error *error)
 {
     const classwise_options *o = job->options;
@@ -71,6 +73,7 @@ typedef struct visit {
     void *kept;    /* scratch for exponentials, or NULL */
     bool per_row;  /* reduction=none */
     double *value; /* where the main and z parts of each row are stored; NULL: they are not */
+    double sum[CLASSWISE_SUMS][LANES]; /* rows of few classes: of the block, a lane each */
 } visit;
 
 bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk_block *block)
@@ -97,8 +100,19 @@ typedef struct class_batch {
     elem *grad_x, *grad_t;
 } class_batch;
 
+/* The rows that follow the first `rows` of a batch, which are `width` apart. */
+LK_INLINE class_batch batch_after(class_batch at, int64_t rows, int64_t width)
+{
+    const int64_t step = rows * width;
+    return (class_batch){.first = at.first + rows,
+                         .x = at.x + step,
+                         .t = at.t ? at.t + step : NULL,
+                         .grad_x = at.grad_x ? at.grad_x + step : NULL,
+                         .grad_t = at.grad_t ? at.grad_t + step : NULL};
+}
+
 /* Set up row k of a batch with its target. True if the row counts and must be computed. */
-LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_target *target,
+LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_targets *target,
                          class_row *row)
 {
     const lk_job *job = v->job;
@@ -110,14 +124,14 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
                        .grad_x = at->grad_x ? at->grad_x + place : NULL,
                        .grad_t = at->grad_t ? at->grad_t + place : NULL,
                        .argmax = -1};
-    if (!target->counts) {
+    if (!target->counts[k]) {
         class_zero(&v->plan, row);
         return false;
     }
-    const double upstream = real_or_one(job, GRAD_OUTPUT, target->up);
-    row->y = row->t ? -1 : target->y;
-    row->rho = target->main * job->scale[MAIN] * upstream;
-    row->zeta = target->z * job->scale[Z] * upstream;
+    const double upstream = real_or_one(job, GRAD_OUTPUT, target->up[k]);
+    row->y = row->t ? -1 : target->y[k];
+    row->rho = target->main[k] * job->scale[MAIN] * upstream;
+    row->zeta = target->z[k] * job->scale[Z] * upstream;
     if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
         const bool bad = class_refuse(&v->plan, LOGITS, i, row->x, v->block);
         if ((row->t && class_refuse(&v->plan, TARGETS, i, row->t, v->block)) || bad)
@@ -126,19 +140,10 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
     return true;
 }
 
-LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const class_row *row)
+/* The results of row i, whose parts of the loss are `main` and `z`. */
+LK_INLINE void put_parts(const visit *v, int64_t i, double main, double z)
 {
     const lk_job *job = v->job;
-    const double main = target->counts && target->main != 0 ? target->main * row->main : 0;
-    const double z = target->counts && target->z != 0 ? target->z * row->z_part : 0;
-    if (i == v->block_end) {
-        v->block_end += job->block_rows;
-        v->block++;
-    }
-    v->block->sum[MAIN] += main;
-    v->block->sum[Z] += z;
-    v->block->sum[SUM_NLL] += (double)row->nll;
-    v->block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
     if (v->value) {
         v->value[2 * i] = main;
         v->value[2 * i + 1] = z;
@@ -147,6 +152,23 @@ LK_INLINE void end_row(visit *v, int64_t i, const class_target *target, const cl
         lk_put(&job->value, i, main + z);
     if (v->per_row)
         put_row(job, Z_LOSS, i, z);
+}
+
+LK_INLINE void end_row(visit *v, int64_t i, double main_weight, double z_weight,
+                       const class_row *row)
+{
+    const lk_job *job = v->job;
+    const double main = main_weight != 0 ? main_weight * row->main : 0;
+    const double z = z_weight != 0 ? z_weight * row->z_part : 0;
+    if (i == v->block_end) {
+        v->block_end += job->block_rows;
+        v->block++;
+    }
+    v->block->sum[MAIN] += main;
+    v->block->sum[Z] += z;
+    v->block->sum[SUM_NLL] += (double)row->nll;
+    v->block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
+    put_parts(v, i, main, z);
     put_row(job, NLL, i, (double)row->nll);
     put_row(job, LSE, i, (double)row->lse);
     put_row(job, ENTROPY, i, (double)row->entropy);
@@ -158,15 +180,15 @@ static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int
 {
     const int most = class_together(v->plan.width);
     class_row *row[CLASS_TOGETHER], *live[CLASS_TOGETHER];
-    class_target target[CLASS_TOGETHER];
+    class_targets target;
     for (int64_t left = count; left > 0; left -= most) {
         const int rows = left < most ? (int)left : most;
         int lives = 0;
-        targets_of(v->job, at.first, rows, target);
+        targets_of(v->job, at.first, rows, &target);
         for (int k = 0; k < rows; k++) {
             const int slot = most > 1 ? k : v->slot;
             row[k] = &v->row[slot];
-            if (!begin_row(v, &at, k, &target[k], row[k]))
+            if (!begin_row(v, &at, k, &target, row[k]))
                 continue;
             class_keep(&v->plan, row[k], v->kept, slot);
             live[lives++] = row[k];
@@ -177,15 +199,131 @@ static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int
         else
             class_compute(&v->plan, live, lives);
         for (int k = 0; k < rows; k++)
-            end_row(v, at.first + k, &target[k], row[k]);
-        const int64_t step = rows * v->plan.width;
-        at = (class_batch){.first = at.first + rows,
-                           .x = at.x + step,
-                           .t = at.t ? at.t + step : NULL,
-                           .grad_x = at.grad_x ? at.grad_x + step : NULL,
-                           .grad_t = at.grad_t ? at.grad_t + step : NULL};
+            end_row(v, at.first + k, target.main[k], target.z[k], row[k]);
+        at = batch_after(at, rows, v->plan.width);
     }
     plain_settle(&v->plan, &v->left);
+}
+
+/* Rows of few classes. */
+
+/* class_refuse for a row whose classes may lie apart. */
+static bool few_refuse(visit *v, int input, int64_t i, const elem *x)
+{
+    elem row[FEW];
+    for (int64_t k = 0; k < v->plan.classes; k++)
+        memcpy(row + k, x + k * v->plan.inner, sizeof *row);
+    return class_refuse(&v->plan, input, i, row, v->block);
+}
+
+static void few_begin(visit *v, const class_batch *at, const class_targets *target, int64_t width,
+                      few_rows *r)
+{
+    const lk_job *job = v->job;
+    const classwise_options *o = job->options;
+    const double main = job->scale[MAIN], z = job->scale[Z];
+    r->x = at->x;
+    r->t = at->t;
+    r->grad_x = at->grad_x;
+    r->grad_t = at->grad_t;
+    for (int k = 0; k < LANES; k++) {
+        const ilane live = k < r->count && target->counts[k] ? -1 : 0;
+        r->live[k] = live;
+        r->y[k] = at->t ? -1 : live ? (ilane)target->y[k] : -1;
+        r->rho[k] = target->main[k] * main;
+        r->zeta[k] = target->z[k] * z;
+    }
+    for (int k = 0; job->in[GRAD_OUTPUT].data && k < r->count; k++) {
+        const double upstream = r->live[k] ? real_or_one(job, GRAD_OUTPUT, target->up[k]) : 0;
+        r->rho[k] *= upstream;
+        r->zeta[k] *= upstream;
+    }
+    for (int k = 0; o->reduce.nonfinite == LK_REFUSE_NONFINITE && k < r->count; k++) {
+        const int64_t i = at->first + k, place = k * width;
+        bool bad = r->live[k] && few_refuse(v, LOGITS, i, at->x + place);
+        bad |= r->live[k] && at->t && few_refuse(v, TARGETS, i, at->t + place);
+        r->live[k] = bad ? 0 : r->live[k];
+    }
+}
+
+static void few_end(visit *v, int64_t first, const class_targets *target, const few_rows *r)
+{
+    const lk_job *job = v->job;
+    double main[LANES], z[LANES];
+    for (int k = 0; k < LANES; k++) {
+        main[k] = target->main[k] * (target->main[k] != 0 ? r->main[k] : 0);
+        z[k] = target->z[k] * (target->z[k] != 0 ? r->z_part[k] : 0);
+        v->sum[MAIN][k] += main[k];
+        v->sum[Z][k] += z[k];
+        v->sum[SUM_NLL][k] += (double)r->nll[k];
+        v->sum[SUM_RIGHT][k] += r->y[k] >= 0 && r->argmax[k] == r->y[k];
+    }
+    for (int k = 0; (v->value || v->per_row) && k < r->count; k++)
+        put_parts(v, first + k, main[k], z[k]);
+    for (int k = 0; job->out[NLL].data && k < r->count; k++)
+        put_row(job, NLL, first + k, (double)r->nll[k]);
+    for (int k = 0; job->out[LSE].data && k < r->count; k++)
+        put_row(job, LSE, first + k, (double)r->lse[k]);
+    for (int k = 0; job->out[ENTROPY].data && k < r->count; k++)
+        put_row(job, ENTROPY, first + k, (double)r->entropy[k]);
+    for (int k = 0; job->out[PREDICTED].data && k < r->count; k++)
+        put_row(job, PREDICTED, first + k, (double)r->argmax[k]);
+}
+
+/* The sums of the block are complete. */
+static void few_end_block(visit *v)
+{
+    for (int i = 0; i < CLASSWISE_SUMS; i++)
+        for (int k = 0; k < LANES; k++) {
+            v->block->sum[i] += v->sum[i][k];
+            v->sum[i][k] = 0;
+        }
+}
+
+/* Compute rows that are `width` apart. A group of them never spans two blocks. */
+static void few_batch(visit *v, class_targets_of targets_of, class_batch at, int64_t count,
+                      int64_t width, void *scratch)
+{
+    class_targets target = {0};
+    few_rows r = {0};
+    for (int64_t left = count; left > 0; left -= r.count) {
+        if (at.first == v->block_end) {
+            few_end_block(v);
+            v->block_end += v->job->block_rows;
+            v->block++;
+        }
+        const int64_t ahead = v->block_end - at.first;
+        r.count = (int)(left < ahead ? left < LANES ? left : LANES : ahead < LANES ? ahead : LANES);
+        targets_of(v->job, at.first, r.count, &target);
+        few_begin(v, &at, &target, width, &r);
+        few_compute(&v->plan, &r, scratch);
+        few_end(v, at.first, &target, &r);
+        at = batch_after(at, r.count, width);
+    }
+}
+
+/* All rows of a run. Where the classes of a row are not contiguous, `inner` rows lie side by side.
+ */
+static void few_all(visit *v, class_targets_of targets_of, int64_t first, int64_t count,
+                    void *scratch)
+{
+    const lk_job *job = v->job;
+    const int64_t inner = v->plan.inner, width = v->plan.width, end = first + count;
+    const elem *x = job->in[LOGITS].data;
+    const elem *t = job->form[TARGETS] == PROBABILITY ? job->in[TARGETS].data : NULL;
+    elem *grad_x = job->grad[LOGITS].data, *grad_t = job->grad[TARGETS].data;
+    for (int64_t i = first, rows; i < end; i += rows) {
+        const int64_t j = i % inner, place = (i - j) * width + j;
+        rows = inner > 1 && inner - j < end - i ? inner - j : end - i;
+        few_batch(v, targets_of,
+                  (class_batch){.first = i,
+                                .x = x + place,
+                                .t = t ? t + place : NULL,
+                                .grad_x = grad_x ? grad_x + place : NULL,
+                                .grad_t = grad_t ? grad_t + place : NULL},
+                  rows, inner > 1 ? 1 : width, scratch);
+    }
+    few_end_block(v);
 }
 
 /* The number of rows of a tile, where the classes of a row are not contiguous. */
@@ -207,6 +345,8 @@ static int64_t inner_size(const lk_job *job)
 
 size_t classwise_scratch(const lk_job *job)
 {
+    if (job->size['C' - 'A'] <= FEW)
+        return few_scratch(job->size['C' - 'A']);
     size_t tile = (size_t)(tile_rows(job) * job->size['C' - 'A']) * sizeof(elem);
     size_t tiles = 1 + (job->form[TARGETS] == PROBABILITY ? 2 : 0);
     return class_kept_size(job->size['C' - 'A']) + (inner_size(job) > 1 ? tile * tiles : 0);
@@ -276,9 +416,14 @@ void classwise_rows(const lk_job *job, class_targets_of targets_of, double *valu
     v.plan.inner = inner_size(job);
     v.plan.want_entropy = job->out[ENTROPY].data;
     v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
+    memset(v.sum, 0, sizeof v.sum);
     const bool soft = job->form[TARGETS] == PROBABILITY;
     const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
     elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    if (v.plan.width <= FEW) {
+        few_all(&v, targets_of, first, count, scratch);
+        return;
+    }
     if (grad || v.plan.width <= CHUNK)
         v.kept = scratch;
     v.plan.stream =
@@ -313,42 +458,55 @@ void classwise_finish(const lk_job *job, const double *sum)
         put_row(job, Z_LOSS, 0, job->scale[Z] != 0 ? sum[Z] * job->scale[Z] : nothing);
 }
 
-static class_target weighted_target(const lk_job *job, int64_t i)
+static void weighted_targets(const lk_job *job, int64_t first, int count, class_targets *to)
 {
     const classwise_options *o = job->options;
-    class_target t = {.counts = classwise_counts(job, i), .y = -1};
-    t.up = o->reduce.reduction == LK_NONE ? i : 0;
-    if (!t.counts)
-        return t;
-    if (job->form[TARGETS] == INDEX)
-        t.y = lk_int(&job->in[TARGETS], i);
-    t.main = t.z = real_or_one(job, SAMPLE_WEIGHT, i);
-    return t;
-}
-
-static void weighted_targets(const lk_job *job, int64_t first, int count, class_target *to)
-{
+    const lk_tensor *targets = &job->in[TARGETS];
+    const bool soft = job->form[TARGETS] == PROBABILITY, per_row = o->reduce.reduction == LK_NONE;
+    const int64_t ignored = o->row.ignore_index;
+    if (!soft && targets->dtype == LK_I64)
+        memcpy(to->y, (const int64_t *)targets->data + first, (size_t)count * sizeof *to->y);
+    else
+        for (int k = 0; k < count; k++)
+            to->y[k] = soft ? -1 : lk_int(targets, first + k);
     for (int k = 0; k < count; k++)
-        to[k] = weighted_target(job, first + k);
+        to->counts[k] = soft || to->y[k] != ignored;
+    for (int k = 0; job->in[MASK].data && k < count; k++)
+        to->counts[k] &= lk_int(&job->in[MASK], first + k) != 0;
+    for (int k = 0; k < count; k++) {
+        to->up[k] = per_row ? first + k : 0;
+        to->main[k] = to->z[k] = to->counts[k] ? 1 : 0;
+    }
+    for (int k = 0; job->in[SAMPLE_WEIGHT].data && k < count; k++)
+        to->main[k] = to->z[k] = to->counts[k] ? real_or_one(job, SAMPLE_WEIGHT, first + k) : 0;
 }
 
 lk_status weighted_prepare(lk_job *job, lk_error *error)
 {
     const bool soft = job->form[TARGETS] == PROBABILITY;
+    const bool weighted = job->in[SAMPLE_WEIGHT].data || (!soft && job->in[CLASS_WEIGHT].data);
+    const uint64_t classes = (uint64_t)classwise_classes(job);
     double n = 0, d = 0;
-    lk_status status;
-    for (int64_t i = 0; i < job->rows; i++) {
-        if (!classwise_counts(job, i))
-            continue;
-        if (!soft && (status = classwise_check_target(job, TARGETS, i, error)) != LK_OK)
-            return status;
-        double r = real_or_one(job, SAMPLE_WEIGHT, i);
-        job->counted++;
-        n += r;
-        d += r * (soft ? 1 : real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], i)));
+    for (int64_t i = 0; i < job->rows; i += CLASS_GROUP) {
+        const int count = job->rows - i < CLASS_GROUP ? (int)(job->rows - i) : CLASS_GROUP;
+        class_targets t;
+        int counted = 0, bad = 0;
+        weighted_targets(job, i, count, &t);
+        for (int k = 0; k < count; k++) {
+            counted += t.counts[k];
+            bad += !soft && t.counts[k] && (uint64_t)t.y[k] >= classes;
+        }
+        for (int k = 0; bad && k < count; k++)
+            if (t.counts[k] && (uint64_t)t.y[k] >= classes)
+                return classwise_no_class(job, TARGETS, i + k, error);
+        job->counted += counted;
+        for (int k = 0; weighted && k < count; k++) {
+            n += t.main[k];
+            d += t.main[k] * (soft || !t.counts[k] ? 1 : real_or_one(job, CLASS_WEIGHT, t.y[k]));
+        }
     }
-    job->denominator[MAIN] = d;
-    job->denominator[Z] = n;
+    job->denominator[MAIN] = weighted ? d : (double)job->counted;
+    job->denominator[Z] = weighted ? n : (double)job->counted;
     classwise_total_weight(job);
     return LK_OK;
 }

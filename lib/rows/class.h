@@ -120,8 +120,25 @@ typedef struct class_target {
     double main, z;
 } class_target;
 
-/* Fills in the targets of rows first..first+count-1; `count` is at most CLASS_TOGETHER. */
-typedef void (*class_targets_of)(const lk_job *job, int64_t first, int count, class_target *to);
+/* The targets of some rows. The weights are 0 where a row does not count. */
+enum { CLASS_GROUP = 16 };
+typedef struct class_targets {
+    bool counts[CLASS_GROUP];
+    int64_t y[CLASS_GROUP], up[CLASS_GROUP];
+    double main[CLASS_GROUP], z[CLASS_GROUP];
+} class_targets;
+
+LK_INLINE void class_put_target(class_targets *to, int k, class_target t)
+{
+    to->counts[k] = t.counts;
+    to->y[k] = t.y;
+    to->up[k] = t.up;
+    to->main[k] = t.counts ? t.main : 0;
+    to->z[k] = t.counts ? t.z : 0;
+}
+
+/* Fills in the targets of rows first..first+count-1; `count` is at most CLASS_GROUP. */
+typedef void (*class_targets_of)(const lk_job *job, int64_t first, int count, class_targets *to);
 
 LK_INLINE int64_t classwise_classes(const lk_job *job)
 {

@@ -4,6 +4,7 @@
  */
 #include "rows/class_row.h"
 
+#include "rows/class_terms.h"
 #include "vector/vmath.h"
 
 bool class_streams(const elem *grad, int64_t rows, int64_t width)
@@ -519,91 +520,35 @@ static int64_t class_argmax(const class_plan *p, const class_row *row, const cla
     return at;
 }
 
-/* Index form: computes nll, main, and the gradient's coefficients without rho and zeta. */
-static double class_index(const class_plan *p, class_row *row, const class_norm *r,
-                          class_slope *slope)
-{
-    const double w = (double)class_weight(p, row->y), others = p->total_weight - w;
-    const double nll = class_nll(r), miss = r->rest / r->sum, hit = 1 - miss;
-    double main = 0;
-    row->nll = (real)nll;
-    if (w * p->on != 0)
-        main = w * p->on * nll;
-    if (p->gamma > 0) {
-        double fade = pow(miss, p->gamma);
-        double k = miss > 0 ? p->gamma * pow(miss, p->gamma - 1) * hit * -nll - fade : 0;
-        if (isinf(nll))
-            k = -fade; /* p_y log p_y tends to 0 */
-        main = w * fade != 0 ? w * fade * nll : 0;
-        slope->a = -w * k / r->sum;
-        slope->at = w * k * miss;
-    } else if (p->off > 0) {
-        const class_sums s = class_sweep(p, row, r);
-        main -= p->off * (s.off_scores - others * r->log_sum);
-        double mass = w * p->on + p->off * others;
-        slope->a = mass / r->sum;
-        slope->b = 1;
-        /* A p_y - w q_y, rewritten so that nothing cancels. */
-        slope->at = p->off * others * hit - w * p->on * miss;
-    } else {
-        slope->a = w * p->on / r->sum;
-        slope->at = -w * p->on * miss;
-    }
-    if (p->poly1 != 0) {
-        main += p->poly1 * w * miss;
-        /* Without focal_gamma the two terms are one, 1 + poly1 p_y, which may be close to 0. */
-        double plain = p->gamma > 0 ? 0 : 1, factor = (plain + p->poly1) - p->poly1 * miss;
-        if (p->gamma > 0) {
-            slope->a += w * factor / r->sum;
-            slope->at -= w * factor * miss;
-        } else {
-            slope->a = w * factor / r->sum;
-            slope->at = -w * factor * miss;
-        }
-    }
-    if (p->minus_entropy) {
-        if (w * p->on != 0)
-            main += w * p->on * log(p->on);
-        if (p->off > 0)
-            main += others * p->off * log(p->off);
-    }
-    return main;
-}
-
-/* Probability form. */
-static double class_soft(const class_plan *p, const class_row *row, const class_norm *r,
-                         class_slope *slope)
-{
-    const class_sums s = class_sweep(p, row, r);
-    const double mass = s.others + s.tops;
-    slope->a = mass / r->sum;
-    slope->b = 1;
-    if (r->own == 1) { /* A p - w q with what is near 1 in both taken out */
-        slope->y = s.leader;
-        slope->at = (s.others - s.tops * r->rest) / r->sum;
-    }
-    return p->minus_entropy ? s.excess : mass * r->log_sum - s.cross;
-}
-
 class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
 {
-    const double lse = (double)r->top + r->log_sum;
-    class_slope slope = {.y = row->y};
-    row->main = row->t ? class_soft(p, row, r, &slope) : class_index(p, row, r, &slope);
-    if (isnan(r->sum))
-        row->main = (double)NAN;
-    row->z_part = p->z_loss * lse * lse;
+    const bool soft = row->t != NULL;
+    const double lse = (double)r->top + r->log_sum, nll = soft ? 0 : class_nll(r);
+    const class_sums s = soft || p->off > 0 ? class_sweep(p, row, r) : (class_sums){0};
+    const int64_t y = !soft ? row->y : r->own == 1 ? s.leader : -1;
+    const class_totals t = {.rest = half_set(r->rest),
+                            .own = half_set(r->own),
+                            .sum = half_set(r->sum),
+                            .inverse = half_set(1 / r->sum),
+                            .log_sum = half_set(r->log_sum),
+                            .lse = half_set(lse),
+                            .nll = half_set(nll),
+                            .weight = half_set(soft ? 0 : (double)class_weight(p, row->y)),
+                            .off_scores = half_set(s.off_scores),
+                            .cross = half_set(s.cross),
+                            .others = half_set(s.others),
+                            .tops = half_set(s.tops),
+                            .excess = half_set(s.excess)};
+    const half_mask apart = (half_mask){0} - (y >= 0);
+    const class_terms c =
+        class_terms_of(p, &t, soft, apart, half_set(row->rho), half_set(row->zeta), 1);
+    row->main = c.main[0];
+    row->z_part = c.z_part[0];
+    row->nll = (real)nll;
     row->lse = (real)lse;
     if (p->want_argmax)
         row->argmax = class_argmax(p, row, r);
-
-    const double pull = row->zeta * p->z_loss * 2 * lse / r->sum;
-    slope.at = row->rho * slope.at;
-    if (slope.y >= 0 && pull != 0)
-        slope.at += pull * r->own;
-    slope.a = row->rho * slope.a + pull;
-    slope.b *= row->rho;
-    return slope;
+    return (class_slope){.a = c.a[0], .b = c.b[0], .y = y, .at = c.at[0]};
 }
 
 static void class_write_gradients(const class_plan *p, const class_row *row, const class_norm *r,

@@ -126,10 +126,10 @@ LK_STATIC class_target sequence_target(const lk_job *job, int64_t i)
     return t;
 }
 
-LK_STATIC void sequence_targets(const lk_job *job, int64_t first, int count, class_target *to)
+LK_STATIC void sequence_targets(const lk_job *job, int64_t first, int count, class_targets *to)
 {
     for (int k = 0; k < count; k++)
-        to[k] = sequence_target(job, first + k);
+        class_put_target(to, k, sequence_target(job, first + k));
 }
 
 LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)

@@ -26,19 +26,88 @@ LK_INLINE wide_half w_fold(wide x)
     return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
 }
 
+typedef int64_t half_mask __attribute__((vector_size(sizeof(wide_half))));
+enum { HALF_LANES = LANES / WIDE_PARTS };
+
+LK_INLINE wide_half half_set(double x)
+{
+    return x - (wide_half){0};
+}
+
+LK_INLINE wide_half half_select(half_mask m, wide_half yes, wide_half no)
+{
+    return (wide_half)((m & (half_mask)yes) | (~m & (half_mask)no));
+}
+
+LK_INLINE wide_half half_where(half_mask m, wide_half x)
+{
+    return (wide_half)(m & (half_mask)x);
+}
+
+LK_INLINE wide_half half_abs(wide_half x)
+{
+    return (wide_half)((half_mask)x & INT64_MAX);
+}
+
+LK_INLINE wide_half half_read(const double *p)
+{
+    wide_half x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+LK_INLINE void half_write(double *p, wide_half x)
+{
+    memcpy(p, &x, sizeof x);
+}
+
+/* HALF_LANES of the reals of a vector, from lane i on, as doubles, and back. */
+typedef real half_reals __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(real))));
+
+LK_INLINE wide_half half_of(vec x, int i)
+{
+    real from[LANES];
+    half_reals half;
+    memcpy(from, &x, sizeof x);
+    memcpy(&half, from + i, sizeof half);
+    return __builtin_convertvector(half, wide_half);
+}
+
+LK_INLINE void half_put(real *to, wide_half x)
+{
+    const half_reals half = __builtin_convertvector(x, half_reals);
+    memcpy(to, &half, sizeof half);
+}
+
+/* Rounded to a real. */
+LK_INLINE wide_half half_rounded(wide_half x)
+{
+    return __builtin_convertvector(__builtin_convertvector(x, half_reals), wide_half);
+}
+
+/* HALF_LANES of a mask. */
+LK_INLINE half_mask half_mask_of(mask m, int i)
+{
+    typedef ilane part __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(ilane))));
+    ilane from[LANES];
+    part half;
+    memcpy(from, &m, sizeof m);
+    memcpy(&half, from + i, sizeof half);
+    return __builtin_convertvector(half, half_mask);
+}
+
 /* Is no lane infinite or NaN? */
 LK_INLINE bool w_finite(wide_half x)
 {
 #if LK_VECTOR_BYTES == 64
     return _mm512_fpclass_pd_mask((__m512d)x, 0x99) == 0;
 #else
-    typedef int64_t bits __attribute__((vector_size(sizeof(wide_half))));
-    const bits finite = (wide_half)((bits)x & INT64_MAX) < (double)INFINITY;
+    const half_mask finite = half_abs(x) < half_set((double)INFINITY);
 #if LK_VECTOR_BYTES == 32
     return _mm256_movemask_pd((__m256d)finite) == 0xf;
 #else
     int64_t all = -1;
-    for (int k = 0; k < LANES / WIDE_PARTS; k++)
+    for (int k = 0; k < HALF_LANES; k++)
         all &= finite[k];
     return all;
 #endif
@@ -96,7 +165,7 @@ LK_INLINE wide w_sign(wide x)
 
 LK_INLINE double w_sum(wide_half x)
 {
-    for (int half = LANES / WIDE_PARTS / 2; half > 0; half /= 2)
+    for (int half = HALF_LANES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             x[i] += x[i + half];
     return x[0];

@@ -73,7 +73,7 @@ GOOD = request(
 )
 GOOD_REPLY = (
     b'{"loss":"cross_entropy","outputs":{"loss":1.0362867,'
-    b'"grad.logits":[[0.2904608,0.35476962,-0.6452304]]}}\n'
+    b'"grad.logits":[[0.29046077,0.3547696,-0.6452304]]}}\n'
 )
 
 

@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows of few class scores, across lanes: see rows/few.h.
+ */
+#include "rows/few.h"
+
+#include "rows/class_terms.h"
+#include "vector/cross.h"
+#include "vector/vmath.h"
+
+/* A sum over classes is made of parts of so many terms, for its rounding errors to stay small. */
+enum { PART = 8 };
+
+/* A group of rows while it is computed. The arrays hold a vector for each class. */
+typedef struct group {
+    const class_plan *p;
+    cross_rows at; /* how x, t and the gradients lie */
+    real *raw;     /* logits as given */
+    real *z, *e;   /* scaled scores, which may be raw; e^(z - shift) */
+    real *t;       /* targets as given */
+    elem *x_room;  /* for rows that do not fill a group */
+    elem *t_room;
+    mask live, y;
+    vec top, shift;     /* shift: top, or 0 where no score is finite */
+    vec rest, own, sum; /* as in class_norm */
+    vec above;          /* top - z_y */
+    vec log_sum;
+} group;
+
+size_t few_scratch(int64_t width)
+{
+    const size_t vectors = (size_t)padded_lanes(width) * LANES;
+    return vectors * 4 * sizeof(real) + (size_t)width * LANES * 2 * sizeof(elem);
+}
+
+/* Loading and storing. Rows that do not fill a group are computed in a copy, beside zeros. */
+
+static void few_copy(const cross_rows *from_at, const elem *from, const cross_rows *to_at, elem *to,
+                     int64_t count)
+{
+    if (from_at->inner == 1)
+        memcpy(to, from, (size_t)(count * from_at->width) * sizeof(elem));
+    for (int64_t k = 0; from_at->inner > 1 && k < from_at->width; k++)
+        memcpy(to + k * to_at->inner, from + k * from_at->inner, (size_t)count * sizeof(elem));
+}
+
+/* As the plan's rows lie, in a copy. */
+static cross_rows few_lies(const class_plan *p, int count)
+{
+    return cross_make(p->width, count < LANES && p->inner > 1 ? LANES : p->inner);
+}
+
+static void few_load(const group *g, const elem *x, int count, elem *room, real *to)
+{
+    if (count < LANES) {
+        const cross_rows given = cross_make(g->p->width, g->p->inner);
+        memset(room, 0, (size_t)(LANES * given.width) * sizeof(elem));
+        few_copy(&given, x, &g->at, room, count);
+        x = room;
+    }
+    cross_load(&g->at, x, to);
+}
+
+static void few_store(const group *g, const real *from, elem *to, int count, elem *room)
+{
+    cross_store(&g->at, from, count < LANES ? room : to);
+    if (count < LANES) {
+        const cross_rows given = cross_make(g->p->width, g->p->inner);
+        few_copy(&g->at, room, &given, to, count);
+    }
+}
+
+LK_INLINE vec few_at(const real *from, int64_t k)
+{
+    return v_read(from + k * LANES);
+}
+
+LK_INLINE vec few_weight(const class_plan *p, int64_t k)
+{
+    real w = 1;
+    if (p->weight)
+        memcpy(&w, p->weight + k, sizeof w);
+    return v_set(w);
+}
+
+LK_INLINE vec few_q(const group *g, int64_t k)
+{
+    return v_fma(few_at(g->t, k), v_set((real)(1 - g->p->smoothing)), v_set((real)g->p->off));
+}
+
+/* dz/dx without the scale. */
+LK_INLINE vec few_bend(const group *g, int64_t k)
+{
+    const class_plan *p = g->p;
+    return p->cap > 0 ? v_tanh_slope(few_at(g->raw, k) * v_set(1 / p->cap)) : v_set(1);
+}
+
+/* The scores of the rows and their maximum. */
+static group few_group(const class_plan *p, const few_rows *r, void *scratch)
+{
+    const int64_t vectors = padded_lanes(p->width) * LANES;
+    const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
+    const vec lowest = v_set(-(real)INFINITY), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    group g = {.p = p, .at = few_lies(p, r->count), .raw = scratch};
+    g.e = g.raw + vectors;
+    g.t = g.e + vectors;
+    g.z = p->scale == 1 && !(p->cap > 0) ? g.raw : g.t + vectors;
+    g.x_room = (elem *)(g.raw + 4 * vectors);
+    g.t_room = g.x_room + p->width * LANES;
+    memcpy(&g.live, r->live, sizeof g.live);
+    memcpy(&g.y, r->y, sizeof g.y);
+    few_load(&g, r->x, r->count, g.x_room, g.raw);
+    if (r->t)
+        few_load(&g, r->t, r->count, g.t_room, g.t);
+    vec top = lowest;
+    for (int64_t k = 0; k < p->classes; k++) {
+        vec z = few_at(g.raw, k);
+        if (g.z != g.raw) {
+            z = scale * (p->cap > 0 ? cap * v_tanh(z * inverse) : z);
+            v_write(g.z + k * LANES, z);
+        }
+        top = v_max(z, top);
+    }
+    g.top = top;
+    g.shift = v_where(top != lowest, top);
+    return g;
+}
+
+/* The exponentials and their sum. The target, or in probability form every class at the maximum, is
+ * left out of the sum and added last. */
+LK_INLINE void few_sum(group *g, const bool soft)
+{
+    const int64_t n = g->p->classes;
+    const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY);
+    vec rest = {0}, own = {0}, at_y = {0};
+    for (int64_t from = 0; from < n; from += PART) {
+        const int64_t end = n - from < PART ? n : from + PART;
+        vec part = {0};
+        for (int64_t k = from; k < end; k++) {
+            const vec z = few_at(g->z, k), e = v_exp_nonpos(z - g->shift);
+            const mask apart = soft ? z == g->shift : g->y == m_set((ilane)k);
+            v_write(g->e + k * LANES, e);
+            part += v_where(~apart, e);
+            if (soft) {
+                own += v_where(apart, one);
+            } else {
+                own = v_select(apart, e, own);
+                at_y = v_select(apart, z, at_y);
+            }
+        }
+        rest += part;
+    }
+    g->rest = rest;
+    g->own = own;
+    g->sum = rest + own;
+    g->above = g->top - at_y;
+    const mask whole = (g->sum > v_set(0)) & (g->top != inf);
+    g->sum = v_select(whole, g->sum, none);
+    /* What the sum exceeds 1 by, with all its digits: one of the terms is 1. */
+    const vec excess = soft ? (own - one) + rest : v_select(own > rest, rest, (rest - one) + own);
+    g->log_sum = v_select(whole, v_log1p(excess), none);
+}
+
+/* Entropy of softmax, and the mean of top - z in *gap: see class_entropy. */
+static vec few_entropy(const group *g, vec *gap)
+{
+    const int64_t n = g->p->classes;
+    const vec zero = {0}, one = v_set(1);
+    vec heat = {0}, below = {0}, at = {0};
+    for (int64_t from = 0; from < n; from += PART) {
+        const int64_t end = n - from < PART ? n : from + PART;
+        vec some_heat = {0}, some_below = {0};
+        for (int64_t k = from; k < end; k++) {
+            const vec d = few_at(g->z, k) - g->shift, e = few_at(g->e, k);
+            some_heat += v_where(e != zero, e * d);
+            some_below += v_where(d != zero, e);
+            at += v_where(d == zero, one);
+        }
+        heat += some_heat;
+        below += some_below;
+    }
+    *gap = -heat / (at + below);
+    return v_select(g->sum == g->sum, v_log1p((at - one) + below) + *gap, g->sum);
+}
+
+/* The first class with the highest score, or with NaN. */
+static mask few_argmax(const group *g)
+{
+    vec most = v_set(-(real)INFINITY);
+    mask at = {0}, nan = m_set(-1);
+    for (int64_t k = 0; k < g->p->classes; k++) {
+        const vec z = few_at(g->z, k);
+        const mask here = m_set((ilane)k), more = z > most, first = (z != z) & (nan < m_set(0));
+        at = (more & here) | (~more & at);
+        nan = (first & here) | (~first & nan);
+        most = v_max(z, most);
+    }
+    const mask clean = nan < m_set(0);
+    return (clean & at) | (~clean & nan);
+}
+
+/* Sums over the classes that some options need. */
+typedef struct sums {
+    vec off_scores, cross, others, tops, excess; /* as in class_totals */
+    mask leader; /* probability form: the last class at the maximum */
+} sums;
+
+static void few_off_scores(const group *g, sums *s)
+{
+    const int64_t n = g->p->classes;
+    const vec zero = {0};
+    for (int64_t from = 0; from < n; from += PART) {
+        const int64_t end = n - from < PART ? n : from + PART;
+        vec part = {0};
+        for (int64_t k = from; k < end; k++) {
+            const vec w = few_weight(g->p, k), d = few_at(g->z, k) - g->shift;
+            part += v_where((g->y != m_set((ilane)k)) & (w != zero), w * d);
+        }
+        s->off_scores += part;
+    }
+}
+
+static void few_soft_sums(const group *g, sums *s)
+{
+    const int64_t n = g->p->classes;
+    const bool minus_entropy = g->p->minus_entropy;
+    const vec zero = {0};
+    s->leader = m_set(-1);
+    for (int64_t from = 0; from < n; from += PART) {
+        const int64_t end = n - from < PART ? n : from + PART;
+        vec crossing = {0}, others = {0}, tops = {0}, excess = {0};
+        for (int64_t k = from; k < end; k++) {
+            const vec d = few_at(g->z, k) - g->shift, q = few_q(g, k);
+            const vec wq = few_weight(g->p, k) * q;
+            const mask at_top = d == zero;
+            crossing += v_where(wq != zero, wq * d);
+            others += v_where(~at_top, wq);
+            tops += v_where(at_top, wq);
+            s->leader = (at_top & m_set((ilane)k)) | (~at_top & s->leader);
+            if (minus_entropy)
+                excess += v_where(wq != zero, wq * (v_log(q) - (d - g->log_sum)));
+        }
+        s->cross += crossing;
+        s->others += others;
+        s->tops += tops;
+        s->excess += excess;
+    }
+    const mask alone = g->own == v_set(1);
+    s->leader = (alone & s->leader) | ~alone;
+}
+
+/* The coefficients of the gradient, multiplied by the scale: an entry is (a + rest) e^(z-top) power
+ * - b w q, times what softcap bends. `rest` is what rounding took from a, where the element type is
+ * precise enough to show it; power is for an `a` near the limits of f32. The class y has an entry
+ * of its own. */
+typedef struct slopes {
+    vec a, rest, power, b, at;
+    mask y;
+} slopes;
+
+/* Values, and the coefficients. */
+static slopes few_conclude(const group *g, few_rows *r, const sums *s, const bool soft)
+{
+    const class_plan *p = g->p;
+    const double huge = 0x1p60, far = 0x1p64;
+    const mask apart = (soft ? s->leader : g->y) >= m_set(0);
+    const vec nll = g->log_sum + g->above;
+    real w[LANES] = {0}, a[LANES], rest[LANES], b[LANES], at[LANES], power[LANES];
+    for (int i = 0; !soft && p->weight && i < LANES; i++)
+        w[i] = few_weight(p, r->y[i] > 0 ? r->y[i] : 0)[0];
+    for (int i = 0; i < LANES; i += HALF_LANES) {
+        const half_mask live = half_mask_of(g->live, i);
+        class_totals t = {.rest = half_of(g->rest, i),
+                          .own = half_of(g->own, i),
+                          .log_sum = half_of(g->log_sum, i),
+                          .nll = half_of(nll, i),
+                          .weight = half_set(1)};
+        t.sum = half_select(t.log_sum == t.log_sum, t.rest + t.own, t.log_sum);
+        t.inverse = half_set(1) / t.sum;
+        t.lse = half_of(g->top, i) + t.log_sum;
+        if (soft) {
+            t.cross = half_of(s->cross, i);
+            t.others = half_of(s->others, i);
+            t.tops = half_of(s->tops, i);
+            t.excess = half_of(s->excess, i);
+        } else {
+            if (p->weight)
+                t.weight = half_of(v_read(w), i);
+            if (p->off > 0)
+                t.off_scores = half_of(s->off_scores, i);
+        }
+        const class_terms c =
+            class_terms_of(p, &t, soft, half_mask_of(apart, i), half_read(r->rho + i),
+                           half_read(r->zeta + i), HALF_LANES);
+        const wide_half by = c.a * p->scale;
+        const half_mask is_huge = half_abs(by) > half_set(huge);
+        half_write(r->main + i, half_where(live, c.main));
+        half_write(r->z_part + i, half_where(live, c.z_part));
+        const wide_half near = half_select(is_huge, by * half_set(1 / far), by);
+        half_put(a + i, near);
+        half_put(rest + i,
+                 half_where(half_abs(near) < half_set(huge * huge), near - half_rounded(near)));
+        half_put(power + i, half_select(is_huge, half_set(far), half_set(1)));
+        half_put(b + i, c.b * p->scale);
+        half_put(at + i, c.at * p->scale);
+    }
+    v_write(r->nll, soft ? v_set(0) : v_where(g->live, nll));
+    v_write(r->lse, v_where(g->live, g->top + g->log_sum));
+    return (slopes){.a = v_read(a),
+                    .rest = v_read(rest),
+                    .power = v_read(power),
+                    .b = v_read(b),
+                    .at = v_read(at),
+                    .y = soft ? s->leader : g->y};
+}
+
+/* Which rows have a gradient other than 0. */
+static mask few_sloping(const few_rows *r)
+{
+    ilane sloping[LANES];
+    mask m;
+    for (int i = 0; i < LANES; i++)
+        sloping[i] = r->live[i] && (r->rho[i] != 0 || r->zeta[i] != 0) ? -1 : 0;
+    memcpy(&m, sloping, sizeof m);
+    return m;
+}
+
+/* Gradients replace the exponentials. `plain`: neither weights nor smoothing, softcap or
+ * probabilities. */
+LK_INLINE void few_slopes(const group *g, const slopes *s, mask sloping, const bool plain,
+                          const bool soft)
+{
+    const class_plan *p = g->p;
+    const bool precise = sizeof(elem) == 4;
+    const vec off = s->b * v_set((real)p->off);
+    for (int64_t k = 0; k < p->classes; k++) {
+        const mask at = s->y == m_set((ilane)k);
+        const vec e = few_at(g->e, k) * s->power;
+        vec slope = precise ? v_fma(s->a, e, s->rest * e) : s->a * e;
+        if (!plain) {
+            const vec wq = soft ? few_weight(p, k) * few_q(g, k) * s->b : few_weight(p, k) * off;
+            slope = v_fma(s->a, e, precise ? v_fma(s->rest, e, -wq) : -wq);
+        }
+        slope = v_select(at, s->at, slope);
+        if (!plain)
+            slope *= few_bend(g, k);
+        v_write(g->e + k * LANES, v_where(sloping, slope));
+    }
+    for (int64_t k = p->classes; k < p->width; k++)
+        v_write(g->e + k * LANES, v_set(0));
+}
+
+/* The gradients with respect to the target probabilities replace them: see class_gradient_t. */
+static void few_target_slopes(const group *g, const few_rows *r)
+{
+    const class_plan *p = g->p;
+    real factor[LANES];
+    for (int i = 0; i < LANES; i++)
+        factor[i] = (real)(r->live[i] ? r->rho[i] * (1 - p->smoothing) : 0);
+    const vec c = v_read(factor), zero = {0}, one = v_set(1);
+    for (int64_t k = 0; k < p->classes; k++) {
+        const vec q = few_q(g, k);
+        vec minus_l = g->log_sum - (few_at(g->z, k) - g->shift), cw = c * few_weight(p, k);
+        if (p->minus_entropy) {
+            minus_l += one + v_log(q);
+            cw = v_where(q != zero, cw);
+        }
+        v_write(g->t + k * LANES, v_where(cw != zero, cw * minus_l));
+    }
+    for (int64_t k = p->classes; k < p->width; k++)
+        v_write(g->t + k * LANES, zero);
+}
+
+static void few_diagnose(const group *g, few_rows *r)
+{
+    if (g->p->want_argmax) {
+        const mask at = few_argmax(g);
+        const mask shown = (g->live & at) | ~g->live;
+        memcpy(r->argmax, &shown, sizeof shown);
+    }
+    if (g->p->want_entropy) {
+        vec gap;
+        v_write(r->entropy, v_where(g->live, few_entropy(g, &gap)));
+    }
+}
+
+void few_compute(const class_plan *p, few_rows *r, void *scratch)
+{
+    group g = few_group(p, r, scratch);
+    sums s = {0};
+    slopes by;
+    if (r->t) {
+        few_sum(&g, true);
+        few_soft_sums(&g, &s);
+        by = few_conclude(&g, r, &s, true);
+    } else {
+        few_sum(&g, false);
+        if (p->off > 0)
+            few_off_scores(&g, &s);
+        by = few_conclude(&g, r, &s, false);
+    }
+    few_diagnose(&g, r);
+    if (r->grad_x) {
+        const mask sloping = few_sloping(r);
+        if (r->t)
+            few_slopes(&g, &by, sloping, false, true);
+        else if (p->weight || p->off > 0 || p->cap > 0)
+            few_slopes(&g, &by, sloping, false, false);
+        else
+            few_slopes(&g, &by, sloping, true, false);
+        few_store(&g, g.e, r->grad_x, r->count, g.x_room);
+    }
+    if (r->grad_t) {
+        few_target_slopes(&g, r);
+        few_store(&g, g.t, r->grad_t, r->count, g.t_room);
+    }
+}
+
+void few_logprobs(const class_plan *p, few_rows *r, void *scratch)
+{
+    group g = few_group(p, r, scratch);
+    real by_p[LANES], by_l[LANES], at[LANES];
+    vec gap = {0};
+    bool bends = false;
+    few_sum(&g, false);
+    for (int i = 0; i < LANES; i++)
+        bends = bends || r->zeta[i] != 0;
+    if (p->want_entropy || (bends && r->grad_x))
+        v_write(r->entropy, v_where(g.live, few_entropy(&g, &gap)));
+    v_write(r->nll, v_where(g.live, g.log_sum + g.above));
+    if (!r->grad_x)
+        return;
+    for (int i = 0; i < LANES; i += HALF_LANES) {
+        const wide_half rest = half_of(g.rest, i), own = half_of(g.own, i), sum = rest + own;
+        const wide_half g_l = half_read(r->rho + i), g_h = half_read(r->zeta + i), zero = {0};
+        const wide_half far = half_of(gap, i) - half_of(g.above, i); /* l_y + H */
+        const wide_half p_y = own / sum, pull = half_where(p_y > zero, g_h * p_y * far);
+        half_put(by_p + i, -g_l / sum * p->scale);
+        half_put(by_l + i, -g_h / sum * p->scale);
+        half_put(at + i, (g_l * (rest / sum) - pull) * p->scale); /* 1 - p_y is rest/sum */
+    }
+    const mask sloping = few_sloping(r), none = g.sum != g.sum;
+    const vec zero = {0};
+    for (int64_t k = 0; k < p->classes; k++) {
+        const vec d = few_at(g.z, k) - g.shift, e = few_at(g.e, k);
+        vec slope = v_where(e != zero, e * v_fma(v_read(by_l), d + gap, v_read(by_p)));
+        slope = v_select(g.y == m_set((ilane)k), v_read(at), slope) * few_bend(&g, k);
+        v_write(g.e + k * LANES, v_where(sloping, v_select(none, g.sum, slope)));
+    }
+    for (int64_t k = p->classes; k < p->width; k++)
+        v_write(g.e + k * LANES, zero);
+    few_store(&g, g.e, r->grad_x, r->count, g.x_room);
+}

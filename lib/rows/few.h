@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows of few class scores, across lanes: a vector holds one class of as many rows as it has lanes,
+ * so that maxima, sums and logarithms cost a fraction of an instruction a row. Sums over classes
+ * run in the order of the classes within a lane: what a row gives depends on nothing but the row.
+ * The results are those of rows/class_row.h.
+ */
+#ifndef LK_FEW_H
+#define LK_FEW_H
+
+#include "rows/class_row.h"
+
+/* Each variant has its own copy, under its own names; defined in rows/few.c. */
+#define few_scratch  LK_PASTE(LK_VARIANT, few_scratch)
+#define few_compute  LK_PASTE(LK_VARIANT, few_compute)
+#define few_logprobs LK_PASTE(LK_VARIANT, few_logprobs)
+
+/* Rows of at most so many classes go across lanes. */
+enum { FEW = 128 };
+
+/* Consecutive rows, one a lane: the inputs, then the results. A row that is not live is not counted
+ * or not there: its gradient and its results are 0, its argmax is -1. */
+typedef struct few_rows {
+    const elem *x, *t;     /* of the first row; t is NULL in index form */
+    elem *grad_x, *grad_t; /* may be x and t; NULL: not wanted */
+    int count;             /* rows in memory; the other lanes are not live */
+    ilane live[LANES];     /* 0 or -1 */
+    ilane y[LANES];        /* index form; -1 otherwise */
+    double rho[LANES], zeta[LANES];
+
+    double main[LANES], z_part[LANES]; /* not multiplied by rho */
+    real nll[LANES], lse[LANES], entropy[LANES];
+    ilane argmax[LANES];
+} few_rows;
+
+/* Bytes of scratch for rows of `width` classes; any alignment will do. */
+LK_DRIVER size_t few_scratch(int64_t width);
+
+/* Values and gradients as class_compute's. */
+LK_DRIVER void few_compute(const class_plan *p, few_rows *rows, void *scratch);
+
+/* log p_y (as -nll), the entropy if the plan wants it, and where grad_x is given the gradient of
+ * rho log p_y + zeta H. */
+LK_DRIVER void few_logprobs(const class_plan *p, few_rows *rows, void *scratch);
+
+#endif

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Vectors across rows: lane i holds an entry of row i, so that LANES short rows are computed at
+ * once, each by itself. Rows lie one after the other in memory, so they are transposed in registers
+ * while they are loaded and stored, a tile of LANES rows and as many classes at a time. In memory
+ * order a tile's element has the address (vector, lane) = (row's high bits, row's low bits and
+ * class); transposed it is (class, row). The one becomes the other by rotating the bits of the
+ * address, and one step that separates even and odd elements rotates them by one.
+ */
+#ifndef LK_CROSS_H
+#define LK_CROSS_H
+
+#include "vector/vec.h"
+
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+#define LK_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define LK_ODD  1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define LK_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define LK_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif LK_VECTOR_BYTES == 64 || (LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64))
+#define LK_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define LK_ODD  1, 3, 5, 7, 9, 11, 13, 15
+#define LK_LOW  0, 8, 1, 9, 2, 10, 3, 11
+#define LK_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif LK_VECTOR_BYTES == 32 || (LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64))
+#define LK_EVEN 0, 2, 4, 6
+#define LK_ODD  1, 3, 5, 7
+#define LK_LOW  0, 4, 1, 5
+#define LK_HIGH 2, 6, 3, 7
+#elif LK_VECTOR_BYTES == 16
+#define LK_EVEN 0, 2
+#define LK_ODD  1, 3
+#define LK_LOW  0, 2
+#define LK_HIGH 1, 3
+#else /* one lane: tiles of one element, which are not turned */
+#define LK_EVEN 0
+#define LK_ODD  1
+#define LK_LOW  0
+#define LK_HIGH 1
+#endif
+
+/* The even elements of a, then those of b; the odd ones. */
+LK_INLINE vec v_even(vec a, vec b)
+{
+    return __builtin_shufflevector(a, b, LK_EVEN);
+}
+
+LK_INLINE vec v_odd(vec a, vec b)
+{
+    return __builtin_shufflevector(a, b, LK_ODD);
+}
+
+/* An element of a and one of b in turn, from the lower halves; from the upper ones. */
+LK_INLINE vec v_low(vec a, vec b)
+{
+    return __builtin_shufflevector(a, b, LK_LOW);
+}
+
+LK_INLINE vec v_high(vec a, vec b)
+{
+    return __builtin_shufflevector(a, b, LK_HIGH);
+}
+
+/* Lane i is lane at[i] of x. */
+LK_INLINE vec v_permute(vec x, mask at)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_permutexvar_pd((__m512i)at, (__m512d)x);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_permutexvar_ps((__m512i)at, (__m512)x);
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    return (vec)_mm256_permutevar8x32_ps((__m256)x, (__m256i)at);
+#else
+    vec to = x;
+    for (int i = 0; i < LANES; i++)
+        to[i] = x[at[i]];
+    return to;
+#endif
+}
+
+/* How LANES rows lie in memory. Rows of at most half a vector are loaded several at once, and
+ * spread to `tile` elements each. */
+typedef struct cross_rows {
+    int64_t width;      /* classes */
+    int64_t inner;      /* from class to class, in elements: 1, or the rows lie side by side */
+    int tile;           /* how many classes are turned at a time, a power of two */
+    mask spread, close; /* the lanes of elements that lie one after the other, and back */
+} cross_rows;
+
+LK_INLINE cross_rows cross_make(int64_t width, int64_t inner)
+{
+    cross_rows c = {.width = width, .inner = inner, .tile = 1};
+    int shift = 0;
+    for (; c.tile < LANES && c.tile < width; c.tile *= 2)
+        shift++;
+    const mask i = m_iota(), k = i & m_set(c.tile - 1);
+    const ilane each = (ilane)(width < c.tile ? width : c.tile);
+    const mask last = m_set(each - 1), past = k > last;
+    c.spread = (i >> shift) * each + ((past & last) | (~past & k));
+    const mask row = (i * (0x10000 / each + 1)) >> 16; /* i / each */
+    c.close = (row * c.tile + (i - row * each)) & m_set(LANES - 1);
+    return c;
+}
+
+/* One step for a tile of `tile` vectors (a constant), and its inverse. */
+LK_INLINE void cross_divide(vec *v, const int tile)
+{
+    vec next[LANES];
+    for (int i = 0; i < tile / 2; i++) {
+        next[i] = v_even(v[2 * i], v[2 * i + 1]);
+        next[i + tile / 2] = v_odd(v[2 * i], v[2 * i + 1]);
+    }
+    for (int i = 0; i < tile; i++)
+        v[i] = next[i];
+}
+
+LK_INLINE void cross_join(vec *v, const int tile)
+{
+    vec next[LANES];
+    for (int i = 0; i < tile / 2; i++) {
+        next[2 * i] = v_low(v[i], v[i + tile / 2]);
+        next[2 * i + 1] = v_high(v[i], v[i + tile / 2]);
+    }
+    for (int i = 0; i < tile; i++)
+        v[i] = next[i];
+}
+
+/* The classes k.. of a tile of LANES rows at x, as a vector each. */
+LK_INLINE void cross_load_tile(const cross_rows *c, const elem *x, int64_t k, real *to,
+                               const int tile)
+{
+    const int rows = LANES / tile;
+    const int64_t left = c->width - k, classes = left < tile ? left : tile, n = rows * classes;
+    const bool spread = rows > 1 && classes < tile;
+    vec v[LANES];
+    for (int i = 0; i < tile; i++) {
+        v[i] = v_load_tail(x + i * rows * c->width + k, n, 0);
+        v[i] = spread ? v_permute(v[i], c->spread) : v[i];
+    }
+    if (tile > 1)
+        cross_divide(v, tile);
+    if (tile > 2)
+        cross_divide(v, tile);
+    if (tile > 4)
+        cross_divide(v, tile);
+    if (tile > 8)
+        cross_divide(v, tile);
+    for (int i = 0; i < tile; i++)
+        v_write(to + i * LANES, v[i]);
+}
+
+LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k, elem *x,
+                                const int tile)
+{
+    const int rows = LANES / tile;
+    const int64_t left = c->width - k, classes = left < tile ? left : tile, n = rows * classes;
+    const bool spread = rows > 1 && classes < tile;
+    vec v[LANES];
+    for (int i = 0; i < tile; i++)
+        v[i] = v_read(from + i * LANES);
+    if (tile > 1)
+        cross_join(v, tile);
+    if (tile > 2)
+        cross_join(v, tile);
+    if (tile > 4)
+        cross_join(v, tile);
+    if (tile > 8)
+        cross_join(v, tile);
+    for (int i = 0; i < tile; i++) {
+        v[i] = spread ? v_permute(v[i], c->close) : v[i];
+        v_store_tail(x + i * rows * c->width + k, n, v[i]);
+    }
+}
+
+/* All classes of LANES rows, as a vector each; `to` has room for padded_lanes(width). */
+LK_INLINE void cross_load(const cross_rows *c, const elem *x, real *to)
+{
+    for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
+        v_write(to + k * LANES, v_load(x + k * c->inner));
+    for (int64_t k = 0; c->inner == 1 && k < c->width; k += c->tile)
+        switch (c->tile) {
+        case 1:
+            cross_load_tile(c, x, k, to + k * LANES, 1);
+            break;
+        case 2:
+            cross_load_tile(c, x, k, to + k * LANES, LANES < 2 ? LANES : 2);
+            break;
+        case 4:
+            cross_load_tile(c, x, k, to + k * LANES, LANES < 4 ? LANES : 4);
+            break;
+        case 8:
+            cross_load_tile(c, x, k, to + k * LANES, LANES < 8 ? LANES : 8);
+            break;
+        default:
+            cross_load_tile(c, x, k, to + k * LANES, LANES);
+        }
+}
+
+LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x)
+{
+    for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
+        v_store(x + k * c->inner, v_read(from + k * LANES));
+    for (int64_t k = 0; c->inner == 1 && k < c->width; k += c->tile)
+        switch (c->tile) {
+        case 1:
+            cross_store_tile(c, from + k * LANES, k, x, 1);
+            break;
+        case 2:
+            cross_store_tile(c, from + k * LANES, k, x, LANES < 2 ? LANES : 2);
+            break;
+        case 4:
+            cross_store_tile(c, from + k * LANES, k, x, LANES < 4 ? LANES : 4);
+            break;
+        case 8:
+            cross_store_tile(c, from + k * LANES, k, x, LANES < 8 ? LANES : 8);
+            break;
+        default:
+            cross_store_tile(c, from + k * LANES, k, x, LANES);
+        }
+}
+
+#endif
