@@ -85,10 +85,7 @@ class AsyncClient(calls.Copied):
         return await self._description(loss, None)
 
     async def _description(self, loss: str, timeout: float | None) -> dict[str, Any]:
-        found = (await self._descriptions(timeout)).get(loss)
-        if found is None:
-            raise AttributeError(f"lossd at {self.url} has no loss {loss!r}")
-        return found
+        return calls.known(await self._descriptions(timeout), loss, f"lossd at {self.url}")
 
     async def ready(self) -> bool:
         """Does it welcome requests?"""

@@ -1,11 +1,11 @@
-"""What a call is, whoever carries it: its headers and bytes, what was meant by its arguments, when to try it again."""
+"""What a call is, whoever carries it: its arguments, tensors and texts, its headers and bytes, when to try it again."""
 
 from __future__ import annotations
 
 import copy
 import math
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from . import tensors
@@ -46,6 +46,40 @@ class Copied:
         return copy.copy(self)  # settings do not change, and an SSLContext cannot be copied
 
 
+class ByName:
+    """client.cross_entropy(logits, targets, label_smoothing=0.1): inputs in their order or by name, options and
+    `outputs` by name. For whoever has `_descriptions` and `evaluate`."""
+
+    where: str  # whose losses these are, in errors
+
+    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        description = self.describe(name)
+
+        def call(*values: Any, outputs: Iterable[str] | None = None, **named: Any) -> dict[str, Any]:
+            inputs, options = arrange(description, values, named)
+            return self.evaluate(name, inputs, options=options, outputs=outputs)
+
+        return call
+
+    def losses(self) -> list[str]:
+        """The names of all losses and transforms."""
+        return list(self._descriptions())
+
+    def describe(self, loss: str) -> dict[str, Any]:
+        """Inputs, outputs, options, formula and sources of a loss."""
+        return known(self._descriptions(), loss, self.where)
+
+
+def known(descriptions: Mapping[str, dict[str, Any]], loss: str, where: str) -> dict[str, Any]:
+    """The description of a loss of theirs."""
+    found = descriptions.get(loss)
+    if found is None:
+        raise AttributeError(f"{where} has no loss {loss!r}")
+    return found
+
+
 def address_of(url: str) -> Address:
     if url.startswith("unix:"):
         return Address(False, "localhost", None, url[5:], "localhost")
@@ -65,14 +99,23 @@ def limit(remaining: float) -> dict[str, str]:
     return {"X-Request-Timeout": str(max(1, math.floor(remaining * 1000)))}
 
 
+def prepare(
+    inputs: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> tuple[dict[str, tensors.Tensor], dict[str, str]]:
+    """The tensors of an evaluation, wide types first: then each is aligned if the first is; its options as text."""
+    given = [(name, tensors.as_tensor(value)) for name, value in inputs.items()]
+    given.sort(key=lambda item: -tensors.bits(item[1]).itemsize)
+    return dict(given), {name: tensors.option_text(value) for name, value in (options or {}).items()}
+
+
 def encode(
     inputs: Mapping[str, Any], options: Mapping[str, Any] | None, outputs: Iterable[str] | None
 ) -> tuple[dict[str, str], list[Any]]:
     """The headers of an evaluation, and its body in pieces."""
-    metadata = {name: tensors.option_text(value) for name, value in (options or {}).items()}
+    given, metadata = prepare(inputs, options)
     if outputs is not None:
         metadata["outputs"] = ",".join(outputs)
-    pieces = tensors.write({name: tensors.as_tensor(value) for name, value in inputs.items()}, metadata)
+    pieces = tensors.write(given, metadata)
     return {"Content-Type": MEDIA, "Accept": MEDIA, "Content-Length": str(sum(map(len, pieces)))}, pieces
 
 

@@ -30,7 +30,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-class Client(calls.Copied):
+class Client(calls.ByName, calls.Copied):
     """A lossd at `url`: http://host:port, https://host:port or unix:/path. May be used by many threads.
 
     `timeout` is in seconds and for a whole call, retries included; lossd is told of it and does not begin what
@@ -74,35 +74,8 @@ class Client(calls.Copied):
         """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError."""
         headers, pieces = calls.encode(inputs, options, outputs)
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
-        path = self._description(loss, timeout)["path"]
+        path = calls.known(self._descriptions(timeout), loss, self.where)["path"]
         return tensors.read(self._call("POST", path, headers, pieces, end - time.monotonic()))
-
-    def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
-        """client.cross_entropy(logits, targets, label_smoothing=0.1): inputs in their order or by name, options and
-        `outputs` by name."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        description = self.describe(name)
-
-        def call(*values: Any, outputs: Iterable[str] | None = None, **named: Any) -> dict[str, Any]:
-            inputs, options = calls.arrange(description, values, named)
-            return self.evaluate(name, inputs, options=options, outputs=outputs)
-
-        return call
-
-    def losses(self) -> list[str]:
-        """The names of all losses and transforms."""
-        return list(self._descriptions(None))
-
-    def describe(self, loss: str) -> dict[str, Any]:
-        """Inputs, outputs, options, formula and sources of a loss."""
-        return self._description(loss, None)
-
-    def _description(self, loss: str, timeout: float | None) -> dict[str, Any]:
-        found = self._descriptions(timeout).get(loss)
-        if found is None:
-            raise AttributeError(f"lossd at {self.url} has no loss {loss!r}")
-        return found
 
     def ready(self) -> bool:
         """Does it welcome requests?"""
@@ -124,7 +97,11 @@ class Client(calls.Copied):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _descriptions(self, timeout: float | None) -> dict[str, dict[str, Any]]:
+    @property
+    def where(self) -> str:
+        return f"lossd at {self.url}"
+
+    def _descriptions(self, timeout: float | None = None) -> dict[str, dict[str, Any]]:
         if self._described is None:
             listed = json.loads(bytes(self._call("GET", "/v1/losses", {}, None, timeout)))
             self._described = {one["name"]: one for one in listed["losses"]}

@@ -68,22 +68,25 @@ def write(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[An
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     pieces: list[Any] = [b""]
     offset = 0
-    # Wide types first: then each tensor is aligned if the first is.
-    for name, tensor in sorted(tensors.items(), key=lambda item: -_bits(item[1]).itemsize):
-        bits = _bits(tensor)
-        dtype = "BF16" if isinstance(tensor, BF16) else NAMES[bits.dtype]
-        header[name] = {"dtype": dtype, "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
-        offset += bits.nbytes
-        if bits.nbytes:
-            pieces.append(memoryview(np.ascontiguousarray(bits).reshape(-1).view(np.uint8)))
+    for name, tensor in tensors.items():
+        array, end = bits(tensor), offset + bits(tensor).nbytes
+        header[name] = {"dtype": dtype_name(tensor), "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+        if array.nbytes:
+            pieces.append(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     pieces[0] = struct.pack("<Q", len(text)) + text
     return pieces
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
+def bits(tensor: Tensor) -> np.ndarray:
     return tensor.bits if isinstance(tensor, BF16) else tensor
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """One of DTYPES."""
+    return "BF16" if isinstance(tensor, BF16) else NAMES[tensor.dtype]
 
 
 def read(body: np.ndarray) -> dict[str, Any]:

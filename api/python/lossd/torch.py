@@ -1,4 +1,4 @@
-"""Losses for PyTorch: modules whose values and gradients lossd computes.
+"""Losses for PyTorch: modules whose values and gradients lossd computes, or losskit in this process.
 
     criterion = lossd.torch.CrossEntropyLoss("http://127.0.0.1:8080", label_smoothing=0.1)
     loss = criterion(logits, targets)
@@ -20,6 +20,8 @@ from . import calls
 from .client import Client
 from .tensors import BF16
 
+URL = "http://127.0.0.1:8080"
+
 
 def _to_lossd(tensor: torch.Tensor) -> Any:
     tensor = tensor.detach().cpu().contiguous()
@@ -37,54 +39,82 @@ def _from_lossd(value: Any, like: torch.Tensor) -> torch.Tensor:
 
 
 class _Evaluation(torch.autograd.Function):
-    """One request brings value and gradients. Where these depend on what comes back to the loss, a second one does: of
-    a loss per row, and of 16-bit gradients that are to be scaled, since what would not vanish scaled may have before."""
+    """One evaluation brings value and gradients. Where these depend on what comes back to the loss, a second one does:
+    of a loss per row, and of 16-bit gradients that are to be scaled, since what would not vanish scaled may have before;
+    and where they are asked for once more, since they are handed over, not copied."""
 
     @staticmethod
     def forward(
         ctx: Any, loss: Loss, options: dict[str, Any], names: tuple[str, ...], *inputs: torch.Tensor
     ) -> torch.Tensor:
         wanted = [n for n, t in zip(names, inputs) if t.is_floating_point() and t.requires_grad]
-        given = {n: _to_lossd(t) for n, t in zip(names, inputs)}
-        got = loss.client.evaluate(loss.name, given, options=options, outputs=["loss", *(f"grad.{n}" for n in wanted)])
-        value = _from_lossd(got["loss"], inputs[0])
+        # As PyTorch, never over a leaf: that would be a parameter.
+        over = [n for n, t in zip(names, inputs) if n in wanted and not t.is_leaf] if loss.in_place else []
         ctx.loss, ctx.options, ctx.names, ctx.wanted = loss, options, names, wanted
+        given = {n: _to_lossd(t) for n, t in zip(names, inputs)}
+        value, ctx.ready = _evaluate(ctx, given, ["loss"], inputs[0], **({"in_place": over} if over else {}))
+        overwritten = [t for n, t in zip(names, inputs) if n in over and ctx.ready[n].data_ptr() == t.data_ptr()]
+        ctx.overwritten = bool(overwritten)
+        for tensor in overwritten:
+            tensor.detach()[:0].zero_()  # raises its version, by which PyTorch notices who saved it before
+        if overwritten and value.dim() > 0:
+            raise RuntimeError("in_place is for a loss that is one number, not one for each row")
         # Saved as PyTorch wants it, so that it notices who writes to one of them before the backward pass.
-        ctx.save_for_backward(*inputs, *(_from_lossd(got[f"grad.{n}"], inputs[0]) for n in wanted))
+        ctx.save_for_backward(*inputs)
         return value
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph=True: the gradients would be taken for constants
             raise RuntimeError("lossd has no second derivatives: its losses cannot be used with create_graph=True")
-        saved = ctx.saved_tensors
-        inputs, ready = dict(zip(ctx.names, saved)), dict(zip(ctx.wanted, saved[len(ctx.names) :]))
-        narrow = any(g.element_size() == 2 for g in ready.values())
-        if grad_output.dim() == 0 and (not narrow or grad_output.item() == 1):
-            gradients = {n: g * grad_output.to(g.dtype) for n, g in ready.items()}
-        else:
-            got = ctx.loss.client.evaluate(
-                ctx.loss.name,
-                {**{n: _to_lossd(t) for n, t in inputs.items()}, "grad_output": _to_lossd(grad_output)},
-                options=ctx.options,
-                outputs=[f"grad.{n}" for n in ctx.wanted],
-            )
-            gradients = {n: _from_lossd(got[f"grad.{n}"], grad_output) for n in ctx.wanted}
+        inputs = dict(zip(ctx.names, ctx.saved_tensors))
+        narrow = any(inputs[n].element_size() == 2 for n in ctx.wanted)
+        scale = grad_output.item() if grad_output.dim() == 0 else None
+        by_numbers = scale == 1 or (scale is not None and not narrow)
+        gradients, ctx.ready = ctx.ready if by_numbers else None, None
+        if gradients is None:
+            if ctx.overwritten:
+                why = "asked for once more" if by_numbers else "scaled in 16 bits"
+                raise RuntimeError(f"a gradient that was computed in place of its input cannot be {why}")
+            given = {n: _to_lossd(t) for n, t in inputs.items()}
+            if not by_numbers:
+                given["grad_output"] = _to_lossd(grad_output)
+            _, gradients = _evaluate(ctx, given, [], grad_output)
+        if by_numbers and scale != 1:
+            for gradient in gradients.values():
+                gradient.mul_(grad_output.to(gradient.dtype))
         return (None, None, None, *(gradients.get(n) for n in ctx.names))
+
+
+def _evaluate(
+    ctx: Any, given: dict[str, Any], outputs: list[str], like: torch.Tensor, **how: Any
+) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+    """The loss, if it is among the outputs, and the gradients of what ctx.wanted names."""
+    names = [*outputs, *(f"grad.{n}" for n in ctx.wanted)]
+    got = ctx.loss.client.evaluate(ctx.loss.name, given, options=ctx.options, outputs=names, **how)
+    made = {name: _from_lossd(value, like) for name, value in got.items()}
+    return made.get("loss"), {n: made[f"grad.{n}"] for n in ctx.wanted}
 
 
 class Loss(torch.nn.Module):
     """Any loss of lossd by its name, with its options and with tensors that are inputs of every call, such as weights.
 
     Called with its inputs in their order or by name, and with options for this call alone: `num_items`, say, which is
-    another number each step. A tensor is an input where the loss has an input of that name, and else an option."""
+    another number each step. A tensor is an input where the loss has an input of that name, and else an option.
+
+    `client` is a lossd.Client, or losskit's in place of one, or a URL. With `in_place`, in this process alone,
+    gradients overwrite their inputs where the loss allows it (scores, mostly) and these are no leaves: nobody may read
+    them after the loss. PyTorch refuses the backward pass where somebody saved them before, or has written to them
+    since."""
 
     translated: ClassVar[dict[str, str]] = {}  # PyTorch's names to lossd's, in the constructor and in calls
 
-    def __init__(self, name: str, client: Client | str = "http://127.0.0.1:8080", **settings: Any) -> None:
+    def __init__(self, name: str, client: Any = URL, *, in_place: bool = False, **settings: Any) -> None:
         super().__init__()
-        self.name, self.settings = name, {}
-        self.client = client if isinstance(client, Client) else Client(client)
+        self.name, self.settings, self.in_place = name, {}, in_place
+        self.client = Client(client) if isinstance(client, str) else client
+        if in_place and isinstance(self.client, Client):
+            raise ValueError("in_place is for losses that are computed in this process, not by a lossd")
         self._held = []  # tensors that follow the module to another device; they are no state to load
         for key, value in self._translate(settings).items():
             if isinstance(value, torch.nn.Parameter):
@@ -119,7 +149,7 @@ class _Named(Loss):
 
     loss: ClassVar[str]
 
-    def __init__(self, client: Client | str = "http://127.0.0.1:8080", **settings: Any) -> None:
+    def __init__(self, client: Any = URL, **settings: Any) -> None:
         super().__init__(self.loss, client, **settings)
 
 
@@ -148,9 +178,7 @@ class KLDivLoss(_Named):
 
     loss = "kl_div"
 
-    def __init__(
-        self, client: Client | str = "http://127.0.0.1:8080", *, reduction: str = "mean", **settings: Any
-    ) -> None:
+    def __init__(self, client: Any = URL, *, reduction: str = "mean", **settings: Any) -> None:
         super().__init__(client, reduction=reduction, **settings)
 
 

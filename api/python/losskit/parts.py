@@ -1,0 +1,71 @@
+"""The parts of a composite, from the text that lossd takes, and what lossd says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lossd import tensors
+from lossd.errors import error_of
+
+from .library import lib
+
+MEMBERS: dict[str, tuple[Any, str]] = {
+    "loss": (str, "the name of a loss"),
+    "weight": ((int, float), "a number"),
+    "inputs": (dict, "an object"),
+    "options": (dict, "an object"),
+}
+
+
+def add(call: Any, option: str, text: str, descriptions: Mapping[str, Any]) -> None:
+    """To a call, from an option's text."""
+    try:
+        parts = json.loads(text, object_pairs_hook=_no_duplicates)
+    except ValueError as error:
+        raise _invalid(f"option {option}: {error}") from error
+    if not isinstance(parts, list):
+        raise _invalid(f"option {option} must be an array of parts")
+    for k, part in enumerate(parts):
+        _add_one(call, f"parts[{k}]", part, descriptions)
+
+
+def _add_one(call: Any, where: str, part: Any, descriptions: Mapping[str, Any]) -> None:
+    if not isinstance(part, dict):
+        raise _invalid(f"{where} must be an object with loss, weight, inputs and options")
+    for name, value in part.items():
+        if name not in MEMBERS:
+            raise _invalid(f'{where} has a member "{name[:40]}"; a part has loss, weight, inputs and options')
+        kinds, must_be = MEMBERS[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise _invalid(f"{where}.{name} must be {must_be}")
+    if "loss" not in part:
+        raise _invalid(f"{where}.loss must be there")
+    loss = part["loss"]
+    call.do(lib.lk_call_part, loss.encode(), part.get("weight", 1))
+    for name, tensor in part.get("inputs", {}).items():
+        if tensor is not None and not isinstance(tensor, str):
+            raise _invalid(f"{where}.inputs must be an object of names of tensors, or null")
+        call.do(lib.lk_call_part_input, name.encode(), None if tensor is None else tensor.encode())
+    lists = {one["name"] for one in descriptions[loss]["options"] if one["type"] in ("list", "reals")}
+    for name, value in part.get("options", {}).items():
+        if isinstance(value, dict) or (isinstance(value, list) and not (name in lists and all(map(_is_number, value)))):
+            forms = "an array of numbers" if name in lists else "a number, true, false"
+            raise _invalid(f"{where}.options.{name} must be {forms}, a string or null")
+        call.do(lib.lk_call_part_option, name.encode(), tensors.option_text(value).encode())
+
+
+def _invalid(detail: str) -> Exception:
+    return error_of(422, {"code": "option_invalid", "detail": detail})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("duplicate object key")
+    return found
