@@ -33,7 +33,7 @@ MANDIR ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
+	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall wheel \
 	ready deps deps-test deps-lint ci clean help compile_commands.json
 
 ## all: the library and lossd
@@ -421,6 +421,25 @@ uninstall:
 		$(DESTDIR)$(LIBDIR)/liblosskit.so* $(DESTDIR)$(LIBDIR)/pkgconfig/losskit.pc \
 		$(DESTDIR)$(LIBDIR)/cmake/losskit/losskitConfig*.cmake $(DESTDIR)$(MANDIR)/man1/lossd.1 \
 		$(DESTDIR)$(COMPLETIONDIR)/lossd $(DESTDIR)$(DOCDIR)/LICENSE $(DESTDIR)$(DOCDIR)/CHANGELOG.md
+
+# Packages for pip and npm: lossd and the library with all that they need but glibc, under build/packages/.
+
+STRIP ?= strip
+NATIVE := $(B)/native
+# Its name changed with libuv 1.45.
+UV_STATIC = $(call lazy,UV_STATIC,test -f "$$($(CC) -print-file-name=libuv_a.a)" && echo libuv_a.a || echo libuv.a)
+STATIC = libmicrohttpd.a libjansson.a libz.a $(UV_STATIC)
+
+$(NATIVE)/lossd: $(SERVER_OBJS) $(B)/liblosskit.so.0 docker/native.py
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -pie -Wl,-z,relro,-z,now -Wl,-rpath,'$$ORIGIN' -Wl,--disable-new-dtags $(FLAVOUR_$(FLAVOUR)) \
+		$(SERVER_OBJS) $(B)/liblosskit.so.0 $(CFLAGS) $(LDFLAGS) $(STATIC:%=-l:%) -lgnutls -lm -o $@
+	$(Q)docker/native.py --cc "$(CC)" --strip "$(STRIP)" $(STATIC:%=--static %) $@ $(B)/liblosskit.so.0
+
+## wheel: losskit for pip, with the library and lossd inside, in build/packages/
+wheel: $(NATIVE)/lossd
+	$(Q)docker/wheel.py --native $(NATIVE) --version $(VERSION) --into build/packages
 
 ## ci: what .ci/run does
 ci:

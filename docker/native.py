@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Put beside a lossd that is linked for it what the packages for pip and npm bring along: liblosskit, the shared libraries
+that both need but glibc, and the licences of all that comes from elsewhere.
+
+    docker/native.py --cc gcc --strip strip --static libz.a FOLDER/lossd build/release/liblosskit.so.0
+
+Libraries are looked for where the compiler looks: a cross compiler finds those of its machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import shutil
+import subprocess
+
+GLIBC = re.compile(r"(ld-linux.*|lib(c|m|dl|rt|pthread|resolv))\.so\.\d+")
+
+
+def output(*command: str | pathlib.Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def needed(file: pathlib.Path) -> list[str]:
+    names = re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "-dW", file))
+    return [name for name in names if not GLIBC.fullmatch(name)]
+
+
+def find(cc: str, library: str) -> pathlib.Path:
+    path = pathlib.Path(output(cc, f"-print-file-name={library}").strip())
+    if not path.is_absolute():
+        raise SystemExit(f"docker/native.py: {cc} finds no {library}")
+    return path.resolve()
+
+
+def licence_of(library: pathlib.Path) -> pathlib.Path:
+    """Debian keeps one for each package."""
+    package = output("dpkg", "-S", library).partition(":")[0]
+    return pathlib.Path("/usr/share/doc", package, "copyright")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cc", default="gcc")
+    parser.add_argument("--strip", default="strip")
+    parser.add_argument("--static", action="append", default=[], help="a library that lossd has within")
+    parser.add_argument("lossd", type=pathlib.Path)
+    parser.add_argument("liblosskit", type=pathlib.Path)
+    a = parser.parse_args()
+    folder, own = a.lossd.parent, [a.lossd.name, a.liblosskit.name]
+    licences = folder / "licenses"
+    shutil.rmtree(licences, ignore_errors=True)
+    licences.mkdir()
+    shutil.copy(a.liblosskit, folder)
+    subprocess.run([a.strip, *(folder / name for name in own)], check=True)
+    files = list(own)
+    for file in files:  # which grows
+        if file not in own:
+            shutil.copy(find(a.cc, file), folder / file)
+        files += [name for name in needed(folder / file) if name not in files]
+    for library in [*a.static, *(file for file in files if file not in own)]:
+        shutil.copy(licence_of(find(a.cc, library)), licences / library.partition(".")[0])
+
+
+if __name__ == "__main__":
+    main()
