@@ -48,8 +48,9 @@ class _Evaluation(torch.autograd.Function):
         ctx: Any, loss: Loss, options: dict[str, Any], names: tuple[str, ...], *inputs: torch.Tensor
     ) -> torch.Tensor:
         wanted = [n for n, t in zip(names, inputs) if t.is_floating_point() and t.requires_grad]
-        # As PyTorch, never over a leaf: that would be a parameter.
-        over = [n for n, t in zip(names, inputs) if n in wanted and not t.is_leaf] if loss.in_place else []
+        # As PyTorch, never over a leaf or a view of one: that would be a parameter.
+        roots = {n: t if t._base is None else t._base for n, t in zip(names, inputs)}
+        over = [n for n in wanted if not roots[n].is_leaf] if loss.in_place else []
         ctx.loss, ctx.options, ctx.names, ctx.wanted = loss, options, names, wanted
         given = {n: _to_lossd(t) for n, t in zip(names, inputs)}
         value, ctx.ready = _evaluate(ctx, given, ["loss"], inputs[0], **({"in_place": over} if over else {}))

@@ -374,6 +374,7 @@ class Torch(unittest.TestCase):
         leaf = torch.randn(6, 7, requires_grad=True)
         kept = leaf.detach().clone()
         criterion(leaf, targets).backward()
+        criterion(leaf.view(3, 2, 7).view(6, 7), targets).backward()
         self.assertTrue(torch.equal(leaf, kept))
         with torch.no_grad():
             logits = layer(inputs).view(6, 7)
