@@ -217,6 +217,14 @@ static void read_version(framing *f, char c)
         f->old = f->at++ == strlen("HTTP/1.") && c == '0';
 }
 
+static void add_to_name(framing *f, char c)
+{
+    if (f->at < FRAMING_NAME)
+        f->name[f->at] = lower(c);
+    if (f->at <= FRAMING_NAME) /* one more, if it is longer than those that matter */
+        f->at++;
+}
+
 /* The first character of a header or trailer, or of the empty line behind them. */
 static void begin_header(framing *f, char c)
 {
@@ -231,20 +239,14 @@ static void begin_header(framing *f, char c)
     } else {
         f->state = NAME;
         f->headers++;
-        f->name[0] = lower(c);
-        f->at = 1;
+        f->at = 0;
+        add_to_name(f, c);
     }
 }
 
-static void read_name(framing *f, char c)
+/* The character behind a name. */
+static void end_name(framing *f, char c)
 {
-    if (head_is_tchar(c)) {
-        if (f->at < FRAMING_NAME)
-            f->name[f->at] = lower(c);
-        if (f->at <= FRAMING_NAME) /* one more, if it is longer than those that matter */
-            f->at++;
-        return;
-    }
     if (c != ':')
         malformed(f, "a header name is not a token");
     else
@@ -304,7 +306,7 @@ static size_t read_head(framing *f, char c, char *to)
         begin_header(f, c);
         break;
     case NAME:
-        read_name(f, c);
+        end_name(f, c);
         break;
     case VALUE:
         passed = read_value(f, c) && passed;
@@ -420,21 +422,42 @@ static void refuse_length(framing *f)
         refuse(f, 431, "head_too_large", "the headers have more than 32768 bytes");
 }
 
-/* The length of a run of characters that are passed on as they are: of the target, or of the value
- * of a header that does not matter here. */
-static size_t run_of(const framing *f, const char *from, size_t most)
-{
-    size_t size = 0;
-    if (f->state != TARGET && (f->state != VALUE || f->field != OTHER))
-        return 0;
-    while (size < most && (unsigned char)from[size] > ' ' && from[size] != 0x7f)
-        size++;
-    return size;
-}
-
 static size_t smaller(uint64_t a, size_t b)
 {
     return a < b ? (size_t)a : b;
+}
+
+/* Read a run of characters that need no other look, of at most `most`: of the target, a name, a
+ * value that does not matter here, or the data of a body. Returns its length. */
+static size_t read_run(framing *f, const char *from, size_t most)
+{
+    size_t size = 0;
+    switch (f->state) {
+    case TARGET:
+        while (size < most && (unsigned char)from[size] > ' ' && from[size] != 0x7f)
+            size++;
+        f->at |= size > 0;
+        break;
+    case NAME:
+        while (size < most && head_is_tchar(from[size]))
+            add_to_name(f, from[size++]);
+        break;
+    case VALUE:
+        while (size < most && f->field == OTHER && is_text(from[size]))
+            size++;
+        break;
+    case BODY:
+    case DATA:
+        size = smaller(f->left, most);
+        f->left -= size;
+        if (f->left == 0 && f->state == DATA)
+            f->state = DATA_CR;
+        else if (f->left == 0)
+            enter(f, START);
+        return size;
+    }
+    f->count += (uint32_t)size;
+    return size;
 }
 
 size_t framing_pass(framing *f, const char *from, size_t size, char *to)
@@ -442,27 +465,18 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to)
     const char *const end = from + size;
     char *out = to;
     while (from < end && f->state != REFUSED) {
-        const bool data = f->state == BODY || f->state == DATA;
+        const bool trailer = f->trailer, data = f->state == BODY || f->state == DATA;
         const size_t there = (size_t)(end - from);
-        const size_t run =
-            data ? smaller(f->left, there) : run_of(f, from, smaller(room(f), there));
-        if (run > 0) {
-            if (!f->trailer) {
+        const size_t run = read_run(f, from, data ? there : smaller(room(f), there));
+        if (run > 0 && !trailer) {
+            if (out != from)
                 memmove(out, from, run);
-                out += run;
-            }
-            from += run;
+            out += run;
         }
-        if (data) {
-            f->left -= run;
-            if (f->left == 0 && f->state == DATA)
-                f->state = DATA_CR;
-            else if (f->left == 0)
-                enter(f, START);
-        } else if (run > 0) {
-            f->count += (uint32_t)run;
-            f->at = 1;
-        } else if (f->state == START && *from != '\r') {
+        from += run;
+        if (run > 0)
+            continue;
+        if (f->state == START && *from != '\r') {
             enter(f, METHOD);
         } else if (room(f) == 0) {
             refuse_length(f);

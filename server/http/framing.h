@@ -3,7 +3,8 @@
  * Message framing of HTTP/1.1 (RFC 9112): where the requests of a connection begin and end. What a
  * client sends passes through here before libmicrohttpd reads it, which therefore sees only what
  * both of them read in the same way: no folded lines, no control characters, one length, chunk
- * sizes without extensions, no trailers. A pure function of the bytes, however they are cut.
+ * sizes without extensions, no trailers, no cookies. A pure function of the bytes, however they are
+ * cut.
  *
  * The rest of a request that is refused is dropped, and so is everything after it. In its place
  * libmicrohttpd gets the shortest text that makes the request complete, so that it asks for a reply
