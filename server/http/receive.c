@@ -138,9 +138,10 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
             x->server->handler->refuse(x);
         free_body(x);
         x->discarded += size;
-        /* libmicrohttpd cannot reply in the middle of a body: beyond the limit, close the
-         * connection. */
-        return x->discarded <= x->server->drain_max ? MHD_YES : MHD_NO;
+        if (x->discarded <= x->server->drain_max)
+            return MHD_YES;
+        reply_early(x);
+        return MHD_NO;
     }
     memcpy(x->body + x->body_size, data, size);
     x->body_size += size;

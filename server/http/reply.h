@@ -21,8 +21,8 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 /* Send the reply. False: the connection must be closed. */
 bool reply_send(exchange *x);
 
-/* The request will never be complete: send the reply, or 408 if there is none, before the
- * connection is closed. */
+/* The rest of the request will never come, or is not read: send the reply, or 408 if there is none,
+ * before the connection is closed. */
 void reply_early(exchange *x);
 
 /* The reply for when there is no memory to make one; it is made at the start. NULL without

@@ -378,6 +378,17 @@ def slow_clients_are_told_and_closed(path: str) -> None:
 
 
 @check
+def a_body_that_is_too_long_to_be_dropped_is_answered(path: str) -> None:
+    with Lossd(path, "--drain-max", "10000") as lossd, lossd.connect() as s:
+        head = {"Transfer-Encoding": "chunked", "X-Request-Id": "endless"}
+        s.sendall(request("POST", "/v1/losses/nothing", head) + b"ffffff\r\n" + b"x" * 50000)
+        data, _ = until_closed(s)
+        same(data.split(b" ")[1], b"404", str(data))
+        same(b"\r\nConnection: close\r\n" in data and b"\r\nX-Request-Id: endless\r\n" in data, True, str(data))
+        same(" status=404 " in logged(lossd, "id=endless"), True)
+
+
+@check
 def slow_readers_are_closed(path: str) -> None:
     rows = 3_000_000
     tensor = struct.pack("<f", 1.5) * rows
