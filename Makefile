@@ -33,7 +33,7 @@ MANDIR ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall wheel \
+	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall wheel npm \
 	ready deps deps-test deps-lint ci clean help compile_commands.json
 
 ## all: the library and lossd
@@ -440,6 +440,10 @@ $(NATIVE)/lossd: $(SERVER_OBJS) $(B)/liblosskit.so.0 docker/native.py
 ## wheel: losskit for pip, with the library and lossd inside, in build/packages/
 wheel: $(NATIVE)/lossd
 	$(Q)docker/wheel.py --native $(NATIVE) --version $(VERSION) --into build/packages
+
+## npm: the client for npm and the lossd of this machine, in build/packages/ (needs node)
+npm: $(NATIVE)/lossd
+	$(Q)docker/npm.mjs $(VERSION) build/packages $(NATIVE)
 
 ## ci: what .ci/run does
 ci:
