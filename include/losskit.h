@@ -311,7 +311,9 @@ lk_status lk_call_part_option(lk_call *call, const char *name, const char *text,
 lk_status lk_call_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error);
 
 /* Request an output. Outputs are numbered in the order of the requests. The default, if none is
- * requested, is `loss` and the default gradients of the inputs that are set. */
+ * requested, is `loss` and the default gradients of the inputs that are set. No call has more than
+ * LK_OUTPUTS_MAX. */
+#define LK_OUTPUTS_MAX 114
 lk_status lk_call_want(lk_call *call, const char *output, lk_error *error);
 
 /* Check everything except the data: names, element types, shapes, options, outputs. Afterwards,

@@ -14,17 +14,23 @@ static const lk_kind *kind_of(const lk_loss *loss)
 
 /* New. */
 
-lk_call *lk_call_new(const lk_loss *loss)
+static size_t aligned(size_t size)
 {
     enum { ALIGNMENT = 16 };
+    return (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+lk_call *lk_call_new(const lk_loss *loss)
+{
     const lk_kind *kind = kind_of(loss);
-    const size_t size = (kind->size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    lk_call *call = calloc(1, size + loss->options_size);
+    const size_t size = aligned(kind->size), options = aligned(loss->options_size);
+    lk_call *call = calloc(1, size + options + (size_t)kind->outputs * sizeof *call->wanted);
     if (!call)
         return NULL;
     call->loss = loss;
     call->kind = kind;
     call->options = (char *)call + size;
+    call->wanted = (lk_wanted *)(void *)((char *)call + size + options);
     lk_fields_default(loss->is.options, call->options);
     if (kind->start)
         kind->start(call);
@@ -79,7 +85,8 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
             return lk_error_set(error, LK_DUPLICATE_OPTION, "", "output %s is asked for twice",
                                 output);
     if (!lk_wanted_add(call, output, w.role, w.i))
-        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "", "more than %d outputs", MAX_WANTED);
+        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "", "more than %d outputs",
+                            call->kind->outputs);
     return LK_OK;
 }
 

@@ -13,8 +13,6 @@
 
 typedef enum lk_stage { FILLING, CHECKED, PLANNED, FINISHED } lk_stage;
 
-enum { MAX_WANTED = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS };
-
 /* Which output: `loss`, the gradient of an input, or a diagnostic. */
 typedef enum lk_role { VALUE, GRADIENT, DIAGNOSTIC } lk_role;
 
@@ -35,13 +33,14 @@ struct lk_call {
     void *options;          /* the loss's option struct */
     uint64_t options_given; /* a bit for each field of the table; see lk_given */
     int wanted_count;
-    lk_wanted wanted[MAX_WANTED];
+    lk_wanted *wanted; /* room for as many as the kind allows */
 };
 
 /* The implementation of the lk_call_ functions for one kind of call. call.c checks the stage
  * before, and sets it after. */
 typedef struct lk_kind {
     size_t size; /* of its call's struct */
+    int outputs; /* how many may be requested: at most LK_OUTPUTS_MAX */
 
     /* May be NULL. The struct is zero, the options have their defaults. */
     void (*start)(lk_call *call);
@@ -78,10 +77,10 @@ typedef struct lk_kind {
 
 extern const lk_kind lk_single; /* for losses whose description has no kind */
 
-/* Append an output. NULL if there are MAX_WANTED already. */
+/* Append an output. NULL if there are too many. */
 static inline lk_wanted *lk_wanted_add(lk_call *call, const char *name, lk_role role, int i)
 {
-    if (call->wanted_count == MAX_WANTED)
+    if (call->wanted_count == call->kind->outputs)
         return NULL;
     lk_wanted *w = &call->wanted[call->wanted_count++];
     *w = (lk_wanted){.role = role, .i = i};

@@ -38,8 +38,13 @@ static const lk_field fields[] = {
     {0},
 };
 
+/* Room for loss and parts, a gradient of each tensor, and three diagnostics of each part. */
+_Static_assert(LK_OUTPUTS_MAX == 2 + TENSORS_MAX + 3 * PARTS_MAX,
+               "all that is asked for by default");
+
 static const lk_kind kind = {
     .size = sizeof(graph),
+    .outputs = LK_OUTPUTS_MAX,
     .free = lk_graph_free,
     .input = lk_graph_input,
     .want = lk_graph_want,

@@ -228,7 +228,8 @@ static lk_status default_outputs(graph *g, lk_error *error)
     }
     if (last && lk_wanted_add(&g->call, "parts", DIAGNOSTIC, 0))
         return LK_OK;
-    return lk_error_set(error, LK_UNKNOWN_OUTPUT, "", "more than %d outputs", MAX_WANTED);
+    return lk_error_set(error, LK_UNKNOWN_OUTPUT, "", "more than %d outputs",
+                        g->call.kind->outputs);
 }
 
 /* Find the output of a part that "part.<k>.<output>" names, with its type and shape. */

@@ -425,7 +425,8 @@ static void answer(request *r)
         x->reply.head = r->e->oip.reply_head;
         x->reply.encoding = r->packed.size > 0 ? coding_name(r->ask.reply) : NULL;
         x->reply.pieces = r->e->pieces;
-        memcpy(x->reply.piece, r->e->piece, sizeof x->reply.piece);
+        _Static_assert((int)EVALUATION_PIECES <= (int)HTTP_PIECES, "all pieces have room");
+        memcpy(x->reply.piece, r->e->piece, sizeof r->e->piece);
     }
     write_timing(r, x->reply.timing);
     http_resume(x);

@@ -19,7 +19,7 @@ struct peer;
 
 enum {
     HTTP_ID_MAX = 128,
-    HTTP_PIECES = 64,
+    HTTP_PIECES = 115,
 };
 
 /* A reply. The pieces must stay valid until the handler's `end`. */

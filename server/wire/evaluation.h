@@ -14,8 +14,8 @@
 typedef struct wire wire;
 
 enum {
-    EVALUATION_INPUTS = 64, /* no loss has more inputs than this */
-    EVALUATION_PIECES = 64,
+    EVALUATION_INPUTS = 64,                 /* no loss has more inputs than this */
+    EVALUATION_PIECES = 1 + LK_OUTPUTS_MAX, /* the framing, and each output */
 };
 
 /* Where the data of an input is in the body. */

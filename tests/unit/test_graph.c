@@ -365,6 +365,40 @@ static void test_dtypes(void **state)
     lk_call_free(call);
 }
 
+/* Every tensor of a composite that is full has its gradient among the default outputs; of what is
+ * asked for by name there may be as many as LK_OUTPUTS_MAX. */
+static void test_many_outputs(void **unused)
+{
+    enum { TRIPLETS = 16 };
+    static const char *const inputs[] = {"anchor", "positive", "negative"};
+    lk_error error;
+    char name[48];
+    float x[2] = {0, 1};
+    (void)unused;
+    lk_call *call = lk_call_new(lk_loss_find("composite"));
+    for (int k = 0; k < TRIPLETS; k++) {
+        assert_int_equal(lk_call_part(call, "triplet", 1, &error), LK_OK);
+        for (int i = 0; i < 3; i++) {
+            const lk_tensor t = lk_matrix(LK_F32, x, 1, 2);
+            snprintf(name, sizeof name, "%s%d", inputs[i], k);
+            assert_int_equal(lk_call_part_input(call, inputs[i], name, &error), LK_OK);
+            assert_int_equal(lk_call_input(call, name, &t, &error), LK_OK);
+        }
+    }
+    if (lk_call_check(call, &error) != LK_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(lk_call_outputs(call), 2 + 3 * TRIPLETS);
+    lk_call_free(call);
+
+    call = lk_call_new(lk_loss_find("composite"));
+    for (int k = 0; k <= LK_OUTPUTS_MAX; k++) {
+        snprintf(name, sizeof name, "grad.x%d", k);
+        assert_int_equal(lk_call_want(call, name, &error),
+                         k < LK_OUTPUTS_MAX ? LK_OK : LK_UNKNOWN_OUTPUT);
+    }
+    lk_call_free(call);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -374,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_check_again),
         cmocka_unit_test(test_no_error),
         cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_many_outputs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
