@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "catalogue/describe.h"
 
+#include "catalogue/trees.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -170,29 +172,16 @@ json_t *describe_tree(const lk_loss *loss)
                      json_loads(is->example, 0, NULL));
 }
 
-static int append(const char *data, size_t size, void *to)
-{
-    buffer_append(to, data, size);
-    return 0;
-}
-
-void describe_dump(json_t *value, buffer *to)
-{
-    json_dump_callback(value, append, to, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    buffer_text(to, "\n");
-    json_decref(value);
-}
-
 void describe_json(const lk_loss *loss, buffer *to)
 {
     if (loss) {
-        describe_dump(describe_tree(loss), to);
+        trees_write(describe_tree(loss), true, to);
         return;
     }
     json_t *all = json_array();
     for (int i = 0; i < lk_loss_count(); i++)
         json_array_append_new(all, describe_tree(lk_loss_at(i)));
-    describe_dump(json_pack("{s:o}", "losses", all), to);
+    trees_write(json_pack("{s:o}", "losses", all), true, to);
 }
 
 /* Text. The tables for the terminal and for Markdown are made from the JSON above, so that the

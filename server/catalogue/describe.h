@@ -20,9 +20,7 @@ void describe_markdown(buffer *to);
 /* "losses" or "transforms": the path under /v1/. */
 const char *describe_kind(const lk_loss *loss);
 
-/* The JSON of one loss as a tree, which the caller owns; and a function that writes a tree and
- * frees it. */
+/* The JSON of one loss as a tree, which the caller owns. */
 struct json_t *describe_tree(const lk_loss *loss);
-void describe_dump(struct json_t *value, buffer *to);
 
 #endif

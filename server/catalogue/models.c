@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "catalogue/models.h"
 
+#include "catalogue/trees.h"
 #include "oip.h"
 #include "tell/metrics.h"
 
@@ -10,20 +11,6 @@
 
 static const char platform[] = "losskit";
 
-static int append(const char *data, size_t size, void *to)
-{
-    buffer_append(to, data, size);
-    return 0;
-}
-
-/* Write on one line: it is read by programs. */
-static void dump(json_t *value, buffer *to)
-{
-    json_dump_callback(value, append, to, JSON_COMPACT);
-    buffer_text(to, "\n");
-    json_decref(value);
-}
-
 static const char *name_of(const lk_loss *loss)
 {
     return lk_loss_describe(loss)->name;
@@ -32,10 +19,10 @@ static const char *name_of(const lk_loss *loss)
 void models_server(const lk_loss *all, buffer *to)
 {
     (void)all;
-    dump(json_pack("{s:s, s:s, s:[s,s,s,s]}", "name", "lossd", "version", lk_version(),
-                   "extensions", "binary_tensor_data", "model_configuration", "model_repository",
-                   "statistics"),
-         to);
+    trees_write(json_pack("{s:s, s:s, s:[s,s,s,s]}", "name", "lossd", "version", lk_version(),
+                          "extensions", "binary_tensor_data", "model_configuration",
+                          "model_repository", "statistics"),
+                false, to);
 }
 
 void models_list(const lk_loss *all, buffer *to)
@@ -44,7 +31,7 @@ void models_list(const lk_loss *all, buffer *to)
     json_t *names = json_array();
     for (int i = 0; i < lk_loss_count(); i++)
         json_array_append_new(names, json_string(name_of(lk_loss_at(i))));
-    dump(json_pack("{s:o}", "models", names), to);
+    trees_write(json_pack("{s:o}", "models", names), false, to);
 }
 
 void models_index(const lk_loss *all, buffer *to)
@@ -55,12 +42,12 @@ void models_index(const lk_loss *all, buffer *to)
         json_array_append_new(index,
                               json_pack("{s:s, s:s, s:s, s:s}", "name", name_of(lk_loss_at(i)),
                                         "version", OIP_VERSION, "state", "READY", "reason", ""));
-    dump(index, to);
+    trees_write(index, false, to);
 }
 
 void models_ready(const lk_loss *loss, buffer *to)
 {
-    dump(json_pack("{s:s, s:b}", "name", name_of(loss), "ready", 1), to);
+    trees_write(json_pack("{s:s, s:b}", "name", name_of(loss), "ready", 1), false, to);
 }
 
 /* Tensors. The protocol gives each tensor one type and one shape, where a loss accepts several:
@@ -139,9 +126,9 @@ void models_metadata(const lk_loss *loss, buffer *to)
     json_t *inputs = json_array(), *outputs = json_array();
     for_each_input(is, inputs, add_metadata);
     for_each_output(is, outputs, add_metadata);
-    dump(json_pack("{s:s, s:[s], s:s, s:o, s:o}", "name", is->name, "versions", OIP_VERSION,
-                   "platform", platform, "inputs", inputs, "outputs", outputs),
-         to);
+    trees_write(json_pack("{s:s, s:[s], s:s, s:o, s:o}", "name", is->name, "versions", OIP_VERSION,
+                          "platform", platform, "inputs", inputs, "outputs", outputs),
+                false, to);
 }
 
 static void add_config(json_t *list, const char *name, lk_dtype dtype, json_t *sizes, bool optional)
@@ -159,9 +146,10 @@ void models_config(const lk_loss *loss, buffer *to)
     json_t *inputs = json_array(), *outputs = json_array();
     for_each_input(is, inputs, add_config);
     for_each_output(is, outputs, add_config);
-    dump(json_pack("{s:s, s:s, s:s, s:i, s:o, s:o}", "name", is->name, "platform", platform,
-                   "backend", platform, "max_batch_size", 0, "input", inputs, "output", outputs),
-         to);
+    trees_write(json_pack("{s:s, s:s, s:s, s:i, s:o, s:o}", "name", is->name, "platform", platform,
+                          "backend", platform, "max_batch_size", 0, "input", inputs, "output",
+                          outputs),
+                false, to);
 }
 
 /* Statistics. */
@@ -200,5 +188,5 @@ void models_stats(const lk_loss *loss, buffer *to)
     for (int i = 0; i < lk_loss_count(); i++)
         if (!loss || lk_loss_at(i) == loss)
             json_array_append_new(all, stats(i));
-    dump(json_pack("{s:o}", "model_stats", all), to);
+    trees_write(json_pack("{s:o}", "model_stats", all), false, to);
 }

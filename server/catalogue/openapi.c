@@ -2,6 +2,7 @@
 #include "catalogue/openapi.h"
 
 #include "catalogue/describe.h"
+#include "catalogue/trees.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -342,7 +343,7 @@ void openapi_write(const lk_loss *all, buffer *to)
         add_plain_path(paths, method, path, sentence);
 #include "routes.def"
 #undef ROUTE
-    describe_dump(
+    trees_write(
         json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s}}, s:[{s:s}], s:o, s:[{}, {s:[]}], "
                   "s:o, s:{s:o, s:o, s:{s:{s:s, s:s, s:s}}}}",
                   "openapi", "3.1.0", "info", "title", "lossd", "version", lk_version(),
@@ -353,5 +354,5 @@ void openapi_write(const lk_loss *all, buffer *to)
                   "paths", paths, "components", "schemas", schemas, "parameters",
                   shared_parameters(), "securitySchemes", "key", "type", "http", "scheme", "bearer",
                   "description", "Asked for where the service was started with --api-key-file."),
-        to);
+        true, to);
 }

@@ -63,3 +63,17 @@ bool trees_end(void)
     piece.base = NULL;
     return !piece.full;
 }
+
+static int append(const char *data, size_t size, void *to)
+{
+    buffer_append(to, data, size);
+    return 0;
+}
+
+void trees_write(json_t *tree, bool indented, buffer *to)
+{
+    json_dump_callback(tree, append, to,
+                       indented ? JSON_INDENT(2) | JSON_REAL_PRECISION(15) : JSON_COMPACT);
+    buffer_text(to, "\n");
+    json_decref(tree);
+}

@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory for jansson's trees. Building a document as a tree takes hundreds of allocations, and
- * jansson silently omits members whose allocation fails: so one block is allocated beforehand, and
- * all of a tree is placed in it.
+ * jansson's trees: their memory, and their text. Building a document as a tree takes hundreds of
+ * allocations, and jansson silently omits members whose allocation fails: so one block is allocated
+ * beforehand, and all of a tree is placed in it.
  */
 #ifndef LOSSD_TREES_H
 #define LOSSD_TREES_H
 
+#include "buffer.h"
+
 #include <stdbool.h>
+
+struct json_t;
 
 /* Call once, before jansson is used. */
 void trees_setup(void);
@@ -21,5 +25,8 @@ bool trees_end(void);
 /* Has an allocation for a tree of this thread failed since the last call? jansson often reports
  * that as an error in the text. */
 bool trees_starved(void);
+
+/* Write a tree, indented for people or on one line for programs, and free it. */
+void trees_write(struct json_t *tree, bool indented, buffer *to);
 
 #endif
