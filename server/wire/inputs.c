@@ -27,6 +27,11 @@ bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span by
     return true;
 }
 
+bool wire_malformed(problem *p, const char *why)
+{
+    return problem_set(p, 400, "malformed_body", "%s", why);
+}
+
 bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
                 problem *p)
 {

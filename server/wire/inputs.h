@@ -19,6 +19,9 @@ bool wire_input(evaluation *e, const char *name, const lk_tensor *tensor, span t
  * may write gradients in place. */
 bool wire_view(evaluation *e, const char *name, const lk_tensor *tensor, span bytes, problem *p);
 
+/* malformed_body, for that reason. Returns false. */
+bool wire_malformed(problem *p, const char *why);
+
 /* How a format writes element types: the names of the types, and the member that holds one,
  * `prefix`NAME.`member`, which problems refer to. `status` is the HTTP status for an unknown
  * type. */

@@ -11,11 +11,6 @@
 
 #include <jansson.h>
 
-static bool malformed(problem *p, const char *what)
-{
-    return problem_set(p, 400, "malformed_body", "%s", what);
-}
-
 static const dialect json_types = {"inputs.", "dtype", lk_dtype_name, 422};
 
 /* {"shape": ..., "data" or "base64": ..., "dtype": ...} */
@@ -75,7 +70,7 @@ static bool open_inputs(evaluation *e, span text, problem *p)
     span value;
     int more = cursor_accept(&c, '{') ? 1 : -1, tensors = 0;
     if (more < 0)
-        return malformed(p, "inputs must be an object of tensors by name");
+        return wire_malformed(p, "inputs must be an object of tensors by name");
     for (bool first = true; more == 1; first = false) {
         more = walk_member(&c, first, name, &value);
         if (more != 1)
@@ -107,7 +102,7 @@ static bool open_options(evaluation *e, span text, problem *p)
     if (!options)
         return walk_problem(&syntax, text, e->body.data, "options", p);
     if (!json_is_object(options))
-        ok = malformed(p, "options must be an object");
+        ok = wire_malformed(p, "options must be an object");
     else
         json_object_foreach(options, name, value)
         {
@@ -128,7 +123,7 @@ static bool open_outputs(evaluation *e, span text, problem *p)
         return walk_problem(&syntax, text, e->body.data, "outputs", p);
     e->outputs_named = true;
     if (!json_is_array(outputs))
-        ok = malformed(p, "outputs must be an array of names");
+        ok = wire_malformed(p, "outputs must be an array of names");
     else
         json_array_foreach(outputs, i, value)
         {
@@ -148,8 +143,8 @@ static bool json_open(evaluation *e, problem *p)
     char name[WALK_NAME];
     span value, inputs = {0}, options = {0}, outputs = {0};
     if (!cursor_accept(&c, '{'))
-        return malformed(p, cursor_left(&c) ? "the body is not a JSON object"
-                                            : "the body is empty; it must be a JSON object");
+        return wire_malformed(p, cursor_left(&c) ? "the body is not a JSON object"
+                                                 : "the body is empty; it must be a JSON object");
     int more = 1;
     for (bool first = true; more == 1; first = false) {
         more = walk_member(&c, first, name, &value);

@@ -14,11 +14,6 @@
 
 #include <jansson.h>
 
-static bool malformed(problem *p, const char *what)
-{
-    return problem_set(p, 400, "malformed_body", "%s", what);
-}
-
 static bool is_half(lk_dtype dtype)
 {
     return dtype == LK_F16 || dtype == LK_BF16;
@@ -252,7 +247,7 @@ static bool read_inputs(evaluation *e, span text, raw_reader *raw, problem *p)
         more = walk_after(&c, ']');
     }
     if (more < 0 || cursor_left(&c))
-        return malformed(p, "inputs must be an array of tensors");
+        return wire_malformed(p, "inputs must be an array of tensors");
     if (cursor_left(&raw->c))
         return problem_set(p, 400, "malformed_body",
                            "%zu bytes are left behind the last tensor; the binary_data_size of the "
@@ -300,7 +295,7 @@ static bool read_outputs(evaluation *e, span text, problem *p)
         more = walk_after(&c, ']');
     }
     return (more == 0 && !cursor_left(&c)) ||
-           malformed(p, "outputs must be an array of objects with a name");
+           wire_malformed(p, "outputs must be an array of objects with a name");
 }
 
 /* The request. */
@@ -316,7 +311,7 @@ static bool read_id(evaluation *e, span text, problem *p)
     const bool ok = json_is_string(id);
     json_decref(id);
     e->oip.id = text; /* echoed unchanged */
-    return ok || malformed(p, "id must be a string");
+    return ok || wire_malformed(p, "id must be a string");
 }
 
 static bool oip_open(evaluation *e, problem *p)
@@ -331,13 +326,14 @@ static bool oip_open(evaluation *e, problem *p)
                            (unsigned long long)e->oip.head, e->body.size);
     span text = cursor_take(&c, split ? (size_t)e->oip.head : e->body.size);
     if (text.size == 0)
-        return malformed(p, e->body.size == 0 ? "the body is empty; it must be a JSON object"
-                                              : "Inference-Header-Content-Length is 0; the body "
-                                                "must begin with a JSON object");
+        return wire_malformed(p, e->body.size == 0
+                                     ? "the body is empty; it must be a JSON object"
+                                     : "Inference-Header-Content-Length is 0; the body "
+                                       "must begin with a JSON object");
     if (!read_members(e, walk_body(text), m, MEMBERS, ignore, "the request", p))
         return false;
     if (m[INPUTS].value.size == 0)
-        return malformed(p, "the request has no inputs");
+        return wire_malformed(p, "the request has no inputs");
     raw_reader raw = {.c = c, .any = split};
     return (m[ID].value.size == 0 || read_id(e, m[ID].value, p)) &&
            (m[PARAMETERS].value.size == 0 || read_parameters(e, m[PARAMETERS].value, p)) &&
