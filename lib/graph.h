@@ -106,8 +106,9 @@ const char *lk_graph_source(const graph *g, const part *p, int i);
 /* Replace the call of part k by a new one with the same options, if it was checked. */
 lk_status lk_graph_renew(graph *g, int k, lk_error *error);
 
-/* Turn an error of part k into one of the graph that names the part. Returns its status. */
-lk_status lk_graph_part_error(const graph *g, int k, lk_error *error);
+/* Part k has failed with that status: turn its error, if there is one, into one of the graph that
+ * names the part. Returns the status. */
+lk_status lk_graph_part_error(const graph *g, int k, lk_status status, lk_error *error);
 
 /* The tensor whose gradient that output of part k is; NULL for other outputs. */
 named *lk_graph_gradient_of(const graph *g, int k, const char *output);

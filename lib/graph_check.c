@@ -135,7 +135,7 @@ static lk_status check_part(graph *g, int k, lk_error *error)
         return lk_error_set(
             error, LK_OPTION_CONFLICT, "",
             "parts[%d] gives a loss for each row; the loss of a part must be one number", k);
-    return lk_graph_part_error(g, k, error);
+    return lk_graph_part_error(g, k, status, error);
 }
 
 /* weights, log_vars and grad_output: [K], [K], []. */

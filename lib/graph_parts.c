@@ -57,16 +57,16 @@ named *lk_graph_gradient_of(const graph *g, int k, const char *output)
     return i >= 0 && p->tensor[i] >= 0 ? (named *)(uintptr_t)&g->tensor[p->tensor[i]] : NULL;
 }
 
-lk_status lk_graph_part_error(const graph *g, int k, lk_error *error)
+lk_status lk_graph_part_error(const graph *g, int k, lk_status status, lk_error *error)
 {
     if (!error)
-        return LK_OK;
+        return status;
     const lk_error was = *error;
     const int i = part_input_place(&g->part[k], was.input);
     snprintf(error->text, sizeof error->text, "parts[%d]: %.220s", k, was.text);
     if (i >= 0 && g->part[k].source[i][0])
         snprintf(error->input, sizeof error->input, "%s", g->part[k].source[i]);
-    return was.status;
+    return status;
 }
 
 /* Filling. */
@@ -210,9 +210,7 @@ lk_status lk_graph_part_option(lk_call *call, const char *name, const char *text
         status = remember(&g->part[k], name, text, error);
     if (status == LK_OK && (status = lk_call_option(g->part[k].call, name, text, error)) != LK_OK)
         g->part[k].options_size = before;
-    if (status != LK_OK)
-        (void)lk_graph_part_error(g, k, error);
-    return status;
+    return status == LK_OK ? LK_OK : lk_graph_part_error(g, k, status, error);
 }
 
 lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error)

@@ -203,7 +203,7 @@ static lk_status plan_part(graph *g, int k, lk_error *error)
         (void)lk_call_bind(p->call, o, place_output(g, k, output, &is, factor != 0));
     g->arena_used = mark; /* reused by the next part, after this one's gradients are added */
     lk_status status = lk_call_plan(p->call, error);
-    return status == LK_OK ? LK_OK : lk_graph_part_error(g, k, error);
+    return status == LK_OK ? LK_OK : lk_graph_part_error(g, k, status, error);
 }
 
 lk_status lk_graph_plan(lk_call *call, lk_error *error)
@@ -252,9 +252,10 @@ static void finish_part(graph *g, int k)
     if (p->finished)
         return;
     p->finished = true;
-    if (lk_call_finish(p->call, &error) == LK_OK)
+    const lk_status status = lk_call_finish(p->call, &error);
+    if (status == LK_OK)
         return;
-    (void)lk_graph_part_error(g, k, &error);
+    (void)lk_graph_part_error(g, k, status, &error);
     if (g->bad.status == LK_OK)
         g->bad = error;
 }
