@@ -83,3 +83,12 @@ void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dty
         }
     }
 }
+
+void lk_scale(void *data, lk_dtype dtype, int64_t n, int power)
+{
+    for (int64_t i = 0; i < n; i++) {
+        char *at = (char *)data + i * (int64_t)lk_dtype_size(dtype);
+        const double x = ldexp(lk_real_at(at, dtype, 0), power);
+        lk_convert(&x, LK_F64, at, dtype, 1);
+    }
+}

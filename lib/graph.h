@@ -44,18 +44,20 @@ typedef struct part {
     lk_call *call;             /* with the options set; check adds inputs and outputs */
     bool checked;              /* check was called on it, so the next check needs a new call */
     bool finished;
-    double upstream; /* its grad_output */
+    double upstream; /* its grad_output, without 2^power */
+    int power;       /* 0, unless it would be beyond the computing type */
     char value[sizeof(double)];
 } part;
 
-/* A pass of the graph: a pass of a part, the addition of a gradient in a temporary buffer to the
- * sum, or the rounding of a sum to 16 bits. */
-typedef enum step_kind { RUN, ADD, ROUND } step_kind;
+/* A pass of the graph: a pass of a part, the multiplication of a gradient by 2^power, its addition
+ * to the sum, or the rounding of a sum to 16 bits. */
+typedef enum step_kind { RUN, SCALE, ADD, ROUND } step_kind;
 typedef struct step {
     step_kind kind;
     int part;
     named *tensor;
-    const void *from; /* ADD: the gradient to add */
+    void *of; /* SCALE, ADD: the gradient, in the computing type */
+    int power;
 } step;
 
 typedef struct graph {

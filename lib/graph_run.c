@@ -2,7 +2,8 @@
  *
  * Running a graph, step by step: the passes of each part in turn, each followed by the addition of
  * those of its gradients that it wrote to a temporary buffer, and at the end the rounding of sums
- * to 16 bits.
+ * to 16 bits. If a part's upstream gradient is beyond the range of floats, its gradients are
+ * computed without a power of two, which they are multiplied by afterwards.
  */
 #include "graph.h"
 
@@ -162,10 +163,11 @@ static void *shown_at(const graph *g, int k, const char *output)
     return NULL;
 }
 
-/* The buffer of one output of a part. A gradient that must be added to a sum afterwards gets a
- * step. */
+/* The buffer of one output of a part. A gradient that must be multiplied or added to a sum
+ * afterwards gets a step. */
 static void *place_output(graph *g, int k, const char *output, const lk_tensor *is, bool counts)
 {
+    const int power = g->part[k].power;
     named *t = lk_graph_gradient_of(g, k, output);
     void *at = t ? NULL : shown_at(g, k, output);
     if (strcmp(output, "loss") == 0)
@@ -175,12 +177,24 @@ static void *place_output(graph *g, int k, const char *output, const lk_tensor *
     counts = counts && t && t->gradient >= 0;
     if (counts && !t->has_sum) {
         t->has_sum = true;
+        if (power != 0)
+            g->step[g->steps++] = (step){.kind = SCALE, .tensor = t, .of = t->to, .power = power};
         return t->to;
     }
     at = take(g, bytes_of(is, is->dtype));
     if (counts)
-        g->step[g->steps++] = (step){.kind = ADD, .tensor = t, .from = at};
+        g->step[g->steps++] = (step){.kind = ADD, .tensor = t, .of = at, .power = power};
     return at;
+}
+
+static void set_upstream(const graph *g, part *p, double upstream)
+{
+    const double size = fabs(upstream);
+    const bool near = size == 0 || !isfinite(size) || (size >= 0x1p-100 && size <= 0x1p100);
+    p->power = 0;
+    if (g->real == LK_F32 && !near)
+        (void)frexp(size, &p->power);
+    p->upstream = ldexp(upstream, -p->power);
 }
 
 static lk_status plan_part(graph *g, int k, lk_error *error)
@@ -190,7 +204,7 @@ static lk_status plan_part(graph *g, int k, lk_error *error)
     const double factor = factor_of(g, k);
     const size_t mark = g->arena_used;
     lk_tensor is;
-    p->upstream = factor * upstream_of(g);
+    set_upstream(g, p, factor * upstream_of(g));
     p->finished = false;
     for (int i = 0; p->is->inputs[i].name; i++) {
         const named *t = p->tensor[i] < 0 ? NULL : &g->tensor[p->tensor[i]];
@@ -308,10 +322,12 @@ void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
         return;
     const int64_t from = first * ADD_BLOCK;
     const int64_t most = (end == blocks ? all : end * ADD_BLOCK) - from;
-    if (s->kind == ADD) {
-        add(t->to, s->from, g->real, from, from + most);
+    if (s->power != 0)
+        lk_scale((char *)s->of + from * (int64_t)lk_dtype_size(g->real), g->real, most, s->power);
+    if (s->kind == ADD)
+        add(t->to, s->of, g->real, from, from + most);
+    if (s->kind != ROUND)
         return;
-    }
     char *out = call->wanted[t->gradient].tensor.data;
     lk_convert((const char *)t->to + from * 4, LK_F32,
                out + from * (int64_t)lk_dtype_size(t->is.dtype), t->is.dtype, most);

@@ -111,6 +111,9 @@ extern const lk_loss lk_graph_loss;
 /* Convert n floats from one type to another, rounded to nearest even. */
 void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n);
 
+/* Multiply n floats by 2^power. */
+void lk_scale(void *data, lk_dtype dtype, int64_t n, int power);
+
 /* One float, widened. */
 double lk_real_at(const void *data, lk_dtype dtype, int64_t i);
 
