@@ -571,7 +571,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
                 memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
             r.x = (const elem *)job->in[STUDENT].data + i * V;
             r.y = (const real *)job->in[r.given].data + i * V;
-            r.weight = (real)(job->scale[0] * (double)upstream * chain);
+            const double weight = job->scale[0] * (double)upstream * chain;
+            const int power = elements_power(weight);
+            r.weight = (real)ldexp(weight, -power);
             const int64_t bad =
                 o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r.x, V) : -1;
             if (bad >= 0)
@@ -584,6 +586,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             r.close = false;
             r.over = over_of(&r);
             value = factor * one_row(&r, grad);
+            if (grad && power != 0)
+                elements_scale(grad, V, power);
         } else if (grad) {
             memset(grad, 0, (size_t)V * sizeof(elem));
         }

@@ -136,6 +136,18 @@ static double temperature_of(const lk_job *job)
                                     : o->temperature;
 }
 
+/* What products of h are multiplied by to become scores. */
+static double scale_of(const lk_job *job, const plan *p)
+{
+    return pair_lack(&p->a) / temperature_of(job) * pair_lack(&p->c);
+}
+
+/* See elements_power: of the factor that all anchors share. */
+static int power_of(const lk_job *job)
+{
+    return elements_power(pair_per_row(job) ? 1 : pair_weight(job, GRAD_OUTPUT, 0));
+}
+
 /* The positives, then the temperature. */
 static lk_status check_numbers(const lk_job *job, lk_error *error)
 {
@@ -196,7 +208,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     const plan p = plan_of(job);
-    const double scale = 1 / temperature_of(job), share = o->symmetric ? 0.5 : 1;
+    const double scale = scale_of(job, &p), share = o->symmetric ? 0.5 : 1;
+    const int power = power_of(job);
     (void)scratch;
     for (int64_t i = first; i < first + count; i++) {
         const int64_t y = positive_of(job, i);
@@ -205,7 +218,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         r.positives = 1;
         r.kept = &kept;
         r.eps = o->label_smoothing;
-        r.weight = share * pair_weight(job, GRAD_OUTPUT, i);
+        r.weight = ldexp(share * pair_weight(job, GRAD_OUTPUT, i), -power);
         r.slopes = pair_wants_gradient(job);
         forward(job, &p, i, scale, &r);
         double loss = r.loss;
@@ -224,25 +237,27 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 static void back_anchors(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
+    const double scale = ldexp(scale_of(job, &p), power_of(job));
     for (int64_t i = first; i < first + count; i++)
         pair_gather_back(&p.a, i, &p.c, p.slopes + i * p.padded, 1, p.mirror ? p.mirror + i : NULL,
-                         p.padded, 1 / temperature_of(job), scratch, job->grad[ANCHORS].data);
+                         p.padded, scale, scratch, job->grad[ANCHORS].data);
 }
 
 static void back_candidates(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
+    const double scale = ldexp(scale_of(job, &p), power_of(job));
     for (int64_t j = first; j < first + count; j++)
         pair_gather_back(&p.c, j, &p.a, p.slopes + j, p.padded,
-                         p.mirror ? p.mirror + j * p.padded : NULL, 1, 1 / temperature_of(job),
-                         scratch, job->grad[CANDIDATES].data);
+                         p.mirror ? p.mirror + j * p.padded : NULL, 1, scale, scratch,
+                         job->grad[CANDIDATES].data);
 }
 
 static void finish(const lk_job *job, const double *sum)
 {
     if (job->grad[TEMPERATURE].data)
         elements_fill(job->grad[TEMPERATURE].data, 1,
-                      (real)(-sum[SLOPE_SCALE] / temperature_of(job)));
+                      (real)ldexp(-sum[SLOPE_SCALE] / temperature_of(job), power_of(job)));
 }
 
 LK_LOSS(info_nce) = {

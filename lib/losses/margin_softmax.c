@@ -160,6 +160,13 @@ static pair_row target_score(int kind, double m, double c)
     return (pair_row){c - m * sin(m), 1};
 }
 
+/* See elements_power: of the factor that all rows share. */
+static int power_of(const lk_job *job)
+{
+    const options *o = job->options;
+    return elements_power(o->scale * (pair_per_row(job) ? 1 : pair_weight(job, GRAD_OUTPUT, 0)));
+}
+
 /* The loss of a row; its slopes by the cosines take the place of its scores. */
 static double row(const lk_job *job, const plan *p, int64_t i)
 {
@@ -173,7 +180,7 @@ static double row(const lk_job *job, const plan *p, int64_t i)
     pair_scores(p->x.h + i * p->x.stride, &p->w, o->scale, z);
     z[y] = pair_score(o->scale * f.value);
     pair_softmax r = {.s = z, .padded = p->padded, .at = &y, .positives = 1, .kept = &kept};
-    r.weight = o->scale * pair_weight(job, GRAD_OUTPUT, i);
+    r.weight = ldexp(o->scale * pair_weight(job, GRAD_OUTPUT, i), -power_of(job));
     r.slopes = pair_wants_gradient(job);
     pair_softmax_row(&r);
     if (r.slopes && r.weight != 0)
@@ -192,16 +199,18 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 static void back_embeddings(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
+    const double whole = ldexp(1, power_of(job));
     for (int64_t i = first; i < first + count; i++)
-        pair_gather_back(&p.x, i, &p.w, p.slopes + i * p.padded, 1, NULL, 0, 1, scratch,
+        pair_gather_back(&p.x, i, &p.w, p.slopes + i * p.padded, 1, NULL, 0, whole, scratch,
                          job->grad[EMBEDDING].data);
 }
 
 static void back_prototypes(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
+    const double whole = ldexp(1, power_of(job));
     for (int64_t k = first; k < first + count; k++)
-        pair_gather_back(&p.w, k, &p.x, p.slopes + k, p.padded, NULL, 0, 1, scratch,
+        pair_gather_back(&p.w, k, &p.x, p.slopes + k, p.padded, NULL, 0, whole, scratch,
                          job->grad[PROTOTYPES].data);
 }
 

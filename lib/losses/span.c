@@ -134,10 +134,13 @@ static double one_half(const lk_job *job, const class_plan *p, int half, int64_t
     row.x = scores_of(job, half, b, scratch);
     if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && class_refuse(p, half, b, row.x, block))
         return 0;
-    row.rho =
+    const double rho =
         0.5 * job->scale[half] * real_or_one(job, UPSTREAM, o->reduce.reduction == LK_NONE ? b : 0);
-    row.zeta = row.rho;
+    const int power = elements_power(p->z_loss > 1 ? rho * p->z_loss : rho);
+    row.rho = row.zeta = ldexp(rho, -power);
     class_compute(p, &(class_row *){&row}, 1);
+    if (power != 0 && grad)
+        elements_scale(row.grad_x, T, power);
     zero_others(job, half, b);
     *right = row.argmax == y;
     return 0.5 * (row.main + row.z_part);

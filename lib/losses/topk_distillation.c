@@ -405,13 +405,17 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             /* If all classes are listed there is no tail. */
             const int tail = o->tail == TAIL && r.covered ? TRUNCATED : o->tail;
             value = isnan(r.here) ? (double)NAN : factor * value_of(&r, tail);
-            const double weight = job->scale[0] * (double)upstream * factor * plan.scale;
+            const double whole = job->scale[0] * (double)upstream * factor * plan.scale;
+            const int power = elements_power(whole);
+            const double weight = ldexp(whole, -power);
             if (grad && weight == 0)
                 elements_fill(grad, V, 0);
             else if (grad && isnan(value))
                 elements_fill(grad, V, (real)NAN);
             else if (grad)
                 gradient(&r, &plan, tail, weight, grad, at);
+            if (grad && power != 0)
+                elements_scale(grad, V, power);
         } else if (grad) {
             memset(grad, 0, (size_t)V * sizeof(elem));
         }

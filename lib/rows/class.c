@@ -74,6 +74,8 @@ typedef struct visit {
     bool per_row;  /* reduction=none */
     double *value; /* where the main and z parts of each row are stored; NULL: they are not */
     double sum[CLASSWISE_SUMS][LANES]; /* rows of few classes: of the block, a lane each */
+    double main, z; /* the factors of all gradients of the two parts, without 2^power */
+    int power;      /* see elements_power */
 } visit;
 
 bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk_block *block)
@@ -130,8 +132,8 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
     }
     const double upstream = real_or_one(job, GRAD_OUTPUT, target->up[k]);
     row->y = row->t ? -1 : target->y[k];
-    row->rho = target->main[k] * job->scale[MAIN] * upstream;
-    row->zeta = target->z[k] * job->scale[Z] * upstream;
+    row->rho = target->main[k] * v->main * upstream;
+    row->zeta = target->z[k] * v->z * upstream;
     if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
         const bool bad = class_refuse(&v->plan, LOGITS, i, row->x, v->block);
         if ((row->t && class_refuse(&v->plan, TARGETS, i, row->t, v->block)) || bad)
@@ -221,7 +223,7 @@ static void few_begin(visit *v, const class_batch *at, const class_targets *targ
 {
     const lk_job *job = v->job;
     const classwise_options *o = job->options;
-    const double main = job->scale[MAIN], z = job->scale[Z];
+    const double main = v->main, z = v->z;
     r->x = at->x;
     r->t = at->t;
     r->grad_x = at->grad_x;
@@ -398,6 +400,60 @@ static void strided_rows(visit *v, class_targets_of targets_of, int64_t first, i
     }
 }
 
+static void all_rows(visit *v, class_targets_of targets_of, int64_t first, int64_t count,
+                     void *scratch)
+{
+    const lk_job *job = v->job;
+    const bool soft = job->form[TARGETS] == PROBABILITY;
+    const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
+    elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
+    if (v->plan.width <= FEW) {
+        few_all(v, targets_of, first, count, scratch);
+        return;
+    }
+    if (grad || v->plan.width <= CHUNK)
+        v->kept = scratch;
+    v->plan.stream = grad && grad != logits && v->plan.inner == 1 &&
+                     class_streams(grad, job->rows, v->plan.width);
+    v->plan.plain = plain_plan(&v->plan, !soft);
+    if (v->plan.inner > 1) {
+        strided_rows(v, targets_of, first, count,
+                     (elem *)((char *)scratch + class_kept_size(v->plan.width)));
+        return;
+    }
+    const int64_t place = first * v->plan.width;
+    some_rows(v, targets_of,
+              (class_batch){.first = first,
+                            .x = logits + place,
+                            .t = soft ? targets + place : NULL,
+                            .grad_x = grad ? grad + place : NULL,
+                            .grad_t = grad_targets ? grad_targets + place : NULL},
+              count);
+}
+
+/* Set the factors of the gradients. One of a whole call may be beyond the range of reals. */
+static void set_factors(visit *v)
+{
+    const lk_job *job = v->job;
+    const double upstream = v->per_row ? 1 : real_or_one(job, GRAD_OUTPUT, 0);
+    const double main = fabs(job->scale[MAIN] * upstream);
+    const double z = fabs(job->scale[Z] * upstream * v->plan.z_loss);
+    v->power = elements_power(main > z ? main : z);
+    v->main = ldexp(job->scale[MAIN], -v->power);
+    v->z = ldexp(job->scale[Z], -v->power);
+}
+
+/* Multiply the gradient of some rows by 2^power. */
+static void scale_rows(const visit *v, elem *grad, int64_t first, int64_t count)
+{
+    const int64_t inner = v->plan.inner, width = v->plan.width;
+    if (inner == 1)
+        elements_scale(grad + first * width, count * width, v->power);
+    for (int64_t i = first; inner > 1 && i < first + count; i++)
+        for (int64_t k = 0; k < width; k++)
+            elements_scale(grad + (i / inner * width + k) * inner + i % inner, 1, v->power);
+}
+
 void classwise_rows(const lk_job *job, class_targets_of targets_of, double *value, int64_t first,
                     int64_t count, lk_block *block, void *scratch)
 {
@@ -417,31 +473,11 @@ void classwise_rows(const lk_job *job, class_targets_of targets_of, double *valu
     v.plan.want_entropy = job->out[ENTROPY].data;
     v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
     memset(v.sum, 0, sizeof v.sum);
-    const bool soft = job->form[TARGETS] == PROBABILITY;
-    const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
-    elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
-    if (v.plan.width <= FEW) {
-        few_all(&v, targets_of, first, count, scratch);
-        return;
-    }
-    if (grad || v.plan.width <= CHUNK)
-        v.kept = scratch;
-    v.plan.stream =
-        grad && grad != logits && v.plan.inner == 1 && class_streams(grad, job->rows, v.plan.width);
-    v.plan.plain = plain_plan(&v.plan, !soft);
-    if (v.plan.inner > 1) {
-        strided_rows(&v, targets_of, first, count,
-                     (elem *)((char *)scratch + class_kept_size(v.plan.width)));
-        return;
-    }
-    const int64_t place = first * v.plan.width;
-    some_rows(&v, targets_of,
-              (class_batch){.first = first,
-                            .x = logits + place,
-                            .t = soft ? targets + place : NULL,
-                            .grad_x = grad ? grad + place : NULL,
-                            .grad_t = grad_targets ? grad_targets + place : NULL},
-              count);
+    set_factors(&v);
+    all_rows(&v, targets_of, first, count, scratch);
+    for (int input = LOGITS; v.power != 0 && input <= TARGETS; input++)
+        if (job->grad[input].data)
+            scale_rows(&v, job->grad[input].data, first, count);
 }
 
 void classwise_finish(const lk_job *job, const double *sum)

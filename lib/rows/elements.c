@@ -26,3 +26,9 @@ int64_t elements_nonfinite(const elem *x, int64_t n)
     }
     return -1;
 }
+
+void elements_scale(elem *x, int64_t n, int power)
+{
+    for (int64_t k = 0; k < n; k++)
+        r_store(x + k, (real)ldexp((double)r_load(x + k), power));
+}

@@ -12,6 +12,7 @@
 #define elements_at        LK_PASTE(LK_VARIANT, elements_at)
 #define elements_fill      LK_PASTE(LK_VARIANT, elements_fill)
 #define elements_nonfinite LK_PASTE(LK_VARIANT, elements_nonfinite)
+#define elements_scale     LK_PASTE(LK_VARIANT, elements_scale)
 
 /* Element i. */
 LK_DRIVER real elements_at(const elem *x, int64_t i);
@@ -21,5 +22,20 @@ LK_DRIVER void elements_fill(elem *to, int64_t n, real x);
 
 /* The first NaN or +inf among n elements, or -1. */
 LK_DRIVER int64_t elements_nonfinite(const elem *x, int64_t n);
+
+/* Multiply n elements by 2^power. */
+LK_DRIVER void elements_scale(elem *x, int64_t n, int power);
+
+/* A factor of a gradient may be beyond the range of reals where the gradient is not. The gradient
+ * is then computed with factor * 2^-power, which is about 1, and multiplied by 2^power. Returns
+ * that power: 0 if the factor needs none. */
+LK_INLINE int elements_power(double factor)
+{
+    const double most = sizeof(real) == sizeof(double) ? 0x1p1000 : 0x1p100, size = fabs(factor);
+    int power = 0;
+    if (!(size >= 1 / most && size <= most) && size > 0 && isfinite(size))
+        (void)frexp(size, &power);
+    return power;
+}
 
 #endif

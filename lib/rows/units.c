@@ -59,22 +59,45 @@ static double pair_norm(const elem *v, int64_t width, double root)
 
 void pair_unit(const pair_units *u, int64_t i, const elem *v)
 {
-    double n = 1, root = 1;
-    if (isfinite(u->eps)) {
-        const double norm = pair_norm(v, u->width, 1);
-        n = norm <= u->eps ? u->eps : norm;
-        if (!pair_near(n)) {
-            const double most = pair_largest(v, u->width);
-            root = pair_root(most > u->eps ? most : u->eps);
-            const double eps = u->eps * root * root, far = pair_norm(v, u->width, root);
-            n = isnan(most) ? most : far <= eps ? eps : far;
-        }
+    double root = 1, norm = pair_norm(v, u->width, 1), n = norm <= u->eps ? u->eps : norm;
+    if (!pair_near(n)) {
+        const double most = pair_largest(v, u->width);
+        root = pair_root(most > u->eps ? most : u->eps);
+        const double eps = u->eps * root * root, far = pair_norm(v, u->width, root);
+        n = isnan(most) ? most : far <= eps ? eps : far;
     }
     u->n[i] = n / root / root;
     for (int64_t k = 0; k < u->width; k += LANES) {
         wide h = w_scaled(w_load(v + k, LK_TAIL(k, u->width)), root) / w_set(n);
         v_write(u->h + i * u->stride + k, __builtin_convertvector(h, vec));
     }
+}
+
+/* Store all vectors, not normalised, divided by a power of two. Returns the largest element. */
+static real pair_copy(const pair_units *u, const elem *v, double n)
+{
+    const vec by = v_set((real)(1 / n));
+    vec top = {0};
+    for (int64_t i = 0; i < u->rows; i++) {
+        u->n[i] = n;
+        for (int64_t k = 0; k < u->width; k += LANES) {
+            const vec h = by * v_load_tail(v + i * u->width + k, LK_TAIL(k, u->width), 0);
+            v_write(u->h + i * u->stride + k, h);
+            top = v_max_abs(h, top);
+        }
+    }
+    return v_top(top);
+}
+
+static void pair_copy_all(const pair_units *u, const elem *v)
+{
+    const double near = sizeof(real) == sizeof(double) ? 0x1p480 : 0x1p40;
+    const double most = (double)pair_copy(u, v, 1), least = 1 / near / near;
+    int power;
+    if (most == 0 || !isfinite(most) || (most >= 1 / near && most <= near))
+        return;
+    (void)frexp(most > least ? most : least, &power);
+    (void)pair_copy(u, v, ldexp(1, power - 1));
 }
 
 lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t index, lk_error *error)
@@ -91,7 +114,9 @@ lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input, lk_
     int64_t bad = pair_refuses(job) ? elements_nonfinite(v, u->rows * u->width) : -1;
     if (bad >= 0)
         return pair_fail_nonfinite(job, input, bad, error);
-    for (int64_t i = 0; i < u->rows; i++)
+    if (!isfinite(u->eps))
+        pair_copy_all(u, v);
+    for (int64_t i = 0; isfinite(u->eps) && i < u->rows; i++)
         pair_unit(u, i, v + i * u->width);
     return LK_OK;
 }

@@ -55,7 +55,8 @@ LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
 /* Refuse x times y scores, all of which are kept, if their size in bytes would overflow. */
 LK_DRIVER lk_status pair_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error);
 
-/* The vectors of an input as h = v / n with n = max(|v|, eps), or unchanged, with n = 1. */
+/* The vectors of an input as h = v / n with n = max(|v|, eps). Not normalised: n is the same for
+ * all, 1 or a power of two such that products of h neither overflow nor underflow. */
 typedef struct pair_units {
     real *h;
     double *n;
@@ -73,6 +74,12 @@ LK_DRIVER lk_status pair_fail_nonfinite(const lk_job *job, int input, int64_t in
 /* Fill in all rows. With nonfinite=error, an error for a value that is not finite. */
 LK_DRIVER lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input,
                                     lk_error *error);
+
+/* What products of h lack of products of v. */
+LK_INLINE double pair_lack(const pair_units *u)
+{
+    return isfinite(u->eps) || u->rows == 0 ? 1 : u->n[0];
+}
 
 /* A score. -inf marks excluded candidates, so a score that is not finite becomes NaN. */
 LK_INLINE real pair_score(double x)

@@ -286,6 +286,83 @@ def regressions():
          outputs={"loss": "inf", "grad.a": ["inf", 1]})
 
 
+# Factors of a gradient that are beyond the range of floats, though the gradient is not.
+
+
+def cross(row, y):
+    return log_sum(row) - row[y]
+
+
+def factors():
+    few = mpf(1e-50)
+    for n, name in ((few, "few"), (mpf(1e50), "many")):
+        # Few: rows that are sure, whose gradients are small. Many: weights that are large.
+        x = [[-60, 0, -61], [2, 62, 1]] if n < 1 else [[1, 2, 3], [0.5, 0.25, 2]]
+        weight, targets = ([1, 1], [1, 1]) if n < 1 else ([2.0 ** 100, 2.0 ** 101], [0, 1])
+        others = {"targets": (targets, "i64"), "sample_weight": (weight, "f64")}
+
+        def classes(t, weight=weight, targets=targets, n=n):
+            rows = [cross(row, k) for row, k in zip(t["logits"], targets)]
+            return sum(r * mpf(w) for r, w in zip(rows, weight)) / n
+        case(f"items-{name}", "cross_entropy", classes, {"logits": x}, {"num_items": float(n)},
+             ("logits",), others=others)
+
+        def capped(t, classes=classes):
+            return classes({"logits": [[70 * mp.tanh(v / 70) for v in row] for row in t["logits"]]})
+        case(f"items-{name}-softcap", "cross_entropy", capped, {"logits": x},
+             {"num_items": float(n), "softcap": 70}, ("logits",), others=others, relative=1e-5 if n < 1 else None)
+    long = [[(-40 if k != y else 20) - k % 7 for k in range(700)] for y in (0, 3)]
+
+    def rows(t):
+        return sum(cross(row, k) for row, k in zip(t["logits"], (0, 3))) / few
+    for dtype in ("f64", "f32"):
+        got = {}
+        tensors = {"logits": [[exact(v) for v in row] for row in long]}
+        for row, k in zip(tensors["logits"], (0, 3)):
+            least = log_sum(row)
+            p = [mp.exp(v - least) for v in row]
+            p[k] = -sum(q for i, q in enumerate(p) if i != k)
+            got.setdefault("grad.logits", []).append([word(v / few) for v in p])
+        case("items-long", "cross_entropy", None, {"logits": long}, {"num_items": 1e-50}, types=(dtype,),
+             others={"targets": ([0, 3], "i64")}, relative=TYPES[dtype],
+             outputs={"loss": word(rows(tensors)), **got})
+
+    def student(t):
+        p, q = ([mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits"))
+        return divergence("forward_kl", mpf(0), p, q) / few
+    case("items", "distillation", student, {"student_logits": [[0, -60, -62]], "teacher_logits": [[0, -61, -59]]},
+         {"num_items": 1e-50}, ("student_logits",))
+
+    def contrast(t, tau, n, normalise=True):
+        h = [[unit(v) if normalise else v for v in t[k]] for k in ("anchors", "candidates")]
+        rows = [[dot(a, c) / tau for c in h[1]] for a in h[0]]
+        return sum(cross(row, i) for i, row in enumerate(rows)) / n
+    apart = {"anchors": [[1, 0.25], [-1, 0.5]], "candidates": [[1, 0.5], [-1, 0.25]]}
+    for dtype, relative in (("f64", 2e-11), ("f32", 1e-5)):  # scores of 50
+        case("items", "info_nce", lambda t: contrast(t, mpf(0.03125), few), apart,
+             {"num_items": 1e-50, "temperature": 0.03125}, ("anchors", "candidates"), (dtype,), relative)
+    big = {"anchors": [[1e25, 2e25], [-1e25, 3e24]], "candidates": [[2e20, 1e20], [-3e20, 1e19]]}
+    case("dots-large", "info_nce", lambda t: contrast(t, mpf(1e45), mpf(2), False), big,
+         {"temperature": 1e45, "normalize": "false"}, ("anchors", "candidates"))
+    case("dots-small", "info_nce", lambda t: contrast(t, mpf(1e-45), mpf(2), False),
+         {"anchors": [[1e-25, 2e-25], [-1e-25, 3e-26]], "candidates": [[2e-20, 1e-20], [-3e-20, 1e-21]]},
+         {"temperature": 1e-45, "normalize": "false"}, ("anchors", "candidates"))
+    case("dots-larger", "info_nce", lambda t: contrast(t, mpf(1e300), mpf(2), False),
+         {"anchors": [[1e200, 2e200], [-1e200, 3e199]], "candidates": [[2e100, 1e100], [-3e100, 1e99]]},
+         {"temperature": 1e300, "normalize": "false"}, ("anchors", "candidates"), WIDE_ONLY)
+
+    def margin(t):
+        rows = []
+        for v, k in zip(t["embeddings"], (0, 1)):
+            c = [cosine(v, w) for w in t["prototypes"]]
+            c[k] -= mpf(0.25)
+            rows.append(cross([16 * s for s in c], k))
+        return sum(rows) / mpf(1e-48)
+    case("items", "margin_softmax", margin, {"embeddings": [[1, 0.125], [-2, 0.5]], "prototypes": [[3, -0.5], [-1, 0.25]]},
+         {"num_items": 1e-48, "scale": 16, "kind": "cosface", "margin": 0.25}, ("embeddings", "prototypes"),
+         others={"targets": ([0, 1], "i64")})
+
+
 # Labels: the limits at a score of -inf, which is a score like others.
 
 
@@ -442,6 +519,7 @@ def topk_distillations():
 
 vectors()
 regressions()
+factors()
 distillations()
 topk_distillations()
 labels()
