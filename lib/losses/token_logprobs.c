@@ -3,6 +3,7 @@
  * Log-probabilities of given tokens, by position and by sequence: the front end of the preference
  * and policy losses, which take its outputs and send its gradient inputs.
  */
+#include "rows/few.h"
 #include "rows/sequence.h"
 
 enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
@@ -149,30 +150,85 @@ static double one_row_of(const lk_job *job, const class_plan *p, class_row *row,
     return -nll;
 }
 
+/* Is row i to be computed? If so, its target is set. */
+static bool counts(const lk_job *job, const class_plan *p, int64_t i, const elem *x, int64_t *y,
+                   lk_block *block)
+{
+    const classwise_options *o = job->options;
+    const int64_t place = place_of(job, i);
+    if (place < 0 ||
+        (o->reduce.nonfinite == LK_REFUSE_NONFINITE && class_refuse(p, LOGITS, i, x, block)))
+        return false;
+    *y = lk_int(&job->in[TARGETS], place);
+    return true;
+}
+
+static void put_logprob(const lk_job *job, int64_t i, double value, lk_block *block)
+{
+    double *logprob = (double *)job->state + job->size['B' - 'A'];
+    logprob[i] = value;
+    block->sum[0] += value;
+    put_row(job, LOGPROBS, i, value);
+}
+
+static void long_rows(const lk_job *job, const class_plan *p, int64_t first, int64_t count,
+                      lk_block *block)
+{
+    const elem *logits = job->in[LOGITS].data;
+    elem *grad = job->grad[LOGITS].data;
+    for (int64_t i = first; i < first + count; i++) {
+        const int64_t at = i * p->width;
+        class_row row = {.x = logits + at, .y = -1, .grad_x = grad ? grad + at : NULL};
+        double value = 0;
+        if (counts(job, p, i, row.x, &row.y, block)) {
+            value = one_row_of(job, p, &row, i);
+        } else {
+            class_zero(p, &row);
+            put_row(job, ENTROPIES, i, 0);
+        }
+        put_logprob(job, i, value, block);
+    }
+}
+
+/* Rows of few classes, a group at a time. */
+static void short_rows(const lk_job *job, const class_plan *p, int64_t first, int64_t count,
+                       lk_block *block, void *scratch)
+{
+    elem *grad = job->grad[LOGITS].data;
+    for (int64_t i = first; i < first + count; i += LANES) {
+        few_rows r = {.x = (const elem *)job->in[LOGITS].data + i * p->width};
+        r.grad_x = grad ? grad + i * p->width : NULL;
+        r.count = first + count - i < LANES ? (int)(first + count - i) : LANES;
+        for (int k = 0; k < LANES; k++) {
+            int64_t y = -1;
+            r.live[k] =
+                k < r.count && counts(job, p, i + k, r.x + k * p->width, &y, block) ? -1 : 0;
+            r.y[k] = (ilane)y;
+            r.rho[k] = r.live[k] ? upstream_logprob(job, i + k) : 0;
+            r.zeta[k] = r.live[k] ? upstream_entropy(job, i + k) : 0;
+        }
+        few_logprobs(p, &r, scratch);
+        for (int k = 0; k < r.count; k++) {
+            put_row(job, ENTROPIES, i + k, (double)r.entropy[k]);
+            put_logprob(job, i + k, r.live[k] ? -(double)r.nll[k] : 0, block);
+        }
+    }
+}
+
+static size_t scratch_size(const lk_job *job)
+{
+    return job->size['C' - 'A'] <= FEW ? few_scratch(job->size['C' - 'A']) : 0;
+}
+
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const classwise_options *o = job->options;
-    const class_plan p = class_plan_make(job, &o->row, job->size['C' - 'A']);
-    const elem *logits = job->in[LOGITS].data;
-    elem *grad = job->grad[LOGITS].data;
-    double *logprob = (double *)job->state + job->size['B' - 'A'];
-    (void)scratch;
-    for (int64_t i = first; i < first + count; i++) {
-        const int64_t place = place_of(job, i), at = i * p.width;
-        class_row row = {.x = logits + at, .y = -1, .grad_x = grad ? grad + at : NULL};
-        double value = 0;
-        if (place < 0) {
-            class_zero(&p, &row);
-            put_row(job, ENTROPIES, i, 0);
-        } else if (o->reduce.nonfinite == LK_PROPAGATE ||
-                   !class_refuse(&p, LOGITS, i, row.x, block)) {
-            row.y = lk_int(&job->in[TARGETS], place);
-            value = one_row_of(job, &p, &row, i);
-        }
-        logprob[i] = value;
-        block->sum[0] += value;
-        put_row(job, LOGPROBS, i, value);
-    }
+    class_plan p = class_plan_make(job, &o->row, job->size['C' - 'A']);
+    p.want_entropy = job->out[ENTROPIES].data;
+    if (p.width <= FEW)
+        short_rows(job, &p, first, count, block, scratch);
+    else
+        long_rows(job, &p, first, count, block);
 }
 
 static void finish(const lk_job *job, const double *sum)
@@ -210,6 +266,7 @@ LK_LOSS(token_logprobs) = {
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "B T",
+    .scratch = scratch_size,
     .check = classwise_check,
     .default_gradient = default_gradient,
     .state = state,

@@ -71,11 +71,7 @@ typedef struct visit {
     plain_gradient left;
     int slot;      /* long rows: which of `row` is next, while the other has a pending gradient */
     void *kept;    /* scratch for exponentials, or NULL */
-    bool per_row;  /* reduction=none */
     double *value; /* where the main and z parts of each row are stored; NULL: they are not */
-    double sum[CLASSWISE_SUMS][LANES]; /* rows of few classes: of the block, a lane each */
-    double main, z; /* the factors of all gradients of the two parts, without 2^power */
-    int power;      /* see elements_power */
 } visit;
 
 bool class_refuse(const class_plan *p, int input, int64_t row, const elem *x, lk_block *block)
@@ -132,28 +128,14 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
     }
     const double upstream = real_or_one(job, GRAD_OUTPUT, target->up[k]);
     row->y = row->t ? -1 : target->y[k];
-    row->rho = target->main[k] * v->main * upstream;
-    row->zeta = target->z[k] * v->z * upstream;
+    row->rho = target->main[k] * v->plan.main * upstream;
+    row->zeta = target->z[k] * v->plan.z * upstream;
     if (o->reduce.nonfinite == LK_REFUSE_NONFINITE) {
         const bool bad = class_refuse(&v->plan, LOGITS, i, row->x, v->block);
         if ((row->t && class_refuse(&v->plan, TARGETS, i, row->t, v->block)) || bad)
             return false;
     }
     return true;
-}
-
-/* The results of row i, whose parts of the loss are `main` and `z`. */
-LK_INLINE void put_parts(const visit *v, int64_t i, double main, double z)
-{
-    const lk_job *job = v->job;
-    if (v->value) {
-        v->value[2 * i] = main;
-        v->value[2 * i + 1] = z;
-    }
-    if (v->per_row && job->value.data)
-        lk_put(&job->value, i, main + z);
-    if (v->per_row)
-        put_row(job, Z_LOSS, i, z);
 }
 
 LK_INLINE void end_row(visit *v, int64_t i, double main_weight, double z_weight,
@@ -170,7 +152,7 @@ LK_INLINE void end_row(visit *v, int64_t i, double main_weight, double z_weight,
     v->block->sum[Z] += z;
     v->block->sum[SUM_NLL] += (double)row->nll;
     v->block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
-    put_parts(v, i, main, z);
+    put_parts(job, v->value, i, main, z);
     put_row(job, NLL, i, (double)row->nll);
     put_row(job, LSE, i, (double)row->lse);
     put_row(job, ENTROPY, i, (double)row->entropy);
@@ -205,127 +187,6 @@ static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int
         at = batch_after(at, rows, v->plan.width);
     }
     plain_settle(&v->plan, &v->left);
-}
-
-/* Rows of few classes. */
-
-/* class_refuse for a row whose classes may lie apart. */
-static bool few_refuse(visit *v, int input, int64_t i, const elem *x)
-{
-    elem row[FEW];
-    for (int64_t k = 0; k < v->plan.classes; k++)
-        memcpy(row + k, x + k * v->plan.inner, sizeof *row);
-    return class_refuse(&v->plan, input, i, row, v->block);
-}
-
-static void few_begin(visit *v, const class_batch *at, const class_targets *target, int64_t width,
-                      few_rows *r)
-{
-    const lk_job *job = v->job;
-    const classwise_options *o = job->options;
-    const double main = v->main, z = v->z;
-    r->x = at->x;
-    r->t = at->t;
-    r->grad_x = at->grad_x;
-    r->grad_t = at->grad_t;
-    for (int k = 0; k < LANES; k++) {
-        const ilane live = k < r->count && target->counts[k] ? -1 : 0;
-        r->live[k] = live;
-        r->y[k] = at->t ? -1 : live ? (ilane)target->y[k] : -1;
-        r->rho[k] = target->main[k] * main;
-        r->zeta[k] = target->z[k] * z;
-    }
-    for (int k = 0; job->in[GRAD_OUTPUT].data && k < r->count; k++) {
-        const double upstream = r->live[k] ? real_or_one(job, GRAD_OUTPUT, target->up[k]) : 0;
-        r->rho[k] *= upstream;
-        r->zeta[k] *= upstream;
-    }
-    for (int k = 0; o->reduce.nonfinite == LK_REFUSE_NONFINITE && k < r->count; k++) {
-        const int64_t i = at->first + k, place = k * width;
-        bool bad = r->live[k] && few_refuse(v, LOGITS, i, at->x + place);
-        bad |= r->live[k] && at->t && few_refuse(v, TARGETS, i, at->t + place);
-        r->live[k] = bad ? 0 : r->live[k];
-    }
-}
-
-static void few_end(visit *v, int64_t first, const class_targets *target, const few_rows *r)
-{
-    const lk_job *job = v->job;
-    double main[LANES], z[LANES];
-    for (int k = 0; k < LANES; k++) {
-        main[k] = target->main[k] * (target->main[k] != 0 ? r->main[k] : 0);
-        z[k] = target->z[k] * (target->z[k] != 0 ? r->z_part[k] : 0);
-        v->sum[MAIN][k] += main[k];
-        v->sum[Z][k] += z[k];
-        v->sum[SUM_NLL][k] += (double)r->nll[k];
-        v->sum[SUM_RIGHT][k] += r->y[k] >= 0 && r->argmax[k] == r->y[k];
-    }
-    for (int k = 0; (v->value || v->per_row) && k < r->count; k++)
-        put_parts(v, first + k, main[k], z[k]);
-    for (int k = 0; job->out[NLL].data && k < r->count; k++)
-        put_row(job, NLL, first + k, (double)r->nll[k]);
-    for (int k = 0; job->out[LSE].data && k < r->count; k++)
-        put_row(job, LSE, first + k, (double)r->lse[k]);
-    for (int k = 0; job->out[ENTROPY].data && k < r->count; k++)
-        put_row(job, ENTROPY, first + k, (double)r->entropy[k]);
-    for (int k = 0; job->out[PREDICTED].data && k < r->count; k++)
-        put_row(job, PREDICTED, first + k, (double)r->argmax[k]);
-}
-
-/* The sums of the block are complete. */
-static void few_end_block(visit *v)
-{
-    for (int i = 0; i < CLASSWISE_SUMS; i++)
-        for (int k = 0; k < LANES; k++) {
-            v->block->sum[i] += v->sum[i][k];
-            v->sum[i][k] = 0;
-        }
-}
-
-/* Compute rows that are `width` apart. A group of them never spans two blocks. */
-static void few_batch(visit *v, class_targets_of targets_of, class_batch at, int64_t count,
-                      int64_t width, void *scratch)
-{
-    class_targets target = {0};
-    few_rows r = {0};
-    for (int64_t left = count; left > 0; left -= r.count) {
-        if (at.first == v->block_end) {
-            few_end_block(v);
-            v->block_end += v->job->block_rows;
-            v->block++;
-        }
-        const int64_t ahead = v->block_end - at.first;
-        r.count = (int)(left < ahead ? left < LANES ? left : LANES : ahead < LANES ? ahead : LANES);
-        targets_of(v->job, at.first, r.count, &target);
-        few_begin(v, &at, &target, width, &r);
-        few_compute(&v->plan, &r, scratch);
-        few_end(v, at.first, &target, &r);
-        at = batch_after(at, r.count, width);
-    }
-}
-
-/* All rows of a run. Where the classes of a row are not contiguous, `inner` rows lie side by side.
- */
-static void few_all(visit *v, class_targets_of targets_of, int64_t first, int64_t count,
-                    void *scratch)
-{
-    const lk_job *job = v->job;
-    const int64_t inner = v->plan.inner, width = v->plan.width, end = first + count;
-    const elem *x = job->in[LOGITS].data;
-    const elem *t = job->form[TARGETS] == PROBABILITY ? job->in[TARGETS].data : NULL;
-    elem *grad_x = job->grad[LOGITS].data, *grad_t = job->grad[TARGETS].data;
-    for (int64_t i = first, rows; i < end; i += rows) {
-        const int64_t j = i % inner, place = (i - j) * width + j;
-        rows = inner > 1 && inner - j < end - i ? inner - j : end - i;
-        few_batch(v, targets_of,
-                  (class_batch){.first = i,
-                                .x = x + place,
-                                .t = t ? t + place : NULL,
-                                .grad_x = grad_x ? grad_x + place : NULL,
-                                .grad_t = grad_t ? grad_t + place : NULL},
-                  rows, inner > 1 ? 1 : width, scratch);
-    }
-    few_end_block(v);
 }
 
 /* The number of rows of a tile, where the classes of a row are not contiguous. */
@@ -400,6 +261,30 @@ static void strided_rows(visit *v, class_targets_of targets_of, int64_t first, i
     }
 }
 
+/* Set the factors of the gradients. One of a whole call may be beyond the range of reals. */
+static void set_factors(const lk_job *job, class_plan *p)
+{
+    const classwise_options *o = job->options;
+    const double upstream = o->reduce.reduction == LK_NONE ? 1 : real_or_one(job, GRAD_OUTPUT, 0);
+    const double main = fabs(job->scale[MAIN] * upstream);
+    const double z = fabs(job->scale[Z] * upstream * p->z_loss);
+    p->power = elements_power(main > z ? main : z);
+    p->main = ldexp(job->scale[MAIN], -p->power);
+    p->z = ldexp(job->scale[Z], -p->power);
+}
+
+/* Multiply the gradient of some rows by 2^power. */
+static void scale_rows(const class_plan *p, elem *grad, int64_t first, int64_t count)
+{
+    const int64_t inner = p->inner, width = p->width;
+    if (inner == 1)
+        elements_scale(grad + first * width, count * width, p->power);
+    for (int64_t i = first; inner > 1 && i < first + count; i++)
+        for (int64_t k = 0; k < width; k++)
+            elements_scale(grad + (i / inner * width + k) * inner + i % inner, 1, p->power);
+}
+
+/* Rows that are computed one after another, or a few together. */
 static void all_rows(visit *v, class_targets_of targets_of, int64_t first, int64_t count,
                      void *scratch)
 {
@@ -407,10 +292,6 @@ static void all_rows(visit *v, class_targets_of targets_of, int64_t first, int64
     const bool soft = job->form[TARGETS] == PROBABILITY;
     const elem *logits = job->in[LOGITS].data, *targets = job->in[TARGETS].data;
     elem *grad = job->grad[LOGITS].data, *grad_targets = job->grad[TARGETS].data;
-    if (v->plan.width <= FEW) {
-        few_all(v, targets_of, first, count, scratch);
-        return;
-    }
     if (grad || v->plan.width <= CHUNK)
         v->kept = scratch;
     v->plan.stream = grad && grad != logits && v->plan.inner == 1 &&
@@ -431,29 +312,6 @@ static void all_rows(visit *v, class_targets_of targets_of, int64_t first, int64
               count);
 }
 
-/* Set the factors of the gradients. One of a whole call may be beyond the range of reals. */
-static void set_factors(visit *v)
-{
-    const lk_job *job = v->job;
-    const double upstream = v->per_row ? 1 : real_or_one(job, GRAD_OUTPUT, 0);
-    const double main = fabs(job->scale[MAIN] * upstream);
-    const double z = fabs(job->scale[Z] * upstream * v->plan.z_loss);
-    v->power = elements_power(main > z ? main : z);
-    v->main = ldexp(job->scale[MAIN], -v->power);
-    v->z = ldexp(job->scale[Z], -v->power);
-}
-
-/* Multiply the gradient of some rows by 2^power. */
-static void scale_rows(const visit *v, elem *grad, int64_t first, int64_t count)
-{
-    const int64_t inner = v->plan.inner, width = v->plan.width;
-    if (inner == 1)
-        elements_scale(grad + first * width, count * width, v->power);
-    for (int64_t i = first; inner > 1 && i < first + count; i++)
-        for (int64_t k = 0; k < width; k++)
-            elements_scale(grad + (i / inner * width + k) * inner + i % inner, 1, v->power);
-}
-
 void classwise_rows(const lk_job *job, class_targets_of targets_of, double *value, int64_t first,
                     int64_t count, lk_block *block, void *scratch)
 {
@@ -467,17 +325,18 @@ void classwise_rows(const lk_job *job, class_targets_of targets_of, double *valu
     v.slot = 0;
     v.kept = NULL;
     v.plan = class_plan_make(job, &o->row, job->size['C' - 'A']);
-    v.per_row = o->reduce.reduction == LK_NONE;
     v.plan.weight = job->in[CLASS_WEIGHT].data;
     v.plan.inner = inner_size(job);
     v.plan.want_entropy = job->out[ENTROPY].data;
     v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
-    memset(v.sum, 0, sizeof v.sum);
-    set_factors(&v);
-    all_rows(&v, targets_of, first, count, scratch);
-    for (int input = LOGITS; v.power != 0 && input <= TARGETS; input++)
+    set_factors(job, &v.plan);
+    if (v.plan.width <= FEW)
+        classwise_few(job, &v.plan, targets_of, value, first, count, block, scratch);
+    else
+        all_rows(&v, targets_of, first, count, scratch);
+    for (int input = LOGITS; v.plan.power != 0 && input <= TARGETS; input++)
         if (job->grad[input].data)
-            scale_rows(&v, job->grad[input].data, first, count);
+            scale_rows(&v.plan, job->grad[input].data, first, count);
 }
 
 void classwise_finish(const lk_job *job, const double *sum)
@@ -494,10 +353,10 @@ void classwise_finish(const lk_job *job, const double *sum)
         put_row(job, Z_LOSS, 0, job->scale[Z] != 0 ? sum[Z] * job->scale[Z] : nothing);
 }
 
-static void weighted_targets(const lk_job *job, int64_t first, int count, class_targets *to)
+LK_INLINE void weighted_some(const lk_job *job, int64_t first, const int count, class_targets *to)
 {
     const classwise_options *o = job->options;
-    const lk_tensor *targets = &job->in[TARGETS];
+    const lk_tensor *targets = &job->in[TARGETS], *mask = &job->in[MASK];
     const bool soft = job->form[TARGETS] == PROBABILITY, per_row = o->reduce.reduction == LK_NONE;
     const int64_t ignored = o->row.ignore_index;
     if (!soft && targets->dtype == LK_I64)
@@ -506,36 +365,44 @@ static void weighted_targets(const lk_job *job, int64_t first, int count, class_
         for (int k = 0; k < count; k++)
             to->y[k] = soft ? -1 : lk_int(targets, first + k);
     for (int k = 0; k < count; k++)
-        to->counts[k] = soft || to->y[k] != ignored;
-    for (int k = 0; job->in[MASK].data && k < count; k++)
-        to->counts[k] &= lk_int(&job->in[MASK], first + k) != 0;
+        to->counts[k] = soft || to->y[k] != ignored ? -1 : 0;
+    for (int k = 0; mask->data && k < count; k++)
+        to->counts[k] &= ((const unsigned char *)mask->data)[first + k] != 0 ? -1 : 0;
     for (int k = 0; k < count; k++) {
         to->up[k] = per_row ? first + k : 0;
         to->main[k] = to->z[k] = to->counts[k] ? 1 : 0;
     }
     for (int k = 0; job->in[SAMPLE_WEIGHT].data && k < count; k++)
-        to->main[k] = to->z[k] = to->counts[k] ? real_or_one(job, SAMPLE_WEIGHT, first + k) : 0;
+        to->main[k] = to->z[k] = to->main[k] * real_or_one(job, SAMPLE_WEIGHT, first + k);
+}
+
+/* Loops of a constant length, where it is the usual one. */
+static void weighted_targets(const lk_job *job, int64_t first, int count, class_targets *to)
+{
+    if (count == CLASS_GROUP)
+        weighted_some(job, first, CLASS_GROUP, to);
+    else
+        weighted_some(job, first, count, to);
 }
 
 lk_status weighted_prepare(lk_job *job, lk_error *error)
 {
     const bool soft = job->form[TARGETS] == PROBABILITY;
     const bool weighted = job->in[SAMPLE_WEIGHT].data || (!soft && job->in[CLASS_WEIGHT].data);
-    const uint64_t classes = (uint64_t)classwise_classes(job);
+    const uint64_t classes = soft ? UINT64_MAX : (uint64_t)classwise_classes(job);
     double n = 0, d = 0;
     for (int64_t i = 0; i < job->rows; i += CLASS_GROUP) {
         const int count = job->rows - i < CLASS_GROUP ? (int)(job->rows - i) : CLASS_GROUP;
-        class_targets t;
-        int counted = 0, bad = 0;
+        class_targets t = {0};
+        int64_t bad = 0;
         weighted_targets(job, i, count, &t);
-        for (int k = 0; k < count; k++) {
-            counted += t.counts[k];
-            bad += !soft && t.counts[k] && (uint64_t)t.y[k] >= classes;
+        for (int k = 0; k < CLASS_GROUP; k++) {
+            job->counted -= t.counts[k];
+            bad |= t.counts[k] & ((uint64_t)t.y[k] < classes ? 0 : -1);
         }
-        for (int k = 0; bad && k < count; k++)
+        for (int k = 0; bad && !soft && k < count; k++)
             if (t.counts[k] && (uint64_t)t.y[k] >= classes)
                 return classwise_no_class(job, TARGETS, i + k, error);
-        job->counted += counted;
         for (int k = 0; weighted && k < count; k++) {
             n += t.main[k];
             d += t.main[k] * (soft || !t.counts[k] ? 1 : real_or_one(job, CLASS_WEIGHT, t.y[k]));

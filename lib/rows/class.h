@@ -16,6 +16,7 @@
 #define classwise_total_weight LK_PASTE(LK_VARIANT, classwise_total_weight)
 #define classwise_scratch      LK_PASTE(LK_VARIANT, classwise_scratch)
 #define classwise_rows         LK_PASTE(LK_VARIANT, classwise_rows)
+#define classwise_few          LK_PASTE(LK_VARIANT, classwise_few)
 #define classwise_finish       LK_PASTE(LK_VARIANT, classwise_finish)
 #define class_refuse           LK_PASTE(LK_VARIANT, class_refuse)
 #define weighted_prepare       LK_PASTE(LK_VARIANT, weighted_prepare)
@@ -123,14 +124,14 @@ typedef struct class_target {
 /* The targets of some rows. The weights are 0 where a row does not count. */
 enum { CLASS_GROUP = 16 };
 typedef struct class_targets {
-    bool counts[CLASS_GROUP];
+    int64_t counts[CLASS_GROUP]; /* 0 or -1 */
     int64_t y[CLASS_GROUP], up[CLASS_GROUP];
     double main[CLASS_GROUP], z[CLASS_GROUP];
 } class_targets;
 
 LK_INLINE void class_put_target(class_targets *to, int k, class_target t)
 {
-    to->counts[k] = t.counts;
+    to->counts[k] = t.counts ? -1 : 0;
     to->y[k] = t.y;
     to->up[k] = t.up;
     to->main[k] = t.counts ? t.main : 0;
@@ -159,6 +160,21 @@ LK_INLINE void put_row(const lk_job *job, int output, int64_t i, double x)
 {
     if (job->out[output].data)
         lk_put(&job->out[output], i, x);
+}
+
+/* Store the two parts of a row's loss, where they are wanted. */
+LK_INLINE void put_parts(const lk_job *job, double *value, int64_t i, double main, double z)
+{
+    const classwise_options *o = job->options;
+    if (value) {
+        value[2 * i] = main;
+        value[2 * i + 1] = z;
+    }
+    if (o->reduce.reduction != LK_NONE)
+        return;
+    if (job->value.data)
+        lk_put(&job->value, i, main + z);
+    put_row(job, Z_LOSS, i, z);
 }
 
 /* Does position `i` of mask and targets count, or is it ignored? */
@@ -194,6 +210,11 @@ LK_DRIVER size_t classwise_scratch(const lk_job *job);
 /* `value`: where the main and z parts of each row are stored; NULL: they are not. */
 LK_DRIVER void classwise_rows(const lk_job *job, class_targets_of targets_of, double *value,
                               int64_t first, int64_t count, lk_block *block, void *scratch);
+
+/* The same for rows of few classes (rows/few.h). */
+LK_DRIVER void classwise_few(const lk_job *job, const class_plan *p, class_targets_of targets_of,
+                             double *value, int64_t first, int64_t count, lk_block *block,
+                             void *scratch);
 
 LK_DRIVER void classwise_finish(const lk_job *job, const double *sum);
 

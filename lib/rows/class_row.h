@@ -57,7 +57,9 @@ typedef struct class_plan {
     double total_weight;
     double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
     double scale, z_loss, gamma, poly1;
-    real cap; /* 0: no softcap */
+    real cap;       /* 0: no softcap */
+    double main, z; /* the factors of all gradients of the two parts, without 2^power */
+    int power;      /* see elements_power */
     bool minus_entropy;
     bool want_entropy, want_argmax;
     bool stream; /* gradients are written with streaming stores: they exceed the caches and are not

@@ -112,17 +112,19 @@ static group few_group(const class_plan *p, const few_rows *r, void *scratch)
     few_load(&g, r->x, r->count, g.x_room, g.raw);
     if (r->t)
         few_load(&g, r->t, r->count, g.t_room, g.t);
-    vec top = lowest;
-    for (int64_t k = 0; k < p->classes; k++) {
-        vec z = few_at(g.raw, k);
-        if (g.z != g.raw) {
-            z = scale * (p->cap > 0 ? cap * v_tanh(z * inverse) : z);
-            v_write(g.z + k * LANES, z);
-        }
-        top = v_max(z, top);
+    vec top[4] = {lowest, lowest, lowest, lowest}; /* chains of maxima */
+    for (int64_t k = 0; k < p->classes && g.z != g.raw; k++) {
+        const vec x = few_at(g.raw, k);
+        v_write(g.z + k * LANES, scale * (p->cap > 0 ? cap * v_tanh(x * inverse) : x));
     }
-    g.top = top;
-    g.shift = v_where(top != lowest, top);
+    int64_t k = 0;
+    for (; k + 4 <= p->classes; k += 4)
+        for (int i = 0; i < 4; i++)
+            top[i] = v_max(few_at(g.z, k + i), top[i]);
+    for (; k < p->classes; k++)
+        top[0] = v_max(few_at(g.z, k), top[0]);
+    g.top = v_max(v_max(top[0], top[1]), v_max(top[2], top[3]));
+    g.shift = v_where(g.top != lowest, g.top);
     return g;
 }
 
@@ -133,12 +135,13 @@ LK_INLINE void few_sum(group *g, const bool soft)
     const int64_t n = g->p->classes;
     const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY);
     vec rest = {0}, own = {0}, at_y = {0};
+    mask here = {0};
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0};
-        for (int64_t k = from; k < end; k++) {
+        for (int64_t k = from; k < end; k++, here += m_set(1)) {
             const vec z = few_at(g->z, k), e = v_exp_nonpos(z - g->shift);
-            const mask apart = soft ? z == g->shift : g->y == m_set((ilane)k);
+            const mask apart = soft ? z == g->shift : g->y == here;
             v_write(g->e + k * LANES, e);
             part += v_where(~apart, e);
             if (soft) {
@@ -205,10 +208,11 @@ typedef struct sums {
     mask leader; /* probability form: the last class at the maximum */
 } sums;
 
-static void few_off_scores(const group *g, sums *s)
+static vec few_off_scores(const group *g)
 {
     const int64_t n = g->p->classes;
     const vec zero = {0};
+    vec off_scores = {0};
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0};
@@ -216,8 +220,9 @@ static void few_off_scores(const group *g, sums *s)
             const vec w = few_weight(g->p, k), d = few_at(g->z, k) - g->shift;
             part += v_where((g->y != m_set((ilane)k)) & (w != zero), w * d);
         }
-        s->off_scores += part;
+        off_scores += part;
     }
+    return off_scores;
 }
 
 static void few_soft_sums(const group *g, sums *s)
@@ -225,6 +230,7 @@ static void few_soft_sums(const group *g, sums *s)
     const int64_t n = g->p->classes;
     const bool minus_entropy = g->p->minus_entropy;
     const vec zero = {0};
+    s->cross = s->others = s->tops = s->excess = zero;
     s->leader = m_set(-1);
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
@@ -326,28 +332,43 @@ static mask few_sloping(const few_rows *r)
 }
 
 /* Gradients replace the exponentials. `plain`: neither weights nor smoothing, softcap or
- * probabilities. */
+ * probabilities. `usual`: every row has a gradient, which is finite, and no power. */
 LK_INLINE void few_slopes(const group *g, const slopes *s, mask sloping, const bool plain,
-                          const bool soft)
+                          const bool soft, const bool usual)
 {
     const class_plan *p = g->p;
     const bool precise = sizeof(elem) == 4;
-    const vec off = s->b * v_set((real)p->off);
-    for (int64_t k = 0; k < p->classes; k++) {
-        const mask at = s->y == m_set((ilane)k);
-        const vec e = few_at(g->e, k) * s->power;
+    const vec off = s->b * v_set((real)p->off), nan = v_set((real)NAN);
+    const mask none = s->a != s->a;
+    mask here = {0};
+    for (int64_t k = 0; k < p->classes; k++, here += m_set(1)) {
+        const vec e = usual ? few_at(g->e, k) : few_at(g->e, k) * s->power;
         vec slope = precise ? v_fma(s->a, e, s->rest * e) : s->a * e;
         if (!plain) {
             const vec wq = soft ? few_weight(p, k) * few_q(g, k) * s->b : few_weight(p, k) * off;
             slope = v_fma(s->a, e, precise ? v_fma(s->rest, e, -wq) : -wq);
         }
-        slope = v_select(at, s->at, slope);
-        if (!plain)
-            slope *= few_bend(g, k);
-        v_write(g->e + k * LANES, v_where(sloping, slope));
+        slope = v_select(s->y == here, s->at, slope);
+        slope = plain ? slope : slope * few_bend(g, k);
+        if (!usual) /* of all NaN one, whatever the neighbours are */
+            slope = v_where(sloping, v_select(none, nan, slope));
+        v_write(g->e + k * LANES, slope);
     }
     for (int64_t k = p->classes; k < p->width; k++)
         v_write(g->e + k * LANES, v_set(0));
+}
+
+static void few_gradient(const group *g, const slopes *s, mask sloping, bool soft)
+{
+    const bool usual = m_none(~sloping | (s->power != v_set(1)) | (s->a != s->a));
+    if (soft)
+        few_slopes(g, s, sloping, false, true, false);
+    else if (g->p->weight || g->p->off > 0 || g->p->cap > 0)
+        few_slopes(g, s, sloping, false, false, false);
+    else if (usual)
+        few_slopes(g, s, sloping, true, false, true);
+    else
+        few_slopes(g, s, sloping, true, false, false);
 }
 
 /* The gradients with respect to the target probabilities replace them: see class_gradient_t. */
@@ -387,7 +408,7 @@ static void few_diagnose(const group *g, few_rows *r)
 void few_compute(const class_plan *p, few_rows *r, void *scratch)
 {
     group g = few_group(p, r, scratch);
-    sums s = {0};
+    sums s;
     slopes by;
     if (r->t) {
         few_sum(&g, true);
@@ -396,18 +417,12 @@ void few_compute(const class_plan *p, few_rows *r, void *scratch)
     } else {
         few_sum(&g, false);
         if (p->off > 0)
-            few_off_scores(&g, &s);
+            s.off_scores = few_off_scores(&g);
         by = few_conclude(&g, r, &s, false);
     }
     few_diagnose(&g, r);
     if (r->grad_x) {
-        const mask sloping = few_sloping(r);
-        if (r->t)
-            few_slopes(&g, &by, sloping, false, true);
-        else if (p->weight || p->off > 0 || p->cap > 0)
-            few_slopes(&g, &by, sloping, false, false);
-        else
-            few_slopes(&g, &by, sloping, true, false);
+        few_gradient(&g, &by, few_sloping(r), r->t != NULL);
         few_store(&g, g.e, r->grad_x, r->count, g.x_room);
     }
     if (r->grad_t) {
@@ -434,7 +449,8 @@ void few_logprobs(const class_plan *p, few_rows *r, void *scratch)
         const wide_half rest = half_of(g.rest, i), own = half_of(g.own, i), sum = rest + own;
         const wide_half g_l = half_read(r->rho + i), g_h = half_read(r->zeta + i), zero = {0};
         const wide_half far = half_of(gap, i) - half_of(g.above, i); /* l_y + H */
-        const wide_half p_y = own / sum, pull = half_where(p_y > zero, g_h * p_y * far);
+        const wide_half p_y = own / sum,
+                        pull = half_where((p_y > zero) & (g_h != zero), g_h * p_y * far);
         half_put(by_p + i, -g_l / sum * p->scale);
         half_put(by_l + i, -g_h / sum * p->scale);
         half_put(at + i, (g_l * (rest / sum) - pull) * p->scale); /* 1 - p_y is rest/sum */

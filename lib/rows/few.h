@@ -15,8 +15,8 @@
 #define few_compute  LK_PASTE(LK_VARIANT, few_compute)
 #define few_logprobs LK_PASTE(LK_VARIANT, few_logprobs)
 
-/* Rows of at most so many classes go across lanes. */
-enum { FEW = 128 };
+/* Rows of at most so many classes go across lanes. Beyond, a row fills enough vectors by itself. */
+enum { FEW = sizeof(real) == sizeof(double) ? 64 : 128 };
 
 /* Consecutive rows, one a lane: the inputs, then the results. A row that is not live is not counted
  * or not there: its gradient and its results are 0, its argmax is -1. */

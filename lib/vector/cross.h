@@ -125,16 +125,19 @@ LK_INLINE void cross_join(vec *v, const int tile)
         v[i] = next[i];
 }
 
-/* The classes k.. of a tile of LANES rows at x, as a vector each. */
+/* The classes k.. of a tile of LANES rows at x, as a vector each. What a vector holds beyond its
+ * rows' classes belongs to the next rows. Only where the last rows end there is nothing beyond:
+ * partial loads and stores are slow. */
 LK_INLINE void cross_load_tile(const cross_rows *c, const elem *x, int64_t k, real *to,
                                const int tile)
 {
     const int rows = LANES / tile;
-    const int64_t left = c->width - k, classes = left < tile ? left : tile, n = rows * classes;
+    const int64_t left = c->width - k, classes = left < tile ? left : tile;
     const bool spread = rows > 1 && classes < tile;
     vec v[LANES];
     for (int i = 0; i < tile; i++) {
-        v[i] = v_load_tail(x + i * rows * c->width + k, n, 0);
+        const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
+        v[i] = beyond < LANES ? v_load_n(x + at, rows * classes, 0) : v_load(x + at);
         v[i] = spread ? v_permute(v[i], c->spread) : v[i];
     }
     if (tile > 1)
@@ -149,11 +152,13 @@ LK_INLINE void cross_load_tile(const cross_rows *c, const elem *x, int64_t k, re
         v_write(to + i * LANES, v[i]);
 }
 
+/* The same to memory. It may overwrite the first classes of the next row: a row's first tile must
+ * be stored last. */
 LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k, elem *x,
                                 const int tile)
 {
     const int rows = LANES / tile;
-    const int64_t left = c->width - k, classes = left < tile ? left : tile, n = rows * classes;
+    const int64_t left = c->width - k, classes = left < tile ? left : tile;
     const bool spread = rows > 1 && classes < tile;
     vec v[LANES];
     for (int i = 0; i < tile; i++)
@@ -167,8 +172,12 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
     if (tile > 8)
         cross_join(v, tile);
     for (int i = 0; i < tile; i++) {
+        const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
         v[i] = spread ? v_permute(v[i], c->close) : v[i];
-        v_store_tail(x + i * rows * c->width + k, n, v[i]);
+        if (beyond < LANES)
+            v_store_n(x + at, rows * classes, v[i]);
+        else
+            v_store(x + at, v[i]);
     }
 }
 
@@ -200,7 +209,8 @@ LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x)
 {
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
         v_store(x + k * c->inner, v_read(from + k * LANES));
-    for (int64_t k = 0; c->inner == 1 && k < c->width; k += c->tile)
+    const int64_t last = (c->width - 1) / c->tile * c->tile;
+    for (int64_t k = last; c->inner == 1 && k >= 0; k -= c->tile)
         switch (c->tile) {
         case 1:
             cross_store_tile(c, from + k * LANES, k, x, 1);

@@ -85,15 +85,22 @@ LK_INLINE wide_half half_rounded(wide_half x)
     return __builtin_convertvector(__builtin_convertvector(x, half_reals), wide_half);
 }
 
-/* HALF_LANES of a mask. */
+/* HALF_LANES of a mask, and back. */
+typedef ilane half_ilanes __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(ilane))));
+
 LK_INLINE half_mask half_mask_of(mask m, int i)
 {
-    typedef ilane part __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(ilane))));
     ilane from[LANES];
-    part half;
+    half_ilanes half;
     memcpy(from, &m, sizeof m);
     memcpy(&half, from + i, sizeof half);
     return __builtin_convertvector(half, half_mask);
+}
+
+LK_INLINE void half_mask_put(ilane *to, half_mask m)
+{
+    const half_ilanes half = __builtin_convertvector(m, half_ilanes);
+    memcpy(to, &half, sizeof half);
 }
 
 /* Is no lane infinite or NaN? */
