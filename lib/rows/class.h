@@ -16,7 +16,6 @@
 #define classwise_total_weight LK_PASTE(LK_VARIANT, classwise_total_weight)
 #define classwise_scratch      LK_PASTE(LK_VARIANT, classwise_scratch)
 #define classwise_rows         LK_PASTE(LK_VARIANT, classwise_rows)
-#define classwise_few          LK_PASTE(LK_VARIANT, classwise_few)
 #define classwise_finish       LK_PASTE(LK_VARIANT, classwise_finish)
 #define class_refuse           LK_PASTE(LK_VARIANT, class_refuse)
 #define weighted_prepare       LK_PASTE(LK_VARIANT, weighted_prepare)
@@ -210,11 +209,6 @@ LK_DRIVER size_t classwise_scratch(const lk_job *job);
 /* `value`: where the main and z parts of each row are stored; NULL: they are not. */
 LK_DRIVER void classwise_rows(const lk_job *job, class_targets_of targets_of, double *value,
                               int64_t first, int64_t count, lk_block *block, void *scratch);
-
-/* The same for rows of few classes (rows/few.h). */
-LK_DRIVER void classwise_few(const lk_job *job, const class_plan *p, class_targets_of targets_of,
-                             double *value, int64_t first, int64_t count, lk_block *block,
-                             void *scratch);
 
 LK_DRIVER void classwise_finish(const lk_job *job, const double *sum);
 

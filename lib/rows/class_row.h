@@ -13,6 +13,7 @@
 #ifndef LK_CLASS_ROW_H
 #define LK_CLASS_ROW_H
 
+#include "rows/class_plan.h"
 #include "rows/elements.h"
 
 /* Each variant has its own copy, under its own names; defined in rows/class_row.c. */
@@ -38,34 +39,6 @@ enum { CHUNK = 512 };
 /* Rows no longer than a chunk are computed several at a time, to hide the latency of one row's
  * maximum, sum and logarithm behind the others. */
 enum { CLASS_TOGETHER = 8 };
-
-enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
-
-typedef struct class_options {
-    int64_t ignore_index, vocab_size;
-    double label_smoothing, logit_scale, softcap, z_loss, focal_gamma, poly1;
-    int smoothing_mode;
-    bool subtract_entropy;
-} class_options;
-
-/* What all rows of a call share. */
-typedef struct class_plan {
-    int64_t classes; /* classes in the softmax: vocab_size */
-    int64_t width;   /* classes in the tensor: C */
-    int64_t inner;   /* stride between the classes of a row in the caller's tensor, in elements */
-    const real *weight; /* w, or NULL */
-    double total_weight;
-    double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
-    double scale, z_loss, gamma, poly1;
-    real cap;       /* 0: no softcap */
-    double main, z; /* the factors of all gradients of the two parts, without 2^power */
-    int power;      /* see elements_power */
-    bool minus_entropy;
-    bool want_entropy, want_argmax;
-    bool stream; /* gradients are written with streaming stores: they exceed the caches and are not
-                    in place */
-    bool plain;  /* rows may take the fast path of rows/plain.h */
-} class_plan;
 
 /* One row: the inputs, then the results. */
 typedef struct class_row {

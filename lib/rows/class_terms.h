@@ -7,7 +7,7 @@
 #ifndef LK_CLASS_TERMS_H
 #define LK_CLASS_TERMS_H
 
-#include "rows/class_row.h"
+#include "rows/class_plan.h"
 #include "vector/wide.h"
 
 /* What the sweeps over the classes found. */
