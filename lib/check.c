@@ -308,7 +308,7 @@ static lk_status check_outputs(single *s, lk_error *error)
     const lk_description *is = &s->call.loss->is;
     lk_dtype real = single_real(s);
     lk_status status = check_wanted(s, error); /* again, now that element types are chosen */
-    s->job.out_wanted = 0;
+    s->job.out_wanted = s->job.grad_wanted = 0;
     if (status != LK_OK)
         return status;
     if (s->call.wanted_count == 0)
@@ -321,6 +321,7 @@ static lk_status check_outputs(single *s, lk_error *error)
             w->tensor = s->given[w->i];
             w->tensor.data = NULL;
             s->job.grad[w->i] = w->tensor;
+            s->job.grad_wanted |= 1u << w->i;
             w->over = may_overwrite(s, w->i) ? &s->given[w->i] : NULL;
             continue;
         }

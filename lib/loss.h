@@ -90,8 +90,9 @@ typedef struct lk_job {
     lk_tensor out[LK_MAX_OUTPUTS];
     lk_tensor value; /* `loss` */
     int form[LK_MAX_INPUTS];
-    uint32_t given;      /* a bit for each input; known before check, when there is no data yet */
-    uint32_t out_wanted; /* a bit for each diagnostic; likewise */
+    uint32_t given;       /* a bit for each input; known before check, when there is no data yet */
+    uint32_t grad_wanted; /* a bit for each input whose gradient is wanted; likewise */
+    uint32_t out_wanted;  /* a bit for each diagnostic; likewise */
 
     int lead_rank; /* the sizes that `*` stands for */
     int64_t lead[LK_MAX_RANK];
