@@ -193,10 +193,29 @@ static void block_add(const real *a, const real *b, int64_t depth, bool onto, in
     }
 }
 
+/* Reals of the panels of a block. */
+static int64_t row_panels(int64_t rows, int64_t depth)
+{
+    const int64_t panels = (at_most(rows, BLOCK_ROWS) + TILE_ROWS - 1) / TILE_ROWS;
+    return panels * ROW_PANEL * at_most(depth, PRODUCT_TERMS);
+}
+
+static int64_t column_panels(int64_t columns, int64_t depth)
+{
+    const int64_t panels = (at_most(columns, BLOCK_COLUMNS) + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    return panels * TILE_COLUMNS * at_most(depth, PRODUCT_TERMS);
+}
+
+size_t product_scratch(int64_t rows, int64_t columns, int64_t depth)
+{
+    const int64_t reals = column_panels(columns, depth) + row_panels(rows, depth);
+    return ((size_t)reals * sizeof(real) + LK_LINE - 1) / LK_LINE * LK_LINE;
+}
+
 void product(const product_side *rows, const product_side *columns, int64_t depth, bool onto,
              real *out, int64_t stride, void *scratch)
 {
-    real *b = scratch, *a = b + BLOCK_COLUMNS * PRODUCT_TERMS;
+    real *b = scratch, *a = b + column_panels(columns->count, depth);
     for (int64_t j = 0; j < columns->count; j += BLOCK_COLUMNS) {
         const int64_t across = at_most(columns->count - j, BLOCK_COLUMNS);
         for (int64_t k = 0; k < depth || k == 0; k += PRODUCT_TERMS) {
@@ -209,10 +228,4 @@ void product(const product_side *rows, const product_side *columns, int64_t dept
             }
         }
     }
-}
-
-size_t product_scratch(void)
-{
-    return sizeof(real) * PRODUCT_TERMS *
-           (BLOCK_COLUMNS + (size_t)BLOCK_ROWS / TILE_ROWS * ROW_PANEL);
 }

@@ -31,13 +31,13 @@ typedef struct variant {
     const char *isa;
     lk_dtype element;
     multiply *run;
-    size_t (*scratch)(void);
+    size_t (*scratch)(int64_t rows, int64_t columns, int64_t depth);
 } variant;
 
 #define DECLARE(isa, element, type)                                                                \
     void lk_##isa##_##element##_product(const product_side *, const product_side *, int64_t, bool, \
                                         type *, int64_t, void *);                                  \
-    size_t lk_##isa##_##element##_product_scratch(void);                                           \
+    size_t lk_##isa##_##element##_product_scratch(int64_t, int64_t, int64_t);                      \
     static void isa##_##element(const product_side *rows, const product_side *columns,             \
                                 int64_t depth, bool onto, void *out, int64_t stride,               \
                                 void *scratch)                                                     \
@@ -197,9 +197,10 @@ static void try_sizes(const variant *v, int64_t rows, int64_t columns, int64_t d
     side a = side_drawn(v, rows, depth), b = side_drawn(v, columns, depth);
     const int64_t stride = columns + random_int(0, 5);
     const size_t size = real_size(v) * (size_t)(rows * stride) + 64;
-    char *memory = need(malloc(2 * size)), *scratch = need(malloc(v->scratch() + 64));
+    char *memory = need(malloc(2 * size));
     char *whole = memory + random_int(0, 63), *parts = whole + size - 64;
-    char *room = scratch + random_int(0, 63);
+    const size_t room_size = v->scratch(rows, columns, depth);
+    void *room = need(aligned_alloc(64, room_size > 0 ? room_size : 64));
     memset(memory, 0xff, 2 * size);
     v->run(&a.at, &b.at, depth, false, whole, stride, room);
     expect_sums(v, &a, &b, depth, whole, stride);
@@ -220,7 +221,7 @@ static void try_sizes(const variant *v, int64_t rows, int64_t columns, int64_t d
     else
         assert_memory_equal(whole, parts, real_size(v) * (size_t)(rows * stride));
     free(memory);
-    free(scratch);
+    free(room);
     side_free(&a);
     side_free(&b);
 }
