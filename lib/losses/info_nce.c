@@ -3,7 +3,7 @@
  * InfoNCE: every anchor is classified against all candidates, one of which is its positive.
  */
 #include "rows/elements.h"
-#include "rows/units.h"
+#include "rows/table.h"
 
 enum { ANCHORS, CANDIDATES, POSITIVE_INDEX, CANDIDATE_MASK, TEMPERATURE, GRAD_OUTPUT };
 enum { LOSS, SLOPE_SCALE }; /* lk_block.sum */
@@ -53,42 +53,81 @@ static const lk_input inputs[] = {
 static const lk_output outputs[] = {{0}};
 
 typedef struct plan {
-    pair_units a, c;
-    real *slopes; /* B rows: G of each anchor over the candidates */
-    real *mirror; /* symmetric: of each candidate over the anchors */
-    int64_t padded;
+    pair_table t;      /* anchors by candidates */
+    pair_table mirror; /* symmetric: candidates by anchors */
     size_t bytes;
 } plan;
 
-static plan plan_of(const lk_job *job)
+static double temperature_of(const lk_job *job)
+{
+    const options *o = job->options;
+    const void *given = job->in[TEMPERATURE].data;
+    return given ? (double)elements_at(given, 0) : o->temperature;
+}
+
+static bool allowed(const lk_job *job, int64_t i, int64_t j)
+{
+    const lk_tensor *m = &job->in[CANDIDATE_MASK];
+    return !m->data || lk_int(m, i * job->size['M' - 'A'] + j) != 0;
+}
+
+static void exclude(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s)
+{
+    for (int64_t k = 0; k < count; k++)
+        if (!allowed(job, i, j + k))
+            s[k] = -(real)INFINITY;
+}
+
+/* What the shapes decide: there may be no data yet. */
+static plan layout_of(const lk_job *job)
 {
     const options *o = job->options;
     const double eps = o->normalize ? o->cos_eps : (double)INFINITY;
     plan p = {.bytes = 0};
-    p.a = pair_units_take(job, &p.bytes, ANCHORS, eps);
-    p.c = pair_units_take(job, &p.bytes, CANDIDATES, eps);
-    p.padded = padded_lanes(p.c.rows);
-    const size_t matrix = (size_t)(p.a.rows * p.padded) * sizeof(real);
-    p.slopes = pair_take(job, &p.bytes, matrix);
-    p.mirror = o->symmetric ? pair_take(job, &p.bytes, matrix) : NULL;
+    p.t.rows = p.mirror.columns = pair_units_take(job, &p.bytes, ANCHORS, eps);
+    p.t.columns = p.mirror.rows = pair_units_take(job, &p.bytes, CANDIDATES, eps);
+    p.t.mend = job->in[CANDIDATE_MASK].data ? exclude : NULL;
+    table_take(job, &p.bytes, &p.t);
+    if (!o->symmetric)
+        return p;
+    /* Only its slopes are kept: a pass reads the scores of either from the first table. */
+    p.mirror.first = p.t.first;
+    p.mirror.span = p.t.span;
+    p.mirror.padded = padded_lanes(p.t.rows.rows);
+    if (table_wants_gradient(job))
+        p.mirror.by_row = p.t.by_column = table_slopes_take(job, &p.bytes, p.t.columns.rows);
+    return p;
+}
+
+static plan plan_of(const lk_job *job)
+{
+    plan p = layout_of(job);
+    /* Products of h are multiplied by this to become scores. */
+    p.t.scale = p.mirror.scale =
+        pair_lack(&p.t.rows) / temperature_of(job) * pair_lack(&p.t.columns);
+    p.t.power = table_power(job, GRAD_OUTPUT);
     return p;
 }
 
 static size_t state(const lk_job *job)
 {
-    return plan_of(job).bytes;
+    return layout_of(job).bytes;
 }
 
 static size_t scratch_size(const lk_job *job)
 {
-    return pair_vector_scratch(job);
+    const options *o = job->options;
+    const plan p = layout_of(job);
+    const size_t one = table_scratch(job, &p.t);
+    const size_t other = o->symmetric ? table_scratch(job, &p.mirror) : 0;
+    return one > other ? one : other;
 }
 
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
-    const options *o = job->options;
-    const int64_t others = job->size[pass && pass->input == CANDIDATES ? 'B' - 'A' : 'M' - 'A'];
-    return others * job->size['D' - 'A'] * (o->symmetric && !pass ? 2 : 1);
+    (void)pass;
+    const plan p = layout_of(job);
+    return table_cost(&p.t);
 }
 
 static lk_status check(const lk_job *job, lk_error *error)
@@ -102,7 +141,7 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (job->size['D' - 'A'] == 0 && m > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, CANDIDATES, -1,
                        "candidates has vectors without components; D must be at least 1");
-    lk_status status = pair_check_memory(job, b, m, error);
+    lk_status status = table_check_memory(job, b, m, error);
     if (status != LK_OK)
         return status;
     if (lk_has(job, TEMPERATURE) && lk_given(job, "temperature"))
@@ -121,31 +160,6 @@ static lk_status check(const lk_job *job, lk_error *error)
 static int64_t positive_of(const lk_job *job, int64_t i)
 {
     return job->in[POSITIVE_INDEX].data ? lk_int(&job->in[POSITIVE_INDEX], i) : i;
-}
-
-static bool allowed(const lk_job *job, int64_t i, int64_t j)
-{
-    const lk_tensor *m = &job->in[CANDIDATE_MASK];
-    return !m->data || lk_int(m, i * job->size['M' - 'A'] + j) != 0;
-}
-
-static double temperature_of(const lk_job *job)
-{
-    const options *o = job->options;
-    return lk_has(job, TEMPERATURE) ? (double)elements_at(job->in[TEMPERATURE].data, 0)
-                                    : o->temperature;
-}
-
-/* What products of h are multiplied by to become scores. */
-static double scale_of(const lk_job *job, const plan *p)
-{
-    return pair_lack(&p->a) / temperature_of(job) * pair_lack(&p->c);
-}
-
-/* See elements_power: of the factor that all anchors share. */
-static int power_of(const lk_job *job)
-{
-    return elements_power(pair_per_row(job) ? 1 : pair_weight(job, GRAD_OUTPUT, 0));
 }
 
 /* The positives, then the temperature. */
@@ -181,83 +195,82 @@ static lk_status prepare(lk_job *job, lk_error *error)
                            lk_place(job, CANDIDATE_MASK, i * m + y, place));
     }
     if ((status = check_numbers(job, error)) != LK_OK ||
-        (status = pair_units_fill(job, &p.a, ANCHORS, error)) != LK_OK ||
-        (status = pair_units_fill(job, &p.c, CANDIDATES, error)) != LK_OK)
+        (status = pair_units_fill(job, &p.t.rows, ANCHORS, NULL, error)) != LK_OK ||
+        (status = pair_units_fill(job, &p.t.columns, CANDIDATES, NULL, error)) != LK_OK)
         return status;
     if (pair_refuses(job) && !isfinite(temperature_of(job)))
         return pair_fail_nonfinite(job, TEMPERATURE, 0, error);
+    for (int64_t i = 0; i < job->rows; i++) {
+        p.t.first[i] = positive_of(job, i);
+        p.t.span[i] = 1;
+    }
     return pair_prepare(job, error);
 }
 
-/* One anchor over the candidates. */
-static void forward(const lk_job *job, const plan *p, int64_t i, double scale, pair_softmax *r)
+static double allowed_of(const lk_job *job, int64_t i)
 {
-    const int64_t m = p->c.rows;
-    pair_scores(p->a.h + i * p->a.stride, &p->c, scale, r->s);
-    r->allowed = (double)m;
-    for (int64_t j = 0; job->in[CANDIDATE_MASK].data && j < m; j++) {
-        if (!allowed(job, i, j)) {
-            r->s[j] = -(real)INFINITY;
-            r->allowed--;
-        }
+    const int64_t m = job->size['M' - 'A'];
+    int64_t n = m;
+    for (int64_t j = 0; job->in[CANDIDATE_MASK].data && j < m; j++)
+        n -= !allowed(job, i, j);
+    return (double)n;
+}
+
+/* The losses of `count` rows of a table, a share of which is added to `loss`. */
+static void visit(const lk_job *job, const pair_table *t, int64_t i, int64_t count, lk_block *block,
+                  void *scratch, double *loss)
+{
+    const options *o = job->options;
+    const double share = o->symmetric ? 0.5 : 1, eps = o->label_smoothing;
+    const int power = table_power(job, GRAD_OUTPUT);
+    const real *s = table_scores(job, t, i, count, scratch);
+    for (int64_t r = 0; r < count; r++) {
+        const double weight = share * pair_weight(job, GRAD_OUTPUT, i + r);
+        const table_target target = {.positives = 1,
+                                     .eps = eps,
+                                     .allowed = eps > 0 ? allowed_of(job, i + r) : 1,
+                                     .weight = ldexp(weight, -power),
+                                     .by_positive = 1};
+        loss[r] += share * table_softmax(t, i + r, s + r * t->padded, &target);
+        if (job->grad[TEMPERATURE].data)
+            block->sum[SLOPE_SCALE] += table_moment(t, i + r, s + r * t->padded);
     }
-    pair_softmax_row(r);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const options *o = job->options;
     const plan p = plan_of(job);
-    const double scale = scale_of(job, &p), share = o->symmetric ? 0.5 : 1;
-    const int power = power_of(job);
-    (void)scratch;
-    for (int64_t i = first; i < first + count; i++) {
-        const int64_t y = positive_of(job, i);
-        real kept;
-        pair_softmax r = {.s = p.slopes + i * p.padded, .padded = p.padded, .at = &y};
-        r.positives = 1;
-        r.kept = &kept;
-        r.eps = o->label_smoothing;
-        r.weight = ldexp(share * pair_weight(job, GRAD_OUTPUT, i), -power);
-        r.slopes = pair_wants_gradient(job);
-        forward(job, &p, i, scale, &r);
-        double loss = r.loss;
-        block->sum[SLOPE_SCALE] += r.slope_scale;
-        if (o->symmetric) { /* as many candidates as anchors: the other members of r stay */
-            r.s = p.mirror + i * p.padded;
-            pair_scores(p.c.h + i * p.c.stride, &p.a, scale, r.s);
-            pair_softmax_row(&r);
-            loss = (loss + r.loss) / 2;
-            block->sum[SLOPE_SCALE] += r.slope_scale;
-        }
-        pair_put(job, block, i, loss);
+    const int64_t group = table_group(&p.t);
+    for (int64_t i = first, n; i < first + count; i += n) {
+        double loss[TABLE_ROWS] = {0};
+        n = first + count - i < group ? first + count - i : group;
+        visit(job, &p.t, i, n, block, scratch, loss);
+        if (o->symmetric) /* as many candidates as anchors */
+            visit(job, &p.mirror, i, n, block, scratch, loss);
+        for (int64_t r = 0; r < n; r++)
+            pair_put(job, block, i + r, loss[r]);
     }
 }
 
 static void back_anchors(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
-    const double scale = ldexp(scale_of(job, &p), power_of(job));
-    for (int64_t i = first; i < first + count; i++)
-        pair_gather_back(&p.a, i, &p.c, p.slopes + i * p.padded, 1, p.mirror ? p.mirror + i : NULL,
-                         p.padded, scale, scratch, job->grad[ANCHORS].data);
+    table_back_rows(job, &p.t, ANCHORS, first, count, scratch);
 }
 
 static void back_candidates(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
-    const double scale = ldexp(scale_of(job, &p), power_of(job));
-    for (int64_t j = first; j < first + count; j++)
-        pair_gather_back(&p.c, j, &p.a, p.slopes + j, p.padded,
-                         p.mirror ? p.mirror + j * p.padded : NULL, 1, scale, scratch,
-                         job->grad[CANDIDATES].data);
+    table_back_columns(job, &p.t, CANDIDATES, first, count, scratch);
 }
 
 static void finish(const lk_job *job, const double *sum)
 {
     if (job->grad[TEMPERATURE].data)
-        elements_fill(job->grad[TEMPERATURE].data, 1,
-                      (real)ldexp(-sum[SLOPE_SCALE] / temperature_of(job), power_of(job)));
+        elements_fill(
+            job->grad[TEMPERATURE].data, 1,
+            (real)ldexp(-sum[SLOPE_SCALE] / temperature_of(job), table_power(job, GRAD_OUTPUT)));
 }
 
 LK_LOSS(info_nce) = {

@@ -4,7 +4,7 @@
  * score.
  */
 #include "rows/elements.h"
-#include "rows/units.h"
+#include "rows/table.h"
 
 enum { EMBEDDING, PROTOTYPES, TARGETS, GRAD_OUTPUT };
 enum { ARCFACE, COSFACE }; /* kind */
@@ -44,20 +44,27 @@ static const lk_input inputs[] = {
 static const lk_output outputs[] = {{0}};
 
 typedef struct plan {
-    pair_units x, w;
-    real *slopes; /* N rows: G of each embedding over the classes */
-    int64_t padded;
+    pair_table t; /* embeddings by prototypes */
+    real *target; /* by embedding: the score of its target */
+    double *bend; /* and the slope of that by the cosine, over scale */
     size_t bytes;
 } plan;
+
+static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s);
 
 static plan plan_of(const lk_job *job)
 {
     const options *o = job->options;
     plan p = {.bytes = 0};
-    p.x = pair_units_take(job, &p.bytes, EMBEDDING, o->cos_eps);
-    p.w = pair_units_take(job, &p.bytes, PROTOTYPES, o->cos_eps);
-    p.padded = padded_lanes(p.w.rows);
-    p.slopes = pair_take(job, &p.bytes, (size_t)(p.x.rows * p.padded) * sizeof *p.slopes);
+    p.t.rows = pair_units_take(job, &p.bytes, EMBEDDING, o->cos_eps);
+    p.t.columns = pair_units_take(job, &p.bytes, PROTOTYPES, o->cos_eps);
+    p.t.scale = o->scale;
+    p.t.power = table_power(job, GRAD_OUTPUT);
+    p.t.mend = put_target;
+    table_take(job, &p.bytes, &p.t);
+    const size_t n = (size_t)p.t.rows.rows;
+    p.target = pair_take(job, &p.bytes, n * sizeof *p.target);
+    p.bend = pair_take(job, &p.bytes, n * sizeof *p.bend);
     return p;
 }
 
@@ -68,13 +75,15 @@ static size_t state(const lk_job *job)
 
 static size_t scratch_size(const lk_job *job)
 {
-    return pair_vector_scratch(job);
+    const plan p = plan_of(job);
+    return table_scratch(job, &p.t);
 }
 
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
-    const int64_t others = job->size[pass && pass->input == PROTOTYPES ? 'N' - 'A' : 'C' - 'A'];
-    return others * job->size['D' - 'A'];
+    (void)pass;
+    const plan p = plan_of(job);
+    return table_cost(&p.t);
 }
 
 static double margin_of(const lk_job *job)
@@ -95,7 +104,7 @@ static lk_status check(const lk_job *job, lk_error *error)
                        "prototypes has vectors without components; D must be at least 1");
     lk_status status = pair_check_width(job, error);
     if (status == LK_OK)
-        status = pair_check_memory(job, job->rows, classes, error);
+        status = table_check_memory(job, job->rows, classes, error);
     if (status != LK_OK)
         return status;
     if (o->kind == ARCFACE && !(o->margin >= 0 && o->margin < acos(-1.0)))
@@ -130,22 +139,26 @@ static lk_status check_targets(const lk_job *job, lk_error *error)
 static lk_status prepare(lk_job *job, lk_error *error)
 {
     const plan p = plan_of(job);
-    const int64_t width = p.x.width;
+    const int64_t width = p.t.rows.width;
     const elem *x = job->in[EMBEDDING].data;
     lk_status status = check_targets(job, error);
     if (status != LK_OK)
         return status;
     for (int64_t i = 0; i < job->rows; i++) {
-        if (!counted(job, i))
+        if (!counted(job, i)) {
+            pair_unit_none(&p.t.rows, i);
             continue;
+        }
         int64_t bad = pair_refuses(job) ? elements_nonfinite(x + i * width, width) : -1;
         if (bad >= 0)
             return pair_fail_nonfinite(job, EMBEDDING, i * width + bad, error);
-        pair_unit(&p.x, i, x + i * width);
+        pair_unit(&p.t.rows, i, x + i * width);
+        p.t.first[i] = lk_int(&job->in[TARGETS], i);
+        p.t.span[i] = 1;
         job->counted++;
     }
     job->denominator[0] = (double)job->counted;
-    return pair_units_fill(job, &p.w, PROTOTYPES, error);
+    return pair_units_fill(job, &p.t.columns, PROTOTYPES, NULL, error);
 }
 
 /* The target's cosine under the margin, and the slope of that. */
@@ -160,58 +173,56 @@ static pair_row target_score(int kind, double m, double c)
     return (pair_row){c - m * sin(m), 1};
 }
 
-/* See elements_power: of the factor that all rows share. */
-static int power_of(const lk_job *job)
+static void find_target(const lk_job *job, const plan *p, int64_t i)
 {
     const options *o = job->options;
-    return elements_power(o->scale * (pair_per_row(job) ? 1 : pair_weight(job, GRAD_OUTPUT, 0)));
-}
-
-/* The loss of a row; its slopes by the cosines take the place of its scores. */
-static double row(const lk_job *job, const plan *p, int64_t i)
-{
-    const options *o = job->options;
-    const int64_t y = lk_int(&job->in[TARGETS], i), width = p->x.width;
+    const int64_t y = p->t.first[i], width = p->t.rows.width;
     const elem *x = job->in[EMBEDDING].data, *w = job->in[PROTOTYPES].data;
-    real kept, *z = p->slopes + i * p->padded;
     /* Near 1 the sine keeps only half of the cosine's digits: this one is computed in double. */
     const pair c = pair_cosine(PAIR_SIMILARITY, x + i * width, w + y * width, width, o->cos_eps);
     const pair_row f = target_score(o->kind, margin_of(job), c.value);
-    pair_scores(p->x.h + i * p->x.stride, &p->w, o->scale, z);
-    z[y] = pair_score(o->scale * f.value);
-    pair_softmax r = {.s = z, .padded = p->padded, .at = &y, .positives = 1, .kept = &kept};
-    r.weight = ldexp(o->scale * pair_weight(job, GRAD_OUTPUT, i), -power_of(job));
-    r.slopes = pair_wants_gradient(job);
-    pair_softmax_row(&r);
-    if (r.slopes && r.weight != 0)
-        z[y] = (real)((double)z[y] * f.slope);
-    return r.loss;
+    const real score = (real)(o->scale * f.value);
+    p->target[i] = score + 0 * score; /* NaN if it is not finite, as other scores are */
+    p->bend[i] = f.slope;
+}
+
+static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s)
+{
+    const plan p = plan_of(job);
+    const int64_t y = p.t.first[i];
+    if (p.t.span[i] > 0 && y >= j && y < j + count)
+        s[y - j] = p.target[i];
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const plan p = plan_of(job);
-    (void)scratch;
-    for (int64_t i = first; i < first + count; i++)
-        pair_put(job, block, i, counted(job, i) ? row(job, &p, i) : 0);
+    const int64_t group = table_group(&p.t);
+    for (int64_t i = first, n; i < first + count; i += n) {
+        n = first + count - i < group ? first + count - i : group;
+        for (int64_t r = i; r < i + n; r++)
+            if (counted(job, r))
+                find_target(job, &p, r);
+        const real *s = table_scores(job, &p.t, i, n, scratch);
+        for (int64_t r = i; r < i + n; r++, s += p.t.padded) {
+            const double weight = pair_weight(job, GRAD_OUTPUT, r);
+            const table_target target = {
+                .positives = 1, .weight = ldexp(weight, -p.t.power), .by_positive = p.bend[r]};
+            pair_put(job, block, r, counted(job, r) ? table_softmax(&p.t, r, s, &target) : 0);
+        }
+    }
 }
 
 static void back_embeddings(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
-    const double whole = ldexp(1, power_of(job));
-    for (int64_t i = first; i < first + count; i++)
-        pair_gather_back(&p.x, i, &p.w, p.slopes + i * p.padded, 1, NULL, 0, whole, scratch,
-                         job->grad[EMBEDDING].data);
+    table_back_rows(job, &p.t, EMBEDDING, first, count, scratch);
 }
 
 static void back_prototypes(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
-    const double whole = ldexp(1, power_of(job));
-    for (int64_t k = first; k < first + count; k++)
-        pair_gather_back(&p.w, k, &p.x, p.slopes + k, p.padded, NULL, 0, whole, scratch,
-                         job->grad[PROTOTYPES].data);
+    table_back_columns(job, &p.t, PROTOTYPES, first, count, scratch);
 }
 
 LK_LOSS(margin_softmax) = {

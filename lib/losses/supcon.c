@@ -3,7 +3,7 @@
  * Supervised contrastive loss: every item against all others; those with the same label are its
  * positives.
  */
-#include "rows/units.h"
+#include "rows/table.h"
 
 typedef struct options {
     lk_reduce reduce;
@@ -25,10 +25,10 @@ static const lk_input inputs[] = {PAIR_LABELLED_INPUTS, {0}};
 
 static const lk_output outputs[] = {{0}};
 
-static pair_labelled plan_of(const lk_job *job)
+static labelled plan_of(const lk_job *job)
 {
     const options *o = job->options;
-    return pair_labelled_of(job, o->cos_eps);
+    return labelled_of(job, o->cos_eps, o->temperature, false);
 }
 
 static size_t state(const lk_job *job)
@@ -36,13 +36,26 @@ static size_t state(const lk_job *job)
     return plan_of(job).bytes;
 }
 
+static size_t scratch_size(const lk_job *job)
+{
+    const labelled l = plan_of(job);
+    return table_scratch(job, &l.table);
+}
+
+static int64_t row_cost(const lk_job *job, const lk_pass *pass)
+{
+    (void)pass;
+    const labelled l = plan_of(job);
+    return table_cost(&l.table);
+}
+
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const pair_labelled l = plan_of(job);
-    lk_status status = pair_labelled_fill(job, &l, error);
+    const labelled l = plan_of(job);
+    lk_status status = labelled_fill(job, &l, error);
     double anchors = 0;
     for (int64_t i = 0; status == LK_OK && i < job->rows; i++)
-        anchors += l.count[i] > 1;
+        anchors += l.table.span[i] > 1;
     job->counted = job->rows;
     job->denominator[0] = anchors;
     return status;
@@ -51,31 +64,28 @@ static lk_status prepare(lk_job *job, lk_error *error)
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const options *o = job->options;
-    const pair_labelled l = plan_of(job);
+    const labelled l = plan_of(job);
+    const pair_table *t = &l.table;
     const double factor = isnan(o->base_temperature) ? 1 : o->temperature / o->base_temperature;
-    int64_t *at = scratch;
-    for (int64_t i = first; i < first + count; i++) {
-        pair_softmax r = {.s = l.slopes + i * l.padded, .padded = l.padded, .at = at};
-        r.positives = pair_positives(&l, i, at);
-        r.kept = (real *)(at + job->rows);
-        r.weight = factor * pair_weight(job, LABELS_GRAD_OUTPUT, 0);
-        r.slopes = pair_wants_gradient(job);
-        if (r.positives == 0) { /* no anchor; the state is zero already */
-            pair_put(job, block, i, 0);
-            continue;
+    const int64_t group = table_group(t);
+    for (int64_t i = first, n; i < first + count; i += n) {
+        n = first + count - i < group ? first + count - i : group;
+        const real *s = table_scores(job, t, i, n, scratch);
+        for (int64_t r = 0; r < n; r++) {
+            const table_target target = {.positives = (double)(t->span[i + r] - 1),
+                                         .weight = factor * pair_weight(job, LABELS_GRAD_OUTPUT, 0),
+                                         .by_positive = 1};
+            if (target.positives > 0) /* else no anchor; its slopes are 0 already */
+                pair_put(job, block, i + r,
+                         factor * table_softmax(t, i + r, s + r * t->padded, &target));
         }
-        pair_scores(l.u.h + i * l.u.stride, &l.u, 1 / o->temperature, r.s);
-        r.s[i] = -(real)INFINITY;
-        pair_softmax_row(&r);
-        pair_put(job, block, i, factor * r.loss);
     }
 }
 
 static void back(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
-    const options *o = job->options;
-    const pair_labelled l = plan_of(job);
-    pair_labelled_back(job, &l, o->temperature, first, count, scratch);
+    const labelled l = plan_of(job);
+    table_back_rows(job, &l.table, EMBEDDINGS, first, count, scratch);
 }
 
 LK_LOSS(supcon) = {
@@ -99,11 +109,11 @@ LK_LOSS(supcon) = {
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "N",
-    .row_cost = pair_labelled_cost,
-    .check = pair_labelled_check,
+    .row_cost = row_cost,
+    .check = labelled_check,
     .state = state,
     .prepare = prepare,
-    .scratch = pair_labelled_scratch,
+    .scratch = scratch_size,
     .rows = rows,
     .passes = {{EMBEDDINGS, back}},
 };
