@@ -143,6 +143,49 @@ def cross_entropy(rows: int, classes: int, dtype: torch.dtype = torch.float32) -
                 {"logits": logits, "targets": targets}, ["logits"])
 
 
+def vectors(rows: int, width: int, spread: float = 1.0) -> torch.Tensor:
+    """Embeddings with something in common, as trained ones have."""
+    return torch.randn(width) + spread * torch.randn(rows, width)
+
+
+def info_nce(rows: int, width: int) -> Case:
+    def function(a: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        scores = F.normalize(a) @ F.normalize(c).T / 0.05
+        return F.cross_entropy(scores, torch.arange(rows))
+
+    return Case("info_nce", f"{rows}x{width}", function,
+                {"anchors": vectors(rows, width), "candidates": vectors(rows, width)},
+                ["anchors", "candidates"])
+
+
+def supcon(rows: int, width: int) -> Case:
+    def function(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        unit = F.normalize(x)
+        others = ~torch.eye(rows, dtype=torch.bool)
+        positives = (labels[:, None] == labels[None, :]) & others
+        scores = unit @ unit.T / 0.1
+        log_p = scores - scores.masked_fill(~others, -torch.inf).logsumexp(1, keepdim=True)
+        count = positives.sum(1)
+        means = (log_p * positives).sum(1)[count > 0] / count[count > 0]
+        return -means.mean()
+
+    return Case("supcon", f"{rows}x{width}", function,
+                {"embeddings": vectors(rows, width), "labels": torch.randint(rows // 8, (rows,))},
+                ["embeddings"])
+
+
+def margin_softmax(rows: int, classes: int, width: int) -> Case:
+    def function(x: torch.Tensor, w: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        cosines = F.normalize(x) @ F.normalize(w).T
+        margins = 0.35 * F.one_hot(targets, classes)
+        return F.cross_entropy(64 * (cosines - margins), targets)
+
+    return Case("margin_softmax", f"{rows}x{classes}", function,
+                {"embeddings": vectors(rows, width), "prototypes": vectors(classes, width),
+                 "targets": torch.randint(classes, (rows,))},
+                ["embeddings", "prototypes"], kind="cosface")
+
+
 def cases() -> list[Case]:
     n = (4096, 1024)
     a, b, v = torch.randn(n), torch.randn(n), {"batch": 4096, "width": 1024}
@@ -178,6 +221,9 @@ def cases() -> list[Case]:
         Case("triplet", name, F.triplet_margin_loss,
              {"anchor": a, "positive": b, "negative": torch.randn(n)},
              ["anchor", "positive", "negative"]),
+        info_nce(1024, 768),
+        supcon(2048, 768),
+        margin_softmax(256, 10000, 512),
         Case("ctc", f"{batch}x{steps}x{classes}", ctc,
              {"logits": scores, "targets": words, "input_lengths": lengths,
               "target_lengths": sizes}, ["logits"]),
@@ -216,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--losskit", default="build/release/liblosskit.so.0")
     parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--only", help="the losses to compare, separated by commas; default all")
     a = parser.parse_args()
     torch.manual_seed(1)
     library = Losskit(a.losskit)
@@ -224,6 +271,8 @@ def main() -> None:
     print(f"{'':18} {'':12} {'one thread':>32} {'two threads':>32}")
     print(f"{'loss':18} {'shape':12} " + f"{'PyTorch':>11} {'losskit':>11} {'':>8} " * 2)
     for case in cases():
+        if a.only and case.loss not in a.only.split(","):
+            continue
         line = f"{case.loss:18} {case.shape:12} "
         for threads in (1, 2):
             theirs, mine = compare(case, library, threads, a.pairs)
