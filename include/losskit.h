@@ -190,7 +190,9 @@ enum {
  * that has the letter. `*` is any number of leading sizes, the same in every tensor that has it. A
  * letter with `@option` is an axis whose position is the value of that integer option (-1: the
  * position in the pattern). `1` is a size of 1. "" is a single number; shape [1] is accepted too.
- * "loss" is the shape of the output `loss`. */
+ * `*-` is `*` without its last axis. "~ *" is any shape that broadcasts to that of `*`: axes are
+ * aligned from the right, each size is 1 or that of `*`, and missing axes count as 1. "loss" is the
+ * shape of the output `loss`. */
 typedef struct lk_form {
     const char *shape;
     unsigned dtypes;

@@ -169,12 +169,40 @@ static const char *axis_text(const single *s, char to[64])
     return to;
 }
 
+/* The error of an input that does not broadcast. LK_OK: it need not. */
+static lk_status check_spread(const single *s, int i, lk_error *error)
+{
+    const lk_description *is = &s->call.loss->is;
+    const lk_tensor *t = &s->given[i];
+    lk_tensor to;
+    char shape[LK_SHAPE_TEXT], all[LK_SHAPE_TEXT];
+    const int axis = lk_shape_misfit(is->inputs[i].forms[0].shape, t, &s->sizes, is->options,
+                                     s->call.options, &to);
+    if (axis < 0 || axis == t->rank)
+        return LK_OK;
+    const char *const name = is->inputs[i].name;
+    if (t->rank > to.rank)
+        return lk_error_set(error, LK_RANK_MISMATCH, name,
+                            "%s has shape %s; it must broadcast to %s, which has fewer axes", name,
+                            lk_shape_text(t, shape), lk_shape_text(&to, all));
+    const int64_t size = to.shape[to.rank - t->rank + axis];
+    char sizes[32] = "1";
+    if (size != 1)
+        snprintf(sizes, sizeof sizes, "1 or %lld", (long long)size);
+    return lk_error_set(error, LK_SHAPE_MISMATCH, name,
+                        "%s has shape %s; to broadcast to %s, its axis %d must be %s", name,
+                        lk_shape_text(t, shape), lk_shape_text(&to, all), axis, sizes);
+}
+
 static lk_status no_form(const single *s, int i, lk_error *error)
 {
     const lk_input *input = &s->call.loss->is.inputs[i];
     const lk_tensor *t = &s->given[i];
     const char *pattern[3];
     int forms = patterns(s, input, pattern), by_rank = -1;
+    const lk_status spread = check_spread(s, i, error);
+    if (spread != LK_OK)
+        return spread;
     char list[80], is[LK_SHAPE_TEXT], one[LK_SHAPE_TEXT], all[3 * LK_SHAPE_TEXT] = "", axis[64];
     for (int f = forms - 1; f >= 0; f--)
         if (lk_shape_rank(pattern[f], t->rank, &s->sizes))

@@ -8,7 +8,9 @@
 
 /* A parsed pattern. */
 typedef struct pattern {
+    bool spreads; /* "~": what is repeated to that shape */
     bool star;
+    bool cut; /* "*-" */
     int letters;
     char letter[LK_MAX_RANK];
     int64_t axis[LK_MAX_RANK]; /* of the letter, by an option; -1: in the order of the pattern */
@@ -19,8 +21,11 @@ static pattern take_apart(const char *text, const lk_field *fields, const void *
     pattern p = {0};
     while (*text != '\0') {
         size_t length = strcspn(text, " ");
-        if (*text == '*') {
+        if (*text == '~') {
+            p.spreads = true;
+        } else if (*text == '*') {
             p.star = true;
+            p.cut = text[1] == '-';
         } else {
             int64_t axis = -1;
             if (length > 2 && text[1] == '@' && fields)
@@ -50,6 +55,18 @@ static int64_t size_of(const pattern *p, int i, const lk_sizes *sizes)
     return p->letter[i] == '1' ? 1 : sizes->size[p->letter[i] - 'A'];
 }
 
+/* How many leading sizes the star stands for: -1 if it is not bound, -2 if there is no axis to
+ * leave out. */
+static int leads_of(const pattern *p, const lk_sizes *sizes)
+{
+    if (!p->star)
+        return 0;
+    return sizes->lead_rank < 0   ? -1
+           : !p->cut              ? sizes->lead_rank
+           : sizes->lead_rank > 0 ? sizes->lead_rank - 1
+                                  : -2;
+}
+
 void lk_sizes_clear(lk_sizes *sizes)
 {
     sizes->lead_rank = -1;
@@ -60,10 +77,24 @@ void lk_sizes_clear(lk_sizes *sizes)
 bool lk_shape_rank(const char *text, int rank, const lk_sizes *sizes)
 {
     pattern p = take_apart(text, NULL, NULL);
-    int lead = rank - p.letters;
-    if (!p.star)
-        return lead == 0;
-    return lead >= 0 && (sizes->lead_rank < 0 || sizes->lead_rank == lead);
+    const int lead = rank - p.letters, leads = leads_of(&p, sizes);
+    if (p.spreads)
+        return lead <= leads;
+    return leads == -1 ? lead >= 0 : lead == leads;
+}
+
+int lk_shape_misfit(const char *text, const lk_tensor *shape, const lk_sizes *sizes,
+                    const lk_field *fields, const void *options, lk_tensor *to)
+{
+    const pattern p = take_apart(text, fields, options);
+    if (!p.spreads || !lk_shape_make(text, sizes, fields, options, to))
+        return -1;
+    const int missing = to->rank - shape->rank;
+    for (int axis = 0; axis < shape->rank; axis++)
+        if (missing + axis < 0 ||
+            (shape->shape[axis] != 1 && shape->shape[axis] != to->shape[missing + axis]))
+            return axis;
+    return shape->rank;
 }
 
 bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_sizes *sizes,
@@ -71,9 +102,12 @@ bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_size
 {
     pattern p = take_apart(text, fields, options);
     lk_sizes bound = *sizes;
+    lk_tensor to;
     bool one = shape->rank == 1 && shape->shape[0] == 1;
-    if (!exact && one && p.letters == 0 && (!p.star || sizes->lead_rank == 0))
+    if (!exact && one && p.letters == 0 && leads_of(&p, sizes) == 0)
         return true;
+    if (p.spreads)
+        return lk_shape_misfit(text, shape, sizes, fields, options, &to) == shape->rank;
     if (!lk_shape_rank(text, shape->rank, sizes))
         return false;
 
@@ -101,7 +135,7 @@ bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_size
             return false;
         bound.lead[lead++] = shape->shape[axis];
     }
-    if (p.star)
+    if (p.star && !p.cut)
         bound.lead_rank = lead;
     *sizes = bound;
     return true;
@@ -112,7 +146,7 @@ bool lk_shape_make(const char *text, const lk_sizes *sizes, const lk_field *fiel
 {
     pattern p = take_apart(text, fields, options);
     bool taken[LK_MAX_RANK] = {false};
-    int leads = p.star ? sizes->lead_rank : 0, lead = 0;
+    int leads = leads_of(&p, sizes), lead = 0;
     if (leads < 0 || leads + p.letters > LK_MAX_RANK)
         return false;
     shape->rank = leads + p.letters;
@@ -148,11 +182,16 @@ const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT])
 const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT])
 {
     pattern p = take_apart(text, NULL, NULL);
+    const int leads = leads_of(&p, sizes);
     size_t used = 0;
+    if (leads == -2) {
+        snprintf(to, LK_SHAPE_TEXT, "left out, since there is no last axis");
+        return to;
+    }
     to[used++] = '[';
-    if (p.star && sizes->lead_rank < 0)
+    if (leads < 0)
         used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "*,");
-    for (int i = 0; p.star && i < sizes->lead_rank && used < LK_SHAPE_TEXT - 24; i++)
+    for (int i = 0; i < leads && used < LK_SHAPE_TEXT - 24; i++)
         used +=
             (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%lld,", (long long)sizes->lead[i]);
     for (int i = 0; i < p.letters && used < LK_SHAPE_TEXT - 24; i++) {

@@ -39,13 +39,16 @@ static json_t *pattern(const char *shape)
 {
     char text[256]; /* no pattern of the library is that long */
     size_t size = 0;
+    const bool spreads = *shape == '~', cut = strchr(shape, '-') != NULL;
+    shape += spreads ? strlen("~ ") : 0;
     for (; *shape != '\0' && size < sizeof text; shape++) {
         if (*shape == '@')
             shape += strcspn(shape, " ") - 1;
-        else
+        else if (*shape != '-')
             text[size++] = *shape == ' ' ? ',' : *shape;
     }
-    return json_sprintf("[%.*s]", (int)size, text);
+    return json_sprintf("%s[%.*s]%s", spreads ? "broadcasts to " : "", (int)size, text,
+                        cut ? " without its last axis" : "");
 }
 
 static json_t *input_json(const lk_input *in)

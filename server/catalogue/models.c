@@ -79,7 +79,8 @@ static json_t *dims(const lk_description *is, const char *pattern)
         pattern = is->loss_shape ? is->loss_shape : "";
     for (const char *word = pattern; *word != '\0';) {
         const size_t length = strcspn(word, " ");
-        json_array_append_new(sizes, json_integer(length == 1 && *word == '1' ? 1 : -1));
+        if (*word != '~') /* any shape that broadcasts to what follows */
+            json_array_append_new(sizes, json_integer(length == 1 && *word == '1' ? 1 : -1));
         word += length + (word[length] == ' ');
     }
     return sizes;

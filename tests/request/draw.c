@@ -37,10 +37,12 @@ static void shape_of(const sample *s, const char *pattern, const sizes *z, lk_te
 {
     int64_t moved[LK_MAX_RANK];
     int fixed[LK_MAX_RANK], n = 0, letters = 0;
-    bool star = false;
+    int leads = 0;
     for (const char *p = pattern; *p; p += strcspn(p, " "), p += strspn(p, " ")) {
+        if (*p == '~')
+            continue;
         if (*p == '*') {
-            star = true;
+            leads = z->leads - (p[1] == '-' && z->leads > 0);
             continue;
         }
         if (*p == '1') {
@@ -51,7 +53,7 @@ static void shape_of(const sample *s, const char *pattern, const sizes *z, lk_te
         fixed[letters] = p[1] == '@' ? atoi(option_value(s, p + 2, strcspn(p + 2, " "))) : -1;
         moved[letters++] = z->letter[*p - 'A'];
     }
-    t->rank = (star ? z->leads : 0) + letters;
+    t->rank = leads + letters;
     bool taken[LK_MAX_RANK] = {false};
     for (int i = 0; i < letters; i++) {
         int axis = fixed[i] >= 0 && fixed[i] < t->rank ? fixed[i] : t->rank - letters + i;
@@ -61,6 +63,11 @@ static void shape_of(const sample *s, const char *pattern, const sizes *z, lk_te
     for (int axis = 0; axis < t->rank; axis++)
         if (!taken[axis])
             t->shape[axis] = n < z->leads ? z->lead[n++] : 1;
+    const int missing =
+        *pattern == '~' && t->rank > 0 && chance(0.5) ? random_below(t->rank + 1) : 0;
+    t->rank -= missing;
+    for (int axis = 0; *pattern == '~' && axis < t->rank; axis++)
+        t->shape[axis] = chance(0.3) ? 1 : t->shape[axis + missing];
 }
 
 static lk_dtype random_dtype(unsigned set)

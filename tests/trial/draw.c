@@ -301,6 +301,19 @@ static lk_status try_check(const trial *t, lk_error *error)
     return status;
 }
 
+/* Make the pattern of an input that broadcasts that of one shape which does: some of the leading
+ * sizes, which are all there are, by their labels, or 1 in their place. */
+static void draw_spread(const trial *t, trial_input *in)
+{
+    const int missing = (int)random_int(0, chance(0.5) ? 0 : t->lead_rank);
+    char *to = in->pattern;
+    for (int k = missing; k < t->lead_rank; k++) {
+        *to++ = chance(0.3) ? '1' : (char)('a' + k);
+        *to++ = ' ';
+    }
+    *(to > in->pattern ? to - 1 : to) = '\0';
+}
+
 /* Choose whether input i is given, and its form. */
 static bool draw_form(trial *t, int i)
 {
@@ -312,11 +325,16 @@ static bool draw_form(trial *t, int i)
     while (forms < 3 && in->is->forms[forms].shape)
         forms++;
     int64_t form = random_int(0, forms - 1);
-    in->pattern = in->is->forms[form].shape;
+    snprintf(in->pattern, sizeof in->pattern, "%s", in->is->forms[form].shape);
+    if (*in->pattern == '~')
+        draw_spread(t, in);
     unsigned dtypes = in->is->forms[form].dtypes;
     bool follows = (in->is->flags & LK_DIFFERENTIABLE) && ((dtypes >> t->element) & 1u);
     in->type = follows ? t->element : draw_dtype(dtypes);
-    return lay_out(t, in->pattern, &in->at);
+    if (lay_out(t, in->pattern, &in->at))
+        return true;
+    in->given = false;
+    return in->is->flags & LK_OPTIONAL;
 }
 
 /* The values of an input that is given. */

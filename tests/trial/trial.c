@@ -4,6 +4,7 @@
  */
 #include "tests/trial/trial.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,20 +53,19 @@ const char *loss_pattern(const trial *t)
     return "";
 }
 
-/* The shape of a pattern with the trial's sizes. False if an option gives an axis an invalid
- * position. */
+/* The shape of a pattern with the trial's sizes: one of losskit.h, or one with single leading sizes
+ * by their labels. False if there is no such shape: an option gives an axis an invalid position. */
 bool lay_out(const trial *t, const char *pattern, layout *to)
 {
     char letters[LK_MAX_RANK + 1];
-    int axis[LK_MAX_RANK], n = 0;
-    bool star = false;
+    int axis[LK_MAX_RANK], n = 0, leads = 0;
     if (strcmp(pattern, "loss") == 0)
         pattern = loss_pattern(t);
     for (const char *p = pattern; *p;) {
         size_t length = strcspn(p, " ");
         if (*p == '*') {
-            star = true;
-        } else {
+            leads = t->lead_rank - (p[1] == '-');
+        } else if (*p != '~') {
             axis[n] = -1;
             if (length > 2 && p[1] == '@') {
                 char name[64];
@@ -76,19 +76,21 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
         }
         p += length + strspn(p + length, " ");
     }
-    *to = (layout){.rank = n + (star ? t->lead_rank : 0), .count = 1};
-    if (to->rank > LK_MAX_RANK)
+    *to = (layout){.rank = n + leads, .count = 1};
+    if (to->rank > LK_MAX_RANK || leads < 0)
         return false;
     for (int i = 0; i < n; i++) {
         int k = axis[i] < 0 ? to->rank - n + i : axis[i];
         if (k >= to->rank || to->owner[k])
             return false;
         to->owner[k] = letters[i];
-        to->shape[k] = letters[i] == '1' ? 1 : t->size[letters[i] - 'A'];
+        to->shape[k] = letters[i] == '1'     ? 1
+                       : islower(letters[i]) ? t->lead[letters[i] - 'a']
+                                             : t->size[letters[i] - 'A'];
     }
     for (int k = 0, lead = 0; k < to->rank; k++) {
         if (!to->owner[k]) {
-            to->owner[k] = '*';
+            to->owner[k] = (char)('a' + lead);
             to->shape[k] = t->lead[lead++];
         }
         to->count *= to->shape[k];
@@ -124,13 +126,12 @@ int64_t ravel(const layout *at, const int64_t index[LK_MAX_RANK])
 static int row_axes(const trial *t, const layout *at, int axes[LK_MAX_RANK])
 {
     layout rows;
-    int lead = 0;
     if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows))
         return -1;
     for (int k = 0; k < rows.rank; k++) {
-        int found = -1, skip = rows.owner[k] == '*' ? lead++ : 0;
+        int found = -1;
         for (int a = 0; a < at->rank && found < 0; a++)
-            if (at->owner[a] == rows.owner[k] && skip-- == 0)
+            if (at->owner[a] == rows.owner[k])
                 found = a;
         if (found < 0)
             return -1;
@@ -218,7 +219,7 @@ trial trial_pick(const trial *t, const int64_t *slices, int64_t n)
     trial to = *t;
     layout rows;
     lay_out(t, t->is->loss_shape, &rows);
-    if (rows.owner[0] == '*')
+    if (islower(rows.owner[0]))
         to.lead[0] = n;
     else
         to.size[rows.owner[0] - 'A'] = n;
@@ -315,7 +316,7 @@ trial_input *trial_add(trial *t, const char *name, lk_dtype type, double value)
             continue;
         free(in->x);
         *in = (trial_input){.is = in->is, .given = true, .type = type};
-        in->pattern = in->is->forms[0].shape;
+        snprintf(in->pattern, sizeof in->pattern, "%s", in->is->forms[0].shape);
         if (!lay_out(t, in->pattern, &in->at))
             in->at = (layout){0};
         in->x = new_doubles(in->at.count);

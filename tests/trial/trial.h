@@ -20,7 +20,8 @@ enum { TRIAL_INPUTS = 20, TRIAL_OPTIONS = 64, TRIAL_OUTPUTS = 48, TRIAL_NAME = 4
 
 /* Trials: trial.c. */
 
-/* A shape whose axes are labelled by the pattern: '*' or a letter. */
+/* A shape whose axes are labelled by the pattern: its letters, and for a leading size `a`, `b`, ...
+ */
 typedef struct layout {
     int rank;
     int64_t shape[LK_MAX_RANK];
@@ -32,7 +33,7 @@ typedef struct trial_input {
     const lk_input *is;
     bool given;
     lk_dtype type;
-    const char *pattern;
+    char pattern[TRIAL_NAME];
     layout at;
     double *x;
 } trial_input;

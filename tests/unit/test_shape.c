@@ -156,6 +156,82 @@ static void test_ranks(void **state)
     assert_false(lk_shape_rank("* C", 2, &sizes));
 }
 
+/* "*-": the leading sizes but the last one. */
+static void test_cut(void **state)
+{
+    (void)state;
+    lk_sizes_clear(&sizes);
+    assert_true(bind("*", SHAPE(2, 3, 5)));
+    assert_true(lk_shape_rank("*-", 2, &sizes));
+    assert_false(lk_shape_rank("*-", 3, &sizes));
+    assert_true(bind("*-", SHAPE(2, 3)));
+    assert_false(bind("*-", SHAPE(2, 5)));
+    assert_false(bind("*-", SHAPE(2, 3, 5)));
+    assert_int_equal(sizes.lead_rank, 3);
+    assert_makes(-1, "*-", "[2,3]");
+    assert_makes(-1, "*", "[2,3,5]");
+    lk_sizes_clear(&sizes);
+    assert_true(bind("*", SHAPE(7)));
+    assert_true(bind("*-", number));
+    const lk_tensor one = SHAPE(1), seven = SHAPE(7);
+    assert_true(lk_shape_bind("*-", &one, false, &sizes, fields, NULL));
+    assert_false(lk_shape_bind("*-", &seven, false, &sizes, fields, NULL));
+    lk_sizes_clear(&sizes);
+    assert_true(bind("*", number)); /* which has no axis to leave out */
+    lk_tensor made;
+    assert_false(bind("*-", number));
+    assert_false(lk_shape_bind("*-", &one, false, &sizes, fields, NULL));
+    assert_false(lk_shape_make("*-", &sizes, fields, &(axes){-1}, &made));
+}
+
+/* "~ *": what broadcasts. */
+static void test_spread(void **state)
+{
+    (void)state;
+    const struct {
+        lk_tensor shape;
+        int misfit; /* the axis; as the rank: none */
+    } cases[] = {
+        {{NULL, LK_F32, 0, {0}}, 0},
+        {SHAPE(1), 1},
+        {SHAPE(5), 1},
+        {SHAPE(4), 0},
+        {SHAPE(3, 5), 2},
+        {SHAPE(3, 1), 2},
+        {SHAPE(1, 5), 2},
+        {SHAPE(5, 3), 0},
+        {SHAPE(3, 3), 1},
+        {SHAPE(2, 3, 5), 3},
+        {SHAPE(1, 1, 1), 3},
+        {SHAPE(2, 1, 5), 3},
+        {SHAPE(3, 3, 5), 0},
+        {SHAPE(1, 2, 3, 5), 0},
+        {SHAPE(0), 0},
+    };
+    lk_tensor to;
+    lk_sizes_clear(&sizes);
+    assert_false(bind("~ *", SHAPE(1))); /* nothing is bound */
+    assert_int_equal(lk_shape_misfit("*", &cases[1].shape, &sizes, fields, NULL, &to), -1);
+    assert_true(bind("*", SHAPE(2, 3, 5)));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const lk_tensor *t = &cases[i].shape;
+        assert_int_equal(bind("~ *", *t), cases[i].misfit == t->rank);
+        assert_int_equal(lk_shape_misfit("~ *", t, &sizes, fields, NULL, &to), cases[i].misfit);
+        assert_int_equal(lk_shape_rank("~ *", t->rank, &sizes), t->rank < 4);
+    }
+    assert_makes(-1, "*", "[2,3,5]"); /* it binds nothing */
+    lk_sizes_clear(&sizes);
+    assert_true(bind("*", SHAPE(0, 3)));
+    assert_true(bind("~ *", SHAPE(1, 3)));
+    assert_false(bind("~ *", SHAPE(2, 3)));
+    lk_sizes_clear(&sizes);
+    assert_true(bind("*", number));
+    assert_true(bind("~ *", number));
+    assert_false(bind("~ *", SHAPE(1)));
+    const lk_tensor one = SHAPE(1);
+    assert_true(lk_shape_bind("~ *", &one, false, &sizes, fields, NULL));
+}
+
 static void test_texts(void **state)
 {
     (void)state;
@@ -174,8 +250,14 @@ static void test_texts(void **state)
     assert_string_equal(lk_pattern_text("* C@class_dim", &sizes, text), "[*,C]");
     assert_string_equal(lk_pattern_text("", &sizes, text), "[]");
     assert_string_equal(lk_pattern_text("*", &sizes, text), "[*]");
+    assert_string_equal(lk_pattern_text("*-", &sizes, text), "[*]");
+    sizes.lead_rank = 0;
+    assert_string_equal(lk_pattern_text("*-", &sizes, text),
+                        "left out, since there is no last axis");
+    lk_sizes_clear(&sizes);
     assert_true(bind("* C", SHAPE(2, 3, 5)));
     assert_string_equal(lk_pattern_text("* C D", &sizes, text), "[2,3,5,D]");
+    assert_string_equal(lk_pattern_text("*-", &sizes, text), "[2]");
     for (int i = 0; i < 26; i++)
         sizes.size[i] = INT64_MAX;
     sizes.lead_rank = LK_MAX_RANK;
@@ -190,6 +272,7 @@ int main(void)
         cmocka_unit_test(test_letters),    cmocka_unit_test(test_failure_binds_nothing),
         cmocka_unit_test(test_star),       cmocka_unit_test(test_option_axis),
         cmocka_unit_test(test_one_number), cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_cut),        cmocka_unit_test(test_spread),
         cmocka_unit_test(test_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
