@@ -248,8 +248,8 @@ LK_INLINE vec v_tanh_slope(vec u)
     return v_set(4) * e / ((one + e) * (one + e));
 }
 
-/* n ln 2 + log(1 + f) + tail, for 1 + f from sqrt(1/2) to sqrt(2) and a small tail. */
-LK_INLINE vec vm_log_sum(vec n, vec f, vec tail)
+/* log(1 + f) - f + tail, for 1 + f from sqrt(1/2) to sqrt(2) and a small tail. */
+LK_INLINE vec vm_log_rest(vec f, vec tail)
 {
     vec square = f * f;
     /* (log(1 + f) - f + f^2/2) / f^3, even and odd powers apart for a shorter chain. */
@@ -284,9 +284,13 @@ LK_INLINE vec vm_log_sum(vec n, vec f, vec tail)
     odd = v_fma(odd, square, v_set(-0x1.000228p-2f));
 #endif
     vec p = v_fma(odd, f, even);
-    vec rest = v_fma(square, v_fma(f, p, v_set((real)-0.5)), tail);
-    /* The product is exact, so that what the sum drops is known too. */
-    vec sum = v_fma(n, v_set(VM_LN2_HI), f);
+    return v_fma(square, v_fma(f, p, v_set((real)-0.5)), tail);
+}
+
+/* n ln 2 + log(1 + f) + tail. The product is exact, so that what the sum drops is known too. */
+LK_INLINE vec vm_log_sum(vec n, vec f, vec tail)
+{
+    vec rest = vm_log_rest(f, tail), sum = v_fma(n, v_set(VM_LN2_HI), f);
     vec dropped = v_fma(n, v_set(VM_LN2_HI), -sum) + f;
     return sum + (dropped + rest);
 }
@@ -305,15 +309,21 @@ LK_INLINE vec vm_log_exponent(uvec bits)
     return n - v_set((real)((ulane)1 << VM_FRACTION_BITS) + VM_BIAS);
 }
 
-LK_INLINE vec v_log(vec x)
+/* The n and f of x = 2^n (1 + f), for x > 0. */
+LK_INLINE vec vm_log_parts(vec x, vec *n)
 {
     mask subnormal = x < v_set(VM_MIN_NORMAL);
     const real lift = VM_FRACTION_BITS + 1;
     vec u = v_select(subnormal, x * v_set(2 * (real)((ulane)1 << VM_FRACTION_BITS)), x);
     uvec bits = vm_log_bits(u);
-    vec n = vm_log_exponent(bits) - v_where(subnormal, v_set(lift));
+    *n = vm_log_exponent(bits) - v_where(subnormal, v_set(lift));
     uvec fraction = bits & (((ulane)1 << VM_FRACTION_BITS) - 1);
-    vec f = (vec)(fraction + VM_SQRT_HALF) - v_set(1);
+    return (vec)(fraction + VM_SQRT_HALF) - v_set(1);
+}
+
+LK_INLINE vec v_log(vec x)
+{
+    vec n, f = vm_log_parts(x, &n);
     vec y = vm_log_sum(n, f, n * v_set(VM_LN2_LO));
     mask inside = (x > v_set(0)) & (x < v_set((real)INFINITY));
     vec outside = v_select(x < v_set(0), v_set((real)NAN), x);
@@ -339,6 +349,50 @@ LK_INLINE vec v_log1p(vec x)
     vec outside = v_select(x < v_set(-1), v_set((real)NAN), x);
     outside = v_select(x == v_set(-1), v_set((real)-INFINITY), outside);
     return vm_sign(v_select(inside, y, outside), x);
+}
+
+/* log(1 + x) for 0 <= x <= 1, and NaN: the results of v_log1p at less cost, for n is 0 or 1. */
+LK_INLINE vec v_log1p_small(vec x)
+{
+    const ulane least = VM_SQRT_HALF + ((ulane)1 << VM_FRACTION_BITS);
+    real root;
+    memcpy(&root, &least, sizeof root);
+    const mask halved = v_set(1) + x >= v_set(root);
+    const vec half = v_set((real)0.5), b = half * x, a = b - half;
+    const vec f = v_select(halved, a, x), dropped = v_where(halved, b - (a + half));
+    const vec tail = v_where(halved, v_set(VM_LN2_LO)) + v_fma(-dropped, f, dropped);
+    const vec rest = vm_log_rest(f, tail), high = v_where(halved, v_set(VM_LN2_HI));
+    const vec sum = high + f;
+    return sum + (((high - sum) + f) + rest);
+}
+
+/* Powers of x > 0 from its logarithm in two parts: as one real, that of a small x would lack the
+ * digits that an exponent makes count. The upper part has half the digits of a real, so that its
+ * product with as many is exact. */
+typedef struct v_logarithm {
+    vec upper, lower;
+} v_logarithm;
+
+LK_INLINE vec vm_upper_half(vec x)
+{
+    return (vec)((uvec)x & ~(((ulane)1 << (VM_FRACTION_BITS + 2) / 2) - 1));
+}
+
+LK_INLINE v_logarithm v_log_long(vec x)
+{
+    vec n, f = vm_log_parts(x, &n);
+    vec sum = v_fma(n, v_set(VM_LN2_HI), f), dropped = v_fma(n, v_set(VM_LN2_HI), -sum) + f;
+    vec upper = vm_upper_half(sum);
+    return (v_logarithm){upper, (sum - upper) + (dropped + vm_log_rest(f, n * v_set(VM_LN2_LO)))};
+}
+
+/* x^g, within 2 + |g|/4 ulp. */
+LK_INLINE vec v_pow_long(v_logarithm x, real g)
+{
+    const vec most = vm_upper_half(v_set(g)), rest = v_set(g) - most;
+    vec exact = x.upper * most, small = x.upper * rest + x.lower * v_set(g);
+    vec sum = exact + small, y = v_exp(sum);
+    return v_fma(y, small - (sum - exact), y);
 }
 
 /* One real. */

@@ -95,6 +95,16 @@ static __attribute__((noinline)) void block_exp_small(const real *x, real *y)
     }
 }
 
+static __attribute__((noinline)) void block_log1p_small(const real *x, real *y)
+{
+    for (int i = 0; i < BLOCK; i += LANES) {
+        vec v;
+        memcpy(&v, x + i, sizeof v);
+        v = v_log1p_small(v);
+        memcpy(y + i, &v, sizeof v);
+    }
+}
+
 static const struct function {
     const char *name;
     void (*block)(const real *x, real *y);
@@ -152,6 +162,12 @@ static void check_block(const struct function *f, const real *x, struct worst *w
     f->block(x, y);
     for (int i = 0; i < BLOCK; i++)
         check_value(f, x[i], y[i], worst);
+    if (f->block == block_log1p) {
+        block_log1p_small(x, small);
+        for (int i = 0; i < BLOCK; i++)
+            if (((x[i] >= 0 && x[i] <= 1) || isnan(x[i])) && !same_bits(y[i] + 0, small[i] + 0))
+                fail_at("log1p_small", x[i], small[i], y[i]);
+    }
     if (f->block != block_exp)
         return;
     block_exp_nonpos(x, nonpos);
@@ -288,6 +304,58 @@ static void test_thresholds(void **state)
     }
 }
 
+static uint64_t random_state;
+
+/* xorshift64* */
+static uint64_t random_bits(void)
+{
+    random_state ^= random_state >> 12;
+    random_state ^= random_state << 25;
+    random_state ^= random_state >> 27;
+    return random_state * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+static double random_share(void)
+{
+    return ((double)(random_bits() >> 11) + 0.5) * 0x1p-53;
+}
+
+/* Powers of numbers in (0, 1], for one exponent after the other. */
+static __attribute__((noinline)) void block_pow_long(const real *x, real g, real *y)
+{
+    for (int i = 0; i < BLOCK; i += LANES) {
+        vec v;
+        memcpy(&v, x + i, sizeof v);
+        v = v_pow_long(v_log_long(v), g);
+        memcpy(y + i, &v, sizeof v);
+    }
+}
+
+static void test_powers(void **state)
+{
+    (void)state;
+    static real x[BLOCK], y[BLOCK];
+    wider worst = 0;
+    random_state = 1;
+    for (int round = 0; round < 400; round++) {
+        const real g =
+            (real)(round % 2 ? random_share() * 4 - 1 : ldexp(random_share(), round % 9));
+        for (int i = 0; i < BLOCK; i++)
+            x[i] = i == 0 ? 1 : (real)ldexp(random_share(), -(i % 3 ? i % 2 : i % 60));
+        block_pow_long(x, g, y);
+        for (int i = 0; i < BLOCK; i++) {
+            const wider exact = WIDER(pow)(x[i], g);
+            if (exact < (wider)VM_MIN_NORMAL)
+                continue;
+            const wider error = WIDER(fabs)((wider)y[i] - exact) / unit(exact);
+            if (!(error < 2 + WIDER(fabs)(g) / 4))
+                fail_at("pow_long", x[i], y[i], exact);
+            worst = error > worst && g < 4 ? error : worst;
+        }
+    }
+    print_message("powers with exponents below 4: %.4f ulp\n", (double)worst);
+}
+
 #if defined(LK_ELEMENT_F32)
 
 static void test_accuracy(void **state)
@@ -309,17 +377,6 @@ static void test_accuracy(void **state)
 }
 
 #else
-
-static uint64_t random_state;
-
-/* xorshift64* */
-static uint64_t random_bits(void)
-{
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * UINT64_C(0x2545f4914f6cdd1d);
-}
 
 /* In turn: any double; where exp is finite; around 1; any small magnitude; any moderate one. */
 static double random_argument(int kind)
@@ -366,6 +423,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_special_values),
     cmocka_unit_test(test_thresholds),
     cmocka_unit_test(test_accuracy),
+    cmocka_unit_test(test_powers),
 };
 
 #else /* F16 or BF16: what lies between memory and float */
