@@ -92,3 +92,42 @@ void lk_scale(void *data, lk_dtype dtype, int64_t n, int power)
         lk_convert(&x, LK_F64, at, dtype, 1);
     }
 }
+
+/* Is an exponent of BLOCK floats all ones, as that of infinity and NaN is? Compilers vectorise
+ * loops of a fixed length. */
+enum { BLOCK = 256 };
+
+static bool all_ones32(const char *data)
+{
+    uint32_t x[BLOCK], any = 0;
+    memcpy(x, data, sizeof x);
+    for (int k = 0; k < BLOCK; k++)
+        any |= (x[k] & UINT32_C(0x7fffffff)) + UINT32_C(0x00800000);
+    return any >> 31;
+}
+
+static bool all_ones64(const char *data)
+{
+    uint64_t x[BLOCK], any = 0;
+    memcpy(x, data, sizeof x);
+    for (int k = 0; k < BLOCK; k++)
+        any |= (x[k] & (UINT64_MAX >> 1)) + UINT64_C(0x0010000000000000);
+    return any >> 63;
+}
+
+int64_t lk_nonfinite(const void *data, lk_dtype dtype, int64_t n)
+{
+    const size_t width = lk_dtype_size(dtype);
+    for (int64_t i = 0, some; i < n; i += some) {
+        const char *at = (const char *)data + (size_t)i * width;
+        some = n - i < BLOCK ? n - i : BLOCK;
+        if (some == BLOCK && (dtype == LK_F32   ? !all_ones32(at)
+                              : dtype == LK_F64 ? !all_ones64(at)
+                                                : false))
+            continue;
+        for (int64_t k = i; k < i + some; k++)
+            if (!isfinite(lk_real_at(data, dtype, k)))
+                return k;
+    }
+    return -1;
+}

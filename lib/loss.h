@@ -283,6 +283,21 @@ static inline void lk_put(const lk_tensor *t, int64_t i, double x)
         memcpy(data + i * 4, &narrow, sizeof narrow);
 }
 
+/* How a tensor is repeated to the shape of another one. Neighbouring axes of that shape along which
+ * both are dense, or along which it is repeated, are one axis here. */
+typedef struct lk_spread {
+    const void *data;                               /* NULL: not given */
+    size_t width;                                   /* bytes of an element */
+    int axes;                                       /* the last one of the shape first */
+    int64_t size[LK_MAX_RANK], stride[LK_MAX_RANK]; /* of the shape; in elements of the tensor */
+} lk_spread;
+
+/* Its axes are aligned with the last ones of `to`, or with the first ones if it `leads`. */
+lk_spread lk_spread_of(const lk_tensor *t, const lk_tensor *to, bool leads);
+
+/* n of the repeated elements, from i on: where they are in the tensor, or copied to `room`. */
+const void *lk_spread_read(const lk_spread *spread, int64_t i, int64_t n, void *room);
+
 /* Report an error: `input` is an index into the loss's inputs, or -1; `index` is flat, or -1.
  * Returns the status. The text is a printf format. */
 lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,

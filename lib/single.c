@@ -144,14 +144,12 @@ static lk_status check_weights(const single *s, lk_error *error)
     for (int i = 0; s->call.loss->is.inputs[i].name; i++) {
         if (!(s->call.loss->is.inputs[i].flags & LK_WEIGHTS) || !job->in[i].data)
             continue;
-        int64_t count = lk_tensor_count(&job->in[i]);
-        for (int64_t k = 0; k < count; k++) {
-            double w = lk_real_at(job->in[i].data, job->in[i].dtype, k);
-            char place[LK_PLACE_MAX];
-            if (!isfinite(w))
-                return lk_fail(job, error, LK_WEIGHT_INVALID, i, k,
-                               "%s is %g; a weight must be finite", lk_place(job, i, k, place), w);
-        }
+        const lk_tensor *t = &job->in[i];
+        const int64_t k = lk_nonfinite(t->data, t->dtype, lk_tensor_count(t));
+        char place[LK_PLACE_MAX];
+        if (k >= 0)
+            return lk_fail(job, error, LK_WEIGHT_INVALID, i, k, "%s is %g; a weight must be finite",
+                           lk_place(job, i, k, place), lk_real_at(t->data, t->dtype, k));
     }
     return LK_OK;
 }

@@ -19,10 +19,11 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {
     LABEL_SCORES,
-    [POS_WEIGHT] = {.name = "pos_weight",
-                    .forms = {{"C", LK_FLOATS}},
-                    .flags = LK_OPTIONAL | LK_WEIGHTS,
-                    .help = "weight of each label where it applies; default ones"},
+    [POS_WEIGHT] =
+        {.name = "pos_weight",
+         .forms = {{"~ *", LK_FLOATS}},
+         .flags = LK_OPTIONAL | LK_WEIGHTS,
+         .help = "weight of each label where it applies, which broadcasts to logits; default 1"},
     {0},
 };
 
@@ -30,28 +31,30 @@ static const lk_input inputs[] = {
 LK_INLINE void each(const void *given, element *e)
 {
     const options *o = given;
-    const vec eps = v_set((real)o->label_smoothing), one = v_set(1), half = v_set((real)0.5);
-    const vec y = (one - eps) * e->b + eps * half, not_y = (one - eps) * (one - e->b) + eps * half;
-    const vec x = e->a, py = e->factor * y, zero = {0};
-    const label l = label_of(x);
+    const vec one = v_set(1), zero = {0};
+    const vec y = label_applies(o->label_smoothing, e->b);
+    const vec not_y = label_applies(o->label_smoothing, one - e->b);
+    const label l = label_of(e);
     e->legal = label_is_share(e->b);
-    e->value.a =
-        label_times(py, label_softplus(&l, -x)) + label_times(not_y, label_softplus(&l, x));
-    e->slope_a = not_y * l.yes - py * l.no;
+    e->value.a = label_entropy(&l, e->factor * y, not_y, &e->slope_a);
     /* P softplus(-x) - softplus(x), with what cancels in it taken out: it is -x where P is 1. */
-    const vec more = (e->factor - one) * label_softplus(&l, x);
-    e->slope_b = (one - eps) * (v_where(more != zero, more) - e->factor * x);
+    const vec more = (e->factor - one) * label_softplus(&l);
+    e->slope_b =
+        v_set((real)(1 - o->label_smoothing)) * (v_where(more != zero, more) - e->factor * e->a);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    static const elementwise is = {.weight = LABEL_WEIGHT,
-                                   .factor = POS_WEIGHT,
-                                   .mask = LABEL_MASK,
-                                   .grad_output = LABEL_GRAD_OUTPUT};
+    const elementwise is = {.each = each,
+                            .ahead = label_ahead,
+                            .ranged = true,
+                            .weight = LABEL_WEIGHT,
+                            .factor = POS_WEIGHT,
+                            .mask = LABEL_MASK,
+                            .grad_output = LABEL_GRAD_OUTPUT};
     const options o = *(const options *)job->options;
     (void)scratch;
-    elementwise_rows(job, &o, first, count, block, each, is, true);
+    elementwise_rows(job, &o, first, count, block, is);
 }
 
 LK_LOSS(bce_with_logits) = {
@@ -63,7 +66,7 @@ LK_LOSS(bce_with_logits) = {
            .reference = "PyTorch torch.nn.functional.binary_cross_entropy_with_logits",
            .example = "{\"inputs\": {\"logits\": [-1.5, 0.0, 2.0], \"targets\": [0, 1, 1]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "* C",
+           .loss_shape = "*",
            .inputs = inputs,
            .outputs = elementwise_outputs,
            .options = fields},

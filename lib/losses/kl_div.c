@@ -24,18 +24,19 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {
     [A] = {.name = "input",
-           .forms = {{"* C", LK_FLOATS}},
+           .forms = {{"*", LK_FLOATS}},
            .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
            .help = "log-probabilities of the model"},
     [B] = {.name = "target",
-           .forms = {{"* C", LK_FLOATS}},
+           .forms = {{"*", LK_FLOATS}},
            .flags = LK_DIFFERENTIABLE | LK_ROW_LOCAL,
            .range = ">=0",
            .help = "probabilities, or with log_target their logarithms, which have no range"},
-    [ROW_MASK] = {.name = "mask",
-                  .forms = {{"*", LK_MASKS}},
-                  .flags = LK_OPTIONAL | LK_IGNORES,
-                  .help = "rows with 0 are ignored and not read; default all counted"},
+    [ROW_MASK] =
+        {.name = "mask",
+         .forms = {{"*-", LK_MASKS}},
+         .flags = LK_OPTIONAL | LK_IGNORES,
+         .help = "rows along the last axis with 0 are ignored and not read; default all counted"},
     [ROW_GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
@@ -43,15 +44,15 @@ static const lk_input inputs[] = {
 /* The entries of the first axis that have a counted row. */
 static double batch(const lk_job *job)
 {
-    const lk_tensor *given = &job->in[ROW_MASK];
-    const int64_t first = job->in[A].shape[0];
-    const int64_t each =
-        given->data && given->rank > 0 && first > 0 ? lk_tensor_count(given) / first : 1;
+    const lk_tensor *given = &job->in[ROW_MASK], *x = &job->in[A];
+    const int64_t first = x->rank > 0 ? x->shape[0] : 1;
+    const bool has_rows = x->rank > 1; /* else the mask is one number, for all entries */
+    const int64_t each = given->data && has_rows && first > 0 ? lk_tensor_count(given) / first : 1;
     double entries = 0;
     for (int64_t i = 0; given->data && i < first; i++) {
         bool any = false;
         for (int64_t k = 0; k < each; k++)
-            any = any || lk_int(given, given->rank > 0 ? i * each + k : 0) != 0;
+            any = any || lk_int(given, has_rows ? i * each + k : 0) != 0;
         entries += any;
     }
     return given->data ? entries : (double)first;
@@ -82,13 +83,14 @@ LK_INLINE void each(const void *given, element *e)
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    static const elementwise is = {.mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
+    const elementwise is = {
+        .each = each, .ranged = true, .mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
     const options o = *(const options *)job->options;
     (void)scratch;
-    elementwise_rows(job, &o, first, count, block, each, is, true);
+    elementwise_rows(job, &o, first, count, block, is);
 }
 
-static const char *const shapes[] = {"* C", "", "", ""};
+static const char *const shapes[] = {"*", "", "", ""};
 
 LK_LOSS(kl_div) = {
     .is = {.name = "kl_div",
@@ -102,7 +104,7 @@ LK_LOSS(kl_div) = {
            .example = "{\"inputs\": {\"input\": [[-0.7, -1.6, -1.2]], "
                       "\"target\": [[0.5, 0.2, 0.3]]}}",
            .traits = LK_ROWWISE,
-           .loss_shape = "* C",
+           .loss_shape = "*",
            .loss_shapes = shapes,
            .inputs = inputs,
            .outputs = elementwise_outputs,

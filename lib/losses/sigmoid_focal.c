@@ -25,63 +25,72 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {LABEL_SCORES, {0}};
 
-/* q^g for q in [0, 1], without the error that exp(g log q) has for small q: whole powers by
- * multiplication, others lane by lane in double. */
-LK_INLINE vec power(vec q, double g)
+/* q^g for q in [0, 1]: whole powers that are usual by multiplication. */
+LK_INLINE vec power(vec q, v_logarithm log_q, double g)
 {
+    const vec zero = {0};
     if (g == 0)
         return v_set(1);
     if (g == 1)
         return q;
     if (g == 2)
         return q * q;
-    vec y = q;
-    for (int k = 0; k < LANES; k++)
-        y[k] = (real)pow((double)q[k], g);
-    return y;
+    /* With this greatest exponent any q below 1 gives 0. */
+    const vec y = v_pow_long(log_q, (real)fmin(g, 1e30)), none = v_set(g > 0 ? 0 : (real)INFINITY);
+    return v_select(q == zero, none, v_select(q == q, y, q));
 }
 
 /* a bce q^gamma, a = alpha y + (1-alpha)(1-y), q = p + y - 2py = 1 - p_t. */
 LK_INLINE void each(const void *given, element *e)
 {
     const options *o = given;
-    const vec eps = v_set((real)o->label_smoothing), one = v_set(1), half = v_set((real)0.5);
-    const vec gamma = v_set((real)o->gamma), zero = {0}, top = v_set((real)INFINITY);
-    const vec y = (one - eps) * e->b + eps * half, not_y = (one - eps) * (one - e->b) + eps * half;
-    const vec x = e->a;
-    const label l = label_of(x);
+    const vec one = v_set(1), zero = {0}, top = v_set((real)INFINITY);
+    const vec y = label_applies(o->label_smoothing, e->b);
+    const vec not_y = label_applies(o->label_smoothing, one - e->b);
+    const vec x = e->a, gamma = v_set((real)o->gamma), keep = v_set((real)(1 - o->label_smoothing));
     const bool balanced = isnan(o->alpha);
     const vec alpha = v_set(balanced ? 1 : (real)o->alpha);
     const vec beta = v_set(balanced ? 1 : (real)(1 - o->alpha));
     const vec a = alpha * y + beta * not_y;
-    const vec bce =
-        label_times(y, label_softplus(&l, -x)) + label_times(not_y, label_softplus(&l, x));
-    const vec q = not_y * l.yes + y * l.no, fade = power(q, o->gamma);
-    const vec bend = v_where(q != zero, bce * (gamma * power(q, o->gamma - 1)));
+    const label l = label_of(e);
+    const vec unlikely = l.small * l.likely;
+    const vec yes = v_select(l.positive, l.likely, unlikely); /* sigmoid(x), */
+    const vec no = v_select(l.positive, unlikely, l.likely);  /* sigmoid(-x) */
+    vec slope;
+    const vec bce = label_entropy(&l, y, not_y, &slope);
     e->legal = label_is_share(e->b);
-    e->value.a = label_times(a * fade, bce);
-    e->slope_a =
-        a * ((not_y * l.yes - y * l.no) * fade + label_times((not_y - y) * (l.yes * l.no), bend));
-    /* At -inf bce is y times infinity, whose factor is what is left of the slope. */
-    const vec growth = v_where(y != zero, y * (gamma * power(q, o->gamma - 1)));
-    const vec factor = (alpha - beta) * (y * fade) + a * (growth + fade);
-    e->slope_b = v_select(
-        x == -top, label_times((one - eps) * factor, top),
-        (one - eps) * ((alpha - beta) * (bce * fade) + a * (bend * (l.no - l.yes) - x * fade)));
     if (o->gamma == 0) { /* no 0^0 */
         e->value.a = label_times(a, bce);
-        e->slope_a = a * (not_y * l.yes - y * l.no);
-        e->slope_b = (one - eps) * ((alpha - beta) * bce - a * x);
+        e->slope_a = a * slope;
+        e->slope_b = keep * ((alpha - beta) * bce - a * x);
+        return;
     }
+    const vec q = not_y * yes + y * no;
+    const bool usual = o->gamma == 1 || o->gamma == 2;
+    const v_logarithm log_q = usual ? (v_logarithm){zero, zero} : v_log_long(q);
+    const vec fade = power(q, log_q, o->gamma), steep = gamma * power(q, log_q, o->gamma - 1);
+    const vec bend = v_where(q != zero, bce * steep);
+    e->value.a = label_times(a * fade, bce);
+    e->slope_a = a * (slope * fade + label_times((not_y - y) * (yes * no), bend));
+    /* At -inf bce is y times infinity, whose factor is what is left of the slope. */
+    const vec growth = v_where(y != zero, y * steep);
+    const vec factor = (alpha - beta) * (y * fade) + a * (growth + fade);
+    e->slope_b =
+        v_select(x == -top, label_times(keep * factor, top),
+                 keep * ((alpha - beta) * (bce * fade) + a * (bend * (no - yes) - x * fade)));
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    static const elementwise is = {
-        .weight = LABEL_WEIGHT, .mask = LABEL_MASK, .grad_output = LABEL_GRAD_OUTPUT};
+    const elementwise is = {.each = each,
+                            .ahead = label_ahead,
+                            .ranged = true,
+                            .weight = LABEL_WEIGHT,
+                            .mask = LABEL_MASK,
+                            .grad_output = LABEL_GRAD_OUTPUT};
     const options o = *(const options *)job->options;
     (void)scratch;
-    elementwise_rows(job, &o, first, count, block, each, is, true);
+    elementwise_rows(job, &o, first, count, block, is);
 }
 
 LK_LOSS(sigmoid_focal) = {
@@ -93,7 +102,7 @@ LK_LOSS(sigmoid_focal) = {
            .reference = "Lin et al. 2017; torchvision sigmoid_focal_loss",
            .example = "{\"inputs\": {\"logits\": [-1.5, 0.0, 2.0], \"targets\": [0, 1, 1]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "* C",
+           .loss_shape = "*",
            .inputs = inputs,
            .outputs = elementwise_outputs,
            .options = fields},

@@ -4,7 +4,7 @@
  */
 #include "rows/elements.h"
 
-#include "vector/vec.h"
+#include "vector/wide.h"
 
 real elements_at(const elem *x, int64_t i)
 {
@@ -31,4 +31,31 @@ void elements_scale(elem *x, int64_t n, int power)
 {
     for (int64_t k = 0; k < n; k++)
         r_store(x + k, (real)ldexp((double)r_load(x + k), power));
+}
+
+/* So many sums run beside each other, whatever the length of a vector: element i goes to sum i
+ * modulo that. */
+enum { SUMS = 32, HALF = LANES / WIDE_PARTS, HALVES = SUMS / HALF };
+
+LK_INLINE void add(wide_half sum[HALVES], const real *x)
+{
+    for (int p = 0; p < HALVES; p++)
+        sum[p] += w_read_half(x + p * HALF);
+}
+
+double elements_sum(const real *x, int64_t n)
+{
+    wide_half sum[HALVES] = {{0}};
+    int64_t k = 0;
+    for (; n - k >= SUMS; k += SUMS)
+        add(sum, x + k);
+    if (k < n) {
+        real rest[SUMS] = {0};
+        memcpy(rest, x + k, (size_t)(n - k) * sizeof *rest);
+        add(sum, rest);
+    }
+    for (int left = HALVES / 2; left > 0; left /= 2)
+        for (int p = 0; p < left; p++)
+            sum[p] += sum[p + left];
+    return w_sum(sum[0]);
 }

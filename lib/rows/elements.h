@@ -13,6 +13,7 @@
 #define elements_fill      LK_PASTE(LK_VARIANT, elements_fill)
 #define elements_nonfinite LK_PASTE(LK_VARIANT, elements_nonfinite)
 #define elements_scale     LK_PASTE(LK_VARIANT, elements_scale)
+#define elements_sum       LK_PASTE(LK_VARIANT, elements_sum)
 
 /* Element i. */
 LK_DRIVER real elements_at(const elem *x, int64_t i);
@@ -37,5 +38,8 @@ LK_INLINE int elements_power(double factor)
         (void)frexp(size, &power);
     return power;
 }
+
+/* The sum of n reals: in double, in an order that is the same on every ISA. */
+LK_DRIVER double elements_sum(const real *x, int64_t n);
 
 #endif

@@ -15,7 +15,7 @@
 #ifndef LK_ELEMENTWISE_H
 #define LK_ELEMENTWISE_H
 
-#include "loss.h"
+#include "rows/elements.h"
 #include "vector/vec.h"
 #include "vector/vmath.h"
 #include "vector/wide.h"
@@ -33,6 +33,7 @@ typedef struct product {
 /* LANES elements: in, then out. */
 typedef struct element {
     vec a, b;
+    vec ahead;  /* what the loss's function of that name gives for a */
     vec factor; /* of the second weight; 1 where there is none */
 
     product value;
@@ -40,76 +41,59 @@ typedef struct element {
     mask legal; /* is b in its range? */
 } element;
 
-/* Which input is what; 0, which is A, where a loss has none. */
+/* What a loss computes, and which input is what; 0, which is A, where it has none. */
 typedef struct elementwise {
-    int weight; /* multiplies the loss; of the shape of A, of its last axes, or one number */
+    void (*each)(const void *options, element *e);
+    /* What is computed before that for all elements of a chunk, or NULL: a loop of its own keeps
+     * chains of dependent operations short enough for the processor to run several beside each
+     * other. */
+    vec (*ahead)(vec a);
+    bool ranged; /* does `each` say what is legal? */
+
+    int weight; /* multiplies the loss; broadcasts to A */
     int factor; /* likewise, but what it does is up to the loss */
-    int mask;   /* of the shape of A, or of its first axes */
+    int mask;   /* broadcasts to A, or has the shape of its first axes */
     int grad_output;
 } elementwise;
 
-/* The counted elements, in job->counted; the sum of what their weights are, returned. */
+/* Losses are summed in double, by chunks of so many elements. */
+enum { ELEMENTWISE_CHUNK = 1024 };
+
+/* The counted elements, in job->counted; the sum of what their weights are, returned. Weights, if
+ * given, have the shape of A, and so has a mask beside them. */
 LK_STATIC double elementwise_count(lk_job *job, int mask_input, int weight_input)
 {
     const lk_tensor *m = &job->in[mask_input], *weight = &job->in[weight_input];
     const bool masked = mask_input && m->data, weighted = weight_input && weight->data;
-    const int64_t run = masked && lk_tensor_count(m) > 0 ? job->rows / lk_tensor_count(m) : 1;
+    const int64_t marks = masked ? lk_tensor_count(m) : job->rows;
+    const int64_t run = marks > 0 ? job->rows / marks : 1;
+    const unsigned char *mark = m->data;
+    const real *w = weight->data;
     double total = 0;
-    job->counted = job->rows;
-    if (!masked && !weighted)
-        return (double)job->rows;
-    job->counted = 0;
-    for (int64_t i = 0; i < job->rows; i++) {
-        real w = 1;
-        if (masked && lk_int(m, i / run) == 0)
-            continue;
+    job->counted = masked ? 0 : job->rows;
+    for (int64_t i = 0, n; (masked || weighted) && i < marks; i += n) {
+        real some[ELEMENTWISE_CHUNK];
+        int counted = 0;
+        n = marks - i < ELEMENTWISE_CHUNK ? marks - i : ELEMENTWISE_CHUNK;
+        for (int64_t k = 0; masked && k < n; k++)
+            counted += mark[i + k] != 0;
+        job->counted += counted * run;
+        if (weighted && masked) {
+            memcpy(some, w + i, (size_t)n * sizeof *some);
+            for (int64_t k = 0; k < n; k++)
+                some[k] = mark[i + k] != 0 ? some[k] : 0;
+        }
         if (weighted)
-            memcpy(&w, (const char *)weight->data + i * (int64_t)sizeof w, sizeof w);
-        job->counted++;
-        total += (double)w;
+            total += elements_sum(masked ? some : w + i, n);
     }
-    return total;
+    return weighted ? total : (double)job->counted;
 }
 
-/* An input that is repeated to the shape of A. */
-typedef struct spread {
-    const real *data; /* NULL: not given */
-    int64_t count;
-} spread;
-
-LK_INLINE spread spread_of(const lk_job *job, int input)
+/* How an input, which may be absent, is repeated to the shape of A. */
+LK_STATIC lk_spread elementwise_spread(const lk_job *job, int input, bool leads)
 {
-    const lk_tensor *t = &job->in[input];
-    return input && t->data ? (spread){t->data, lk_tensor_count(t)} : (spread){NULL, 0};
-}
-
-/* Its elements i.. , n of them, in an A of `all` elements. */
-LK_INLINE vec spread_read(spread s, int64_t i, int64_t n, int64_t all)
-{
-    vec x = v_set(1);
-    if (!s.data)
-        return x;
-    if (s.count == all)
-        return v_read_tail(s.data + i, n, 0);
-    int64_t at = i % s.count;
-    for (int k = 0; k < LANES; k++) {
-        real one;
-        memcpy(&one, s.data + at, sizeof one);
-        x[k] = one;
-        at = at + 1 == s.count ? 0 : at + 1;
-    }
-    return x;
-}
-
-/* The counted lanes among n elements from i on. Each of the mask's elements stands for `run` of
- * A's. */
-LK_INLINE mask elementwise_mask(const lk_tensor *given, int64_t run, int64_t i, int64_t n)
-{
-    mask m = m_first(n);
-    if (given)
-        for (int k = 0; k < LANES; k++)
-            m[k] = k < n && lk_int(given, (i + k) / run) != 0 ? -1 : 0;
-    return m;
+    const bool given = input && job->in[input].data;
+    return given ? lk_spread_of(&job->in[input], &job->in[A], leads) : (lk_spread){.axes = 0};
 }
 
 /* The elements of an input, from i on, that are refused. Rare, and so kept out of the loops. */
@@ -128,9 +112,6 @@ LK_INLINE void elementwise_check(lk_block *block, int input, int64_t i, mask cou
     if (!m_none(bad))
         elementwise_refuse(block, LK_NONFINITE_INPUT, input, i, bad, x);
 }
-
-/* Losses are summed in double, lane by lane; the lanes are added up after so many elements. */
-enum { ELEMENTWISE_CHUNK = 512 };
 
 /* lk_block.sum: of the values, and of the same times elementwise_unit. */
 enum { ELEMENTWISE_SUM, ELEMENTWISE_UNITS };
@@ -154,22 +135,16 @@ LK_STATIC void elementwise_finish(const lk_job *job, const double *sum)
         lk_put(&job->value, 0, sum[ELEMENTWISE_UNITS] * (job->scale[0] / elementwise_unit(job)));
 }
 
-/* w a b in units, for a sum. `loss` is that product as reals. */
-LK_INLINE wide elementwise_term(vec loss, vec w, product value, mask used, double unit)
+/* The sum of those products w a b, in units, that are infinite as reals. Rare, and so kept out of
+ * the loops. */
+static __attribute__((noinline, cold, unused)) double elementwise_beyond(mask which, vec w, vec a,
+                                                                         vec b, double unit)
 {
-    const vec top = v_set((real)INFINITY);
-    const wide units = v_wide(v_set((real)unit));
-    if (m_none(v_abs(loss) == top))
-        return v_wide(loss) * units;
-    return v_wide(v_where(used, value.a)) * units * v_wide(w) * v_wide(v_where(used, value.b));
-}
-
-LK_INLINE void elementwise_put(real *to, int64_t i, int64_t n, vec loss)
-{
-    if (n == LANES)
-        v_write(to + i, loss);
-    else
-        v_write_n(to + i, n, loss);
+    double sum = 0;
+    for (int k = 0; k < LANES; k++)
+        if (which[k])
+            sum += (double)a[k] * unit * (double)w[k] * (double)b[k];
+    return sum;
 }
 
 /* Does a gradient go past the caches? Where it is larger than they are, not in place, and aligned.
@@ -181,144 +156,213 @@ LK_INLINE bool elementwise_streams(const lk_job *job, const elem *grad, int64_t 
            (uintptr_t)(grad + first) % (LANES * sizeof(elem)) == 0;
 }
 
-LK_INLINE void elementwise_store(elem *to, int64_t n, vec x, bool stream)
+LK_INLINE void elementwise_store(elem *to, vec x, bool stream)
 {
-    if (stream && n == LANES)
+    if (stream)
         v_stream(to, x);
     else
-        v_store_tail(to, n, x);
+        v_store(to, x);
 }
 
 /* What all chunks of a run have in common. */
 typedef struct elementwise_run {
-    const lk_job *job;
     lk_block *block;
-    const elem *a, *b;
-    spread weight, factor;
-    const lk_tensor *given; /* the mask */
-    int64_t run;            /* elements of A for each of the mask's */
-    const real *up;         /* NULL: none, or one for all */
-    real *values;           /* NULL: not wanted */
-    elem *grad_a, *grad_b;
     vec rho;
     mask moving; /* is that not 0? */
     double unit;
-    bool refuse, stream_a, stream_b;
+    bool summed, refuse, stream_a, stream_b;
 } elementwise_run;
 
-/* The sum of a chunk: in units from the first vector on that would take it out of the range, which
- * no sum of floats in double is, and their products are asked for as doubles where they are. */
-typedef struct elementwise_sum {
-    wide_half total;
-    bool in_units;
-} elementwise_sum;
+/* Where some elements are. NULL: `weight`, `factor` and `up` ones, `mask` all counted, the others
+ * not wanted. */
+typedef struct elementwise_place {
+    const elem *a, *b;
+    const real *weight, *factor, *up;
+    const unsigned char *mask;
+    real *values;
+    elem *grad_a, *grad_b;
+} elementwise_place;
 
-/* That sum, in units. */
-LK_INLINE double elementwise_total(const elementwise_sum s, double unit)
+/* Up to ELEMENTWISE_CHUNK elements. */
+typedef struct elementwise_chunk {
+    int64_t first;
+    double beyond; /* elementwise_beyond */
+    _Alignas(LK_LINE) real ahead[ELEMENTWISE_CHUNK];
+    _Alignas(LK_LINE) real loss[ELEMENTWISE_CHUNK];
+} elementwise_chunk;
+
+/* Room for one vector of all that an elementwise_place names. */
+typedef struct elementwise_spare {
+    elem a[LANES], b[LANES], grad_a[LANES], grad_b[LANES];
+    real weight[LANES], factor[LANES], up[LANES], values[LANES];
+    unsigned char mask[LANES];
+} elementwise_spare;
+
+/* The last n elements of a place, fewer than a vector holds, copied to where there is a vector. */
+static __attribute__((noinline, unused)) elementwise_place
+elementwise_lend(const elementwise_place at, int64_t k, int64_t n, elementwise_spare *room)
 {
-    double sum = 0;
-    for (int k = 0; k < LANES / WIDE_PARTS; k++)
-        sum += s.total[k];
-    if (s.in_units || !isinf(sum))
-        return s.in_units ? sum : sum * unit;
-    sum = 0;
-    for (int k = 0; k < LANES / WIDE_PARTS; k++)
-        sum += s.total[k] * unit;
-    return sum;
+    elementwise_place to = at;
+    memset(room, 0, sizeof *room);
+#define LEND(member)                                                                               \
+    if (at.member) {                                                                               \
+        memcpy(room->member, at.member + k, (size_t)n * sizeof *room->member);                     \
+        to.member = room->member;                                                                  \
+    }
+    LEND(a)
+    LEND(b)
+    LEND(weight)
+    LEND(factor)
+    LEND(up)
+    LEND(mask)
+#undef LEND
+    to.values = at.values ? room->values : NULL;
+    to.grad_a = at.grad_a ? room->grad_a : NULL;
+    to.grad_b = at.grad_b ? room->grad_b : NULL;
+    return to;
 }
 
-/* n elements from i on. Plainly: all LANES, which count alike, with nothing to read but A and B. */
-LK_INLINE void elementwise_step(const elementwise_run *r, const void *options, int64_t i, int64_t n,
-                                void (*each)(const void *options, element *e), const bool ranged,
-                                const bool plain, elementwise_sum *s)
+static __attribute__((noinline, unused)) void
+elementwise_return(const elementwise_place at, int64_t k, int64_t n, const elementwise_spare *room)
 {
-    const mask counts = plain ? m_set(-1) : elementwise_mask(r->given, r->run, i, n);
-    v_fetch(r->a + i);
-    v_fetch(r->b + i);
-    element e = {.a = v_load_tail(r->a + i, n, 0), .b = v_load_tail(r->b + i, n, 0)};
+    if (at.values)
+        memcpy(at.values + k, room->values, (size_t)n * sizeof *room->values);
+    if (at.grad_a)
+        memcpy(at.grad_a + k, room->grad_a, (size_t)n * sizeof *room->grad_a);
+    if (at.grad_b)
+        memcpy(at.grad_b + k, room->grad_b, (size_t)n * sizeof *room->grad_b);
+}
+
+/* LANES elements of a chunk, from its k-th on, of which the first n count. They are at the j-th of
+ * `at`. Plainly: all count alike, with nothing to read but A and B. */
+LK_INLINE void elementwise_step(const elementwise_run *r, const void *options, elementwise_chunk *c,
+                                const elementwise_place at, int64_t j, int64_t k, int64_t n,
+                                const elementwise is, const bool plain)
+{
+    const int64_t i = c->first + k;
+    mask counts = plain ? m_set(-1) : m_first(n);
+    if (!plain && at.mask)
+        counts &= m_bytes(at.mask + j);
+    v_fetch(at.a + j);
+    v_fetch(at.b + j);
+    element e = {.a = v_load(at.a + j), .b = v_load(at.b + j)};
     e.value.b = v_set(1);
     if (!plain && r->refuse) {
         elementwise_check(r->block, A, i, counts, e.a);
         elementwise_check(r->block, B, i, counts, e.b);
     }
-    e.factor = plain ? v_set(1) : spread_read(r->factor, i, n, r->job->rows);
-    each(options, &e);
-    if (ranged && !m_none(counts & ~e.legal))
+    e.factor = !plain && at.factor ? v_read(at.factor + j) : v_set(1);
+    if (is.ahead)
+        e.ahead = v_read(c->ahead + k);
+    is.each(options, &e);
+    if (is.ranged && !m_none(counts & ~e.legal))
         elementwise_refuse(r->block, LK_VALUE_OUT_OF_RANGE, B, i, counts & ~e.legal, e.b);
-    const vec w = plain ? v_set(1) : spread_read(r->weight, i, n, r->job->rows);
+    const vec w = !plain && at.weight ? v_read(at.weight + j) : v_set(1);
     const mask used = counts & (w != (vec){0});
-    const vec loss = v_where(used, w * (e.value.a * e.value.b));
-    const wide_half next = s->total + w_fold(v_wide(loss));
-    if (__builtin_expect(w_finite(next) && !s->in_units, 1)) {
-        s->total = next;
-    } else {
-        if (!s->in_units)
-            s->total *= r->unit;
-        s->in_units = r->unit < 1;
-        s->total += w_fold(elementwise_term(loss, w, e.value, used, r->unit));
+    vec loss = v_where(used, w * (e.value.a * e.value.b));
+    if (at.values)
+        v_write(at.values + j, loss);
+    if (r->summed) {
+        if (__builtin_expect(v_has_infinity(loss), 0)) {
+            const mask beyond = v_abs(loss) == v_set((real)INFINITY);
+            c->beyond += elementwise_beyond(beyond, w, e.value.a, e.value.b, r->unit);
+            loss = v_where(~beyond, loss);
+        }
+        v_write(c->loss + k, loss);
     }
-    if (r->values)
-        elementwise_put(r->values, i, n, loss);
-    if (!r->grad_a && !r->grad_b)
+    if (!at.grad_a && !at.grad_b)
         return;
     vec g = plain ? r->rho : r->rho * w;
     mask moves = plain ? m_set(-1) : used & r->moving;
-    if (!plain && r->up) {
-        g *= v_read_tail(r->up + i, n, 0);
+    if (!plain && at.up) {
+        g *= v_read(at.up + j);
         moves &= g != (vec){0};
     }
-    if (r->grad_a)
-        elementwise_store(r->grad_a + i, n, v_where(moves, g * e.slope_a), r->stream_a);
-    if (r->grad_b)
-        elementwise_store(r->grad_b + i, n, v_where(moves, g * e.slope_b), r->stream_b);
+    if (at.grad_a)
+        elementwise_store(at.grad_a + j, v_where(moves, g * e.slope_a), r->stream_a);
+    if (at.grad_b)
+        elementwise_store(at.grad_b + j, v_where(moves, g * e.slope_b), r->stream_b);
 }
 
-/* Templates: `ranged` where `each` says what is legal, `is` what the inputs are. `options` is the
- * caller's own copy of the job's, which no store of a gradient can change: what depends on nothing
- * else is computed once. */
+/* The sum of a chunk, in units. */
+LK_INLINE double elementwise_total(elementwise_chunk *c, int64_t n, double unit)
+{
+    double sum = elements_sum(c->loss, n) * unit;
+    if (__builtin_expect(!isfinite(sum) && unit < 1, 0)) {
+        for (int64_t k = 0; k < n; k++)
+            c->loss[k] *= (real)unit;
+        sum = elements_sum(c->loss, n);
+    }
+    return sum + c->beyond;
+}
+
+/* A template, for `is` is a constant. `options` is the caller's own copy of the job's, which no
+ * store of a gradient can change: what depends on nothing else is computed once. */
 LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t first,
-                                int64_t count, lk_block *block,
-                                void (*each)(const void *options, element *e), const elementwise is,
-                                const bool ranged)
+                                int64_t count, lk_block *block, const elementwise is)
 {
     const lk_reduce *reduce = job->options;
     const bool per_row = job->value.rank > 0 || reduce->reduction == LK_NONE;
     const real *up = job->in[is.grad_output].data;
+    const elem *a = job->in[A].data, *b = job->in[B].data;
+    elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;
+    real *values = per_row ? job->value.data : NULL;
+    const lk_spread weight = elementwise_spread(job, is.weight, false);
+    const lk_spread factor = elementwise_spread(job, is.factor, false);
+    const lk_spread given = elementwise_spread(job, is.mask, true);
+    _Alignas(LK_LINE) real room[2][ELEMENTWISE_CHUNK];
+    _Alignas(LK_LINE) unsigned char marks[ELEMENTWISE_CHUNK];
     real upstream = 1;
+    elementwise_chunk c;
+    elementwise_spare spare;
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
-    elementwise_run r = {.job = job, .block = block, .run = 1};
-    r.a = job->in[A].data;
-    r.b = job->in[B].data;
-    r.grad_a = job->grad[A].data;
-    r.grad_b = job->grad[B].data;
-    r.weight = spread_of(job, is.weight);
-    r.factor = spread_of(job, is.factor);
-    r.given = is.mask && job->in[is.mask].data ? &job->in[is.mask] : NULL;
-    if (r.given && lk_tensor_count(r.given) > 0)
-        r.run = job->rows / lk_tensor_count(r.given);
-    r.up = per_row ? up : NULL;
-    r.values = per_row ? job->value.data : NULL;
+    elementwise_run r = {.block = block, .summed = !per_row && job->value.data};
     r.rho = v_set((real)(job->scale[0] * (double)upstream));
     r.moving = r.rho != (vec){0};
     r.unit = elementwise_unit(job);
     r.refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
-    r.stream_a = elementwise_streams(job, r.grad_a, first);
-    r.stream_b = elementwise_streams(job, r.grad_b, first);
+    r.stream_a = elementwise_streams(job, grad_a, first);
+    r.stream_b = elementwise_streams(job, grad_b, first);
+    const bool streams = r.stream_a || r.stream_b;
     const bool plain =
-        !r.weight.data && !r.factor.data && !r.given && !r.up && !r.refuse && r.moving[0];
-    for (int64_t i = first, end; i < first + count; i = end) {
-        elementwise_sum s = {.in_units = false};
-        end = first + count - i < ELEMENTWISE_CHUNK ? first + count : i + ELEMENTWISE_CHUNK;
-        if (plain)
-            for (; end - i >= LANES; i += LANES)
-                elementwise_step(&r, options, i, LANES, each, ranged, true, &s);
-        for (; i < end; i += LANES)
-            elementwise_step(&r, options, i, LK_TAIL(i, end), each, ranged, false, &s);
-        block->sum[ELEMENTWISE_UNITS] += elementwise_total(s, r.unit);
+        !weight.data && !factor.data && !given.data && !(up && per_row) && !r.refuse && r.moving[0];
+    for (int64_t i = first, n; i < first + count; i += n) {
+        int64_t k = 0;
+        n = first + count - i < ELEMENTWISE_CHUNK ? first + count - i : ELEMENTWISE_CHUNK;
+        c.first = i;
+        c.beyond = 0;
+        const elementwise_place at = {
+            .a = a + i,
+            .b = b + i,
+            .weight = weight.data ? lk_spread_read(&weight, i, n, room[0]) : NULL,
+            .factor = factor.data ? lk_spread_read(&factor, i, n, room[1]) : NULL,
+            .mask = given.data ? lk_spread_read(&given, i, n, marks) : NULL,
+            .up = up && per_row ? up + i : NULL,
+            .values = values ? values + i : NULL,
+            .grad_a = grad_a ? grad_a + i : NULL,
+            .grad_b = grad_b ? grad_b + i : NULL,
+        };
+        for (int64_t p = 0; is.ahead && p < n; p += LANES)
+            v_write(c.ahead + p, is.ahead(v_load_tail(at.a + p, LK_TAIL(p, n), 0)));
+        for (; plain && n - k >= LANES; k += LANES)
+            elementwise_step(&r, options, &c, at, k, k, LANES, is, true);
+        for (; k < n; k += LANES) {
+            const bool whole = n - k >= LANES;
+            elementwise_place here = at;
+            if (!whole) {
+                here = elementwise_lend(at, k, n - k, &spare);
+                r.stream_a = r.stream_b = false;
+            }
+            elementwise_step(&r, options, &c, here, whole ? k : 0, k, n - k, is, false);
+            if (!whole)
+                elementwise_return(at, k, n - k, &spare);
+        }
+        if (r.summed)
+            block->sum[ELEMENTWISE_UNITS] += elementwise_total(&c, n, r.unit);
     }
     block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / r.unit;
-    if (r.stream_a || r.stream_b)
+    if (streams)
         v_fence();
 }
 
@@ -366,11 +410,11 @@ LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
     static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
                      void *scratch)                                                                \
     {                                                                                              \
-        static const elementwise is = {                                                            \
-            .weight = SAMPLE_WEIGHT, .mask = MASK, .grad_output = GRAD_OUTPUT};                    \
+        const elementwise is = {                                                                   \
+            .each = each, .weight = SAMPLE_WEIGHT, .mask = MASK, .grad_output = GRAD_OUTPUT};      \
         const options o = *(const options *)job->options;                                          \
         (void)scratch;                                                                             \
-        elementwise_rows(job, &o, first, count, block, each, is, false);                           \
+        elementwise_rows(job, &o, first, count, block, is);                                        \
     }
 
 #define REGRESSION_MEMBERS(options)                                                                \

@@ -12,26 +12,32 @@ enum { LABEL_WEIGHT = B + 1, LABEL_MASK, LABEL_GRAD_OUTPUT, LABEL_INPUTS };
 
 #define LABEL_SCORES                                                                               \
     [A] = {.name = "logits",                                                                       \
-           .forms = {{"* C", LK_FLOATS}},                                                          \
+           .forms = {{"*", LK_FLOATS}},                                                            \
            .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,                                \
            .help = "scores; sigmoid makes them probabilities"},                                    \
     [B] = {.name = "targets",                                                                      \
-           .forms = {{"* C", LK_FLOATS}},                                                          \
+           .forms = {{"*", LK_FLOATS}},                                                            \
            .flags = LK_DIFFERENTIABLE | LK_ROW_LOCAL,                                              \
            .range = "[0,1]",                                                                       \
            .help = "the probability that each label applies"},                                     \
     [LABEL_WEIGHT] = {.name = "weight",                                                            \
-                      .forms = {{"* C", LK_FLOATS}, {"C", LK_FLOATS}, {"", LK_FLOATS}},            \
+                      .forms = {{"~ *", LK_FLOATS}},                                               \
                       .flags = LK_OPTIONAL | LK_WEIGHTS,                                           \
-                      .help = "weight of each element, of each label, or of all; default 1"},      \
+                      .help = "weight of each element, which broadcasts to logits; default 1"},    \
     [LABEL_MASK] = {.name = "mask",                                                                \
-                    .forms = {{"* C", LK_MASKS}},                                                  \
+                    .forms = {{"*", LK_MASKS}},                                                    \
                     .flags = LK_OPTIONAL | LK_IGNORES,                                             \
                     .help = "elements with 0 are ignored and not read; default all counted"},      \
     [LABEL_GRAD_OUTPUT] = LK_GRAD_OUTPUT
 
 #define LABEL_SMOOTHING(st)                                                                        \
     LK_FIELD(st, label_smoothing, "0", LK_RANGED, 0, 1, "targets y become y(1-eps) + eps/2")
+
+/* How much the label applies, and how much it does not: y and 1 - y, smoothed. */
+LK_INLINE vec label_applies(double smoothing, vec y)
+{
+    return v_fma(v_set((real)(1 - smoothing)), y, v_set((real)(smoothing / 2)));
+}
 
 /* The mean divides by the number of counted elements, not by their weights. */
 LK_STATIC lk_status label_prepare(lk_job *job, lk_error *error)
@@ -41,28 +47,28 @@ LK_STATIC lk_status label_prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* Functions of a score: log(1 + e^-|x|), sigmoid(x) and sigmoid(-x), all without cancellation. NaN
- * where x is NaN or +inf. */
+/* Functions of a score, all without cancellation: e^-|x|, log(1 + e^-|x|) and the larger of
+ * sigmoid(x) and sigmoid(-x). NaN where x is NaN or +inf. */
 typedef struct label {
-    vec tail, yes, no;
+    mask positive;
+    vec size, small, tail, likely; /* small: e^-|x| */
 } label;
 
-LK_INLINE label label_of(vec x)
+/* e^-|x|. */
+LK_INLINE vec label_ahead(vec x)
 {
-    const vec one = v_set(1), top = v_set((real)INFINITY);
-    const vec fair = v_select(x < top, x, v_set((real)NAN));
-    const vec e = v_exp_nonpos(-v_abs(fair)), big = one / (one + e), small = e / (one + e);
-    const mask positive = fair >= (vec){0};
-    return (label){.tail = v_log1p(e),
-                   .yes = v_select(positive, big, small),
-                   .no = v_select(positive, small, big)};
+    const vec top = v_set((real)INFINITY);
+    return v_exp_nonpos(-v_abs(v_select(x < top, x, v_set((real)NAN))));
 }
 
-/* log(1 + e^x); log(1 + e^-x) is that of -x. */
-LK_INLINE vec label_softplus(const label *l, vec x)
+LK_INLINE label label_of(const element *e)
 {
-    const vec zero = {0};
-    return v_select(x > zero, x, zero) + l->tail;
+    const vec one = v_set(1), top = v_set((real)INFINITY), x = e->a;
+    return (label){.positive = x >= (vec){0},
+                   .size = v_abs(v_select(x < top, x, v_set((real)NAN))),
+                   .small = e->ahead,
+                   .tail = v_log1p_small(e->ahead),
+                   .likely = one / (one + e->ahead)};
 }
 
 /* a*b, but 0 where a is 0, whatever b is; NaN where b is NaN. */
@@ -70,6 +76,22 @@ LK_INLINE vec label_times(vec a, vec b)
 {
     const vec zero = {0}, top = v_set((real)INFINITY);
     return v_where((a != zero) | ~(b <= top), a * b);
+}
+
+/* log(1 + e^x). */
+LK_INLINE vec label_softplus(const label *l)
+{
+    return v_where(l->positive, l->size) + l->tail;
+}
+
+/* yes*log(1 + e^-x) + no*log(1 + e^x): the cross entropy of a label that applies `yes` times and
+ * does not `no` times. Its slope is no*sigmoid(x) - yes*sigmoid(-x). */
+LK_INLINE vec label_entropy(const label *l, vec yes, vec no, vec *slope)
+{
+    const vec wrong = v_select(l->positive, no, yes), right = v_select(l->positive, yes, no);
+    const vec rise = v_fma(-right, l->small, wrong) * l->likely;
+    *slope = v_select(l->positive, rise, -rise);
+    return label_times(wrong, l->size) + (yes + no) * l->tail;
 }
 
 /* Is it in [0, 1]? NaN counts as valid, and gives a result of NaN. */

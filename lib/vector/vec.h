@@ -123,6 +123,29 @@ LK_INLINE mask m_first(int64_t n)
     return m_iota() < m_set((ilane)n);
 }
 
+/* The lanes whose byte, of LANES bytes, is not 0. */
+LK_INLINE mask m_bytes(const unsigned char *p)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    const __m128i x = _mm_loadl_epi64((const __m128i *)p);
+    return (mask)_mm512_movm_epi64((__mmask8)_mm_test_epi8_mask(x, x));
+#elif LK_VECTOR_BYTES == 64
+    const __m128i x = _mm_loadu_si128((const __m128i *)p);
+    return (mask)_mm512_movm_epi32(_mm_test_epi8_mask(x, x));
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    int x;
+    memcpy(&x, p, sizeof x);
+    return (mask)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(x)) != 0;
+#elif LK_VECTOR_BYTES == 32
+    return (mask)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)) != 0;
+#else
+    typedef unsigned char bytes __attribute__((vector_size(LANES)));
+    bytes x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, mask) != 0;
+#endif
+}
+
 /* Is no lane set? */
 LK_INLINE bool m_none(mask m)
 {
@@ -137,6 +160,18 @@ LK_INLINE bool m_none(mask m)
     for (int k = 0; k < LANES; k++)
         any |= m[k];
     return !any;
+#endif
+}
+
+/* Is any lane infinite? */
+LK_INLINE bool v_has_infinity(vec x)
+{
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return _mm512_fpclass_pd_mask((__m512d)x, 0x18) != 0;
+#elif LK_VECTOR_BYTES == 64
+    return _mm512_fpclass_ps_mask((__m512)x, 0x18) != 0;
+#else
+    return !m_none(v_abs(x) == v_set((real)INFINITY));
 #endif
 }
 

@@ -26,6 +26,21 @@ LK_INLINE wide_half w_fold(wide x)
     return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
 }
 
+/* As many reals, unaligned, as doubles. */
+LK_INLINE wide_half w_read_half(const real *p)
+{
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+    return (wide_half)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    return (wide_half)_mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+    typedef real half __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(real))));
+    half x;
+    memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(x, wide_half);
+#endif
+}
+
 typedef int64_t half_mask __attribute__((vector_size(sizeof(wide_half))));
 enum { HALF_LANES = LANES / WIDE_PARTS };
 

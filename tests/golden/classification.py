@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Golden cases of bce_with_logits, sigmoid_focal, kl_div and span: torch's functions where it has
 them, else the definition written out; gradients by torch.autograd."""
+import math
 import os
 
 import torch
@@ -77,7 +78,7 @@ def labels(loss):
     def evaluate(inputs, options):
         return label(loss, inputs, options)
 
-    def build(name, shape, options=None, extra=(), kind="float", soft=True):
+    def build(name, shape, options=None, extra=(), kind="float", soft=True, **broadcast):
         draw, inputs = Draw(loss + name), Inputs()
         options = options or {}
         inputs.put("logits", draw.normal(shape, 2))
@@ -93,6 +94,9 @@ def labels(loss):
             inputs.put("weight", draw.between((), 0.25, 2), kind)
         if "pos_weight" in extra and loss == "bce_with_logits":
             inputs.put("pos_weight", draw.between(shape[-1:], 0.25, 4), kind)
+        for n, smaller in broadcast.items():
+            if n != "pos_weight" or loss == "bce_with_logits":
+                inputs.put(n, draw.between(smaller, -1.5, 2.5), kind)
         if "grad_output" in extra:
             none = options.get("reduction", default) == "none"
             inputs.put("grad_output", draw.normal(shape if none else (), 1), kind)
@@ -104,7 +108,7 @@ def labels(loss):
                 exact.put(n, t, "f64" if inputs.dtypes[n] == "float" else inputs.dtypes[n])
             inputs = exact
         add(book, evaluate, name, inputs, options,
-            ("loss", "grad.logits") if not soft and (loss == "sigmoid_focal" or "pos_weight" in extra)
+            ("loss", "grad.logits") if not soft and (loss == "sigmoid_focal" or "pos_weight" in (*extra, *broadcast))
             else None)
 
     for reduction in ("none", "sum", "mean"):
@@ -117,6 +121,16 @@ def labels(loss):
         build("shape/" + "x".join(map(str, shape)), shape, soft=False)
     for kind in ("f64", "f32", "f16", "bf16"):
         build(f"weights-{kind}", (2, 5), {"reduction": "sum"}, ("weight", "grad_output"), kind, False)
+    for smaller in ((5, 1), (1, 5), (1, 1), (5, 5), (5,), (1,), ()):
+        build("broadcast/" + "x".join(map(str, smaller)), (5, 5), {"reduction": "mean"}, soft=False,
+              weight=smaller, pos_weight=smaller[::-1])
+    for smaller in ((3, 1, 1), (1, 2, 1), (1, 1, 7), (3, 2, 1), (3, 1, 7), (2, 7), (2, 1), (7,)):
+        build("broadcast/3x2x7/" + "x".join(map(str, smaller)), (3, 2, 7), {"reduction": "none"}, ("grad_output",),
+              soft=False, weight=smaller, pos_weight=(2, 1))
+    build("broadcast/70x1", (70, 9), {"reduction": "sum"}, ("mask",), soft=False, weight=(70, 1), pos_weight=(9,))
+    build("broadcast/1x700", (3, 700), {"reduction": "sum"}, soft=False, weight=(3, 1), pos_weight=(1, 700))
+    for reduction in ("none", "mean"):
+        build(f"rank-0/{reduction}", (), {"reduction": reduction}, ("grad_output",), soft=False, weight=(), pos_weight=())
     build("num_items", (4, 3), {"reduction": "mean", "num_items": "2.5"}, ("mask",), soft=False)
     for eps in ("0.1", "1"):
         build(f"smoothing/{eps}", (4, 3), {"label_smoothing": eps}, ("pos_weight",))
@@ -148,6 +162,15 @@ def labels(loss):
         inputs.put("pos_weight", torch.full((3,), 2.0), "f32")
         out = add(book, evaluate, "check/2", inputs, {"reduction": "none"}, ("loss", "grad.logits"))
         stated(out["loss"], [0.201413278, 1.386294361, 0.2538560221], "check P")
+        inputs = Inputs()
+        inputs.put("logits", torch.tensor([[-1.5, 0, 2], [0.5, -0.5, 1]], dtype=F64), "f64")
+        inputs.put("targets", torch.tensor([[0, 1, 1], [1, 0, 0.5]], dtype=F64), "f64")
+        inputs.put("weight", torch.tensor([[1.0], [-2]], dtype=F64))
+        inputs.put("pos_weight", torch.tensor([2.0, 1, 0.5], dtype=F64))
+        out = add(book, evaluate, "check/broadcast", inputs, {"reduction": "mean"}, ("loss", "grad.logits"))
+        stated(out["loss"], -0.5593883287, "check broadcast")
+        stated(out["grad.logits"], [[0.03040425397, -0.08333333333, -0.009933576835],
+                                    [0.2516937792, -0.1258468896, -0.09943131132]], "check broadcast")
     else:
         stated(out["loss"], [0.005027135195, 0.04332169878, 0.0004508907088], "check")
         stated(out["grad.logits"], [0.01277332892, -0.07457169878, -0.001217735049], "check")
@@ -170,14 +193,16 @@ def kl(inputs, options):
     x = inputs.get("input").to(F64).clone().requires_grad_(True)
     t = inputs.get("target").to(F64).clone().requires_grad_(True)
     mask, log = inputs.get("mask"), options.get("log_target") == "true"
-    counted = torch.ones(x.shape[0], dtype=torch.bool) if mask is None else mask != 0
-    keep = counted[:, None].expand(x.shape)
+    counted = torch.ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask != 0
+    keep = counted.unsqueeze(-1).expand(x.shape) if x.dim() else counted
     rows = F.kl_div(torch.where(keep, x, ZERO), torch.where(keep, t, ZERO), reduction="none", log_target=log)
     q0 = torch.exp(t) if log else t
     some = keep & (q0 != 0)
     rows = torch.where(some, rows, ZERO)
     reduction = options.get("reduction", "batchmean")
-    n = counted.sum().item() * (x.shape[1] if reduction == "mean" else 1)
+    n = keep.sum().item()
+    if reduction == "batchmean":
+        n = keep.flatten(1).any(1).sum().item() if x.dim() > 1 else n if x.dim() else 1
     value = reduce(rows, counted, dict(options, reduction="mean" if reduction == "batchmean" else reduction),
                    divisor=n)
     go = inputs.get("grad_output")
@@ -197,17 +222,17 @@ def kl(inputs, options):
 def divergences():
     book = Book("kl_div")
 
-    def build(name, n, c, options=None, extra=(), kind="float", want=("loss", "grad.input")):
+    def build(name, n, c, options=None, extra=(), kind="float", want=("loss", "grad.input"), shape=None):
         draw, inputs = Draw("kl " + name), Inputs()
-        options = options or {}
+        options, shape = options or {}, (n, c) if shape is None else shape
         log = options.get("log_target") == "true"
-        inputs.put("input", -draw.between((n, c), 0.0625, 5))
-        inputs.put("target", -draw.between((n, c), 0.0625, 5) if log else draw.shares(n, c))
+        inputs.put("input", -draw.between(shape, 0.0625, 5))
+        inputs.put("target", -draw.between(shape, 0.0625, 5) if log else draw.shares(n, c).reshape(shape))
         if "mask" in extra:
-            inputs.put("mask", draw.flags((n,)), "bool")
+            inputs.put("mask", draw.flags(shape[:-1]), "bool")
         if "grad_output" in extra:
             none = options.get("reduction") == "none"
-            inputs.put("grad_output", draw.normal((n, c) if none else (), 1), kind)
+            inputs.put("grad_output", draw.normal(shape if none else (), 1), kind)
         add(book, kl, name, inputs, options, want)
         exact = Inputs()
         for key, tensor in inputs.tensors.items():
@@ -222,6 +247,12 @@ def divergences():
     for c in (1, 16, 17, 130):
         build(f"columns/{c}", 2, c)
     build("rows/33", 33, 3)
+    for shape in ((), (5,), (2, 1, 3), (3, 2, 2, 3)):
+        for reduction in ("none", "mean", "batchmean"):
+            for extra in ((), ("mask", "grad_output"))[:1 if shape == () else 2]:
+                build(f"shape/{'x'.join(map(str, shape))}/{reduction}/{'-'.join(extra) or 'plain'}",
+                      math.prod(shape[:-1]), shape[-1] if shape else 1, {"reduction": reduction}, extra, shape=shape)
+    build("shape/()/log", 1, 1, {"log_target": "true"}, shape=())
     build("empty", 0, 3)
     build("empty-nan", 0, 3, {"empty_mean": "nan"}, want=("loss",))
     inputs = Inputs()
@@ -237,6 +268,11 @@ def divergences():
     inputs.put("target", torch.tensor([[NAN, 0.5], [0.5, 0.5]], dtype=F64))
     inputs.put("mask", torch.tensor([0, 1]), "u8")
     add(book, kl, "unread", inputs, {}, ("loss", "grad.input"))
+    inputs = Inputs()
+    inputs.put("input", torch.log_softmax(torch.tensor([[[1.2, -0.8, -0.5]], [[0.9, -1.2, 1.1]]], dtype=F64), 2), "f64")
+    inputs.put("target", torch.tensor([[[0.7, 0.2, 0.1]], [[0, 0.5, 0.5]]], dtype=F64), "f64")
+    out = add(book, kl, "check", inputs, {}, ("loss", "grad.input"))
+    stated(out["loss"], 0.5764813841, "check")
     book.write(os.path.join(HERE, "kl_div.jsonl"))
     print("kl_div", len(book.lines))
 

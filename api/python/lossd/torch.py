@@ -167,7 +167,8 @@ class CrossEntropyLoss(_Named):
 
 
 class BCEWithLogitsLoss(_Named):
-    """torch.nn.BCEWithLogitsLoss by lossd's bce_with_logits: `weight`, `pos_weight`."""
+    """torch.nn.BCEWithLogitsLoss by lossd's bce_with_logits: `weight` and `pos_weight` are broadcast to the logits, which
+    themselves are not."""
 
     loss = "bce_with_logits"
     translated: ClassVar = {"input": "logits", "target": "targets"}

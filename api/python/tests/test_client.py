@@ -407,6 +407,14 @@ class Torch(Service):
             lossd.torch.BCEWithLogitsLoss(self.urls[0], weight=weight, pos_weight=pos)(logits, shares), want
         )
         lossd.torch.BCEWithLogitsLoss(self.urls[0], weight=None, pos_weight=None)(logits, shares)
+        for w, p in ((torch.rand(4, 1), torch.rand(1, 3)), (torch.tensor(0.5), torch.rand(1)), (torch.rand(1, 1), pos)):
+            want = torch.nn.BCEWithLogitsLoss(w, pos_weight=p)(logits, shares)
+            got = lossd.torch.BCEWithLogitsLoss(self.urls[0], weight=w, pos_weight=p)(logits, shares)
+            torch.testing.assert_close(got, want)
+        one = torch.tensor(0.25)
+        torch.testing.assert_close(
+            lossd.torch.BCEWithLogitsLoss(self.urls[0])(one, one), torch.nn.BCEWithLogitsLoss()(one, one)
+        )
         temperature = torch.nn.Parameter(torch.tensor(0.5))
         learned = lossd.torch.Loss("info_nce", self.urls[0], temperature=temperature)
         self.assertEqual([p is temperature for p in learned.parameters()], [True])
