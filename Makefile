@@ -424,7 +424,6 @@ uninstall:
 
 # Packages for pip and npm: lossd and the library with all that they need but glibc, under build/packages/.
 
-STRIP ?= strip
 NATIVE := $(B)/native
 # Its name changed with libuv 1.45.
 UV_STATIC = $(call lazy,UV_STATIC,test -f "$$($(CC) -print-file-name=libuv_a.a)" && echo libuv_a.a || echo libuv.a)
@@ -435,11 +434,11 @@ $(NATIVE)/lossd: $(SERVER_OBJS) $(B)/liblosskit.so.0 docker/native.py
 	$(call say,LD,$@)
 	$(Q)$(CC) -pie -Wl,-z,relro,-z,now -Wl,-rpath,'$$ORIGIN' -Wl,--disable-new-dtags $(FLAVOUR_$(FLAVOUR)) \
 		$(SERVER_OBJS) $(B)/liblosskit.so.0 $(CFLAGS) $(LDFLAGS) $(STATIC:%=-l:%) -lgnutls -lm -o $@
-	$(Q)docker/native.py --cc "$(CC)" --strip "$(STRIP)" $(STATIC:%=--static %) $@ $(B)/liblosskit.so.0
+	$(Q)docker/native.py --cc "$(CC)" $(STATIC:%=--static %) $@ $(B)/liblosskit.so.0
 
 ## wheel: losskit for pip, with the library and lossd inside, in build/packages/
 wheel: $(NATIVE)/lossd
-	$(Q)docker/wheel.py --native $(NATIVE) --version $(VERSION) --into build/packages
+	$(Q)docker/wheel.py --cc "$(CC)" --native $(NATIVE) --version $(VERSION) --into build/packages
 
 ## npm: the client for npm and the lossd of this machine, in build/packages/ (needs node)
 npm: $(NATIVE)/lossd

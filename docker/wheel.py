@@ -2,7 +2,7 @@
 """Write the wheel losskit: the packages lossd and losskit of api/python, and within losskit what docker/native.py gathered.
 The same files give the same wheel, to the byte.
 
-    docker/wheel.py --native build/release/native --version 0.2.0 --into build/packages
+    docker/wheel.py --cc gcc --native build/release/native --version 0.2.0 --into build/packages
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import tomllib
 import zipfile
 
-from native import output
+from native import output, tool
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYTHON = ROOT / "api" / "python"
@@ -46,22 +46,24 @@ lossd = losskit.__main__:main
 """
 
 
-def platform_of(files: list[pathlib.Path]) -> str:
+def platform_of(cc: str, files: list[pathlib.Path]) -> str:
     """The machine, and the glibc with the newest symbol that one of them uses."""
-    machine = re.search(r"Machine: +(.*)", output("readelf", "-h", files[0]))[1]
-    symbols = re.findall(r"\bGLIBC_(\d+)\.(\d+)", output("readelf", "-VW", *files))
+    readelf = tool(cc, "readelf")
+    machine = re.search(r"Machine: +(.*)", output(readelf, "-h", files[0]))[1]
+    symbols = re.findall(r"\bGLIBC_(\d+)\.(\d+)", output(readelf, "-VW", *files))
     major, minor = max((int(major), int(minor)) for major, minor in symbols)
     return f"manylinux_{major}_{minor}_{MACHINES[machine]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--cc", default="gcc")
     parser.add_argument("--native", type=pathlib.Path, required=True)
     parser.add_argument("--version", required=True)
     parser.add_argument("--into", type=pathlib.Path, required=True)
     a = parser.parse_args()
     native = [file for file in a.native.iterdir() if file.is_file()]
-    tag = f"py3-none-{platform_of(native)}"
+    tag = f"py3-none-{platform_of(a.cc, native)}"
     info = f"losskit-{a.version}.dist-info"
     project = tomllib.loads((PYTHON / "pyproject.toml").read_text())["project"]
     files = {f"losskit/native/{file.name}": file.read_bytes() for file in native}
