@@ -29,7 +29,7 @@ class Local(calls.ByName, calls.Copied):
     is computed by the thread that makes it and, if it is large, by `threads - 1` others, and holds no lock of Python's
     meanwhile."""
 
-    own = ("_pool", "_process", "_lock", "_described")
+    own = ("_pool", "_process", "_lock", "_held", "_described")
     where = "losskit"
 
     def __init__(self, *, threads: int = 1) -> None:
@@ -42,6 +42,7 @@ class Local(calls.ByName, calls.Copied):
         self._pool: concurrent.futures.Executor | None = None
         self._process = os.getpid()
         self._lock = threading.Lock()
+        self._held = threading.local()
         self._described: dict[str, dict[str, Any]] | None = None
 
     def evaluate(
@@ -101,6 +102,13 @@ class Local(calls.ByName, calls.Copied):
             if self._pool is None:
                 self._pool = concurrent.futures.ThreadPoolExecutor(self.threads - 1, "losskit")
             return self._pool
+
+    def scratch(self, size: int) -> int:
+        """The address of memory that this thread works in: the same at every call, so that it is still in the cache."""
+        held = getattr(self._held, "scratch", None)
+        if held is None or held.size < size + ALIGNMENT:
+            held = self._held.scratch = np.empty(size + ALIGNMENT, np.uint8)
+        return -(-_address(held) // ALIGNMENT) * ALIGNMENT
 
 
 class _Call:
@@ -176,14 +184,12 @@ class _Call:
     def compute(self, local: Local) -> None:
         self.do(lib.lk_call_plan)
         shards = max(1, min(local.threads, self.elements // SHARD_ELEMENTS))
-        size = -(-lib.lk_call_scratch(self.call) // ALIGNMENT) * ALIGNMENT
-        scratch = np.empty(size * shards + ALIGNMENT, np.uint8)
-        begin = -(-_address(scratch) // ALIGNMENT) * ALIGNMENT
+        size = lib.lk_call_scratch(self.call)
 
         def run(shard: int) -> None:
             blocks = lib.lk_call_blocks(self.call)
             first, end = blocks * shard // shards, blocks * (shard + 1) // shards
-            lib.lk_call_run(self.call, first, end - first, begin + size * shard)
+            lib.lk_call_run(self.call, first, end - first, local.scratch(size))
 
         more = True
         while more:
