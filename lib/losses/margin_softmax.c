@@ -52,14 +52,14 @@ typedef struct plan {
 
 static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s);
 
-static plan plan_of(const lk_job *job)
+/* What the shapes decide: there may be no data yet. */
+static plan layout_of(const lk_job *job)
 {
     const options *o = job->options;
     plan p = {.bytes = 0};
     p.t.rows = pair_units_take(job, &p.bytes, EMBEDDING, o->cos_eps);
     p.t.columns = pair_units_take(job, &p.bytes, PROTOTYPES, o->cos_eps);
     p.t.scale = o->scale;
-    p.t.power = table_power(job, GRAD_OUTPUT);
     p.t.mend = put_target;
     table_take(job, &p.bytes, &p.t);
     const size_t n = (size_t)p.t.rows.rows;
@@ -68,21 +68,28 @@ static plan plan_of(const lk_job *job)
     return p;
 }
 
+static plan plan_of(const lk_job *job)
+{
+    plan p = layout_of(job);
+    p.t.power = table_power(job, GRAD_OUTPUT);
+    return p;
+}
+
 static size_t state(const lk_job *job)
 {
-    return plan_of(job).bytes;
+    return layout_of(job).bytes;
 }
 
 static size_t scratch_size(const lk_job *job)
 {
-    const plan p = plan_of(job);
+    const plan p = layout_of(job);
     return table_scratch(job, &p.t);
 }
 
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
     (void)pass;
-    const plan p = plan_of(job);
+    const plan p = layout_of(job);
     return table_cost(&p.t);
 }
 
