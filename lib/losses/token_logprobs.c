@@ -194,6 +194,7 @@ static void long_rows(const lk_job *job, const class_plan *p, int64_t first, int
 static void short_rows(const lk_job *job, const class_plan *p, int64_t first, int64_t count,
                        lk_block *block, void *scratch)
 {
+    const few_plan plan = few_plan_make(p, scratch);
     elem *grad = job->grad[LOGITS].data;
     for (int64_t i = first; i < first + count; i += LANES) {
         few_rows r = {.x = (const elem *)job->in[LOGITS].data + i * p->width};
@@ -207,7 +208,7 @@ static void short_rows(const lk_job *job, const class_plan *p, int64_t first, in
             r.rho[k] = r.live[k] ? upstream_logprob(job, i + k) : 0;
             r.zeta[k] = r.live[k] ? upstream_entropy(job, i + k) : 0;
         }
-        few_logprobs(p, &r, scratch);
+        few_logprobs(&plan, &r);
         for (int k = 0; k < r.count; k++) {
             put_row(job, ENTROPIES, i + k, (double)r.entropy[k]);
             put_logprob(job, i + k, r.live[k] ? -(double)r.nll[k] : 0, block);

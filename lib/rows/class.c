@@ -269,23 +269,22 @@ _Static_assert((int)LANES <= (int)CLASS_GROUP, "a group of rows has room for its
 /* The state of one run over rows. */
 typedef struct few_visit {
     const lk_job *job;
-    const class_plan *p;
+    const few_plan *plan;
     class_targets_of targets_of;
     double *value;   /* see classwise_rows */
     int64_t apart;   /* from row to row, in elements */
     lk_block *block; /* that of the next group, before block_end */
     int64_t block_end;
     double sum[CLASSWISE_SUMS][LANES]; /* of the block, a lane each */
-    void *scratch;
 } few_visit;
 
 /* class_refuse for a row whose classes may lie apart. */
 static bool few_refuse(const few_visit *v, int input, int64_t i, const elem *x)
 {
     elem row[FEW];
-    for (int64_t k = 0; k < v->p->classes; k++)
-        memcpy(row + k, x + k * v->p->inner, sizeof *row);
-    return class_refuse(v->p, input, i, row, v->block);
+    for (int64_t k = 0; k < v->plan->row->classes; k++)
+        memcpy(row + k, x + k * v->plan->row->inner, sizeof *row);
+    return class_refuse(v->plan->row, input, i, row, v->block);
 }
 
 /* Set up the rows from `first` on with their targets. */
@@ -371,7 +370,7 @@ static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
             t = (class_targets){0};
         v->targets_of(v->job, first, r.count, &t);
         few_begin(v, first, &t, &r);
-        few_compute(v->p, &r, v->scratch);
+        few_compute(v->plan, &r);
         few_end(v, first, &t, &r);
         const int64_t step = r.count * v->apart;
         r.x += step;
@@ -384,14 +383,14 @@ static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
 static void few_run(const lk_job *job, const class_plan *p, class_targets_of targets_of,
                     double *value, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    few_visit v = {.job = job, .p = p, .targets_of = targets_of, .value = value};
+    const few_plan plan = few_plan_make(p, scratch);
+    few_visit v = {.job = job, .plan = &plan, .targets_of = targets_of, .value = value};
     const elem *x = job->in[LOGITS].data;
     const elem *t = job->form[TARGETS] == PROBABILITY ? job->in[TARGETS].data : NULL;
     elem *grad_x = job->grad[LOGITS].data, *grad_t = job->grad[TARGETS].data;
     v.apart = p->inner > 1 ? 1 : p->width;
     v.block = block;
     v.block_end = first + job->block_rows;
-    v.scratch = scratch;
     for (int64_t i = first, rows; i < first + count; i += rows) {
         /* Where the classes of a row are not contiguous, `inner` rows lie side by side. */
         const int64_t j = i % p->inner, place = (i - j) * p->width + j, left = first + count - i;

@@ -5,7 +5,6 @@
 #include "rows/few.h"
 
 #include "rows/class_terms.h"
-#include "vector/cross.h"
 #include "vector/vmath.h"
 
 /* A sum over classes is made of parts of so many terms, for its rounding errors to stay small. */
@@ -14,11 +13,12 @@ enum { PART = 8 };
 /* A group of rows while it is computed. The arrays hold a vector for each class. */
 typedef struct group {
     const class_plan *p;
-    cross_rows at; /* how x, t and the gradients lie */
-    real *raw;     /* logits as given */
-    real *z, *e;   /* scaled scores, which may be raw; e^(z - shift) */
-    real *t;       /* targets as given */
-    elem *x_room;  /* for rows that do not fill a group */
+    const few_plan *plan;
+    int count;    /* rows in memory */
+    real *raw;    /* logits as given */
+    real *z, *e;  /* scaled scores, which may be raw; e^(z - shift) */
+    real *t;      /* targets as given */
+    elem *x_room; /* for rows that do not fill a group */
     elem *t_room;
     mask live, y;
     vec top, shift;     /* shift: top, or 0 where no score is finite */
@@ -33,6 +33,14 @@ size_t few_scratch(int64_t width)
     return vectors * 4 * sizeof(real) + (size_t)width * LANES * 2 * sizeof(elem);
 }
 
+few_plan few_plan_make(const class_plan *row, void *scratch)
+{
+    return (few_plan){.row = row,
+                      .given = cross_make(row->width, row->inner),
+                      .copied = cross_make(row->width, row->inner > 1 ? LANES : 1),
+                      .scratch = scratch};
+}
+
 /* Loading and storing. Rows that do not fill a group are computed in a copy, beside zeros. */
 
 static void few_copy(const cross_rows *from_at, const elem *from, const cross_rows *to_at, elem *to,
@@ -44,30 +52,27 @@ static void few_copy(const cross_rows *from_at, const elem *from, const cross_ro
         memcpy(to + k * to_at->inner, from + k * from_at->inner, (size_t)count * sizeof(elem));
 }
 
-/* As the plan's rows lie, in a copy. */
-static cross_rows few_lies(const class_plan *p, int count)
+static void few_load(const group *g, const elem *x, elem *room, real *to)
 {
-    return cross_make(p->width, count < LANES && p->inner > 1 ? LANES : p->inner);
+    const few_plan *plan = g->plan;
+    if (g->count == LANES) {
+        cross_load(&plan->given, x, to);
+        return;
+    }
+    memset(room, 0, (size_t)(LANES * plan->given.width) * sizeof(elem));
+    few_copy(&plan->given, x, &plan->copied, room, g->count);
+    cross_load(&plan->copied, room, to);
 }
 
-static void few_load(const group *g, const elem *x, int count, elem *room, real *to)
+static void few_store(const group *g, const real *from, elem *to, elem *room)
 {
-    if (count < LANES) {
-        const cross_rows given = cross_make(g->p->width, g->p->inner);
-        memset(room, 0, (size_t)(LANES * given.width) * sizeof(elem));
-        few_copy(&given, x, &g->at, room, count);
-        x = room;
+    const few_plan *plan = g->plan;
+    if (g->count == LANES) {
+        cross_store(&plan->given, from, to);
+        return;
     }
-    cross_load(&g->at, x, to);
-}
-
-static void few_store(const group *g, const real *from, elem *to, int count, elem *room)
-{
-    cross_store(&g->at, from, count < LANES ? room : to);
-    if (count < LANES) {
-        const cross_rows given = cross_make(g->p->width, g->p->inner);
-        few_copy(&g->at, room, &given, to, count);
-    }
+    cross_store(&plan->copied, from, room);
+    few_copy(&plan->copied, room, &plan->given, to, g->count);
 }
 
 LK_INLINE vec few_at(const real *from, int64_t k)
@@ -96,36 +101,39 @@ LK_INLINE vec few_bend(const group *g, int64_t k)
 }
 
 /* The scores of the rows and their maximum. */
-static group few_group(const class_plan *p, const few_rows *r, void *scratch)
+static void few_begin(group *g, const few_plan *plan, const few_rows *r)
 {
+    const class_plan *p = plan->row;
     const int64_t vectors = padded_lanes(p->width) * LANES;
     const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
     const vec lowest = v_set(-(real)INFINITY), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    group g = {.p = p, .at = few_lies(p, r->count), .raw = scratch};
-    g.e = g.raw + vectors;
-    g.t = g.e + vectors;
-    g.z = p->scale == 1 && !(p->cap > 0) ? g.raw : g.t + vectors;
-    g.x_room = (elem *)(g.raw + 4 * vectors);
-    g.t_room = g.x_room + p->width * LANES;
-    memcpy(&g.live, r->live, sizeof g.live);
-    memcpy(&g.y, r->y, sizeof g.y);
-    few_load(&g, r->x, r->count, g.x_room, g.raw);
+    g->p = p;
+    g->plan = plan;
+    g->count = r->count;
+    g->raw = plan->scratch;
+    g->e = g->raw + vectors;
+    g->t = g->e + vectors;
+    g->z = p->scale == 1 && !(p->cap > 0) ? g->raw : g->t + vectors;
+    g->x_room = (elem *)(g->raw + 4 * vectors);
+    g->t_room = g->x_room + p->width * LANES;
+    memcpy(&g->live, r->live, sizeof g->live);
+    memcpy(&g->y, r->y, sizeof g->y);
+    few_load(g, r->x, g->x_room, g->raw);
     if (r->t)
-        few_load(&g, r->t, r->count, g.t_room, g.t);
+        few_load(g, r->t, g->t_room, g->t);
     vec top[4] = {lowest, lowest, lowest, lowest}; /* chains of maxima */
-    for (int64_t k = 0; k < p->classes && g.z != g.raw; k++) {
-        const vec x = few_at(g.raw, k);
-        v_write(g.z + k * LANES, scale * (p->cap > 0 ? cap * v_tanh(x * inverse) : x));
+    for (int64_t k = 0; k < p->classes && g->z != g->raw; k++) {
+        const vec x = few_at(g->raw, k);
+        v_write(g->z + k * LANES, scale * (p->cap > 0 ? cap * v_tanh(x * inverse) : x));
     }
     int64_t k = 0;
     for (; k + 4 <= p->classes; k += 4)
         for (int i = 0; i < 4; i++)
-            top[i] = v_max(few_at(g.z, k + i), top[i]);
+            top[i] = v_max(few_at(g->z, k + i), top[i]);
     for (; k < p->classes; k++)
-        top[0] = v_max(few_at(g.z, k), top[0]);
-    g.top = v_max(v_max(top[0], top[1]), v_max(top[2], top[3]));
-    g.shift = v_where(g.top != lowest, g.top);
-    return g;
+        top[0] = v_max(few_at(g->z, k), top[0]);
+    g->top = v_max(v_max(top[0], top[1]), v_max(top[2], top[3]));
+    g->shift = v_where(g->top != lowest, g->top);
 }
 
 /* The exponentials and their sum. The target, or in probability form every class at the maximum, is
@@ -312,21 +320,23 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
     }
     v_write(r->nll, soft ? v_set(0) : v_where(g->live, nll));
     v_write(r->lse, v_where(g->live, g->top + g->log_sum));
-    return (slopes){.a = v_read(a),
-                    .rest = v_read(rest),
-                    .power = v_read(power),
-                    .b = v_read(b),
-                    .at = v_read(at),
+    return (slopes){.a = half_join(a),
+                    .rest = half_join(rest),
+                    .power = half_join(power),
+                    .b = half_join(b),
+                    .at = half_join(at),
                     .y = soft ? s->leader : g->y};
 }
 
 /* Which rows have a gradient other than 0. */
 static mask few_sloping(const few_rows *r)
 {
+    const wide_half zero = {0};
     ilane sloping[LANES];
     mask m;
-    for (int i = 0; i < LANES; i++)
-        sloping[i] = r->live[i] && (r->rho[i] != 0 || r->zeta[i] != 0) ? -1 : 0;
+    for (int i = 0; i < LANES; i += HALF_LANES)
+        half_mask_put(sloping + i,
+                      (half_read(r->rho + i) != zero) | (half_read(r->zeta + i) != zero));
     memcpy(&m, sloping, sizeof m);
     return m;
 }
@@ -405,9 +415,11 @@ static void few_diagnose(const group *g, few_rows *r)
     }
 }
 
-void few_compute(const class_plan *p, few_rows *r, void *scratch)
+void few_compute(const few_plan *plan, few_rows *r)
 {
-    group g = few_group(p, r, scratch);
+    const class_plan *p = plan->row;
+    group g;
+    few_begin(&g, plan, r);
     sums s;
     slopes by;
     if (r->t) {
@@ -423,17 +435,19 @@ void few_compute(const class_plan *p, few_rows *r, void *scratch)
     few_diagnose(&g, r);
     if (r->grad_x) {
         few_gradient(&g, &by, few_sloping(r), r->t != NULL);
-        few_store(&g, g.e, r->grad_x, r->count, g.x_room);
+        few_store(&g, g.e, r->grad_x, g.x_room);
     }
     if (r->grad_t) {
         few_target_slopes(&g, r);
-        few_store(&g, g.t, r->grad_t, r->count, g.t_room);
+        few_store(&g, g.t, r->grad_t, g.t_room);
     }
 }
 
-void few_logprobs(const class_plan *p, few_rows *r, void *scratch)
+void few_logprobs(const few_plan *plan, few_rows *r)
 {
-    group g = few_group(p, r, scratch);
+    const class_plan *p = plan->row;
+    group g;
+    few_begin(&g, plan, r);
     real by_p[LANES], by_l[LANES], at[LANES];
     vec gap = {0};
     bool bends = false;
@@ -446,24 +460,24 @@ void few_logprobs(const class_plan *p, few_rows *r, void *scratch)
     if (!r->grad_x)
         return;
     for (int i = 0; i < LANES; i += HALF_LANES) {
-        const wide_half rest = half_of(g.rest, i), own = half_of(g.own, i), sum = rest + own;
+        const wide_half rest = half_of(g.rest, i), hit = half_of(g.own, i), sum = rest + hit;
         const wide_half g_l = half_read(r->rho + i), g_h = half_read(r->zeta + i), zero = {0};
         const wide_half far = half_of(gap, i) - half_of(g.above, i); /* l_y + H */
-        const wide_half p_y = own / sum,
+        const wide_half p_y = hit / sum,
                         pull = half_where((p_y > zero) & (g_h != zero), g_h * p_y * far);
         half_put(by_p + i, -g_l / sum * p->scale);
         half_put(by_l + i, -g_h / sum * p->scale);
         half_put(at + i, (g_l * (rest / sum) - pull) * p->scale); /* 1 - p_y is rest/sum */
     }
     const mask sloping = few_sloping(r), none = g.sum != g.sum;
-    const vec zero = {0};
+    const vec l = half_join(by_l), q = half_join(by_p), own = half_join(at), zero = {0};
     for (int64_t k = 0; k < p->classes; k++) {
         const vec d = few_at(g.z, k) - g.shift, e = few_at(g.e, k);
-        vec slope = v_where(e != zero, e * v_fma(v_read(by_l), d + gap, v_read(by_p)));
-        slope = v_select(g.y == m_set((ilane)k), v_read(at), slope) * few_bend(&g, k);
+        vec slope = v_where(e != zero, e * v_fma(l, d + gap, q));
+        slope = v_select(g.y == m_set((ilane)k), own, slope) * few_bend(&g, k);
         v_write(g.e + k * LANES, v_where(sloping, v_select(none, g.sum, slope)));
     }
     for (int64_t k = p->classes; k < p->width; k++)
         v_write(g.e + k * LANES, zero);
-    few_store(&g, g.e, r->grad_x, r->count, g.x_room);
+    few_store(&g, g.e, r->grad_x, g.x_room);
 }

@@ -9,14 +9,24 @@
 #define LK_FEW_H
 
 #include "rows/class_row.h"
+#include "vector/cross.h"
 
 /* Each variant has its own copy, under its own names; defined in rows/few.c. */
-#define few_scratch  LK_PASTE(LK_VARIANT, few_scratch)
-#define few_compute  LK_PASTE(LK_VARIANT, few_compute)
-#define few_logprobs LK_PASTE(LK_VARIANT, few_logprobs)
+#define few_plan_make LK_PASTE(LK_VARIANT, few_plan_make)
+#define few_scratch   LK_PASTE(LK_VARIANT, few_scratch)
+#define few_compute   LK_PASTE(LK_VARIANT, few_compute)
+#define few_logprobs  LK_PASTE(LK_VARIANT, few_logprobs)
 
 /* Rows of at most so many classes go across lanes. Beyond, a row fills enough vectors by itself. */
 enum { FEW = sizeof(real) == sizeof(double) ? 64 : 128 };
+
+/* What all groups of rows of a run share: the plan, how rows lie in memory, and how they lie in the
+ * copy that rows which do not fill a group are computed in. */
+typedef struct few_plan {
+    const class_plan *row;
+    cross_rows given, copied;
+    void *scratch;
+} few_plan;
 
 /* Consecutive rows, one a lane: the inputs, then the results. A row that is not live is not counted
  * or not there: its gradient and its results are 0, its argmax is -1. */
@@ -36,11 +46,13 @@ typedef struct few_rows {
 /* Bytes of scratch for rows of `width` classes; any alignment will do. */
 LK_DRIVER size_t few_scratch(int64_t width);
 
+LK_DRIVER few_plan few_plan_make(const class_plan *row, void *scratch);
+
 /* Values and gradients as class_compute's. */
-LK_DRIVER void few_compute(const class_plan *p, few_rows *rows, void *scratch);
+LK_DRIVER void few_compute(const few_plan *p, few_rows *rows);
 
 /* log p_y (as -nll), the entropy if the plan wants it, and where grad_x is given the gradient of
  * rho log p_y + zeta H. */
-LK_DRIVER void few_logprobs(const class_plan *p, few_rows *rows, void *scratch);
+LK_DRIVER void few_logprobs(const few_plan *p, few_rows *rows);
 
 #endif

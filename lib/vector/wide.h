@@ -100,6 +100,20 @@ LK_INLINE wide_half half_rounded(wide_half x)
     return __builtin_convertvector(__builtin_convertvector(x, half_reals), wide_half);
 }
 
+/* All that half_put has stored. The halves are read as they were written: reading both at once
+ * would have to wait until they are in cache. */
+LK_INLINE vec half_join(const real *from)
+{
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+    const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(from));
+    return (vec)_mm512_insertf32x8(low, _mm256_loadu_ps(from + HALF_LANES), 1);
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    return (vec)_mm256_set_m128(_mm_loadu_ps(from + HALF_LANES), _mm_loadu_ps(from));
+#else
+    return v_read(from);
+#endif
+}
+
 /* HALF_LANES of a mask, and back. */
 typedef ilane half_ilanes __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(ilane))));
 
