@@ -19,24 +19,20 @@
 #define UNROLLED _Pragma("GCC unroll 16")
 #endif
 
-/* A tile: rows, and vectors of columns. Its sums, a vector of each column and one of a row take as
- * many registers as there are. */
-#if LK_VECTOR_BYTES == 64
-enum { TILE_ROWS = 14, TILE_VECTORS = 2 };
-#elif LK_VECTOR_BYTES == 32
-enum { TILE_ROWS = 6, TILE_VECTORS = 2 };
-#elif LK_VECTOR_BYTES == 16
-enum { TILE_ROWS = 6, TILE_VECTORS = 4 };
+/* A tile: rows, and vectors of columns. Its sums, a vector of each column and one of a row take
+ * nearly as many registers as there are, and its rows make whole panels of vectors. */
+#if LK_VECTOR_BYTES == 64 || LK_VECTOR_BYTES == 16
+enum { TILE_ROWS = 8, TILE_VECTORS = 3 };
 #else
 enum { TILE_ROWS = 4, TILE_VECTORS = 3 };
 #endif
 
 enum {
     TILE_COLUMNS = TILE_VECTORS * LANES,
-    /* Reals from one component of a panel of rows to the next: whole vectors. */
-    ROW_PANEL = (TILE_ROWS + LANES - 1) / LANES * LANES,
-    /* How many panels make a block, of PRODUCT_TERMS components each. */
-    BLOCK_ROWS = 10 * TILE_ROWS,
+    /* The rows of a panel: one tile or more. */
+    ROW_PANEL = TILE_ROWS > (int)LANES ? TILE_ROWS : LANES,
+    /* What a block has, PRODUCT_TERMS components of each. */
+    BLOCK_ROWS = 128,
     BLOCK_COLUMNS = (sizeof(real) == 8 ? 256 : 512) / TILE_COLUMNS * TILE_COLUMNS,
 };
 
@@ -77,6 +73,11 @@ LK_INLINE void turn(vec x[LANES])
     }
 }
 
+LK_INLINE int64_t at_most(int64_t n, int64_t most)
+{
+    return n < most ? n : most;
+}
+
 /* `n` numbers from index i of a side on, 0 <= n <= LANES; 0 in the other lanes. */
 LK_INLINE vec side_read(const bool elements, const void *at, int64_t i, int64_t n)
 {
@@ -86,92 +87,137 @@ LK_INLINE vec side_read(const bool elements, const void *at, int64_t i, int64_t 
                     : v_read_tail((const real *)at + i, n, 0);
 }
 
-LK_INLINE int64_t at_most(int64_t n, int64_t most)
+/* Panels of some vectors, `each` in one; the last may be narrower, a multiple of `unit`, where
+ * missing vectors are 0. */
+typedef struct panels {
+    int64_t count, each, unit;
+    int64_t depth;
+} panels;
+
+LK_INLINE int64_t panel_width(const panels *p, int64_t first)
 {
-    return n < most ? n : most;
+    return at_most((p->count - first + p->unit - 1) / p->unit * p->unit, p->each);
 }
 
-/* Copy components k..k+depth-1 of vectors i..i+count-1 to a panel; vectors that are missing up to
- * `width` are 0. */
-LK_INLINE void panel_fill(const bool elements, const product_side *side, int64_t i, int64_t count,
-                          const int width, int64_t k, int64_t depth, real *to)
+/* From a side where vectors lie beside each other: components k.. of vectors i... */
+LK_INLINE void panels_copy(const bool elements, const panels *p, const product_side *side,
+                           int64_t i, int64_t k, real *to)
 {
-    if (side->step != 1) {
-        for (int64_t d = 0; d < depth; d++)
-            for (int w = 0; w < width; w += LANES)
+    for (int64_t first = 0; first < p->count; first += p->each, to += p->depth * p->each) {
+        const int64_t width = panel_width(p, first), left = p->count - first;
+        for (int64_t d = 0; d < p->depth; d++) {
+            const int64_t at = (k + d) * side->step + i + first;
+            for (int64_t w = 0; w < width; w += LANES)
                 v_write(to + d * width + w,
-                        side_read(elements, side->at, (k + d) * side->step + i + w,
-                                  at_most(count - w, LANES)));
-        return;
-    }
-    for (int w = 0; w < width; w += LANES) {
-        for (int64_t d = 0; d < depth; d += LANES) {
-            const int64_t n = at_most(depth - d, LANES);
-            vec x[LANES];
-            UNROLLED
-            for (int r = 0; r < LANES; r++)
-                x[r] = side_read(elements, side->at, (i + w + r) * side->apart + k + d,
-                                 w + r < count ? n : 0);
-            turn(x);
-            UNROLLED
-            for (int r = 0; r < LANES; r++)
-                if (r < n)
-                    v_write(to + (d + r) * width + w, x[r]);
+                        side_read(elements, side->at, at + w, at_most(left - w, LANES)));
         }
     }
 }
 
-/* The panels of `count` vectors, `each` in one; `depth` times `width` reals apart. */
-LK_INLINE void panels_fill(const product_side *side, int64_t i, int64_t count, const int each,
-                           const int width, int64_t k, int64_t depth, real *to)
+/* LANES vectors of at most LANES components, of which `many` have `deep`, turned. */
+LK_INLINE void panel_turn(const bool elements, const bool whole, const product_side *side,
+                          int64_t i, int64_t many, int64_t k, int64_t deep, real *to, int64_t width)
 {
-    for (int64_t p = 0; p < count; p += each, to += depth * width) {
-        const int64_t many = at_most(count - p, each);
-        if (side->elements && sizeof(elem) != sizeof(real))
-            panel_fill(true, side, i + p, many, width, k, depth, to);
-        else
-            panel_fill(false, side, i + p, many, width, k, depth, to);
+    vec x[LANES];
+    UNROLLED
+    for (int r = 0; r < LANES; r++)
+        x[r] = side_read(elements, side->at, (i + r) * side->apart + k,
+                         whole      ? LANES
+                         : r < many ? deep
+                                    : 0);
+    turn(x);
+    UNROLLED
+    for (int r = 0; r < LANES; r++)
+        if (whole || r < deep)
+            v_write(to + r * width, x[r]);
+}
+
+/* The same from a side where the components of a vector lie beside each other. */
+LK_INLINE void panels_turn(const bool elements, const panels *p, const product_side *side,
+                           int64_t i, int64_t k, real *to)
+{
+    for (int64_t first = 0; first < p->count; first += p->each, to += p->depth * p->each) {
+        const int64_t width = panel_width(p, first);
+        for (int64_t w = 0; w < width; w += LANES) {
+            const int64_t many = p->count - first - w;
+            for (int64_t d = 0; d < p->depth; d += LANES) {
+                const int64_t deep = at_most(p->depth - d, LANES);
+                real *at = to + d * width + w;
+                if (many >= LANES && deep == LANES)
+                    panel_turn(elements, true, side, i + first + w, 0, k + d, 0, at, width);
+                else
+                    panel_turn(elements, false, side, i + first + w, many, k + d, deep, at, width);
+            }
+        }
     }
 }
 
-/* A tile of the result, of whole panels. */
-LK_INLINE void tile_add(const real *a, const real *b, int64_t depth, bool onto, real *out,
-                        int64_t stride)
+LK_INLINE void panels_from(const bool elements, const panels *p, const product_side *side,
+                           int64_t i, int64_t k, real *to)
+{
+    if (side->step == 1)
+        panels_turn(elements, p, side, i, k, to);
+    else
+        panels_copy(elements, p, side, i, k, to);
+}
+
+static void panels_fill(const panels *p, const product_side *side, int64_t i, int64_t k, real *to)
+{
+    if (side->elements && sizeof(elem) != sizeof(real))
+        panels_from(true, p, side, i, k, to);
+    else
+        panels_from(false, p, side, i, k, to);
+}
+
+/* A tile of the result, of that many vectors of columns. */
+LK_INLINE void tile_of(const int vectors, const real *a, const real *b, int64_t depth, bool onto,
+                       real *out, int64_t stride)
 {
     vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
     for (int64_t k = 0; k < depth; k++) {
         vec column[TILE_VECTORS];
         UNROLLED
-        for (int v = 0; v < TILE_VECTORS; v++)
+        for (int v = 0; v < vectors; v++)
             column[v] = v_read(b + v * LANES);
         UNROLLED
         for (int r = 0; r < TILE_ROWS; r++) {
             const vec row = v_set(a[r]);
             UNROLLED
-            for (int v = 0; v < TILE_VECTORS; v++)
+            for (int v = 0; v < vectors; v++)
                 sum[r][v] = v_fma(row, column[v], sum[r][v]);
         }
         a += ROW_PANEL;
-        b += TILE_COLUMNS;
+        b += vectors * LANES;
     }
     UNROLLED
     for (int r = 0; r < TILE_ROWS; r++) {
         UNROLLED
-        for (int v = 0; v < TILE_VECTORS; v++) {
+        for (int v = 0; v < vectors; v++) {
             real *to = out + r * stride + v * LANES;
             v_write(to, onto ? v_read(to) + sum[r][v] : sum[r][v]);
         }
     }
 }
 
-/* The same at the edges of the result, where only some rows and columns exist. */
-static void tile_edge(const real *a, const real *b, int64_t depth, bool onto, int64_t rows,
-                      int64_t columns, real *out, int64_t stride)
+static void tile_add(int64_t columns, const real *a, const real *b, int64_t depth, bool onto,
+                     real *out, int64_t stride)
+{
+    if (columns > 2 * LANES)
+        tile_of(3, a, b, depth, onto, out, stride);
+    else if (columns > LANES)
+        tile_of(2, a, b, depth, onto, out, stride);
+    else
+        tile_of(1, a, b, depth, onto, out, stride);
+}
+
+/* The same at the edges of the result, where not all rows, or not whole vectors, exist. */
+static void tile_edge(int64_t rows, int64_t columns, const real *a, const real *b, int64_t depth,
+                      bool onto, real *out, int64_t stride)
 {
     real tile[TILE_ROWS * TILE_COLUMNS] = {0};
     for (int64_t r = 0; onto && r < rows; r++)
         memcpy(tile + r * TILE_COLUMNS, out + r * stride, (size_t)columns * sizeof *tile);
-    tile_add(a, b, depth, onto, tile, TILE_COLUMNS);
+    tile_add(columns, a, b, depth, onto, tile, TILE_COLUMNS);
     for (int64_t r = 0; r < rows; r++)
         memcpy(out + r * stride, tile + r * TILE_COLUMNS, (size_t)columns * sizeof *tile);
 }
@@ -181,29 +227,33 @@ static void block_add(const real *a, const real *b, int64_t depth, bool onto, in
                       int64_t columns, real *out, int64_t stride)
 {
     for (int64_t j = 0; j < columns; j += TILE_COLUMNS, b += depth * TILE_COLUMNS) {
-        const real *panel = a;
-        for (int64_t i = 0; i < rows; i += TILE_ROWS, panel += depth * ROW_PANEL) {
+        const int64_t across = at_most(columns - j, TILE_COLUMNS);
+        for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+            const int64_t within = i % ROW_PANEL, high = at_most(rows - i, TILE_ROWS);
+            const real *panel = a + (i - within) * depth + within;
             real *to = out + i * stride + j;
-            if (rows - i >= TILE_ROWS && columns - j >= TILE_COLUMNS)
-                tile_add(panel, b, depth, onto, to, stride);
+            if (high == TILE_ROWS && across % LANES == 0)
+                tile_add(across, panel, b, depth, onto, to, stride);
             else
-                tile_edge(panel, b, depth, onto, at_most(rows - i, TILE_ROWS),
-                          at_most(columns - j, TILE_COLUMNS), to, stride);
+                tile_edge(high, across, panel, b, depth, onto, to, stride);
         }
     }
 }
 
 /* Reals of the panels of a block. */
+static int64_t panels_size(int64_t count, int64_t each, int64_t depth)
+{
+    return (count + each - 1) / each * each * at_most(depth, PRODUCT_TERMS);
+}
+
 static int64_t row_panels(int64_t rows, int64_t depth)
 {
-    const int64_t panels = (at_most(rows, BLOCK_ROWS) + TILE_ROWS - 1) / TILE_ROWS;
-    return panels * ROW_PANEL * at_most(depth, PRODUCT_TERMS);
+    return panels_size(at_most(rows, BLOCK_ROWS), ROW_PANEL, depth);
 }
 
 static int64_t column_panels(int64_t columns, int64_t depth)
 {
-    const int64_t panels = (at_most(columns, BLOCK_COLUMNS) + TILE_COLUMNS - 1) / TILE_COLUMNS;
-    return panels * TILE_COLUMNS * at_most(depth, PRODUCT_TERMS);
+    return panels_size(at_most(columns, BLOCK_COLUMNS), TILE_COLUMNS, depth);
 }
 
 size_t product_scratch(int64_t rows, int64_t columns, int64_t depth)
@@ -220,10 +270,12 @@ void product(const product_side *rows, const product_side *columns, int64_t dept
         const int64_t across = at_most(columns->count - j, BLOCK_COLUMNS);
         for (int64_t k = 0; k < depth || k == 0; k += PRODUCT_TERMS) {
             const int64_t deep = at_most(depth - k, PRODUCT_TERMS);
-            panels_fill(columns, j, across, TILE_COLUMNS, TILE_COLUMNS, k, deep, b);
+            const panels beside = {across, TILE_COLUMNS, LANES, deep};
+            panels_fill(&beside, columns, j, k, b);
             for (int64_t i = 0; i < rows->count; i += BLOCK_ROWS) {
                 const int64_t high = at_most(rows->count - i, BLOCK_ROWS);
-                panels_fill(rows, i, high, TILE_ROWS, ROW_PANEL, k, deep, a);
+                const panels below = {high, ROW_PANEL, ROW_PANEL, deep};
+                panels_fill(&below, rows, i, k, a);
                 block_add(a, b, deep, onto || k > 0, high, across, out + i * stride + j, stride);
             }
         }

@@ -74,7 +74,7 @@ LK_DRIVER size_t table_scratch(const lk_job *job, const pair_table *t);
 LK_DRIVER int64_t table_cost(const pair_table *t);
 
 /* How many rows at a time table_scores can give, at most TABLE_ROWS. */
-enum { TABLE_ROWS = 112 };
+enum { TABLE_ROWS = 128 };
 LK_DRIVER int64_t table_group(const pair_table *t);
 
 /* The scores of `count` rows from row i on, t->padded apart, with -inf at the end of each. */
