@@ -65,13 +65,10 @@ class Local(calls.ByName, calls.Copied):
         if not over <= given.keys():
             raise TypeError(f"in_place names {', '.join(sorted(over - given.keys()))}: no inputs of this call")
         call = _Call(description)
-        try:
-            call.fill(given, texts, outputs, self._descriptions())
-            made = call.bind(inputs, given, over)
-            call.compute(self)
-        finally:
-            call.free()
-        return made
+        call.fill(given, texts, outputs, self._descriptions())
+        call.bind(inputs, given, over)
+        call.compute(self)
+        return call.made
 
     def ready(self) -> bool:
         """As lossd.Client's: always."""
@@ -112,16 +109,17 @@ class Local(calls.ByName, calls.Copied):
 
 
 class _Call:
-    """An lk_call. `fill`, `bind`, `compute` in this order, then `free`."""
+    """An lk_call: `fill`, `bind`, `compute`, in this order. It lives, and with it all memory that it refers to, until the
+    last thread has let go of it: the one that waits for the others may be interrupted."""
 
     def __init__(self, description: Mapping[str, Any]) -> None:
-        self.error = Error()
-        self.parts = [one["name"] for one in description["options"] if one["type"] == "parts"]
         self.call = lib.lk_call_new(lib.lk_loss_find(description["name"].encode()))
+        self.error, self.made, self.held = Error(), {}, []
+        self.parts = [one["name"] for one in description["options"] if one["type"] == "parts"]
         if not self.call:
             raise MemoryError
 
-    def free(self) -> None:
+    def __del__(self) -> None:
         lib.lk_call_free(self.call)
 
     def do(self, function: Any, *arguments: Any) -> None:
@@ -145,10 +143,10 @@ class _Call:
         descriptions: Mapping[str, Any],
     ) -> None:
         """In the order of a request, so that of several errors it is the same one that is told."""
-        self.elements, self.held = 1, []
+        self.elements = 1
         for name, tensor in given.items():
             array = np.asarray(tensors.bits(tensor), order="C")
-            self.held.append(array)  # the call refers to its memory
+            self.held.append(array)
             self.elements = max(self.elements, array.size)
             if array.ndim > MAX_RANK:
                 detail = f"{name} has {array.ndim} axes; tensors have at most {MAX_RANK}"
@@ -160,26 +158,22 @@ class _Call:
                 parts.add(self, name, text, descriptions)
             else:
                 self.do(lib.lk_call_option, name.encode(), text.encode())
-        for name in outputs or ():
-            self.do(lib.lk_call_want, name.encode())
+        for name in () if outputs is None else ",".join(outputs).split(","):
+            self.do(lib.lk_call_want, name.lstrip(" ").encode())
         self.do(lib.lk_call_check)
 
-    def bind(
-        self, inputs: Mapping[str, Any], given: Mapping[str, tensors.Tensor], in_place: Set[str]
-    ) -> dict[str, Any]:
-        """The outputs, with memory to be computed in."""
-        made: dict[str, Any] = {}
+    def bind(self, inputs: Mapping[str, Any], given: Mapping[str, tensors.Tensor], in_place: Set[str]) -> None:
+        """Makes the outputs."""
         for i in range(lib.lk_call_outputs(self.call)):
             view = Tensor()
             name = lib.lk_call_output(self.call, i, view).decode()
             of = name.partition(".")[2]
             if of in in_place and lib.lk_call_in_place(self.call, i):
-                made[name] = _overwritten(of, inputs, given)
+                self.made[name] = _overwritten(of, inputs, given)
             else:
                 array = np.empty(view.shape[: view.rank], ARRAYS[view.dtype])
-                made[name] = tensors.BF16(array) if view.dtype == DTYPES["BF16"] else array
-            lib.lk_call_bind(self.call, i, _address(tensors.bits(made[name])))
-        return made
+                self.made[name] = tensors.BF16(array) if view.dtype == DTYPES["BF16"] else array
+            lib.lk_call_bind(self.call, i, _address(tensors.bits(self.made[name])))
 
     def compute(self, local: Local) -> None:
         self.do(lib.lk_call_plan)
@@ -194,10 +188,8 @@ class _Call:
         more = True
         while more:
             others = [local.workers().submit(run, shard) for shard in range(1, shards)]
-            try:
-                run(0)
-            finally:
-                concurrent.futures.wait(others)  # also when this thread was interrupted: they write to our arrays
+            run(0)
+            concurrent.futures.wait(others)
             more = lib.lk_call_next(self.call)
         self.do(lib.lk_call_finish)
 

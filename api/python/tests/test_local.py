@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import unittest
+import unittest.mock
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,8 @@ class Local(unittest.TestCase):
             ("cross_entropy", good, {"reduction": "nonsense"}, None),
             ("cross_entropy", good, {}, ["nonsense"]),
             ("cross_entropy", good, {}, ["loss", "loss"]),
+            ("cross_entropy", good, {}, []),
+            ("cross_entropy", good, {}, ["loss, nonsense"]),
             ("cross_entropy", {**good, "class_weight": np.float32([1, np.nan, 1])}, {}, None),
             ("cosent", {"similarity": np.float32([1]), "labels": np.float32([np.nan])}, {}, None),
             ("mask_tokens", {"input_ids": y}, {}, None),
@@ -248,6 +251,15 @@ class Local(unittest.TestCase):
                 t.join()
         self.assertEqual(wrong, [])
         self.assertRaises(ValueError, losskit.Local, threads=0)
+
+    def test_interrupts(self) -> None:
+        """Who waits for the other threads is interrupted, and they go on."""
+        local, x, y = losskit.Local(threads=3), np.ones((80, 9000), "f4"), np.zeros(80, int)
+        want = local.cross_entropy(x, y)["loss"]
+        with unittest.mock.patch("concurrent.futures.wait", side_effect=KeyboardInterrupt):
+            for _ in range(50):
+                self.assertRaises(KeyboardInterrupt, local.cross_entropy, x.copy(), y)
+        self.assertEqual(local.cross_entropy(x, y)["loss"], want)
 
     def test_fork_and_copies(self) -> None:
         local = losskit.Local(threads=2)
@@ -388,6 +400,8 @@ class Torch(unittest.TestCase):
         self.assertTrue(torch.equal(turned, kept))
         with self.assertRaises(ValueError):
             losskit.torch.CrossEntropyLoss("http://127.0.0.1:8080", in_place=True)
+        with self.assertRaises(NotImplementedError):  # a device whose tensors cannot be copied
+            criterion(logits.to("meta"), targets)
 
     def test_copies(self) -> None:
         import torch
