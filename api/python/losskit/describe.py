@@ -44,10 +44,13 @@ def until_no_name(table: Any) -> Iterator[Any]:
 
 
 def _shape(pattern: bytes) -> str:
-    """For people: without "@option", which is internal."""
+    """For people: in words, and without "@option", which is internal."""
     if pattern == b"loss":
         return "shape of loss"
-    return f"[{','.join(word.split('@')[0] for word in pattern.decode().split())}]"
+    text = pattern.decode()
+    before, after = "broadcasts to " * text.startswith("~ "), " without its last axis" * ("-" in text)
+    words = text.removeprefix("~ ").replace("-", "").split()
+    return f"{before}[{','.join(word.split('@')[0] for word in words)}]{after}"
 
 
 def _input(one: Any) -> dict[str, Any]:

@@ -142,7 +142,14 @@ class _Call:
         outputs: Iterable[str] | None,
         descriptions: Mapping[str, Any],
     ) -> None:
-        """In the order of a request, so that of several errors it is the same one that is told."""
+        """In lossd's order: of several errors the same one is told."""
+        for name, text in options.items():
+            if name in self.parts:
+                parts.add(self, name, text, descriptions)
+            else:
+                self.do(lib.lk_call_option, name.encode(), text.encode())
+        for name in () if outputs is None else ",".join(outputs).split(","):
+            self.do(lib.lk_call_want, name.lstrip(" ").encode())
         self.elements = 1
         for name, tensor in given.items():
             array = np.asarray(tensors.bits(tensor), order="C")
@@ -153,13 +160,6 @@ class _Call:
                 raise error_of(413, {"code": "too_large", "detail": detail, "input": name})
             view = Tensor(_address(array), DTYPES[tensors.dtype_name(tensor)], array.ndim, array.shape)
             self.do(lib.lk_call_input, name.encode(), view)
-        for name, text in options.items():
-            if name in self.parts:
-                parts.add(self, name, text, descriptions)
-            else:
-                self.do(lib.lk_call_option, name.encode(), text.encode())
-        for name in () if outputs is None else ",".join(outputs).split(","):
-            self.do(lib.lk_call_want, name.lstrip(" ").encode())
         self.do(lib.lk_call_check)
 
     def bind(self, inputs: Mapping[str, Any], given: Mapping[str, tensors.Tensor], in_place: Set[str]) -> None:
