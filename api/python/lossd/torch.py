@@ -57,7 +57,7 @@ class _Evaluation(torch.autograd.Function):
         overwritten = [t for n, t in zip(names, inputs) if n in over and ctx.ready[n].data_ptr() == t.data_ptr()]
         ctx.overwritten = bool(overwritten)
         for tensor in overwritten:
-            tensor.detach()[:0].zero_()  # raises its version, by which PyTorch notices who saved it before
+            tensor.detach().view(-1)[:0].zero_()  # raises its version, by which PyTorch notices who saved it before
         if overwritten and value.dim() > 0:
             raise RuntimeError("in_place is for a loss that is one number, not one for each row")
         # Saved as PyTorch wants it, so that it notices who writes to one of them before the backward pass.

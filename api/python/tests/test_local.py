@@ -379,6 +379,9 @@ class Torch(unittest.TestCase):
             gradients(loss)
         with self.assertRaisesRegex(RuntimeError, "each row"):
             criterion(layer(inputs).view(6, 7), targets, reduction="none")
+        one = torch.tensor(3.0, requires_grad=True)
+        losskit.torch.MSELoss(losskit.local, in_place=True)(one * 2, torch.tensor(2.0)).backward()
+        self.assertEqual(one.grad, 16)
         half = layer(inputs).view(6, 7).half()
         with self.assertRaisesRegex(RuntimeError, "16 bits"):
             gradients(criterion(half, targets) * 2)
