@@ -8,6 +8,8 @@ FLAVOUR ?= release
 B := build/$(FLAVOUR)
 Q := $(if $(filter 1,$(V)),,@)
 PKG_CONFIG ?= pkg-config
+# What runs programs of another processor, in words before theirs.
+EMULATOR ?=
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -34,10 +36,10 @@ COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
 	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall wheel npm \
-	ready deps deps-test deps-lint ci clean help compile_commands.json
+	ready deps deps-test deps-lint arm64 arm64-library ci clean help compile_commands.json
 
 ## all: the library and lossd
-all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd build/lossd
+all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd $(if $(EMULATOR),,build/lossd)
 
 # Flags.
 
@@ -62,9 +64,12 @@ TEST_FLAGS = $(BASE) -I. -Iserver -Ilib $(TEST_PACKAGES_CFLAGS)
 # install what is missing, all others say how to.
 
 SERVER_PACKAGES := libmicrohttpd libuv jansson zlib gnutls
-DEBIAN_RUN := gcc libc6-dev pkg-config libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev libgnutls28-dev
+DEBIAN_SERVER := libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev libgnutls28-dev
+DEBIAN_RUN := gcc libc6-dev pkg-config $(DEBIAN_SERVER)
 DEBIAN_TEST := $(DEBIAN_RUN) libcmocka-dev curl python3
 DEBIAN_LINT := clang-format clang-tidy
+DEBIAN_ARM64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross pkg-config qemu-user-static curl python3 \
+	$(addsuffix :arm64,libc6-dev libcmocka-dev $(DEBIAN_SERVER))
 
 TESTING := $(filter test check test-exhaustive clients load demo bench %-test $(B)/tests/%,$(MAKECMDGOALS))
 INSTALLING := $(filter run test test-exhaustive clients load demo bench,$(MAKECMDGOALS))
@@ -249,7 +254,7 @@ test: check
 
 # A variant that this processor lacks is named and left out.
 check: all $(UNITS) $(PROGRAMS) $(REPLAYS) $(VMATH) header-check api-check
-	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS)
+	$(Q)$(foreach name,FLAVOUR CC CXX AR PKG_CONFIG EMULATOR,$(name)="$($(name))") tests/run.sh $(TESTS)
 
 STEPS := $(LIB_OBJS) $(B)/liblosskit.a $(B)/liblosskit.so.0 $(SERVER_OBJS) $(B)/lossd $(if $(TESTING),\
 	$(SUPPORT_OBJS) $(TESTS)/support.a $(UNITS) $(CHECK_OBJS) $(PROGRAMS) $(REPLAYS) $(VMATH))
@@ -359,11 +364,11 @@ api: all
 	$(Q)python3 tests/golden/cases.py > api/cases.jsonl
 
 api-check: all
-	$(Q)$(B)/lossd openapi | cmp - api/openapi.json \
-		&& $(B)/lossd manual | cmp - api/lossd.1 && $(B)/lossd completion | cmp - api/lossd.bash \
-		&& $(B)/lossd describe --markdown | cat - api/errata.md | cmp - api/losses.md \
-		&& for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
-			$(B)/lossd describe $$name --example | cmp - api/examples/$$name.json || exit 1; done \
+	$(Q)$(EMULATOR) $(B)/lossd openapi | cmp - api/openapi.json \
+		&& $(EMULATOR) $(B)/lossd manual | cmp - api/lossd.1 && $(EMULATOR) $(B)/lossd completion | cmp - api/lossd.bash \
+		&& $(EMULATOR) $(B)/lossd describe --markdown | cat - api/errata.md | cmp - api/losses.md \
+		&& for name in $$($(EMULATOR) $(B)/lossd describe | cut -d' ' -f1); do \
+			$(EMULATOR) $(B)/lossd describe $$name --example | cmp - api/examples/$$name.json || exit 1; done \
 		&& python3 tests/golden/cases.py | cmp - api/cases.jsonl \
 		|| { echo "api/ is not what the descriptions say; run 'make api' and commit" >&2; exit 1; }
 
@@ -443,6 +448,18 @@ wheel: $(NATIVE)/lossd
 ## npm: the client for npm and the lossd of this machine, in build/packages/ (needs node)
 npm: $(NATIVE)/lossd
 	$(Q)docker/npm.mjs $(VERSION) build/packages $(NATIVE)
+
+# Another processor.
+
+## arm64: library, lossd and tests compiled for arm64 and run by qemu; arm64-library: the one alone, not run
+ARM64 := B=build/arm64 CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ AR=aarch64-linux-gnu-ar
+ARM64_PKG_CONFIG := env PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig pkg-config
+arm64:
+	$(Q).ci/deps $(DEBIAN_ARM64)
+	$(Q)$(MAKE) --no-print-directory $(ARM64) PKG_CONFIG="$(ARM64_PKG_CONFIG)" EMULATOR=qemu-aarch64-static check
+arm64-library:
+	$(Q).ci/deps gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+	$(Q)$(MAKE) --no-print-directory $(ARM64) THERE=: build/arm64/liblosskit.so.0
 
 ## ci: what .ci/run does
 ci:

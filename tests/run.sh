@@ -2,6 +2,7 @@
 # Run every test program of a build, as many at once as there are cores, then lossd against its HTTP cases and
 # README.md.
 # Usage: FLAVOUR=release tests/run.sh build/release/tests [exhaustive]
+# EMULATOR is what runs the programs if this processor does not.
 set -uo pipefail
 programs=$1
 mode=${2:-}
@@ -11,13 +12,22 @@ export TSAN_OPTIONS=halt_on_error=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cores=$(nproc)
+# shellcheck disable=SC2206 # words
+emulator=(${EMULATOR:-})
+patience=${EMULATOR:+3}600
+lossd=$build/lossd
+if [ -n "${EMULATOR:-}" ]; then
+    lossd=$work/lossd
+    printf '#!/bin/sh\nexec %s %s "$@"\n' "$EMULATOR" "$PWD/$build/lossd" > "$lossd"
+    chmod +x "$lossd"
+fi
 
 # run NAME COMMAND...: one line if it passes, its whole output if it fails.
 run() {
     local name=$1 start=$SECONDS log
     shift
     log=$(mktemp -p "$work")
-    if timeout 600 "$@" > "$log" 2>&1; then
+    if timeout "$patience" "$@" > "$log" 2>&1; then
         echo ok >> "$work/passed"
         printf '  ok      %-28s %3ss\n' "$name" $((SECONDS - start))
     else
@@ -64,37 +74,37 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "
             printf '  left out  %s: this processor has no %s\n' "$name" "${isa%_*}"
             continue
         fi
-        run_beside "$name" "$program" ${mode:+"$mode"}
+        run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"}
         ;;
-    test_number_*) run_beside "$name" "$program" ${mode:+"$mode"} ;;
-    *) [ -n "$mode" ] || run_beside "$name" "$program" ;;
+    test_number_*) run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"} ;;
+    *) [ -n "$mode" ] || run_beside "$name" "${emulator[@]}" "$program" ;;
     esac
 done
 wait
 if [ -z "$mode" ]; then
     for target in tests/fuzz/seeds/*; do
-        run "seeds of $(basename "$target")" "$programs/fuzz_$(basename "$target")" "$target"/*
+        run "seeds of $(basename "$target")" "${emulator[@]}" "$programs/fuzz_$(basename "$target")" "$target"/*
     done
-    run "HTTP cases" python3 tests/http/run.py --lossd "$build/lossd"
-    run "examples" python3 tests/http/examples.py --lossd "$build/lossd"
-    run "wires" python3 tests/http/wires.py --lossd "$build/lossd"
-    run "oip client" python3 tests/http/oip_client.py --lossd "$build/lossd"
-    run "drain" python3 tests/http/drain.py --lossd "$build/lossd"
-    run "framing" python3 tests/http/framing.py --lossd "$build/lossd"
-    run "operate" python3 tests/http/operate.py --lossd "$build/lossd"
-    run "dashboard" docker/check_metrics.py --lossd "$build/lossd"
-    run "smuggling" python3 tests/load/smuggle.py --direct --lossd "$build/lossd"
-    run README.md tests/readme.sh "$build"
+    run "HTTP cases" python3 tests/http/run.py --lossd "$lossd"
+    run "examples" python3 tests/http/examples.py --lossd "$lossd"
+    run "wires" python3 tests/http/wires.py --lossd "$lossd"
+    run "oip client" python3 tests/http/oip_client.py --lossd "$lossd"
+    run "drain" python3 tests/http/drain.py --lossd "$lossd"
+    run "framing" python3 tests/http/framing.py --lossd "$lossd"
+    run "operate" python3 tests/http/operate.py --lossd "$lossd"
+    run "dashboard" docker/check_metrics.py --lossd "$lossd"
+    run "smuggling" python3 tests/load/smuggle.py --direct --lossd "$lossd"
+    run README.md tests/readme.sh "$build" "$lossd"
     run installed tests/install.sh "$build"
     for guide in api/guides/*.md; do
-        run "$(basename "$guide")" tests/console.sh "$build/lossd" "$guide"
+        run "$(basename "$guide")" tests/console.sh "$lossd" "$guide"
     done
     # Into a Python of this machine, which has no sanitizer.
     if [[ ${FLAVOUR:-release} =~ ^(release|debug)$ ]] && [ -z "${EMULATOR:-}" ] &&
         python3 -c 'import numpy' 2> /dev/null; then
         run losskit.local env LOSSD="$PWD/$build/lossd" PYTHONPATH=api/python python3 -m unittest tests.test_local
     fi
-    run demo tests/data/demo.sh "$build/lossd"
+    run demo tests/data/demo.sh "$lossd"
 fi
 touch "$work/passed" "$work/failed"
 printf '%d passed, %d failed\n' "$(wc -l < "$work/passed")" "$(wc -l < "$work/failed")"
