@@ -415,9 +415,13 @@ static void vocabulary_gradient(const example *e, int64_t t, int64_t y, const cl
     if (!grad)
         return;
     if (scores && y >= 0 && y < e->V && share != 0) {
+        const int power = elements_power(share);
+        const double part = ldexp(share, -power);
         const class_slope slope = {
-            .y = row.y, .a = share / r->sum, .at = -share * (r->rest / r->sum)};
+            .y = row.y, .a = part / r->sum, .at = -part * (r->rest / r->sum)};
         class_gradient(&e->vocab, &row, r, &slope);
+        if (power != 0)
+            elements_scale(grad, e->V, power);
         return;
     }
     class_zero(&e->vocab, &row);

@@ -327,6 +327,13 @@ def factors():
              others={"targets": ([0, 3], "i64")}, relative=TYPES[dtype],
              outputs={"loss": word(rows(tensors)), **got})
 
+    sure = [mp.exp(v) for v in log_softmax([mpf(62), mpf(0), mpf(-3)])]
+    case("items", "pointer_generator", None,
+         {"vocab_logits": [[[62, 0, -3]]], "attn_logits": [[[150, 0]]], "p_gen_logit": [[0.25]]},
+         {"num_items": 1e-50, "reduction": "mean"},
+         others={"source_ids": ([[1, 0]], "i64"), "targets": ([[0]], "i64")},
+         outputs={"grad.vocab_logits": [[[word(v / few) for v in (-sure[1] - sure[2], sure[1], sure[2])]]]})
+
     def student(t):
         p, q = ([mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits"))
         return divergence("forward_kl", mpf(0), p, q) / few
