@@ -335,10 +335,7 @@ static lk_status check_outputs(single *s, lk_error *error)
 {
     const lk_description *is = &s->call.loss->is;
     lk_dtype real = single_real(s);
-    lk_status status = check_wanted(s, error); /* again, now that element types are chosen */
     s->job.out_wanted = s->job.grad_wanted = 0;
-    if (status != LK_OK)
-        return status;
     if (s->call.wanted_count == 0)
         default_outputs(s);
     for (int k = 0; k < s->call.wanted_count; k++) {
@@ -402,6 +399,36 @@ lk_tensor lk_single_shown(const single *s, int i)
     return t;
 }
 
+/* What is known before types and shapes: which inputs are given, and which outputs requested. */
+static void note_names(single *s)
+{
+    lk_job *job = &s->job;
+    job->given = job->out_wanted = 0; /* check may be called again */
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        if (s->given[i].rank >= 0)
+            job->given |= 1u << i;
+    for (int k = 0; k < s->call.wanted_count; k++)
+        if (s->call.wanted[k].role == DIAGNOSTIC)
+            job->out_wanted |= 1u << s->call.wanted[k].i;
+    job->lead_rank = 0;
+    job->rows = 0;
+    memset(job->lead, 0, sizeof job->lead);
+    memset(job->size, 0, sizeof job->size);
+    memset(job->form, 0, sizeof job->form);
+}
+
+/* What the loss itself finds, of faults that come in the order up to `last`. */
+static lk_status check_own(const single *s, int last, lk_error *error)
+{
+    lk_error found;
+    const lk_status status = s->call.loss->check ? s->call.loss->check(&s->job, &found) : LK_OK;
+    if (status == LK_OK || lk_status_order(status) > last)
+        return LK_OK;
+    if (error)
+        *error = found;
+    return status;
+}
+
 /* Fill in the shapes and inputs that the kernels see. */
 static lk_status fill_job(single *s, lk_error *error)
 {
@@ -410,13 +437,9 @@ static lk_status fill_job(single *s, lk_error *error)
     const char *pattern =
         s->call.loss->rows_shape ? s->call.loss->rows_shape : s->call.loss->is.loss_shape;
     lk_tensor rows = {0};
-    job->given = 0; /* check may be called again */
-    for (int i = 0; inputs[i].name; i++) {
-        if (s->given[i].rank < 0)
-            continue;
-        job->in[i] = s->given[i];
-        job->given |= 1u << i;
-    }
+    for (int i = 0; inputs[i].name; i++)
+        if (job->given >> i & 1)
+            job->in[i] = s->given[i];
     job->lead_rank = s->sizes.lead_rank < 0 ? 0 : s->sizes.lead_rank;
     memcpy(job->lead, s->sizes.lead, sizeof job->lead);
     memcpy(job->size, s->sizes.size, sizeof job->size);
@@ -428,15 +451,21 @@ static lk_status fill_job(single *s, lk_error *error)
     s->most = INT64_MAX;
     if (job->rows == 0)
         bound_claims(s);
-    int64_t elements = lk_tensor_count(&s->given[s->primary]);
+    return LK_OK;
+}
+
+/* Divide the rows into blocks, and choose the variant that computes them. */
+static void plan_blocks(single *s)
+{
+    lk_job *job = &s->job;
+    const int64_t elements = lk_tensor_count(&s->given[s->primary]);
+    const lk_dtype primary = s->given[s->primary].dtype;
     int64_t cost = job->rows > 0 ? elements / job->rows : 1;
     if (s->call.loss->row_cost)
         cost = s->call.loss->row_cost(job, NULL);
     job->block_rows = lk_single_block_rows(cost);
     s->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
-    lk_dtype primary = s->given[s->primary].dtype;
     job->loss = lk_loss_variant(s->call.loss, lk_is_float(primary) ? primary : LK_F32);
-    return LK_OK;
 }
 
 static lk_status check_options(const single *s, lk_error *error)
@@ -456,15 +485,31 @@ static lk_status check_options(const single *s, lk_error *error)
     return LK_OK;
 }
 
+/* The options, by their table and by the loss. */
+static lk_status check_settings(const single *s, lk_error *error)
+{
+    lk_error first = {0}, own;
+    (void)check_options(s, &first);
+    if (check_own(s, LK_OF_DATA, &own) != LK_OK)
+        lk_error_keep(&first, &own);
+    if (error && first.status != LK_OK)
+        *error = first;
+    return first.status;
+}
+
 lk_status lk_single_check(lk_call *call, lk_error *error)
 {
     single *s = single_of(call);
     lk_status status;
     s->job.options_given = call->options_given;
+    note_names(s);
     if ((status = check_missing(s, error)) != LK_OK || (status = check_wanted(s, error)) != LK_OK ||
+        (status = check_own(s, LK_OF_NAMES, error)) != LK_OK ||
         (status = check_dtypes(s, error)) != LK_OK || (status = check_axes(s, error)) != LK_OK ||
-        (status = check_shapes(s, error)) != LK_OK || (status = check_options(s, error)) != LK_OK ||
-        (status = fill_job(s, error)) != LK_OK || (status = check_outputs(s, error)) != LK_OK)
+        (status = check_shapes(s, error)) != LK_OK ||
+        (status = check_wanted(s, error)) != LK_OK || /* again, now that types are chosen */
+        (status = fill_job(s, error)) != LK_OK || (status = check_settings(s, error)) != LK_OK)
         return status;
-    return s->job.loss->check ? s->job.loss->check(&s->job, error) : LK_OK;
+    plan_blocks(s);
+    return check_outputs(s, error);
 }

@@ -88,6 +88,23 @@ lk_status lk_misuse(lk_error *error, const char *text)
     return lk_error_set(error, LK_MISUSE, "", "%s", text);
 }
 
+int lk_status_order(lk_status status)
+{
+    return status == LK_OPTION_INVALID || status >= LK_NO_MEMORY ? LK_AT_ONCE
+           : status < LK_OPTION_INVALID                          ? LK_OF_NAMES
+           : status == LK_DTYPE_UNSUPPORTED                      ? LK_OF_TYPES
+           : status <= LK_SHAPE_MISMATCH                         ? LK_OF_SHAPES
+           : status <= LK_OPTION_CONFLICT                        ? LK_OF_OPTIONS
+                                                                 : LK_OF_DATA;
+}
+
+void lk_error_keep(lk_error *first, const lk_error *found)
+{
+    if (found->status != LK_OK &&
+        (first->status == LK_OK || lk_status_order(found->status) < lk_status_order(first->status)))
+        *first = *found;
+}
+
 const char *lk_names_text(const void *table, size_t entry, char to[LK_NAMES_TEXT])
 {
     size_t used = 0;

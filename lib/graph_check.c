@@ -96,8 +96,26 @@ static lk_status give_inputs(graph *g, int k, lk_error *error)
     return status;
 }
 
+/* All that the parts differentiate has one element type. */
+static lk_status check_types(const graph *g, lk_error *error)
+{
+    for (int k = 0; k < g->parts; k++) {
+        const part *p = &g->part[k];
+        const lk_input *in = p->is->inputs;
+        for (int i = 0; in[i].name; i++) {
+            const named *t = p->tensor[i] < 0 ? NULL : &g->tensor[p->tensor[i]];
+            if (t && (in[i].flags & LK_DIFFERENTIABLE) && t->is.dtype != LK_ANY &&
+                lk_is_float(t->is.dtype) && t->is.dtype != g->primary)
+                return lk_error_set(error, LK_DTYPE_UNSUPPORTED, t->name,
+                                    "%s is %s; it must be %s, as all that the parts differentiate",
+                                    t->name, lk_dtype_name(t->is.dtype), lk_dtype_name(g->primary));
+        }
+    }
+    return LK_OK;
+}
+
 /* Element types that the request left open become those that the part has chosen. */
-static lk_status resolve_types(graph *g, int k, lk_error *error)
+static void resolve_types(graph *g, int k)
 {
     const part *p = &g->part[k];
     const lk_input *in = p->is->inputs;
@@ -108,13 +126,7 @@ static lk_status resolve_types(graph *g, int k, lk_error *error)
         const lk_dtype resolved = lk_call_tensor(p->call, in[i].name)->dtype;
         if (t->is.dtype == LK_ANY)
             t->is.dtype = lk_is_float(resolved) && is_half(g->primary) ? g->primary : resolved;
-        if ((in[i].flags & LK_DIFFERENTIABLE) && lk_is_float(t->is.dtype) &&
-            t->is.dtype != g->primary)
-            return lk_error_set(error, LK_DTYPE_UNSUPPORTED, t->name,
-                                "%s is %s; it must be %s, as all that the parts differentiate",
-                                t->name, lk_dtype_name(t->is.dtype), lk_dtype_name(g->primary));
     }
-    return LK_OK;
 }
 
 static lk_status check_part(graph *g, int k, lk_error *error)
@@ -128,8 +140,10 @@ static lk_status check_part(graph *g, int k, lk_error *error)
         status = ask_part(g, k, error);
     if (status == LK_OK)
         status = lk_call_check(p->call, error);
-    if (status == LK_OK)
-        return resolve_types(g, k, error);
+    if (status == LK_OK) {
+        resolve_types(g, k);
+        return LK_OK;
+    }
     /* The graph gives a part a scalar as its upstream gradient. */
     if (strcmp(error->input, g->call.loss->is.inputs[UPSTREAM].name) == 0)
         return lk_error_set(
@@ -145,7 +159,6 @@ static lk_status check_reserved(graph *g, int which, lk_error *error)
     named *t = lk_graph_find(g, own[which].name);
     if (!t)
         return LK_OK;
-    t->used = true;
     const bool one = lk_tensor_count(&t->is) == 1 && t->is.rank <= 1;
     const bool all = t->is.rank == 1 && t->is.shape[0] == g->parts;
     if (t->is.dtype == LK_ANY)
@@ -165,19 +178,22 @@ static lk_status check_reserved(graph *g, int which, lk_error *error)
     return LK_OK;
 }
 
+static bool is_uncertain(const graph *g)
+{
+    const graph_options *o = g->call.options;
+    return o->combine == UNCERTAINTY;
+}
+
 static lk_status check_combine(const graph *g, lk_error *error)
 {
     const graph_options *o = g->call.options;
-    const bool uncertain = o->combine == UNCERTAINTY;
+    const bool uncertain = is_uncertain(g);
     if (lk_graph_find(g, "weights") && uncertain)
         return lk_error_set(error, LK_OPTION_CONFLICT, "weights",
                             "combine=uncertainty excludes weights; log_vars takes its place");
     if (lk_graph_find(g, "log_vars") && !uncertain)
         return lk_error_set(error, LK_OPTION_CONFLICT, "log_vars",
                             "log_vars needs combine=uncertainty");
-    if (!lk_graph_find(g, "log_vars") && uncertain)
-        return lk_error_set(error, LK_MISSING_INPUT, "log_vars",
-                            "log_vars is missing; combine=uncertainty needs it");
     if (o->scales.count > 0 && !uncertain)
         return lk_error_set(error, LK_OPTION_CONFLICT, "", "scales needs combine=uncertainty");
     if (o->scales.count > 0 && o->scales.count != g->parts)
@@ -189,10 +205,6 @@ static lk_status check_combine(const graph *g, lk_error *error)
             return lk_error_set(error, LK_OPTION_CONFLICT, "",
                                 "parts[%d].weight is %g; with combine=uncertainty it must be 1", k,
                                 g->part[k].weight);
-    for (int i = 0; i < g->tensors; i++)
-        if (!g->tensor[i].used)
-            return lk_error_set(error, LK_UNKNOWN_INPUT, g->tensor[i].name,
-                                "no part uses the tensor %s", g->tensor[i].name);
     return LK_OK;
 }
 
@@ -284,13 +296,38 @@ static bool is_possible(const graph *g, const char *name)
     return false;
 }
 
-/* Names are checked before types and shapes. */
+/* The names of the request that the graph itself can judge. */
 static lk_status check_names(const graph *g, lk_error *error)
 {
+    if (is_uncertain(g) && !lk_graph_find(g, "log_vars"))
+        return lk_error_set(error, LK_MISSING_INPUT, "log_vars",
+                            "log_vars is missing; combine=uncertainty needs it");
+    for (int i = 0; i < g->tensors; i++)
+        if (!g->tensor[i].used && !lk_graph_reserves(g, g->tensor[i].name))
+            return lk_error_set(error, LK_UNKNOWN_INPUT, g->tensor[i].name,
+                                "no part uses the tensor %s", g->tensor[i].name);
     for (int k = 0; k < g->call.wanted_count; k++)
         if (!is_possible(g, g->call.wanted[k].name))
             return unknown_output(g->call.wanted[k].name, error);
     return LK_OK;
+}
+
+/* The parts, then what is the graph's own: of all faults the first in order. */
+static lk_status check_all(graph *g, lk_error *error)
+{
+    lk_error first = {0}, found;
+    (void)check_types(g, &first);
+    for (int k = 0; k < g->parts; k++)
+        if (check_part(g, k, &found) != LK_OK)
+            lk_error_keep(&first, &found);
+    for (int i = 0; i < RESERVED; i++)
+        if (check_reserved(g, i, &found) != LK_OK)
+            lk_error_keep(&first, &found);
+    if (check_combine(g, &found) != LK_OK)
+        lk_error_keep(&first, &found);
+    if (first.status != LK_OK)
+        *error = first;
+    return first.status;
 }
 
 static lk_status check_output(graph *g, int place, lk_error *error)
@@ -330,13 +367,7 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
         g->tensor[i].used = false;
     }
     if ((status = connect(g, error)) != LK_OK || (status = check_names(g, error)) != LK_OK ||
-        (status = choose_primary(g, error)) != LK_OK ||
-        (status = lk_graph_check_parts(g, error)) != LK_OK)
-        return status;
-    for (int i = 0; i < RESERVED; i++)
-        if ((status = check_reserved(g, i, error)) != LK_OK)
-            return status;
-    if ((status = check_combine(g, error)) != LK_OK)
+        (status = choose_primary(g, error)) != LK_OK || (status = check_all(g, error)) != LK_OK)
         return status;
     /* The default outputs are known once the parts are checked with their own. Then outputs are
      * requested from each part by name, including gradients that are not among its defaults. */

@@ -35,6 +35,14 @@ lk_status lk_error_set(lk_error *error, lk_status status, const char *input, con
 /* LK_MISUSE with a text. */
 lk_status lk_misuse(lk_error *error, const char *text);
 
+/* The order in which faults are reported if there are several: of names, of element types, of
+ * shapes, of options. */
+enum { LK_AT_ONCE, LK_OF_NAMES, LK_OF_TYPES, LK_OF_SHAPES, LK_OF_OPTIONS, LK_OF_DATA };
+int lk_status_order(lk_status status);
+
+/* Of two faults keep the one that is reported first: `first`, unless it is none or comes later. */
+void lk_error_keep(lk_error *first, const lk_error *found);
+
 enum { LK_NAMES_TEXT = 160 };
 
 /* The names in a table as "logits, targets, ...", for messages. A table ends with an entry whose

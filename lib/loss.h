@@ -137,7 +137,9 @@ struct lk_loss {
     int64_t (*row_cost)(const lk_job *job, const lk_pass *pass);
 
     /* Checks that tables cannot express and that need no data: options that exclude each other,
-     * outputs that a form of an input does not have. May be NULL. */
+     * outputs that a form of an input does not have. May be NULL. Faults are looked for in the
+     * order of lk_status_order. Called first with all sizes 0, for what is missing, then with the
+     * sizes; options may be outside their ranges. */
     lk_status (*check)(const lk_job *job, lk_error *error);
 
     /* Is the gradient of that input, which has LK_GRADIENT, among the default outputs of this call?
