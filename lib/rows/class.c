@@ -299,8 +299,8 @@ static void few_begin(const few_visit *v, int64_t first, const class_targets *t,
         memcpy(&y, t->y + k, sizeof y);
         half_mask_put(r->live + k, counts);
         half_mask_put(r->y + k, (counts & y) | ~counts | none);
-        half_write(r->rho + k, half_read(t->main + k) * v->p->main);
-        half_write(r->zeta + k, half_read(t->z + k) * v->p->z);
+        half_write(r->rho + k, half_read(t->main + k) * v->plan->row->main);
+        half_write(r->zeta + k, half_read(t->z + k) * v->plan->row->z);
     }
     for (int k = 0; job->in[GRAD_OUTPUT].data && k < r->count; k++) {
         const double upstream = t->counts[k] ? real_or_one(job, GRAD_OUTPUT, t->up[k]) : 0;
