@@ -197,6 +197,7 @@ static void refused_headers(void **unused)
         {"gzip, chunked", ""},
         {"chunked d", "chunked"},
         {"\"chunked\"", ""},
+        {"chun ked", "chun"},
     };
     for (size_t i = 0; i < sizeof codings / sizeof *codings; i++) {
         char text[256], want[256];
@@ -263,6 +264,33 @@ static void limit(const char *before, const char *part, size_t most, const char 
     }
 }
 
+/* Trailers are counted by themselves, and a long name is none of those that begin like it. */
+static void many_and_long(void **unused)
+{
+    bytes text = {0}, got;
+    (void)unused;
+    put(&text, POST, strlen(POST));
+    for (int i = 0; i < FRAMING_HEADERS_MAX - 2; i++)
+        put(&text, "X:\r\n", 4);
+    say(&text, "Transfer-Encoding:chunked\r\n\r\n0\r\n");
+    for (int i = 0; i < FRAMING_HEADERS_MAX; i++)
+        put(&text, "X:\r\n", 4);
+    put(&text, "\r\n", 2);
+    framing f = pass(text.data, text.size, 0, 0, &got);
+    assert_int_equal(f.status, 0);
+    free(got.data);
+    text.size = 0;
+    say(&text, POST "Host");
+    for (int i = 0; i < 256; i++)
+        put(&text, "a", 1);
+    put(&text, ":b\r\n\r\n", 6);
+    f = pass(text.data, text.size, 0, 0, &got);
+    assert_int_equal(f.status, 0);
+    assert_string_equal(got.data, text.data);
+    free(got.data);
+    free(text.data);
+}
+
 static void limits(void **unused)
 {
     (void)unused;
@@ -290,7 +318,7 @@ int main(void)
         cmocka_unit_test(requests),       cmocka_unit_test(rewritten),
         cmocka_unit_test(refused_lines),  cmocka_unit_test(refused_headers),
         cmocka_unit_test(refused_chunks), cmocka_unit_test(pipelined),
-        cmocka_unit_test(limits),
+        cmocka_unit_test(many_and_long),  cmocka_unit_test(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
