@@ -636,6 +636,17 @@ def small_requests_pass_one_that_takes_all_workers(path: str) -> None:
 # In a terminal.
 
 
+def in_terminals(f: Callable[[str], None]) -> Callable[[str], None]:
+    """A check that is left out where no terminal can be had, as in a bare chroot."""
+    try:
+        for end in pty.openpty():
+            os.close(end)
+    except OSError:
+        print(f"left out: there are no terminals for {f.__name__}")
+        return f
+    return check(f)
+
+
 @contextmanager
 def in_terminal(path: str, *flags: str) -> Iterator[Callable[[str], str]]:
     """A lossd whose standard error is a terminal; a function reads what it says up to a word. It must stop with 0."""
@@ -660,7 +671,7 @@ def in_terminal(path: str, *flags: str) -> Iterator[Callable[[str], str]]:
         os.close(ours)
 
 
-@check
+@in_terminals
 def a_terminal_shows_a_request_that_works(path: str) -> None:
     with tempfile.TemporaryDirectory() as folder, key_file(f"# whose\n\nsomeone {KEY}\n") as keys:
         tcp = ["--listen", "127.0.0.1:0"]
@@ -674,7 +685,7 @@ def a_terminal_shows_a_request_that_works(path: str) -> None:
                 same(KEY in said, False, "a key is shown")
 
 
-@check
+@in_terminals
 def a_machine_that_reads_lines_gets_nothing_else(path: str) -> None:
     with in_terminal(path, "--listen", "127.0.0.1:0", "--log-format", "json") as read_to:
         lines = (read_to("listening") + read_to("stopped")).splitlines()
