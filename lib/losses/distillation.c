@@ -552,48 +552,80 @@ static pair pair_of(const lk_job *job)
     return r;
 }
 
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+/* The softmax of rows first..first+count-1, of the student and of a teacher that gives logits. */
+static void normalise(const lk_job *job, const pair *r, int64_t first, int count,
+                      teacher_norm *student, teacher_norm *teacher)
+{
+    const int64_t V = r->classes, at = first * V;
+    const elem *x = (const elem *)job->in[STUDENT].data + at;
+    const real *y = (const real *)job->in[r->given].data + at;
+    if (V <= FEW)
+        teacher_normalise_few(x, true, V, count, r->scale, student);
+    else
+        student[0] = teacher_normalise(x, true, V, r->scale);
+    if (r->given == TEACHER_LOGITS && V <= FEW)
+        teacher_normalise_few(y, false, V, count, r->scale, teacher);
+    else if (r->given == TEACHER_LOGITS)
+        teacher[0] = teacher_normalise(y, false, V, r->scale);
+}
+
+/* The value of counted row i. */
+static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_block *block)
 {
     const options *o = job->options;
     const bool per_row = o->common.reduce.reduction == LK_NONE, raw = o->divergence == MSE_LOGITS;
-    const int64_t V = job->size['V' - 'A'];
+    const int64_t V = r->classes;
     const double factor = raw ? 1 / (double)V : teacher_factor(&o->common);
     const double chain = raw ? factor : factor * teacher_scale(&o->common);
     const real *up = job->in[GRAD_OUTPUT].data;
+    real upstream = 1;
+    if (up)
+        memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
+    r->x = (const elem *)job->in[STUDENT].data + i * V;
+    r->y = (const real *)job->in[r->given].data + i * V;
+    const double weight = job->scale[0] * (double)upstream * chain;
+    const int power = elements_power(weight);
+    r->weight = (real)ldexp(weight, -power);
+    const int64_t bad =
+        o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r->x, V) : -1;
+    if (bad >= 0)
+        lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad, (double)r_load(r->x + bad));
+    check_teacher(job, r, i, block);
+    r->close = false;
+    r->over = over_of(r);
+    const double value = factor * one_row(r, grad);
+    if (grad && power != 0)
+        elements_scale(grad, V, power);
+    return value;
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    const options *o = job->options;
+    const bool per_row = o->common.reduce.reduction == LK_NONE;
+    const int64_t V = job->size['V' - 'A'], end = first + count;
+    const int together = V <= FEW ? LANES : 1;
     pair r = pair_of(job);
     (void)scratch;
-    for (int64_t i = first; i < first + count; i++) {
-        elem *grad = job->grad[STUDENT].data ? (elem *)job->grad[STUDENT].data + i * V : NULL;
-        real upstream = 1;
-        double value = 0;
-        if (counts(job, i)) {
-            if (up)
-                memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
-            r.x = (const elem *)job->in[STUDENT].data + i * V;
-            r.y = (const real *)job->in[r.given].data + i * V;
-            const double weight = job->scale[0] * (double)upstream * chain;
-            const int power = elements_power(weight);
-            r.weight = (real)ldexp(weight, -power);
-            const int64_t bad =
-                o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r.x, V) : -1;
-            if (bad >= 0)
-                lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad,
-                          (double)r_load(r.x + bad));
-            check_teacher(job, &r, i, block);
-            r.student = teacher_normalise(r.x, true, V, r.scale);
-            if (r.given == TEACHER_LOGITS)
-                r.teacher = teacher_normalise(r.y, false, V, r.scale);
-            r.close = false;
-            r.over = over_of(&r);
-            value = factor * one_row(&r, grad);
-            if (grad && power != 0)
-                elements_scale(grad, V, power);
-        } else if (grad) {
-            memset(grad, 0, (size_t)V * sizeof(elem));
+    for (int64_t from = first; from < end; from += together) {
+        const int group = end - from < together ? (int)(end - from) : together;
+        teacher_norm student[LANES], teacher[LANES] = {{0}};
+        normalise(job, &r, from, group, student, teacher);
+        for (int k = 0; k < group; k++) {
+            const int64_t i = from + k;
+            elem *grad = job->grad[STUDENT].data ? (elem *)job->grad[STUDENT].data + i * V : NULL;
+            double value = 0;
+            if (counts(job, i)) {
+                r.student = student[k];
+                r.teacher = teacher[k];
+                value = counted_row(job, &r, i, grad, block);
+            } else if (grad) {
+                memset(grad, 0, (size_t)V * sizeof(elem));
+            }
+            block->sum[0] += value;
+            if (per_row && job->value.data)
+                lk_put(&job->value, i, value);
         }
-        block->sum[0] += value;
-        if (per_row && job->value.data)
-            lk_put(&job->value, i, value);
     }
 }
 

@@ -56,12 +56,12 @@ static void few_load(const group *g, const elem *x, elem *room, real *to)
 {
     const few_plan *plan = g->plan;
     if (g->count == LANES) {
-        cross_load(&plan->given, x, to);
+        cross_load(&plan->given, x, true, to);
         return;
     }
     memset(room, 0, (size_t)(LANES * plan->given.width) * sizeof(elem));
     few_copy(&plan->given, x, &plan->copied, room, g->count);
-    cross_load(&plan->copied, room, to);
+    cross_load(&plan->copied, room, true, to);
 }
 
 static void few_store(const group *g, const real *from, elem *to, elem *room)

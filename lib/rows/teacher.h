@@ -7,7 +7,7 @@
 #ifndef LK_TEACHER_H
 #define LK_TEACHER_H
 
-#include "rows/class_row.h"
+#include "rows/few.h"
 #include "vector/vmath.h"
 
 /* The first member of such a loss's option struct. */
@@ -134,6 +134,47 @@ LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_
     /* From 2 on the logarithm keeps what the sum has, and costs less. */
     r.log_sum = r.sum < 2 ? log1p((tops - 1) + r.others) : log(r.sum);
     return r;
+}
+
+/* The same for at most LANES consecutive rows of at most FEW classes, one row a lane. */
+LK_INLINE void teacher_normalise_few(const void *y, const bool elems, int64_t classes, int count,
+                                     real scale, teacher_norm *to)
+{
+    enum { PART = 8 }; /* of a sum */
+    const size_t size = (size_t)classes * (elems ? sizeof(elem) : sizeof(real));
+    const cross_rows lie = cross_make(classes, 1);
+    const vec by = v_set(scale), one = v_set(1), lowest = v_set(-(real)INFINITY);
+    real z[FEW * LANES], room[FEW * LANES];
+    if (count < LANES) { /* beside zeros */
+        memset(room, 0, size * LANES);
+        memcpy(room, y, size * (size_t)count);
+    }
+    cross_load(&lie, count < LANES ? room : y, elems, z);
+    vec top = lowest, tops = {0}, others = {0};
+    for (int64_t k = 0; k < classes; k++) {
+        const vec x = v_read(z + k * LANES) * by;
+        v_write(z + k * LANES, x);
+        top = v_max(x, top);
+    }
+    const vec shift = v_where(top != lowest, top);
+    for (int64_t from = 0; from < classes; from += PART) {
+        const int64_t end = classes - from < PART ? classes : from + PART;
+        vec part = {0};
+        for (int64_t k = from; k < end; k++) {
+            const vec e = v_exp_nonpos(v_read(z + k * LANES) - shift);
+            tops += v_where(e == one, one);
+            part += v_where(e != one, e);
+        }
+        others += part;
+    }
+    const vec log_sum = v_log1p((tops - one) + others);
+    for (int i = 0; i < count; i++) {
+        const double sum = (double)tops[i] + (double)others[i];
+        to[i] = (teacher_norm){.top = top[i],
+                               .others = (double)others[i],
+                               .sum = sum > 0 ? sum : (double)NAN,
+                               .log_sum = sum > 0 ? (double)log_sum[i] : (double)NAN};
+    }
 }
 
 #endif

@@ -125,11 +125,17 @@ LK_INLINE void cross_join(vec *v, const int tile)
         v[i] = next[i];
 }
 
+/* A vector of elements or of reals, from element i on; the first n where it is not whole. */
+LK_INLINE vec cross_take(const void *x, const bool elems, int64_t i, int64_t n)
+{
+    return elems ? v_load_tail((const elem *)x + i, n, 0) : v_read_tail((const real *)x + i, n, 0);
+}
+
 /* The classes k.. of a tile of LANES rows at x, as a vector each. What a vector holds beyond its
  * rows' classes belongs to the next rows. Only where the last rows end there is nothing beyond:
  * partial loads and stores are slow. */
-LK_INLINE void cross_load_tile(const cross_rows *c, const elem *x, int64_t k, real *to,
-                               const int tile)
+LK_INLINE void cross_load_tile(const cross_rows *c, const void *x, const bool elems, int64_t k,
+                               real *to, const int tile)
 {
     const int rows = LANES / tile;
     const int64_t left = c->width - k, classes = left < tile ? left : tile;
@@ -137,7 +143,7 @@ LK_INLINE void cross_load_tile(const cross_rows *c, const elem *x, int64_t k, re
     vec v[LANES];
     for (int i = 0; i < tile; i++) {
         const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
-        v[i] = beyond < LANES ? v_load_n(x + at, rows * classes, 0) : v_load(x + at);
+        v[i] = cross_take(x, elems, at, beyond < LANES ? rows * classes : LANES);
         v[i] = spread ? v_permute(v[i], c->spread) : v[i];
     }
     if (tile > 1)
@@ -181,27 +187,28 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
     }
 }
 
-/* All classes of LANES rows, as a vector each; `to` has room for padded_lanes(width). */
-LK_INLINE void cross_load(const cross_rows *c, const elem *x, real *to)
+/* All classes of LANES rows of elements or of reals, as a vector each; `to` has room for
+ * padded_lanes(width). */
+LK_INLINE void cross_load(const cross_rows *c, const void *x, const bool elems, real *to)
 {
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
-        v_write(to + k * LANES, v_load(x + k * c->inner));
+        v_write(to + k * LANES, cross_take(x, elems, k * c->inner, LANES));
     for (int64_t k = 0; c->inner == 1 && k < c->width; k += c->tile)
         switch (c->tile) {
         case 1:
-            cross_load_tile(c, x, k, to + k * LANES, 1);
+            cross_load_tile(c, x, elems, k, to + k * LANES, 1);
             break;
         case 2:
-            cross_load_tile(c, x, k, to + k * LANES, LANES < 2 ? LANES : 2);
+            cross_load_tile(c, x, elems, k, to + k * LANES, LANES < 2 ? LANES : 2);
             break;
         case 4:
-            cross_load_tile(c, x, k, to + k * LANES, LANES < 4 ? LANES : 4);
+            cross_load_tile(c, x, elems, k, to + k * LANES, LANES < 4 ? LANES : 4);
             break;
         case 8:
-            cross_load_tile(c, x, k, to + k * LANES, LANES < 8 ? LANES : 8);
+            cross_load_tile(c, x, elems, k, to + k * LANES, LANES < 8 ? LANES : 8);
             break;
         default:
-            cross_load_tile(c, x, k, to + k * LANES, LANES);
+            cross_load_tile(c, x, elems, k, to + k * LANES, LANES);
         }
 }
 
