@@ -87,6 +87,12 @@ LK_INLINE vec side_read(const bool elements, const void *at, int64_t i, int64_t 
                     : v_read_tail((const real *)at + i, n, 0);
 }
 
+LK_INLINE void side_fetch(const bool elements, const void *at, int64_t i)
+{
+    const int64_t size = elements ? sizeof(elem) : sizeof(real);
+    __builtin_prefetch((const void *)((uintptr_t)at + (uintptr_t)(i * size)));
+}
+
 /* Panels of some vectors, `each` in one; the last may be narrower, a multiple of `unit`, where
  * missing vectors are 0. */
 typedef struct panels {
@@ -99,7 +105,10 @@ LK_INLINE int64_t panel_width(const panels *p, int64_t first)
     return at_most((p->count - first + p->unit - 1) / p->unit * p->unit, p->each);
 }
 
-/* From a side where vectors lie beside each other: components k.. of vectors i... */
+/* From a side where vectors lie beside each other: components k.. of vectors i... Processors do not
+ * foresee what is read of the components that follow, which lie far apart. */
+enum { AHEAD = 16 };
+
 LK_INLINE void panels_copy(const bool elements, const panels *p, const product_side *side,
                            int64_t i, int64_t k, real *to)
 {
@@ -107,9 +116,11 @@ LK_INLINE void panels_copy(const bool elements, const panels *p, const product_s
         const int64_t width = panel_width(p, first), left = p->count - first;
         for (int64_t d = 0; d < p->depth; d++) {
             const int64_t at = (k + d) * side->step + i + first;
-            for (int64_t w = 0; w < width; w += LANES)
+            for (int64_t w = 0; w < width; w += LANES) {
+                side_fetch(elements, side->at, at + w + AHEAD * side->step);
                 v_write(to + d * width + w,
                         side_read(elements, side->at, at + w, at_most(left - w, LANES)));
+            }
         }
     }
 }
