@@ -135,7 +135,8 @@ static lk_status prepare(lk_job *job, lk_error *error)
     const elem *a = job->in[A].data, *b = job->in[B].data;
     (void)error;
     for (int64_t i = 0; i < job->rows; i++) {
-        pair c = pair_cosine(PAIR_SIMILARITY, a + i * width, b + i * width, width, o->cos_eps);
+        pair c;
+        pair_cosine(&c, PAIR_SIMILARITY, a + i * width, b + i * width, width, o->cos_eps);
         p.s[i] = o->scale * c.value;
     }
     sort_targets(job, p.order);

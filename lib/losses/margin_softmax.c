@@ -186,7 +186,8 @@ static void find_target(const lk_job *job, const plan *p, int64_t i)
     const int64_t y = p->t.first[i], width = p->t.rows.width;
     const elem *x = job->in[EMBEDDING].data, *w = job->in[PROTOTYPES].data;
     /* Near 1 the sine keeps only half of the cosine's digits: this one is computed in double. */
-    const pair c = pair_cosine(PAIR_SIMILARITY, x + i * width, w + y * width, width, o->cos_eps);
+    pair c;
+    pair_cosine(&c, PAIR_SIMILARITY, x + i * width, w + y * width, width, o->cos_eps);
     const pair_row f = target_score(o->kind, margin_of(job), c.value);
     const real score = (real)(o->scale * f.value);
     p->target[i] = score + 0 * score; /* NaN if it is not finite, as other scores are */

@@ -46,11 +46,11 @@ static double row(const options *o, pair_triple *t, int64_t width)
         [L2] = PAIR_L2, [L1] = PAIR_L1, [SQUARED_L2] = PAIR_SQUARED_L2, [COSINE] = PAIR_COSINE};
     const int kind = kinds[o->distance];
     const double shift = kind == PAIR_L2 || kind == PAIR_L1 ? o->pairwise_eps : 0;
-    t->ap = pair_of(kind, t->a, t->p, width, o->cos_eps, shift);
-    t->an = pair_of(kind, t->a, t->n, width, o->cos_eps, shift);
+    pair_of(&t->ap, kind, t->a, t->p, width, o->cos_eps, shift);
+    pair_of(&t->an, kind, t->a, t->n, width, o->cos_eps, shift);
     double dn = t->an.value, share = 1;
     if (o->swap) {
-        t->pn = pair_of(kind, t->p, t->n, width, o->cos_eps, shift);
+        pair_of(&t->pn, kind, t->p, t->n, width, o->cos_eps, shift);
         share = dn < t->pn.value ? 1 : dn > t->pn.value ? 0 : 0.5;
         dn = dn > t->pn.value ? t->pn.value : dn;
     }

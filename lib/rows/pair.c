@@ -86,33 +86,32 @@ static double pair_divisor(int kind, double square, double eps)
     return norm <= eps ? eps : norm;
 }
 
-pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps)
+void pair_cosine(pair *p, int kind, const elem *x, const elem *y, int64_t width, double eps)
 {
-    pair p = {.kind = kind};
+    *p = (pair){.kind = kind};
     double eps_x = eps, eps_y = eps;
-    pair_products(false, &p, x, y, width);
-    double n_x = pair_divisor(kind, p.xx, eps), n_y = pair_divisor(kind, p.yy, eps);
+    pair_products(false, p, x, y, width);
+    double n_x = pair_divisor(kind, p->xx, eps), n_y = pair_divisor(kind, p->yy, eps);
     if (!pair_near(n_x) || !pair_near(n_y)) {
         const double most_x = pair_largest(x, width), most_y = pair_largest(y, width);
-        p.far = true;
-        p.scale_x = pair_root(most_x > eps ? most_x : eps);
-        p.scale_y = pair_root(most_y > eps ? most_y : eps);
-        eps_x = eps * p.scale_x * p.scale_x;
-        eps_y = eps * p.scale_y * p.scale_y;
-        pair_products(true, &p, x, y, width);
-        n_x = isnan(most_x) ? most_x : pair_divisor(kind, p.xx, eps_x);
-        n_y = isnan(most_y) ? most_y : pair_divisor(kind, p.yy, eps_y);
+        p->far = true;
+        p->scale_x = pair_root(most_x > eps ? most_x : eps);
+        p->scale_y = pair_root(most_y > eps ? most_y : eps);
+        eps_x = eps * p->scale_x * p->scale_x;
+        eps_y = eps * p->scale_y * p->scale_y;
+        pair_products(true, p, x, y, width);
+        n_x = isnan(most_x) ? most_x : pair_divisor(kind, p->xx, eps_x);
+        n_y = isnan(most_y) ? most_y : pair_divisor(kind, p->yy, eps_y);
     }
-    const double dot = p.xy / n_x / n_y;
+    const double dot = p->xy / n_x / n_y;
     const double s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
     const double sign = kind == PAIR_COSINE ? -1 : 1;
-    p.value = kind == PAIR_COSINE ? 1 - s : s;
-    p.xy = sign / n_x / n_y;
-    p.xx = n_x > eps_x ? -sign * s / n_x / n_x : 0;
-    p.yy = n_y > eps_y ? -sign * s / n_y / n_y : 0;
+    p->value = kind == PAIR_COSINE ? 1 - s : s;
+    p->xy = sign / n_x / n_y;
+    p->xx = n_x > eps_x ? -sign * s / n_x / n_x : 0;
+    p->yy = n_y > eps_y ? -sign * s / n_y / n_y : 0;
     if (isnan(s))
-        p.xx = p.xy = p.yy = s;
-    return p;
+        p->xx = p->xy = p->yy = s;
 }
 
 /* x - y + shift in some lanes. */
@@ -175,18 +174,17 @@ static void pair_length_far(pair *p, const elem *x, const elem *y, int64_t width
     p->slope = norm == 0 ? 0 : 1 / norm;
 }
 
-pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift)
+void pair_length(pair *p, int kind, const elem *x, const elem *y, int64_t width, double shift)
 {
-    pair p = {.kind = kind, .shift = shift};
-    const double sum = kind == PAIR_L1 ? pair_sum_of(false, false, &p, x, y, width)
-                                       : pair_sum_of(true, false, &p, x, y, width);
-    p.value = kind == PAIR_L2 ? sqrt(sum) : sum;
-    p.slope = kind == PAIR_L1 ? 1 : kind == PAIR_SQUARED_L2 ? 2 : 1 / p.value;
+    *p = (pair){.kind = kind, .shift = shift};
+    const double sum = kind == PAIR_L1 ? pair_sum_of(false, false, p, x, y, width)
+                                       : pair_sum_of(true, false, p, x, y, width);
+    p->value = kind == PAIR_L2 ? sqrt(sum) : sum;
+    p->slope = kind == PAIR_L1 ? 1 : kind == PAIR_SQUARED_L2 ? 2 : 1 / p->value;
     if (!isfinite(sum) && isnan(pair_largest(x, width) + pair_largest(y, width)))
-        p.value = p.slope = (double)NAN;
-    else if (kind == PAIR_L2 && !pair_near(p.value))
-        pair_length_far(&p, x, y, width);
-    return p;
+        p->value = p->slope = (double)NAN;
+    else if (kind == PAIR_L2 && !pair_near(p->value))
+        pair_length_far(p, x, y, width);
 }
 
 /* The formula of a gradient, a compile-time constant in each copy of the loop. LINEAR: L2 and
@@ -328,25 +326,4 @@ void pair_triple_back(const pair_triple *t, double weight, int64_t width, elem *
 {
     if (!pair_flat(weight * t->c_ap, grad, 3, width))
         PAIR_BY_FAMILY(pair_triple_family(t), pair_triple_back_of, t, weight, width, grad);
-}
-
-void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, const int kind,
-               const double eps, pair_row (*row)(const lk_job *job, int64_t i, double v))
-{
-    const int64_t width = job->size['D' - 'A'];
-    const elem *a = job->in[PAIR_A].data, *b = job->in[PAIR_B].data;
-    elem *grad_a = job->grad[PAIR_A].data, *grad_b = job->grad[PAIR_B].data;
-    for (int64_t i = first; i < first + count; i++) {
-        const elem *x = a + i * width, *y = b + i * width;
-        if (pair_refuses(job)) {
-            bool bad = pair_refuse(job, PAIR_A, i, width, block);
-            if (pair_refuse(job, PAIR_B, i, width, block) || bad)
-                continue;
-        }
-        const pair p = pair_of(kind, x, y, width, eps, 0);
-        const pair_row r = row(job, i, p.value);
-        pair_put(job, block, i, r.value);
-        pair_back(&p, r.slope * pair_weight(job, PAIR_GRAD_OUTPUT, i), x, y, width,
-                  grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
-    }
 }

@@ -19,7 +19,6 @@
 #define pair_length      LK_PASTE(LK_VARIANT, pair_length)
 #define pair_back        LK_PASTE(LK_VARIANT, pair_back)
 #define pair_triple_back LK_PASTE(LK_VARIANT, pair_triple_back)
-#define pair_rows        LK_PASTE(LK_VARIANT, pair_rows)
 
 /* Scalar functions that propagate NaN. */
 
@@ -145,18 +144,22 @@ LK_INLINE bool pair_is_cosine(int kind)
 
 /* Cosine s = h_x h_y of h = v / n, n = max(|v|, eps); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. With
  * PAIR_ADDED n = sqrt(|v|^2 + eps^2), and [|x| > eps] is 1. */
-LK_DRIVER pair pair_cosine(int kind, const elem *x, const elem *y, int64_t width, double eps);
+LK_DRIVER void pair_cosine(pair *p, int kind, const elem *x, const elem *y, int64_t width,
+                           double eps);
 
 /* |x - y + shift|, the sum of its components' absolute values, or of their squares. */
-LK_DRIVER pair pair_length(int kind, const elem *x, const elem *y, int64_t width, double shift);
+LK_DRIVER void pair_length(pair *p, int kind, const elem *x, const elem *y, int64_t width,
+                           double shift);
 
-/* The distance or cosine of that kind. `shift` is added to every component of x - y. */
-LK_INLINE pair pair_of(int kind, const elem *x, const elem *y, int64_t width, double eps,
+/* The distance or cosine of that kind. `shift` is added to every component of x - y. Written where
+ * it belongs: to copy a pair just after its members were written would stall. */
+LK_INLINE void pair_of(pair *p, int kind, const elem *x, const elem *y, int64_t width, double eps,
                        double shift)
 {
     if (pair_is_cosine(kind))
-        return pair_cosine(kind, x, y, width, eps);
-    return pair_length(kind, x, y, width, shift);
+        pair_cosine(p, kind, x, y, width, eps);
+    else
+        pair_length(p, kind, x, y, width, shift);
 }
 
 /* Write c dv/dx and c dv/dy where requested; each may be written in place, over x or y. */
@@ -185,8 +188,27 @@ typedef struct pair_row {
 } pair_row;
 
 /* The kernel of a loss of pairs of that kind; `row` gives the value and slope of each row. */
-LK_DRIVER void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+LK_INLINE void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                          const int kind, const double eps,
-                         pair_row (*row)(const lk_job *job, int64_t i, double v));
+                         pair_row (*row)(const lk_job *job, int64_t i, double v))
+{
+    const int64_t width = job->size['D' - 'A'];
+    const elem *a = job->in[PAIR_A].data, *b = job->in[PAIR_B].data;
+    elem *grad_a = job->grad[PAIR_A].data, *grad_b = job->grad[PAIR_B].data;
+    for (int64_t i = first; i < first + count; i++) {
+        const elem *x = a + i * width, *y = b + i * width;
+        if (pair_refuses(job)) {
+            bool bad = pair_refuse(job, PAIR_A, i, width, block);
+            if (pair_refuse(job, PAIR_B, i, width, block) || bad)
+                continue;
+        }
+        pair p;
+        pair_of(&p, kind, x, y, width, eps, 0);
+        const pair_row r = row(job, i, p.value);
+        pair_put(job, block, i, r.value);
+        pair_back(&p, r.slope * pair_weight(job, PAIR_GRAD_OUTPUT, i), x, y, width,
+                  grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
+    }
+}
 
 #endif
