@@ -350,7 +350,8 @@ lk_status lk_call_bind(lk_call *call, int i, void *data);
 lk_status lk_call_plan(lk_call *call, lk_error *error);
 
 /* After plan: the number of blocks of this pass, which depends on shapes only; 0 if there is
- * nothing to do. */
+ * nothing to do. A block is so much work that another thread for it pays: a call of one block, such
+ * as mse of up to half a million elements, is best run where it is. */
 int64_t lk_call_blocks(const lk_call *call);
 
 /* When every block of a pass has run: start the next pass. Returns false if there is none; then

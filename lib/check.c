@@ -464,6 +464,8 @@ static void plan_blocks(single *s)
     if (s->call.loss->row_cost)
         cost = s->call.loss->row_cost(job, NULL);
     job->block_rows = lk_single_block_rows(cost);
+    if (s->call.loss->light > 0)
+        job->block_rows *= s->call.loss->light;
     s->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
     job->loss = lk_loss_variant(s->call.loss, lk_is_float(primary) ? primary : LK_F32);
 }

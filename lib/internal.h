@@ -131,7 +131,4 @@ void lk_scale(void *data, lk_dtype dtype, int64_t n, int power);
 /* One float, widened. */
 double lk_real_at(const void *data, lk_dtype dtype, int64_t i);
 
-/* The first of n floats that is NaN or infinite, or -1. */
-int64_t lk_nonfinite(const void *data, lk_dtype dtype, int64_t n);
-
 #endif

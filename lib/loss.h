@@ -136,6 +136,14 @@ struct lk_loss {
      * pass's input. */
     int64_t (*row_cost)(const lk_job *job, const lk_pass *pass);
 
+    /* How many times the usual number of rows make a block, because a row costs less than what
+     * row_cost counts in: a call of one block stays on one thread. 0: once. */
+    int light;
+
+    /* Does prepare refuse weights (inputs with LK_WEIGHTS) that are not finite, because it reads
+     * them anyway? */
+    bool checks_weights;
+
     /* Checks that tables cannot express and that need no data: options that exclude each other,
      * outputs that a form of an input does not have. May be NULL. Faults are looked for in the
      * order of lk_status_order. Called first with all sizes 0, for what is missing, then with the
@@ -304,6 +312,9 @@ const void *lk_spread_read(const lk_spread *spread, int64_t i, int64_t n, void *
  * Returns the status. The text is a printf format. */
 lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,
                   const char *format, ...) __attribute__((format(printf, 6, 7)));
+
+/* LK_WEIGHT_INVALID: the weight of that flat index is w, which is not finite. */
+lk_status lk_refuse_weight(const lk_job *job, lk_error *error, int input, int64_t index, double w);
 
 /* Was the input given? */
 static inline bool lk_has(const lk_job *job, int input)

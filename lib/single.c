@@ -138,18 +138,26 @@ static lk_status convert_inputs(single *s, lk_error *error)
     return LK_OK;
 }
 
+lk_status lk_refuse_weight(const lk_job *job, lk_error *error, int input, int64_t index, double w)
+{
+    char place[LK_PLACE_MAX];
+    return lk_fail(job, error, LK_WEIGHT_INVALID, input, index, "%s is %g; a weight must be finite",
+                   lk_place(job, input, index, place), w);
+}
+
 static lk_status check_weights(const single *s, lk_error *error)
 {
     const lk_job *job = &s->job;
-    for (int i = 0; s->call.loss->is.inputs[i].name; i++) {
-        if (!(s->call.loss->is.inputs[i].flags & LK_WEIGHTS) || !job->in[i].data)
-            continue;
+    for (int i = 0; !job->loss->checks_weights && job->loss->is.inputs[i].name; i++) {
         const lk_tensor *t = &job->in[i];
-        const int64_t k = lk_nonfinite(t->data, t->dtype, lk_tensor_count(t));
-        char place[LK_PLACE_MAX];
-        if (k >= 0)
-            return lk_fail(job, error, LK_WEIGHT_INVALID, i, k, "%s is %g; a weight must be finite",
-                           lk_place(job, i, k, place), lk_real_at(t->data, t->dtype, k));
+        if (!(job->loss->is.inputs[i].flags & LK_WEIGHTS) || !t->data)
+            continue;
+        const int64_t count = lk_tensor_count(t);
+        for (int64_t k = 0; k < count; k++) {
+            const double w = lk_real_at(t->data, t->dtype, k);
+            if (!isfinite(w))
+                return lk_refuse_weight(job, error, i, k, w);
+        }
     }
     return LK_OK;
 }

@@ -43,6 +43,13 @@ LK_INLINE void each(const void *given, element *e)
         v_set((real)(1 - o->label_smoothing)) * (v_where(more != zero, more) - e->factor * e->a);
 }
 
+static lk_status prepare(lk_job *job, lk_error *error)
+{
+    double weight;
+    const lk_status status = label_prepare(job, error);
+    return status != LK_OK ? status : elementwise_weigh(job, POS_WEIGHT, &weight, error);
+}
+
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const elementwise is = {.each = each,
@@ -72,7 +79,9 @@ LK_LOSS(bce_with_logits) = {
            .options = fields},
     .options_size = sizeof(options),
     .parts = 1,
-    .prepare = label_prepare,
+    .light = ELEMENTWISE_COSTLY,
+    .checks_weights = true,
+    .prepare = prepare,
     .rows = rows,
     .finish = elementwise_finish,
 };

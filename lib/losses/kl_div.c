@@ -61,9 +61,9 @@ static double batch(const lk_job *job)
 static lk_status prepare(lk_job *job, lk_error *error)
 {
     const options *o = job->options;
-    double n = elementwise_count(job, ROW_MASK, 0);
     (void)error;
-    job->denominator[0] = o->reduce.reduction == BATCHMEAN ? batch(job) : n;
+    job->counted = elementwise_count(job, ROW_MASK);
+    job->denominator[0] = o->reduce.reduction == BATCHMEAN ? batch(job) : (double)job->counted;
     return LK_OK;
 }
 
@@ -111,6 +111,7 @@ LK_LOSS(kl_div) = {
            .options = fields},
     .options_size = sizeof(options),
     .parts = 1,
+    .light = ELEMENTWISE_COSTLY,
     .prepare = prepare,
     .rows = rows,
     .finish = elementwise_finish,

@@ -57,43 +57,69 @@ typedef struct elementwise {
 } elementwise;
 
 /* Losses are summed in double, by chunks of so many elements. */
-enum { ELEMENTWISE_CHUNK = 1024 };
+enum { ELEMENTWISE_CHUNK = 256 };
 
-/* The counted elements, in job->counted; the sum of what their weights are, returned. Weights, if
- * given, have the shape of A, and so has a mask beside them. */
-LK_STATIC double elementwise_count(lk_job *job, int mask_input, int weight_input)
+/* lk_loss.light: below 512 thousand elements of a few operations, or 128 thousand with a logarithm,
+ * to start a thread takes longer than it saves. */
+enum { ELEMENTWISE_CHEAP = 8, ELEMENTWISE_COSTLY = 2 };
+
+/* Refuse weights that are not finite, else add them up: a finite sum tells that all are. */
+LK_STATIC lk_status elementwise_weigh(const lk_job *job, int input, double *sum, lk_error *error)
 {
-    const lk_tensor *m = &job->in[mask_input], *weight = &job->in[weight_input];
-    const bool masked = mask_input && m->data, weighted = weight_input && weight->data;
-    const int64_t marks = masked ? lk_tensor_count(m) : job->rows;
-    const int64_t run = marks > 0 ? job->rows / marks : 1;
-    const unsigned char *mark = m->data;
-    const real *w = weight->data;
-    double total = 0;
-    job->counted = masked ? 0 : job->rows;
-    for (int64_t i = 0, n; (masked || weighted) && i < marks; i += n) {
-        real some[ELEMENTWISE_CHUNK];
-        int counted = 0;
-        n = marks - i < ELEMENTWISE_CHUNK ? marks - i : ELEMENTWISE_CHUNK;
-        for (int64_t k = 0; masked && k < n; k++)
-            counted += mark[i + k] != 0;
-        job->counted += counted * run;
-        if (weighted && masked) {
-            memcpy(some, w + i, (size_t)n * sizeof *some);
-            for (int64_t k = 0; k < n; k++)
-                some[k] = mark[i + k] != 0 ? some[k] : 0;
-        }
-        if (weighted)
-            total += elements_sum(masked ? some : w + i, n);
+    const real *weight = job->in[input].data;
+    const int64_t n = weight ? lk_tensor_count(&job->in[input]) : 0;
+    *sum = weight ? elements_sum(weight, n) : 0;
+    for (int64_t k = 0; !isfinite(*sum) && k < n; k++) {
+        real w;
+        memcpy(&w, weight + k, sizeof w);
+        if (!isfinite(w))
+            return lk_refuse_weight(job, error, input, k, (double)w);
     }
-    return weighted ? total : (double)job->counted;
+    return LK_OK;
 }
 
-/* How an input, which may be absent, is repeated to the shape of A. */
-LK_STATIC lk_spread elementwise_spread(const lk_job *job, int input, bool leads)
+/* The number of counted elements. */
+LK_STATIC int64_t elementwise_count(const lk_job *job, int mask_input)
 {
-    const bool given = input && job->in[input].data;
-    return given ? lk_spread_of(&job->in[input], &job->in[A], leads) : (lk_spread){.axes = 0};
+    const lk_tensor *m = &job->in[mask_input];
+    const unsigned char *mark = m->data;
+    const int64_t marks = mark ? lk_tensor_count(m) : 0;
+    int64_t counted = 0;
+    if (!mark)
+        return job->rows;
+    for (int64_t i = 0, n; i < marks; i += n) {
+        int some = 0;
+        n = marks - i < ELEMENTWISE_CHUNK ? marks - i : ELEMENTWISE_CHUNK;
+        for (int64_t k = 0; k < n; k++)
+            some += mark[i + k] != 0;
+        counted += some;
+    }
+    return marks > 0 ? counted * (job->rows / marks) : 0;
+}
+
+/* The sum of the weights of counted elements; a weight has the shape of A, and so has the mask. */
+LK_STATIC double elementwise_weight(const lk_job *job, int mask_input, int weight_input)
+{
+    const unsigned char *mark = job->in[mask_input].data;
+    const real *weight = job->in[weight_input].data;
+    double total = 0;
+    for (int64_t i = 0, n; i < job->rows; i += n) {
+        real some[ELEMENTWISE_CHUNK];
+        n = job->rows - i < ELEMENTWISE_CHUNK ? job->rows - i : ELEMENTWISE_CHUNK;
+        memcpy(some, weight + i, (size_t)n * sizeof *some);
+        for (int64_t k = 0; k < n; k++)
+            some[k] = mark[i + k] != 0 ? some[k] : 0;
+        total += elements_sum(some, n);
+    }
+    return total;
+}
+
+/* How an input is repeated to the shape of A. If it is absent, only `data` is set. */
+LK_STATIC void elementwise_spread(const lk_job *job, int input, bool leads, lk_spread *to)
+{
+    to->data = NULL;
+    if (input && job->in[input].data)
+        *to = lk_spread_of(&job->in[input], &job->in[A], leads);
 }
 
 /* The elements of an input, from i on, that are refused. Rare, and so kept out of the loops. */
@@ -307,14 +333,15 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     const elem *a = job->in[A].data, *b = job->in[B].data;
     elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;
     real *values = per_row ? job->value.data : NULL;
-    const lk_spread weight = elementwise_spread(job, is.weight, false);
-    const lk_spread factor = elementwise_spread(job, is.factor, false);
-    const lk_spread given = elementwise_spread(job, is.mask, true);
+    lk_spread weight, factor, given;
     _Alignas(LK_LINE) real room[2][ELEMENTWISE_CHUNK];
     _Alignas(LK_LINE) unsigned char marks[ELEMENTWISE_CHUNK];
     real upstream = 1;
     elementwise_chunk c;
     elementwise_spare spare;
+    elementwise_spread(job, is.weight, false, &weight);
+    elementwise_spread(job, is.factor, false, &factor);
+    elementwise_spread(job, is.mask, true, &given);
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
     elementwise_run r = {.block = block, .summed = !per_row && job->value.data};
@@ -393,9 +420,13 @@ static const lk_input regression_inputs[] __attribute__((unused)) = {
 
 LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
 {
-    (void)error;
-    job->denominator[0] = elementwise_count(job, MASK, SAMPLE_WEIGHT);
-    return LK_OK;
+    double weight;
+    const lk_status status = elementwise_weigh(job, SAMPLE_WEIGHT, &weight, error);
+    job->counted = elementwise_count(job, MASK);
+    job->denominator[0] = !job->in[SAMPLE_WEIGHT].data ? (double)job->counted
+                          : job->in[MASK].data ? elementwise_weight(job, MASK, SAMPLE_WEIGHT)
+                                               : weight;
+    return status;
 }
 
 #define REGRESSION_KERNELS(options, value_of, slope_of)                                            \
@@ -418,7 +449,8 @@ LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
     }
 
 #define REGRESSION_MEMBERS(options)                                                                \
-    .options_size = sizeof(options), .parts = 1, .prepare = regression_prepare, .rows = rows,      \
+    .options_size = sizeof(options), .parts = 1, .light = ELEMENTWISE_CHEAP,                       \
+    .checks_weights = true, .prepare = regression_prepare, .rows = rows,                           \
     .finish = elementwise_finish
 
 #endif

@@ -33,7 +33,7 @@ enum { LABEL_WEIGHT = B + 1, LABEL_MASK, LABEL_GRAD_OUTPUT, LABEL_INPUTS };
 #define LABEL_SMOOTHING(st)                                                                        \
     LK_FIELD(st, label_smoothing, "0", LK_RANGED, 0, 1, "targets y become y(1-eps) + eps/2")
 
-/* How much the label applies, and how much it does not: y and 1 - y, smoothed. */
+/* How much a label applies, y, or how much it does not, 1 - y: smoothed. */
 LK_INLINE vec label_applies(double smoothing, vec y)
 {
     return v_fma(v_set((real)(1 - smoothing)), y, v_set((real)(smoothing / 2)));
@@ -42,9 +42,10 @@ LK_INLINE vec label_applies(double smoothing, vec y)
 /* The mean divides by the number of counted elements, not by their weights. */
 LK_STATIC lk_status label_prepare(lk_job *job, lk_error *error)
 {
-    (void)error;
-    job->denominator[0] = elementwise_count(job, LABEL_MASK, 0);
-    return LK_OK;
+    double weight;
+    job->counted = elementwise_count(job, LABEL_MASK);
+    job->denominator[0] = (double)job->counted;
+    return elementwise_weigh(job, LABEL_WEIGHT, &weight, error);
 }
 
 /* Functions of a score, all without cancellation: e^-|x|, log(1 + e^-|x|) and the larger of
