@@ -275,6 +275,59 @@ static void two_threads(void)
     }
 }
 
+/* What weights and masks of an element-wise loss cost. */
+static void weighted(void)
+{
+    enum { ROWS = 4096, LABELS = 1024, N = ROWS * LABELS };
+    batch b = batch_new(LK_F32, ROWS, LABELS);
+    const size_t bytes = (size_t)N * sizeof(float);
+    float *y = aligned_alloc(64, bytes), *w = aligned_alloc(64, bytes);
+    unsigned char *mask = malloc(N);
+    if (!y || !w || !mask)
+        exit(1);
+    for (int64_t i = 0; i < N; i++) {
+        y[i] = (float)(i * 7919 % 1000) / 1000;
+        w[i] = (float)(i * 104729 % 1000 + 1) / 500;
+        mask[i] = i * 7919 % 5 != 0;
+    }
+    const struct {
+        const char *text, *name;
+        lk_tensor tensor;
+    } more[] = {
+        {"none", NULL, lk_scalar(LK_F32, NULL)},
+        {"weight of each element", "weight", lk_matrix(LK_F32, w, ROWS, LABELS)},
+        {"weight of each row", "weight", lk_matrix(LK_F32, w, ROWS, 1)},
+        {"pos_weight of each label", "pos_weight", lk_vector(LK_F32, w, LABELS)},
+        {"mask", "mask", lk_matrix(LK_BOOL, mask, ROWS, LABELS)},
+    };
+    enum { MORE = sizeof more / sizeof *more };
+    double t[2 * MORE][PAIRS], copy[PAIRS];
+    for (int k = 0; k < PAIRS; k++) {
+        double start = now();
+        memcpy(b.copy, b.x, b.bytes);
+        copy[k] = now() - start;
+        for (int i = 0; i < MORE; i++) {
+            const lk_named in[] = {{"logits", lk_matrix(LK_F32, b.x, ROWS, LABELS)},
+                                   {"targets", lk_matrix(LK_F32, y, ROWS, LABELS)},
+                                   {more[i].name, more[i].tensor},
+                                   {NULL, lk_scalar(LK_F32, NULL)}};
+            for (int threads = 1; threads <= 2; threads++)
+                t[2 * i + threads - 1][k] = evaluate("bce_with_logits", in, true, b.g, threads);
+        }
+    }
+    const double base = median(copy, PAIRS);
+    printf("\nbce_with_logits with its gradient, f32, %s, %dx%d, as multiples of memcpy of the "
+           "logits (%.2f ms)\n%-26s %10s %12s\n",
+           lk_isa_used(), ROWS, LABELS, base * 1e3, "weights", "one thread", "two threads");
+    for (int i = 0; i < MORE; i++)
+        printf("%-26s %10.2f %12.2f\n", more[i].text, median(t[2 * i], PAIRS) / base,
+               median(t[2 * i + 1], PAIRS) / base);
+    free(y);
+    free(w);
+    free(mask);
+    batch_free(&b);
+}
+
 /* The size of the last-level cache in MiB, as the processor reports it. */
 static size_t last_cache(void)
 {
@@ -298,5 +351,6 @@ int main(void)
     table(what, 5, usual, beyond);
     linear();
     two_threads();
+    weighted();
     return 0;
 }

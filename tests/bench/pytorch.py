@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """losskit compared with PyTorch, alternating in one process: loss and gradient, on one thread and on two.
 
-PyTorch computes forward and backward of its own function; losskit the same loss and the same gradients
-through a call, from lk_call_new to lk_call_free. The figures are medians, and how many times faster.
+PyTorch computes forward and backward of its own function, as it is and, where that works, compiled by
+torch.compile; losskit the same loss and the same gradients through a call, from lk_call_new to lk_call_free. The
+figures are medians, and how many times faster than the better of PyTorch's two.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import ctypes
 import platform
 import statistics
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 try:
@@ -60,6 +61,7 @@ class Losskit:
         self.lib.lk_call_scratch.restype = ctypes.c_size_t
         self.lib.lk_call_next.restype = ctypes.c_bool
         self.scratch: list[ctypes.Array] = []
+        self.pool = ThreadPoolExecutor()
 
     def evaluate(
         self, loss: str, inputs: dict, outputs: dict, options: dict[str, str], threads: int
@@ -87,18 +89,17 @@ class Losskit:
         places = [(ctypes.addressof(s) + 63) // 64 * 64 for s in self.scratch]
         while True:
             blocks = lib.lk_call_blocks(call)
-            cuts = [blocks * k // threads for k in range(threads + 1)]
+            shards = max(1, min(threads, blocks))
+            cuts = [blocks * k // shards for k in range(shards + 1)]
 
             def run(k: int) -> None:
                 count = ctypes.c_int64(cuts[k + 1] - cuts[k])
                 lib.lk_call_run(call, ctypes.c_int64(cuts[k]), count, ctypes.c_void_p(places[k]))
 
-            others = [threading.Thread(target=run, args=(k,)) for k in range(1, threads)]
-            for t in others:
-                t.start()
+            others = [self.pool.submit(run, k) for k in range(1, shards)]
             run(0)
-            for t in others:
-                t.join()
+            for shard in others:
+                shard.result()
             if not lib.lk_call_next(call):
                 break
         check(lib.lk_call_finish(call, error))
@@ -123,11 +124,11 @@ class Case:
         for name in leaves:
             self.outputs[f"grad.{name}"] = torch.empty_like(inputs[name])
 
-    def pytorch(self) -> tuple[float, list[torch.Tensor]]:
+    def pytorch(self, function: Callable[..., torch.Tensor]) -> tuple[float, list[torch.Tensor]]:
         values = {k: v.detach() for k, v in self.inputs.items()}
         for name in self.leaves:
             values[name].requires_grad_(True)
-        loss = self.function(*values.values())
+        loss = function(*values.values())
         loss.backward()
         return float(loss.detach()), [values[name].grad for name in self.leaves]
 
@@ -198,6 +199,14 @@ def cases() -> list[Case]:
     words = torch.randint(1, classes, (batch, labels))
     lengths, sizes = torch.full((batch,), steps), torch.full((batch,), labels)
 
+    def focal(x, y):  # as torchvision has it
+        p, rest = torch.sigmoid(x), F.binary_cross_entropy_with_logits(x, y, reduction="none")
+        share = p * y + (1 - p) * (1 - y)
+        return ((0.25 * y + 0.75 * (1 - y)) * rest * (1 - share) ** 2).mean()
+
+    def weighted(x, y, w, p):
+        return F.binary_cross_entropy_with_logits(x, y, weight=w, pos_weight=p)
+
     def ctc(x, y, n_x, n_y):
         return F.ctc_loss(F.log_softmax(x, 2).transpose(0, 1), y, n_x, n_y)
 
@@ -214,6 +223,14 @@ def cases() -> list[Case]:
         Case("smooth_l1", name, F.smooth_l1_loss, both, ["a"]),
         Case("bce_with_logits", name, F.binary_cross_entropy_with_logits,
              {"logits": a, "targets": torch.rand(n)}, ["logits"]),
+        Case("bce_with_logits", "both weights", weighted,
+             {"logits": a, "targets": torch.rand(n), "weight": torch.rand(n), "pos_weight": torch.rand(n[1])},
+             ["logits"]),
+        Case("bce_with_logits", "200000x20", F.binary_cross_entropy_with_logits,
+             {"logits": torch.randn(200000, 20), "targets": torch.rand(200000, 20)}, ["logits"]),
+        Case("sigmoid_focal", name, focal,
+             {"logits": a, "targets": torch.randint(2, n).float()}, ["logits"], reduction="mean"),
+        Case("mse", "64x1024", F.mse_loss, {"a": a[:64], "b": b[:64]}, ["a"]),
         Case("kl_div", "512x32000", lambda x, y: F.kl_div(x, y, reduction="batchmean"),
              {"input": p, "target": q}, ["input"]),
         Case("cosine_embedding", name, F.cosine_embedding_loss,
@@ -238,24 +255,49 @@ def processor() -> str:
         return platform.processor()
 
 
-def compare(case: Case, library: Losskit, threads: int, pairs: int) -> tuple[float, float]:
+def compiled(case: Case) -> Callable[..., torch.Tensor] | None:
+    """The case's function by torch.compile, once it has run; None where that does not work."""
+    if not hasattr(torch, "compile"):
+        return None
+    try:
+        torch._dynamo.reset()  # the number of threads is compiled in
+        function = torch.compile(case.function)
+        case.pytorch(function)
+        return function
+    except Exception as e:  # no compiler, or not for this function
+        print(f"{case.loss}: not compiled: {type(e).__name__}", file=sys.stderr)
+        return None
+
+
+def compare(case: Case, library: Losskit, threads: int, pairs: int) -> list[float | None]:
+    """Seconds of PyTorch, of PyTorch compiled and of losskit."""
     torch.set_num_threads(threads)
-    times: tuple[list[float], list[float]] = ([], [])
+    functions = [case.function, compiled(case)]
+    times: list[list[float]] = [[], [], []]
     for _ in range(pairs):
-        time.sleep(0.005)
-        start = time.perf_counter()
-        want, gradients = case.pytorch()
-        times[0].append(time.perf_counter() - start)
+        for function, spent in zip(functions, times):
+            if not function:
+                continue
+            time.sleep(0.005)
+            start = time.perf_counter()
+            want, gradients = case.pytorch(function)
+            spent.append(time.perf_counter() - start)
         time.sleep(0.005)  # until PyTorch's threads, which spin for a while, have let go of their processors
         start = time.perf_counter()
         got = case.losskit(library, threads)
-        times[1].append(time.perf_counter() - start)
+        times[2].append(time.perf_counter() - start)
     if abs(got - want) > 1e-4 * max(1, abs(want)):
         raise SystemExit(f"{case.loss}: {got}, PyTorch {want}")
     for mine, theirs in zip(list(case.outputs.values())[1:], gradients):
         if (mine - theirs).abs().max() > 1e-3 * theirs.abs().max():
             raise SystemExit(f"{case.loss}: gradients differ")
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(spent) if spent else None for spent in times]
+
+
+def cells(eager: float, other: float | None, mine: float) -> str:
+    theirs = eager if other is None else min(eager, other)
+    text = "       none" if other is None else f"{other * 1e3:8.2f} ms"
+    return f"{eager * 1e3:8.2f} ms {text} {mine * 1e3:8.2f} ms {theirs / mine:6.1f} x "
 
 
 def main() -> None:
@@ -268,15 +310,14 @@ def main() -> None:
     library = Losskit(a.losskit)
     print(f"\nloss and gradient, f32, beside PyTorch {torch.__version__} ({processor()}, "
           f"{library.lib.lk_isa_used().decode()}, {time.strftime('%Y-%m-%d')})")
-    print(f"{'':18} {'':12} {'one thread':>32} {'two threads':>32}")
-    print(f"{'loss':18} {'shape':12} " + f"{'PyTorch':>11} {'losskit':>11} {'':>8} " * 2)
+    print(f"{'':18} {'':12} {'one thread':>44} {'two threads':>44}")
+    print(f"{'loss':18} {'shape':12} " + f"{'PyTorch':>11} {'compiled':>11} {'losskit':>11} {'':>8} " * 2)
     for case in cases():
         if a.only and case.loss not in a.only.split(","):
             continue
         line = f"{case.loss:18} {case.shape:12} "
         for threads in (1, 2):
-            theirs, mine = compare(case, library, threads, a.pairs)
-            line += f"{theirs * 1e3:8.2f} ms {mine * 1e3:8.2f} ms {theirs / mine:6.1f} x "
+            line += cells(*compare(case, library, threads, a.pairs))
         print(line, flush=True)
 
 
