@@ -81,7 +81,7 @@ bool lk_shape_bind(const char *pattern, const lk_tensor *shape, bool exact, lk_s
 /* Of a pattern that begins with `~`: the first axis of the shape that does not broadcast to what
  * the pattern stands for, or the rank if all do. Fills in `to`, that shape. -1: no such pattern, or
  * a size of it is not bound. */
-int lk_shape_misfit(const char *pattern, const lk_tensor *shape, const lk_sizes *sizes,
+int lk_shape_misfit(const char *text, const lk_tensor *shape, const lk_sizes *sizes,
                     const lk_field *fields, const void *options, lk_tensor *to);
 
 /* Can the pattern have that rank, with what is bound so far? */

@@ -87,11 +87,12 @@ int lk_shape_misfit(const char *text, const lk_tensor *shape, const lk_sizes *si
                     const lk_field *fields, const void *options, lk_tensor *to)
 {
     const pattern p = take_apart(text, fields, options);
+    *to = (lk_tensor){.rank = 0};
     if (!p.spreads || !lk_shape_make(text, sizes, fields, options, to))
         return -1;
     const int missing = to->rank - shape->rank;
     for (int axis = 0; axis < shape->rank; axis++)
-        if (missing + axis < 0 ||
+        if (missing < 0 ||
             (shape->shape[axis] != 1 && shape->shape[axis] != to->shape[missing + axis]))
             return axis;
     return shape->rank;

@@ -37,7 +37,7 @@ LK_INLINE vec power(vec q, v_logarithm log_q, double g)
         return q * q;
     /* With this greatest exponent any q below 1 gives 0. */
     const vec y = v_pow_long(log_q, (real)fmin(g, 1e30)), none = v_set(g > 0 ? 0 : (real)INFINITY);
-    return v_select(q == zero, none, v_select(q == q, y, q));
+    return v_select(q > zero, y, v_select(q == zero, none, q));
 }
 
 /* a bce q^gamma, a = alpha y + (1-alpha)(1-y), q = p + y - 2py = 1 - p_t. */
