@@ -1,24 +1,32 @@
 /* SPDX-License-Identifier: MIT
  *
  * Conversions between float types, for tensors that kernels do not read or write in their own type.
- * Simple rather than fast: such inputs are small compared with the logits.
+ * Widening is fast, for weights may be as many as logits; narrowing is simple.
  */
 #include "internal.h"
 
-/* f16 and bf16 hold a sign, an exponent and `bits` of fraction; a float represents all their values
- * exactly. */
-static double half(uint16_t u, int bits)
+static float from_bits(uint32_t bits)
 {
-    int exponent = (u & 0x7fff) >> bits, top = 0x7fff >> bits, bias = top >> 1;
-    int fraction = u & ((1 << bits) - 1), one = 1 << bits;
-    double x;
-    if (exponent == top)
-        x = fraction ? (double)NAN : (double)INFINITY;
-    else if (exponent == 0)
-        x = ldexp(fraction, 1 - bias - bits);
-    else
-        x = ldexp(one + fraction, exponent - bias - bits);
-    return u & 0x8000 ? -x : x;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static float bf16_value(uint16_t u)
+{
+    return from_bits((uint32_t)u << 16);
+}
+
+/* Shifted by 13, the fraction of an f16 is where a float has it, and the exponent lacks 112. */
+static float f16_value(uint16_t u)
+{
+    const uint32_t size = (uint32_t)(u & 0x7fff) << 13, sign = (uint32_t)(u & 0x8000) << 16;
+    const uint32_t exponent = size & 0x0f800000, normal = size + (112u << 23);
+    const float least = from_bits(normal + (1u << 23)) - 0x1p-14f; /* of exponent 0 */
+    uint32_t bits = exponent == 0x0f800000 ? normal + (112u << 23) : normal;
+    if (exponent == 0)
+        memcpy(&bits, &least, sizeof bits);
+    return from_bits(bits | sign);
 }
 
 double lk_real_at(const void *data, lk_dtype dtype, int64_t i)
@@ -36,10 +44,10 @@ double lk_real_at(const void *data, lk_dtype dtype, int64_t i)
         return (double)narrow;
     case LK_F16:
         memcpy(&u, p, sizeof u);
-        return half(u, 10);
+        return (double)f16_value(u);
     default:
         memcpy(&u, p, sizeof u);
-        return half(u, 7);
+        return (double)bf16_value(u);
     }
 }
 
@@ -62,25 +70,38 @@ static uint16_t narrow_half(double x, int bits)
     return (uint16_t)(sign | all);
 }
 
+/* A loop for each pair of types. */
+#define WIDEN(from_type, to_type, value)                                                           \
+    for (int64_t i = 0; i < n; i++) {                                                              \
+        from_type x;                                                                               \
+        memcpy(&x, (const char *)from + i * (int64_t)sizeof x, sizeof x);                          \
+        const to_type y = (to_type)(value);                                                        \
+        memcpy((char *)to + i * (int64_t)sizeof y, &y, sizeof y);                                  \
+    }                                                                                              \
+    return;
+
+#define WIDEN_TO(to_type)                                                                          \
+    switch (from_dtype) {                                                                          \
+    case LK_F64:                                                                                   \
+        WIDEN(double, to_type, x)                                                                  \
+    case LK_F32:                                                                                   \
+        WIDEN(float, to_type, x)                                                                   \
+    case LK_F16:                                                                                   \
+        WIDEN(uint16_t, to_type, f16_value(x))                                                     \
+    default:                                                                                       \
+        WIDEN(uint16_t, to_type, bf16_value(x))                                                    \
+    }
+
 void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n)
 {
+    if (to_dtype == LK_F32)
+        WIDEN_TO(float)
+    if (to_dtype == LK_F64)
+        WIDEN_TO(double)
     for (int64_t i = 0; i < n; i++) {
-        const double x = lk_real_at(from, from_dtype, i);
-        char *at = (char *)to + i * (int64_t)lk_dtype_size(to_dtype);
-        const float single = (float)x;
-        uint16_t half;
-        switch (to_dtype) {
-        case LK_F64:
-            memcpy(at, &x, sizeof x);
-            break;
-        case LK_F32:
-            memcpy(at, &single, sizeof single);
-            break;
-        default:
-            half = narrow_half(x, to_dtype == LK_F16 ? 10 : 7);
-            memcpy(at, &half, sizeof half);
-            break;
-        }
+        const uint16_t half =
+            narrow_half(lk_real_at(from, from_dtype, i), to_dtype == LK_F16 ? 10 : 7);
+        memcpy((char *)to + i * (int64_t)sizeof half, &half, sizeof half);
     }
 }
 
