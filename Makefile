@@ -36,7 +36,7 @@ COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
 	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall wheel npm \
-	ready deps deps-test deps-lint arm64 arm64-library ci clean help compile_commands.json
+	ready deps deps-test deps-lint packages packages-deb arm64 arm64-library ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd $(if $(EMULATOR),,build/lossd)
@@ -68,6 +68,7 @@ DEBIAN_SERVER := libmicrohttpd-dev libuv1-dev libjansson-dev zlib1g-dev libgnutl
 DEBIAN_RUN := gcc libc6-dev pkg-config $(DEBIAN_SERVER)
 DEBIAN_TEST := $(DEBIAN_RUN) libcmocka-dev curl python3
 DEBIAN_LINT := clang-format clang-tidy
+DEBIAN_PACKAGE := build-essential debhelper git lintian xz-utils
 DEBIAN_ARM64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross pkg-config qemu-user-static curl python3 \
 	$(addsuffix :arm64,libc6-dev libcmocka-dev $(DEBIAN_SERVER))
 
@@ -460,6 +461,15 @@ arm64:
 arm64-library:
 	$(Q).ci/deps gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 	$(Q)$(MAKE) --no-print-directory $(ARM64) THERE=: build/arm64/liblosskit.so.0
+
+# Packages.
+
+## packages: for Debian and others, into build/packages (docker/packages.sh installs and tries them)
+packages: packages-deb
+packages-deb:
+	$(Q).ci/deps $(DEBIAN_RUN) $(DEBIAN_PACKAGE)
+	$(Q)docker/packages/deb.sh
+include $(wildcard docker/packages/*.mk)
 
 ## ci: what .ci/run does
 ci:
