@@ -35,8 +35,8 @@ MANDIR ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
-	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall wheel npm \
-	ready deps deps-test deps-lint packages packages-deb arm64 arm64-library ci clean help compile_commands.json
+	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
+	ready deps deps-test deps-lint packages packages-deb packages-wheel packages-npm arm64 arm64-library ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd $(if $(EMULATOR),,build/lossd)
@@ -428,28 +428,6 @@ uninstall:
 		$(DESTDIR)$(LIBDIR)/cmake/losskit/losskitConfig*.cmake $(DESTDIR)$(MANDIR)/man1/lossd.1 \
 		$(DESTDIR)$(COMPLETIONDIR)/lossd $(DESTDIR)$(DOCDIR)/LICENSE $(DESTDIR)$(DOCDIR)/CHANGELOG.md
 
-# Packages for pip and npm: lossd and the library with all that they need but glibc, under build/packages/.
-
-NATIVE := $(B)/native
-# Its name changed with libuv 1.45.
-UV_STATIC = $(call lazy,UV_STATIC,test -f "$$($(CC) -print-file-name=libuv_a.a)" && echo libuv_a.a || echo libuv.a)
-STATIC = libmicrohttpd.a libjansson.a libz.a $(UV_STATIC)
-
-$(NATIVE)/lossd: $(SERVER_OBJS) $(B)/liblosskit.so.0 docker/native.py
-	@mkdir -p $(@D)
-	$(call say,LD,$@)
-	$(Q)$(CC) -pie -Wl,-z,relro,-z,now -Wl,-rpath,'$$ORIGIN' -Wl,--disable-new-dtags $(FLAVOUR_$(FLAVOUR)) \
-		$(SERVER_OBJS) $(B)/liblosskit.so.0 $(CFLAGS) $(LDFLAGS) $(STATIC:%=-l:%) -lgnutls -lm -o $@
-	$(Q)docker/native.py --cc "$(CC)" $(STATIC:%=--static %) $@ $(B)/liblosskit.so.0
-
-## wheel: losskit for pip, with the library and lossd inside, in build/packages/
-wheel: $(NATIVE)/lossd
-	$(Q)docker/wheel.py --cc "$(CC)" --native $(NATIVE) --version $(VERSION) --into build/packages
-
-## npm: the client for npm and the lossd of this machine, in build/packages/ (needs node)
-npm: $(NATIVE)/lossd
-	$(Q)docker/npm.mjs $(VERSION) build/packages $(NATIVE)
-
 # Another processor.
 
 ## arm64: library, lossd and tests compiled for arm64 and run by qemu; arm64-library: the one alone, not run
@@ -464,12 +442,31 @@ arm64-library:
 
 # Packages.
 
-## packages: for Debian and others, into build/packages (docker/packages.sh installs and tries them)
-packages: packages-deb
+## packages: Debian's, a wheel for pip and packages for npm (needs node), in build/packages (docker/packages.sh tries them)
+packages: packages-deb packages-wheel packages-npm
 packages-deb:
 	$(Q).ci/deps $(DEBIAN_RUN) $(DEBIAN_PACKAGE)
 	$(Q)docker/packages/deb.sh
-include $(wildcard docker/packages/*.mk)
+
+# For pip and npm: lossd and the library, with all that they need but glibc beside them.
+NATIVE := $(B)/native
+# Its name changed with libuv 1.45.
+UV_STATIC = $(call lazy,UV_STATIC,test -f "$$($(CC) -print-file-name=libuv_a.a)" && echo libuv_a.a || echo libuv.a)
+STATIC = libmicrohttpd.a libjansson.a libz.a $(UV_STATIC)
+
+$(NATIVE)/lossd: $(SERVER_OBJS) $(B)/liblosskit.so.0 docker/packages/native.py
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -pie -Wl,-z,relro,-z,now -Wl,-rpath,'$$ORIGIN' -Wl,--disable-new-dtags $(FLAVOUR_$(FLAVOUR)) \
+		$(SERVER_OBJS) $(B)/liblosskit.so.0 $(CFLAGS) $(LDFLAGS) $(STATIC:%=-l:%) -lgnutls -lm -o $@
+	$(Q)docker/packages/native.py --cc "$(CC)" $(STATIC:%=--static %) $@ $(B)/liblosskit.so.0
+
+packages-wheel: $(NATIVE)/lossd
+	$(Q)docker/packages/wheel.py --cc "$(CC)" --native $(NATIVE) --version $(VERSION) --into build/packages
+
+packages-npm: $(NATIVE)/lossd
+	$(Q)command -v npm >/dev/null || .ci/deps npm
+	$(Q)docker/packages/npm.mjs $(VERSION) build/packages $(NATIVE)
 
 ## ci: what .ci/run does
 ci:

@@ -1,18 +1,18 @@
 #!/usr/bin/env node
-// Pack the client for npm, and for each folder that docker/native.py filled the package of its machine, which npm installs
+// Pack the client for npm, and for each folder that docker/packages/native.py filled the package of its machine, which npm installs
 // beside the client where it fits: lossd-linux-x64 or lossd-linux-arm64.
 //
-//     docker/npm.mjs VERSION FOLDER NATIVE...     FOLDER/*.tgz from build/release/native
+//     docker/packages/npm.mjs VERSION FOLDER NATIVE...     FOLDER/*.tgz from build/release/native
 import { execFileSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const machines = { 0x3e: "x64", 0xb7: "arm64" }; // e_machine of an ELF file
 const [version, into, ...natives] = process.argv.slice(2);
-if (natives.length === 0) throw new Error("docker/npm.mjs VERSION FOLDER NATIVE...");
+if (natives.length === 0) throw new Error("docker/packages/npm.mjs VERSION FOLDER NATIVE...");
 mkdirSync(into, { recursive: true });
 const work = mkdtempSync(join(tmpdir(), "npm-"));
 

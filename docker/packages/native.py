@@ -2,7 +2,7 @@
 """Put beside a lossd that is linked for it what the packages for pip and npm bring along: liblosskit, the shared libraries
 that both need but glibc, and the licences of all that comes from elsewhere.
 
-    docker/native.py --cc gcc --static libz.a FOLDER/lossd build/release/liblosskit.so.0
+    docker/packages/native.py --cc gcc --static libz.a FOLDER/lossd build/release/liblosskit.so.0
 
 Libraries and tools are those that the compiler finds: for a cross compiler those of its machine.
 """
@@ -34,7 +34,7 @@ def needed(cc: str, file: pathlib.Path) -> list[str]:
 def find(cc: str, library: str) -> pathlib.Path:
     path = pathlib.Path(output(*cc.split(), f"-print-file-name={library}").strip())
     if not path.is_absolute():
-        raise SystemExit(f"docker/native.py: {cc} finds no {library}")
+        raise SystemExit(f"docker/packages/native.py: {cc} finds no {library}")
     return path.resolve()
 
 

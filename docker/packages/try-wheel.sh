@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Install the wheel into an empty environment, without a network, and use it as its README does: in process, from PyTorch
 # if that is there, and as a service. NumPy is the system's.
-# Usage: docker/try_wheel.sh build/packages/losskit-*.whl [PYTHON]
+# Usage: docker/packages/try-wheel.sh [build/packages/losskit-*.whl [PYTHON]]
 set -euo pipefail
+root=$(realpath "$(dirname "$0")/../..")
+[ $# -gt 0 ] || set -- "$root"/build/packages/losskit-*_"$(uname -m)".whl
 wheel=$(realpath "$1")
 python=${2:-/usr/bin/python3}
-readme=$(realpath "$(dirname "$0")/../api/python/losskit/README.md")
+readme=$root/api/python/losskit/README.md
 work=$(mktemp -d)
 pid=
 trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -rf "$work"' EXIT

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Install the packages for npm into an empty folder, without a network, and use them as the README does: serve by npx, and
 # run its example.
-# Usage: docker/try_npm.sh build/packages/lossd-*.tgz
+# Usage: docker/packages/try-npm.sh [build/packages/lossd-*.tgz]
 set -euo pipefail
+root=$(realpath "$(dirname "$0")/../..")
+[ $# -gt 0 ] || set -- "$root"/build/packages/lossd-*.tgz
 packages=()
 for package in "$@"; do
     packages+=("$(realpath "$package")")
 done
-readme=$(realpath "$(dirname "$0")/../api/javascript/README.md")
+readme=$root/api/javascript/README.md
 work=$(mktemp -d)
 pid=
 trap '[ -z "$pid" ] || kill -- "-$pid" 2>/dev/null; rm -rf "$work"' EXIT

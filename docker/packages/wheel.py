@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Write the wheel losskit: the packages lossd and losskit of api/python, and within losskit what docker/native.py gathered.
+"""Write the wheel losskit: the packages lossd and losskit of api/python, and within losskit what docker/packages/native.py gathered.
 The same files give the same wheel, to the byte.
 
-    docker/wheel.py --cc gcc --native build/release/native --version 0.2.0 --into build/packages
+    docker/packages/wheel.py --cc gcc --native build/release/native --version 0.2.0 --into build/packages
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import zipfile
 
 from native import output, tool
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = ROOT / "api" / "python"
 MACHINES = {"Advanced Micro Devices X86-64": "x86_64", "AArch64": "aarch64"}  # as readelf has them
 
