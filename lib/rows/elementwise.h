@@ -345,7 +345,9 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
     elementwise_run r = {.block = block, .summed = !per_row && job->value.data};
-    r.rho = v_set((real)(job->scale[0] * (double)upstream));
+    const double rho = job->scale[0] * (double)upstream;
+    const int power = elements_power(rho);
+    r.rho = v_set((real)ldexp(rho, -power));
     r.moving = r.rho != (vec){0};
     r.unit = elementwise_unit(job);
     r.refuse = reduce->nonfinite == LK_REFUSE_NONFINITE;
@@ -391,6 +393,10 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     block->sum[ELEMENTWISE_SUM] = block->sum[ELEMENTWISE_UNITS] / r.unit;
     if (streams)
         v_fence();
+    if (power != 0 && grad_a)
+        elements_scale(grad_a + first, count, power);
+    if (power != 0 && grad_b)
+        elements_scale(grad_b + first, count, power);
 }
 
 /* Regressions. */

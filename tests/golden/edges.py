@@ -334,6 +334,25 @@ def factors():
          others={"source_ids": ([[1, 0]], "i64"), "targets": ([[0]], "i64")},
          outputs={"grad.vocab_logits": [[[word(v / few) for v in (-sure[1] - sure[2], sure[1], sure[2])]]]})
 
+    def squares(t):
+        return sum((x - y) ** 2 for x, y in zip(t["a"], t["b"])) / few
+    small = {"a": [1e-15, 3, -2e-15], "b": [0, 3, 1e-15]}
+    case("items-few", "mse", squares, small, {"num_items": 1e-50}, ("a", "b"))
+    case("items-few", "mae", None, {"a": [2, 3], "b": [2, 3]}, {"num_items": 1e-50},
+         outputs={"loss": 0, "grad.a": [0, 0], "grad.b": [0, 0]})
+
+    def labels_of(t):
+        return sum(mp.log(1 + mp.exp(-x)) for x in t["logits"]) / few
+    case("items-few", "bce_with_logits", labels_of, {"logits": [60, 65]}, {"num_items": 1e-50}, ("logits",),
+         others={"targets": ([1, 1], "f64")}, types=WIDE_ONLY)
+    case("items-few", "bce_with_logits", labels_of, {"logits": [60, 65]}, {"num_items": 1e-50}, ("logits",),
+         others={"targets": ([1, 1], "f32")}, types=("f32",))
+
+    def many(t):
+        return sum(mpf(2.0 ** 120) * (x - y) ** 2 for x, y in zip(t["a"], t["b"])) / mpf(1e45)
+    case("items-many", "mse", many, {"a": [3, 1], "b": [0, 0.5]}, {"num_items": 1e45}, ("a", "b"),
+         others={"sample_weight": ([2.0 ** 120] * 2, "f64")})
+
     def student(t):
         p, q = ([mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits"))
         return divergence("forward_kl", mpf(0), p, q) / few
