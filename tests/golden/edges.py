@@ -353,6 +353,26 @@ def factors():
     case("items-many", "mse", many, {"a": [3, 1], "b": [0, 0.5]}, {"num_items": 1e45}, ("a", "b"),
          others={"sample_weight": ([2.0 ** 120] * 2, "f64")})
 
+    # A z-loss of 1e40, which is infinite for the leading class alone.
+    least = log_sum([mpf(3), mpf(-57)])
+    pull = 2 * mpf(1e40) * least * mp.exp(-57 - least)
+    case("pull", "cross_entropy", None, {"logits": [[3, -57]]}, {"z_loss": 1e40},
+         types=("f32",), others={"targets": ([0], "i64")},
+         outputs={"grad.logits": [["inf", word(pull + mp.exp(-57 - least))]]})
+
+    start = [mp.exp(v) for v in log_softmax([mpf(-60), mpf(0), mpf(-61)])]
+    up = mpf(1e35)
+    case("upstream", "span", None, {"start_logits": [[-60, 0, -61]], "end_logits": [[1, 1, 1]]}, {},
+         types=("f32",), others={"start_positions": ([1], "i64"), "end_positions": ([0], "i64"),
+                                 "grad_output": (1e35, "f64")},
+         outputs={"grad.start_logits": [[word(up * v / 2) for v in (start[0], -start[0] - start[2], start[2])]]})
+
+    def listed(t):
+        return topk("truncated", [0, 2], log_softmax(t["student_logits"][0]), t["teacher_logprobs"][0]) / mpf(1e-32)
+    case("items-few", "topk_distillation", listed,
+         {"student_logits": [[0, -17, -18, -20]], "teacher_logprobs": [[-1e-7, -17.5]]},
+         {"num_items": 1e-32, "tail": "truncated"}, ("student_logits",), others={"teacher_ids": ([[0, 2]], "i64")})
+
     def student(t):
         p, q = ([mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits"))
         return divergence("forward_kl", mpf(0), p, q) / few
