@@ -424,6 +424,11 @@ def labels():
          outputs={"grad.targets": ["inf", 0, "inf"], "grad.logits": [-0.25, 0, -0.0625]})
     case("minus-infinity", "bce_with_logits", None, {"logits": ["-inf", "-inf"], "targets": [1, 0]},
          {"reduction": "none"}, outputs={"loss": ["inf", 0], "grad.logits": [-1, 0]})
+    # A long row whose targets are mostly 0: they have no slope, as in kl_div.
+    share, wide = 0.5, 130
+    case("zeros-among-many", "cross_entropy", None,
+         {"logits": [[0] * wide], "targets": [[share, share] + [0] * (wide - 2)]}, {"subtract_entropy": "true"},
+         outputs={"grad.targets": [[word(1 + mp.log(mpf(share)) + mp.log(wide))] * 2 + [0] * (wide - 2)]})
 
 
 # Distillation: distributions that agree, all but agree, or agree on one class.
@@ -501,6 +506,13 @@ def distillations():
         return divergence("forward_kl", mpf(0), p, q)
     case("part-of-the-mass", "distillation", partial,
          {"student_logits": [[0, -17, 1]], "teacher_probs": [[0.5, 0.25, 0.125]]}, {}, ("student_logits",))
+
+    def reverse(t):
+        return divergence("reverse_kl", mpf(0), [mp.exp(v) for v in log_softmax(t["student_logits"][0])],
+                          t["teacher_probs"][0])
+    case("part-of-the-mass-reverse", "distillation", reverse,
+         {"student_logits": [[0, -17, 1]], "teacher_probs": [[0.5, 0.25, 0.125]]}, {"divergence": "reverse_kl"},
+         ("student_logits",))
     # The row rule: what one side excludes and the other does not is infinite, and has no part in the
     # gradient; +inf and rows of nothing but -inf are NaN.
     y = [[0.5, 1, -1]]
