@@ -353,6 +353,11 @@ def factors():
     case("items-many", "mse", many, {"a": [3, 1], "b": [0, 0.5]}, {"num_items": 1e45}, ("a", "b"),
          others={"sample_weight": ([2.0 ** 120] * 2, "f64")})
 
+    def apart_classes(t):  # of two rows that lie side by side
+        return sum(cross([v[k] for v in t["logits"][0]], 1) for k in (0, 1)) / few
+    case("items-strided", "cross_entropy", apart_classes, {"logits": [[[-60, 2], [0, 62], [-61, 1]]]},
+         {"num_items": 1e-50, "class_dim": 1}, ("logits",), others={"targets": ([[1, 1]], "i64")})
+
     # A z-loss of 1e40, which is infinite for the leading class alone.
     least = log_sum([mpf(3), mpf(-57)])
     pull = 2 * mpf(1e40) * least * mp.exp(-57 - least)
@@ -387,6 +392,8 @@ def factors():
     for dtype, relative in (("f64", 2e-11), ("f32", 1e-5)):  # scores of 50
         case("items", "info_nce", lambda t: contrast(t, mpf(0.03125), few), apart,
              {"num_items": 1e-50, "temperature": 0.03125}, ("anchors", "candidates"), (dtype,), relative)
+        case("items-temperature", "info_nce", lambda t: contrast(t, t["temperature"], few),
+             {**apart, "temperature": 0.03125}, {"num_items": 1e-50}, ("temperature",), (dtype,), relative)
     big = {"anchors": [[1e25, 2e25], [-1e25, 3e24]], "candidates": [[2e20, 1e20], [-3e20, 1e19]]}
     case("dots-large", "info_nce", lambda t: contrast(t, mpf(1e45), mpf(2), False), big,
          {"temperature": 1e45, "normalize": "false"}, ("anchors", "candidates"))
