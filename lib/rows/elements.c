@@ -35,12 +35,12 @@ void elements_scale(elem *x, int64_t n, int power)
 
 /* So many sums run beside each other, whatever the length of a vector: element i goes to sum i
  * modulo that. */
-enum { SUMS = 32, HALF = LANES / WIDE_PARTS, HALVES = SUMS / HALF };
+enum { SUMS = 32, HALVES = SUMS / HALF_LANES };
 
 LK_INLINE void add(wide_half sum[HALVES], const real *x)
 {
     for (int p = 0; p < HALVES; p++)
-        sum[p] += w_read_half(x + p * HALF);
+        sum[p] += w_read_half(x + p * HALF_LANES);
 }
 
 double elements_sum(const real *x, int64_t n)

@@ -47,8 +47,13 @@ double pair_largest(const elem *v, int64_t width)
     return most;
 }
 
-/* The dot products x x, x y and y y, of scaled vectors if the pair is `far`. */
-LK_INLINE void pair_products(const bool far, pair *p, const elem *x, const elem *y, int64_t width)
+typedef struct pair_dots {
+    double xx, xy, yy;
+} pair_dots;
+
+/* The dot products, of scaled vectors if the pair is `far`. */
+LK_INLINE pair_dots pair_products(const bool far, const pair *p, const elem *x, const elem *y,
+                                  int64_t width)
 {
     wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
@@ -72,13 +77,11 @@ LK_INLINE void pair_products(const bool far, pair *p, const elem *x, const elem 
         xy += w_fold(a * b);
         yy += w_fold(b * b);
     }
-    p->xx = w_sum(xx + xx2);
-    p->xy = w_sum(xy + xy2);
-    p->yy = w_sum(yy + yy2);
+    return (pair_dots){w_sum(xx + xx2), w_sum(xy + xy2), w_sum(yy + yy2)};
 }
 
 /* What a vector with the square of a norm is divided by. */
-static double pair_divisor(int kind, double square, double eps)
+LK_INLINE double pair_divisor(int kind, double square, double eps)
 {
     if (kind == PAIR_ADDED)
         return sqrt(square + eps * eps);
@@ -86,27 +89,14 @@ static double pair_divisor(int kind, double square, double eps)
     return norm <= eps ? eps : norm;
 }
 
-void pair_cosine(pair *p, int kind, const elem *x, const elem *y, int64_t width, double eps)
+/* Value and slopes of a cosine from the dot product and what the vectors are divided by. */
+LK_INLINE void pair_cosine_of(pair *p, double xy, double n_x, double n_y, double eps_x,
+                              double eps_y)
 {
-    *p = (pair){.kind = kind};
-    double eps_x = eps, eps_y = eps;
-    pair_products(false, p, x, y, width);
-    double n_x = pair_divisor(kind, p->xx, eps), n_y = pair_divisor(kind, p->yy, eps);
-    if (!pair_near(n_x) || !pair_near(n_y)) {
-        const double most_x = pair_largest(x, width), most_y = pair_largest(y, width);
-        p->far = true;
-        p->scale_x = pair_root(most_x > eps ? most_x : eps);
-        p->scale_y = pair_root(most_y > eps ? most_y : eps);
-        eps_x = eps * p->scale_x * p->scale_x;
-        eps_y = eps * p->scale_y * p->scale_y;
-        pair_products(true, p, x, y, width);
-        n_x = isnan(most_x) ? most_x : pair_divisor(kind, p->xx, eps_x);
-        n_y = isnan(most_y) ? most_y : pair_divisor(kind, p->yy, eps_y);
-    }
-    const double dot = p->xy / n_x / n_y;
+    const double dot = xy / n_x / n_y;
     const double s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
-    const double sign = kind == PAIR_COSINE ? -1 : 1;
-    p->value = kind == PAIR_COSINE ? 1 - s : s;
+    const double sign = p->kind == PAIR_COSINE ? -1 : 1;
+    p->value = p->kind == PAIR_COSINE ? 1 - s : s;
     p->xy = sign / n_x / n_y;
     p->xx = n_x > eps_x ? -sign * s / n_x / n_x : 0;
     p->yy = n_y > eps_y ? -sign * s / n_y / n_y : 0;
@@ -114,33 +104,71 @@ void pair_cosine(pair *p, int kind, const elem *x, const elem *y, int64_t width,
         p->xx = p->xy = p->yy = s;
 }
 
+/* The cosine of vectors whose squares would overflow or underflow: of scaled ones. */
+static __attribute__((noinline)) void pair_cosine_far(pair *p, const elem *x, const elem *y,
+                                                      int64_t width, double eps)
+{
+    const double most_x = pair_largest(x, width), most_y = pair_largest(y, width);
+    p->far = true;
+    p->scale_x = pair_root(most_x > eps ? most_x : eps);
+    p->scale_y = pair_root(most_y > eps ? most_y : eps);
+    const double eps_x = eps * p->scale_x * p->scale_x, eps_y = eps * p->scale_y * p->scale_y;
+    const pair_dots d = pair_products(true, p, x, y, width);
+    pair_cosine_of(p, d.xy, isnan(most_x) ? most_x : pair_divisor(p->kind, d.xx, eps_x),
+                   isnan(most_y) ? most_y : pair_divisor(p->kind, d.yy, eps_y), eps_x, eps_y);
+}
+
+void pair_cosine(pair *p, int kind, const elem *x, const elem *y, int64_t width, double eps)
+{
+    const pair_dots d = pair_products(false, NULL, x, y, width);
+    const double n_x = pair_divisor(kind, d.xx, eps), n_y = pair_divisor(kind, d.yy, eps);
+    *p = (pair){.kind = kind};
+    if (pair_near(n_x) && pair_near(n_y))
+        pair_cosine_of(p, d.xy, n_x, n_y, eps, eps);
+    else
+        pair_cosine_far(p, x, y, width, eps);
+}
+
 /* x - y + shift in some lanes. */
-LK_INLINE wide pair_difference(const bool far, const pair *p, wide x, wide y)
+LK_INLINE wide_half pair_difference(const bool far, const pair *p, wide_half x, wide_half y)
 {
     if (far)
-        return w_scaled(x * w_set(p->scale_x) - y * w_set(p->scale_x) +
-                            w_set(p->shift * p->scale_x),
-                        p->scale_y);
-    return x - y + w_set(p->shift);
+        return half_scaled(x * half_set(p->scale_x) - y * half_set(p->scale_x) +
+                               half_set(p->shift * p->scale_x),
+                           p->scale_y);
+    return x - y + half_set(p->shift);
+}
+
+/* The terms of pair_sum_of in some lanes, of which n count. */
+LK_INLINE wide_half pair_terms(const bool squares, const bool far, const pair *p, int64_t n, wide x,
+                               wide y)
+{
+    const wide_mask counts = __builtin_convertvector(m_first(n), wide_mask);
+    wide_half term[WIDE_PARTS];
+    for (int i = 0; i < WIDE_PARTS; i++) {
+        wide_half r = pair_difference(far, p, w_part(x, i), w_part(y, i));
+        if (n < LANES)
+            r = (wide_half)((half_mask)r & (half_mask)w_part((wide)counts, i));
+        term[i] = squares ? r * r : half_abs(r);
+    }
+    return WIDE_PARTS == 1 ? term[0] : term[0] + term[WIDE_PARTS - 1];
 }
 
 /* The sum of |r|, or of its squares, over r = x - y + shift. */
 LK_INLINE double pair_sum_of(const bool squares, const bool far, const pair *p, const elem *x,
                              const elem *y, int64_t width)
 {
+    const pair here = *p;
     wide_half total = {0}, total2 = {0};
     int64_t k = 0;
     for (; k + 2 * LANES <= width; k += 2 * LANES) {
-        const wide r = pair_difference(far, p, w_load(x + k, LANES), w_load(y + k, LANES));
-        const wide r2 =
-            pair_difference(far, p, w_load(x + k + LANES, LANES), w_load(y + k + LANES, LANES));
-        total += w_fold(squares ? r * r : w_abs(r));
-        total2 += w_fold(squares ? r2 * r2 : w_abs(r2));
+        const elem *x2 = x + k + LANES, *y2 = y + k + LANES;
+        total += pair_terms(squares, far, &here, LANES, w_load(x + k, LANES), w_load(y + k, LANES));
+        total2 += pair_terms(squares, far, &here, LANES, w_load(x2, LANES), w_load(y2, LANES));
     }
     for (; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
-        const wide r = w_first(n, pair_difference(far, p, w_load(x + k, n), w_load(y + k, n)));
-        total += w_fold(squares ? r * r : w_abs(r));
+        total += pair_terms(squares, far, &here, n, w_load(x + k, n), w_load(y + k, n));
     }
     return w_sum(total + total2);
 }
@@ -200,28 +228,29 @@ LK_INLINE pair_family pair_family_of(const pair *p)
 }
 
 /* dv/dx in some lanes; the pair may be `far`. */
-static wide pair_slope_x_far(const pair *p, wide x, wide y)
+static wide_half pair_slope_x_far(const pair *p, wide_half x, wide_half y)
 {
     if (!pair_is_cosine(p->kind))
-        return w_set(p->slope) * pair_difference(p->far, p, x, y);
+        return half_set(p->slope) * pair_difference(p->far, p, x, y);
     if (!p->far)
-        return w_set(p->xx) * x + w_set(p->xy) * y;
-    return w_scaled(w_set(p->xx) * w_scaled(x, p->scale_x) + w_set(p->xy) * w_scaled(y, p->scale_y),
-                    p->scale_x);
+        return half_set(p->xx) * x + half_set(p->xy) * y;
+    return half_scaled(half_set(p->xx) * half_scaled(x, p->scale_x) +
+                           half_set(p->xy) * half_scaled(y, p->scale_y),
+                       p->scale_x);
 }
 
 /* dv/dx and dv/dy in some lanes, from x and y in them. */
-LK_INLINE wide pair_slope_x(const pair_family family, const pair *p, wide x, wide y)
+LK_INLINE wide_half pair_slope_x(const pair_family family, const pair *p, wide_half x, wide_half y)
 {
     if (family == PAIR_FAR)
         return pair_slope_x_far(p, x, y);
     if (family == PAIR_COSINES)
-        return w_set(p->xx) * x + w_set(p->xy) * y;
-    const wide r = pair_difference(false, p, x, y);
-    return w_set(p->slope) * (family == PAIR_SIGNS ? w_sign(r) : r);
+        return half_set(p->xx) * x + half_set(p->xy) * y;
+    const wide_half r = pair_difference(false, p, x, y);
+    return half_set(p->slope) * (family == PAIR_SIGNS ? half_sign(r) : r);
 }
 
-LK_INLINE wide pair_slope_y(const pair_family family, const pair *p, wide x, wide y)
+LK_INLINE wide_half pair_slope_y(const pair_family family, const pair *p, wide_half x, wide_half y)
 {
     if (family == PAIR_FAR && pair_is_cosine(p->kind)) {
         pair turned = *p;
@@ -231,7 +260,7 @@ LK_INLINE wide pair_slope_y(const pair_family family, const pair *p, wide x, wid
         return pair_slope_x_far(&turned, y, x);
     }
     if (family == PAIR_COSINES)
-        return w_set(p->xy) * x + w_set(p->yy) * y;
+        return half_set(p->xy) * x + half_set(p->yy) * y;
     return -pair_slope_x(family, p, x, y);
 }
 
@@ -269,13 +298,19 @@ LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
 LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, const elem *x,
                             const elem *y, int64_t width, elem *grad_x, elem *grad_y)
 {
+    const wide_half by = half_set(c);
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
         const wide u = w_load(x + k, n), v = w_load(y + k, n);
+        wide_half to_x[WIDE_PARTS], to_y[WIDE_PARTS];
+        for (int i = 0; i < WIDE_PARTS; i++) {
+            to_x[i] = by * pair_slope_x(family, p, w_part(u, i), w_part(v, i));
+            to_y[i] = by * pair_slope_y(family, p, w_part(u, i), w_part(v, i));
+        }
         if (grad_x)
-            w_store(grad_x + k, n, w_set(c) * pair_slope_x(family, p, u, v));
+            w_store(grad_x + k, n, w_whole(to_x));
         if (grad_y)
-            w_store(grad_y + k, n, w_set(c) * pair_slope_y(family, p, u, v));
+            w_store(grad_y + k, n, w_whole(to_y));
     }
 }
 
@@ -295,30 +330,35 @@ static pair_family pair_triple_family(const pair_triple *t)
 LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *t, double weight,
                                    int64_t width, elem *const *grad)
 {
-    const wide c_ap = w_set(weight * t->c_ap), c_an = w_set(weight * t->c_an);
-    const wide c_pn = w_set(weight * t->c_pn);
+    const wide_half c_ap = half_set(weight * t->c_ap), c_an = half_set(weight * t->c_an);
+    const wide_half c_pn = half_set(weight * t->c_pn);
     const bool swapped = t->c_pn != 0;
     /* Kept here, since for all the compiler knows a store of a gradient changes them there. */
+    const pair ap = t->ap, an = t->an, pn = t->pn;
     elem *const to_a = grad[0], *const to_p = grad[1], *const to_n = grad[2];
     const elem *const from_a = t->a, *const from_p = t->p, *const from_n = t->n;
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t lanes = LK_TAIL(k, width);
-        const wide a = w_load(from_a + k, lanes), p = w_load(from_p + k, lanes);
-        const wide n = w_load(from_n + k, lanes);
-        wide by_p = c_ap * pair_slope_y(family, &t->ap, a, p);
-        wide by_n = c_an * pair_slope_y(family, &t->an, a, n);
-        if (swapped) {
-            by_p += c_pn * pair_slope_x(family, &t->pn, p, n);
-            by_n += c_pn * pair_slope_y(family, &t->pn, p, n);
+        const wide all_a = w_load(from_a + k, lanes), all_p = w_load(from_p + k, lanes);
+        const wide all_n = w_load(from_n + k, lanes);
+        wide_half by_a[WIDE_PARTS], by_p[WIDE_PARTS], by_n[WIDE_PARTS];
+        for (int i = 0; i < WIDE_PARTS; i++) {
+            const wide_half a = w_part(all_a, i), p = w_part(all_p, i), n = w_part(all_n, i);
+            by_a[i] =
+                c_ap * pair_slope_x(family, &ap, a, p) + c_an * pair_slope_x(family, &an, a, n);
+            by_p[i] = c_ap * pair_slope_y(family, &ap, a, p);
+            by_n[i] = c_an * pair_slope_y(family, &an, a, n);
+            if (swapped) {
+                by_p[i] += c_pn * pair_slope_x(family, &pn, p, n);
+                by_n[i] += c_pn * pair_slope_y(family, &pn, p, n);
+            }
         }
         if (to_a)
-            w_store(to_a + k, lanes,
-                    c_ap * pair_slope_x(family, &t->ap, a, p) +
-                        c_an * pair_slope_x(family, &t->an, a, n));
+            w_store(to_a + k, lanes, w_whole(by_a));
         if (to_p)
-            w_store(to_p + k, lanes, by_p);
+            w_store(to_p + k, lanes, w_whole(by_p));
         if (to_n)
-            w_store(to_n + k, lanes, by_n);
+            w_store(to_n + k, lanes, w_whole(by_n));
     }
 }
 

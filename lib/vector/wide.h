@@ -41,6 +41,21 @@ LK_INLINE wide_half w_read_half(const real *p)
 #endif
 }
 
+/* The parts of a wide vector, for what else gcc would keep in memory. */
+LK_INLINE wide_half w_part(wide x, int i)
+{
+    wide_half part[WIDE_PARTS];
+    memcpy(part, &x, sizeof x);
+    return part[i];
+}
+
+LK_INLINE wide w_whole(const wide_half part[WIDE_PARTS])
+{
+    wide x;
+    memcpy(&x, part, sizeof x);
+    return x;
+}
+
 typedef int64_t half_mask __attribute__((vector_size(sizeof(wide_half))));
 enum { HALF_LANES = LANES / WIDE_PARTS };
 
@@ -74,6 +89,20 @@ LK_INLINE wide_half half_read(const double *p)
 LK_INLINE void half_write(double *p, wide_half x)
 {
     memcpy(p, &x, sizeof x);
+}
+
+/* -1, 0 or 1; 0 for NaN. */
+LK_INLINE wide_half half_sign(wide_half x)
+{
+    const wide_half zero = {0};
+    half_mask above = x > zero, below = x < zero;
+    return (wide_half)((above & (half_mask)half_set(1)) | (below & (half_mask)half_set(-1)));
+}
+
+/* x times the square of a root; the square itself may overflow where the product does not. */
+LK_INLINE wide_half half_scaled(wide_half x, double root)
+{
+    return x * half_set(root) * half_set(root);
 }
 
 /* HALF_LANES of the reals of a vector, from lane i on, as doubles, and back. */
@@ -176,27 +205,6 @@ LK_INLINE wide w_read(const double *p)
 LK_INLINE void w_write(double *p, wide x)
 {
     memcpy(p, &x, sizeof x);
-}
-
-/* The first n lanes of x; 0 in the others. */
-LK_INLINE wide w_first(int64_t n, wide x)
-{
-    if (n == LANES)
-        return x;
-    return (wide)(__builtin_convertvector(m_first(n), wide_mask) & (wide_mask)x);
-}
-
-LK_INLINE wide w_abs(wide x)
-{
-    return (wide)((wide_mask)x & INT64_MAX);
-}
-
-/* -1, 0 or 1; 0 for NaN. */
-LK_INLINE wide w_sign(wide x)
-{
-    const wide zero = {0};
-    wide_mask above = x > zero, below = x < zero;
-    return (wide)((above & (wide_mask)w_set(1)) | (below & (wide_mask)w_set(-1)));
 }
 
 LK_INLINE double w_sum(wide_half x)
