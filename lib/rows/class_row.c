@@ -110,8 +110,9 @@ LK_INLINE vec class_exp(real *z, vec shift, const bool keep, vec *tops)
         v_write(z, e);
     if (!tops)
         return e;
-    *tops += v_where(u == shift, v_set(1));
-    return v_where(u != shift, e);
+    const mask top = u == shift;
+    *tops += v_where(top, v_set(1));
+    return v_where(~top, e);
 }
 
 /* The sum of e^(z - shift); with `keep` the exponentials replace z. With `apart`, elements equal to
@@ -292,10 +293,11 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
             if (row->t) {
                 vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
                 vec wq = v_where(inside, w * q);
+                const mask here = d == zero;
                 cross += v_where(wq != zero, wq * d);
-                others += v_where(d != zero, wq);
-                tops += v_where(d == zero, wq);
-                leader = v_select(d == zero, lane + v_set((real)i), leader);
+                others += v_where(~here, wq);
+                tops += v_where(here, wq);
+                leader = v_select(here, lane + v_set((real)i), leader);
                 if (p->minus_entropy)
                     excess += v_where(wq != zero, wq * (v_log(q) - (d - log_sum)));
             } else {
@@ -328,10 +330,11 @@ double class_entropy(const class_plan *p, const class_row *row, const class_norm
         vec heat = {0}, below = {0}, at = {0};
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
-            vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
+            const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
+            const mask here = d == zero;
             heat += v_where(e != zero, e * d);
-            below += v_where(d != zero, e);
-            at += v_where(d == zero, one);
+            below += v_where(~here, e);
+            at += v_where(here, one);
         }
         total += (double)v_sum(heat);
         others += (double)v_sum(below);
