@@ -7,20 +7,21 @@
  */
 #include "rows/scalar.h"
 
-enum { LOGPROBS, OLD, REF, ADVANTAGES, MASK, IS_WEIGHTS, GRAD_OUTPUT };
+enum { LOGPROBS, OLD, REF, ADVANTAGES, MASK, IS_WEIGHTS, ENTROPY, GRAD_OUTPUT };
 enum { BY_SEQUENCE, BY_TOKEN };                            /* forms of ADVANTAGES */
 enum { EACH_TOKEN, EACH_SEQUENCE };                        /* forms of IS_WEIGHTS */
 enum { RATIO_MEAN, CLIP_FRACTION, KL };                    /* diagnostics */
-enum { LOSS, RATIOS, CLIPPED, KLS };                       /* lk_block.sum */
+enum { LOSS, BONUS, RATIOS, CLIPPED, KLS };                /* lk_block.sum */
 enum { CLIP, CISPO, SAPO };                                /* objective */
 enum { TOKEN, SEQUENCE };                                  /* level */
 enum { TOKEN_MEAN, SEQUENCE_MEAN, MAX_LENGTH, NUM_ITEMS }; /* aggregation */
+enum { SAME, ENTROPY_TOKEN_MEAN };                         /* entropy_aggregation */
 
 typedef struct options {
     lk_reduce reduce;
-    int objective, level, aggregation;
+    int objective, level, aggregation, entropy_aggregation;
     double eps_low, eps_high, delta, ratio_low, ratio_high, sapo_tau_pos, sapo_tau_neg, kl_weight,
-        num_items;
+        num_items, entropy_weight;
     int64_t max_length;
 } options;
 
@@ -52,6 +53,11 @@ static const lk_field fields[] = {
     LK_FIELD(options, num_items, "off", LK_OFF | LK_RANGED, 0, (double)INFINITY,
              "aggregation=num_items: tokens of the whole batch, of which this may be a part; 0: "
              "the empty mean"),
+    LK_FIELD(
+        options, entropy_weight, "0", 0, 0, 0,
+        "weight of the entropy bonus: entropy_weight times the aggregated entropy is subtracted"),
+    LK_WORDS(options, entropy_aggregation, "same", "same|token_mean",
+             "how entropy is aggregated: as the rest, or as a mean over tokens"),
     LK_EMPTY_MEAN_FIELD(options),
     LK_NONFINITE_FIELD(options),
     {0},
@@ -82,6 +88,10 @@ static const lk_input inputs[] = {
          .forms = {[EACH_TOKEN] = {"B T", LK_FLOATS}, [EACH_SEQUENCE] = {"B 1", LK_FLOATS}},
          .flags = LK_OPTIONAL | LK_WEIGHTS,
          .help = "importance weights, constants; [B,T] or [B,1]; default ones"},
+    [ENTROPY] = {.name = "entropy",
+                 .forms = {{"B T", LK_FLOATS}},
+                 .flags = LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
+                 .help = "entropy of the policy at each token, for entropy_weight"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
@@ -108,6 +118,9 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (!lk_has(job, REF) && o->kl_weight > 0)
         return lk_fail(job, error, LK_MISSING_INPUT, REF, -1,
                        "ref_logprobs is missing; kl_weight=%g needs it", o->kl_weight);
+    if (!lk_has(job, ENTROPY) && o->entropy_weight != 0)
+        return lk_fail(job, error, LK_MISSING_INPUT, ENTROPY, -1,
+                       "entropy is missing; entropy_weight=%g needs it", o->entropy_weight);
     if (o->aggregation == MAX_LENGTH && !(o->max_length > 0))
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option max_length is missing; aggregation=max_length needs it");
@@ -152,6 +165,8 @@ static lk_status prepare(lk_job *job, lk_error *error)
                              : o->aggregation == SEQUENCE_MEAN ? sequences
                              : o->aggregation == MAX_LENGTH    ? sequences * (double)o->max_length
                                                                : o->num_items;
+    const bool apart = o->entropy_weight != 0 && o->entropy_aggregation == ENTROPY_TOKEN_MEAN;
+    job->denominator[BONUS] = apart ? (double)job->counted : job->denominator[LOSS];
     return LK_OK;
 }
 
@@ -212,6 +227,29 @@ static double log_ratio(const lk_job *job, int64_t i)
     return x - scalar_constant(job, OLD, i, x);
 }
 
+/* The entropy bonus of one sequence, which is subtracted. `share` is its factor before the
+ * denominator if the entropy is aggregated as the rest is. */
+static void bonus(const lk_job *job, int64_t b, double share, lk_block *block)
+{
+    const options *o = job->options;
+    const int64_t length = job->size['T' - 'A'];
+    const elem *entropy = job->in[ENTROPY].data;
+    elem *grad = job->grad[ENTROPY].data;
+    const double eta =
+        o->entropy_aggregation == SAME ? share * o->entropy_weight : o->entropy_weight;
+    const double rho = job->scale[BONUS] * scalar_constant(job, GRAD_OUTPUT, 0, 1);
+    for (int64_t i = b * length; entropy && i < (b + 1) * length; i++) {
+        const bool counts = counted(job, i);
+        const double h = counts ? (double)r_load(entropy + i) : 0;
+        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(h))
+            lk_refuse(block, LK_NONFINITE_INPUT, ENTROPY, i, h);
+        const double term = scalar_times(eta, h);
+        block->sum[BONUS] -= term;
+        if (grad)
+            r_store(grad + i, (real)(counts ? scalar_times(rho, isnan(term) ? term : -eta) : 0));
+    }
+}
+
 static void sequence(const lk_job *job, int64_t b, lk_block *block)
 {
     const options *o = job->options;
@@ -260,6 +298,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
             r_store(grad + i, (real)scalar_times(rho, slope));
     }
     block->sum[LOSS] += share * value;
+    bonus(job, b, share, block);
 
     for (int64_t i = first; grad && o->level == SEQUENCE && i < end; i++) {
         double slope = 0;
@@ -292,28 +331,29 @@ static void finish(const lk_job *job, const double *sum)
 }
 
 LK_LOSS(policy_gradient) = {
-    .is = {.name = "policy_gradient",
-           .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
-           .formula =
-               "w = exp(logprobs - old_logprobs), level=sequence: of their mean; clip: l = "
-               "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: l = "
-               "-clip(w, ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: l = -4/tau "
-               "sigmoid(tau (w - 1)) A; "
-               "kl = exp(ref - logprobs) - (ref - logprobs) - 1; loss = sum over counted tokens "
-               "of (is_weights l + kl_weight kl) over what aggregation says",
-           .help = "Reinforces sampled tokens by the advantage of their sequence, without letting "
-                   "the policy run away from the one that sampled them.",
-           .reference = "Schulman et al. 2017; Shao et al. 2024; Yu et al. 2025 (DAPO); Liu et al. "
-                        "2025 (Dr. GRPO); Zheng et al. 2025 (GSPO); TRL grpo_trainer.py",
-           .example = "{\"inputs\": {\"logprobs\": [[-1.0, -0.5], [-0.3, -1.2]], "
-                      "\"old_logprobs\": [[-1.2, -0.4], [-0.6, -1.0]], \"advantages\": [1.0, "
-                      "-0.5]}}",
-           .traits = LK_ROWWISE | LK_HELD,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is =
+        {.name = "policy_gradient",
+         .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
+         .formula =
+             "w = exp(logprobs - old_logprobs), level=sequence: of their mean; clip: l = "
+             "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: l = "
+             "-clip(w, ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: l = -4/tau "
+             "sigmoid(tau (w - 1)) A; "
+             "kl = exp(ref - logprobs) - (ref - logprobs) - 1; loss = sum over counted tokens "
+             "of (is_weights l + kl_weight kl - entropy_weight entropy) over what aggregation says",
+         .help = "Reinforces sampled tokens by the advantage of their sequence, without letting "
+                 "the policy run away from the one that sampled them.",
+         .reference = "Schulman et al. 2017; Shao et al. 2024; Yu et al. 2025 (DAPO); Liu et al. "
+                      "2025 (Dr. GRPO); Zheng et al. 2025 (GSPO); TRL grpo_trainer.py",
+         .example = "{\"inputs\": {\"logprobs\": [[-1.0, -0.5], [-0.3, -1.2]], "
+                    "\"old_logprobs\": [[-1.2, -0.4], [-0.6, -1.0]], \"advantages\": [1.0, "
+                    "-0.5]}}",
+         .traits = LK_ROWWISE | LK_HELD,
+         .inputs = inputs,
+         .outputs = outputs,
+         .options = fields},
     .options_size = sizeof(options),
-    .parts = 1,
+    .parts = 2,
     .rows_shape = "B",
     .check = check,
     .prepare = prepare,

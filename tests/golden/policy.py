@@ -27,7 +27,7 @@ OBJECTIVES = {
     "sapo": {"objective": "sapo"},
 }
 KNOWN = {"objective", "eps_low", "eps_high", "delta", "ratio_low", "ratio_high", "level", "sapo_tau_pos", "sapo_tau_neg",
-         "kl_weight", "aggregation", "max_length", "num_items"}
+         "kl_weight", "aggregation", "max_length", "num_items", "entropy_weight", "entropy_aggregation"}
 
 
 def spread_out(x, shape):
@@ -121,8 +121,15 @@ def formula(inputs, o, dtype):
         term = term + beta * kl
         slope = slope + share * beta * kl_slope
     loss = (share * torch.where(live, term, zero)).sum()
-    out = {"leaf": leaf, "loss": loss, "grad": torch.where(live, slope, zero), "live": live,
+    out = {"leaf": leaf, "grad": torch.where(live, slope, zero), "live": live,
            "slack": [torch.where(live, s, one) for s in slack]}
+    if inputs.get("entropy") is not None:
+        out["entropy"] = inputs.get("entropy").to(dtype).clone().requires_grad_(True)
+        alone = o.get("entropy_aggregation", "same") == "token_mean" and total
+        part = float(o.get("entropy_weight", "0")) * (m / total if alone else share)
+        loss = loss - (part * torch.where(live, out["entropy"], zero)).sum()
+        out["entropy grad"] = torch.where(live, -part, zero)
+    out["loss"] = loss
     if total:
         moved = ((w0 > high) & (adv > 0)) | ((w0 < low) & (adv < 0))
         if objective == "cispo":
@@ -154,15 +161,19 @@ def write(name, inputs, options=None, want=(), grad=True):
     e = formula(inputs, options, F64)
     go = inputs.get("grad_output")
     go = torch.ones((), dtype=F64) if go is None else go.to(F64).reshape(())
-    by_torch = torch.autograd.grad(go * e["loss"], e["leaf"])[0]
+    leaves = [e["leaf"]] + ([e["entropy"]] if "entropy" in e else [])
+    by_torch = torch.autograd.grad(go * e["loss"], leaves)
     grads = torch.where(e["live"], go * e["grad"], torch.zeros((), dtype=F64))
     if torch.isfinite(e["loss"]):
-        assert same(grads, by_torch), name
+        assert same(grads, by_torch[0]), name
     if inputs.dtypes["logprobs"] == "float":
         assert bool(steady(inputs, options).all()), name
     outputs = {"loss": e["loss"].detach()}
     if grad:
         outputs["grad.logprobs"] = grads
+    if "entropy" in e:
+        outputs["grad.entropy"] = go * e["entropy grad"]
+        assert same(outputs["grad.entropy"], by_torch[1]), name
     for key in want:
         assert options.get("aggregation", "token_mean") == "token_mean"
         if options.get("level") == "sequence":
@@ -202,6 +213,7 @@ def build(name, shape, options=None, extra=("old_logprobs", "mask"), want=(), ki
         mask[:, 0] |= ~mask.any(1)
     factors = torch.tensor([position(draw, spread)["is_weights"] for _ in range(rows)],
                            dtype=F64).reshape(rows, 1)
+    entropy = Draw("policy_gradient entropy " + name).between(shape, 0, 4)
     cells = [[None] * columns for _ in range(rows)]
     bad = torch.ones(shape, dtype=torch.bool)
     for attempt in itertools.count():
@@ -219,6 +231,8 @@ def build(name, shape, options=None, extra=("old_logprobs", "mask"), want=(), ki
         inputs.put("advantages", advantages, kinds.get("advantages", "float"))
         if "mask" in extra:
             inputs.put("mask", mask, kinds.get("mask", "bool"))
+        if "entropy" in extra:
+            inputs.put("entropy", entropy, kinds.get("entropy", "float"))
         if "grad_output" in extra:
             inputs.put("grad_output", short(draw.random.gauss(0, 1)) * torch.ones((), dtype=F64),
                        kinds.get("grad_output", "float"))
@@ -338,6 +352,14 @@ def main():
     for weight in ("0", "0.001", "1", "10"):
         build(f"kl/{weight}", (2, 4), {"kl_weight": weight}, every)
         build(f"kl/sequence-{weight}", (2, 4), {"kl_weight": weight, "level": "sequence"}, every)
+    for (aggregation, options), entropy_aggregation in itertools.product(
+            AGGREGATIONS.items(), ("same", "token_mean")):
+        for weight in ("0", "0.0625", "-1"):
+            build(f"entropy/{aggregation}-{entropy_aggregation}-{weight}", (2, 4),
+                  {**options, "entropy_weight": weight, "entropy_aggregation": entropy_aggregation,
+                   "kl_weight": "0.125"}, every + ("entropy", "is_weights", "grad_output"))
+    build("entropy/sequence", (3, 4), {"level": "sequence", "entropy_weight": "0.25"},
+          ("old_logprobs", "entropy"))
     for kind in ("f64", "f32", "f16", "bf16"):
         kinds = {name: kind for name in ("old_logprobs", "ref_logprobs", "advantages",
                                          "is_weights", "grad_output")}
