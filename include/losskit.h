@@ -286,7 +286,8 @@ const char *lk_isa_used(void);
 /* Calls. */
 
 /* A call is one evaluation. The order of functions is: new; input, option and want in any order;
- * check; bind; plan; run; finish; free. Functions that are called out of order return LK_MISUSE. */
+ * check; bind; plan; run; finish; where gradients are deferred backward, run and finish; free.
+ * Functions that are called out of order return LK_MISUSE. */
 typedef struct lk_call lk_call;
 
 /* A call with all options at their defaults; NULL if memory is exhausted. */
@@ -317,6 +318,12 @@ lk_status lk_call_part_input(lk_call *call, const char *input, const char *tenso
  * LK_OUTPUTS_MAX. */
 #define LK_OUTPUTS_MAX 114
 lk_status lk_call_want(lk_call *call, const char *output, lk_error *error);
+
+/* Compute the gradients after the values, from upstream gradients that need not be known before:
+ * the passes up to finish compute all other outputs, those between lk_call_backward and a second
+ * finish the gradients. Until then the inputs must not change, except grad_output and the upstream
+ * gradients of other outputs, whose memory may be filled in between. Not for a composite. */
+lk_status lk_call_defer(lk_call *call, lk_error *error);
 
 /* Check everything except the data: names, element types, shapes, options, outputs. Afterwards,
  * element types given as LK_ANY are resolved, and the types and shapes of the outputs are known. */
@@ -371,6 +378,9 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch);
 /* After every block of every pass has run exactly once: write `loss` and the scalar diagnostics, or
  * report the invalid value with the lowest index, in which case the outputs are unspecified. */
 lk_status lk_call_finish(lk_call *call, lk_error *error);
+
+/* After the finish of a call with deferred gradients: start the passes that compute them. */
+lk_status lk_call_backward(lk_call *call, lk_error *error);
 
 /* In one step. */
 

@@ -90,6 +90,14 @@ lk_status lk_call_want(lk_call *call, const char *output, lk_error *error)
     return LK_OK;
 }
 
+lk_status lk_call_defer(lk_call *call, lk_error *error)
+{
+    if (!call->kind->backward || call->stage != FILLING)
+        return lk_misuse(error, "gradients are deferred before the check, and not by a composite");
+    call->phase = VALUES;
+    return LK_OK;
+}
+
 /* Parts. */
 
 static bool takes_parts(const lk_call *call, lk_error *error)
@@ -220,5 +228,19 @@ lk_status lk_call_finish(lk_call *call, lk_error *error)
     if (call->stage != PLANNED)
         return lk_misuse(error, "finish comes once, after plan and run");
     call->stage = FINISHED;
-    return call->kind->finish(call, error);
+    lk_status status = call->kind->finish(call, error);
+    if (status != LK_OK)
+        call->phase = TOGETHER; /* there will be no gradients */
+    return status;
+}
+
+lk_status lk_call_backward(lk_call *call, lk_error *error)
+{
+    if (call->stage != FINISHED || call->phase != VALUES)
+        return lk_misuse(error, "backward comes once, after the values of a call that defers");
+    call->phase = GRADIENTS;
+    lk_status status = call->kind->backward(call, error);
+    if (status == LK_OK)
+        call->stage = PLANNED;
+    return status;
 }

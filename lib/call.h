@@ -13,6 +13,10 @@
 
 typedef enum lk_stage { FILLING, CHECKED, PLANNED, FINISHED } lk_stage;
 
+/* What the present passes compute: everything; or, where the gradients are deferred, everything
+ * else, then the gradients. */
+typedef enum lk_phase { TOGETHER, VALUES, GRADIENTS } lk_phase;
+
 /* Which output: `loss`, the gradient of an input, or a diagnostic. */
 typedef enum lk_role { VALUE, GRADIENT, DIAGNOSTIC } lk_role;
 
@@ -30,6 +34,7 @@ struct lk_call {
     const lk_loss *loss; /* the handle the caller gave */
     const struct lk_kind *kind;
     lk_stage stage;
+    lk_phase phase;
     void *options;          /* the loss's option struct */
     uint64_t options_given; /* a bit for each field of the table; see lk_given */
     int wanted_count;
@@ -73,6 +78,9 @@ typedef struct lk_kind {
     void (*run)(lk_call *call, int64_t first, int64_t count, void *scratch);
     bool (*next)(lk_call *call);
     lk_status (*finish)(lk_call *call, lk_error *error);
+
+    /* Start the passes of deferred gradients. NULL: gradients cannot be deferred. */
+    lk_status (*backward)(lk_call *call, lk_error *error);
 } lk_kind;
 
 extern const lk_kind lk_single; /* for losses whose description has no kind */

@@ -106,6 +106,7 @@ typedef struct lk_job {
     double denominator[LK_MAX_PARTS];
     double total_weight; /* sum of the class weights */
     void *state;         /* private to the loss, for the lifetime of the call; see lk_loss.state */
+    void *kept; /* see lk_loss.kept; NULL unless the gradients are computed after the values */
 
     /* The factor of a row's value, for each part: 1/denominator with a mean or where the loss has
      * no reduction option, else 1. */
@@ -157,8 +158,12 @@ struct lk_loss {
     /* Bytes of job->state, which is zeroed before prepare. NULL: none. */
     size_t (*state)(const lk_job *job);
 
-    /* Called once per call, when the data is there: checks targets and lengths, and sets the
-     * members of lk_job that are "set by prepare". */
+    /* Bytes of job->kept: what the passes of the values leave to those of the gradients, if these
+     * are deferred (lk_call_defer). Any alignment that malloc gives. NULL: none. */
+    size_t (*kept)(const lk_job *job);
+
+    /* Called once per call, when the data is there (once more before deferred gradients): checks
+     * targets and lengths, and sets the members of lk_job that are "set by prepare". */
     lk_status (*prepare)(lk_job *job, lk_error *error);
 
     /* Bytes of scratch that one run needs. NULL: none. */

@@ -28,10 +28,9 @@ static void clear_plan(single *s)
     }
     free(s->state);
     free(s->block);
-    s->state = s->job.state = NULL;
+    free(s->job.kept);
+    s->state = s->job.state = s->job.kept = NULL;
     s->block = NULL;
-    s->job.counted = 0;
-    s->job.total_weight = 0;
 }
 
 static void free_plan(lk_call *call)
@@ -63,8 +62,9 @@ static const lk_tensor *tensor(const lk_call *call, const char *name)
 
 /* Plan. */
 
-/* Put the tensors' data into the job. An empty tensor gets an address that is never accessed, so
- * that NULL always means "not given or not requested". */
+/* Put the tensors' data into the job, of outputs those that the present passes compute. An empty
+ * tensor gets an address that is never accessed, so that NULL always means "not given or not
+ * requested". */
 static lk_status take_data(single *s, lk_error *error)
 {
     const lk_input *inputs = s->call.loss->is.inputs;
@@ -84,11 +84,14 @@ static lk_status take_data(single *s, lk_error *error)
         lk_tensor *t = w->role == VALUE      ? &s->job.value
                        : w->role == GRADIENT ? &s->job.grad[w->i]
                                              : &s->job.out[w->i];
+        const lk_phase other = w->role == GRADIENT ? VALUES : GRADIENTS;
         *t = w->tensor;
         if (lk_tensor_count(t) == 0)
             t->data = nothing;
         else if (!t->data)
             return lk_misuse(error, "an output is not bound");
+        if (s->call.phase == other)
+            t->data = NULL;
     }
     return LK_OK;
 }
@@ -109,10 +112,17 @@ static size_t state_room(const lk_job *job)
     return state > 0 ? state + LINE : 0;
 }
 
+/* Bytes that the loss keeps from its values for deferred gradients. */
+static size_t kept_room(const single *s)
+{
+    const lk_job *job = &s->job;
+    return s->call.phase != TOGETHER && job->loss->kept ? job->loss->kept(job) : 0;
+}
+
 static size_t memory(const lk_call *call)
 {
     const single *s = single_of(call);
-    size_t bytes = (size_t)s->blocks * sizeof(lk_block) + state_room(&s->job);
+    size_t bytes = (size_t)s->blocks * sizeof(lk_block) + state_room(&s->job) + kept_room(s);
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         if (must_convert(s, i))
             bytes += (size_t)lk_tensor_count(&s->given[i]) * lk_dtype_size(single_real(s));
@@ -127,7 +137,8 @@ static lk_status convert_inputs(single *s, lk_error *error)
         int64_t count = must_convert(s, i) ? lk_tensor_count(t) : 0;
         if (count == 0)
             continue;
-        s->converted[i] = malloc((size_t)count * lk_dtype_size(real));
+        if (!s->converted[i])
+            s->converted[i] = malloc((size_t)count * lk_dtype_size(real));
         if (!s->converted[i])
             return lk_error_set(error, LK_NO_MEMORY, s->call.loss->is.inputs[i].name,
                                 "no memory to convert %s", s->call.loss->is.inputs[i].name);
@@ -183,6 +194,20 @@ static void set_scales(lk_job *job)
     }
 }
 
+/* Compute what all rows share. */
+static lk_status prepare(single *s, lk_error *error)
+{
+    lk_job *job = &s->job;
+    job->counted = 0;
+    job->total_weight = 0;
+    for (int part = 0; part < LK_MAX_PARTS; part++)
+        job->denominator[part] = 1;
+    lk_status status = job->loss->prepare(job, error);
+    if (status == LK_OK)
+        set_scales(job);
+    return status;
+}
+
 static lk_status plan(lk_call *call, lk_error *error)
 {
     single *s = single_of(call);
@@ -198,15 +223,28 @@ static lk_status plan(lk_call *call, lk_error *error)
         return LK_NO_MEMORY;
     if (state > 0)
         job->state = (char *)s->state + (LINE - (uintptr_t)s->state % LINE);
+    const size_t kept = kept_room(s);
+    if (kept > 0 && !(job->kept = allocate(kept, "deferred gradients", error)))
+        return LK_NO_MEMORY;
     const size_t blocks = (size_t)s->blocks * sizeof *s->block;
     if (blocks > 0 && !(s->block = allocate(blocks, "the blocks", error)))
         return LK_NO_MEMORY;
-    for (int part = 0; part < LK_MAX_PARTS; part++)
-        job->denominator[part] = 1;
-    if ((status = job->loss->prepare(job, error)) != LK_OK)
+    return prepare(s, error);
+}
+
+/* The gradients begin where the values did, with the upstream gradients as they are now. */
+static lk_status backward(lk_call *call, lk_error *error)
+{
+    single *s = single_of(call);
+    lk_status status;
+    if ((status = take_data(s, error)) != LK_OK || (status = convert_inputs(s, error)) != LK_OK)
         return status;
-    set_scales(job);
-    return LK_OK;
+    s->pass = 0;
+    if (s->state)
+        memset(s->state, 0, state_room(&s->job));
+    if (s->block)
+        memset(s->block, 0, (size_t)s->blocks * sizeof *s->block);
+    return prepare(s, error);
 }
 
 /* Passes, blocks and finish. */
@@ -360,4 +398,5 @@ const lk_kind lk_single = {
     .run = run,
     .next = next,
     .finish = finish,
+    .backward = backward,
 };

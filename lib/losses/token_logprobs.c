@@ -86,6 +86,18 @@ static int64_t place_of(const lk_job *job, int64_t i)
     return shifted_place(job, i, o->shift, job->size['T' - 'A']);
 }
 
+/* job->kept: of every row, what its gradient needs beside its logits. Rows of few classes are
+ * computed again, which costs no more. */
+typedef struct row_state {
+    class_norm norm;
+    double gap; /* class_entropy's */
+} row_state;
+
+static size_t kept(const lk_job *job)
+{
+    return job->size['C' - 'A'] > FEW ? (size_t)job->rows * sizeof(row_state) : 0;
+}
+
 /* job->state: how many positions of each sequence count, then log p of every row. */
 static size_t state(const lk_job *job)
 {
@@ -129,25 +141,36 @@ static double upstream_entropy(const lk_job *job, int64_t i)
     return lk_has(job, GRAD_ENTROPY) ? real_or_one(job, GRAD_ENTROPY, i) : 0;
 }
 
+static void gradient_of(const lk_job *job, const class_plan *p, const class_row *row,
+                        const row_state *of, int64_t i)
+{
+    const double g_h = upstream_entropy(job, i), g_l = upstream_logprob(job, i);
+    if (g_l == 0 && g_h == 0)
+        class_zero(p, row);
+    else if (isnan(of->norm.sum))
+        elements_fill(row->grad_x, p->width, (real)NAN);
+    else
+        class_gradient_logprob(p, row, &of->norm, g_l, g_h, of->gap);
+}
+
 /* One counted row: log p of its target. */
 static double one_row_of(const lk_job *job, const class_plan *p, class_row *row, int64_t i)
 {
-    const class_norm r = class_normalise(p, row);
-    const bool none = isnan(r.sum);
-    const double nll = none ? (double)NAN : class_nll(&r);
-    const double g_h = upstream_entropy(job, i), g_l = upstream_logprob(job, i);
-    const bool bends = g_h != 0 && row->grad_x;
-    double entropy = 0, gap = 0;
-    if (bends || job->out[ENTROPIES].data)
-        entropy = none ? (double)NAN : class_entropy(p, row, &r, &gap);
+    row_state *kept_state = job->kept ? (row_state *)job->kept + i : NULL;
+    const bool again = kept_state && row->grad_x;
+    row_state of = again ? *kept_state : (row_state){.norm = class_normalise(p, row)};
+    const bool none = isnan(of.norm.sum);
+    const bool bends =
+        job->kept ? lk_has(job, GRAD_ENTROPY) : row->grad_x && upstream_entropy(job, i) != 0;
+    double entropy = 0;
+    if (!again && (bends || job->out[ENTROPIES].data))
+        entropy = none ? (double)NAN : class_entropy(p, row, &of.norm, &of.gap);
     put_row(job, ENTROPIES, i, entropy);
-    if (row->grad_x && g_l == 0 && g_h == 0)
-        class_zero(p, row);
-    else if (row->grad_x && none)
-        elements_fill(row->grad_x, p->width, (real)NAN);
-    else if (row->grad_x)
-        class_gradient_logprob(p, row, &r, g_l, g_h, gap);
-    return -nll;
+    if (kept_state && !again)
+        *kept_state = of;
+    if (row->grad_x)
+        gradient_of(job, p, row, &of, i);
+    return none ? (double)NAN : -class_nll(&of.norm);
 }
 
 /* Is row i to be computed? If so, its target is set. */
@@ -270,6 +293,7 @@ LK_LOSS(token_logprobs) = {
     .scratch = scratch_size,
     .check = classwise_check,
     .default_gradient = default_gradient,
+    .kept = kept,
     .state = state,
     .prepare = prepare,
     .rows = rows,

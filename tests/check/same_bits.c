@@ -32,6 +32,8 @@ static void check_same_bits(const lk_loss *loss, const wish *w, int64_t round)
         {{.order = AT_ONCE, .place = PAGE_BEHIND}, "at the end of a page"},
         {{.order = AT_ONCE, .place = PAGE_BEFORE}, "at the start of a page"},
         {{.order = AT_ONCE, .place = PAGE_BEHIND, .in_place = true}, "at the end, in place"},
+        {{.order = SHUFFLED, .deferred = true, .poison = 0x5a}, "with deferred gradients"},
+        {{.order = AT_ONCE, .deferred = true, .in_place = true}, "deferred, in place"},
     };
     trial t;
     if (!draw(&t, loss, w))

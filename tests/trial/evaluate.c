@@ -147,6 +147,38 @@ static void run_blocks(lk_call *call, const how *h, answer *a)
     }
 }
 
+static bool is_upstream(const trial_input *in)
+{
+    return strcmp(in->is->name, "grad_output") == 0 || (in->is->flags & LK_COTANGENT);
+}
+
+/* All passes, and finish. */
+static lk_status run_passes(lk_call *call, const how *h, answer *a)
+{
+    do
+        run_blocks(call, h, a);
+    while (lk_call_next(call));
+    return lk_call_finish(call, &a->error);
+}
+
+/* Hide the upstream gradients, compute the values; show them again, compute the gradients. */
+static lk_status run_deferred(lk_call *call, const trial *t, const how *h, const plot *in,
+                              void *const *image, answer *a)
+{
+    for (int i = 0; i < t->inputs; i++)
+        if (t->in[i].given && is_upstream(&t->in[i]))
+            memset(in[i].data, 0, in[i].bytes);
+    lk_status status = lk_call_plan(call, &a->error);
+    if (status == LK_OK)
+        status = run_passes(call, h, a);
+    for (int i = 0; i < t->inputs; i++)
+        if (t->in[i].given && is_upstream(&t->in[i]))
+            memcpy(in[i].data, image[i], in[i].bytes);
+    if (status == LK_OK)
+        status = lk_call_backward(call, &a->error);
+    return status == LK_OK ? run_passes(call, h, a) : status;
+}
+
 answer evaluate(const trial *t, const how *h)
 {
     answer a = {0};
@@ -176,6 +208,8 @@ answer evaluate(const trial *t, const how *h)
         a.status = lk_call_option(call, t->set[i].field->name, t->set[i].text, &a.error);
     for (int i = 0; i < t->wants && a.status == LK_OK; i++)
         a.status = lk_call_want(call, t->want[i], &a.error);
+    if (a.status == LK_OK && h->deferred)
+        a.status = lk_call_defer(call, &a.error);
     if (a.status == LK_OK)
         a.status = lk_call_check(call, &a.error);
     for (; a.status == LK_OK && a.count < lk_call_outputs(call); a.count++) {
@@ -192,14 +226,10 @@ answer evaluate(const trial *t, const how *h)
                 over[i] = true;
         lk_call_bind(call, a.count, under ? under->data : out[a.count].data);
     }
-    if (a.status == LK_OK)
-        a.status = lk_call_plan(call, &a.error);
-    if (a.status == LK_OK) {
-        do
-            run_blocks(call, h, &a);
-        while (lk_call_next(call));
-        a.status = lk_call_finish(call, &a.error);
-    }
+    if (a.status == LK_OK && h->deferred)
+        a.status = run_deferred(call, t, h, in, image, &a);
+    else if (a.status == LK_OK && (a.status = lk_call_plan(call, &a.error)) == LK_OK)
+        a.status = run_passes(call, h, &a);
     for (int i = 0; i < a.count; i++) {
         lk_tensor now;
         lk_call_output(call, i, &now);

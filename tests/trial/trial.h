@@ -120,6 +120,7 @@ typedef struct how {
     place place;
     int offset; /* of the first tensor within 64 bytes; the next ones go on from there */
     bool in_place;
+    bool deferred; /* gradients after the values, with upstream gradients that come in between */
     unsigned char poison;
 } how;
 
