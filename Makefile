@@ -359,7 +359,7 @@ api: all
 	$(Q)$(B)/lossd manual > api/lossd.1
 	$(Q)$(B)/lossd completion > api/lossd.bash
 	$(Q)$(B)/lossd describe --markdown | cat - api/errata.md > api/losses.md
-	$(Q)mkdir -p api/examples && rm -f api/examples/*.json
+	$(Q)mkdir -p api/examples
 	$(Q)for name in $$($(B)/lossd describe | cut -d' ' -f1); do \
 		$(B)/lossd describe $$name --example > api/examples/$$name.json || exit 1; done
 	$(Q)python3 tests/golden/cases.py > api/cases.jsonl

@@ -49,6 +49,7 @@ const char *lk_version(void);
     X(SHAPE_MISMATCH, shape_mismatch)                                                              \
     X(OPTION_OUT_OF_RANGE, option_out_of_range)                                                    \
     X(OPTION_CONFLICT, option_conflict)                                                            \
+    X(GRAPH_INVALID, graph_invalid)                                                                \
     X(WEIGHT_INVALID, weight_invalid)                                                              \
     X(LENGTH_OUT_OF_RANGE, length_out_of_range)                                                    \
     X(TARGET_OUT_OF_RANGE, target_out_of_range)                                                    \
@@ -303,13 +304,19 @@ lk_status lk_call_input(lk_call *call, const char *name, const lk_tensor *tensor
 /* Set an option from its text form. Setting an option twice is an error. */
 lk_status lk_call_option(lk_call *call, const char *name, const char *text, lk_error *error);
 
-/* For a loss with the trait LK_DYNAMIC: add a part, another loss whose value is one number, with
- * its weight in the sum. At most 16. */
+/* For a loss with the trait LK_DYNAMIC: add a part, another loss, with its weight in the sum. At
+ * most 16. Without a weight: 1; or, if another part reads one of its outputs, and for a transform,
+ * 0, and then the part does not enter the loss. The loss of a part that does is one number. */
 lk_status lk_call_part(lk_call *call, const char *loss, double weight, lk_error *error);
+lk_status lk_call_part_unweighted(lk_call *call, const char *loss, lk_error *error);
 
-/* For the part that was added last: set one of its options; or make its input `input` use the
- * call's input `tensor`, instead of the one with the same name. NULL: the part has no such input.
- */
+/* For the part that was added last: give it a name (letters, digits and _, at most 31, not all
+ * digits); set one of its options; or make its input `input` use the call's input `tensor`, instead
+ * of the one with the same name. NULL: the part has no such input. "part.<k>.<output>" or
+ * "part.<name>.<output>" instead of a tensor: the input reads that output of another part, which
+ * may be added later. Gradients flow back through `loss` and through the outputs that have an
+ * upstream gradient among their part's inputs (grad_<output>); other outputs are constants. */
+lk_status lk_call_part_name(lk_call *call, const char *name, lk_error *error);
 lk_status lk_call_part_option(lk_call *call, const char *name, const char *text, lk_error *error);
 lk_status lk_call_part_input(lk_call *call, const char *input, const char *tensor, lk_error *error);
 

@@ -110,7 +110,17 @@ static bool takes_parts(const lk_call *call, lk_error *error)
 
 lk_status lk_call_part(lk_call *call, const char *loss, double weight, lk_error *error)
 {
-    return takes_parts(call, error) ? call->kind->part(call, loss, weight, error) : LK_MISUSE;
+    return takes_parts(call, error) ? call->kind->part(call, loss, &weight, error) : LK_MISUSE;
+}
+
+lk_status lk_call_part_unweighted(lk_call *call, const char *loss, lk_error *error)
+{
+    return takes_parts(call, error) ? call->kind->part(call, loss, NULL, error) : LK_MISUSE;
+}
+
+lk_status lk_call_part_name(lk_call *call, const char *name, lk_error *error)
+{
+    return takes_parts(call, error) ? call->kind->part_name(call, name, error) : LK_MISUSE;
 }
 
 lk_status lk_call_part_option(lk_call *call, const char *name, const char *text, lk_error *error)

@@ -17,12 +17,14 @@ typedef enum lk_stage { FILLING, CHECKED, PLANNED, FINISHED } lk_stage;
  * else, then the gradients. */
 typedef enum lk_phase { TOGETHER, VALUES, GRADIENTS } lk_phase;
 
+enum { SINGLE_OUTPUTS = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS }; /* of a call without parts */
+
 /* Which output: `loss`, the gradient of an input, or a diagnostic. */
 typedef enum lk_role { VALUE, GRADIENT, DIAGNOSTIC } lk_role;
 
 /* A requested output. `role` and `i` belong to the kind. */
 typedef struct lk_wanted {
-    char name[48];
+    char name[64];
     lk_tensor tensor;      /* type and shape, known after check; data: the caller's buffer */
     const lk_tensor *over; /* the input that it may overwrite (in place), or NULL */
     lk_role role;
@@ -56,8 +58,9 @@ typedef struct lk_kind {
     /* Find an output by name, as far as it is known at this stage. Fills in `role` and `i`. */
     lk_status (*want)(const lk_call *call, const char *output, lk_wanted *wanted, lk_error *error);
 
-    /* Only for calls that have parts, else NULL. */
-    lk_status (*part)(lk_call *call, const char *loss, double weight, lk_error *error);
+    /* Only for calls that have parts, else NULL. `weight` NULL: none was given. */
+    lk_status (*part)(lk_call *call, const char *loss, const double *weight, lk_error *error);
+    lk_status (*part_name)(lk_call *call, const char *name, lk_error *error);
     lk_status (*part_option)(lk_call *call, const char *name, const char *text, lk_error *error);
     lk_status (*part_input)(lk_call *call, const char *input, const char *tensor, lk_error *error);
 

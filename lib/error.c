@@ -90,12 +90,14 @@ lk_status lk_misuse(lk_error *error, const char *text)
 
 int lk_status_order(lk_status status)
 {
-    return status == LK_OPTION_INVALID || status >= LK_NO_MEMORY ? LK_AT_ONCE
-           : status < LK_OPTION_INVALID                          ? LK_OF_NAMES
-           : status == LK_DTYPE_UNSUPPORTED                      ? LK_OF_TYPES
-           : status <= LK_SHAPE_MISMATCH                         ? LK_OF_SHAPES
-           : status <= LK_OPTION_CONFLICT                        ? LK_OF_OPTIONS
-                                                                 : LK_OF_DATA;
+    const bool at_once =
+        status == LK_OPTION_INVALID || status == LK_GRAPH_INVALID || status >= LK_NO_MEMORY;
+    return at_once                          ? LK_AT_ONCE
+           : status < LK_OPTION_INVALID     ? LK_OF_NAMES
+           : status == LK_DTYPE_UNSUPPORTED ? LK_OF_TYPES
+           : status <= LK_SHAPE_MISMATCH    ? LK_OF_SHAPES
+           : status <= LK_OPTION_CONFLICT   ? LK_OF_OPTIONS
+                                            : LK_OF_DATA;
 }
 
 void lk_error_keep(lk_error *first, const lk_error *found)

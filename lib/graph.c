@@ -29,8 +29,9 @@ static const lk_output outputs[] = {
 static const lk_field fields[] = {
     {.name = "parts",
      .type = LK_PARTS,
-     .help = "the parts, each {\"loss\": NAME, \"weight\": 1, \"inputs\": {...}, \"options\": "
-             "{...}}; inputs maps an input of the part to a tensor of the request, or to null"},
+     .help = "the parts, each {\"loss\": NAME, \"name\": NAME, \"weight\": 1, \"inputs\": {...}, "
+             "\"options\": {...}}; inputs maps an input of the part to a tensor of the request, to "
+             "\"part.<k>.<output>\" of another part, or to null"},
     LK_WORDS(graph_options, combine, "weighted_sum", "weighted_sum|uncertainty",
              "how the parts' values become one"),
     LK_FIELD(graph_options, scales, "", 0, 0, 0,
@@ -49,6 +50,7 @@ static const lk_kind kind = {
     .input = lk_graph_input,
     .want = lk_graph_want,
     .part = lk_graph_part,
+    .part_name = lk_graph_part_name,
     .part_option = lk_graph_part_option,
     .part_input = lk_graph_part_input,
     .dtypes = lk_graph_dtypes,
@@ -71,11 +73,21 @@ const lk_loss lk_graph_loss = {
             .formula = "weighted_sum: sum_k w_k L_k; "
                        "uncertainty: sum_k a_k exp(-s_k) L_k + s_k/2, s = log_vars",
             .help = "Parts that name the same tensor share it, and its gradient is the sum of "
-                    "theirs. part.<k>.<output> asks for an output of part k, counted from 0.",
+                    "theirs. part.<k>.<output> is an output of part k, counted from 0, or of the "
+                    "part of that name: among `outputs` it asks for it, and as an input of a part "
+                    "it lets one part read another. Gradients flow back through the loss of a part "
+                    "and through the log-probabilities and the entropy that parts compute, so that "
+                    "one request goes from logits to their gradient; other outputs are constants. "
+                    "A part that is read, or is a transform, and has no weight of its own does not "
+                    "enter the loss.",
             .reference = "uncertainty weights: Kendall, Gal, Cipolla 2018",
-            .example = "{\"inputs\": {\"logits\": [[0.2, 0.4, 0.4]], \"targets\": [2], "
-                       "\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}, \"options\": {\"parts\": "
-                       "[{\"loss\": \"cross_entropy\"}, {\"loss\": \"huber\", \"weight\": 0.5}]}}",
+            .example = "{\"inputs\": {\"logits\": [[[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]], "
+                       "\"targets\": [[0, 1]], \"old_logprobs\": [[-0.4, -2.8]], "
+                       "\"ref_logprobs\": [[-0.3, -3.0]], \"advantages\": [1.5]}, \"options\": "
+                       "{\"parts\": [{\"loss\": \"token_logprobs\", \"name\": \"policy\"}, "
+                       "{\"loss\": \"policy_gradient\", \"inputs\": {\"logprobs\": "
+                       "\"part.policy.logprobs\", \"entropy\": \"part.policy.entropy\"}, "
+                       "\"options\": {\"kl_weight\": 0.04, \"entropy_weight\": 0.01}}]}}",
             .traits = LK_DYNAMIC | LK_COUPLED,
             .inputs = inputs,
             .outputs = outputs,

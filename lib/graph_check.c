@@ -15,7 +15,7 @@ static lk_status connect(graph *g, lk_error *error)
             const bool mapped = p->source[i][0] != '\0';
             const char *name = lk_graph_source(g, p, i);
             named *t = name ? lk_graph_find(g, name) : NULL;
-            if (mapped && !t)
+            if (name && mapped && !t)
                 return lk_error_set(error, LK_MISSING_INPUT, p->source[i],
                                     "%s is missing; parts[%d].inputs maps %s to it", p->source[i],
                                     k, in[i].name);
@@ -47,30 +47,69 @@ static lk_status choose_primary(graph *g, lk_error *error)
                         "none of the parts has an input that it can differentiate");
 }
 
+/* Is that output of part k read by another one, or requested? */
+static bool is_asked(const graph *g, int k, const char *output)
+{
+    for (int r = 0; r < g->parts; r++)
+        for (int i = 0; g->part[r].is->inputs[i].name; i++)
+            if (g->part[r].from[i] == k && strcmp(g->part[r].reads[i], output) == 0)
+                return true;
+    return lk_graph_shown(g, k, output) != NULL;
+}
+
 static lk_status ask_part(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
     const lk_input *in = p->is->inputs;
+    const lk_output *out = p->is->outputs;
+    const bool transform = p->is->traits & LK_TRANSFORM;
     char name[64];
-    if (g->call.wanted_count == 0)
-        return LK_OK; /* the part's defaults */
-    lk_status status = lk_call_want(p->call, "loss", error);
-    for (int w = 0; w < g->call.wanted_count && status == LK_OK; w++) {
-        const char *wants = g->call.wanted[w].name;
-        const bool gradient = strncmp(wants, "grad.", 5) == 0;
-        for (int i = 0; gradient && in[i].name && status == LK_OK; i++) {
-            if (p->tensor[i] < 0 || !(in[i].flags & LK_DIFFERENTIABLE) ||
-                strcmp(g->tensor[p->tensor[i]].name, wants + 5) != 0)
-                continue;
-            snprintf(name, sizeof name, "grad.%s", in[i].name);
+    lk_status status = transform ? LK_OK : lk_call_want(p->call, "loss", error);
+    for (int i = 0; in[i].name && status == LK_OK; i++) {
+        snprintf(name, sizeof name, "grad.%s", in[i].name);
+        if (lk_graph_wants_gradient(g, k, i))
             status = lk_call_want(p->call, name, error);
-        }
-        snprintf(name, sizeof name, "part.%d.", k);
-        const char *own = wants + strlen(name); /* check_output refuses names that no part has */
-        if (strncmp(wants, name, strlen(name)) == 0 && strcmp(own, "loss") != 0)
-            status = lk_call_want(p->call, own, error);
     }
+    for (int o = 0; out[o].name && status == LK_OK; o++)
+        if (is_asked(g, k, out[o].name))
+            status = lk_call_want(p->call, out[o].name, error);
     return status;
+}
+
+/* May the part give a loss for each row? */
+static bool may_have_rows(const part *p)
+{
+    return p->is_read && (p->inner || p->weight == 0);
+}
+
+/* What an edge carries. Of a part with a fault only the type is known. */
+static lk_tensor read_output(const graph *g, const part *p, const char *output)
+{
+    lk_tensor t = lk_graph_part_output(p, output);
+    if (t.rank >= 0)
+        return t;
+    t = lk_scalar(g->real, NULL);
+    for (const lk_output *o = p->is->outputs; o->name; o++)
+        if (strcmp(o->name, output) == 0 && o->dtype != LK_ANY)
+            t.dtype = o->dtype;
+    return t;
+}
+
+/* What input i of part k is given: type and shape; rank -1: nothing. */
+static lk_tensor input_of(const graph *g, int k, int i)
+{
+    const part *p = &g->part[k];
+    const bool upstream =
+        strcmp(p->is->inputs[i].name, g->call.loss->is.inputs[UPSTREAM].name) == 0;
+    if (p->deferred && p->above[i].rank >= 0)
+        return p->above[i];
+    if (p->from[i] >= 0)
+        return read_output(g, &g->part[p->from[i]], p->reads[i]);
+    if (p->tensor[i] >= 0)
+        return g->tensor[p->tensor[i]].is;
+    if (upstream && !p->deferred && !may_have_rows(p))
+        return lk_scalar(LK_F64, NULL);
+    return (lk_tensor){.rank = -1};
 }
 
 /* Give a part its inputs, without data, with 16-bit types widened if other inputs are wider. */
@@ -80,11 +119,13 @@ static lk_status give_inputs(graph *g, int k, lk_error *error)
     const lk_input *in = p->is->inputs;
     lk_status status = LK_OK;
     for (int i = 0; in[i].name && status == LK_OK; i++) {
-        lk_tensor t = lk_scalar(LK_F64, NULL); /* grad_output of a scalar loss */
-        if (p->tensor[i] >= 0)
-            t = g->tensor[p->tensor[i]].is;
-        else if (strcmp(in[i].name, g->call.loss->is.inputs[UPSTREAM].name) != 0)
+        lk_tensor t = input_of(g, k, i);
+        if (t.rank < 0)
             continue;
+        if (p->from[i] >= 0 && !lk_is_float(t.dtype))
+            return lk_error_set(error, LK_DTYPE_UNSUPPORTED, in[i].name,
+                                "%s is %s; only floats are read from parts", p->source[i],
+                                lk_dtype_name(t.dtype));
         t.data = NULL;
         if (t.dtype == LK_ANY && (in[i].flags & LK_DIFFERENTIABLE) &&
             !(in[i].forms[0].dtypes & LK_INTS))
@@ -129,13 +170,22 @@ static void resolve_types(graph *g, int k)
     }
 }
 
-static lk_status check_part(graph *g, int k, lk_error *error)
+static lk_status not_one_number(int k, lk_error *error)
+{
+    return lk_error_set(
+        error, LK_OPTION_CONFLICT, "",
+        "parts[%d] gives a loss for each row; the loss of a part must be one number", k);
+}
+
+static lk_status check_call(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
     lk_status status = lk_graph_renew(g, k, error);
     p->checked = true;
     if (status == LK_OK)
         status = give_inputs(g, k, error);
+    if (status == LK_OK && p->deferred)
+        status = lk_call_defer(p->call, error);
     if (status == LK_OK)
         status = ask_part(g, k, error);
     if (status == LK_OK)
@@ -146,10 +196,45 @@ static lk_status check_part(graph *g, int k, lk_error *error)
     }
     /* The graph gives a part a scalar as its upstream gradient. */
     if (strcmp(error->input, g->call.loss->is.inputs[UPSTREAM].name) == 0)
-        return lk_error_set(
-            error, LK_OPTION_CONFLICT, "",
-            "parts[%d] gives a loss for each row; the loss of a part must be one number", k);
+        return not_one_number(k, error);
     return lk_graph_part_error(g, k, status, error);
+}
+
+/* The upstream gradients of a part that defers its gradients, now that the shapes of its outputs
+ * are known: that of the loss, and those of outputs that are read by parts with gradients. */
+static lk_status set_upstreams(graph *g, int k, lk_error *error)
+{
+    part *p = &g->part[k];
+    const int own = lk_graph_upstream(p, "loss");
+    const lk_tensor loss = lk_graph_part_output(p, "loss");
+    if (loss.rank > 0 && !may_have_rows(p))
+        return not_one_number(k, error);
+    p->above[own] = loss;
+    for (int r = 0; r < g->parts; r++) {
+        for (int i = 0; g->part[r].is->inputs[i].name; i++) {
+            if (g->part[r].from[i] != k || !lk_graph_goes_back(g, r, i))
+                continue;
+            const int up = lk_graph_upstream(p, g->part[r].reads[i]);
+            if (p->tensor[up] >= 0 || p->from[up] >= 0)
+                return lk_error_set(error, LK_OPTION_CONFLICT, "",
+                                    "parts[%d].inputs.%s is given, and parts[%d].inputs.%s reads "
+                                    "the output whose upstream gradient it is",
+                                    k, p->is->inputs[up].name, r, g->part[r].is->inputs[i].name);
+            p->above[up] = lk_graph_part_output(p, g->part[r].reads[i]);
+        }
+    }
+    return LK_OK;
+}
+
+static lk_status check_part(graph *g, int k, lk_error *error)
+{
+    part *p = &g->part[k];
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        p->above[i] = (lk_tensor){.rank = -1};
+    lk_status status = check_call(g, k, error);
+    if (status == LK_OK && p->deferred && (status = set_upstreams(g, k, error)) == LK_OK)
+        status = check_call(g, k, error);
+    return status;
 }
 
 /* weights, log_vars and grad_output: [K], [K], []. */
@@ -211,20 +296,22 @@ static lk_status check_combine(const graph *g, lk_error *error)
 lk_status lk_graph_check_parts(graph *g, lk_error *error)
 {
     lk_status status = LK_OK;
-    for (int k = 0; k < g->parts && status == LK_OK; k++)
-        status = check_part(g, k, error);
+    for (int n = 0; n < g->parts && status == LK_OK; n++)
+        status = check_part(g, g->order[n], error);
     return status;
 }
 
-/* Does any part have a gradient with respect to that tensor? */
-static bool is_differentiated(const graph *g, const named *t)
+/* Has the loss a gradient with respect to that tensor, which is that of an input of a part that has
+ * all of these flags? */
+static bool is_differentiated(const graph *g, const named *t, unsigned flags)
 {
-    const char *output;
     if (lk_graph_reserves(g, t->name))
-        return strcmp(t->name, g->call.loss->is.inputs[UPSTREAM].name) != 0;
+        return !(flags & LK_GRADIENT) &&
+               strcmp(t->name, g->call.loss->is.inputs[UPSTREAM].name) != 0;
     for (int k = 0; k < g->parts; k++)
-        for (int o = 0; (output = lk_call_output(g->part[k].call, o, NULL)); o++)
-            if (lk_graph_gradient_of(g, k, output) == t)
+        for (int i = 0; g->part[k].is->inputs[i].name; i++)
+            if (g->part[k].live && g->part[k].tensor[i] == (int)(t - g->tensor) &&
+                (g->part[k].is->inputs[i].flags & flags) == flags)
                 return true;
     return false;
 }
@@ -235,7 +322,7 @@ static lk_status default_outputs(graph *g, lk_error *error)
     const lk_wanted *last = lk_wanted_add(&g->call, "loss", VALUE, 0);
     for (int i = 0; i < g->tensors && last; i++) {
         snprintf(name, sizeof name, "grad.%s", g->tensor[i].name);
-        if (!lk_graph_reserves(g, g->tensor[i].name) && is_differentiated(g, &g->tensor[i]))
+        if (is_differentiated(g, &g->tensor[i], LK_DIFFERENTIABLE | LK_GRADIENT))
             last = lk_wanted_add(&g->call, name, GRADIENT, i);
     }
     if (last && lk_wanted_add(&g->call, "parts", DIAGNOSTIC, 0))
@@ -244,56 +331,36 @@ static lk_status default_outputs(graph *g, lk_error *error)
                         g->call.kind->outputs);
 }
 
-/* Find the output of a part that "part.<k>.<output>" names, with its type and shape. */
-static bool find_part_output(const graph *g, const char *name, lk_tensor *is)
-{
-    char shown[64];
-    const char *output;
-    for (int k = 0; k < g->parts; k++) {
-        for (int o = 0; (output = lk_call_output(g->part[k].call, o, is)); o++) {
-            snprintf(shown, sizeof shown, "part.%d.%s", k, output);
-            if (strcmp(shown, name) == 0)
-                return strcmp(output, "loss") != 0 && strncmp(output, "grad.", 5) != 0;
-        }
-    }
-    return false;
-}
-
-static lk_status unknown_output(const char *name, lk_error *error)
+static lk_status unknown_output(const graph *g, const char *name, lk_error *error)
 {
     if (strncmp(name, "part.", 5) == 0)
         return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
                             "there is no output \"%s\"; part.<k>.<output> names an output of part "
-                            "k that is neither loss nor gradient",
-                            name);
+                            "k that is %s",
+                            name, g->edges > 0 ? "no gradient" : "neither loss nor gradient");
     return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
                         "there is no output \"%s\"; there are loss, parts, part.<k>.<output> and "
                         "grad.<tensor> of what the parts differentiate",
                         name);
 }
 
+/* The part and the output that the name of a requested output names. A part's loss is an output of
+ * its own only where parts read each other; elsewhere `parts` has all there is. */
+static bool find_part_output(const graph *g, const char *name, int *k, const char **output)
+{
+    return lk_graph_names_output(g, name, k, output) &&
+           (g->edges > 0 || strcmp(*output, "loss") != 0);
+}
+
 /* Could that output exist, by the descriptions of the parts? */
 static bool is_possible(const graph *g, const char *name)
 {
-    char shown[64];
+    int k;
+    const char *output;
     const named *t = strncmp(name, "grad.", 5) == 0 ? lk_graph_find(g, name + 5) : NULL;
-    if (strcmp(name, "loss") == 0 || strcmp(name, "parts") == 0)
-        return true;
-    if (t && lk_graph_reserves(g, t->name))
-        return strcmp(t->name, g->call.loss->is.inputs[UPSTREAM].name) != 0;
-    for (int k = 0; k < g->parts; k++) {
-        const part *p = &g->part[k];
-        for (int i = 0; t && p->is->inputs[i].name; i++)
-            if (p->tensor[i] == (int)(t - g->tensor) &&
-                (p->is->inputs[i].flags & LK_DIFFERENTIABLE))
-                return true;
-        for (int o = 0; p->is->outputs[o].name; o++) {
-            snprintf(shown, sizeof shown, "part.%d.%s", k, p->is->outputs[o].name);
-            if (strcmp(shown, name) == 0)
-                return true;
-        }
-    }
-    return false;
+    return strcmp(name, "loss") == 0 || strcmp(name, "parts") == 0 ||
+           (t && is_differentiated(g, t, LK_DIFFERENTIABLE)) ||
+           find_part_output(g, name, &k, &output);
 }
 
 /* The names of the request that the graph itself can judge. */
@@ -308,26 +375,71 @@ static lk_status check_names(const graph *g, lk_error *error)
                                 "no part uses the tensor %s", g->tensor[i].name);
     for (int k = 0; k < g->call.wanted_count; k++)
         if (!is_possible(g, g->call.wanted[k].name))
-            return unknown_output(g->call.wanted[k].name, error);
+            return unknown_output(g, g->call.wanted[k].name, error);
     return LK_OK;
 }
 
-/* The parts, then what is the graph's own: of all faults the first in order. */
+static bool reads_only(const graph *g, int k, const bool *known)
+{
+    const part *p = &g->part[k];
+    for (int i = 0; p->is->inputs[i].name; i++)
+        if (p->from[i] >= 0 && !known[p->from[i]])
+            return false;
+    return true;
+}
+
+/* The parts, then what is the graph's own: of all faults the first in order. The shapes of what a
+ * part with a fault computes are not known, so that of its readers only faults of names and types
+ * count. */
 static lk_status check_all(graph *g, lk_error *error)
 {
-    lk_error first = {0}, found;
+    lk_error first = {0}, found[PARTS_MAX] = {0}, own;
+    bool known[PARTS_MAX];
     (void)check_types(g, &first);
+    for (int n = 0; n < g->parts; n++) {
+        const int k = g->order[n];
+        const bool judged = reads_only(g, k, known);
+        known[k] = check_part(g, k, &found[k]) == LK_OK && judged;
+        if (!judged && lk_status_order(found[k].status) > LK_OF_TYPES)
+            found[k].status = LK_OK;
+    }
     for (int k = 0; k < g->parts; k++)
-        if (check_part(g, k, &found) != LK_OK)
-            lk_error_keep(&first, &found);
+        lk_error_keep(&first, &found[k]);
     for (int i = 0; i < RESERVED; i++)
-        if (check_reserved(g, i, &found) != LK_OK)
-            lk_error_keep(&first, &found);
-    if (check_combine(g, &found) != LK_OK)
-        lk_error_keep(&first, &found);
+        if (check_reserved(g, i, &own) != LK_OK)
+            lk_error_keep(&first, &own);
+    if (check_combine(g, &own) != LK_OK)
+        lk_error_keep(&first, &own);
     if (first.status != LK_OK)
         *error = first;
     return first.status;
+}
+
+/* The tensor, if its gradient may be computed in its place: one part reads it, once and as it is,
+ * and could do so itself. */
+static const lk_tensor *may_overwrite(const graph *g, const named *t)
+{
+    const part *reader = NULL;
+    int uses = 0, input = -1;
+    const char *output;
+    for (int k = 0; k < g->parts; k++) {
+        for (int i = 0; g->part[k].is->inputs[i].name; i++) {
+            if (g->part[k].tensor[i] != (int)(t - g->tensor))
+                continue;
+            reader = &g->part[k];
+            input = i;
+            uses++;
+        }
+    }
+    for (int i = 0; i < g->tensors; i++)
+        if (t->is.data && &g->tensor[i] != t && g->tensor[i].is.data == t->is.data)
+            return NULL;
+    for (int o = 0;
+         uses == 1 && !lk_graph_widens(g, t) && (output = lk_call_output(reader->call, o, NULL));
+         o++)
+        if (lk_graph_gradient_of(reader, output) == input && lk_call_in_place(reader->call, o))
+            return &t->is;
+    return NULL;
 }
 
 static lk_status check_output(graph *g, int place, lk_error *error)
@@ -342,15 +454,24 @@ static lk_status check_output(graph *g, int place, lk_error *error)
         w->tensor = lk_vector(g->real, NULL, g->parts);
         return LK_OK;
     }
-    if (t && is_differentiated(g, t)) {
+    if (t) {
         w->role = GRADIENT;
         w->i = (int)(t - g->tensor);
         w->tensor = t->is;
         w->tensor.data = NULL;
+        w->over = may_overwrite(g, t);
         t->gradient = place;
         return LK_OK;
     }
-    return find_part_output(g, w->name, &w->tensor) ? LK_OK : unknown_output(w->name, error);
+    int k;
+    const char *output;
+    if (!find_part_output(g, w->name, &k, &output))
+        return unknown_output(g, w->name, error);
+    if (lk_graph_shown(g, k, output) != w)
+        return lk_error_set(error, LK_DUPLICATE_OPTION, "", "output %s is asked for twice",
+                            w->name);
+    w->tensor = lk_graph_part_output(&g->part[k], output);
+    return LK_OK;
 }
 
 lk_status lk_graph_check(lk_call *call, lk_error *error)
@@ -366,16 +487,16 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
         g->tensor[i].gradient = -1;
         g->tensor[i].used = false;
     }
-    if ((status = connect(g, error)) != LK_OK || (status = check_names(g, error)) != LK_OK ||
-        (status = choose_primary(g, error)) != LK_OK || (status = check_all(g, error)) != LK_OK)
+    if ((status = lk_graph_connect_edges(g, error)) != LK_OK ||
+        (status = connect(g, error)) != LK_OK || (status = check_names(g, error)) != LK_OK ||
+        (call->wanted_count == 0 && (status = default_outputs(g, error)) != LK_OK))
         return status;
-    /* The default outputs are known once the parts are checked with their own. Then outputs are
-     * requested from each part by name, including gradients that are not among its defaults. */
-    if (call->wanted_count == 0 && ((status = default_outputs(g, error)) != LK_OK ||
-                                    (status = lk_graph_check_parts(g, error)) != LK_OK))
+    lk_graph_set_visits(g);
+    if ((status = choose_primary(g, error)) != LK_OK || (status = check_all(g, error)) != LK_OK)
         return status;
     for (int k = 0; k < call->wanted_count; k++)
         if ((status = check_output(g, k, error)) != LK_OK)
             return status;
+    lk_graph_lay_out(g);
     return LK_OK;
 }

@@ -25,24 +25,31 @@ bool lk_graph_reserves(const graph *g, const char *name)
     return false;
 }
 
-const char *lk_graph_source(const graph *g, const part *p, int i)
-{
-    if (p->none[i] || lk_graph_reserves(g, p->is->inputs[i].name))
-        return NULL;
-    return p->source[i][0] ? p->source[i] : p->is->inputs[i].name;
-}
+#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#define DIGITS  "0123456789"
 
 /* Names are copied into replies unescaped, so only letters, digits and joining marks are
  * allowed. */
 static bool is_word(const char *name)
 {
     const size_t length = strlen(name);
-    return length > 0 && length < NAME_SIZE &&
-           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:") ==
-               length;
+    return length > 0 && length < NAME_SIZE && strspn(name, LETTERS DIGITS "_-./:") == length;
 }
 
-static int part_input_place(const part *p, const char *name)
+/* Does the name of what an input reads mean an output of a part, not a tensor? */
+static bool is_edge(const char *name)
+{
+    return strncmp(name, "part.", 5) == 0;
+}
+
+const char *lk_graph_source(const graph *g, const part *p, int i)
+{
+    if (p->none[i] || is_edge(p->source[i]) || lk_graph_reserves(g, p->is->inputs[i].name))
+        return NULL;
+    return p->source[i][0] ? p->source[i] : p->is->inputs[i].name;
+}
+
+int lk_graph_part_place(const part *p, const char *name)
 {
     for (int i = 0; p->is->inputs[i].name; i++)
         if (strcmp(p->is->inputs[i].name, name) == 0)
@@ -50,11 +57,19 @@ static int part_input_place(const part *p, const char *name)
     return -1;
 }
 
-named *lk_graph_gradient_of(const graph *g, int k, const char *output)
+int lk_graph_gradient_of(const part *p, const char *output)
 {
-    const part *p = &g->part[k];
-    const int i = strncmp(output, "grad.", 5) == 0 ? part_input_place(p, output + 5) : -1;
-    return i >= 0 && p->tensor[i] >= 0 ? (named *)(uintptr_t)&g->tensor[p->tensor[i]] : NULL;
+    return strncmp(output, "grad.", 5) == 0 ? lk_graph_part_place(p, output + 5) : -1;
+}
+
+lk_tensor lk_graph_part_output(const part *p, const char *output)
+{
+    lk_tensor t;
+    const char *name;
+    for (int o = 0; (name = lk_call_output(p->call, o, &t)); o++)
+        if (strcmp(name, output) == 0)
+            return t;
+    return (lk_tensor){.rank = -1};
 }
 
 lk_status lk_graph_part_error(const graph *g, int k, lk_status status, lk_error *error)
@@ -62,10 +77,18 @@ lk_status lk_graph_part_error(const graph *g, int k, lk_status status, lk_error 
     if (!error)
         return status;
     const lk_error was = *error;
-    const int i = part_input_place(&g->part[k], was.input);
-    snprintf(error->text, sizeof error->text, "parts[%d]: %.220s", k, was.text);
-    if (i >= 0 && g->part[k].source[i][0])
-        snprintf(error->input, sizeof error->input, "%s", g->part[k].source[i]);
+    const part *p = &g->part[k];
+    const int i = lk_graph_part_place(p, was.input);
+    const bool edge = i >= 0 && p->from[i] >= 0;
+    if (edge)
+        snprintf(error->text, sizeof error->text, "parts[%d].inputs.%s: %.180s", k, was.input,
+                 was.text);
+    else
+        snprintf(error->text, sizeof error->text, "parts[%d]: %.220s", k, was.text);
+    if (edge)
+        error->rank = 0; /* the place is not in a tensor of the request */
+    if (i >= 0 && p->source[i][0])
+        snprintf(error->input, sizeof error->input, "%s", edge ? "" : p->source[i]);
     return status;
 }
 
@@ -94,6 +117,11 @@ lk_status lk_graph_input(lk_call *call, const char *name, const lk_tensor *tenso
             error, LK_UNKNOWN_INPUT, "",
             "\"%.40s\" is no name of a tensor: 1 to %d letters, digits or _ - . / :", name,
             NAME_SIZE - 1);
+    if (is_edge(name))
+        return lk_error_set(error, LK_UNKNOWN_INPUT, "",
+                            "\"%.40s\" is no name of a tensor: part. begins those of outputs of "
+                            "parts",
+                            name);
     if (!t && g->tensors == TENSORS_MAX)
         return lk_error_set(error, LK_UNKNOWN_INPUT, name, "more than %d tensors", TENSORS_MAX);
     if (!t)
@@ -137,7 +165,7 @@ lk_status lk_graph_want(const lk_call *call, const char *output, lk_wanted *want
     return LK_OK;
 }
 
-lk_status lk_graph_part(lk_call *call, const char *loss, double weight, lk_error *error)
+lk_status lk_graph_part(lk_call *call, const char *loss, const double *weight, lk_error *error)
 {
     graph *g = graph_of(call);
     const lk_loss *found = lk_isa_loss(loss);
@@ -145,21 +173,50 @@ lk_status lk_graph_part(lk_call *call, const char *loss, double weight, lk_error
     if (k == PARTS_MAX)
         return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "parts has more than %d entries",
                             PARTS_MAX);
-    if (strcmp(loss, call->loss->is.name) == 0 || (found && (found->is.traits & LK_TRANSFORM)))
+    if (strcmp(loss, call->loss->is.name) == 0)
         return lk_error_set(error, LK_OPTION_CONFLICT, "",
                             "parts[%d].loss is %s; a part must be a loss of its own", k, loss);
     if (!found)
         return lk_error_set(error, LK_OPTION_INVALID, "",
                             "parts[%d].loss is \"%.40s\"; there is no such loss", k, loss);
-    if (!isfinite(weight))
+    if (weight && (found->is.traits & LK_TRANSFORM))
+        return lk_error_set(error, LK_OPTION_CONFLICT, "",
+                            "parts[%d].weight is %g; %s is a transform and has no loss", k, *weight,
+                            loss);
+    if (weight && !isfinite(*weight))
         return lk_error_set(error, LK_OPTION_INVALID, "",
-                            "parts[%d].weight is %g; it must be finite", k, weight);
+                            "parts[%d].weight is %g; it must be finite", k, *weight);
     part *p = &g->part[k];
-    *p = (part){.loss = found, .is = &found->is, .weight = weight};
+    *p =
+        (part){.loss = found, .is = &found->is, .weight = weight ? *weight : 1, .weighted = weight};
+    for (int i = 0; i < LK_MAX_INPUTS; i++)
+        p->tensor[i] = p->from[i] = -1;
     p->call = lk_call_new(found);
     if (!p->call)
         return lk_error_set(error, LK_NO_MEMORY, "", "no memory for a call");
     g->parts++;
+    return LK_OK;
+}
+
+lk_status lk_graph_part_name(lk_call *call, const char *name, lk_error *error)
+{
+    graph *g = graph_of(call);
+    const int k = g->parts - 1;
+    const size_t length = strlen(name);
+    if (k < 0)
+        return lk_misuse(error, "there is no part yet");
+    if (length == 0 || length >= NAME_SIZE || strspn(name, LETTERS DIGITS "_") != length ||
+        strspn(name, DIGITS) == length)
+        return lk_error_set(error, LK_GRAPH_INVALID, "",
+                            "parts[%d].name is \"%.40s\"; it must be 1 to %d letters, digits or _, "
+                            "not all digits",
+                            k, name, NAME_SIZE - 1);
+    for (int other = 0; other < k; other++)
+        if (strcmp(g->part[other].name, name) == 0)
+            return lk_error_set(error, LK_GRAPH_INVALID, "",
+                                "parts[%d].name is \"%s\", as parts[%d].name is; names differ", k,
+                                name, other);
+    snprintf(g->part[k].name, NAME_SIZE, "%s", name);
     return LK_OK;
 }
 
@@ -220,7 +277,7 @@ lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tens
     if (k < 0)
         return lk_misuse(error, "there is no part yet");
     part *p = &g->part[k];
-    const int i = part_input_place(p, input);
+    const int i = lk_graph_part_place(p, input);
     if (i < 0)
         return lk_error_set(error, LK_UNKNOWN_INPUT, "",
                             "parts[%d].inputs: %s has no input \"%.40s\"", k, p->is->name, input);
@@ -229,7 +286,11 @@ lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tens
                             "parts[%d].inputs maps %s; weights, log_vars and grad_output are the "
                             "composite's own",
                             k, input);
-    if (tensor && !is_word(tensor))
+    if (tensor && is_edge(tensor) && strlen(tensor) >= SOURCE_SIZE)
+        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
+                            "parts[%d].inputs.%s is \"%.70s\"; there is no such output", k, input,
+                            tensor);
+    if (tensor && !is_edge(tensor) && !is_word(tensor))
         return lk_error_set(
             error, LK_UNKNOWN_INPUT, "",
             "parts[%d].inputs.%s is \"%.40s\", which is no name of a tensor: 1 to %d "
@@ -240,6 +301,6 @@ lk_status lk_graph_part_input(lk_call *call, const char *input, const char *tens
                             "parts[%d].inputs.%s is null; %s cannot do without it", k, input,
                             p->is->name);
     p->none[i] = !tensor;
-    snprintf(p->source[i], NAME_SIZE, "%s", tensor ? tensor : "");
+    snprintf(p->source[i], SOURCE_SIZE, "%s", tensor ? tensor : "");
     return LK_OK;
 }

@@ -1,63 +1,28 @@
 /* SPDX-License-Identifier: MIT
  *
- * Running a graph, step by step: the passes of each part in turn, each followed by the addition of
- * those of its gradients that it wrote to a temporary buffer, and at the end the rounding of sums
- * to 16 bits. If a part's upstream gradient is beyond the range of floats, its gradients are
- * computed without a power of two, which they are multiplied by afterwards.
+ * Running a graph, step by step: the passes of each part in turn, and again for gradients that were
+ * deferred, each visit followed by the addition of gradients that stand in temporary buffers; at
+ * the end the rounding of sums to 16 bits. If a part's upstream gradient is beyond the range of
+ * floats, its gradients are computed without a power of two, which they are multiplied by
+ * afterwards.
  */
 #include "graph.h"
 
 #include <stdlib.h>
 
-enum { ADD_BLOCK = 64 * 1024, STEPS_MAX = PARTS_MAX * LK_MAX_INPUTS + TENSORS_MAX };
-
-static size_t bytes_of(const lk_tensor *t, lk_dtype dtype)
-{
-    return (size_t)lk_tensor_count(t) * lk_dtype_size(dtype);
-}
-
-static size_t aligned(size_t bytes)
-{
-    return (bytes + 63) / 64 * 64;
-}
+enum {
+    ADD_BLOCK = 64 * 1024,
+    /* Both visits of each part; two steps for each gradient of an input, and two for each tensor.
+     */
+    STEPS_MAX = PARTS_MAX * (2 + 2 * LK_MAX_INPUTS) + 2 * TENSORS_MAX
+};
 
 /* Memory. */
-
-/* Memory for outputs of a part that were not requested, and for gradients that are to be added. */
-static size_t aside(const part *p)
-{
-    size_t bytes = 0;
-    lk_tensor t;
-    const char *output;
-    for (int o = 0; (output = lk_call_output(p->call, o, &t)); o++)
-        if (strcmp(output, "loss") != 0)
-            bytes += aligned(bytes_of(&t, t.dtype));
-    return bytes;
-}
-
-/* Do the parts read the tensor in a wider type than its own? */
-static bool is_widened(const graph *g, const named *t)
-{
-    return is_half(g->primary) && is_half(t->is.dtype) && !lk_graph_reserves(g, t->name);
-}
-
-static size_t arena_bytes(const graph *g)
-{
-    size_t bytes = 0, most = 0;
-    for (int i = 0; i < g->tensors; i++) {
-        const size_t wide = aligned(bytes_of(&g->tensor[i].is, LK_F32));
-        if (is_widened(g, &g->tensor[i]))
-            bytes += g->tensor[i].gradient >= 0 ? 2 * wide : wide;
-    }
-    for (int k = 0; k < g->parts; k++)
-        most = aside(&g->part[k]) > most ? aside(&g->part[k]) : most;
-    return bytes + most + 64;
-}
 
 size_t lk_graph_memory(const lk_call *call)
 {
     const graph *g = graph_of(call);
-    size_t bytes = arena_bytes(g) + STEPS_MAX * sizeof(step);
+    size_t bytes = g->arena_size + STEPS_MAX * sizeof(step);
     for (int k = 0; k < g->parts; k++)
         bytes += lk_call_memory(g->part[k].call);
     return bytes;
@@ -72,13 +37,6 @@ size_t lk_graph_scratch(const lk_call *call)
         most = one > most ? one : most;
     }
     return most;
-}
-
-static void *take(graph *g, size_t bytes)
-{
-    void *at = g->arena + g->arena_used;
-    g->arena_used += aligned(bytes);
-    return at;
 }
 
 /* How the parts are combined. */
@@ -98,6 +56,8 @@ static double upstream_of(const graph *g)
 static double factor_of(const graph *g, int k)
 {
     const graph_options *o = g->call.options;
+    if (g->part[k].inner)
+        return 0;
     if (o->combine == UNCERTAINTY)
         return (o->scales.count > 0 ? o->scales.value[k] : 1) * exp(-number_at(g, LOG_VARS, k, 0));
     return g->part[k].weight * number_at(g, WEIGHTS, k, 1);
@@ -123,16 +83,15 @@ static lk_status check_data(const graph *g, lk_error *error)
 
 static lk_status make_room(graph *g, lk_error *error)
 {
-    const size_t bytes = arena_bytes(g);
     free(g->arena);
     free(g->step);
     g->steps = g->at = 0;
-    g->arena_used = 0;
     g->bad = (lk_error){.status = LK_OK};
     g->step = calloc(STEPS_MAX, sizeof *g->step);
-    g->arena = bytes > INT64_MAX ? NULL : aligned_alloc(64, aligned(bytes));
+    g->arena = g->arena_size > INT64_MAX ? NULL : aligned_alloc(64, g->arena_size);
     if (!g->step || !g->arena)
-        return lk_error_set(error, LK_NO_MEMORY, "", "no memory for the parts (%zu bytes)", bytes);
+        return lk_error_set(error, LK_NO_MEMORY, "", "no memory for the parts (%zu bytes)",
+                            g->arena_size);
     return LK_OK;
 }
 
@@ -141,83 +100,197 @@ static void present_tensors(graph *g)
 {
     for (int i = 0; i < g->tensors; i++) {
         named *t = &g->tensor[i];
-        const bool wide = is_widened(g, t);
-        t->has_sum = false;
-        t->wide = wide ? take(g, bytes_of(&t->is, LK_F32)) : NULL;
+        const bool wide = lk_graph_widens(g, t);
+        t->wide = wide ? g->arena + t->wide_at : NULL;
         if (wide)
             lk_convert(t->is.data, t->is.dtype, t->wide, LK_F32, lk_tensor_count(&t->is));
         if (t->gradient >= 0)
-            t->to =
-                wide ? take(g, bytes_of(&t->is, LK_F32)) : g->call.wanted[t->gradient].tensor.data;
+            t->to = wide ? g->arena + t->to_at : g->call.wanted[t->gradient].tensor.data;
     }
 }
 
-/* The buffer of the graph's output "part.<k>.<output>", or NULL if it was not requested. */
-static void *shown_at(const graph *g, int k, const char *output)
+/* The buffer of an output of part k. */
+static void *output_data(const graph *g, int k, int o, const char *output)
 {
-    char shown[64];
-    snprintf(shown, sizeof shown, "part.%d.%s", k, output);
-    for (int i = 0; i < g->call.wanted_count; i++)
-        if (strcmp(g->call.wanted[i].name, shown) == 0)
-            return g->call.wanted[i].tensor.data;
-    return NULL;
+    part *p = (part *)(uintptr_t)&g->part[k];
+    const int i = lk_graph_gradient_of(p, output);
+    const lk_wanted *shown = lk_graph_shown(g, k, output);
+    if (p->output_at[o] != ELSEWHERE)
+        return g->arena + p->output_at[o];
+    return i >= 0 ? g->tensor[p->tensor[i]].to : shown ? shown->tensor.data : p->value;
 }
 
-/* The buffer of one output of a part. A gradient that must be multiplied or added to a sum
- * afterwards gets a step. */
-static void *place_output(graph *g, int k, const char *output, const lk_tensor *is, bool counts)
+/* Set the upstream gradients of a part that defers its gradients to what they are without those of
+ * other parts. */
+static void set_upstreams(const graph *g, int k)
 {
-    const int power = g->part[k].power;
-    named *t = lk_graph_gradient_of(g, k, output);
-    void *at = t ? NULL : shown_at(g, k, output);
-    if (strcmp(output, "loss") == 0)
-        return g->part[k].value;
-    if (at)
-        return at;
-    counts = counts && t && t->gradient >= 0;
-    if (counts && !t->has_sum) {
-        t->has_sum = true;
-        if (power != 0)
-            g->step[g->steps++] = (step){.kind = SCALE, .tensor = t, .of = t->to, .power = power};
-        return t->to;
+    const part *p = &g->part[k];
+    const int own = lk_graph_upstream(p, "loss");
+    for (int i = 0; i < LK_MAX_INPUTS; i++) {
+        lk_tensor t = p->above[i];
+        t.data = t.rank < 0 ? NULL : g->arena + p->above_at[i];
+        for (int64_t e = 0; t.data && e < lk_tensor_count(&t); e++)
+            lk_put(&t, e, i == own ? p->upstream : 0);
     }
-    at = take(g, bytes_of(is, is->dtype));
-    if (counts)
-        g->step[g->steps++] = (step){.kind = ADD, .tensor = t, .of = at, .power = power};
-    return at;
 }
 
-static void set_upstream(const graph *g, part *p, double upstream)
+/* Give a part its data, outputs first: its inputs may be outputs of others, but those come earlier
+ * in the order of the parts. */
+static void bind_part(graph *g, int k)
 {
-    const double size = fabs(upstream);
-    const bool near = size == 0 || !isfinite(size) || (size >= 0x1p-100 && size <= 0x1p100);
-    p->power = 0;
-    if (g->real == LK_F32 && !near)
-        (void)frexp(size, &p->power);
-    p->upstream = ldexp(upstream, -p->power);
+    part *p = &g->part[k];
+    const char *output;
+    for (int o = 0; (output = lk_call_output(p->call, o, NULL)); o++)
+        (void)lk_call_bind(p->call, o, output_data(g, k, o, output));
+    for (int i = 0; p->is->inputs[i].name; i++) {
+        const named *t = p->tensor[i] < 0 ? NULL : &g->tensor[p->tensor[i]];
+        void *data = t ? t->wide ? t->wide : t->is.data : NULL;
+        if (p->above[i].rank >= 0)
+            data = g->arena + p->above_at[i];
+        else if (p->from[i] >= 0)
+            data = lk_graph_part_output(&g->part[p->from[i]], p->reads[i]).data;
+        else if (!t && i == lk_graph_upstream(p, "loss"))
+            data = &p->upstream;
+        (void)lk_call_data(p->call, p->is->inputs[i].name, data);
+    }
+}
+
+static bool reads_parts(const part *p)
+{
+    for (int i = 0; p->is->inputs[i].name; i++)
+        if (p->from[i] >= 0)
+            return true;
+    return false;
 }
 
 static lk_status plan_part(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
-    const char *output, *upstream = g->call.loss->is.inputs[UPSTREAM].name;
-    const double factor = factor_of(g, k);
-    const size_t mark = g->arena_used;
-    lk_tensor is;
-    set_upstream(g, p, factor * upstream_of(g));
-    p->finished = false;
-    for (int i = 0; p->is->inputs[i].name; i++) {
-        const named *t = p->tensor[i] < 0 ? NULL : &g->tensor[p->tensor[i]];
-        if (t)
-            (void)lk_call_data(p->call, p->is->inputs[i].name, t->wide ? t->wide : t->is.data);
-    }
-    (void)lk_call_data(p->call, upstream, &p->upstream);
-    g->step[g->steps++] = (step){.kind = RUN, .part = k};
-    for (int o = 0; (output = lk_call_output(p->call, o, &is)); o++)
-        (void)lk_call_bind(p->call, o, place_output(g, k, output, &is, factor != 0));
-    g->arena_used = mark; /* reused by the next part, after this one's gradients are added */
+    p->planned = true;
     lk_status status = lk_call_plan(p->call, error);
     return status == LK_OK ? LK_OK : lk_graph_part_error(g, k, status, error);
+}
+
+/* How much of the exponent of an upstream gradient is beyond what floats bear with some room. */
+static int power_of(const graph *g, double upstream)
+{
+    const int near = 100;
+    int power = 0;
+    if (g->real == LK_F32 && isfinite(upstream))
+        (void)frexp(upstream, &power);
+    return power > near ? power - near : power < -near ? power + near : 0;
+}
+
+/* Which parts have a gradient other than 0 for those that they read, and their powers: the highest
+ * of what flows into a part, so that all of it is in range. */
+static void find_flows(graph *g)
+{
+    for (int n = g->parts - 1; n >= 0; n--) {
+        const int k = g->order[n];
+        part *p = &g->part[k];
+        p->upstream = factor_of(g, k) * upstream_of(g);
+        p->flows = factor_of(g, k) != 0;
+        p->power = power_of(g, p->upstream);
+        for (int r = 0; r < g->parts; r++) {
+            const part *reader = &g->part[r];
+            for (int i = 0; reader->is->inputs[i].name; i++) {
+                if (reader->from[i] != k || !lk_graph_goes_back(g, r, i) || !reader->flows)
+                    continue;
+                p->power = !p->flows || reader->power > p->power ? reader->power : p->power;
+                p->flows = true;
+            }
+        }
+        p->upstream = ldexp(p->upstream, -p->power);
+    }
+}
+
+/* Steps. */
+
+static step *append(graph *g, step_kind kind)
+{
+    step *s = &g->step[g->steps++];
+    *s = (step){.kind = kind};
+    return s;
+}
+
+/* The gradient of input i of part k, without 2^power: a step multiplies it by the rest. */
+static lk_tensor scaled_gradient(graph *g, int k, int i, int power)
+{
+    char name[64];
+    snprintf(name, sizeof name, "grad.%s", g->part[k].is->inputs[i].name);
+    const lk_tensor gradient = lk_graph_part_output(&g->part[k], name);
+    if (g->part[k].power != power) {
+        step *s = append(g, SCALE);
+        s->is = gradient;
+        s->power = g->part[k].power - power;
+    }
+    return gradient;
+}
+
+/* Add the gradients of those that read outputs of part k to its upstream gradients. */
+static void add_upstreams(graph *g, int k)
+{
+    const part *p = &g->part[k];
+    for (int r = 0; r < g->parts; r++) {
+        for (int i = 0; g->part[r].is->inputs[i].name; i++) {
+            if (g->part[r].from[i] != k || !lk_graph_goes_back(g, r, i) || !g->part[r].flows)
+                continue;
+            const int up = lk_graph_upstream(p, g->part[r].reads[i]);
+            const lk_tensor gradient = scaled_gradient(g, r, i, p->power);
+            step *s = append(g, ADD);
+            s->is = p->above[up];
+            s->is.data = g->arena + p->above_at[up];
+            s->from = gradient.data;
+        }
+    }
+}
+
+/* The gradients of tensors that can be added to their sums after a visit. */
+static void add_gradients(graph *g, int visit)
+{
+    for (int k = 0; k < g->parts; k++) {
+        part *p = &g->part[k];
+        for (int i = 0; p->is->inputs[i].name; i++) {
+            if (p->tensor[i] < 0 || !p->flows || !lk_graph_wants_gradient(g, k, i) ||
+                lk_graph_added(g, k, i) != visit)
+                continue;
+            named *t = &g->tensor[p->tensor[i]];
+            const lk_tensor gradient = scaled_gradient(g, k, i, 0);
+            if (gradient.data != t->to) {
+                step *s = append(g, t->has_sum ? ADD : COPY);
+                s->is = gradient;
+                s->is.data = t->to;
+                s->from = gradient.data;
+            }
+            t->has_sum = true;
+        }
+    }
+}
+
+static void plan_steps(graph *g)
+{
+    for (int i = 0; i < g->tensors; i++)
+        g->tensor[i].has_sum = false;
+    for (int visit = 0; visit < g->visits; visit++) {
+        for (int k = 0; k < g->parts; k++) {
+            const part *p = &g->part[k];
+            const bool back = p->deferred && p->back == visit;
+            if (back && p->flows)
+                add_upstreams(g, k);
+            if (p->visit == visit || (back && p->flows))
+                append(g, back ? BACK : RUN)->part = k;
+        }
+        add_gradients(g, visit);
+    }
+    for (int i = 0; i < g->tensors; i++) {
+        const named *t = &g->tensor[i];
+        const lk_tensor *out = t->gradient < 0 ? NULL : &g->call.wanted[t->gradient].tensor;
+        if (!out || lk_graph_reserves(g, t->name) || (t->has_sum && !t->wide))
+            continue;
+        step *s = append(g, t->has_sum ? ROUND : CLEAR);
+        s->is = *out;
+        s->from = t->to;
+    }
 }
 
 lk_status lk_graph_plan(lk_call *call, lk_error *error)
@@ -234,28 +307,41 @@ lk_status lk_graph_plan(lk_call *call, lk_error *error)
     if (status != LK_OK)
         return status;
     present_tensors(g);
-    for (int k = 0; k < g->parts; k++)
-        if ((status = plan_part(g, k, error)) != LK_OK)
-            return status;
-    for (int i = 0; i < g->tensors; i++) {
-        named *t = &g->tensor[i];
-        if (t->gradient >= 0 && t->has_sum && t->wide)
-            g->step[g->steps++] = (step){.kind = ROUND, .tensor = t};
-        else if (t->gradient >= 0 && !t->has_sum && lk_tensor_count(&t->is) > 0)
-            memset(call->wanted[t->gradient].tensor.data, 0, bytes_of(&t->is, t->is.dtype));
+    find_flows(g);
+    for (int n = 0; n < g->parts; n++) {
+        g->part[g->order[n]].planned = g->part[g->order[n]].finished = false;
+        bind_part(g, g->order[n]);
+        set_upstreams(g, g->order[n]);
     }
-    return LK_OK;
+    plan_steps(g);
+    /* Those that read others are planned when these are done. */
+    for (int k = 0; k < g->parts && status == LK_OK; k++)
+        if (!reads_parts(&g->part[k]))
+            status = plan_part(g, k, error);
+    return status;
 }
 
 /* Run. */
+
+static bool is_visit(const step *s)
+{
+    return s->kind == RUN || s->kind == BACK;
+}
 
 int64_t lk_graph_blocks(const lk_call *call)
 {
     const graph *g = graph_of(call);
     const step *s = &g->step[g->at];
-    if (s->kind == RUN)
+    if (is_visit(s))
         return lk_call_blocks(g->part[s->part].call);
-    return (lk_tensor_count(&s->tensor->is) + ADD_BLOCK - 1) / ADD_BLOCK;
+    return (lk_tensor_count(&s->is) + ADD_BLOCK - 1) / ADD_BLOCK;
+}
+
+/* Keep the error of the first part that failed. */
+static void note_error(graph *g, const lk_error *error)
+{
+    if (g->bad.status == LK_OK)
+        g->bad = *error;
 }
 
 /* A part is finished before its gradients are added: some are computed by its finish. */
@@ -270,22 +356,38 @@ static void finish_part(graph *g, int k)
     if (status == LK_OK)
         return;
     (void)lk_graph_part_error(g, k, status, &error);
-    if (g->bad.status == LK_OK)
-        g->bad = error;
+    note_error(g, &error);
+}
+
+/* Start a step. A part that reads others is planned only now, with what they have computed. */
+static bool start(graph *g, const step *s)
+{
+    lk_error error;
+    lk_status status = LK_OK;
+    part *p = &g->part[s->part];
+    if (s->kind == RUN && !p->planned)
+        status = plan_part(g, s->part, &error);
+    if (s->kind == BACK) {
+        p->finished = false;
+        status = lk_call_backward(p->call, &error);
+    }
+    if (status != LK_OK)
+        note_error(g, &error);
+    return status == LK_OK;
 }
 
 bool lk_graph_next(lk_call *call)
 {
     graph *g = graph_of(call);
     const step *s = &g->step[g->at];
-    if (s->kind == RUN && lk_call_next(g->part[s->part].call))
+    if (is_visit(s) && lk_call_next(g->part[s->part].call))
         return true;
-    if (s->kind == RUN)
+    if (is_visit(s))
         finish_part(g, s->part);
-    if (g->at + 1 == g->steps)
+    const bool hopeless = g->edges > 0 && g->bad.status != LK_OK; /* others read that part */
+    if (hopeless || g->at + 1 == g->steps)
         return false;
-    g->at++;
-    return true;
+    return start(g, &g->step[++g->at]);
 }
 
 static void add(void *to, const void *from, lk_dtype real, int64_t first, int64_t end)
@@ -311,26 +413,35 @@ void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
 {
     const graph *g = graph_of(call);
     const step *s = &g->step[g->at];
-    if (s->kind == RUN) {
+    if (is_visit(s)) {
         lk_call_run(g->part[s->part].call, first, count, scratch);
         return;
     }
-    const named *t = s->tensor;
-    const int64_t all = lk_tensor_count(&t->is), blocks = lk_graph_blocks(call);
+    const int64_t all = lk_tensor_count(&s->is), blocks = lk_graph_blocks(call);
     const int64_t end = count < blocks - first ? first + count : blocks;
     if (first >= end)
         return;
     const int64_t from = first * ADD_BLOCK;
     const int64_t most = (end == blocks ? all : end * ADD_BLOCK) - from;
-    if (s->power != 0)
-        lk_scale((char *)s->of + from * (int64_t)lk_dtype_size(g->real), g->real, most, s->power);
-    if (s->kind == ADD)
-        add(t->to, s->of, g->real, from, from + most);
-    if (s->kind != ROUND)
-        return;
-    char *out = call->wanted[t->gradient].tensor.data;
-    lk_convert((const char *)t->to + from * 4, LK_F32,
-               out + from * (int64_t)lk_dtype_size(t->is.dtype), t->is.dtype, most);
+    const int64_t size = (int64_t)lk_dtype_size(s->is.dtype);
+    char *to = (char *)s->is.data + from * size;
+    switch (s->kind) {
+    case SCALE:
+        lk_scale(to, s->is.dtype, most, s->power);
+        break;
+    case ADD:
+        add(s->is.data, s->from, s->is.dtype, from, from + most);
+        break;
+    case COPY:
+        memcpy(to, (const char *)s->from + from * size, (size_t)(most * size));
+        break;
+    case CLEAR:
+        memset(to, 0, (size_t)(most * size));
+        break;
+    default:
+        lk_convert((const char *)s->from + from * 4, LK_F32, to, s->is.dtype, most);
+        break;
+    }
 }
 
 /* Finish. */
@@ -344,6 +455,16 @@ static void own_gradient(const graph *g, int own, const double *gradient)
                    g->parts);
 }
 
+/* The value of a part: 0 of a transform; the sum of a loss for each row. */
+static double sum_of_loss(const part *p)
+{
+    const lk_tensor t = lk_graph_part_output(p, "loss");
+    double sum = 0;
+    for (int64_t i = 0; t.rank >= 0 && i < lk_tensor_count(&t); i++)
+        sum += lk_real_at(t.data, t.dtype, i);
+    return sum;
+}
+
 static void write_outputs(const graph *g, const double *value)
 {
     const graph_options *o = g->call.options;
@@ -351,6 +472,9 @@ static void write_outputs(const graph *g, const double *value)
     double total = 0, by_weight[PARTS_MAX], by_log_var[PARTS_MAX];
     for (int k = 0; k < g->parts; k++) {
         const double factor = factor_of(g, k), share = factor == 0 ? 0 : factor * value[k];
+        by_weight[k] = by_log_var[k] = 0;
+        if (g->part[k].inner)
+            continue;
         total += share;
         by_weight[k] = upstream * g->part[k].weight * value[k];
         by_log_var[k] = upstream * (0.5 - share);
@@ -372,15 +496,15 @@ lk_status lk_graph_finish(lk_call *call, lk_error *error)
 {
     graph *g = graph_of(call);
     double value[PARTS_MAX];
-    for (int k = 0; k < g->parts; k++) {
-        finish_part(g, k); /* unless it is finished already */
-        value[k] = lk_real_at(g->part[k].value, g->real, 0);
-    }
+    for (int n = 0; n < g->parts && g->bad.status == LK_OK; n++)
+        finish_part(g, g->order[n]); /* unless it is finished already */
     if (g->bad.status != LK_OK) {
         if (error)
             *error = g->bad;
         return g->bad.status;
     }
+    for (int k = 0; k < g->parts; k++)
+        value[k] = sum_of_loss(&g->part[k]);
     write_outputs(g, value);
     return LK_OK;
 }

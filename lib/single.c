@@ -383,7 +383,7 @@ static lk_status finish(lk_call *call, lk_error *error)
 
 const lk_kind lk_single = {
     .size = sizeof(single),
-    .outputs = 1 + LK_MAX_INPUTS + LK_MAX_OUTPUTS,
+    .outputs = SINGLE_OUTPUTS,
     .start = start,
     .free = free_plan,
     .input = input,

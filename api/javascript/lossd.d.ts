@@ -17,8 +17,11 @@ export type Option =
 /** A part of a composite. */
 export interface Part {
   loss: string;
+  /** Letters, digits and _: what `part.<name>.<output>` in the inputs of other parts means. */
+  name?: string;
   weight?: number;
-  inputs?: Record<string, string>;
+  /** A tensor of the request, an output of another part, or null: the part has no such input. */
+  inputs?: Record<string, string | null>;
   options?: Record<string, string | number | boolean | null>;
 }
 

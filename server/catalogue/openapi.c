@@ -28,11 +28,15 @@ static json_t *item_schema(const json_t *option)
     const char *type = json_string_value(json_object_get(option, "type"));
     if (strcmp(type, "parts") != 0)
         return json_pack("{s:s}", "type", strcmp(type, "list") == 0 ? "integer" : "number");
-    return json_pack("{s:s, s:[s], s:{s:{s:s}, s:{s:s, s:i}, s:{s:s, s:{s:[s,s]}}, s:{s:s}}, s:b}",
-                     "type", "object", "required", "loss", "properties", "loss", "type", "string",
-                     "weight", "type", "number", "default", 1, "inputs", "type", "object",
-                     "additionalProperties", "type", "string", "null", "options", "type", "object",
-                     "additionalProperties", 0);
+    return json_pack(
+        "{s:s, s:[s], s:{s:{s:s}, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:s, s:{s:[s,s]}}, s:{s:s}}, s:b}",
+        "type", "object", "required", "loss", "properties", "loss", "type", "string", "name",
+        "type", "string", "pattern", "^(?![0-9]+$)[A-Za-z0-9_]{1,31}$", "weight", "type", "number",
+        "description",
+        "default 1, or 0 for a transform and for a part that another one reads; these do not enter "
+        "the loss",
+        "inputs", "type", "object", "additionalProperties", "type", "string", "null", "options",
+        "type", "object", "additionalProperties", 0);
 }
 
 /* An option of a description as a JSON schema. */

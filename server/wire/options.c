@@ -111,27 +111,34 @@ static bool read_part(evaluation *e, size_t k, json_t *part, problem *p)
     json_t *value;
     lk_error error;
     if (!json_is_object(part))
-        return bad_part(k, "", "an object with loss, weight, inputs and options", p);
+        return bad_part(k, "", "an object with loss, name, weight, inputs and options", p);
     json_object_foreach(part, name, value)
     {
         if (strcmp(name, "loss") == 0 && !json_is_string(value))
             return bad_part(k, name, "the name of a loss", p);
+        if (strcmp(name, "name") == 0 && !json_is_string(value))
+            return bad_part(k, name, "a string", p);
         if (strcmp(name, "weight") == 0 && !json_is_number(value))
             return bad_part(k, name, "a number", p);
         if ((strcmp(name, "inputs") == 0 || strcmp(name, "options") == 0) && !json_is_object(value))
             return bad_part(k, name, "an object", p);
-        if (strcmp(name, "loss") != 0 && strcmp(name, "weight") != 0 &&
+        if (strcmp(name, "loss") != 0 && strcmp(name, "name") != 0 && strcmp(name, "weight") != 0 &&
             strcmp(name, "inputs") != 0 && strcmp(name, "options") != 0)
             return problem_set(p, 422, "option_invalid",
-                               "parts[%zu] has a member \"%.40s\"; a part has loss, weight, inputs "
-                               "and options",
+                               "parts[%zu] has a member \"%.40s\"; a part has loss, name, weight, "
+                               "inputs and options",
                                k, name);
     }
-    const json_t *loss = json_object_get(part, "loss"), *weight = json_object_get(part, "weight");
+    const char *loss = json_string_value(json_object_get(part, "loss"));
+    const char *own = json_string_value(json_object_get(part, "name"));
+    const json_t *weight = json_object_get(part, "weight");
     if (!loss)
         return bad_part(k, "loss", "there", p);
-    if (lk_call_part(e->call, json_string_value(loss), weight ? json_number_value(weight) : 1,
-                     &error) != LK_OK)
+    lk_status status = weight ? lk_call_part(e->call, loss, json_number_value(weight), &error)
+                              : lk_call_part_unweighted(e->call, loss, &error);
+    if (status == LK_OK && own)
+        status = lk_call_part_name(e->call, own, &error);
+    if (status != LK_OK)
         return problem_from(p, &error);
     return part_members(e, k, part, p);
 }

@@ -120,7 +120,7 @@ def main() -> None:
     for path in sorted(EXAMPLES.glob("*.json")):
         name, example = path.stem, json.loads(path.read_text())
         inputs, options = example["inputs"], example.get("options", {})
-        line = name.encode() + b"\n"
+        line = name.split(".")[0].encode() + b"\n"
         body = json.dumps(example, separators=(",", ":")).encode()
         write("json", name, line + body)
         write("safetensors", name, line + safetensors(inputs, options))

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Send every request of api/examples to a lossd of its own, at the path of the description.
 
-Each must be answered with the outputs that the description calls default, and once more, by the same
-request with all of its outputs named, with the same numbers. No loss may be without an example.
+<loss>.json is generated from the description; further ones of a loss are <loss>.<what>.json. Each must be
+answered with the outputs that the description calls default, and once more, by the same request with all of
+its outputs named, with the same numbers. No loss may be without an example.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ def main() -> int:
     failed = 0
     with Lossd(arguments.lossd) as lossd:
         losses = ask(lossd, "GET", "/v1/losses")[1]["losses"]
-        names = {loss["name"] for loss in losses}
-        strangers = {path.stem for path in EXAMPLES.glob("*.json")} - names
-        for name in sorted(strangers):
-            print(f"{name}.json: there is no such loss")
-        for loss in losses:
-            example = json.loads((EXAMPLES / f"{loss['name']}.json").read_text())
+        losses = {loss["name"]: loss for loss in losses}
+        stems = {path.stem for path in EXAMPLES.glob("*.json")} | set(losses)
+        strangers = {stem for stem in stems if stem.split(".")[0] not in losses}
+        for stem in sorted(strangers):
+            print(f"{stem}.json: there is no such loss")
+        for stem in sorted(stems - strangers):
+            loss = losses[stem.split(".")[0]]
+            example = json.loads((EXAMPLES / f"{stem}.json").read_text())
             status, reply = ask(lossd, "POST", loss["path"], json.dumps(example).encode())
             outputs = reply.get("outputs", {})
             default = {o["name"] for o in loss["outputs"] if o["default"]} & {"loss"}
@@ -48,8 +51,8 @@ def main() -> int:
             else:
                 continue
             failed += 1
-            print(f"{loss['name']}.json: {wrong}")
-    print(f"{len(losses) - failed} examples passed, {failed + len(strangers)} failed")
+            print(f"{stem}.json: {wrong}")
+    print(f"{len(stems - strangers) - failed} examples passed, {failed + len(strangers)} failed")
     return failed + len(strangers) > 0
 
 

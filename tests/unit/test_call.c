@@ -265,6 +265,16 @@ static void test_no_memory(void **state)
     seen[LK_NO_MEMORY] = true;
 }
 
+static lk_call *filled(void)
+{
+    lk_tensor x = lk_matrix(LK_F32, logits, 2, 3), y = lk_vector(LK_I64, targets, 2);
+    lk_call *call = lk_call_new(lk_loss_find("cross_entropy"));
+    assert_non_null(call);
+    assert_int_equal(lk_call_input(call, "logits", &x, NULL), LK_OK);
+    assert_int_equal(lk_call_input(call, "targets", &y, NULL), LK_OK);
+    return call;
+}
+
 static void test_evaluate(void **state)
 {
     (void)state;
@@ -299,6 +309,26 @@ static void test_evaluate(void **state)
     seen[LK_UNKNOWN_LOSS] = true;
 }
 
+/* Names of parts; only composites have parts. */
+static void test_names(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = {"", "7", "a.b", "a b", "a23456789_123456789_123456789_12"};
+    lk_error error;
+    lk_call *call = lk_call_new(lk_loss_find("composite")), *plain = filled();
+    assert_int_equal(lk_call_part_name(call, "a", &error), LK_MISUSE);
+    assert_int_equal(lk_call_part_unweighted(call, "mse", &error), LK_OK);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        assert_int_equal(lk_call_part_name(call, wrong[i], &error), LK_GRAPH_INVALID);
+    assert_int_equal(lk_call_part_name(call, "a23456789_123456789_123456789_1", &error), LK_OK);
+    assert_int_equal(lk_call_defer(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_part_name(plain, "a", NULL), LK_MISUSE);
+    assert_int_equal(lk_call_part_unweighted(plain, "mse", NULL), LK_MISUSE);
+    seen[LK_GRAPH_INVALID] = true;
+    lk_call_free(call);
+    lk_call_free(plain);
+}
+
 /* Statuses that no loss returns so far. When one does, it needs a case above. */
 static void test_all_seen(void **state)
 {
@@ -321,16 +351,6 @@ static void test_all_seen(void **state)
 }
 
 /* ------------------------------------------------------------------------------------- order -- */
-
-static lk_call *filled(void)
-{
-    lk_tensor x = lk_matrix(LK_F32, logits, 2, 3), y = lk_vector(LK_I64, targets, 2);
-    lk_call *call = lk_call_new(lk_loss_find("cross_entropy"));
-    assert_non_null(call);
-    assert_int_equal(lk_call_input(call, "logits", &x, NULL), LK_OK);
-    assert_int_equal(lk_call_input(call, "targets", &y, NULL), LK_OK);
-    return call;
-}
 
 /* Functions that must be refused after the check. */
 static void assert_closed(lk_call *call)
@@ -415,6 +435,38 @@ static void test_order(void **state)
     lk_call_run(call, 0, 1, NULL);
     assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
     assert_non_null(strstr(error.text, "scratch"));
+    lk_call_free(call);
+}
+
+/* Deferred gradients: once, after the values. */
+static void test_deferred(void **state)
+{
+    (void)state;
+    static _Alignas(64) char scratch[16 * 1024];
+    float loss = 0, gradient[6], upstream = 0;
+    lk_tensor up = lk_scalar(LK_F32, &upstream);
+    lk_error error;
+    lk_call *call = filled();
+    assert_int_equal(lk_call_input(call, "grad_output", &up, &error), LK_OK);
+    assert_int_equal(lk_call_backward(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_defer(call, &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    assert_int_equal(lk_call_defer(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_MISUSE); /* the gradient is not bound */
+    assert_int_equal(lk_call_bind(call, 1, gradient), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_OK);
+    lk_call_run(call, 0, 1, scratch);
+    assert_int_equal(lk_call_backward(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_finish(call, &error), LK_OK);
+    assert_true(fabsf(loss - 1.4076060F) < 1e-6F);
+    upstream = loss;
+    assert_int_equal(lk_call_backward(call, &error), LK_OK);
+    lk_call_run(call, 0, 1, scratch);
+    assert_int_equal(lk_call_finish(call, &error), LK_OK);
+    assert_true(fabsf(gradient[5] - loss * (0.66524096F - 1) / 2) < 1e-6F);
+    assert_int_equal(lk_call_backward(call, &error), LK_MISUSE);
+    assert_int_equal(lk_call_finish(call, &error), LK_MISUSE);
     lk_call_free(call);
 }
 
@@ -686,8 +738,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),   cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_evaluate),   cmocka_unit_test(test_all_seen),
-        cmocka_unit_test(test_order),      cmocka_unit_test(test_passes_need_scratch),
+        cmocka_unit_test(test_evaluate),   cmocka_unit_test(test_names),
+        cmocka_unit_test(test_all_seen),   cmocka_unit_test(test_order),
+        cmocka_unit_test(test_deferred),   cmocka_unit_test(test_passes_need_scratch),
         cmocka_unit_test(test_plan_again), cmocka_unit_test(test_check_again),
         cmocka_unit_test(test_shapes),     cmocka_unit_test(test_deepest),
         cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_any),

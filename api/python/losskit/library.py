@@ -103,6 +103,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "lk_call_input": (c_int, [_CALL, c_char_p, _TENSOR, _ERROR]),
     "lk_call_option": (c_int, [_CALL, c_char_p, c_char_p, _ERROR]),
     "lk_call_part": (c_int, [_CALL, c_char_p, c_double, _ERROR]),
+    "lk_call_part_unweighted": (c_int, [_CALL, c_char_p, _ERROR]),
+    "lk_call_part_name": (c_int, [_CALL, c_char_p, _ERROR]),
     "lk_call_part_option": (c_int, [_CALL, c_char_p, c_char_p, _ERROR]),
     "lk_call_part_input": (c_int, [_CALL, c_char_p, c_char_p, _ERROR]),
     "lk_call_want": (c_int, [_CALL, c_char_p, _ERROR]),

@@ -13,6 +13,7 @@ from .library import lib
 
 MEMBERS: dict[str, tuple[Any, str]] = {
     "loss": (str, "the name of a loss"),
+    "name": (str, "a string"),
     "weight": ((int, float), "a number"),
     "inputs": (dict, "an object"),
     "options": (dict, "an object"),
@@ -33,17 +34,23 @@ def add(call: Any, option: str, text: str, descriptions: Mapping[str, Any]) -> N
 
 def _add_one(call: Any, where: str, part: Any, descriptions: Mapping[str, Any]) -> None:
     if not isinstance(part, dict):
-        raise _invalid(f"{where} must be an object with loss, weight, inputs and options")
+        raise _invalid(f"{where} must be an object with loss, name, weight, inputs and options")
     for name, value in part.items():
         if name not in MEMBERS:
-            raise _invalid(f'{where} has a member "{name[:40]}"; a part has loss, weight, inputs and options')
+            members = "loss, name, weight, inputs and options"
+            raise _invalid(f'{where} has a member "{name[:40]}"; a part has {members}')
         kinds, must_be = MEMBERS[name]
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise _invalid(f"{where}.{name} must be {must_be}")
     if "loss" not in part:
         raise _invalid(f"{where}.loss must be there")
     loss = part["loss"]
-    call.do(lib.lk_call_part, loss.encode(), part.get("weight", 1))
+    if "weight" in part:
+        call.do(lib.lk_call_part, loss.encode(), part["weight"])
+    else:
+        call.do(lib.lk_call_part_unweighted, loss.encode())
+    if "name" in part:
+        call.do(lib.lk_call_part_name, part["name"].encode())
     for name, tensor in part.get("inputs", {}).items():
         if tensor is not None and not isinstance(tensor, str):
             raise _invalid(f"{where}.inputs must be an object of names of tensors, or null")

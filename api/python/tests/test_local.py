@@ -167,6 +167,8 @@ class Local(unittest.TestCase):
             [{"loss": "mse", "inputs": {"a": 1}}], [{"loss": "mse", "inputs": {"c": "a"}}],
             [{"loss": "mse", "inputs": {"a": "c"}}], [{"loss": "mse", "weight": 1}] * 17, [{"loss": "composite"}],
             [{"loss": "mask_tokens"}], [{"loss": "mse", "options": {"reduction": "none"}}],
+            [{"loss": "mse", "name": 1}], [{"loss": "mse", "name": "0"}],
+            [{"loss": "mse", "inputs": {"b": "part.0.loss"}}], [{"loss": "mse", "inputs": {"b": "part.m.loss"}}],
         ):  # fmt: skip
             text = parts if isinstance(parts, str) else json.dumps(parts)
             wrong.append(("composite", pair, {"parts": text}, None))
