@@ -246,6 +246,91 @@ def memory(lossd: str, folder: str) -> None:
         server.stop()
 
 
+def tensors(path: str, given: dict[str, tuple[str, list[int], bytes]], metadata: dict[str, str]) -> bytes:
+    """A safetensors request of any tensors: dtype, shape, bytes."""
+    header: dict = {"__metadata__": metadata} if metadata else {}
+    at = 0
+    for name, (dtype, shape, data) in given.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    body = struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in given.values())
+    return post(path, body, media="application/x-safetensors")
+
+
+def steps_of(kind: str, T: int, V: int) -> tuple[bytes, list[bytes]]:
+    """A training step of four sequences, logits to their gradient: as a graph, and as separate calls."""
+
+    def floats(*shape: int) -> tuple[str, list[int], bytes]:
+        count = 1
+        for size in shape:
+            count *= size
+        return "F32", list(shape), array.array("f", (-random.random() for _ in range(count))).tobytes()
+
+    def scored(sequences: int) -> dict[str, tuple[str, list[int], bytes]]:
+        return {
+            "logits": ("F32", [sequences, T, V], logits("F32", sequences * T, V)),
+            "targets": ("I64", [sequences, T], targets(sequences * T, V)),
+        }
+
+    forward, loss, graph = "/v1/losses/token_logprobs", "/v1/losses/", "/v1/losses/composite"
+    if kind == "GRPO":
+        x, more = scored(4), {"old_logprobs": floats(4, T), "advantages": floats(4)}
+        edge = {"loss": "policy_gradient", "inputs": {"logprobs": "part.0.logprobs"}}
+        whole = {"parts": json.dumps([{"loss": "token_logprobs"}, edge]), "outputs": "loss,grad.logits"}
+        return tensors(graph, {**x, **more}, whole), [
+            tensors(forward, x, {"outputs": "logprobs"}),
+            tensors(loss + "policy_gradient", {"logprobs": floats(4, T), **more}, {}),
+            tensors(forward, {**x, "grad_logprobs": floats(4, T)}, {"outputs": "grad.logits"}),
+        ]
+    x, y = scored(2), scored(2)
+    more = {"ref_chosen_logps": floats(2), "ref_rejected_logps": floats(2)}
+    both = {"c": x["logits"], "r": y["logits"], "yc": x["targets"], "yr": y["targets"]}
+    edges = {"chosen_logps": "part.0.sequence_logprobs", "rejected_logps": "part.1.sequence_logprobs"}
+    parts = [
+        {"loss": "token_logprobs", "inputs": {"logits": "c", "targets": "yc"}},
+        {"loss": "token_logprobs", "inputs": {"logits": "r", "targets": "yr"}},
+        {"loss": "dpo", "inputs": edges},
+    ]
+    whole = {"parts": json.dumps(parts), "outputs": "loss,grad.c,grad.r"}
+    own = {"chosen_logps": floats(2), "rejected_logps": floats(2)}
+    up = {"grad_sequence_logprobs": floats(2)}
+    return tensors(graph, {**both, **more}, whole), [
+        tensors(forward, x, {"outputs": "sequence_logprobs"}),
+        tensors(forward, y, {"outputs": "sequence_logprobs"}),
+        tensors(loss + "dpo", {**own, **more}, {}),
+        tensors(forward, {**x, **up}, {"outputs": "grad.logits"}),
+        tensors(forward, {**y, **up}, {"outputs": "grad.logits"}),
+    ]
+
+
+def graphs(lossd: str, folder: str, rounds: int) -> None:
+    T, V = 256, 32000
+    print(f"\nlogits of 4x{T}x{V} f32 to their gradient, Unix socket: one graph, beside separate calls")
+    print("and its peak memory on top of what lossd had, in MiB, beside its body")
+    print(f"{'':6} {'graph':>10} {'separate':>10} {'ratio':>6} {'in':>9} {'first':>9} {'second':>9}")
+    for kind in ("GRPO", "DPO"):
+        whole, calls = steps_of(kind, T, V)
+        server = Server(lossd, folder, "--max-body", "256MiB")
+        client, taken = Client(server.unix), []
+        client.time(safetensors("F32", 1, 8))
+        for _ in range(2):
+            before = status(server.process.pid, "VmRSS")
+            pathlib.Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+            client.time(whole)
+            taken.append(status(server.process.pid, "VmHWM") - before)
+            time.sleep(1.5)
+        times: dict[str, list[float]] = {"graph": [], "separate": []}
+        for _ in range(rounds):
+            times["graph"].append(client.time(whole))
+            times["separate"].append(sum(client.time(call) for call in calls))
+        a, b = (statistics.median(t) * 1e3 for t in times.values())
+        sent = len(whole.split(b"\r\n\r\n", 1)[1]) / 2**20
+        print(f"{kind:6} {a:7.1f} ms {b:7.1f} ms {a / b:6.2f} {sent:9.1f} {taken[0]:9.1f} {taken[1]:9.1f}")
+        server.stop()
+
+
 def neighbours(lossd: str, client: str, folder: str, seconds: float) -> None:
     """Small requests while a large one is always in flight."""
     rate = 2000
@@ -317,6 +402,7 @@ def main() -> None:
         finally:
             lossd.stop()
             echo.stop()
+        graphs(a.lossd, folder, a.rounds)
         small(a.lossd, f"{a.tools}/echo", f"{a.tools}/client", folder, a.seconds)
         neighbours(a.lossd, f"{a.tools}/client", folder, 2 * a.seconds)
         memory(a.lossd, folder)
