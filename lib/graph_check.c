@@ -27,6 +27,13 @@ static lk_status connect(graph *g, lk_error *error)
     return LK_OK;
 }
 
+/* Is the tensor one of integers, or may it be one? (Where an edge takes the place of the logits,
+ * the targets come first.) */
+static bool may_be_index(const lk_input *in, const named *t)
+{
+    return t->is.dtype == LK_ANY ? (in->forms[0].dtypes & LK_INTS) != 0 : !lk_is_float(t->is.dtype);
+}
+
 /* The first differentiable input of the first part chooses the element type. */
 static lk_status choose_primary(graph *g, lk_error *error)
 {
@@ -34,7 +41,7 @@ static lk_status choose_primary(graph *g, lk_error *error)
         const lk_input *in = g->part[k].is->inputs;
         for (int i = 0; in[i].name; i++) {
             named *t = g->part[k].tensor[i] < 0 ? NULL : &g->tensor[g->part[k].tensor[i]];
-            if (!t || !(in[i].flags & LK_DIFFERENTIABLE))
+            if (!t || !(in[i].flags & LK_DIFFERENTIABLE) || may_be_index(&in[i], t))
                 continue;
             if (t->is.dtype == LK_ANY)
                 t->is.dtype = LK_F32;
