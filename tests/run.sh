@@ -95,6 +95,7 @@ if [ -z "$mode" ]; then
     done
     run "HTTP cases" python3 tests/http/run.py --lossd "$lossd"
     run "examples" python3 tests/http/examples.py --lossd "$lossd"
+    run "recipes" python3 tests/http/recipes.py --lossd "$lossd"
     run "wires" python3 tests/http/wires.py --lossd "$lossd"
     run "oip client" python3 tests/http/oip_client.py --lossd "$lossd"
     run "drain" python3 tests/http/drain.py --lossd "$lossd"

@@ -362,6 +362,24 @@ class Torch(Service):
         self.assertEqual((logits.grad == 0).sum(), 0)
         self.assertAlmostEqual(float(logits.grad[5, 7]), 65536 / 2048 / 4000, places=5)
 
+    def test_graph(self) -> None:
+        """GRPO from logits in one call; tensors have the names that the parts give them."""
+        import torch
+
+        import lossd.torch
+
+        x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+        y, a = torch.tensor([[0, 4, 1], [2, 2, 3]]), torch.tensor([1.5, -0.5], dtype=torch.float64)
+        parts = [
+            {"loss": "token_logprobs", "name": "p", "inputs": {"targets": "tokens"}},
+            {"loss": "policy_gradient", "inputs": {"logprobs": "part.p.logprobs"}},
+        ]
+        loss = lossd.torch.Loss("composite", self.urls[0], parts=parts)(logits=x, tokens=y, advantages=a)
+        got = torch.autograd.grad(2 * loss, x)[0]
+        logprobs = torch.log_softmax(x, -1).gather(-1, y[..., None])[..., 0]
+        want = torch.autograd.grad(2 * -(a[:, None] * logprobs).mean(), x)[0]
+        self.assertTrue(torch.allclose(got, want, atol=1e-12))
+
     def test_num_items_of_a_step(self) -> None:
         import torch
 
