@@ -308,10 +308,13 @@ class Torch(unittest.TestCase):
             left |= {(name, one["name"]) for one in description["inputs"] if one["differentiable"]}
             for loss in losses_of(description):
                 ranges = {one["name"]: one.get("range") for one in description["inputs"]}
-                given = {n: torch.from_numpy(drawn(t)) for n, t in loss.base.items()}
+                arrays = {n: drawn(t) for n, t in loss.base.items()}
+                made = losskit.local.evaluate(name, arrays, options=loss.options)
+                constant = loss.constant | {n for n in arrays if n not in ranges and f"grad.{n}" not in made}
+                given = {n: torch.from_numpy(array) for n, array in arrays.items()}
                 given = {n: t.double() if t.is_floating_point() else t for n, t in given.items()}
                 for one in given:
-                    if not given[one].is_floating_point() or one in loss.constant:
+                    if not given[one].is_floating_point() or one in constant:
                         continue
                     if ranges.get(one) == "[0,1]":
                         given[one] = given[one] * 0.8 + 0.1  # differences need room on both sides
