@@ -115,6 +115,40 @@ static void evaluations(void **unused)
         }
 }
 
+/* Composites: parts on shared tensors, of 16 bits too, and parts that read each other. */
+static void composites(void **unused)
+{
+    (void)unused;
+    static const char *const bodies[] = {
+        "{\"inputs\":{\"a\":[1,2],\"b\":[0,3],\"logits\":[[1,2]],\"targets\":[1],\"log_vars\":[0,1,"
+        "2]},"
+        "\"options\":{\"combine\":\"uncertainty\",\"scales\":[1,1,0.5],\"parts\":[{\"loss\":"
+        "\"mse\"},"
+        "{\"loss\":\"cross_entropy\"},{\"loss\":\"mae\",\"inputs\":{\"a\":\"b\",\"b\":\"a\"}}]}}",
+        "{\"inputs\":{\"a\":{\"dtype\":\"bf16\",\"shape\":[2],\"data\":[1,2]},\"b\":{\"dtype\":"
+        "\"bf16\","
+        "\"shape\":[2],\"data\":[0,3]}},\"options\":{\"parts\":[{\"loss\":\"mse\"},{\"loss\":"
+        "\"mae\"}]}}",
+        "{\"inputs\":{\"logits\":[[[1,-1,0.5],[0,1,2]]],\"targets\":[[0,1]],\"advantages\":{"
+        "\"dtype\":"
+        "\"f64\",\"shape\":[1],\"data\":[1.5]}},\"options\":{\"parts\":[{\"loss\":\"policy_"
+        "gradient\","
+        "\"inputs\":{\"logprobs\":\"part.p.logprobs\",\"entropy\":\"part.p.entropy\"},\"options\":"
+        "{\"entropy_weight\":0.01}},{\"loss\":\"token_logprobs\",\"name\":\"p\"},{\"loss\":"
+        "\"sequence_cross_entropy\"},{\"loss\":\"mae\",\"inputs\":{\"a\":\"part.p.sequence_"
+        "logprobs\","
+        "\"b\":\"part.p.mean_logprobs\"}}]},\"outputs\":[\"loss\",\"grad.logits\",\"part.p."
+        "logprobs\"]}",
+    };
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        bytes body = {0};
+        put(&body, bodies[i], strlen(bodies[i]));
+        for (int everything = 0; everything < 2; everything++)
+            torture_body(lk_loss_find("composite"), &wire_json, &wire_json, &body, "", everything);
+        free(body.data);
+    }
+}
+
 /* Invalid bodies: either error may be reported, but nothing else may go wrong. */
 static void wrong_bodies(void **unused)
 {
@@ -207,10 +241,8 @@ int main(void)
 {
     json_set_alloc_funcs(parser_malloc, free);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(evaluations),
-        cmocka_unit_test(wrong_bodies),
-        cmocka_unit_test(library),
-        cmocka_unit_test(buffers),
+        cmocka_unit_test(evaluations), cmocka_unit_test(composites), cmocka_unit_test(wrong_bodies),
+        cmocka_unit_test(library),     cmocka_unit_test(buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

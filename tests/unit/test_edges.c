@@ -477,10 +477,74 @@ static void test_one_by_one(void **state)
                  deep);
 }
 
+/* A chain of as many parts as there may be, and one more. */
+static void test_most(void **state)
+{
+    (void)state;
+    enum { MOST = 16 };
+    lk_error error;
+    float a[] = {3}, b[] = {0}, loss, grad;
+    lk_tensor x = lk_vector(LK_F32, a, 1), y = lk_vector(LK_F32, b, 1);
+    char name[32];
+    lk_call *call = lk_call_new(lk_loss_find("composite"));
+    for (int k = 0; k < MOST; k++) { /* the last one is read by the one before it, and so on */
+        assert_int_equal(lk_call_part_unweighted(call, "mae", &error), LK_OK);
+        assert_int_equal(lk_call_part_option(call, "reduction", k > 0 ? "none" : "sum", &error),
+                         LK_OK);
+        snprintf(name, sizeof name, "part.%d.loss", k + 1);
+        if (k + 1 < MOST)
+            assert_int_equal(lk_call_part_input(call, "a", name, &error), LK_OK);
+    }
+    assert_int_equal(lk_call_part_unweighted(call, "mae", &error), LK_OPTION_OUT_OF_RANGE);
+    assert_int_equal(lk_call_input(call, "a", &x, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "b", &y, &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "loss", &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "grad.a", &error), LK_OK);
+    if (lk_call_check(call, &error) != LK_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
+    assert_int_equal(lk_call_bind(call, 1, &grad), LK_OK);
+    run(call);
+    assert_true(loss == 3 && grad == 1);
+    lk_call_free(call);
+}
+
+/* A request without a gradient defers nothing; a plan that was refused may be repeated. */
+static void test_again(void **state)
+{
+    (void)state;
+    lk_error error;
+    float logits[] = {1, 2}, advantages[] = {1}, loss = 0;
+    int64_t targets[] = {7};
+    lk_tensor x = {logits, LK_F32, 3, {1, 1, 2}}, y = lk_matrix(LK_I64, targets, 1, 1),
+              a = lk_vector(LK_F32, advantages, 1);
+    lk_call *call = lk_call_new(lk_loss_find("composite"));
+    assert_int_equal(lk_call_part_unweighted(call, "policy_gradient", &error), LK_OK);
+    assert_int_equal(lk_call_part_input(call, "logprobs", "part.p.logprobs", &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "advantages", &a, &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "loss", &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_UNKNOWN_OUTPUT); /* there is no p yet */
+    assert_int_equal(lk_call_part_unweighted(call, "token_logprobs", &error), LK_OK);
+    assert_int_equal(lk_call_part_name(call, "p", &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "logits", &x, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "targets", &y, &error), LK_OK);
+    if (lk_call_check(call, &error) != LK_OK)
+        fail_msg("%s", error.text);
+    assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
+    assert_string_equal(error.input, "targets");
+    targets[0] = 1;
+    run(call);
+    assert_true(loss == -1);
+    lk_call_free(call);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_by_one),
+        cmocka_unit_test(test_most),
+        cmocka_unit_test(test_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
