@@ -6,7 +6,9 @@
  *
  * Each part is evaluated on the tensors that it names, with its weight as the upstream gradient.
  * Gradients with respect to the same tensor are summed in the order of the parts. 16-bit tensors
- * are widened once, before any part reads them, and sums of gradients are rounded once, at the end.
+ * are widened once, before any part reads them, and sums of gradients are rounded once, at the end;
+ * except that in a graph with edges a part reads its tensors as they are, if no other part reads
+ * them and no edge brings it floats of 32 bits to differentiate.
  *
  * An input may read an output of another part instead of a tensor: an edge. Parts are visited in
  * the order of the edges. A part whose gradients depend on those of a part that reads it defers
@@ -32,6 +34,7 @@ typedef struct named {
     char name[NAME_SIZE];
     lk_tensor is;
     bool used;             /* by a part, or by the graph itself */
+    bool narrow;           /* read once, by a part that computes in its type: it is not widened */
     int gradient;          /* index of its gradient among the requested outputs, or -1 */
     bool has_sum;          /* while planning: a step before writes its gradient */
     size_t wide_at, to_at; /* places in the arena of `wide` and `to`, if they are there */

@@ -54,6 +54,35 @@ static lk_status choose_primary(graph *g, lk_error *error)
                         "none of the parts has an input that it can differentiate");
 }
 
+/* How many inputs read the tensor? */
+static int uses(const graph *g, int tensor)
+{
+    int count = 0;
+    for (int k = 0; k < g->parts; k++)
+        for (int i = 0; g->part[k].is->inputs[i].name; i++)
+            count += g->part[k].tensor[i] == tensor;
+    return count;
+}
+
+/* Which tensors are not widened, however few bits they have. */
+static void find_narrow(graph *g)
+{
+    for (int k = 0; k < g->parts; k++) {
+        const part *p = &g->part[k];
+        bool narrow = g->edges > 0;
+        for (int i = 0; p->is->inputs[i].name; i++) {
+            const lk_dtype dtype = p->tensor[i] < 0 ? LK_I64 : g->tensor[p->tensor[i]].is.dtype;
+            const bool floats = dtype == LK_ANY || lk_is_float(dtype);
+            if ((p->from[i] >= 0 && (p->is->inputs[i].flags & LK_DIFFERENTIABLE)) ||
+                (floats && uses(g, p->tensor[i]) > 1))
+                narrow = false;
+        }
+        for (int i = 0; p->is->inputs[i].name; i++)
+            if (p->tensor[i] >= 0)
+                g->tensor[p->tensor[i]].narrow = narrow;
+    }
+}
+
 /* Is that output of part k read by another one, or requested? */
 static bool is_asked(const graph *g, int k, const char *output)
 {
@@ -137,7 +166,8 @@ static lk_status give_inputs(graph *g, int k, lk_error *error)
         if (t.dtype == LK_ANY && (in[i].flags & LK_DIFFERENTIABLE) &&
             !(in[i].forms[0].dtypes & LK_INTS))
             t.dtype = g->primary;
-        if (is_half(g->primary) && is_half(t.dtype))
+        if (is_half(g->primary) && is_half(t.dtype) &&
+            !(p->tensor[i] >= 0 && g->tensor[p->tensor[i]].narrow))
             t.dtype = LK_F32;
         status = lk_call_input(p->call, in[i].name, &t, error);
     }
@@ -427,7 +457,7 @@ static lk_status check_all(graph *g, lk_error *error)
 static const lk_tensor *may_overwrite(const graph *g, const named *t)
 {
     const part *reader = NULL;
-    int uses = 0, input = -1;
+    int input = -1;
     const char *output;
     for (int k = 0; k < g->parts; k++) {
         for (int i = 0; g->part[k].is->inputs[i].name; i++) {
@@ -435,15 +465,14 @@ static const lk_tensor *may_overwrite(const graph *g, const named *t)
                 continue;
             reader = &g->part[k];
             input = i;
-            uses++;
         }
     }
     for (int i = 0; i < g->tensors; i++)
         if (t->is.data && &g->tensor[i] != t && g->tensor[i].is.data == t->is.data)
             return NULL;
-    for (int o = 0;
-         uses == 1 && !lk_graph_widens(g, t) && (output = lk_call_output(reader->call, o, NULL));
-         o++)
+    if (uses(g, (int)(t - g->tensor)) != 1 || lk_graph_widens(g, t))
+        return NULL;
+    for (int o = 0; (output = lk_call_output(reader->call, o, NULL)); o++)
         if (lk_graph_gradient_of(reader, output) == input && lk_call_in_place(reader->call, o))
             return &t->is;
     return NULL;
@@ -499,6 +528,7 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
         (call->wanted_count == 0 && (status = default_outputs(g, error)) != LK_OK))
         return status;
     lk_graph_set_visits(g);
+    find_narrow(g);
     if ((status = choose_primary(g, error)) != LK_OK || (status = check_all(g, error)) != LK_OK)
         return status;
     for (int k = 0; k < call->wanted_count; k++)

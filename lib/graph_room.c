@@ -54,7 +54,8 @@ const lk_wanted *lk_graph_shown(const graph *g, int k, const char *output)
 
 bool lk_graph_widens(const graph *g, const named *t)
 {
-    return is_half(g->primary) && is_half(t->is.dtype) && !lk_graph_reserves(g, t->name);
+    return is_half(g->primary) && is_half(t->is.dtype) && !t->narrow &&
+           !lk_graph_reserves(g, t->name);
 }
 
 /* Is input j of part l one of those whose gradients are summed with that of input i of part k, and
