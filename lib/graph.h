@@ -74,6 +74,12 @@ typedef struct part {
     char value[sizeof(double)];
 } part;
 
+/* An edge: an input of part `to` reads an output of part `from`. */
+typedef struct edge {
+    int from, to, input;
+    const char *output;
+} edge;
+
 static const size_t ELSEWHERE = SIZE_MAX; /* a place that is not in the arena */
 
 /* A pass of the graph: the passes of a part, of its values or of deferred gradients; the
@@ -92,8 +98,9 @@ typedef struct graph {
     lk_call call;
     int tensors, parts;
     int edges;
-    int order[PARTS_MAX]; /* of the parts: those that others read before these */
-    int visits;           /* of all parts */
+    edge edge[PARTS_MAX * LK_MAX_INPUTS]; /* by part, and by input */
+    int order[PARTS_MAX];                 /* of the parts: those that others read before these */
+    int visits;                           /* of all parts */
     lk_dtype primary, real;
     named tensor[TENSORS_MAX];
     part part[PARTS_MAX];
@@ -163,6 +170,9 @@ bool lk_graph_names_output(const graph *g, const char *text, int *k, const char 
 
 /* Find what the edges read, and the order of the parts. */
 lk_status lk_graph_connect_edges(graph *g, lk_error *error);
+
+/* Does another part read that output of part k? */
+bool lk_graph_is_read(const graph *g, int k, const char *output);
 
 /* Does a gradient go back from input i of part k along an edge, if any is asked for? */
 bool lk_graph_goes_back(const graph *g, int k, int i);

@@ -83,16 +83,6 @@ static void find_narrow(graph *g)
     }
 }
 
-/* Is that output of part k read by another one, or requested? */
-static bool is_asked(const graph *g, int k, const char *output)
-{
-    for (int r = 0; r < g->parts; r++)
-        for (int i = 0; g->part[r].is->inputs[i].name; i++)
-            if (g->part[r].from[i] == k && strcmp(g->part[r].reads[i], output) == 0)
-                return true;
-    return lk_graph_shown(g, k, output) != NULL;
-}
-
 static lk_status ask_part(graph *g, int k, lk_error *error)
 {
     part *p = &g->part[k];
@@ -107,7 +97,7 @@ static lk_status ask_part(graph *g, int k, lk_error *error)
             status = lk_call_want(p->call, name, error);
     }
     for (int o = 0; out[o].name && status == LK_OK; o++)
-        if (is_asked(g, k, out[o].name))
+        if (lk_graph_is_read(g, k, out[o].name) || lk_graph_shown(g, k, out[o].name))
             status = lk_call_want(p->call, out[o].name, error);
     return status;
 }
@@ -247,18 +237,17 @@ static lk_status set_upstreams(graph *g, int k, lk_error *error)
     if (loss.rank > 0 && !may_have_rows(p))
         return not_one_number(k, error);
     p->above[own] = loss;
-    for (int r = 0; r < g->parts; r++) {
-        for (int i = 0; g->part[r].is->inputs[i].name; i++) {
-            if (g->part[r].from[i] != k || !lk_graph_goes_back(g, r, i))
-                continue;
-            const int up = lk_graph_upstream(p, g->part[r].reads[i]);
-            if (p->tensor[up] >= 0 || p->from[up] >= 0)
-                return lk_error_set(error, LK_OPTION_CONFLICT, "",
-                                    "parts[%d].inputs.%s is given, and parts[%d].inputs.%s reads "
-                                    "the output whose upstream gradient it is",
-                                    k, p->is->inputs[up].name, r, g->part[r].is->inputs[i].name);
-            p->above[up] = lk_graph_part_output(p, g->part[r].reads[i]);
-        }
+    for (const edge *e = g->edge; e < g->edge + g->edges; e++) {
+        if (e->from != k || !lk_graph_goes_back(g, e->to, e->input))
+            continue;
+        const int up = lk_graph_upstream(p, e->output);
+        if (p->tensor[up] >= 0 || p->from[up] >= 0)
+            return lk_error_set(error, LK_OPTION_CONFLICT, "",
+                                "parts[%d].inputs.%s is given, and parts[%d].inputs.%s reads the "
+                                "output whose upstream gradient it is",
+                                k, p->is->inputs[up].name, e->to,
+                                g->part[e->to].is->inputs[e->input].name);
+        p->above[up] = lk_graph_part_output(p, e->output);
     }
     return LK_OK;
 }
@@ -418,9 +407,8 @@ static lk_status check_names(const graph *g, lk_error *error)
 
 static bool reads_only(const graph *g, int k, const bool *known)
 {
-    const part *p = &g->part[k];
-    for (int i = 0; p->is->inputs[i].name; i++)
-        if (p->from[i] >= 0 && !known[p->from[i]])
+    for (const edge *e = g->edge; e < g->edge + g->edges; e++)
+        if (e->to == k && !known[e->from])
             return false;
     return true;
 }

@@ -53,6 +53,14 @@ bool lk_graph_goes_back(const graph *g, int k, int i)
            lk_graph_upstream(&g->part[p->from[i]], p->reads[i]) >= 0;
 }
 
+bool lk_graph_is_read(const graph *g, int k, const char *output)
+{
+    for (const edge *e = g->edge; e < g->edge + g->edges; e++)
+        if (e->from == k && strcmp(e->output, output) == 0)
+            return true;
+    return false;
+}
+
 /* Find the part and the output that each edge reads. */
 static lk_status resolve(graph *g, lk_error *error)
 {
@@ -73,7 +81,7 @@ static lk_status resolve(graph *g, lk_error *error)
                                     k, p->is->inputs[i].name, p->source[i]);
             }
             g->part[p->from[i]].is_read = true;
-            g->edges++;
+            g->edge[g->edges++] = (edge){p->from[i], k, i, p->reads[i]};
         }
     }
     return LK_OK;
@@ -172,10 +180,9 @@ bool lk_graph_wants_gradient(const graph *g, int k, int i)
 /* Must the gradients of part k wait for those of a part that reads it? */
 static bool waits_for(const graph *g, int k, const bool *done)
 {
-    for (int r = 0; r < g->parts; r++)
-        for (int i = 0; g->part[r].is->inputs[i].name; i++)
-            if (g->part[r].from[i] == k && lk_graph_goes_back(g, r, i) && !(done && done[r]))
-                return true;
+    for (const edge *e = g->edge; e < g->edge + g->edges; e++)
+        if (e->from == k && lk_graph_goes_back(g, e->to, e->input) && !(done && done[e->to]))
+            return true;
     return false;
 }
 

@@ -79,16 +79,16 @@ lk_status lk_graph_part_error(const graph *g, int k, lk_status status, lk_error 
     const lk_error was = *error;
     const part *p = &g->part[k];
     const int i = lk_graph_part_place(p, was.input);
-    const bool edge = i >= 0 && p->from[i] >= 0;
-    if (edge)
+    const bool linked = i >= 0 && p->from[i] >= 0;
+    if (linked)
         snprintf(error->text, sizeof error->text, "parts[%d].inputs.%s: %.180s", k, was.input,
                  was.text);
     else
         snprintf(error->text, sizeof error->text, "parts[%d]: %.220s", k, was.text);
-    if (edge)
+    if (linked)
         error->rank = 0; /* the place is not in a tensor of the request */
     if (i >= 0 && p->source[i][0])
-        snprintf(error->input, sizeof error->input, "%s", edge ? "" : p->source[i]);
+        snprintf(error->input, sizeof error->input, "%s", linked ? "" : p->source[i]);
     return status;
 }
 

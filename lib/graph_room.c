@@ -85,16 +85,6 @@ int lk_graph_added(const graph *g, int k, int i)
     return last;
 }
 
-/* Does another part read that output of part k? */
-static bool is_read(const graph *g, int k, const char *output)
-{
-    for (int r = 0; r < g->parts; r++)
-        for (int i = 0; g->part[r].is->inputs[i].name; i++)
-            if (g->part[r].from[i] == k && strcmp(g->part[r].reads[i], output) == 0)
-                return true;
-    return false;
-}
-
 /* The place of an output of part k. */
 static size_t output_place(const graph *g, plan *to, int k, const char *output, const lk_tensor *is)
 {
@@ -109,7 +99,7 @@ static size_t output_place(const graph *g, plan *to, int k, const char *output, 
         return place(to, bytes, 0, ALWAYS);
     if (lk_graph_shown(g, k, output) || (strcmp(output, "loss") == 0 && is->rank == 0))
         return ELSEWHERE;
-    if (is_read(g, k, output) || strcmp(output, "loss") == 0)
+    if (lk_graph_is_read(g, k, output) || strcmp(output, "loss") == 0)
         return place(to, bytes, 0, ALWAYS);
     return place(to, bytes, p->visit, p->visit);
 }

@@ -191,14 +191,12 @@ static void find_flows(graph *g)
         p->upstream = factor_of(g, k) * upstream_of(g);
         p->flows = factor_of(g, k) != 0;
         p->power = power_of(g, p->upstream);
-        for (int r = 0; r < g->parts; r++) {
-            const part *reader = &g->part[r];
-            for (int i = 0; reader->is->inputs[i].name; i++) {
-                if (reader->from[i] != k || !lk_graph_goes_back(g, r, i) || !reader->flows)
-                    continue;
-                p->power = !p->flows || reader->power > p->power ? reader->power : p->power;
-                p->flows = true;
-            }
+        for (const edge *e = g->edge; e < g->edge + g->edges; e++) {
+            const part *reader = &g->part[e->to];
+            if (e->from != k || !lk_graph_goes_back(g, e->to, e->input) || !reader->flows)
+                continue;
+            p->power = !p->flows || reader->power > p->power ? reader->power : p->power;
+            p->flows = true;
         }
         p->upstream = ldexp(p->upstream, -p->power);
     }
@@ -231,17 +229,15 @@ static lk_tensor scaled_gradient(graph *g, int k, int i, int power)
 static void add_upstreams(graph *g, int k)
 {
     const part *p = &g->part[k];
-    for (int r = 0; r < g->parts; r++) {
-        for (int i = 0; g->part[r].is->inputs[i].name; i++) {
-            if (g->part[r].from[i] != k || !lk_graph_goes_back(g, r, i) || !g->part[r].flows)
-                continue;
-            const int up = lk_graph_upstream(p, g->part[r].reads[i]);
-            const lk_tensor gradient = scaled_gradient(g, r, i, p->power);
-            step *s = append(g, ADD);
-            s->is = p->above[up];
-            s->is.data = g->arena + p->above_at[up];
-            s->from = gradient.data;
-        }
+    for (const edge *e = g->edge; e < g->edge + g->edges; e++) {
+        if (e->from != k || !lk_graph_goes_back(g, e->to, e->input) || !g->part[e->to].flows)
+            continue;
+        const int up = lk_graph_upstream(p, e->output);
+        const lk_tensor gradient = scaled_gradient(g, e->to, e->input, p->power);
+        step *s = append(g, ADD);
+        s->is = p->above[up];
+        s->is.data = g->arena + p->above_at[up];
+        s->from = gradient.data;
     }
 }
 
