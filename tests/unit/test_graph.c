@@ -362,6 +362,9 @@ static void test_dtypes(void **state)
     assert_int_equal(lk_call_part(call, "cosine_similarity", 1, NULL), LK_OK);
     assert_int_equal(lk_call_part_input(call, "target", NULL, NULL), LK_OK);
     assert_int_equal(lk_call_dtypes(call, "grad_output"), LK_FLOATS);
+    assert_int_equal(lk_call_part(call, "huber", 1, NULL), LK_OK);
+    assert_int_equal(lk_call_part_input(call, "a", "part.0.loss", NULL), LK_OK);
+    assert_int_equal(lk_call_dtypes(call, "part.0.loss"), 0); /* an edge reads no tensor */
     lk_call_free(call);
 }
 
