@@ -444,25 +444,21 @@ static lk_status check_all(graph *g, lk_error *error)
  * and could do so itself. */
 static const lk_tensor *may_overwrite(const graph *g, const named *t)
 {
-    const part *reader = NULL;
-    int input = -1;
+    const int tensor = (int)(t - g->tensor);
     const char *output;
+    if (uses(g, tensor) != 1 || lk_graph_widens(g, t))
+        return NULL;
+    for (int i = 0; i < g->tensors; i++)
+        if (t->is.data && i != tensor && g->tensor[i].is.data == t->is.data)
+            return NULL;
     for (int k = 0; k < g->parts; k++) {
-        for (int i = 0; g->part[k].is->inputs[i].name; i++) {
-            if (g->part[k].tensor[i] != (int)(t - g->tensor))
-                continue;
-            reader = &g->part[k];
-            input = i;
+        const part *p = &g->part[k];
+        for (int o = 0; (output = lk_call_output(p->call, o, NULL)); o++) {
+            const int i = lk_graph_gradient_of(p, output);
+            if (i >= 0 && p->tensor[i] == tensor && lk_call_in_place(p->call, o))
+                return &t->is;
         }
     }
-    for (int i = 0; i < g->tensors; i++)
-        if (t->is.data && &g->tensor[i] != t && g->tensor[i].is.data == t->is.data)
-            return NULL;
-    if (uses(g, (int)(t - g->tensor)) != 1 || lk_graph_widens(g, t))
-        return NULL;
-    for (int o = 0; (output = lk_call_output(reader->call, o, NULL)); o++)
-        if (lk_graph_gradient_of(reader, output) == input && lk_call_in_place(reader->call, o))
-            return &t->is;
     return NULL;
 }
 

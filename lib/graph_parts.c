@@ -49,10 +49,10 @@ const char *lk_graph_source(const graph *g, const part *p, int i)
     return p->source[i][0] ? p->source[i] : p->is->inputs[i].name;
 }
 
-int lk_graph_part_place(const part *p, const char *name)
+int lk_graph_part_place(const part *p, const char *input)
 {
     for (int i = 0; p->is->inputs[i].name; i++)
-        if (strcmp(p->is->inputs[i].name, name) == 0)
+        if (strcmp(p->is->inputs[i].name, input) == 0)
             return i;
     return -1;
 }
