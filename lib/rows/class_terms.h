@@ -37,7 +37,7 @@ LK_INLINE wide_half class_power(wide_half x, double y, int count)
     enum { MOST = 16 };
     wide_half power = half_set(1);
     if (y >= 0 && y <= MOST && y == floor(y)) {
-        for (double i = 0; i < y; i++)
+        for (int i = 0; i < (int)y; i++)
             power *= x;
         return power;
     }
@@ -109,7 +109,7 @@ LK_INLINE class_terms class_terms_of(const class_plan *p, const class_totals *t,
 {
     const wide_half zero = {0};
     class_terms s = soft ? class_soft_terms(p, t) : class_index_terms(p, t, count);
-    s.main = half_select(t->sum == t->sum, s.main, t->sum);
+    s.main = half_select(half_is_nan(t->sum), t->sum, s.main);
     s.at = half_where(apart, rho * s.at);
     s.a *= rho;
     s.b *= rho;

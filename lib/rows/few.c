@@ -191,7 +191,7 @@ static vec few_entropy(const group *g, vec *gap)
         below += some_below;
     }
     *gap = -heat / (at + below);
-    return v_select(g->sum == g->sum, v_log1p((at - one) + below) + *gap, g->sum);
+    return v_select(v_is_nan(g->sum), g->sum, v_log1p((at - one) + below) + *gap);
 }
 
 /* The first class with the highest score, or with NaN. */
@@ -201,7 +201,7 @@ static mask few_argmax(const group *g)
     mask at = {0}, nan = m_set(-1);
     for (int64_t k = 0; k < g->p->classes; k++) {
         const vec z = few_at(g->z, k);
-        const mask here = m_set((ilane)k), more = z > most, first = (z != z) & (nan < m_set(0));
+        const mask here = m_set((ilane)k), more = z > most, first = v_is_nan(z) & (nan < m_set(0));
         at = (more & here) | (~more & at);
         nan = (first & here) | (~first & nan);
         most = v_max(z, most);
@@ -289,7 +289,7 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
                           .log_sum = half_of(g->log_sum, i),
                           .nll = half_of(nll, i),
                           .weight = half_set(1)};
-        t.sum = half_select(t.log_sum == t.log_sum, t.rest + t.own, t.log_sum);
+        t.sum = half_select(half_is_nan(t.log_sum), t.log_sum, t.rest + t.own);
         t.inverse = half_set(1) / t.sum;
         t.lse = half_of(g->top, i) + t.log_sum;
         if (soft) {
@@ -349,7 +349,7 @@ LK_INLINE void few_slopes(const group *g, const slopes *s, mask sloping, const b
     const class_plan *p = g->p;
     const bool precise = sizeof(elem) == 4;
     const vec off = s->b * v_set((real)p->off), nan = v_set((real)NAN);
-    const mask none = s->a != s->a;
+    const mask none = v_is_nan(s->a);
     mask here = {0};
     for (int64_t k = 0; k < p->classes; k++, here += m_set(1)) {
         const vec e = usual ? few_at(g->e, k) : few_at(g->e, k) * s->power;
@@ -370,7 +370,7 @@ LK_INLINE void few_slopes(const group *g, const slopes *s, mask sloping, const b
 
 static void few_gradient(const group *g, const slopes *s, mask sloping, bool soft)
 {
-    const bool usual = m_none(~sloping | (s->power != v_set(1)) | (s->a != s->a));
+    const bool usual = m_none(~sloping | (s->power != v_set(1)) | v_is_nan(s->a));
     if (soft)
         few_slopes(g, s, sloping, false, true, false);
     else if (g->p->weight || g->p->off > 0 || g->p->cap > 0)
@@ -469,7 +469,7 @@ void few_logprobs(const few_plan *plan, few_rows *r)
         half_put(by_l + i, -g_h / sum * p->scale);
         half_put(at + i, (g_l * (rest / sum) - pull) * p->scale); /* 1 - p_y is rest/sum */
     }
-    const mask sloping = few_sloping(r), none = g.sum != g.sum;
+    const mask sloping = few_sloping(r), none = v_is_nan(g.sum);
     const vec l = half_join(by_l), q = half_join(by_p), own = half_join(at), zero = {0};
     for (int64_t k = 0; k < p->classes; k++) {
         const vec d = few_at(g.z, k) - g.shift, e = few_at(g.e, k);

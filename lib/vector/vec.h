@@ -14,6 +14,7 @@
 
 #include "vector/element.h"
 
+#include <math.h>
 #include <stdbool.h>
 
 #if LK_VECTOR_BYTES >= 32
@@ -49,6 +50,11 @@ LK_INLINE vec v_where(mask m, vec x)
 LK_INLINE vec v_abs(vec x)
 {
     return (vec)((mask)x & ~(mask)v_set((real)-0.0));
+}
+
+LK_INLINE mask v_is_nan(vec x)
+{
+    return ~(v_abs(x) <= v_set((real)INFINITY));
 }
 
 /* -1, 0 or 1; NaN where x is. */

@@ -79,6 +79,11 @@ LK_INLINE wide_half half_abs(wide_half x)
     return (wide_half)((half_mask)x & INT64_MAX);
 }
 
+LK_INLINE half_mask half_is_nan(wide_half x)
+{
+    return ~(half_abs(x) <= half_set((double)INFINITY));
+}
+
 LK_INLINE wide_half half_read(const double *p)
 {
     wide_half x;
