@@ -25,6 +25,9 @@ typedef struct group {
     vec rest, own, sum; /* as in class_norm */
     vec above;          /* top - z_y */
     vec log_sum;
+    /* The next group's memory, and that of this one's gradient, which are fetched while the sums of
+     * this one are computed: as integers, since there may be no next group. */
+    uintptr_t next_x, next_t, grad;
 } group;
 
 size_t few_scratch(int64_t width)
@@ -116,6 +119,10 @@ static void few_begin(group *g, const few_plan *plan, const few_rows *r)
     g->z = p->scale == 1 && !(p->cap > 0) ? g->raw : g->t + vectors;
     g->x_room = (elem *)(g->raw + 4 * vectors);
     g->t_room = g->x_room + p->width * LANES;
+    const uintptr_t size = p->inner > 1 ? 0 : (uintptr_t)(p->width * LANES) * sizeof(elem);
+    g->next_x = (uintptr_t)r->x + size;
+    g->next_t = (uintptr_t)r->t + size;
+    g->grad = (uintptr_t)(r->grad_x ? r->grad_x : r->x);
     memcpy(&g->live, r->live, sizeof g->live);
     memcpy(&g->y, r->y, sizeof g->y);
     few_load(g, r->x, g->x_room, g->raw);
@@ -136,6 +143,17 @@ static void few_begin(group *g, const few_plan *plan, const few_rows *r)
     g->shift = v_where(g->top != lowest, g->top);
 }
 
+/* Fetch as many bytes from `at` on as a vector of elements of class k has. Hardware takes a group
+ * of rows that is read in turns for several streams, and gives up. */
+LK_INLINE void few_fetch(uintptr_t at, int64_t k, const bool to_write)
+{
+    const void *p = (const void *)(at + (uintptr_t)(k * LANES) * sizeof(elem));
+    if (to_write)
+        __builtin_prefetch(p, 1);
+    else
+        __builtin_prefetch(p);
+}
+
 /* The exponentials and their sum. The target, or in probability form every class at the maximum, is
  * left out of the sum and added last. */
 LK_INLINE void few_sum(group *g, const bool soft)
@@ -150,6 +168,10 @@ LK_INLINE void few_sum(group *g, const bool soft)
         for (int64_t k = from; k < end; k++, here += m_set(1)) {
             const vec z = few_at(g->z, k), e = v_exp_nonpos(z - g->shift);
             const mask apart = soft ? z == g->shift : g->y == here;
+            few_fetch(g->next_x, k, false);
+            if (soft)
+                few_fetch(g->next_t, k, false);
+            few_fetch(g->grad, k, true);
             v_write(g->e + k * LANES, e);
             part += v_where(~apart, e);
             if (soft) {
