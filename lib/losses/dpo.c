@@ -79,6 +79,15 @@ static lk_status check(const lk_job *job, lk_error *error)
     const double eps = smoothing(job);
     const bool chosen = lk_has(job, CHOSEN_LENGTHS), rejected = lk_has(job, REJECTED_LENGTHS);
     const int missing = chosen ? REJECTED_LENGTHS : CHOSEN_LENGTHS;
+    if (o->loss_type == SIGMOID_NORM && !(chosen && rejected))
+        return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
+                       "%s is missing; loss_type=sigmoid_norm needs chosen_lengths and "
+                       "rejected_lengths",
+                       inputs[missing].name);
+    if (o->loss_type == IPO && chosen != rejected)
+        return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
+                       "%s is missing; loss_type=ipo needs both lengths or neither",
+                       inputs[missing].name);
     if (o->loss_type == SIGMOID && eps > 0.5)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "label_smoothing is %g; for sigmoid it must be in [0, 0.5]", eps);
@@ -92,15 +101,6 @@ static lk_status check(const lk_job *job, lk_error *error)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "label_smoothing is %g; it must be 0 but for sigmoid, robust and exo_pair",
                        eps);
-    if (o->loss_type == SIGMOID_NORM && !(chosen && rejected))
-        return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
-                       "%s is missing; loss_type=sigmoid_norm needs chosen_lengths and "
-                       "rejected_lengths",
-                       inputs[missing].name);
-    if (o->loss_type == IPO && chosen != rejected)
-        return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
-                       "%s is missing; loss_type=ipo needs both lengths or neither",
-                       inputs[missing].name);
     return LK_OK;
 }
 

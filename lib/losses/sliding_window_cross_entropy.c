@@ -68,9 +68,6 @@ static lk_status check_strided(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     const int64_t L = job->size['L' - 'A'], K = o->stride;
-    if (lk_has(job, TARGETS) || lk_has(job, MASK) || is_set(o->window))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
-                       "mode=strided takes tokens; targets, mask and window belong to mode=mean");
     if (!is_set(K))
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option stride is missing; mode=strided needs it: by how many tokens the "
@@ -82,6 +79,9 @@ static lk_status check_strided(const lk_job *job, lk_error *error)
         return lk_fail(job, error, LK_RANK_MISMATCH, LOGITS, -1,
                        "logits has rank %d; with mode=strided it must be [J,L,C]",
                        job->lead_rank + 2);
+    if (lk_has(job, TARGETS) || lk_has(job, MASK) || is_set(o->window))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "mode=strided takes tokens; targets, mask and window belong to mode=mean");
     if (K > L)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "stride is %lld; with windows of %lld it must be in [1, %lld], or tokens "
@@ -100,12 +100,6 @@ static lk_status check_strided(const lk_job *job, lk_error *error)
 static lk_status check_mean(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
-    if (lk_has(job, TOKENS))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
-                       "mode=mean takes targets; tokens belongs to mode=strided");
-    if (o->common.reduce.reduction != LK_MEAN || !isnan(o->common.reduce.num_items))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
-                       "mode=mean excludes num_items and every reduction but mean");
     if (!is_set(o->window))
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option window is missing; mode=mean needs it: the positions of a window");
@@ -115,6 +109,12 @@ static lk_status check_mean(const lk_job *job, lk_error *error)
     if (job->lead_rank != 0)
         return lk_fail(job, error, LK_RANK_MISMATCH, LOGITS, -1,
                        "logits has rank %d; with mode=mean it must be [T,C]", job->lead_rank + 2);
+    if (lk_has(job, TOKENS))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "mode=mean takes targets; tokens belongs to mode=strided");
+    if (o->common.reduce.reduction != LK_MEAN || !isnan(o->common.reduce.num_items))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "mode=mean excludes num_items and every reduction but mean");
     return LK_OK;
 }
 
