@@ -282,7 +282,7 @@ def compare(case: Case, library: Losskit, threads: int, pairs: int) -> list[floa
             start = time.perf_counter()
             want, gradients = case.pytorch(function)
             spent.append(time.perf_counter() - start)
-        time.sleep(0.005)  # until PyTorch's threads, which spin for a while, have let go of their processors
+        time.sleep(0.03)  # until PyTorch's threads, which spin for a while, have let go of their processors
         start = time.perf_counter()
         got = case.losskit(library, threads)
         times[2].append(time.perf_counter() - start)
