@@ -470,20 +470,34 @@ def what_hides_a_second_request_ends_the_connection(path: str) -> None:
 
 @check
 def work_that_is_late_is_ended_while_it_runs(path: str) -> None:
+    """Of one loss, and of a graph that has parts still to come."""
     rows = 8000
     tensor = struct.pack("<f", 1.0) * (rows * 4)
-    body = safetensors([("embeddings", "F32", [rows, 4], tensor), ("labels", "I64", [rows], bytes(8 * rows))], {})
-    head = {"Content-Type": "application/x-safetensors", "X-Request-Timeout": "300", "X-Request-Id": "late"}
-    with Lossd(path, "--isa", "scalar", "--log-format", "json") as lossd, lossd.connect() as s:
-        s.sendall(request("POST", "/v1/losses/supcon", head, body))
-        same(receive(s).status, 504)
-        line = json.loads(logged(lossd, '"id":"late"'))
-        head["X-Request-Timeout"], head["X-Request-Id"] = "30000", "whole"
-        s.sendall(request("POST", "/v1/losses/supcon", head, body))
-        same(receive(s).status, 200)
-        whole = json.loads(logged(lossd, '"id":"whole"'))
-        spent, needed = line["compute_ms"], whole["compute_ms"]
-        same(spent < 0.8 * needed, True, f"{spent} of {needed} ms")
+    tensors = [("embeddings", "F32", [rows, 4], tensor), ("labels", "I64", [rows], bytes(8 * rows))]
+    policy = [
+        ("logits", "F32", [1, 2, 3], struct.pack("<6f", 1.2, -0.8, -0.5, 0.9, -1.2, 1.1)),
+        ("targets", "I64", [1, 2], struct.pack("<2q", 0, 1)),
+        ("advantages", "F32", [1], struct.pack("<f", 1.5)),
+    ]
+    parts = [
+        {"loss": "supcon"},
+        {"loss": "token_logprobs", "name": "policy"},
+        {"loss": "policy_gradient", "inputs": {"logprobs": "part.policy.logprobs"}},
+    ]
+    alone = ("/v1/losses/supcon", safetensors(tensors, {}))
+    graph = ("/v1/losses/composite", safetensors(tensors + policy, {"parts": json.dumps(parts)}))
+    for target, body in (alone, graph):
+        head = {"Content-Type": "application/x-safetensors", "X-Request-Timeout": "300", "X-Request-Id": "late"}
+        with Lossd(path, "--isa", "scalar", "--log-format", "json") as lossd, lossd.connect() as s:
+            s.sendall(request("POST", target, head, body))
+            same(receive(s).status, 504)
+            line = json.loads(logged(lossd, '"id":"late"'))
+            head["X-Request-Timeout"], head["X-Request-Id"] = "30000", "whole"
+            s.sendall(request("POST", target, head, body))
+            same(receive(s).status, 200)
+            whole = json.loads(logged(lossd, '"id":"whole"'))
+            spent, needed = line["compute_ms"], whole["compute_ms"]
+            same(spent < 0.8 * needed, True, f"{target}: {spent} of {needed} ms")
 
 
 # systemd, and the log.
