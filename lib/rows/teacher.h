@@ -140,11 +140,11 @@ LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_
 LK_INLINE void teacher_normalise_few(const void *y, const bool elems, int64_t classes, int count,
                                      real scale, teacher_norm *to)
 {
-    enum { PART = 8 }; /* of a sum */
+    enum { PART = 8 /* of a sum */, ROOM = (FEW + LANES - 1) / LANES * LANES * LANES };
     const size_t size = (size_t)classes * (elems ? sizeof(elem) : sizeof(real));
     const cross_rows lie = cross_make(classes, 1);
     const vec by = v_set(scale), one = v_set(1), lowest = v_set(-(real)INFINITY);
-    real z[FEW * LANES], room[FEW * LANES];
+    real z[ROOM], room[FEW * LANES];
     if (count < LANES) { /* beside zeros */
         memset(room, 0, size * LANES);
         memcpy(room, y, size * (size_t)count);

@@ -2,7 +2,7 @@
  *
  * Rows of few classes (lib/rows/few.h), with every option: the bits of a row do not depend on its
  * neighbours, the batch, its place in memory or how the classes lie, and they are what the
- * definition says, in double.
+ * definition says, in double. The bits of rows beside a teacher's do not either.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -57,8 +57,14 @@ static const setting settings[] = {
      .masked = true,
      .outputs = SOFT_OUTPUTS},
     {"token_logprobs", {NULL}, .outputs = {"logprobs", "entropy"}},
+    {"distillation", {NULL}, .soft = true, .outputs = {"loss"}},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
+
+static bool is_of(const setting *s, const char *loss)
+{
+    return strcmp(s->loss, loss) == 0;
+}
 
 static double option(const setting *s, const char *name, double otherwise)
 {
@@ -138,7 +144,7 @@ typedef struct way {
 static void evaluate(batch *b, way w)
 {
     const setting *set = b->set;
-    const bool tokens = strcmp(set->loss, "token_logprobs") == 0;
+    const bool tokens = is_of(set, "token_logprobs"), teacher = is_of(set, "distillation");
     const int64_t C = b->classes, n = w.count, size = (int64_t)lk_dtype_size(b->dtype);
     const size_t bytes = (size_t)(n * C * size + w.offset);
     unsigned char *x = malloc(bytes), *t = malloc(bytes), *apart = malloc(bytes);
@@ -166,7 +172,8 @@ static void evaluate(batch *b, way w)
     mask.dtype = LK_U8;
     up.data = b->up + w.first;
     up_entropy.data = b->up_entropy + w.first;
-    lk_named in[8] = {{"logits", logits}, {"targets", set->soft ? soft : y}};
+    lk_named in[8] = {{teacher ? "student_logits" : "logits", logits},
+                      {teacher ? "teacher_logits" : "targets", set->soft ? soft : y}};
     int inputs = 2;
     in[inputs++] = (lk_named){tokens ? "grad_logprobs" : "grad_output", up};
     if (tokens)
@@ -175,7 +182,7 @@ static void evaluate(batch *b, way w)
         in[inputs++] = (lk_named){"class_weight", lk_vector(LK_F64, b->weight, C)};
     if (set->masked)
         in[inputs++] = (lk_named){"mask", mask};
-    lk_named out[8] = {{"grad.logits", logits}};
+    lk_named out[8] = {{teacher ? "grad.student_logits" : "grad.logits", logits}};
     out[0].tensor.data = grad;
     unsigned char value[PER_ROW][ROWS * 8];
     int outputs = 0;
@@ -236,7 +243,7 @@ static void same_row(const batch *a, const batch *b, int64_t i, const char *what
 
 static void check_bits(const setting *set, lk_dtype dtype, int64_t classes)
 {
-    const bool tokens = strcmp(set->loss, "token_logprobs") == 0;
+    const bool apart = is_of(set, "cross_entropy"); /* may classes lie so? */
     batch *a = draw(set, dtype, classes), *b = need(malloc(sizeof *b));
     evaluate(a, (way){.count = ROWS});
     *b = *a;
@@ -246,7 +253,7 @@ static void check_bits(const setting *set, lk_dtype dtype, int64_t classes)
     }
     for (int64_t i = 0; i < ROWS; i++)
         same_row(a, b, i, "in parts of the batch");
-    if (!tokens) {
+    if (apart) {
         evaluate(b, (way){.count = ROWS, .across = true, .in_place = random_int(0, 1)});
         for (int64_t i = 0; i < ROWS; i++)
             same_row(a, b, i, "with class_dim=1");
@@ -269,7 +276,7 @@ typedef struct expected {
 static expected define(const batch *b, int64_t i)
 {
     const setting *s = b->set;
-    const bool tokens = strcmp(s->loss, "token_logprobs") == 0;
+    const bool tokens = is_of(s, "token_logprobs");
     const double scale = option(s, "logit_scale", 1), cap = option(s, "softcap", 0);
     const double eps = option(s, "label_smoothing", 0), lambda = option(s, "z_loss", 0);
     const double gamma = option(s, "focal_gamma", 0), poly = option(s, "poly1", 0);
@@ -320,6 +327,8 @@ static expected define(const batch *b, int64_t i)
 static void check_values(const setting *set, lk_dtype dtype, int64_t classes)
 {
     const double f32 = dtype == LK_F64 ? 0x1p-29 : 1; /* how much finer than f32 */
+    if (is_of(set, "distillation"))
+        return;
     batch *b = draw(set, dtype, classes);
     evaluate(b, (way){.count = ROWS});
     const double scale = fmax(1, option(set, "logit_scale", 1));
