@@ -28,15 +28,20 @@ LK_DRIVER int64_t elements_nonfinite(const elem *x, int64_t n);
 LK_DRIVER void elements_scale(elem *x, int64_t n, int power);
 
 /* A factor of a gradient may be beyond the range of reals where the gradient is not. The gradient
- * is then computed with factor * 2^-power, which is about 1, and multiplied by 2^power. Returns
- * that power: 0 if the factor needs none. */
+ * is then computed with factor * 2^-power, and multiplied by 2^power. Returns that power: 0 if the
+ * factor needs none, otherwise no more than it needs. What the factor meets, a weight or a slope,
+ * may be as far beyond 1 on the other side, and elements of 16 bits are rounded in between. */
 LK_INLINE int elements_power(double factor)
 {
-    const double most = sizeof(real) == sizeof(double) ? 0x1p1000 : 0x1p100, size = fabs(factor);
-    int power = 0;
-    if (!(size >= 1 / most && size <= most) && size > 0 && isfinite(size))
-        (void)frexp(size, &power);
-    return power;
+#if defined(LK_ELEMENT_F16)
+    const int most = 120; /* their own range is much smaller */
+#else
+    const int most = sizeof(real) == sizeof(double) ? 1000 : 100;
+#endif
+    int exponent = 0;
+    if (isfinite(factor))
+        (void)frexp(factor, &exponent);
+    return exponent > most ? exponent - most : exponent < -most ? exponent + most : 0;
 }
 
 /* The sum of n reals: in double, in an order that is the same on every ISA. */

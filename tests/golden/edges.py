@@ -353,6 +353,14 @@ def factors():
     case("items-many", "mse", many, {"a": [3, 1], "b": [0, 0.5]}, {"num_items": 1e45}, ("a", "b"),
          others={"sample_weight": ([2.0 ** 120] * 2, "f64")})
 
+    # Weights beside which the denominator is as far on the other side of 1.
+    for name, weight, a in (("large", [2.0 ** 120, 2.0 ** 121], [1000, 3000]),
+                            ("small", [2.0 ** -120, 2.0 ** -119], [1e-5, 3e-5])):
+        w, x = ([exact(rounded(v, "f32")) for v in data] for data in (weight, a))
+        case(f"weights-{name}", "mse", None, {"a": a, "b": [0, 0]}, types=("f32",),
+             others={"sample_weight": (weight, "f32")},
+             outputs={"grad.a": [word(2 * v * d / sum(w)) for v, d in zip(w, x)]})
+
     def apart_classes(t):  # of two rows that lie side by side
         return sum(cross([v[k] for v in t["logits"][0]], 1) for k in (0, 1)) / few
     case("items-strided", "cross_entropy", apart_classes, {"logits": [[[-60, 2], [0, 62], [-61, 1]]]},
