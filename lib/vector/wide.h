@@ -26,6 +26,8 @@ LK_INLINE wide_half w_fold(wide x)
     return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
 }
 
+typedef real half_reals __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(real))));
+
 /* As many reals, unaligned, as doubles. */
 LK_INLINE wide_half w_read_half(const real *p)
 {
@@ -34,8 +36,7 @@ LK_INLINE wide_half w_read_half(const real *p)
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
     return (wide_half)_mm256_cvtps_pd(_mm_loadu_ps(p));
 #else
-    typedef real half __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(real))));
-    half x;
+    half_reals x;
     memcpy(&x, p, sizeof x);
     return __builtin_convertvector(x, wide_half);
 #endif
@@ -111,7 +112,6 @@ LK_INLINE wide_half half_scaled(wide_half x, double root)
 }
 
 /* HALF_LANES of the reals of a vector, from lane i on, as doubles, and back. */
-typedef real half_reals __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(real))));
 
 LK_INLINE wide_half half_of(vec x, int i)
 {
