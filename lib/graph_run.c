@@ -181,8 +181,18 @@ static int power_of(const graph *g, double upstream)
     return power > near ? power - near : power < -near ? power + near : 0;
 }
 
+/* Is the part given an upstream gradient of one of its outputs, besides those of its readers? */
+static bool is_sent_upstream(const part *p)
+{
+    for (int i = 0; p->is->inputs[i].name; i++)
+        if ((p->is->inputs[i].flags & LK_COTANGENT) && (p->tensor[i] >= 0 || p->from[i] >= 0))
+            return true;
+    return false;
+}
+
 /* Which parts have a gradient other than 0 for those that they read, and their powers: the highest
- * of what flows into a part, so that all of it is in range. */
+ * of what flows into a part, so that all of it is in range; 0 where some of it is given as it is.
+ */
 static void find_flows(graph *g)
 {
     for (int n = g->parts - 1; n >= 0; n--) {
@@ -198,6 +208,8 @@ static void find_flows(graph *g)
             p->power = !p->flows || reader->power > p->power ? reader->power : p->power;
             p->flows = true;
         }
+        if (is_sent_upstream(p))
+            p->power = 0;
         p->upstream = ldexp(p->upstream, -p->power);
     }
 }

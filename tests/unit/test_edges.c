@@ -539,12 +539,64 @@ static void test_again(void **state)
     lk_call_free(call);
 }
 
+/* An upstream gradient that is sent counts as it is, however small or large that of the loss is, of
+ * a part that stands alone and of one that is read. */
+static void test_sent(void **state)
+{
+    static const double weights[] = {1, 1e-38, 1e34};
+    (void)state;
+    lk_error error;
+    float logits[] = {1, 2}, advantages[] = {1}, above[] = {0.5f}, grad[2], alone[2];
+    int64_t targets[] = {1};
+    lk_tensor x = {logits, LK_F32, 3, {1, 1, 2}}, y = lk_matrix(LK_I64, targets, 1, 1),
+              a = lk_vector(LK_F32, advantages, 1), h = lk_matrix(LK_F32, above, 1, 1);
+    for (size_t i = 0; i < 2 * sizeof weights / sizeof *weights; i++) {
+        const bool read = i & 1;
+        const double weight = weights[i / 2];
+        /* The gradient of -A exp(l - l) by l is -A. */
+        double upstream = read ? -weight : weight;
+        lk_tensor u = lk_scalar(LK_F64, &upstream), g = {alone, LK_F32, 3, {1, 1, 2}};
+        if (lk_evaluate("token_logprobs", NULL,
+                        (lk_named[]){{"logits", x},
+                                     {"targets", y},
+                                     {"grad_output", u},
+                                     {"grad_entropy", h},
+                                     {NULL, {0}}},
+                        (lk_named[]){{"grad.logits", g}, {NULL, {0}}}, &error) != LK_OK)
+            fail_msg("%s", error.text);
+        lk_call *call = lk_call_new(lk_loss_find("composite"));
+        if (read) {
+            assert_int_equal(lk_call_part(call, "policy_gradient", weight, &error), LK_OK);
+            assert_int_equal(lk_call_part_input(call, "logprobs", "part.1.logprobs", &error),
+                             LK_OK);
+            assert_int_equal(lk_call_input(call, "advantages", &a, &error), LK_OK);
+            assert_int_equal(lk_call_part_unweighted(call, "token_logprobs", &error), LK_OK);
+        } else {
+            assert_int_equal(lk_call_part(call, "token_logprobs", weight, &error), LK_OK);
+        }
+        assert_int_equal(lk_call_input(call, "logits", &x, &error), LK_OK);
+        assert_int_equal(lk_call_input(call, "targets", &y, &error), LK_OK);
+        assert_int_equal(lk_call_input(call, "grad_entropy", &h, &error), LK_OK);
+        assert_int_equal(lk_call_want(call, "grad.logits", &error), LK_OK);
+        if (lk_call_check(call, &error) != LK_OK)
+            fail_msg("%s", error.text);
+        assert_int_equal(lk_call_bind(call, 0, grad), LK_OK);
+        run(call);
+        for (int k = 0; k < 2; k++)
+            if (fabsf(grad[k] - alone[k]) > 1e-6f * fabsf(alone[k]))
+                fail_msg("weight %g, %s: %g, not %g", weight, read ? "read" : "alone",
+                         (double)grad[k], (double)alone[k]);
+        lk_call_free(call);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_by_one),
         cmocka_unit_test(test_most),
         cmocka_unit_test(test_again),
+        cmocka_unit_test(test_sent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
