@@ -180,20 +180,11 @@ bool lk_graph_goes_back(const graph *g, int k, int i);
 /* The input of a part that takes the upstream gradient of that output; -1: a constant. */
 int lk_graph_upstream(const part *p, const char *output);
 
-/* Is the gradient of that tensor among the requested outputs? */
-bool lk_graph_wants(const graph *g, const named *t);
-
 /* Must part k compute the gradient of its input i? */
 bool lk_graph_wants_gradient(const graph *g, int k, int i);
 
 /* Which parts compute gradients, and when: once the outputs are known. */
 void lk_graph_set_visits(graph *g);
-
-/* The visit in which a part computes its gradients. */
-static inline int lk_graph_back(const part *p)
-{
-    return p->deferred ? p->back : p->visit;
-}
 
 /* graph_check.c */
 
@@ -211,9 +202,6 @@ static inline size_t lk_graph_bytes(const lk_tensor *t, lk_dtype dtype)
 
 /* The buffer of the graph's output that is this output of part k, or NULL. */
 const lk_wanted *lk_graph_shown(const graph *g, int k, const char *output);
-
-/* Is that the first of the gradients whose sum is that of the tensor? */
-bool lk_graph_is_first(const graph *g, int k, int i);
 
 /* The visit after which the gradient of input i of part k is added to the sum: those before it have
  * been added by then. */

@@ -158,7 +158,8 @@ lk_status lk_graph_connect_edges(graph *g, lk_error *error)
 
 /* Gradients. */
 
-bool lk_graph_wants(const graph *g, const named *t)
+/* Is the gradient of that tensor among the requested outputs? */
+static bool wants(const graph *g, const named *t)
 {
     for (int w = 0; w < g->call.wanted_count; w++)
         if (strncmp(g->call.wanted[w].name, "grad.", 5) == 0 &&
@@ -173,7 +174,7 @@ bool lk_graph_wants_gradient(const graph *g, int k, int i)
     if (!p->live || !(p->is->inputs[i].flags & LK_DIFFERENTIABLE))
         return false;
     if (p->tensor[i] >= 0)
-        return lk_graph_wants(g, &g->tensor[p->tensor[i]]);
+        return wants(g, &g->tensor[p->tensor[i]]);
     return lk_graph_goes_back(g, k, i) && g->part[p->from[i]].grads;
 }
 

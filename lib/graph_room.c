@@ -66,7 +66,8 @@ static bool precedes(const graph *g, int l, int j, int k, int i)
            lk_graph_wants_gradient(g, l, j);
 }
 
-bool lk_graph_is_first(const graph *g, int k, int i)
+/* Is that the first of the gradients whose sum is that of the tensor? */
+static bool is_first(const graph *g, int k, int i)
 {
     for (int l = 0; l <= k; l++)
         for (int j = 0; g->part[l].is->inputs[j].name; j++)
@@ -75,13 +76,19 @@ bool lk_graph_is_first(const graph *g, int k, int i)
     return false;
 }
 
+/* The visit in which a part computes its gradients. */
+static int back_of(const part *p)
+{
+    return p->deferred ? p->back : p->visit;
+}
+
 int lk_graph_added(const graph *g, int k, int i)
 {
     int last = 0;
     for (int l = 0; l <= k; l++)
         for (int j = 0; g->part[l].is->inputs[j].name; j++)
-            if (precedes(g, l, j, k, i) && lk_graph_back(&g->part[l]) > last)
-                last = lk_graph_back(&g->part[l]);
+            if (precedes(g, l, j, k, i) && back_of(&g->part[l]) > last)
+                last = back_of(&g->part[l]);
     return last;
 }
 
@@ -92,16 +99,11 @@ static size_t output_place(const graph *g, plan *to, int k, const char *output, 
     const size_t bytes = lk_graph_bytes(is, is->dtype);
     const int i = lk_graph_gradient_of(p, output);
     if (i >= 0 && p->tensor[i] >= 0)
-        return lk_graph_is_first(g, k, i)
-                   ? ELSEWHERE
-                   : place(to, bytes, lk_graph_back(p), lk_graph_added(g, k, i));
-    if (i >= 0)
-        return place(to, bytes, 0, ALWAYS);
-    if (lk_graph_shown(g, k, output) || (strcmp(output, "loss") == 0 && is->rank == 0))
+        return is_first(g, k, i) ? ELSEWHERE
+                                 : place(to, bytes, back_of(p), lk_graph_added(g, k, i));
+    if (i < 0 && (lk_graph_shown(g, k, output) || (strcmp(output, "loss") == 0 && is->rank == 0)))
         return ELSEWHERE;
-    if (lk_graph_is_read(g, k, output) || strcmp(output, "loss") == 0)
-        return place(to, bytes, 0, ALWAYS);
-    return place(to, bytes, p->visit, p->visit);
+    return place(to, bytes, 0, ALWAYS);
 }
 
 void lk_graph_lay_out(graph *g)
