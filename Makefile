@@ -329,6 +329,7 @@ seeds:
 
 ## valgrind: the unit tests and goldens under memcheck
 valgrind: deps-test
+	$(Q).ci/deps valgrind
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=debug $(UNITS:$(B)/%=build/debug/%) build/debug/tests/test_golden
 	$(Q)for t in $(UNITS:$(B)/%=build/debug/%) build/debug/tests/test_golden; do \
 		valgrind -q --error-exitcode=1 $$t || exit 1; done
