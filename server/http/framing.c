@@ -235,7 +235,9 @@ static void begin_header(framing *f, char c)
     } else if (!head_is_tchar(c)) {
         malformed(f, "a header name is not a token");
     } else if (f->headers == FRAMING_HEADERS_MAX) {
-        refuse(f, 431, "head_too_large", "the request has more than 128 headers");
+        refuse(f, 431, "head_too_large",
+               f->trailer ? "the body has more than 128 trailers"
+                          : "the request has more than 128 headers");
     } else {
         f->state = NAME;
         f->headers++;

@@ -279,6 +279,12 @@ static void many_and_long(void **unused)
     framing f = pass(text.data, text.size, 0, 0, &got);
     assert_int_equal(f.status, 0);
     free(got.data);
+    text.size -= 2;
+    say(&text, "X:\r\n\r\n");
+    f = pass(text.data, text.size, 0, 0, &got);
+    assert_int_equal(f.status, 431);
+    assert_non_null(strstr(f.why, "128 trailers"));
+    free(got.data);
     text.size = 0;
     say(&text, POST);
     for (int i = 0; i < 256; i++)
