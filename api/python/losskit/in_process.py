@@ -14,7 +14,7 @@ from lossd import calls, tensors
 from lossd.errors import error_of
 
 from . import describe, parts
-from .library import MAX_RANK, Error, Tensor, lib
+from .library import MAX_RANK, Error, Tensor, encoded, lib
 
 ALIGNMENT = 64
 SHARD_ELEMENTS = 128 * 1024  # fewer elements than this are not worth a trip to another thread
@@ -147,9 +147,9 @@ class _Call:
             if name in self.parts:
                 parts.add(self, name, text, descriptions)
             else:
-                self.do(lib.lk_call_option, name.encode(), text.encode())
+                self.do(lib.lk_call_option, encoded(name), encoded(text))
         for name in () if outputs is None else ",".join(outputs).split(","):
-            self.do(lib.lk_call_want, name.lstrip(" ").encode())
+            self.do(lib.lk_call_want, encoded(name.lstrip(" ")))
         self.elements = 1
         for name, tensor in given.items():
             array = np.asarray(tensors.bits(tensor), order="C")
@@ -159,7 +159,7 @@ class _Call:
                 detail = f"{name} has {array.ndim} axes; tensors have at most {MAX_RANK}"
                 raise error_of(413, {"code": "too_large", "detail": detail, "input": name})
             view = Tensor(_address(array), DTYPES[tensors.dtype_name(tensor)], array.ndim, array.shape)
-            self.do(lib.lk_call_input, name.encode(), view)
+            self.do(lib.lk_call_input, encoded(name), view)
         self.do(lib.lk_call_check)
 
     def bind(self, inputs: Mapping[str, Any], given: Mapping[str, tensors.Tensor], in_place: Set[str]) -> None:

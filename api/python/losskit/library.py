@@ -139,4 +139,9 @@ def _load() -> Any:
     return found
 
 
+def encoded(text: str) -> bytes:
+    """For C, where a string ends at its first NUL: one within becomes U+FFFD, so that no name is taken for another."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace")
+
+
 lib = _load()

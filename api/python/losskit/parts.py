@@ -9,7 +9,7 @@ from typing import Any
 from lossd import tensors
 from lossd.errors import error_of
 
-from .library import lib
+from .library import encoded, lib
 
 MEMBERS: dict[str, tuple[Any, str]] = {
     "loss": (str, "the name of a loss"),
@@ -46,21 +46,21 @@ def _add_one(call: Any, where: str, part: Any, descriptions: Mapping[str, Any]) 
         raise _invalid(f"{where}.loss must be there")
     loss = part["loss"]
     if "weight" in part:
-        call.do(lib.lk_call_part, loss.encode(), part["weight"])
+        call.do(lib.lk_call_part, encoded(loss), part["weight"])
     else:
-        call.do(lib.lk_call_part_unweighted, loss.encode())
+        call.do(lib.lk_call_part_unweighted, encoded(loss))
     if "name" in part:
-        call.do(lib.lk_call_part_name, part["name"].encode())
+        call.do(lib.lk_call_part_name, encoded(part["name"]))
     for name, tensor in part.get("inputs", {}).items():
         if tensor is not None and not isinstance(tensor, str):
             raise _invalid(f"{where}.inputs must be an object of names of tensors, or null")
-        call.do(lib.lk_call_part_input, name.encode(), None if tensor is None else tensor.encode())
+        call.do(lib.lk_call_part_input, encoded(name), None if tensor is None else encoded(tensor))
     lists = {one["name"] for one in descriptions[loss]["options"] if one["type"] in ("list", "reals")}
     for name, value in part.get("options", {}).items():
         if isinstance(value, dict) or (isinstance(value, list) and not (name in lists and all(map(_is_number, value)))):
             forms = "an array of numbers" if name in lists else "a number, true, false"
             raise _invalid(f"{where}.options.{name} must be {forms}, a string or null")
-        call.do(lib.lk_call_part_option, name.encode(), tensors.option_text(value).encode())
+        call.do(lib.lk_call_part_option, encoded(name), encoded(tensors.option_text(value)))
 
 
 def _invalid(detail: str) -> Exception:

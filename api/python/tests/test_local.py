@@ -146,6 +146,7 @@ class Local(unittest.TestCase):
             ("cross_entropy", {"logits": x, "targets": y[:1]}, {}, None),
             ("cross_entropy", {"logits": x[0], "targets": y}, {}, None),
             ("cross_entropy", {**good, "nonsense": y}, {}, None),
+            ("cross_entropy", {"logits\0": x, "targets": y}, {}, None),
             ("cross_entropy", {"logits": x.reshape((1,) * 8 + (2, 3)), "targets": y}, {}, None),
             ("cross_entropy", good, {"label_smoothing": 2}, None),
             ("cross_entropy", good, {"label_smoothing": "x"}, ["nonsense"]),
@@ -167,7 +168,7 @@ class Local(unittest.TestCase):
             [{"loss": "mse", "inputs": {"a": 1}}], [{"loss": "mse", "inputs": {"c": "a"}}],
             [{"loss": "mse", "inputs": {"a": "c"}}], [{"loss": "mse", "weight": 1}] * 17, [{"loss": "composite"}],
             [{"loss": "mask_tokens"}], [{"loss": "mse", "options": {"reduction": "none"}}],
-            [{"loss": "mse", "name": 1}], [{"loss": "mse", "name": "0"}],
+            [{"loss": "mse", "name": 1}], [{"loss": "mse", "name": "0"}], [{"loss": "mse\0"}],
             [{"loss": "mse", "inputs": {"b": "part.0.loss"}}], [{"loss": "mse", "inputs": {"b": "part.m.loss"}}],
         ):  # fmt: skip
             text = parts if isinstance(parts, str) else json.dumps(parts)
@@ -180,6 +181,8 @@ class Local(unittest.TestCase):
                 want, got = want[:3], got[:3]
             self.assertEqual(got, want, f"{loss} {options}")
         for client in (self.client, losskit.local):
+            for refused in ({"options": {"ignore_index": "0\0"}}, {"outputs": ["loss\0"]}):
+                self.assertRaises(losskit.LossdError, client.evaluate, "cross_entropy", good, **refused)
             self.assertRaises(AttributeError, lambda: client.no_such_loss)
             self.assertRaises(AttributeError, client.evaluate, "no_such_loss", {})
             self.assertRaises(TypeError, client.mse, [1.0], [1.0], nonsense=1)
