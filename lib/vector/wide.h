@@ -112,7 +112,6 @@ LK_INLINE wide_half half_scaled(wide_half x, double root)
 }
 
 /* HALF_LANES of the reals of a vector, from lane i on, as doubles, and back. */
-
 LK_INLINE wide_half half_of(vec x, int i)
 {
     real from[LANES];

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import losskit
 import numpy as np
-from losskit.library import Error, Tensor, lib
+from losskit.binding import Error, Tensor, lib
 
 try:
     import losskit.torch

@@ -4,6 +4,7 @@
  * reads gave, then, in the opposite order, with the sums of the gradients of those that read it.
  */
 #include "tests/help.h"
+#include "tests/run_call.h"
 #include "tests/trial/trial.h"
 
 enum { PARTS = 6 };
@@ -347,22 +348,6 @@ static lk_call *call_of(const net *n, lk_tensor held[PARTS][TRIAL_INPUTS])
     return call;
 }
 
-static void run(lk_call *call)
-{
-    lk_error error = {0};
-    if (lk_call_plan(call, &error) != LK_OK)
-        fail_msg("%s", error.text);
-    void *scratch = aligned_alloc(64, (lk_call_scratch(call) + 127) / 64 * 64);
-    assert_non_null(scratch);
-    do
-        for (int64_t b = lk_call_blocks(call); b-- > 0;)
-            lk_call_run(call, b, 1, scratch);
-    while (lk_call_next(call));
-    free(scratch);
-    if (lk_call_finish(call, &error) != LK_OK)
-        fail_msg("%s", error.text);
-}
-
 static void print_net(const net *n)
 {
     char text[1024];
@@ -458,7 +443,7 @@ static void test_one_by_one(void **state)
             out[i].data = over ? over->data : malloc((size_t)lk_tensor_count(&out[i]) * 8 + 1);
             assert_int_equal(lk_call_bind(call, i, out[i].data), LK_OK);
         }
-        run(call);
+        run_call(call);
         for (int i = 0; i < outputs; i++) {
             compare(&n, lk_call_output(call, i, NULL), &out[i]);
             if (round % 3 || !lk_call_in_place(call, i))
@@ -504,7 +489,7 @@ static void test_most(void **state)
         fail_msg("%s", error.text);
     assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
     assert_int_equal(lk_call_bind(call, 1, &grad), LK_OK);
-    run(call);
+    run_call(call);
     assert_true(loss == 3 && grad == 1);
     lk_call_free(call);
 }
@@ -534,7 +519,7 @@ static void test_again(void **state)
     assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
     assert_string_equal(error.input, "targets");
     targets[0] = 1;
-    run(call);
+    run_call(call);
     assert_true(loss == -1);
     lk_call_free(call);
 }
@@ -581,7 +566,7 @@ static void test_sent(void **state)
         if (lk_call_check(call, &error) != LK_OK)
             fail_msg("%s", error.text);
         assert_int_equal(lk_call_bind(call, 0, grad), LK_OK);
-        run(call);
+        run_call(call);
         for (int k = 0; k < 2; k++)
             if (fabsf(grad[k] - alone[k]) > 1e-6f * fabsf(alone[k]))
                 fail_msg("weight %g, %s: %g, not %g", weight, read ? "read" : "alone",

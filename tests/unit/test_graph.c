@@ -4,6 +4,7 @@
  * the sums of their gradients.
  */
 #include "tests/help.h"
+#include "tests/run_call.h"
 #include "tests/trial/trial.h"
 
 enum { PARTS = 3 };
@@ -120,23 +121,6 @@ static lk_call *call_of(const mixture *m, lk_tensor held[PARTS][TRIAL_INPUTS])
     return call;
 }
 
-/* Runs the blocks from the last to the first. */
-static void run(lk_call *call)
-{
-    lk_error error = {0};
-    if (lk_call_plan(call, &error) != LK_OK)
-        fail_msg("%s", error.text);
-    void *scratch = aligned_alloc(64, (lk_call_scratch(call) + 127) / 64 * 64);
-    assert_non_null(scratch);
-    do
-        for (int64_t b = lk_call_blocks(call); b-- > 0;)
-            lk_call_run(call, b, 1, scratch);
-    while (lk_call_next(call));
-    free(scratch);
-    if (lk_call_finish(call, &error) != LK_OK)
-        fail_msg("%s", error.text);
-}
-
 /* The sum of the parts' gradients with respect to a tensor, and of their sizes. */
 static double sum_of(const mixture *m, const char *tensor, int64_t j, double *size)
 {
@@ -203,7 +187,7 @@ static void test_sums(void **state)
             out[i].data = malloc((size_t)lk_tensor_count(&out[i]) * 8 + 1);
             assert_int_equal(lk_call_bind(call, i, out[i].data), LK_OK);
         }
-        run(call);
+        run_call(call);
         for (int i = 0; i < outputs; i++) {
             const char *name = lk_call_output(call, i, NULL);
             gradients += strncmp(name, "grad.", 5) == 0;
@@ -243,7 +227,7 @@ static void test_again(void **state)
     assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
     assert_string_equal(error.input, "targets");
     targets[0] = 1;
-    run(call);
+    run_call(call);
     assert_true(fabs((double)loss - 2 * log1p(exp(-1))) < 1e-6);
     assert_true(grad[0] == -grad[1] && parts[0] * 2 == loss);
     lk_call_free(call);
@@ -276,7 +260,7 @@ static void test_again_of_several(void **state)
         assert_int_equal(lk_call_bind(call, i, places[i]), LK_OK);
     assert_int_equal(lk_call_plan(call, &error), LK_TARGET_OUT_OF_RANGE);
     targets[0] = 1;
-    run(call);
+    run_call(call);
     assert_true(parts[0] == 6 && grad_a[0] == 1 && grad_a[1] == 1);
     assert_true(grad_logits[0] == -grad_logits[1] && loss == parts[0] + parts[1]);
     lk_call_free(call);
@@ -308,7 +292,7 @@ static void test_check_again(void **state)
     assert_int_equal(lk_call_bind(call, 0, &loss), LK_OK);
     assert_int_equal(lk_call_bind(call, 1, grad), LK_OK);
     assert_int_equal(lk_call_bind(call, 2, parts), LK_OK);
-    run(call);
+    run_call(call);
     assert_true(loss == 8 && grad[0] == 4 && parts[0] == 2);
     lk_call_free(call);
 }

@@ -12,7 +12,7 @@ service comes along as well: `python3 -m losskit serve`.
 from lossd import BF16, DeadlineExceeded, LossdError, Overloaded
 
 from .in_process import Local
-from .library import lib as _lib
+from .binding import lib as _lib
 
 __all__ = ["BF16", "DeadlineExceeded", "Local", "LossdError", "Overloaded", "__version__", "local"]
 __version__ = _lib.lk_version().decode()

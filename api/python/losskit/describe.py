@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from .library import DEFAULT, DIFFERENTIABLE, DYNAMIC, GRADIENT, OFF, OPEN, OPTIONAL, RANGED, TRANSFORM, Field, lib
+from .binding import DEFAULT, DIFFERENTIABLE, DYNAMIC, GRADIENT, OFF, OPEN, OPTIONAL, RANGED, TRANSFORM, Field, lib
 
 TYPES = ("real", "integer", "unsigned", "flag", "choice", "list", "reals", "parts")
 DTYPES = ("f64", "f32", "f16", "bf16", "i64", "i32", "u8", "bool")

@@ -14,7 +14,7 @@ from lossd import calls, tensors
 from lossd.errors import error_of
 
 from . import describe, parts
-from .library import MAX_RANK, Error, Tensor, encoded, lib
+from .binding import MAX_RANK, Error, Tensor, encoded, lib
 
 ALIGNMENT = 64
 SHARD_ELEMENTS = 128 * 1024  # fewer elements than this are not worth a trip to another thread

@@ -9,7 +9,7 @@ from typing import Any
 from lossd import tensors
 from lossd.errors import error_of
 
-from .library import encoded, lib
+from .binding import encoded, lib
 
 MEMBERS: dict[str, tuple[Any, str]] = {
     "loss": (str, "the name of a loss"),

@@ -30,7 +30,7 @@ from .test_client import CASES, HERE, LOSSD, array, has_torch, running
 
 os.environ.setdefault("LOSSKIT_LIBRARY", str(pathlib.Path(LOSSD).resolve().parent / "liblosskit.so.0"))
 import losskit  # noqa: E402
-from losskit.library import lib  # noqa: E402
+from losskit.binding import lib  # noqa: E402
 
 sys.path.insert(0, str(HERE.parents[2] / "tests" / "http"))
 import wires  # noqa: E402
