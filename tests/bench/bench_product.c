@@ -9,33 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define LK_VARIANT scalar_F32
 #define LK_ELEMENT_F32
 #define LK_VECTOR_BYTES 0
 #include "rows/product.h"
+#include "timing.h"
 
 enum { TURNS = 41 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x)
-{
-    qsort(x, TURNS, sizeof *x, by_value);
-    return x[TURNS / 2];
-}
 
 static void *need(void *p)
 {
@@ -172,11 +153,12 @@ static void row(int64_t rows, int64_t columns, int64_t depth)
         t[2][i] = cblas_sgemm ? timed(by_openblas, &p) : 0;
         t[3][i] = dnnl_sgemm ? timed(by_onednn, &p) : 0;
     }
-    const double one = median(t[0]), work = 2e-9 * (double)rows * (double)columns * (double)depth;
+    const double one = median(t[0], TURNS),
+                 work = 2e-9 * (double)rows * (double)columns * (double)depth;
     printf("%5lldx%-6lldx%-5lld %8.2f ms %8.1f GFLOP/s %7.2f x", (long long)rows,
-           (long long)columns, (long long)depth, one * 1e3, work / one, one / median(t[1]));
+           (long long)columns, (long long)depth, one * 1e3, work / one, one / median(t[1], TURNS));
     for (int other = 2; other < 4; other++) {
-        const double theirs = median(t[other]);
+        const double theirs = median(t[other], TURNS);
         if (theirs > 0)
             printf(" %9.2f", theirs / one);
         else

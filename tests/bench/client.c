@@ -24,8 +24,9 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "timing.h"
 
 enum { CONNECTIONS = 1024, SAMPLES = 1 << 22, HEAD = 4096, COMPARED = 64 * 1024 };
 
@@ -50,13 +51,6 @@ static size_t request_size;
 static times answered, refused;
 static uint64_t expected; /* the hash of the first reply */
 static size_t different;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 static void die(const char *what)
 {

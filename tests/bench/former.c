@@ -12,7 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "timing.h"
 
 enum { LEAST = 7, MOST = 41, OUTPUTS = 8, INPUTS = 8 };
 
@@ -179,23 +180,9 @@ static library load(const char *path)
 }
 
 /* One thread is timed by its processor time, which others on the machine take no part of. */
-static double now(int threads)
+static double ticks(int threads)
 {
-    struct timespec t;
-    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *x, int n)
-{
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    return x[n / 2];
+    return clock_seconds(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC);
 }
 
 static uint32_t draw(void)
@@ -384,21 +371,21 @@ static void compare(const library *former, const library *ours, size_t k, lk_dty
     lk_error error;
     prepare(&w, cases[k].options, cases[k].inputs, cases[k].outputs, dtype);
     for (int i = 0; i < 2; i++) {
-        double start = now(threads);
+        double start = ticks(threads);
         if (!evaluate(both[i], cases[k].loss, &w, threads, &error)) {
             printf("%-24s %s: %s\n", cases[k].loss, i ? "ours" : "former", error.text);
             discard(&w);
             return;
         }
-        repeat = (int)(0.0003 / (now(threads) - start)) + 1;
+        repeat = (int)(0.0003 / (ticks(threads) - start)) + 1;
     }
     for (; n < LEAST || (n < MOST && spent < 0.8); n++)
         for (int i = 0; i < 2; i++) {
             const int which = (i + n) % 2;
-            double start = now(threads);
+            double start = ticks(threads);
             for (int r = 0; r < repeat; r++)
                 (void)evaluate(both[which], cases[k].loss, &w, threads, &error);
-            times[which][n] = (now(threads) - start) / repeat;
+            times[which][n] = (ticks(threads) - start) / repeat;
             spent += times[which][n] * repeat;
         }
     const double a = median(times[0], n), b = median(times[1], n);
