@@ -55,7 +55,8 @@ endif
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
 	-Wwrite-strings -Wvla -Wundef -Wunused-result -Werror
 HARDEN := -fstack-protector-strong -fPIE
-BASE := -std=c11 -D_POSIX_C_SOURCE=200809L -Iinclude $(WARN) $(FLAVOUR_$(FLAVOUR)) -MMD -MP
+# Every operation rounds by itself, on processors that could fuse two as well.
+BASE := -std=c11 -D_POSIX_C_SOURCE=200809L -ffp-contract=off -Iinclude $(WARN) $(FLAVOUR_$(FLAVOUR)) -MMD -MP
 LIB_FLAGS := $(BASE) -Ilib -fPIC
 SERVER_FLAGS = $(BASE) -Iserver $(HARDEN) $(SERVER_PACKAGES_CFLAGS)
 TEST_FLAGS = $(BASE) -I. -Iserver -Ilib $(TEST_PACKAGES_CFLAGS)
@@ -114,14 +115,14 @@ ISA_neon := -DLK_VECTOR_BYTES=16
 # GCC_LOOPS: clang does at -O2 what they ask for, and refuses their names.
 GCC_LOOPS := -fpeel-loops -fvect-cost-model=dynamic
 LOOPS = $(call lazy,LOOPS,$(CC) $(GCC_LOOPS) -Werror -E -x c /dev/null >/dev/null 2>&1 && echo $(GCC_LOOPS))
-KERNEL = -O2 $(LOOPS) -g1 -ffp-contract=off -fno-math-errno -Wno-psabi
+KERNEL = -O2 $(LOOPS) -g1 -fno-math-errno -Wno-psabi
 # Under a sanitizer gcc 12 takes a vector of one lane, set in a loop over its lanes, for uninitialised.
 KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter-out -O2 -g1,$(KERNEL)) \
 	-Wno-maybe-uninitialized)
 
 VARIANT_SOURCES := $(wildcard lib/rows/*.c lib/losses/*.c)
 ONE_LANE := $(shell sed -n 's,^ONE_LANE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
-LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c)))
+LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)))
 
 define variant_rules
 $(B)/lib/$(1)_$(2)/%.o: lib/%.c | ready
@@ -273,8 +274,8 @@ header-check: | ready
 asan tsan:
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
 
-## test-exhaustive: every f32 value through vmath.h, 10^7 numbers through the JSON scanner
-test-exhaustive: $(VMATH) $(TESTS)/test_number_read $(TESTS)/test_number_write
+## test-exhaustive: every f32 value through vmath.h, 10^8 through double.h, 10^7 numbers through the JSON scanner
+test-exhaustive: $(VMATH) $(TESTS)/test_double $(TESTS)/test_number_read $(TESTS)/test_number_write
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
 
 ## clients: the tests of api/'s clients and of /docs; where there is a node, a JDK, a chromium
@@ -389,7 +390,7 @@ format-check:
 lint: format-check all
 	$(Q)B=$(B) .ci/lint
 	$(Q)clang-tidy --quiet $(SERVER_SOURCES) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
-	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
+	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(VARIANT_SOURCES) -- $(filter-out -MMD -MP -Werror $(GCC_LOOPS),$(KERNEL_FLAGS)) \
 		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ELEMENT_F32 2>/dev/null
 

@@ -84,7 +84,7 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "
         fi
         run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"}
         ;;
-    test_number_*) run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"} ;;
+    test_double | test_number_*) run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"} ;;
     *) [ -n "$mode" ] || run_beside "$name" "${emulator[@]}" "$program" ;;
     esac
 done
