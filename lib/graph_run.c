@@ -59,7 +59,8 @@ static double factor_of(const graph *g, int k)
     if (g->part[k].inner)
         return 0;
     if (o->combine == UNCERTAINTY)
-        return (o->scales.count > 0 ? o->scales.value[k] : 1) * exp(-number_at(g, LOG_VARS, k, 0));
+        return (o->scales.count > 0 ? o->scales.value[k] : 1) *
+               lk_exp(-number_at(g, LOG_VARS, k, 0));
     return g->part[k].weight * number_at(g, WEIGHTS, k, 1);
 }
 

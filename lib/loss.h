@@ -14,6 +14,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "vector/double.h"
+
 enum {
     LK_MAX_INPUTS = 16,
     LK_MAX_OUTPUTS = 24, /* diagnostics */
@@ -261,7 +263,7 @@ struct lk_loss {
 /* log(1 + e^x); -log sigmoid(x) is softplus(-x). */
 static inline double lk_softplus(double x)
 {
-    return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
+    return (x > 0 ? x : 0) + lk_log1p(lk_exp(-fabs(x)));
 }
 
 /* Element i of an integer input, or of a mask (0: false). */

@@ -83,16 +83,16 @@ typedef struct log_sum {
 static void log_sum_add(log_sum *l, double x)
 {
     if (x > l->top) {
-        l->sum = l->sum * exp(l->top - x) + 1;
+        l->sum = l->sum * lk_exp(l->top - x) + 1;
         l->top = x;
     } else {
-        l->sum += exp(x - l->top);
+        l->sum += lk_exp(x - l->top);
     }
 }
 
 static double log_sum_of(const log_sum *l)
 {
-    return l->top + log(l->sum);
+    return l->top + lk_log(l->sum);
 }
 
 /* L = log(1 + sum of e^(s_i - s_j) over y_i < y_j), and its slopes. The i of a j are the prefix of
@@ -112,14 +112,15 @@ static double solve(const plan *p, int64_t n)
     for (k = 0; k < n; k++)
         if (order[k].key > least)
             log_sum_add(&all, p->ahead[order[k].at]);
-    const double loss = all.top > 0 ? all.top + log(exp(-all.top) + all.sum) : log1p(all.sum);
+    const double loss =
+        all.top > 0 ? all.top + lk_log(lk_exp(-all.top) + all.sum) : lk_log1p(all.sum);
     for (k = n; k > 0; k = end) {
         for (end = k; end > 0 && order[end - 1].key == order[k - 1].key; end--) {
             const int64_t i = order[end - 1].at;
             if (k < n)
-                p->slope[i] += exp(p->s[i] + log_sum_of(&after) - loss);
+                p->slope[i] += lk_exp(p->s[i] + log_sum_of(&after) - loss);
             if (order[k - 1].key > least)
-                p->slope[i] -= exp(p->ahead[i] - loss);
+                p->slope[i] -= lk_exp(p->ahead[i] - loss);
         }
         for (int64_t m = end; m < k; m++)
             log_sum_add(&after, -p->s[order[m].at]);

@@ -170,14 +170,14 @@ static scaled scaled_exp(double x)
 {
     const double least = -700; /* its exponential is far from subnormal */
     if (x > least || isinf(x))
-        return scaled_make(exp(x), 0);
+        return scaled_make(lk_exp(x), 0);
     const double e = trunc(x / ln_2), rest = x - e * ln_2;
-    return scaled_make(exp(rest < -1 ? -1 : rest > 1 ? 1 : rest), e); /* or it is all rounding */
+    return scaled_make(lk_exp(rest < -1 ? -1 : rest > 1 ? 1 : rest), e); /* or it is all rounding */
 }
 
 static double scaled_log(scaled a)
 {
-    return a.m > 0 ? log(a.m) + a.e * ln_2 : -(double)INFINITY;
+    return a.m > 0 ? lk_log(a.m) + a.e * ln_2 : -(double)INFINITY;
 }
 
 LK_INLINE scaled times(scaled a, scaled b)
@@ -385,7 +385,7 @@ static void step_softmax(example *e, const class_plan *p, int64_t t)
         }
         if (top > greatest) {
             if (rest > 0)
-                rest *= exp((double)greatest - (double)top);
+                rest *= lk_exp((double)greatest - (double)top);
             greatest = top;
         }
         /* 0 until a finite score is seen: e^(-inf - 0) is 0, e^(NaN - 0) is NaN. */

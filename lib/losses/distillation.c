@@ -398,7 +398,7 @@ static void draw_near(pair *r)
         const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
         apart += wide_sum(v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
     }
-    r->apart = (real)log1p(apart);
+    r->apart = (real)lk_log1p(apart);
 }
 
 /* sign(p-q) minus its mean under p. These nearly cancel where one sign has most of the mass, so the
@@ -548,7 +548,7 @@ static pair pair_of(const lk_job *job)
     r.scale = (real)teacher_scale(&o->common);
     r.beta = (real)o->beta;
     r.rest = (real)(1 - o->beta);
-    r.log_rest = (real)log1p(-o->beta);
+    r.log_rest = (real)lk_log1p(-o->beta);
     return r;
 }
 

@@ -128,7 +128,7 @@ static double length(const lk_job *job, int input, int64_t i)
 static void exo_pair(scalar_row *r, double u, double beta, double eps)
 {
     const double p = scalar_sigmoid(u), q = scalar_sigmoid(-u);
-    const double log_yes = log1p(-eps), log_no = log(eps);
+    const double log_yes = lk_log1p(-eps), log_no = lk_log(eps);
     pair_set(
         r, scalar_times(p, -lk_softplus(-u) - log_yes) + scalar_times(q, -lk_softplus(u) - log_no),
         beta * scalar_times(p * q, u - (log_yes - log_no)));

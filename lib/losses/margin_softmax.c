@@ -174,10 +174,11 @@ static pair_row target_score(int kind, double m, double c)
     if (kind == COSFACE)
         return (pair_row){c - m, 1};
     const double sine = sqrt(1 - c * c); /* |c| <= 1 */
-    if (c > -cos(m))
-        return (pair_row){c * cos(m) - sine * sin(m),
-                          cos(m) + c * sin(m) / (sine < 1e-6 ? 1e-6 : sine)};
-    return (pair_row){c - m * sin(m), 1};
+    const double cos_m = lk_cos(m), sin_m = lk_sin(m);
+    if (c > -cos_m)
+        return (pair_row){c * cos_m - sine * sin_m,
+                          cos_m + c * sin_m / (sine < 1e-6 ? 1e-6 : sine)};
+    return (pair_row){c - m * sin_m, 1};
 }
 
 static void find_target(const lk_job *job, const plan *p, int64_t i)

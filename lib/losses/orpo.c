@@ -38,14 +38,14 @@ static void row(const lk_job *job, scalar_row *r)
     const options *o = job->options;
     const double beta = o->beta, c = r->x[CHOSEN], d = r->x[REJECTED];
     const double odds = c - d - (scalar_log1mexp(c) - scalar_log1mexp(d)); /* their log-ratio */
-    const double rejected_odds = exp(d) / -expm1(d);
+    const double rejected_odds = lk_exp(d) / -lk_expm1(d);
     for (int k = CHOSEN; k <= REJECTED; k++)
         if (r->x[k] > 0)
             lk_refuse(r->block, LK_VALUE_OUT_OF_RANGE, k, r->i, r->x[k]);
     pair_rewards(r, beta * c, beta * d);
     r->value = beta * lk_softplus(-odds);
-    r->slope[CHOSEN] = -beta * rejected_odds / (exp(c) - rejected_odds * expm1(c));
-    r->slope[REJECTED] = beta * scalar_sigmoid(-odds) / -expm1(d);
+    r->slope[CHOSEN] = -beta * rejected_odds / (lk_exp(c) - rejected_odds * lk_expm1(c));
+    r->slope[REJECTED] = beta * scalar_sigmoid(-odds) / -lk_expm1(d);
     if (d == 0) { /* infinite odds against the answer that should win */
         r->value = isnan(c) ? c : (double)INFINITY;
         r->slope[CHOSEN] = r->slope[REJECTED] = (double)NAN;

@@ -317,7 +317,7 @@ static example example_make(const lk_job *job, lk_block *block, void *scratch)
     e.at.S = size(job, 'S');
     e.vocab = (class_plan){.classes = e.V, .width = e.V, .scale = 1};
     e.at.plan = (class_plan){.classes = e.at.S, .width = e.at.S, .scale = 1};
-    e.log_eps = log(o->eps);
+    e.log_eps = lk_log(o->eps);
     e.covers = o->coverage_weight > 0 || job->out[COVERAGE].data;
     e.at.ids = scratch;
     e.at.a = (double *)(e.at.ids + e.at.S);
@@ -366,7 +366,7 @@ static double log_add(double a, double b, double c)
     top = c > top ? c : top;
     if (isinf(top) && top < 0)
         return a + b + c;
-    return top + log(exp(a - top) + exp(b - top) + exp(c - top));
+    return top + lk_log(lk_exp(a - top) + lk_exp(b - top) + lk_exp(c - top));
 }
 
 static int64_t word(const example *e, int64_t t)
@@ -386,8 +386,8 @@ static void gate(const example *e, int64_t t, double *log_g, double *log_1_g)
     const lk_job *job = e->job;
     const bool score = job->in[P_GEN_LOGIT].data;
     const double x = (double)r_load(row_of(e, &job->in[score ? P_GEN_LOGIT : P_GEN], t, 1));
-    *log_g = score ? -lk_softplus(-x) : log(x);
-    *log_1_g = score ? -lk_softplus(x) : log1p(-x);
+    *log_g = score ? -lk_softplus(-x) : lk_log(x);
+    *log_1_g = score ? -lk_softplus(x) : lk_log1p(-x);
 }
 
 /* log P(y), and the normaliser where P is a softmax. The vocabulary is not read for a word that it
@@ -398,7 +398,7 @@ static double generate(const example *e, int64_t t, int64_t y, class_norm *r)
     if (y >= e->V)
         return -(double)INFINITY;
     if (job->in[VOCAB_PROBS].data)
-        return log((double)r_load(row_of(e, &job->in[VOCAB_PROBS], t, e->V) + y));
+        return lk_log((double)r_load(row_of(e, &job->in[VOCAB_PROBS], t, e->V) + y));
     const class_row row = {.x = row_of(e, &job->in[VOCAB_LOGITS], t, e->V), .y = y};
     *r = class_normalise(&e->vocab, &row);
     return isnan(r->sum) ? r->sum : -class_nll(r);
@@ -463,14 +463,14 @@ static double one_step(example *e, step *s, int64_t t, int64_t y, double rho)
 
     /* Nothing has a slope where the probability is 0. */
     const double back = log_d == lowest ? lowest : -log_d;
-    const double generated = log_d == lowest ? 0 : exp(log_g + log_p - log_d);
-    const double copied = log_d == lowest ? 0 : exp(log_1_g + log_a - log_d);
+    const double generated = log_d == lowest ? 0 : lk_exp(log_g + log_p - log_d);
+    const double copied = log_d == lowest ? 0 : lk_exp(log_1_g + log_a - log_d);
     s->rho = rho != 0 && isnan(value) ? (double)NAN : rho;
-    s->copy = e->job->in[ATTN_LOGITS].data ? copied : exp(log_1_g + back);
+    s->copy = e->job->in[ATTN_LOGITS].data ? copied : lk_exp(log_1_g + back);
     vocabulary_gradient(e, t, y, &r, scalar_times(s->rho, generated),
-                        scalar_times(s->rho, exp(log_g + back)));
-    gate_gradient(e, t, scalar_times(s->rho, exp(log_g) * copied - exp(log_1_g) * generated),
-                  scalar_times(s->rho, exp(log_a + back) - exp(log_p + back)));
+                        scalar_times(s->rho, lk_exp(log_g + back)));
+    gate_gradient(e, t, scalar_times(s->rho, lk_exp(log_g) * copied - lk_exp(log_1_g) * generated),
+                  scalar_times(s->rho, lk_exp(log_a + back) - lk_exp(log_p + back)));
     put(e, NLL, t, 0 - log_d);
     put(e, COVERAGE, t, coverage);
     put(e, COPY_SHARE, t, copied);

@@ -212,7 +212,7 @@ static surrogate sapo(const options *o, double w, double a)
 /* e^x - x - 1, never negative: x = ref - logprob. */
 static double divergence(double x)
 {
-    double e = expm1(x);
+    double e = lk_expm1(x);
     return isinf(e) ? e : e - x;
 }
 
@@ -274,7 +274,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
         double slope = 0;
         if (counted(job, i)) {
             const double x = logprob(job, i);
-            const double w = exp(o->level == SEQUENCE ? mean : log_ratio(job, i));
+            const double w = lk_exp(o->level == SEQUENCE ? mean : log_ratio(job, i));
             const double a =
                 scalar_constant(job, ADVANTAGES, job->form[ADVANTAGES] == BY_TOKEN ? i : b, 0);
             const double kappa =
@@ -287,7 +287,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
             const double term = kappa * s.value + scalar_times(o->kl_weight, kl);
             value += term;
             slopes += kappa * s.slope;
-            slope = kappa * s.slope - scalar_times(o->kl_weight, expm1(away));
+            slope = kappa * s.slope - scalar_times(o->kl_weight, lk_expm1(away));
             if (isnan(term))
                 slope = (double)NAN;
             block->sum[RATIOS] += w;
@@ -305,7 +305,7 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
         if (counted(job, i)) {
             const double x = logprob(job, i);
             const double away = scalar_constant(job, REF, i, x) - x;
-            slope = slopes / tokens - scalar_times(o->kl_weight, expm1(away));
+            slope = slopes / tokens - scalar_times(o->kl_weight, lk_expm1(away));
             if (isnan(value))
                 slope = (double)NAN;
         }

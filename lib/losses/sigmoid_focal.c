@@ -36,7 +36,8 @@ LK_INLINE vec power(vec q, v_logarithm log_q, double g)
     if (g == 2)
         return q * q;
     /* With this greatest exponent any q below 1 gives 0. */
-    const vec y = v_pow_long(log_q, (real)fmin(g, 1e30)), none = v_set(g > 0 ? 0 : (real)INFINITY);
+    const vec y = v_pow_long(log_q, (real)(g < 1e30 ? g : 1e30)),
+              none = v_set(g > 0 ? 0 : (real)INFINITY);
     return v_select(q > zero, y, v_select(q == zero, none, q));
 }
 

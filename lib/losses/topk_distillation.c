@@ -123,12 +123,12 @@ static teacher_mass mass_of(const lk_job *job, int64_t i)
     for (int64_t k = 0; k < K; k++) {
         if (id_at(job, i, k) < 0 || k == most)
             continue;
-        others += exp(logprob_at(job, i, k));
-        ratio += exp(logprob_at(job, i, k) - m.top);
+        others += lk_exp(logprob_at(job, i, k));
+        ratio += lk_exp(logprob_at(job, i, k) - m.top);
     }
-    m.log_sum = log1p(ratio);
-    m.mass = exp(m.top) + others;
-    m.over = expm1(m.top) + others;
+    m.log_sum = lk_log1p(ratio);
+    m.mass = lk_exp(m.top) + others;
+    m.over = lk_expm1(m.top) + others;
     return m;
 }
 
@@ -165,7 +165,7 @@ typedef struct log_sum {
 
 static double log_of(log_sum l)
 {
-    return l.sum > 0 || isnan(l.sum) ? l.top + log(l.sum) : -(double)INFINITY;
+    return l.sum > 0 || isnan(l.sum) ? l.top + lk_log(l.sum) : -(double)INFINITY;
 }
 
 /* One counted row. All values are computed from the listed classes, the rest, and the odds between
@@ -205,9 +205,9 @@ static void sum_listed(listed_row *r)
         r->listed.top = 0;
     for (int64_t k = 0; k < K; k++)
         if (id_at(r->job, r->i, k) >= 0 && id_at(r->job, r->i, k) != most)
-            r->listed.sum += exp(score(r, id_at(r->job, r->i, k)) - r->listed.top);
-    const double own = most < 0 ? 0 : exp(score(r, most) - r->listed.top);
-    r->log_listed = own == 1 ? log1p(r->listed.sum) : log(own + r->listed.sum);
+            r->listed.sum += lk_exp(score(r, id_at(r->job, r->i, k)) - r->listed.top);
+    const double own = most < 0 ? 0 : lk_exp(score(r, most) - r->listed.top);
+    r->log_listed = own == 1 ? lk_log1p(r->listed.sum) : lk_log(own + r->listed.sum);
     r->listed.sum += own;
 }
 
@@ -235,7 +235,7 @@ static void sum_rest(listed_row *r, const class_plan *plan, uint64_t *is_listed)
         const real most = class_max(z, padded_lanes(n));
         if (most > top) {
             if (r->rest.sum > 0)
-                r->rest.sum *= exp((double)top - (double)most);
+                r->rest.sum *= lk_exp((double)top - (double)most);
             top = most;
         }
         r->rest.sum += (double)class_sum_exp(z, padded_lanes(n), isinf(top) && top < 0 ? 0 : top);
@@ -247,7 +247,7 @@ static void row_fill(listed_row *r, const class_plan *plan, uint64_t *is_listed)
 {
     r->teacher = mass_of(r->job, r->i);
     const double mass = r->teacher.mass, over = r->teacher.over;
-    r->log_unlisted = mass < 0.5 ? log1p(-mass) : over < 0 ? log(-over) : -(double)INFINITY;
+    r->log_unlisted = mass < 0.5 ? lk_log1p(-mass) : over < 0 ? lk_log(-over) : -(double)INFINITY;
     sum_listed(r);
     sum_rest(r, plan, is_listed);
     const double odds = log_of(r->listed) - log_of(r->rest);
@@ -273,20 +273,20 @@ static double divergence(double lq, double lp)
     const double gap = lq - lp;
     double term = gap * gap / 2, sum = term;
     if (lq == -(double)INFINITY)
-        return exp(lp);
+        return lk_exp(lp);
     if (!(fabs(gap) < 0.1))
-        return exp(lq) * (gap + expm1(-gap));
+        return lk_exp(lq) * (gap + lk_expm1(-gap));
     for (int n = 3; n < 14; n++)
         sum += term *= -gap / n;
-    return exp(lq) * sum;
+    return lk_exp(lq) * sum;
 }
 
 /* p - q. */
 static double difference(double lp, double lq)
 {
     if (!(fabs(lp - lq) < 1))
-        return exp(lp) - exp(lq);
-    return exp(lq) * expm1(lp - lq);
+        return lk_exp(lp) - lk_exp(lq);
+    return lk_exp(lq) * lk_expm1(lp - lq);
 }
 
 /* log q of a listed class, over all classes or restricted to the listed ones. */
@@ -313,11 +313,11 @@ static double value_of(const listed_row *r, int tail)
     }
     switch (tail) {
     case RENORMALIZE:
-        return value + exp(r->beyond);
+        return value + lk_exp(r->beyond);
     case CONDITIONAL:
         return value;
     case TRUNCATED:
-        return value + (mass < 0.5 ? mass - exp(r->here) : exp(r->beyond) + over);
+        return value + (mass < 0.5 ? mass - lk_exp(r->here) : lk_exp(r->beyond) + over);
     default:
         return value + divergence(r->log_unlisted, r->beyond) + (over > 0 ? over : 0);
     }
@@ -328,9 +328,9 @@ static double off(const listed_row *r, int tail)
 {
     switch (tail) {
     case RENORMALIZE:
-        return r->teacher.mass > 0 ? exp(r->beyond) : 0;
+        return r->teacher.mass > 0 ? lk_exp(r->beyond) : 0;
     case TRUNCATED:
-        return r->teacher.mass * exp(r->beyond);
+        return r->teacher.mass * lk_exp(r->beyond);
     case CONDITIONAL:
         return 0;
     default:
@@ -345,7 +345,7 @@ static double at_id(const listed_row *r, int tail, int64_t id, double lq)
         return r->teacher.mass > 0 ? difference(log_share(r, id), lq) : 0;
     if (tail == RENORMALIZE && !(r->teacher.mass > 0))
         return 0;
-    return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * exp(lp) : 0);
+    return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * lk_exp(lp) : 0);
 }
 
 /* The gradient may be in place of the scores: so the entries that are written last are computed

@@ -77,15 +77,15 @@ LK_STATIC double attention_of_scores(attention *e, step *s, const elem *x, int64
             e->a[i] = (double)e->z[i];
             continue;
         }
-        s->hit += s->hit_top > lowest ? exp(e->a[i] - s->hit_top) : 0;
-        e->a[i] = exp(e->a[i] - s->top);
+        s->hit += s->hit_top > lowest ? lk_exp(e->a[i] - s->hit_top) : 0;
+        e->a[i] = lk_exp(e->a[i] - s->top);
         s->sum += e->a[i];
     }
     for (int64_t i = 0; i < e->S; i++)
         e->a[i] /= s->sum;
     if (isnan(s->sum))
         return s->sum;
-    return s->hit > 0 ? (s->hit_top - s->top) + log(s->hit) - log(s->sum) : lowest;
+    return s->hit > 0 ? (s->hit_top - s->top) + lk_log(s->hit) - lk_log(s->sum) : lowest;
 }
 
 /* The same of attention that is given as probabilities. */
@@ -97,7 +97,7 @@ LK_STATIC double attention_of_shares(attention *e, step *s, const elem *x, int64
         e->a[i] = e->ids[i] != MASKED ? (double)r_load(x + i) : 0;
         on_word += e->ids[i] == y ? e->a[i] : 0;
     }
-    return log(on_word);
+    return lk_log(on_word);
 }
 
 /* The coverage loss of a step: sum of min(a, c). Stores which of the two was the smaller. */
@@ -137,7 +137,7 @@ LK_STATIC void attention_slopes(const attention *e, const step *s, const elem *x
         if (e->ids[i] != y)
             g += copied * e->a[i];
         else if (s->hit > 0)
-            g -= copied * (exp((double)r_load(x + i) - s->hit_top) / s->hit) * missed;
+            g -= copied * (lk_exp((double)r_load(x + i) - s->hit_top) / s->hit) * missed;
         e->z[i] = (real)g;
     }
 }

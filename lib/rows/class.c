@@ -490,7 +490,7 @@ void classwise_finish(const lk_job *job, const double *sum)
     const double nothing = o->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
     put_row(job, ACCURACY, 0, empty ? nothing : sum[SUM_RIGHT] / n);
     put_row(job, COUNT, 0, n);
-    put_row(job, PERPLEXITY, 0, exp(empty ? nothing : sum[SUM_NLL] / n));
+    put_row(job, PERPLEXITY, 0, lk_exp(empty ? nothing : sum[SUM_NLL] / n));
     put_row(job, DENOMINATOR, 0, job->denominator[MAIN]);
     if (o->reduce.reduction != LK_NONE && job->out[Z_LOSS].rank == 0)
         put_row(job, Z_LOSS, 0, job->scale[Z] != 0 ? sum[Z] * job->scale[Z] : nothing);

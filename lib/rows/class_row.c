@@ -222,7 +222,7 @@ class_norm class_normalise(const class_plan *p, const class_row *row)
             class_set_apart(&r, z, row->y - k);
         if (top > r.top) {
             if (r.rest + r.own > 0)
-                r.rest = (r.rest + r.own) * exp((double)r.top - (double)top);
+                r.rest = (r.rest + r.own) * lk_exp((double)r.top - (double)top);
             r.own = 0;
             r.top = top;
         }
@@ -405,7 +405,7 @@ LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, cons
             end = end < classes ? end : classes;
             /* No finite score so far: the exponentials are 0 or NaN. */
             if (shift != r->top)
-                factor *= shift < r->top ? exp((double)shift - (double)r->top) : 0;
+                factor *= shift < r->top ? lk_exp((double)shift - (double)r->top) : 0;
         }
         const vec a = v_set((real)factor);
         int64_t n = ((head - k) % LANES + LANES) % LANES;
@@ -463,7 +463,7 @@ void class_gradient_logprob(const class_plan *p, const class_row *row, const cla
         }
     }
     /* 1 - p_y is rest/sum, without cancellation. */
-    const double p_y = exp((double)r->at - (double)r->top) / r->sum;
+    const double p_y = lk_exp((double)r->at - (double)r->top) / r->sum;
     double g_y = g_l * (r->rest / r->sum);
     if (p_y > 0)
         g_y -= g_h * p_y * (((double)r->at - (double)r->top) + gap);

@@ -131,18 +131,18 @@ LK_DRIVER class_norm class_normalise(const class_plan *p, const class_row *row);
 LK_INLINE double class_log_sum(double tops, double rest)
 {
     const double near = sizeof(real) == sizeof(double) ? 0.5 : 0x1p-20;
-    return tops == 1 && rest < near ? log1p(rest) : log(tops + rest);
+    return tops == 1 && rest < near ? lk_log1p(rest) : lk_log(tops + rest);
 }
 
 /* What is left to do when `rest` is known. */
 LK_INLINE void class_close(class_norm *r, const class_row *row)
 {
     if (row->y >= 0)
-        r->own = exp((double)r->at - (double)r->top);
+        r->own = lk_exp((double)r->at - (double)r->top);
     r->sum = r->rest + r->own;
     if (!(r->sum > 0) || (row->y < 0 && isinf(r->top) && r->top > 0))
         r->sum = (double)NAN; /* all -inf; or some +inf */
-    r->log_sum = row->y >= 0 || isnan(r->sum) ? log(r->sum) : class_log_sum(r->own, r->rest);
+    r->log_sum = row->y >= 0 || isnan(r->sum) ? lk_log(r->sum) : class_log_sum(r->own, r->rest);
 }
 
 /* -log p_y. For a likely class it is computed from the odds against it, which keeps full precision
@@ -150,7 +150,7 @@ LK_INLINE void class_close(class_norm *r, const class_row *row)
 LK_INLINE double class_nll(const class_norm *r)
 {
     if (r->own > r->rest)
-        return log1p(r->rest / r->own);
+        return lk_log1p(r->rest / r->own);
     return r->log_sum - ((double)r->at - (double)r->top);
 }
 

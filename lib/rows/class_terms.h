@@ -42,7 +42,7 @@ LK_INLINE wide_half class_power(wide_half x, double y, int count)
         return power;
     }
     for (int i = 0; i < count && i < HALF_LANES; i++)
-        power[i] = pow(x[i], y);
+        power[i] = lk_pow(x[i], y);
     return power;
 }
 
@@ -82,9 +82,9 @@ LK_INLINE class_terms class_index_terms(const class_plan *p, const class_totals 
     }
     if (p->minus_entropy) {
         if (p->on != 0)
-            s.main += share * log(p->on);
+            s.main += share * lk_log(p->on);
         if (p->off > 0)
-            s.main += others * p->off * log(p->off);
+            s.main += others * p->off * lk_log(p->off);
     }
     return s;
 }

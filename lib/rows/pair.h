@@ -36,7 +36,7 @@ LK_INLINE double pair_step(double x)
 /* The slope of lk_softplus. */
 LK_INLINE double pair_sigmoid(double x)
 {
-    double e = exp(-fabs(x));
+    double e = lk_exp(-fabs(x));
     return x >= 0 ? 1 / (1 + e) : e / (1 + e);
 }
 

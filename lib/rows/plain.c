@@ -240,7 +240,7 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
     }
     if (reference > r->top) {
         if (r->rest > 0)
-            r->rest *= exp((double)r->top - (double)reference);
+            r->rest *= lk_exp((double)r->top - (double)reference);
         r->top = reference;
     }
     if (row->y >= k && row->y < k + n) {
@@ -253,7 +253,7 @@ LK_INLINE void plain_chunk(const class_plan *p, const class_row *row, int64_t k,
     if (row->shift)
         row->shift[k / CHUNK] = shift;
     if (shift < r->top)
-        sum *= exp((double)shift - (double)r->top);
+        sum *= lk_exp((double)shift - (double)r->top);
     r->rest += sum;
     if (part && written < part->n)
         plain_write(part, written);
@@ -267,7 +267,7 @@ LK_INLINE double plain_factor(const plain_gradient *g, real shift, int *power)
     *power = 0;
     if (shift > g->top) /* no finite score so far: all exponentials are 0 */
         return isnan(g->a) ? g->a : 0;
-    const double half = shift < g->top ? exp(((double)shift - (double)g->top) / 2) : 1;
+    const double half = shift < g->top ? lk_exp(((double)shift - (double)g->top) / 2) : 1;
     const double factor = g->a * half * half;
     if (fabs(factor) > limit)
         *power = 60;

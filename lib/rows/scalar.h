@@ -22,14 +22,14 @@
 /* 1/(1 + e^-x). */
 LK_INLINE double scalar_sigmoid(double x)
 {
-    double e = exp(x >= 0 ? -x : x);
+    double e = lk_exp(x >= 0 ? -x : x);
     return x >= 0 ? 1 / (1 + e) : e / (1 + e);
 }
 
 /* log(1 - e^x) for x <= 0. */
 LK_INLINE double scalar_log1mexp(double x)
 {
-    return x > -0x1.62e42fefa39efp-1 ? log(-expm1(x)) : log1p(-exp(x));
+    return x > -0x1.62e42fefa39efp-1 ? lk_log(-lk_expm1(x)) : lk_log1p(-lk_exp(x));
 }
 
 /* a*b, but 0 where a is 0, whatever b is. */

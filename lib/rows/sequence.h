@@ -59,12 +59,12 @@ LK_STATIC lk_status text_check(const lk_job *job, const text_options *o, lk_erro
 
 LK_STATIC void text_finish(const lk_job *job, const text_options *o, const double *sum)
 {
-    const double nll = sum[SUM_NLL], bits = nll / log(2.0), n = (double)job->counted;
+    const double nll = sum[SUM_NLL], bits = nll / 0x1.62e42fefa39efp-1, n = (double)job->counted;
     put_row(job, NLL_SUM, 0, nll);
     put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : 0);
     put_row(job, BITS_PER_BYTE, 0, bits / o->num_bytes);
-    put_row(job, BYTE_PERPLEXITY, 0, exp(nll / o->num_bytes));
-    put_row(job, WORD_PERPLEXITY, 0, exp(nll / o->num_words));
+    put_row(job, BYTE_PERPLEXITY, 0, lk_exp(nll / o->num_bytes));
+    put_row(job, WORD_PERPLEXITY, 0, lk_exp(nll / o->num_words));
 }
 
 typedef struct sequence_options {

@@ -251,7 +251,7 @@ double table_softmax(const pair_table *t, int64_t i, const real *s, const table_
     const double hit = wide_sum(hits), mean = wide_sum(scores) / many;
     const double rest =
         sum_exp(s, 0, p.low, top) + wide_sum(others) + sum_exp(s, p.high, t->padded, top);
-    const double sum = hit + rest, log_sum = log1p((hit - 1) + rest);
+    const double sum = hit + rest, log_sum = lk_log1p((hit - 1) + rest);
     double loss = (1 - eps) * (log_sum - mean);
     if (eps > 0)
         loss += eps * (log_sum - sum_scores(s, t->padded, top) / target->allowed);
@@ -296,7 +296,7 @@ double table_each(const pair_table *t, int64_t i, const real *s, double weight)
     }
     const double sum =
         sum_exp(s, 0, p.low, top) + wide_sum(others) + sum_exp(s, p.high, t->padded, top);
-    const double lse = (double)top + log(sum);
+    const double lse = (double)top + lk_log(sum);
     /* log(e^s_p + sum) - s_p = softplus(lse - s_p): the slope of a positive is -sigmoid of that,
      * and those of the negatives are their softmax times the sum of these. */
     wide losses = {0}, pulls = {0};

@@ -122,7 +122,7 @@ LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_
         const real top = teacher_scores(y, elems, k, n, scale, z);
         if (top > r.top) {
             if (tops > 0 || r.others > 0)
-                r.others = (r.others + tops) * exp((double)r.top - (double)top);
+                r.others = (r.others + tops) * lk_exp((double)r.top - (double)top);
             tops = 0;
             r.top = top;
         }
@@ -132,7 +132,7 @@ LK_INLINE teacher_norm teacher_normalise(const void *y, const bool elems, int64_
     if (!(r.sum > 0))
         r.sum = (double)NAN;
     /* From 2 on the logarithm keeps what the sum has, and costs less. */
-    r.log_sum = r.sum < 2 ? log1p((tops - 1) + r.others) : log(r.sum);
+    r.log_sum = r.sum < 2 ? lk_log1p((tops - 1) + r.others) : lk_log(r.sum);
     return r;
 }
 
