@@ -209,11 +209,10 @@ static surrogate sapo(const options *o, double w, double a)
     return (surrogate){.value = -4 / tau * near * a, .slope = -scalar_times(4 * near * far * a, w)};
 }
 
-/* e^x - x - 1, never negative: x = ref - logprob. */
-static double divergence(double x)
+/* e^x - x - 1, never negative, of x = ref - logprob and grown = e^x - 1. */
+static double divergence(double x, double grown)
 {
-    double e = lk_expm1(x);
-    return isinf(e) ? e : e - x;
+    return isinf(grown) ? grown : grown - x;
 }
 
 static double logprob(const lk_job *job, int64_t i)
@@ -283,11 +282,13 @@ static void sequence(const lk_job *job, int64_t b, lk_block *block)
                                 : o->objective == CISPO ? cispo(o, w, a, x)
                                                         : sapo(o, w, a);
             const double away = scalar_constant(job, REF, i, x) - x;
-            const double kl = job->in[REF].data ? divergence(away) : 0;
+            const bool apart = job->in[REF].data;
+            const double grown = apart ? lk_expm1(away) : 0;
+            const double kl = apart ? divergence(away, grown) : 0;
             const double term = kappa * s.value + scalar_times(o->kl_weight, kl);
             value += term;
             slopes += kappa * s.slope;
-            slope = kappa * s.slope - scalar_times(o->kl_weight, lk_expm1(away));
+            slope = kappa * s.slope - scalar_times(o->kl_weight, grown);
             if (isnan(term))
                 slope = (double)NAN;
             block->sum[RATIOS] += w;

@@ -204,8 +204,11 @@ LK_INLINE void pair_set(scalar_row *r, double value, double slope)
  * + constant. */
 LK_INLINE void pair_logistic(scalar_row *r, double u, double beta, double eps)
 {
-    double value = (1 - eps) * lk_softplus(-u) + scalar_times(eps, lk_softplus(u));
-    pair_set(r, value, -beta * ((1 - eps) * scalar_sigmoid(-u) - eps * scalar_sigmoid(u)));
+    /* softplus and sigmoid of u and -u are made of the same numbers. */
+    const double e = lk_exp(-fabs(u)), tail = lk_log1p(e), likely = 1 / (1 + e), rare = e / (1 + e);
+    const double right = (u < 0 ? -u : 0) + tail, wrong = (u > 0 ? u : 0) + tail;
+    pair_set(r, (1 - eps) * right + scalar_times(eps, wrong),
+             -beta * (u >= 0 ? (1 - eps) * rare - eps * likely : (1 - eps) * likely - eps * rare));
 }
 
 #endif

@@ -75,7 +75,7 @@ static const struct function {
     double greatest; /* |x| */
 } functions[] = {
     {"exp", lk_exp, expl, 0.55, any_argument, INFINITY},
-    {"expm1", lk_expm1, expm1l, 0.55, any_argument, INFINITY},
+    {"expm1", lk_expm1, expm1l, 0.65, any_argument, INFINITY},
     {"log", lk_log, logl, 0.55, any_argument, INFINITY},
     {"log1p", lk_log1p, log1pl, 0.55, any_argument, INFINITY},
     {"cos", lk_cos, cosl, 0.8, turn_argument, 4},
