@@ -4,8 +4,6 @@
  */
 #include "tests/random.h"
 
-#include <math.h>
-
 uint64_t random_state = 20;
 
 uint64_t random_bits(void)
@@ -34,10 +32,21 @@ double random_unit(void)
 
 double random_normal(void)
 {
-    return sqrt(-2 * log(random_unit())) * cos(6.283185307179586 * random_unit());
+    double sum = -6;
+    for (int i = 0; i < 12; i++)
+        sum += random_unit();
+    return sum;
 }
 
 bool chance(double p)
 {
     return random_unit() < p;
+}
+
+double at_least_log(int64_t n)
+{
+    double sum = 0;
+    for (int64_t power = 1; power < n; power *= 2)
+        sum += 0.6931471805599454;
+    return sum;
 }

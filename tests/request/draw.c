@@ -153,7 +153,7 @@ static void relate_values(lk_tensor *t, const char *range, const sizes *z)
             const int64_t C = z->letter[strchr(range, ',')[1] - 'A'];
             store_int(t->data, t->dtype, i, i % K < C ? i % K : -1);
         } else if (strstr(range, ", exp sums")) {
-            store(t->data, t->dtype, i, -log((double)K) - 0.01 - (double)(i % 3));
+            store(t->data, t->dtype, i, -at_least_log(K) - 0.01 - (double)(i % 3));
         }
     }
 }

@@ -153,7 +153,7 @@ static void relate_values(const trial *t, trial_input *in)
     const bool distinct = strstr(range, ", distinct"), shares = strstr(range, ", exp sums");
     for (int64_t i = 0; i < in->at.count && (distinct || shares); i++) {
         if (shares) {
-            in->x[i] = round_to(in->type, in->x[i] - log((double)K) - 0.01);
+            in->x[i] = round_to(in->type, in->x[i] - at_least_log(K) - 0.01);
             continue;
         }
         const int64_t C = t->size[letter[1] - 'A'], row = i / K * K;
