@@ -207,6 +207,11 @@ $(TESTS)/check_losses: $(CHECK_OBJS) $(TESTED_OBJS)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(FLAVOUR_$(FLAVOUR)) $^ $(CFLAGS) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
+# What it is made of needs the C library alone, so that other compilers and processors can have it.
+$(TESTS)/bits: $(TESTS)/bits.o $(filter-out $(TESTS)/request/%,$(SUPPORT_OBJS)) $(B)/liblosskit.a
+	$(call say,LD,$@)
+	$(Q)$(CC) $(FLAVOUR_$(FLAVOUR)) $^ $(CFLAGS) $(LDFLAGS) -lpthread -lm -o $@
+
 $(TESTS)/%: tests/unit/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
