@@ -377,6 +377,11 @@ bool lk_call_next(lk_call *call);
 size_t lk_call_scratch(const lk_call *call);
 size_t lk_call_memory(const lk_call *call);
 
+/* After check: roughly how many elements run will process, over all passes: a nanosecond each,
+ * within a factor of a few, on one thread of a processor with vectors. It tells small calls from
+ * those that are worth handing to another thread. */
+int64_t lk_call_cost(const lk_call *call);
+
 /* Compute blocks first..first+count-1. Different threads may run different blocks of a call at the
  * same time, each with its own scratch buffer, aligned to 64 bytes (NULL if lk_call_scratch is 0).
  * Cannot fail: finish reports invalid values and missing scratch buffers. */

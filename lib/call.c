@@ -217,6 +217,11 @@ size_t lk_call_memory(const lk_call *call)
     return call->stage >= CHECKED ? call->kind->memory(call) : 0;
 }
 
+int64_t lk_call_cost(const lk_call *call)
+{
+    return call->stage >= CHECKED ? call->kind->cost(call) : 0;
+}
+
 int64_t lk_call_blocks(const lk_call *call)
 {
     return call->stage >= PLANNED ? call->kind->blocks(call) : 0;

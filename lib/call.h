@@ -77,6 +77,7 @@ typedef struct lk_kind {
 
     size_t (*scratch)(const lk_call *call); /* after check, like memory */
     size_t (*memory)(const lk_call *call);
+    int64_t (*cost)(const lk_call *call);
     int64_t (*blocks)(const lk_call *call); /* after plan, like the functions below */
     void (*run)(lk_call *call, int64_t first, int64_t count, void *scratch);
     bool (*next)(lk_call *call);
@@ -87,6 +88,12 @@ typedef struct lk_kind {
 } lk_kind;
 
 extern const lk_kind lk_single; /* for losses whose description has no kind */
+
+/* A sum of costs (lk_call_cost), which may be larger than any call that could be run. */
+static inline int64_t lk_cost(double sum)
+{
+    return sum < 0x1p60 ? (int64_t)sum : (int64_t)1 << 60;
+}
 
 /* Append an output. NULL if there are too many. */
 static inline lk_wanted *lk_wanted_add(lk_call *call, const char *name, lk_role role, int i)

@@ -460,10 +460,10 @@ static void plan_blocks(single *s)
     lk_job *job = &s->job;
     const int64_t elements = lk_tensor_count(&s->given[s->primary]);
     const lk_dtype primary = s->given[s->primary].dtype;
-    int64_t cost = job->rows > 0 ? elements / job->rows : 1;
+    s->each = job->rows > 0 ? elements / job->rows : 1;
     if (s->call.loss->row_cost)
-        cost = s->call.loss->row_cost(job, NULL);
-    job->block_rows = lk_single_block_rows(cost);
+        s->each = s->call.loss->row_cost(job, NULL);
+    job->block_rows = lk_single_block_rows(s->each);
     if (s->call.loss->light > 0)
         job->block_rows *= s->call.loss->light;
     s->blocks = (job->rows + job->block_rows - 1) / job->block_rows;

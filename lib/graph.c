@@ -59,6 +59,7 @@ static const lk_kind kind = {
     .plan = lk_graph_plan,
     .scratch = lk_graph_scratch,
     .memory = lk_graph_memory,
+    .cost = lk_graph_cost,
     .blocks = lk_graph_blocks,
     .run = lk_graph_run,
     .next = lk_graph_next,

@@ -215,6 +215,7 @@ void lk_graph_lay_out(graph *g);
 lk_status lk_graph_plan(lk_call *call, lk_error *error);
 size_t lk_graph_scratch(const lk_call *call);
 size_t lk_graph_memory(const lk_call *call);
+int64_t lk_graph_cost(const lk_call *call);
 int64_t lk_graph_blocks(const lk_call *call);
 void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch);
 bool lk_graph_next(lk_call *call);

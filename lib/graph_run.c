@@ -39,6 +39,17 @@ size_t lk_graph_scratch(const lk_call *call)
     return most;
 }
 
+int64_t lk_graph_cost(const lk_call *call)
+{
+    const graph *g = graph_of(call);
+    double sum = 0;
+    for (int k = 0; k < g->parts; k++) /* deferred: computed twice */
+        sum += (double)lk_call_cost(g->part[k].call) * (1 + g->part[k].deferred);
+    for (int i = 0; i < g->tensors; i++) /* conversions, and sums of gradients */
+        sum += (double)lk_tensor_count(&g->tensor[i].is);
+    return lk_cost(sum);
+}
+
 /* How the parts are combined. */
 
 static double number_at(const graph *g, int own, int64_t i, double fallback)

@@ -254,11 +254,22 @@ static const lk_pass *pass_of(const single *s)
     return s->pass > 0 ? &s->job.loss->passes[s->pass - 1] : NULL;
 }
 
-static int64_t pass_rows(const single *s)
+static int64_t rows_of(const single *s, const lk_pass *pass)
 {
-    const lk_pass *pass = pass_of(s);
     const lk_tensor *t = pass ? &s->job.in[pass->input] : NULL;
     return !t ? s->job.rows : t->rank > 0 ? t->shape[0] : 1;
+}
+
+static int64_t pass_rows(const single *s)
+{
+    return rows_of(s, pass_of(s));
+}
+
+/* The cost of one of the rows of a pass; there are some. */
+static int64_t pass_cost(const single *s, const lk_pass *pass, int64_t rows)
+{
+    return s->call.loss->row_cost ? s->call.loss->row_cost(&s->job, pass)
+                                  : lk_tensor_count(&s->job.in[pass->input]) / rows;
 }
 
 static int64_t pass_block(const single *s)
@@ -267,9 +278,24 @@ static int64_t pass_block(const single *s)
     int64_t rows = pass_rows(s);
     if (!pass || rows == 0)
         return s->job.block_rows;
-    if (s->call.loss->row_cost)
-        return lk_single_block_rows(s->call.loss->row_cost(&s->job, pass));
-    return lk_single_block_rows(lk_tensor_count(&s->job.in[pass->input]) / rows);
+    return lk_single_block_rows(pass_cost(s, pass, rows));
+}
+
+/* Each row has a cost besides that of its elements, except where rows are single elements that are
+ * computed many at a time, as lk_loss.light says. */
+static int64_t cost(const lk_call *call)
+{
+    enum { ROW = 32 };
+    const single *s = single_of(call);
+    const lk_loss *loss = s->call.loss;
+    double sum = loss->light > 0 ? (double)s->job.rows * (double)s->each / loss->light
+                                 : (double)s->job.rows * (double)(s->each + ROW);
+    for (const lk_pass *pass = loss->passes; pass->rows; pass++) {
+        const int64_t rows = rows_of(s, pass);
+        if (s->job.grad_wanted >> pass->input & 1 && rows > 0)
+            sum += (double)rows * (double)pass_cost(s, pass, rows);
+    }
+    return lk_cost(sum);
 }
 
 static int64_t blocks(const lk_call *call)
@@ -394,6 +420,7 @@ const lk_kind lk_single = {
     .plan = plan,
     .scratch = scratch,
     .memory = memory,
+    .cost = cost,
     .blocks = blocks,
     .run = run,
     .next = next,

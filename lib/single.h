@@ -16,6 +16,7 @@ typedef struct single {
     int primary;                    /* the input that chooses the element type */
     lk_sizes sizes;
     int64_t blocks; /* of the rows */
+    int64_t each;   /* the cost of a row, in elements; see lk_loss.row_cost */
     int64_t most;   /* no size that the job shows is greater; see bound_claims in check.c */
     int pass;       /* 0: the rows, k: the loss's pass k - 1 */
     void *state;    /* what job.state lies in */

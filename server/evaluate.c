@@ -185,6 +185,25 @@ static void add_up(evaluation *e, int shards)
     add(&e->need, e->out->bound(e));
 }
 
+/* Time. */
+
+/* What the steps take besides the blocks: reading text, and writing it, where the bound is of the
+ * longest numbers. */
+enum { NS_READ = 4, NS_WRITE = 1 };
+
+int64_t evaluation_reading(const evaluation *e)
+{
+    const size_t text = e->in->text ? e->in->text(e) : e->body.size;
+    return NS_READ * (int64_t)(text < TOO_MUCH ? text : TOO_MUCH);
+}
+
+static void add_time(evaluation *e)
+{
+    const size_t text = e->out->bound(e);
+    e->work = lk_call_cost(e->call) + evaluation_reading(e) +
+              NS_WRITE * (int64_t)(text < TOO_MUCH ? text : TOO_MUCH);
+}
+
 /* The steps. */
 
 bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
@@ -201,6 +220,7 @@ bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
     add_up(e, shards);
     if (e->need >= TOO_MUCH)
         return problem_set(p, 413, "too_large", "the request needs more memory than there is");
+    add_time(e);
     return true;
 }
 

@@ -28,6 +28,9 @@ const lk_loss *evaluation_at(const char *kind, const char *name, problem *p);
 evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out, span body);
 void evaluation_free(evaluation *e);
 
+/* Before open: roughly how long open takes, in ns. */
+int64_t evaluation_reading(const evaluation *e);
+
 /* `query` is the raw query string, "" for none. `shards` is the maximum number of shards; after
  * open, e->shards is the actual number. Each step returns false with a problem. */
 bool evaluation_open(evaluation *e, const char *query, int shards, problem *p);

@@ -34,6 +34,8 @@ static const setting table[] = {
      "memory for all bodies, tensors and replies together"},
     {"queue-limit", COUNT, AT(queue_limit), "1024", 1, 1000000, NULL,
      "evaluations admitted at the same time"},
+    {"inline-limit", SIZE, AT(inline_limit), "64KiB", 0, TIB, NULL,
+     "the event loop itself evaluates bodies up to this size if that takes microseconds; 0: none"},
     {"max-connections", COUNT, AT(max_connections), "1024", 1, 1000000, NULL,
      "open connections for each --listen"},
     {"request-timeout", DURATION, AT(request_timeout), "30s", 1, DAY, NULL,

@@ -16,7 +16,7 @@ typedef struct flags {
     bool listen_given;              /* `listen` is not the default */
     const char *listen[LISTEN_MAX]; /* host:port, [host]:port, unix:/path */
     int64_t workers;
-    int64_t max_body, memory_budget, drain_max; /* bytes */
+    int64_t max_body, memory_budget, drain_max, inline_limit; /* bytes */
     int64_t queue_limit, max_connections;
     int64_t header_timeout, body_timeout, request_timeout, idle_timeout; /* ms */
     int64_t drain_delay, drain_timeout;

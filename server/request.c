@@ -29,6 +29,15 @@ enum {
     PART = 250 * 1000,
     /* How long it runs before it gives way to queued work: it then goes to the end of the queue. */
     SLICE = 1000 * 1000,
+    /* What the loop computes itself: texts and blocks that take less than this, in ns, as
+     * evaluation_reading and evaluation.work estimate it; it stops at the first block that ends
+     * later. */
+    SMALL_WORK = 30 * 1000,
+    /* How much of that it does in one iteration, so that everything else waits for no more, however
+     * many requests come at once: in ns, of which each request has some besides its work. Estimates
+     * are summed, not time, which also passes while another process has the CPU. */
+    TURN = 1000 * 1000,
+    OVERHEAD = 10 * 1000,
     /* If another request arrived within this time, in ns, more are expected soon. */
     RECENT = 100 * 1000 * 1000,
 };
@@ -40,7 +49,7 @@ typedef struct shard {
     int i;
     int64_t done;    /* blocks computed */
     int64_t most;    /* blocks to run until the next check */
-    bool unfinished; /* it gave way to queued work, and must be queued again */
+    bool unfinished; /* it gave way to other work, and must be queued */
 } shard;
 
 struct request {
@@ -63,6 +72,7 @@ struct request {
     atomic_bool skipped;  /* a shard was not fully computed, because the request was cancelled */
     atomic_bool left;     /* the client has left */
     int away;             /* shards that have not returned to the loop */
+    bool here;            /* the loop computes it, not a worker */
 
     uint64_t queued;              /* uv_hrtime() when it was last queued */
     double queue, decode, encode; /* seconds */
@@ -75,6 +85,9 @@ static struct {
     int workers;
     size_t max_body, budget, used;
     int64_t limit, jobs;
+    size_t small;     /* the largest body that the loop evaluates itself; 0: none */
+    uint64_t turn;    /* http_turn() of the last of these */
+    int64_t spent;    /* on those of that iteration, in ns */
     uint64_t timeout; /* ns */
 } shared;
 
@@ -88,6 +101,7 @@ void request_setup(uv_loop_t *loop, const flags *f)
     shared.max_body = (size_t)f->max_body;
     shared.budget = (size_t)f->memory_budget;
     shared.limit = f->queue_limit;
+    shared.small = (size_t)f->inline_limit;
     shared.timeout = (uint64_t)f->request_timeout * 1000000;
 }
 
@@ -252,7 +266,7 @@ static void yield_cpu(const request *r)
 }
 
 /* Run blocks of a shard until all are done or the request is cancelled (true), or until the worker
- * should take other work first (false). */
+ * or the loop should take other work first (false). */
 static bool run_blocks(shard *s)
 {
     const uint64_t start = uv_hrtime();
@@ -268,9 +282,10 @@ static bool run_blocks(shard *s)
             s->most *= 2;
         else if (now - before > PART && s->most > 1)
             s->most /= 2;
-        if (more && now - start > SLICE && atomic_load(&metric.queue_jobs) > 0)
+        if (more && (s->r->here ? now - start > SMALL_WORK
+                                : now - start > SLICE && atomic_load(&metric.queue_jobs) > 0))
             return false;
-        if (more)
+        if (more && !s->r->here)
             yield_cpu(s->r);
     }
     return true;
@@ -413,7 +428,7 @@ static void write_timing(const request *r, char *out)
     *write_step(out, ", encode", r->encode) = '\0';
 }
 
-static void answer(request *r)
+static void fill_reply(request *r)
 {
     exchange *x = r->x;
     r->step = STEP_REPLY;
@@ -429,7 +444,12 @@ static void answer(request *r)
         memcpy(x->reply.piece, r->e->piece, sizeof r->e->piece);
     }
     write_timing(r, x->reply.timing);
-    http_resume(x);
+}
+
+static void answer(request *r)
+{
+    fill_reply(r);
+    http_resume(r->x);
 }
 
 static void run_shards(request *r);
@@ -496,6 +516,55 @@ static void after_step(uv_work_t *work, int status)
     }
 }
 
+/* Small requests, on the loop: a trip through the pool would take longer than their arithmetic. */
+
+/* Does this iteration of the loop have time left for small requests? */
+static bool has_time(const request *r)
+{
+    if (shared.turn != http_turn(r->x)) {
+        shared.turn = http_turn(r->x);
+        shared.spent = 0;
+    }
+    return shared.spent < TURN;
+}
+
+/* Is the request so small, by its head and the length of its texts, that the loop should read
+ * it? */
+static bool is_small(const request *r)
+{
+    return r->x->body_size <= shared.small && r->ask.body == CODING_NONE &&
+           evaluation_reading(r->e) <= SMALL_WORK;
+}
+
+/* May the reply be compressed, which takes longer than the rest? The bound is about twice its
+ * length. */
+static bool may_pack(const request *r)
+{
+    return r->ask.reply != CODING_NONE && !r->ask.out->binary &&
+           r->ask.out->bound(r->e) > 2 * PACKED_MIN;
+}
+
+/* Evaluate as much of the request as is small. True: all of it; the rest is for the pool. */
+static bool run_here(request *r)
+{
+    const uint64_t start = uv_hrtime();
+    shared.spent += OVERHEAD + evaluation_reading(r->e);
+    if (!open_body(r) &&
+        (r->problem.status != 0 || !reserve(r, r->need - r->reserved, &r->problem)))
+        return true;
+    if (r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r))
+        return false;
+    shared.spent += r->e->work;
+    r->here = true;
+    fill(r);
+    r->decode = seconds(start, uv_hrtime());
+    if (r->step == STEP_RUN)
+        run_alone(r);
+    r->here = false;
+    metric.inline_total += r->step == STEP_CLOSE;
+    return r->step != STEP_RUN;
+}
+
 void request_start(request *r)
 {
     atomic_store(&latest, r->x->start);
@@ -509,9 +578,16 @@ void request_start(request *r)
     }
     r->e->oip.head = r->ask.head;
     r->work.data = r;
+    if (is_small(r) && has_time(r) && run_here(r)) {
+        fill_reply(r);
+        return;
+    }
     http_suspend(x);
     r->queued = uv_hrtime();
-    hand_over(&r->work, work_open, after_step);
+    if (r->step == STEP_RUN)
+        run_shards(r);
+    else
+        hand_over(&r->work, r->step == STEP_RESERVE ? work_fill : work_open, after_step);
 }
 
 void request_leave(request *r)

@@ -68,5 +68,10 @@ void http_suspend(exchange *x)
 void http_resume(exchange *x)
 {
     MHD_resume_connection(x->connection);
-    x->listener->due = true;
+    listener_is_due(x->listener);
+}
+
+uint64_t http_turn(const exchange *x)
+{
+    return x->server->turn;
 }

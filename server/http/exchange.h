@@ -110,6 +110,10 @@ void http_suspend(exchange *x);
 /* The reply is ready: resume the exchange and send it. */
 void http_resume(exchange *x);
 
+/* uv_hrtime() when the present iteration of the loop began: what a handler's `run` does is the
+ * longer for other clients the later it is. */
+uint64_t http_turn(const exchange *x);
+
 /* Set the exchange's id: the client's, if it is safe to repeat in headers and logs; otherwise, or
  * for NULL, a generated one. */
 void exchange_identify(exchange *x, const char *given);

@@ -166,7 +166,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     (void)status;
     (void)events;
     listener *l = poll->data;
-    l->due = true;
+    listener_is_due(l);
     l->server->idle = 0;
 }
 
@@ -174,7 +174,7 @@ static void on_timer(uv_timer_t *timer)
 {
     http *server = timer->data;
     for (int i = 0; i < server->listeners; i++)
-        server->listener[i].due = true;
+        listener_is_due(&server->listener[i]);
 }
 
 static void on_prepare(uv_prepare_t *prepare)
@@ -185,6 +185,7 @@ static void on_prepare(uv_prepare_t *prepare)
         listener *l = &server->listener[i];
         MHD_UNSIGNED_LONG_LONG timeout;
         if (l->due) {
+            begin_turn(server);
             l->due = false;
             l->runs++;
             MHD_run(l->daemon);
@@ -201,6 +202,9 @@ static void on_prepare(uv_prepare_t *prepare)
         uv_timer_stop(&server->timer);
     else
         uv_timer_start(&server->timer, on_timer, soonest, 0);
+    if (server->turn != 0)
+        metrics_observe(&metric.loop_turn_seconds, (double)(uv_hrtime() - server->turn) * 1e-9);
+    server->turn = 0;
 }
 
 /* Beginning and end. */

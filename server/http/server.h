@@ -35,10 +35,25 @@ typedef struct http {
     int exchanges;
     int handles; /* handles that are not closed yet */
     bool closing;
-    int quiet;     /* sweeps in a row without an exchange */
+    int quiet; /* sweeps in a row without an exchange */
+    uint64_t
+        turn; /* uv_hrtime() when this iteration of the loop had its first event; 0: none yet */
     uint64_t idle; /* iterations of the loop in a row that ran at once, without any event */
     size_t drain_max;
     struct MHD_Response *exhausted; /* the reply for when there is no memory to make one */
 } http;
+
+static inline void begin_turn(http *server)
+{
+    if (server->turn == 0)
+        server->turn = uv_hrtime();
+}
+
+/* A daemon has something to do in this iteration of the loop. */
+static inline void listener_is_due(listener *l)
+{
+    begin_turn(l->server);
+    l->due = true;
+}
 
 #endif

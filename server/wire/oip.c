@@ -363,6 +363,11 @@ static bool oip_accept(const evaluation *e, problem *p)
     return true;
 }
 
+static size_t oip_text(const evaluation *e)
+{
+    return e->oip.head < e->body.size ? (size_t)e->oip.head : e->body.size;
+}
+
 static size_t oip_bound(const evaluation *e)
 {
     size_t bytes = 256 + e->oip.id.size;
@@ -428,6 +433,7 @@ const wire wire_oip = {
     .name = "oip",
     .media = media,
     .routed = true,
+    .text = oip_text,
     .open = oip_open,
     .read = oip_read,
     .accept = oip_accept,

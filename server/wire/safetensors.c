@@ -249,6 +249,13 @@ static bool safetensors_open(evaluation *e, problem *p)
     return read_header(e, text, data, p);
 }
 
+static size_t safetensors_text(const evaluation *e)
+{
+    cursor c = cursor_new(e->body);
+    const uint64_t length = cursor_u64(&c);
+    return length < e->body.size ? (size_t)length : e->body.size;
+}
+
 static size_t safetensors_bound(const evaluation *e)
 {
     return 128 + REPLY_TENSOR * (size_t)lk_call_outputs(e->call);
@@ -289,6 +296,7 @@ const wire wire_safetensors = {
     .name = "safetensors",
     .media = media,
     .binary = true,
+    .text = safetensors_text,
     .open = safetensors_open,
     .bound = safetensors_bound,
     .encode = safetensors_encode,

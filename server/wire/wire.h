@@ -18,6 +18,9 @@ struct wire {
     bool routed; /* chosen by the route, never by media type */
     bool binary; /* replies are binary tensors, which hardly compress */
 
+    /* Bytes of the body that are text. NULL: all. */
+    size_t (*text)(const evaluation *e);
+
     /* Read names, types and shapes from the body: gives the call its inputs without data, its
      * options and outputs. Of the numbers, only the count is read. */
     bool (*open)(evaluation *e, problem *p);

@@ -734,6 +734,35 @@ static void test_claims(void **state)
     assert_true(evaluated > 20);
 }
 
+/* The cost is about the elements that are processed, whatever is made of them. */
+static int64_t cost_of(const char *loss, const char *a, const char *b, int64_t rows, int64_t size)
+{
+    lk_error error;
+    lk_call *call = lk_call_new(lk_loss_find(loss));
+    const lk_tensor x = lk_matrix(LK_F32, NULL, rows, size);
+    const lk_tensor y = strcmp(b, "targets") == 0 ? lk_vector(LK_I64, NULL, rows) : x;
+    assert_int_equal(lk_call_cost(call), 0);
+    assert_int_equal(lk_call_input(call, a, &x, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, b, &y, &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    const int64_t cost = lk_call_cost(call);
+    lk_call_free(call);
+    return cost;
+}
+
+static void test_cost(void **state)
+{
+    (void)state;
+    assert_in_range(cost_of("cross_entropy", "logits", "targets", 32, 128), 4096, 3 * 4096);
+    assert_in_range(cost_of("cross_entropy", "logits", "targets", 128, 50257), 128 * 50257,
+                    2 * 128 * 50257);
+    assert_in_range(cost_of("mse", "a", "b", 64, 64), 100, 4096);
+    /* Each of 1024 rows with each of the others, and a pass for either gradient. */
+    assert_in_range(cost_of("info_nce", "anchors", "positives", 1024, 16), 1 << 20, 1 << 24);
+    /* An empty tensor may claim sizes whose product overflows. */
+    assert_true(cost_of("cross_entropy", "logits", "targets", 0, INT64_MAX / 64) >= 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -745,6 +774,7 @@ int main(void)
         cmocka_unit_test(test_shapes),     cmocka_unit_test(test_deepest),
         cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_any),
         cmocka_unit_test(test_locale),     cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_cost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
