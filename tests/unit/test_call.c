@@ -758,7 +758,7 @@ static void test_cost(void **state)
                     2 * 128 * 50257);
     assert_in_range(cost_of("mse", "a", "b", 64, 64), 100, 4096);
     /* Each of 1024 rows with each of the others, and a pass for either gradient. */
-    assert_in_range(cost_of("info_nce", "anchors", "positives", 1024, 16), 1 << 20, 1 << 24);
+    assert_in_range(cost_of("info_nce", "anchors", "candidates", 1024, 16), 1 << 20, 1 << 24);
     /* An empty tensor may claim sizes whose product overflows. */
     assert_true(cost_of("cross_entropy", "logits", "targets", 0, INT64_MAX / 64) >= 0);
 }
