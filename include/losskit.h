@@ -391,6 +391,11 @@ void lk_call_run(lk_call *call, int64_t first, int64_t count, void *scratch);
  * report the invalid value with the lowest index, in which case the outputs are unspecified. */
 lk_status lk_call_finish(lk_call *call, lk_error *error);
 
+/* After plan or finish: the call is again as it was after check, for other data of the same types
+ * and shapes: the data of every input and output must be set anew. False, and nothing has changed,
+ * for a composite, a call with deferred gradients, and before plan. */
+bool lk_call_again(lk_call *call);
+
 /* After the finish of a call with deferred gradients: start the passes that compute them. */
 lk_status lk_call_backward(lk_call *call, lk_error *error);
 

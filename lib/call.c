@@ -249,6 +249,15 @@ lk_status lk_call_finish(lk_call *call, lk_error *error)
     return status;
 }
 
+bool lk_call_again(lk_call *call)
+{
+    if (call->stage < PLANNED || call->phase != TOGETHER || !call->kind->again)
+        return false;
+    call->kind->again(call);
+    call->stage = CHECKED;
+    return true;
+}
+
 lk_status lk_call_backward(lk_call *call, lk_error *error)
 {
     if (call->stage != FINISHED || call->phase != VALUES)

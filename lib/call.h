@@ -83,6 +83,9 @@ typedef struct lk_kind {
     bool (*next)(lk_call *call);
     lk_status (*finish)(lk_call *call, lk_error *error);
 
+    /* Forget the plan, so that check's results can be planned again. NULL: they cannot. */
+    void (*again)(lk_call *call);
+
     /* Start the passes of deferred gradients. NULL: gradients cannot be deferred. */
     lk_status (*backward)(lk_call *call, lk_error *error);
 } lk_kind;

@@ -232,6 +232,14 @@ static lk_status plan(lk_call *call, lk_error *error)
     return prepare(s, error);
 }
 
+/* The next plan frees what this one has. */
+static void again(lk_call *call)
+{
+    single *s = single_of(call);
+    s->pass = 0;
+    atomic_store(&s->starved, false);
+}
+
 /* The gradients begin where the values did, with the upstream gradients as they are now. */
 static lk_status backward(lk_call *call, lk_error *error)
 {
@@ -425,5 +433,6 @@ const lk_kind lk_single = {
     .run = run,
     .next = next,
     .finish = finish,
+    .again = again,
     .backward = backward,
 };
