@@ -4,7 +4,6 @@
 #include "http/server.h"
 
 #include <microhttpd.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
@@ -37,6 +36,20 @@ int http_header_times(const exchange *x, const char *name)
     return t.times;
 }
 
+/* Drawn from the kernel many at a time. */
+static uint64_t random_bits(uint64_t fallback)
+{
+    static struct {
+        uint64_t bits[128];
+        size_t left;
+    } drawn;
+    if (drawn.left == 0) {
+        const ssize_t size = getrandom(drawn.bits, sizeof drawn.bits, GRND_NONBLOCK);
+        drawn.left = size > 0 ? (size_t)size / sizeof *drawn.bits : 0;
+    }
+    return drawn.left > 0 ? drawn.bits[--drawn.left] : fallback;
+}
+
 void exchange_identify(exchange *x, const char *given)
 {
     const size_t size = given ? strlen(given) : 0;
@@ -44,10 +57,10 @@ void exchange_identify(exchange *x, const char *given)
         memcpy(x->id, given, size + 1);
         return;
     }
-    uint64_t random = 0;
-    if (getrandom(&random, sizeof random, GRND_NONBLOCK) != (ssize_t)sizeof random)
-        random = x->start;
-    snprintf(x->id, sizeof x->id, "%016llx", (unsigned long long)random);
+    char *to = x->id;
+    for (uint64_t bits = random_bits(x->start), i = 0; i < 16; i++, bits <<= 4)
+        *to++ = "0123456789abcdef"[bits >> 60];
+    *to = '\0';
 }
 
 bool http_is_local(const exchange *x)
