@@ -54,6 +54,28 @@ void buffer_text(buffer *b, const char *text)
     buffer_append(b, text, strlen(text));
 }
 
+void buffer_texts(buffer *b, ...)
+{
+    va_list args;
+    va_start(args, b);
+    for (const char *text; (text = va_arg(args, const char *));)
+        buffer_text(b, text);
+    va_end(args);
+}
+
+void buffer_integer(buffer *b, int64_t value)
+{
+    char digits[20];
+    size_t at = sizeof digits;
+    uint64_t left = value < 0 ? -(uint64_t)value : (uint64_t)value;
+    do
+        digits[--at] = (char)('0' + left % 10);
+    while ((left /= 10) > 0);
+    if (value < 0)
+        digits[--at] = '-';
+    buffer_append(b, digits + at, sizeof digits - at);
+}
+
 void buffer_printf(buffer *b, const char *format, ...)
 {
     va_list args, again;

@@ -191,9 +191,14 @@ static void add_up(evaluation *e, int shards)
  * longest numbers. */
 enum { NS_READ = 4, NS_WRITE = 1 };
 
+size_t evaluation_text(const evaluation *e)
+{
+    return e->in->text ? e->in->text(e) : e->body.size;
+}
+
 int64_t evaluation_reading(const evaluation *e)
 {
-    const size_t text = e->in->text ? e->in->text(e) : e->body.size;
+    const size_t text = evaluation_text(e);
     return NS_READ * (int64_t)(text < TOO_MUCH ? text : TOO_MUCH);
 }
 
@@ -242,7 +247,7 @@ static bool fill_source(evaluation *e, const source *s, problem *p)
 bool evaluation_fill(evaluation *e, problem *p)
 {
     lk_error error;
-    if (e->arena_size > 0) {
+    if (e->arena_size > 0 && !e->arena) {
         e->arena = aligned_alloc(ALIGNMENT, e->arena_size);
         if (!e->arena)
             return no_memory(p, e->arena_size);
@@ -296,7 +301,7 @@ bool evaluation_close(evaluation *e, problem *p)
     if (lk_call_finish(e->call, &error) != LK_OK)
         return problem_from(p, &error);
     size_t bound = e->out->bound(e);
-    e->text = buffer_new(bound);
+    e->text.max = bound;
     if (!buffer_reserve(&e->text, bound))
         return no_memory(p, bound);
     e->media = e->out->media[0];
@@ -305,4 +310,33 @@ bool evaluation_close(evaluation *e, problem *p)
     if (e->text.failed)
         return problem_set(p, 500, "internal", "the reply is longer than its bound");
     return true;
+}
+
+/* All inputs must be views of the body: of numbers in text the places differ. */
+bool evaluation_renewable(evaluation *e)
+{
+    const uintptr_t begin = (uintptr_t)e->body.data;
+    for (int i = 0; i < e->sources; i++)
+        if (!e->source[i].raw || (uintptr_t)e->source[i].text.data - begin > e->body.size)
+            return false;
+    return lk_call_again(e->call);
+}
+
+/* Move a part of the former body, which may have been freed, to the new one. */
+static void move_span(span *part, const evaluation *e, span body)
+{
+    if (part->size > 0)
+        part->data = body.data + ((uintptr_t)part->data - (uintptr_t)e->body.data);
+}
+
+void evaluation_renew(evaluation *e, span body)
+{
+    for (int i = 0; i < e->sources; i++)
+        move_span(&e->source[i].text, e, body);
+    move_span(&e->oip.id, e, body);
+    e->body = body;
+    e->arena_used = 0;
+    e->text.size = 0;
+    e->pieces = 0;
+    e->oip.reply_head = 0;
 }

@@ -28,7 +28,9 @@ const lk_loss *evaluation_at(const char *kind, const char *name, problem *p);
 evaluation *evaluation_new(const lk_loss *loss, const wire *in, const wire *out, span body);
 void evaluation_free(evaluation *e);
 
-/* Before open: roughly how long open takes, in ns. */
+/* How many bytes at the beginning of the body are text; the rest is tensors. And roughly how long
+ * open takes for that, in ns. */
+size_t evaluation_text(const evaluation *e);
 int64_t evaluation_reading(const evaluation *e);
 
 /* `query` is the raw query string, "" for none. `shards` is the maximum number of shards; after
@@ -42,5 +44,10 @@ bool evaluation_close(evaluation *e, problem *p);
 /* evaluation_run in slices: runs at most `most` blocks of the shard after the first *done, and
  * advances *done. True while blocks are left. Each call has an overhead comparable to a block. */
 bool evaluation_run_some(evaluation *e, int shard, int64_t most, int64_t *done);
+
+/* After close: prepare the evaluation for another body, of which only the tensors differ. False: it
+ * must be freed. Then, as if it had been opened with it: evaluation_renew. */
+bool evaluation_renewable(evaluation *e);
+void evaluation_renew(evaluation *e, span body);
 
 #endif

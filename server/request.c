@@ -2,6 +2,7 @@
 #include "request.h"
 
 #include "http/reply.h"
+#include "kept.h"
 #include "tell/metrics.h"
 #include "wire/number.h"
 #include "wire/wires.h"
@@ -73,6 +74,8 @@ struct request {
     atomic_bool left;     /* the client has left */
     int away;             /* shards that have not returned to the loop */
     bool here;            /* the loop computes it, not a worker */
+    bool again;           /* the evaluation was kept from an earlier request: it is open */
+    bool small;           /* the loop has evaluated it: it may be kept */
 
     uint64_t queued;              /* uv_hrtime() when it was last queued */
     double queue, decode, encode; /* seconds */
@@ -103,6 +106,11 @@ void request_setup(uv_loop_t *loop, const flags *f)
     shared.limit = f->queue_limit;
     shared.small = (size_t)f->inline_limit;
     shared.timeout = (uint64_t)f->request_timeout * 1000000;
+}
+
+void request_rest(void)
+{
+    kept_clear();
 }
 
 size_t request_max_body(void)
@@ -151,9 +159,9 @@ static void set_deadline(request *r, uint64_t microseconds)
 }
 
 /* Is the request cancelled: has the client left, or its deadline passed? */
-static bool is_over(request *r)
+static bool is_over(request *r, uint64_t now)
 {
-    return atomic_load(&r->left) || uv_hrtime() > r->deadline;
+    return atomic_load(&r->left) || now > r->deadline;
 }
 
 static bool say_over(request *r)
@@ -166,9 +174,9 @@ static bool say_over(request *r)
                        (double)(r->deadline - r->x->start) * 1e-6);
 }
 
-static bool is_wanted(request *r)
+static bool is_wanted(request *r, uint64_t now)
 {
-    return !is_over(r) || say_over(r);
+    return !is_over(r, now) || say_over(r);
 }
 
 request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
@@ -237,9 +245,8 @@ static bool is_packable(const request *r)
            r->e->piece[0].size >= PACKED_MIN && !r->ask.out->binary;
 }
 
-static void close_evaluation(request *r)
+static void close_evaluation(request *r, uint64_t start)
 {
-    uint64_t start = uv_hrtime();
     r->step = STEP_CLOSE;
     if (atomic_load(&r->skipped)) {
         (void)say_over(r);
@@ -265,25 +272,25 @@ static void yield_cpu(const request *r)
         sched_yield();
 }
 
-/* Run blocks of a shard until all are done or the request is cancelled (true), or until the worker
- * or the loop should take other work first (false). */
-static bool run_blocks(shard *s)
+/* Run blocks of a shard, from *now on, until all are done or the request is cancelled (true), or
+ * until the worker or the loop should take other work first (false). */
+static bool run_blocks(shard *s, uint64_t *now)
 {
-    const uint64_t start = uv_hrtime();
-    uint64_t before = start, now;
-    for (bool more = true; more; before = now) {
-        if (is_over(s->r)) {
+    const uint64_t start = *now;
+    for (bool more = true; more;) {
+        const uint64_t before = *now;
+        if (is_over(s->r, before)) {
             atomic_store(&s->r->skipped, true);
             return true;
         }
         more = evaluation_run_some(s->r->e, s->i, s->most, &s->done);
-        now = uv_hrtime();
-        if (now - before < PART / 2)
+        *now = uv_hrtime();
+        if (*now - before < PART / 2)
             s->most *= 2;
-        else if (now - before > PART && s->most > 1)
+        else if (*now - before > PART && s->most > 1)
             s->most /= 2;
-        if (more && (s->r->here ? now - start > SMALL_WORK
-                                : now - start > SLICE && atomic_load(&metric.queue_jobs) > 0))
+        if (more && (s->r->here ? *now - start > SMALL_WORK
+                                : *now - start > SLICE && atomic_load(&metric.queue_jobs) > 0))
             return false;
         if (more && !s->r->here)
             yield_cpu(s->r);
@@ -291,18 +298,18 @@ static bool run_blocks(shard *s)
     return true;
 }
 
-/* Run a shard. The last one of a pass continues: with the next pass, for which the loop queues all
- * shards again (a single shard runs it at once), or by closing the evaluation. */
-static void run_shard(shard *s)
+/* Run a shard, from `now` on. The last one of a pass continues: with the next pass, for which the
+ * loop queues all shards again (a single shard runs it at once), or by closing the evaluation. */
+static void run_shard(shard *s, uint64_t now)
 {
     request *r = s->r;
     const bool alone = r->e->shards == 1;
-    const uint64_t start = uv_hrtime();
+    const uint64_t start = now;
     bool last, again;
     do {
-        s->unfinished = !run_blocks(s);
+        s->unfinished = !run_blocks(s, &now);
         if (s->unfinished) {
-            atomic_fetch_add(&r->compute, uv_hrtime() - start);
+            atomic_fetch_add(&r->compute, now - start);
             return;
         }
         s->done = 0; /* start again with the blocks of the next pass */
@@ -312,16 +319,16 @@ static void run_shard(shard *s)
         if (again)
             atomic_store(&r->computing, r->e->shards);
     } while (again && alone);
-    atomic_fetch_add(&r->compute, uv_hrtime() - start);
+    atomic_fetch_add(&r->compute, now - start);
     if (last && !again)
-        close_evaluation(r);
+        close_evaluation(r, now);
 }
 
-static void run_alone(request *r)
+static void run_alone(request *r, uint64_t now)
 {
     r->all = (shard){.r = r, .most = 1};
     r->all.work.data = &r->all;
-    run_shard(&r->all);
+    run_shard(&r->all, now);
 }
 
 /* A compressed body is inflated twice: first only to find its size, so that memory is reserved
@@ -350,7 +357,7 @@ static bool inflate_body(request *r)
 static bool open_body(request *r)
 {
     r->step = STEP_OPEN;
-    if (!evaluation_open(r->e, r->ask.query, shared.workers, &r->problem))
+    if (!r->again && !evaluation_open(r->e, r->ask.query, shared.workers, &r->problem))
         return false;
     r->need = r->x->body_capacity + r->plain_size + r->e->need;
     if (r->ask.body != CODING_NONE || r->ask.reply != CODING_NONE)
@@ -360,7 +367,7 @@ static bool open_body(request *r)
     if (r->e->timeout > 0)
         set_deadline(r, r->e->timeout);
     r->step = STEP_RESERVE;
-    return is_wanted(r) && r->need <= r->reserved;
+    return is_wanted(r, uv_hrtime()) && r->need <= r->reserved;
 }
 
 static void fill(request *r)
@@ -372,35 +379,40 @@ static void fill(request *r)
     atomic_store(&r->computing, r->e->shards);
 }
 
+/* What was decoded from `start` on runs at once if there is one shard. */
+static void run_after_fill(request *r, uint64_t start)
+{
+    const uint64_t now = uv_hrtime();
+    r->decode += seconds(start, now);
+    if (r->step == STEP_RUN && r->e->shards == 1)
+        run_alone(r, now);
+}
+
 static void work_open(uv_work_t *work)
 {
     request *r = work->data;
-    uint64_t start = begin_work(r, true);
-    if (is_wanted(r) && (r->ask.body == CODING_NONE || inflate_body(r)) && open_body(r))
+    const uint64_t start = begin_work(r, true);
+    if (is_wanted(r, start) && (r->ask.body == CODING_NONE || inflate_body(r)) && open_body(r))
         fill(r);
-    r->decode += seconds(start, uv_hrtime());
-    if (r->step == STEP_RUN && r->e->shards == 1)
-        run_alone(r);
+    run_after_fill(r, start);
     end_work();
 }
 
 static void work_fill(uv_work_t *work)
 {
     request *r = work->data;
-    uint64_t start = begin_work(r, true);
-    if (is_wanted(r))
+    const uint64_t start = begin_work(r, true);
+    if (is_wanted(r, start))
         fill(r);
-    r->decode += seconds(start, uv_hrtime());
-    if (r->step == STEP_RUN && r->e->shards == 1)
-        run_alone(r);
+    run_after_fill(r, start);
     end_work();
 }
 
 static void work_shard(uv_work_t *work)
 {
     shard *s = work->data;
-    (void)begin_work(s->r, s->i == 0 && s->done == 0);
-    run_shard(s);
+    const uint64_t start = begin_work(s->r, s->i == 0 && s->done == 0);
+    run_shard(s, start);
     end_work();
 }
 
@@ -432,7 +444,7 @@ static void fill_reply(request *r)
 {
     exchange *x = r->x;
     r->step = STEP_REPLY;
-    if (r->problem.status != 0 || !is_wanted(r)) {
+    if (r->problem.status != 0 || !is_wanted(r, uv_hrtime())) {
         http_reply_problem(x, &r->problem);
     } else {
         x->reply.status = 200;
@@ -465,7 +477,7 @@ static void after_shard(uv_work_t *work, int status)
     }
     if (--r->away > 0)
         return;
-    if (r->step == STEP_CLOSE || !is_wanted(r))
+    if (r->step == STEP_CLOSE || !is_wanted(r, uv_hrtime()))
         answer(r);
     else
         run_shards(r); /* the next pass */
@@ -516,6 +528,11 @@ static void after_step(uv_work_t *work, int status)
     }
 }
 
+static kept_key key_of(const request *r)
+{
+    return (kept_key){r->ask.loss, r->ask.in, r->ask.out, r->ask.query, r->ask.head};
+}
+
 /* Small requests, on the loop: a trip through the pool would take longer than their arithmetic. */
 
 /* Does this iteration of the loop have time left for small requests? */
@@ -528,12 +545,10 @@ static bool has_time(const request *r)
     return shared.spent < TURN;
 }
 
-/* Is the request so small, by its head and the length of its texts, that the loop should read
- * it? */
+/* May the loop read the request, by its length and its head? */
 static bool is_small(const request *r)
 {
-    return r->x->body_size <= shared.small && r->ask.body == CODING_NONE &&
-           evaluation_reading(r->e) <= SMALL_WORK;
+    return r->x->body_size <= shared.small && r->ask.body == CODING_NONE && has_time(r);
 }
 
 /* May the reply be compressed, which takes longer than the rest? The bound is about twice its
@@ -548,6 +563,8 @@ static bool may_pack(const request *r)
 static bool run_here(request *r)
 {
     const uint64_t start = uv_hrtime();
+    if (evaluation_reading(r->e) > SMALL_WORK)
+        return false;
     shared.spent += OVERHEAD + evaluation_reading(r->e);
     if (!open_body(r) &&
         (r->problem.status != 0 || !reserve(r, r->need - r->reserved, &r->problem)))
@@ -557,11 +574,10 @@ static bool run_here(request *r)
     shared.spent += r->e->work;
     r->here = true;
     fill(r);
-    r->decode = seconds(start, uv_hrtime());
-    if (r->step == STEP_RUN)
-        run_alone(r);
+    run_after_fill(r, start);
     r->here = false;
-    metric.inline_total += r->step == STEP_CLOSE;
+    r->small = r->step == STEP_CLOSE;
+    metric.inline_total += r->small;
     return r->step != STEP_RUN;
 }
 
@@ -569,7 +585,14 @@ void request_start(request *r)
 {
     atomic_store(&latest, r->x->start);
     exchange *x = r->x;
-    r->e = evaluation_new(r->ask.loss, r->ask.in, r->ask.out, (span){x->body, x->body_size});
+    const span body = {x->body, x->body_size};
+    const kept_key key = key_of(r);
+    const bool small = is_small(r);
+    if (small)
+        r->e = kept_take(&key, body);
+    r->again = r->e != NULL;
+    if (!r->e)
+        r->e = evaluation_new(r->ask.loss, r->ask.in, r->ask.out, body);
     if (!r->e) {
         problem p;
         problem_set(&p, 503, "no_memory", "no memory for an evaluation; try again later");
@@ -578,7 +601,7 @@ void request_start(request *r)
     }
     r->e->oip.head = r->ask.head;
     r->work.data = r;
-    if (is_small(r) && has_time(r) && run_here(r)) {
+    if (small && run_here(r)) {
         fill_reply(r);
         return;
     }
@@ -658,7 +681,11 @@ void request_end(request *r)
     metrics_timing(loss, x->reply.status == 200, &t);
     if (x->reply.status == 200)
         metrics_elements(loss, r->e->elements);
-    evaluation_free(r->e);
+    const kept_key key = key_of(r);
+    if (r->small && r->problem.status == 0)
+        kept_give(&key, r->e);
+    else
+        evaluation_free(r->e);
     free(r->plain);
     buffer_free(&r->packed);
     release(r);

@@ -64,6 +64,9 @@ void request_log(const request *r, log_entry *entry);
 /* Free the request; NULL is allowed. */
 void request_end(request *r);
 
+/* Nothing has been asked for a while, or the thread ends: free what this thread keeps for later. */
+void request_rest(void);
+
 /* The largest body allowed. */
 size_t request_max_body(void);
 

@@ -280,15 +280,22 @@ static bool matches(const route *r, const exchange *x)
 {
     const char *path = r->path;
     for (int i = 0; i < x->target.segments; i++) {
+        const char *segment = x->target.segment[i];
         if (*path != '/')
             return false;
         path++;
-        size_t length = strcspn(path, "/");
-        bool any = path[0] == '{' && x->target.segment[i][0] != '\0';
-        if (!any && (strlen(x->target.segment[i]) != length ||
-                     memcmp(x->target.segment[i], path, length) != 0))
+        if (*path == '{' && *segment != '\0') {
+            while (*path != '}')
+                path++;
+            path++;
+            continue;
+        }
+        while (*path == *segment && *segment != '\0') {
+            path++;
+            segment++;
+        }
+        if (*segment != '\0' || (*path != '/' && *path != '\0'))
             return false;
-        path += length;
     }
     return *path == '\0';
 }
@@ -441,4 +448,5 @@ const handler route_handler = {
     .run = handle_run,
     .leave = handle_leave,
     .end = handle_end,
+    .rest = request_rest,
 };

@@ -90,6 +90,9 @@ typedef struct handler {
 
     /* The reply was sent, or the client is gone. Frees x->request. */
     void (*end)(exchange *x);
+
+    /* Nothing has been asked for a while, or the server stops: free what is kept for later. */
+    void (*rest)(void);
 } handler;
 
 /* The value of a header of the request, or NULL. */

@@ -130,8 +130,10 @@ static void on_sweep(uv_timer_t *timer)
     const uint64_t now = uv_hrtime();
     pages_age(QUIET_SWEEPS);
     end_stuck(server);
-    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS)
+    if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS) {
+        server->handler->rest();
         malloc_trim(0); /* the C library keeps memory that large bodies have freed */
+    }
     for (peer *p = server->peers.first; p; p = p->next) {
         if (p->deadline != 0 && now > p->deadline)
             end_late(p);
@@ -358,6 +360,7 @@ void http_stop(http *server)
         MHD_stop_daemon(l->daemon);
     }
     pages_age(0);
+    server->handler->rest();
     if (server->exhausted)
         MHD_destroy_response(server->exhausted);
     close_handle(server, (uv_handle_t *)&server->prepare);

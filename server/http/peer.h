@@ -51,7 +51,8 @@ void peers_setup(peers *all, const flags *f);
 peer *peer_add(peers *all, int fd);
 void peer_remove(peer *p);
 
-/* Enter another phase and set its deadline. `bytes` is the length of a reply. */
+/* Enter another phase and set its deadline, from `now` on, which may be when the present iteration
+ * of the loop began. `bytes` is the length of a reply. */
 void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t bytes);
 
 /* Bytes of a body were received: extend its deadline by the time that they may take, but not beyond

@@ -152,7 +152,7 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 static enum MHD_Result take_head(exchange *x)
 {
     problem p;
-    peer_enter(&x->server->peers, x->peer, PEER_BODY, uv_hrtime(), 0);
+    peer_enter(&x->server->peers, x->peer, PEER_BODY, x->server->turn, 0);
     peer_moved(&x->server->peers, x->peer, x->start, 0);
     MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, trim_header, NULL);
     exchange_identify(x, http_header(x, "X-Request-Id"));
@@ -226,7 +226,7 @@ void receive_end(void *cls, struct MHD_Connection *connection, void **state,
     if (!x)
         return;
     x->peer->exchange = NULL;
-    peer_enter(&server->peers, x->peer, PEER_IDLE, uv_hrtime(), 0);
+    peer_enter(&server->peers, x->peer, PEER_IDLE, server->turn, 0);
     server->exchanges--;
     server->handler->end(x);
     free_body(x);

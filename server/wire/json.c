@@ -207,10 +207,10 @@ static bool json_encode(evaluation *e, problem *p)
 {
     buffer *b = &e->text;
     (void)p;
-    buffer_printf(b, "{\"loss\":\"%s\",\"outputs\":{", lk_loss_describe(e->loss)->name);
+    buffer_texts(b, "{\"loss\":\"", lk_loss_describe(e->loss)->name, "\",\"outputs\":{", NULL);
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        buffer_printf(b, "%s\"%s\":", i ? "," : "", lk_call_output(e->call, i, &t));
+        buffer_texts(b, i ? ",\"" : "\"", lk_call_output(e->call, i, &t), "\":", NULL);
         if (lk_tensor_count(&t) == 0 && t.rank > 1)
             write_empty(b, &t);
         else

@@ -383,8 +383,8 @@ static bool oip_encode(evaluation *e, problem *p)
 {
     buffer *b = &e->text;
     (void)p;
-    buffer_printf(b, "{\"model_name\":\"%s\",\"model_version\":\"%s\"",
-                  lk_loss_describe(e->loss)->name, OIP_VERSION);
+    buffer_texts(b, "{\"model_name\":\"", lk_loss_describe(e->loss)->name,
+                 "\",\"model_version\":\"" OIP_VERSION "\"", NULL);
     if (e->oip.id.size > 0) {
         buffer_text(b, ",\"id\":");
         buffer_append(b, e->oip.id.data, e->oip.id.size);
@@ -396,12 +396,14 @@ static bool oip_encode(evaluation *e, problem *p)
         lk_tensor t;
         const char *name = lk_call_output(e->call, i, &t);
         const size_t bytes = (size_t)lk_tensor_count(&t) * lk_dtype_size(t.dtype);
-        buffer_printf(b, "%s{\"name\":\"%s\",\"shape\":", i ? "," : "", name);
+        buffer_texts(b, i ? ",{" : "{", "\"name\":\"", name, "\",\"shape\":", NULL);
         tensor_text_write_sizes(b, &t);
-        buffer_printf(b, ",\"datatype\":\"%s\",", oip_spelling(t.dtype));
+        buffer_texts(b, ",\"datatype\":\"", oip_spelling(t.dtype), "\",", NULL);
         if (is_raw(e, i)) {
             raw = true;
-            buffer_printf(b, "\"parameters\":{\"binary_data_size\":%zu}}", bytes);
+            buffer_text(b, "\"parameters\":{\"binary_data_size\":");
+            buffer_integer(b, (int64_t)bytes);
+            buffer_text(b, "}}");
             if (bytes > 0)
                 e->piece[e->pieces++] = (span){t.data, bytes};
             continue;

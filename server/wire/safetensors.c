@@ -253,7 +253,7 @@ static size_t safetensors_text(const evaluation *e)
 {
     cursor c = cursor_new(e->body);
     const uint64_t length = cursor_u64(&c);
-    return length < e->body.size ? (size_t)length : e->body.size;
+    return length < cursor_left(&c) ? 8 + (size_t)length : e->body.size;
 }
 
 static size_t safetensors_bound(const evaluation *e)
@@ -267,16 +267,20 @@ static bool safetensors_encode(evaluation *e, problem *p)
     size_t at = 0;
     (void)p;
     buffer_append(b, "\0\0\0\0\0\0\0", 8);
-    buffer_printf(b, "{\"__metadata__\":{\"loss\":\"%s\"}", lk_loss_describe(e->loss)->name);
+    buffer_texts(b, "{\"__metadata__\":{\"loss\":\"", lk_loss_describe(e->loss)->name, "\"}", NULL);
     e->pieces = 1;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         const char *name = lk_call_output(e->call, i, &t);
         size_t bytes = (size_t)lk_tensor_count(&t) * lk_dtype_size(t.dtype);
-        buffer_printf(b, ",\"%s\":{\"dtype\":\"%s\",\"shape\":", name, spelling(t.dtype));
+        buffer_texts(b, ",\"", name, "\":{\"dtype\":\"", spelling(t.dtype), "\",\"shape\":", NULL);
         tensor_text_write_sizes(b, &t);
-        buffer_printf(b, ",\"data_offsets\":[%zu,%zu]}", at, at + bytes);
+        buffer_text(b, ",\"data_offsets\":[");
+        buffer_integer(b, (int64_t)at);
         at += bytes;
+        buffer_text(b, ",");
+        buffer_integer(b, (int64_t)at);
+        buffer_text(b, "]}");
         if (bytes > 0)
             e->piece[e->pieces++] = (span){t.data, bytes};
     }

@@ -457,7 +457,10 @@ char *tensor_text_flat(char *to, const lk_tensor *t, bool strict)
 
 void tensor_text_write_sizes(buffer *to, const lk_tensor *t)
 {
-    for (int axis = 0; axis < t->rank; axis++)
-        buffer_printf(to, "%s%lld", axis ? "," : "[", (long long)t->shape[axis]);
-    buffer_text(to, t->rank > 0 ? "]" : "[]");
+    buffer_text(to, "[");
+    for (int axis = 0; axis < t->rank; axis++) {
+        buffer_text(to, axis ? "," : "");
+        buffer_integer(to, t->shape[axis]);
+    }
+    buffer_text(to, "]");
 }

@@ -18,7 +18,8 @@ struct wire {
     bool routed; /* chosen by the route, never by media type */
     bool binary; /* replies are binary tensors, which hardly compress */
 
-    /* Bytes of the body that are text. NULL: all. */
+    /* How many bytes at the beginning of the body are text, or say how long that is; the rest is
+     * tensors. NULL: all. */
     size_t (*text)(const evaluation *e);
 
     /* Read names, types and shapes from the body: gives the call its inputs without data, its

@@ -79,6 +79,10 @@ static void on_end(exchange *x)
     free(x->request);
 }
 
+static void on_rest(void)
+{
+}
+
 static const handler echo = {
     .begin = on_begin,
     .grow = on_grow,
@@ -86,6 +90,7 @@ static const handler echo = {
     .run = on_run,
     .leave = on_leave,
     .end = on_end,
+    .rest = on_rest,
 };
 
 int main(int argc, char **argv)
