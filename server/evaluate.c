@@ -4,7 +4,9 @@
 #include "catalogue/describe.h"
 #include "catalogue/trees.h"
 #include "percent.h"
+#include "wire/element.h"
 #include "wire/options.h"
+#include "wire/place.h"
 #include "wire/wire.h"
 
 #include <stdio.h>
@@ -85,6 +87,7 @@ void evaluation_free(evaluation *e)
         return;
     lk_call_free(e->call);
     buffer_free(&e->text);
+    place_free(e);
     free(e->arena);
     free(e);
 }
@@ -103,12 +106,14 @@ static bool query_pair(evaluation *e, const char *name, const char *value, bool 
         e->strict_json = strcmp(value, "true") == 0;
         return true;
     }
+    if (strncmp(name, PLACE_PREFIX, strlen(PLACE_PREFIX)) == 0)
+        return place_text(e, name + strlen(PLACE_PREFIX), value, p);
     return wire_option(e, name, value, p);
 }
 
 static bool read_query(evaluation *e, const char *query, problem *p)
 {
-    char name[64], value[4096];
+    char name[96], value[4096];
     bool strict = false;
     while (*query != '\0') {
         size_t length = strcspn(query, "&"), cut = strcspn(query, "=&");
@@ -158,6 +163,33 @@ static size_t tensor_bytes(const lk_tensor *t)
     return (size_t)lk_tensor_count(t) * lk_dtype_size(t->dtype);
 }
 
+/* Is the data of an input used where it is? What is not floats is checked, or used as an index, so
+ * in a region it is copied first: there it may change at any time. Of floats that change only the
+ * numbers of the reply become wrong. */
+static bool is_viewed(const source *s, const lk_tensor *t)
+{
+    return s->raw && (!s->place || (LK_FLOATS >> t->dtype & 1));
+}
+
+/* Is output i computed in the memory of its input, which belongs to the request? */
+static bool is_over(const evaluation *e, int i)
+{
+    const lk_tensor *over = lk_call_in_place(e->call, i);
+    for (int k = 0; over && k < e->sources; k++)
+        if (e->source[k].place && lk_call_tensor(e->call, e->source[k].name) == over)
+            return false;
+    return over;
+}
+
+/* Where in a region output i is computed; NULL: not in one. */
+static void *home_of(const evaluation *e, int i)
+{
+    lk_tensor is, result;
+    (void)lk_call_output(e->call, i, &is);
+    (void)place_result(e, i, &result);
+    return place_region(e, i) && is.dtype == result.dtype ? result.data : NULL;
+}
+
 /* Add up what fill and close will allocate. Sizes were checked: each tensor's size fits in an
  * int64_t, and there are at most 64 inputs. */
 static void add_up(evaluation *e, int shards)
@@ -166,13 +198,13 @@ static void add_up(evaluation *e, int shards)
         const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
         if (t && lk_tensor_count(t) > e->elements)
             e->elements = lk_tensor_count(t);
-        if (t && !e->source[i].raw)
+        if (t && !is_viewed(&e->source[i], t))
             add(&e->arena_size, tensor_bytes(t));
     }
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)lk_call_output(e->call, i, &t);
-        if (!lk_call_in_place(e->call, i))
+        if (!home_of(e, i) && !is_over(e, i))
             add(&e->arena_size, tensor_bytes(&t));
     }
     int64_t most = e->elements / SHARD_ELEMENTS;
@@ -215,11 +247,13 @@ bool evaluation_open(evaluation *e, const char *query, int shards, problem *p)
 {
     lk_error error;
     (void)trees_starved();
-    if (!e->in->open(e, p) || !read_query(e, query, p))
+    if (!e->in->open(e, p) || !read_query(e, query, p) || !place_inputs(e, p))
         return trees_starved() ? problem_set(p, 503, "no_memory", "no memory; try again later")
                                : false;
     if (lk_call_check(e->call, &error) != LK_OK)
         return problem_from(p, &error);
+    if (!place_outputs(e, p))
+        return false;
     if (e->out->accept && !e->out->accept(e, p))
         return false;
     add_up(e, shards);
@@ -237,10 +271,13 @@ static bool no_memory(problem *p, size_t size)
 static bool fill_source(evaluation *e, const source *s, problem *p)
 {
     const lk_tensor *t = lk_call_tensor(e->call, s->name);
-    void *data = s->raw ? (void *)(uintptr_t)s->text.data : arena_take(e, tensor_bytes(t));
+    const bool viewed = is_viewed(s, t);
+    void *data = viewed ? (void *)(uintptr_t)s->text.data : arena_take(e, tensor_bytes(t));
     if (!data && tensor_bytes(t) > 0)
         return problem_set(p, 500, "internal", "an input outgrew its reservation");
     (void)lk_call_data(e->call, s->name, data);
+    if (s->raw && !viewed && data)
+        memcpy(data, s->text.data, s->text.size);
     return s->raw || e->in->read(e, s, t, p);
 }
 
@@ -257,9 +294,11 @@ bool evaluation_fill(evaluation *e, problem *p)
             return false;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        const lk_tensor *over = lk_call_in_place(e->call, i);
         (void)lk_call_output(e->call, i, &t);
-        void *data = over ? over->data : arena_take(e, tensor_bytes(&t));
+        void *data = home_of(e, i);
+        if (!data)
+            data = is_over(e, i) ? lk_call_in_place(e->call, i)->data
+                                 : arena_take(e, tensor_bytes(&t));
         if (!data && tensor_bytes(&t) > 0)
             return problem_set(p, 500, "internal", "an output outgrew its reservation");
         (void)lk_call_bind(e->call, i, data);
@@ -295,11 +334,28 @@ bool evaluation_next(evaluation *e)
     return lk_call_next(e->call);
 }
 
+/* Round the outputs that are to come in a narrower type: into their region, or where they are. */
+static void narrow_outputs(evaluation *e)
+{
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
+        lk_tensor is, result;
+        (void)lk_call_output(e->call, i, &is);
+        (void)place_result(e, i, &result);
+        if (is.dtype != result.dtype)
+            element_narrow(&is, &result);
+    }
+}
+
 bool evaluation_close(evaluation *e, problem *p)
 {
     lk_error error;
-    if (lk_call_finish(e->call, &error) != LK_OK)
+    const lk_status status = lk_call_finish(e->call, &error);
+    if (!place_whole(e, p))
+        return false;
+    if (status != LK_OK)
         return problem_from(p, &error);
+    if (e->places > 0)
+        narrow_outputs(e);
     size_t bound = e->out->bound(e);
     e->text.max = bound;
     if (!buffer_reserve(&e->text, bound))
@@ -316,6 +372,8 @@ bool evaluation_close(evaluation *e, problem *p)
 bool evaluation_renewable(evaluation *e)
 {
     const uintptr_t begin = (uintptr_t)e->body.data;
+    if (e->places > 0) /* each request finds its regions anew */
+        return false;
     for (int i = 0; i < e->sources; i++)
         if (!e->source[i].raw || (uintptr_t)e->source[i].text.data - begin > e->body.size)
             return false;

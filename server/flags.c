@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum kind { LISTEN, COUNT, SIZE, DURATION, WORD, PATH } kind;
+typedef enum kind { LISTEN, RESIDENT, COUNT, SIZE, DURATION, WORD, PATH } kind;
 
 typedef struct setting {
     const char *name;
@@ -66,6 +66,14 @@ static const setting table[] = {
      "certificates in PEM; clients must show one that is signed by them"},
     {"cors-origin", WORD, AT(cors_origin), "", 0, 0, NULL,
      "web pages of these origins may use the service: * or a list with commas; otherwise none may"},
+    {"region", RESIDENT, 0, "", 0, 0, NULL,
+     "NAME=FILE: the tensors of a safetensors file, which requests name as NAME/TENSOR; "
+     "repeatable"},
+    {"region-budget", SIZE, AT(region_budget), "4GiB", 0, TIB, NULL,
+     "memory for all regions together: of clients, resident and of Triton's clients"},
+    {"client-shm", WORD, AT(client_shm), "", 0, 0, NULL,
+     "offer Triton's system shared memory, for objects of this user whose names begin so; only "
+     "where all addresses are loopback or Unix sockets"},
     {"isa", WORD, AT(isa), "auto", 0, 0, NULL, "instruction set of the kernels: auto, scalar, ..."},
     {"log-format", WORD, AT(log_format), "text", 0, 0, "text|json", "text (logfmt) or json"},
     {"log-level", WORD, AT(log_level), "info", 0, 0, "error|warn|info|debug",
@@ -122,6 +130,8 @@ static const char *must_be(const setting *f)
         return "a duration such as 500ms, 30s or 5m,";
     case WORD:
         return f->words ? f->words : "a word";
+    case RESIDENT:
+        return "NAME=FILE";
     default:
         return "host:port, [ipv6]:port or unix:/path";
     }
@@ -154,6 +164,14 @@ static bool apply(flags *f, const setting *flag, const char *text, const char *l
         }
         if (ok)
             f->listen[f->listens++] = text;
+    } else if (flag->kind == RESIDENT) {
+        ok = text[strcspn(text, "=")] == '=' || *text == '\0';
+        if (ok && *text != '\0' && f->residents == RESIDENT_MAX) {
+            fprintf(stderr, "lossd: at most %d --region\n", RESIDENT_MAX);
+            return false;
+        }
+        if (ok && *text != '\0')
+            f->resident[f->residents++] = text;
     } else if (flag->kind == WORD || flag->kind == PATH) {
         ok = !flag->words || has_word(flag->words, text);
         memcpy(place, &text, sizeof text);
@@ -191,7 +209,7 @@ static void variable(const char *name, char to[FLAG_VARIABLE])
     to[n] = '\0';
 }
 
-/* Defaults and environment. Several addresses in LOSSD_LISTEN are separated by spaces. */
+/* Defaults and environment. What is repeatable is separated by spaces in its variable. */
 static bool parse_surroundings(flags *f)
 {
     char name[FLAG_VARIABLE];
@@ -204,7 +222,7 @@ static bool parse_surroundings(flags *f)
         listening = false;
         if (!text)
             continue;
-        if (table[i].kind != LISTEN) {
+        if (table[i].kind != LISTEN && table[i].kind != RESIDENT) {
             if (!apply(f, &table[i], text, name, &listening))
                 return false;
             continue;
@@ -276,6 +294,8 @@ static const char *value_of(const setting *flag)
         return "TIME";
     case PATH:
         return "FILE";
+    case RESIDENT:
+        return "NAME=FILE";
     default:
         return flag->words ? flag->words : "WORD";
     }

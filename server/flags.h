@@ -9,20 +9,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LISTEN_MAX = 8 };
+enum { LISTEN_MAX = 8, RESIDENT_MAX = 32 };
 
 typedef struct flags {
     int listens;
     bool listen_given;              /* `listen` is not the default */
     const char *listen[LISTEN_MAX]; /* host:port, [host]:port, unix:/path */
+    int residents;
+    const char *resident[RESIDENT_MAX]; /* NAME=FILE */
     int64_t workers;
-    int64_t max_body, memory_budget, drain_max, inline_limit; /* bytes */
+    int64_t max_body, memory_budget, drain_max, inline_limit, region_budget; /* bytes */
     int64_t queue_limit, max_connections;
     int64_t header_timeout, body_timeout, request_timeout, idle_timeout; /* ms */
     int64_t drain_delay, drain_timeout;
     int64_t body_rate;                         /* bytes a second */
     const char *api_key_file, *api_key_exempt; /* "" where not given, like those below */
     const char *tls_cert, *tls_key, *tls_client_ca, *cors_origin;
+    const char *client_shm; /* a prefix; "": not offered */
     const char *isa, *log_format, *log_level;
 } flags;
 

@@ -13,6 +13,7 @@
 #include "http/systemd.h"
 #include "http/tls.h"
 #include "request.h"
+#include "resident.h"
 #include "route.h"
 #include "tell/health.h"
 #include "tell/log.h"
@@ -137,7 +138,8 @@ static int serve(const flags *f)
                                                 : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
                                                 : strcmp(f->log_level, "info") == 0 ? LOG_INFO
                                                                                     : LOG_DEBUG);
-    if (!access_setup(f) || !tls_setup(f))
+    region_setup((size_t)f->region_budget, f->client_shm);
+    if (!access_setup(f) || !tls_setup(f) || !resident_start(f))
         return BAD_USAGE;
     uv_loop_init(&s.loop);
     request_setup(&s.loop, f);

@@ -600,6 +600,7 @@ void request_start(request *r)
         return;
     }
     r->e->oip.head = r->ask.head;
+    r->e->asker = r->ask.asker;
     r->work.data = r;
     if (small && run_here(r)) {
         fill_reply(r);

@@ -35,6 +35,7 @@ typedef struct ask {
     const char *query;  /* raw, with options and outputs; lives as long as the exchange */
     uint64_t head;      /* Open Inference Protocol: length of the JSON by its header, or OIP_ALL */
     coding body, reply; /* of the body; what the client accepts for the reply */
+    asker asker;        /* decides which regions there are */
     uint64_t timeout;   /* the client's time limit in microseconds; 0: none */
 } ask;
 

@@ -9,8 +9,10 @@
 #include "http/reply.h"
 #include "oip.h"
 #include "request.h"
+#include "resident.h"
 #include "tell/log.h"
 #include "tell/metrics.h"
+#include "wire/shm.h"
 #include "wire/wires.h"
 
 #include <stdio.h>
@@ -134,6 +136,11 @@ static bool read_number(const exchange *x, const char *name, uint64_t fallback, 
     return true;
 }
 
+static asker asker_of(const exchange *x)
+{
+    return (asker){.key = x->key_id, .listener = http_listener(x)};
+}
+
 /* Read what the heads of all evaluations have in common, then admit the request. */
 static bool admit(exchange *x, ask *a, problem *p)
 {
@@ -145,6 +152,7 @@ static bool admit(exchange *x, ask *a, problem *p)
                            encoding);
     if (!read_number(x, "X-Request-Timeout", 0, &ms, p))
         return false;
+    a->asker = asker_of(x);
     a->timeout = ms < UINT64_MAX / 1000 ? ms * 1000 : 0;
     a->reply = coding_of_accept(http_header(x, "Accept-Encoding"));
     x->body_max = request_max_body();
@@ -267,6 +275,189 @@ static bool begin_infer(exchange *x, problem *p)
            admit(x, &a, p);
 }
 
+/* Regions. */
+
+#define HANDOVER "losskit-region/1"
+
+static void reply_json(exchange *x, int status, buffer *text)
+{
+    http_reply_text(x, status, "application/json", text);
+}
+
+static void run_regions(exchange *x)
+{
+    const char *upgrade = http_header(x, "Upgrade");
+    const asker who = asker_of(x);
+    buffer text = buffer_new(TEXT_MAX);
+    problem p;
+    if (upgrade && strcmp(upgrade, HANDOVER) == 0) {
+        x->reply.upgrade = HANDOVER;
+        if (http_is_unix(x)) {
+            x->reply.status = 101;
+            return;
+        }
+        problem_set(&p, 426, "upgrade_required",
+                    "memory is handed over on a Unix socket; this connection is TCP, which carries "
+                    "no descriptors");
+        http_reply_problem(x, &p);
+        return;
+    }
+    region_list(&who, &text);
+    reply_json(x, 200, &text);
+}
+
+static void run_region(exchange *x)
+{
+    const asker who = asker_of(x);
+    buffer text = buffer_new(TEXT_MAX);
+    problem p;
+    if (region_tell(x->target.segment[2], &who, &text, &p))
+        reply_json(x, 200, &text);
+    else
+        http_reply_problem(x, &p);
+    buffer_free(&text);
+}
+
+static bool begin_put(exchange *x, problem *p)
+{
+    const char *encoding = http_header(x, "Content-Encoding");
+    x->body_max = request_max_body();
+    if (encoding)
+        return problem_set(p, 415, "unsupported_media_type",
+                           "a region is not compressed; Content-Encoding is \"%.40s\"", encoding);
+    if (x->length > 0 && (uint64_t)x->length > x->body_max)
+        return true; /* refused for its length */
+    const size_t size = x->length < 0 ? x->body_max : (size_t)x->length;
+    if (!region_reserve(size, p))
+        return false;
+    x->reserved = size;
+    return true;
+}
+
+static void release_reserved(exchange *x)
+{
+    region_unreserve(x->reserved);
+    x->reserved = 0;
+}
+
+static bool wants_replace(const exchange *x, bool *replace, problem *p)
+{
+    const char *query = x->target.query;
+    *replace = strcmp(query, "replace=true") == 0;
+    return *replace || *query == '\0' || strcmp(query, "replace=false") == 0 ||
+           problem_set(p, 422, "option_invalid",
+                       "the query is \"%.40s\"; it may be replace=true or replace=false", query);
+}
+
+/* The body's memory becomes the region's, and what was reserved for it too. */
+static bool put_body(exchange *x, problem *p)
+{
+    const asker who = asker_of(x);
+    const region_memory memory = {x->room.at, x->room.size, pages_drop};
+    bool replace;
+    release_reserved(x);
+    if (!wants_replace(x, &replace, p) || !region_reserve(memory.size, p))
+        return false;
+    x->reserved = memory.size;
+    if (!resident_put(x->target.segment[2], &who, &memory, x->body_size, replace, p))
+        return false;
+    x->reserved = 0;
+    x->room = (pages){0};
+    return true;
+}
+
+static void run_put(exchange *x)
+{
+    problem p;
+    if (put_body(x, &p)) {
+        run_region(x);
+        return;
+    }
+    http_reply_problem(x, &p);
+}
+
+static void run_delete(exchange *x)
+{
+    const asker who = asker_of(x);
+    problem p;
+    if (region_delete(x->target.segment[2], &who, &p))
+        x->reply.status = 204;
+    else
+        http_reply_problem(x, &p);
+}
+
+/* Memory that a client hands over, on a worker thread. */
+static bool handle_handed(region_group *group, const char message[HTTP_MESSAGE], int fd,
+                          buffer *line)
+{
+    cursor c = cursor_new((span){message, HTTP_MESSAGE});
+    const uint64_t size = cursor_u64(&c), reserved = cursor_u64(&c);
+    problem p;
+    if (region_receive(group, size, reserved, fd, line, &p))
+        return true;
+    problem_write(&p, line);
+    return false;
+}
+
+/* Triton's system shared memory. */
+
+static bool shm_offered(exchange *x, problem *p)
+{
+    (void)x;
+    return region_shm_offered() ||
+           problem_set(p, 404, "not_found", "system shared memory is not offered (--client-shm)");
+}
+
+/* The region that the path names; NULL: all. */
+static const char *shm_name(const exchange *x)
+{
+    return x->target.segments == 5 ? x->target.segment[3] : NULL;
+}
+
+static void run_shm_status(exchange *x)
+{
+    const asker who = asker_of(x);
+    buffer text = buffer_new(TEXT_MAX);
+    problem p;
+    if (shm_offered(x, &p) && region_shm_status(shm_name(x), &who, &text, &p))
+        reply_json(x, 200, &text);
+    else
+        http_reply_problem(x, &p);
+    buffer_free(&text);
+}
+
+static bool begin_shm_register(exchange *x, problem *p)
+{
+    x->body_max = 64 * 1024;
+    return shm_offered(x, p);
+}
+
+static void run_shm_register(exchange *x)
+{
+    const asker who = asker_of(x);
+    shm_object object;
+    buffer text = buffer_new(TEXT_MAX);
+    problem p;
+    if (shm_read((span){x->body, x->body_size}, &object, &p) &&
+        region_register(shm_name(x), object.key, object.offset, object.size, &who, &p))
+        reply_json(x, 200, &text);
+    else
+        http_reply_problem(x, &p);
+}
+
+static void run_shm_unregister(exchange *x)
+{
+    const asker who = asker_of(x);
+    buffer text = buffer_new(TEXT_MAX);
+    problem p;
+    if (!shm_offered(x, &p)) {
+        http_reply_problem(x, &p);
+        return;
+    }
+    region_unregister(shm_name(x), &who);
+    reply_json(x, 200, &text);
+}
+
 #define ROUTE(method, path, access, begin, run, sentence) {method, path, access, begin, run},
 static const route routes[] = {
 #include "routes.def"
@@ -307,14 +498,14 @@ static bool same_method(const route *r, const exchange *x)
 }
 
 /* The routes of a path. */
-typedef struct place {
+typedef struct site {
     const route *route; /* the one for the request's method; NULL for none */
-    bool get, post;
-} place;
+    bool get, post, put;
+} site;
 
-static place find_place(const exchange *x)
+static site find_site(const exchange *x)
 {
-    place here = {0};
+    site here = {0};
     for (int i = 0; i < ROUTES; i++) {
         if (!matches(&routes[i], x))
             continue;
@@ -322,20 +513,22 @@ static place find_place(const exchange *x)
             here.route = &routes[i];
         here.get = here.get || strcmp(routes[i].method, "GET") == 0;
         here.post = here.post || strcmp(routes[i].method, "POST") == 0;
+        here.put = here.put || strcmp(routes[i].method, "PUT") == 0;
     }
     return here;
 }
 
-static const char *allowed(const place *here)
+static const char *allowed(const site *here)
 {
-    return here->get && here->post ? "GET, HEAD, POST, OPTIONS"
-           : here->get             ? "GET, HEAD, OPTIONS"
-                                   : "POST, OPTIONS";
+    return here->put                 ? "GET, HEAD, PUT, DELETE, OPTIONS"
+           : here->get && here->post ? "GET, HEAD, POST, OPTIONS"
+           : here->get               ? "GET, HEAD, OPTIONS"
+                                     : "POST, OPTIONS";
 }
 
 /* Reply to OPTIONS. Browsers send it as a preflight before a page of another origin may make a
  * request; it carries no key, so none is required. */
-static void reply_options(exchange *x, const place *here)
+static void reply_options(exchange *x, const site *here)
 {
     x->unwanted = true;
     x->reply.status = 204;
@@ -346,7 +539,7 @@ static void reply_options(exchange *x, const place *here)
 static bool find_and_begin(exchange *x, problem *p)
 {
     const bool options = strcmp(x->method, "OPTIONS") == 0;
-    place here = find_place(x);
+    site here = find_site(x);
     if (!access_by_origin(http_header(x, "Origin"), http_header(x, "Host"), http_is_local(x),
                           &x->shared, p))
         return false;
@@ -357,7 +550,7 @@ static bool find_and_begin(exchange *x, problem *p)
         return true;
     }
     if (!access_by_key(here.route ? here.route->access : ACCESS_KEYED,
-                       http_header(x, "Authorization"), x->key, p))
+                       http_header(x, "Authorization"), x->key, &x->key_id, p))
         return false;
     if (here.route) {
         x->route = here.route;
@@ -403,6 +596,7 @@ static void handle_refuse(exchange *x)
 {
     if (x->request)
         request_refuse(x->request);
+    release_reserved(x);
 }
 
 static void handle_run(exchange *x)
@@ -423,7 +617,7 @@ static void log_request(const exchange *x)
     log_text(&entry, "code", x->reply.code);
     if (x->request)
         request_log(x->request, &entry);
-    else
+    else if (r && !strstr(r->path, "region"))
         log_text(&entry, "name", x->target.segments > 2 ? x->target.segment[2] : NULL);
     log_number(&entry, "received", (double)(x->body_size + x->discarded), 0);
     log_number(&entry, "sent", (double)x->reply.size, 0);
@@ -439,6 +633,7 @@ static void handle_end(exchange *x)
     if (log_wants(LOG_INFO))
         log_request(x);
     request_end(x->request);
+    release_reserved(x);
 }
 
 const handler route_handler = {
@@ -449,4 +644,6 @@ const handler route_handler = {
     .leave = handle_leave,
     .end = handle_end,
     .rest = request_rest,
+    .handed = handle_handed,
+    .gone = region_forget,
 };

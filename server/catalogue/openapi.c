@@ -248,25 +248,30 @@ static json_t *inference_content(void)
 static void add_plain_path(json_t *paths, const char *method, const char *path,
                            const char *sentence)
 {
-    const bool get = strcmp(method, "GET") == 0;
+    char verb[8] = "";
+    for (size_t i = 0; method[i] != '\0'; i++)
+        verb[i] = (char)(method[i] | 0x20);
     json_t *item = json_object_get(paths, path), *parameters = path_parameters(path);
     char id[256]; /* no route is that long */
-    size_t size = (size_t)snprintf(id, sizeof id, "%s", get ? "get" : "post");
+    size_t size = (size_t)snprintf(id, sizeof id, "%s", verb);
     for (const char *c = path; *c != '\0' && size < sizeof id; c++)
         if (*c != '}')
             id[size++] = *c == '/' || *c == '{' || *c == '.' ? '_' : *c;
     json_t *operation =
         json_pack("{s:s%, s:s, s:s, s:[s], s:{s:{s:s}, s:o}}", "operationId", id, size, "summary",
                   sentence, "description", sentence, "tags", is_oip(path) ? TAG_OIP : TAG_SERVICE,
-                  "responses", "200", "description", sentence, "403", refusal(path, FORBIDDEN));
+                  "responses", strcmp(method, "DELETE") == 0 ? "204" : "200", "description",
+                  sentence, "403", refusal(path, FORBIDDEN));
     if (json_array_size(parameters) > 0) {
         json_object_set(operation, "parameters", parameters);
         json_object_set_new(json_object_get(operation, "responses"), "404",
-                            refusal(path, is_oip(path)
-                                              ? "There is no model of that name or version."
-                                              : "There is no loss of that name."));
+                            refusal(path, "There is none of that name."));
     }
     json_decref(parameters);
+    if (strcmp(method, "PUT") == 0)
+        json_object_set_new(operation, "requestBody",
+                            json_pack("{s:b, s:{s:o}}", "required", 1, "content",
+                                      "application/x-safetensors", binary()));
     if (strstr(path, "/infer")) {
         json_object_set_new(operation, "requestBody",
                             json_pack("{s:b, s:o}", "required", 1, "content", inference_content()));
@@ -274,9 +279,9 @@ static void add_plain_path(json_t *paths, const char *method, const char *path,
                             "content", inference_content());
     }
     if (item)
-        json_object_set_new(item, get ? "get" : "post", operation);
+        json_object_set_new(item, verb, operation);
     else
-        json_object_set_new(paths, path, json_pack("{s:o}", get ? "get" : "post", operation));
+        json_object_set_new(paths, path, json_pack("{s:o}", verb, operation));
 }
 
 static json_t *tensor_schema(void)
@@ -343,7 +348,7 @@ void openapi_write(const lk_loss *all, buffer *to)
                                 problem_schema(), "OipError", oip_error_schema());
     add_losses(paths, schemas);
 #define ROUTE(method, path, access, begin, run, sentence)                                          \
-    if ((strcmp(method, "GET") == 0 || is_oip(path)) && path[strlen(path) - 1] != '/')             \
+    if ((strcmp(method, "POST") != 0 || is_oip(path)) && path[strlen(path) - 1] != '/')            \
         add_plain_path(paths, method, path, sentence);
 #include "routes.def"
 #undef ROUTE

@@ -145,9 +145,20 @@ static bool is_exempt(access_class what)
            (what == ACCESS_METRICS && strcmp(exempt, "health,metrics") == 0);
 }
 
-bool access_by_key(access_class what, const char *authorization, char name[ACCESS_NAME], problem *p)
+/* A number that stands for a key, and stays when the file is read again. */
+static uint64_t identity(const key *k)
+{
+    uint64_t hash = 14695981039346656037u;
+    for (size_t i = 0; i < k->size; i++)
+        hash = (hash ^ (unsigned char)k->text[i]) * 1099511628211u;
+    return hash | 1;
+}
+
+bool access_by_key(access_class what, const char *authorization, char name[ACCESS_NAME],
+                   uint64_t *id, problem *p)
 {
     name[0] = '\0';
+    *id = 0;
     if (!has_keys() || is_exempt(what))
         return true;
     const size_t word = authorization ? strcspn(authorization, " ") : 0;
@@ -163,6 +174,7 @@ bool access_by_key(access_class what, const char *authorization, char name[ACCES
     if (!found)
         return problem_set(p, 403, "forbidden", "the key is not one of this service's");
     snprintf(name, ACCESS_NAME, "%s", found->name ? found->name : "");
+    *id = identity(found);
     return true;
 }
 

@@ -9,6 +9,7 @@
 #include "tell/problem.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Read --api-key-file, --api-key-exempt and --cors-origin. False with a line on stderr. */
 bool access_setup(const flags *f);
@@ -20,10 +21,11 @@ void access_reload(void);
 typedef enum access_class { ACCESS_KEYED, ACCESS_OPEN, ACCESS_HEALTH, ACCESS_METRICS } access_class;
 
 /* May a request with this Authorization header (NULL: none) use such a route? `name` becomes the
- * key's name in the file, or "". False with a problem: 401 or 403. */
+ * key's name in the file, or ""; `*id` a number that stands for the key, 0 where none is asked for.
+ * False with a problem: 401 or 403. */
 enum { ACCESS_NAME = 48 };
 bool access_by_key(access_class what, const char *authorization, char name[ACCESS_NAME],
-                   problem *p);
+                   uint64_t *id, problem *p);
 
 /* May a web page of that origin use the service? `origin` is the Origin header; NULL: not sent by a
  * web page of another origin. `local`: the request came over a loopback address or a Unix socket.

@@ -68,6 +68,16 @@ bool http_is_local(const exchange *x)
     return x->listener->at.local;
 }
 
+int http_listener(const exchange *x)
+{
+    return (int)(x->listener - x->server->listener);
+}
+
+bool http_is_unix(const exchange *x)
+{
+    return !x->listener->at.inet;
+}
+
 const char *http_client(const exchange *x)
 {
     return x->peer->address;

@@ -13,6 +13,7 @@
 #include "http/pages.h"
 
 struct MHD_Connection;
+struct region_group;
 struct http;
 struct listener;
 struct peer;
@@ -20,6 +21,7 @@ struct peer;
 enum {
     HTTP_ID_MAX = 128,
     HTTP_PIECES = 115,
+    HTTP_MESSAGE = 16, /* bytes of a message after a 101 */
 };
 
 /* A reply. The pieces must stay valid until the handler's `end`. */
@@ -30,6 +32,7 @@ typedef struct reply {
     const char *encoding; /* Content-Encoding; NULL for none */
     uint64_t head;        /* Inference-Header-Content-Length; 0 for none */
     const char *allow;    /* with 405, and to OPTIONS */
+    const char *upgrade;  /* with 101 and 426: the protocol */
     bool preflight;       /* to OPTIONS, asked by a browser */
     bool retry;           /* with 503 */
     bool authenticate;    /* with 401 */
@@ -52,6 +55,7 @@ typedef struct exchange {
     target target;            /* no segments until it is split */
     char id[HTTP_ID_MAX + 1]; /* X-Request-Id */
     char key[ACCESS_NAME];    /* name of the client's API key; "" for none */
+    uint64_t key_id;          /* stands for that key; 0: none is asked for */
     bool shared;              /* the reply may be shared with the web page that asked (CORS) */
 
     int64_t length; /* announced length of the body; 0: none, -1: chunked */
@@ -62,10 +66,12 @@ typedef struct exchange {
     size_t discarded; /* bytes of the body that were dropped */
     bool unwanted;    /* set by `begin`: a body is not wanted and dropped */
     bool refused;     /* the reply is ready; the rest of the body is dropped */
+    bool upgraded;    /* a 101 was sent: it is over */
     bool close;       /* close the connection after the reply */
 
-    const void *route; /* private to the handler, like `request` */
+    const void *route; /* private to the handler, like the next two */
     void *request;
+    size_t reserved;
     reply reply;
 } exchange;
 
@@ -93,6 +99,15 @@ typedef struct handler {
 
     /* Nothing has been asked for a while, or the server stops: free what is kept for later. */
     void (*rest)(void);
+
+    /* After a 101: a message came, with a descriptor, which this function takes. On a worker
+     * thread, one message of a connection at a time. Writes the line of the answer. False: the
+     * message was refused; the connection stays. */
+    bool (*handed)(struct region_group *group, const char message[HTTP_MESSAGE], int fd,
+                   buffer *line);
+
+    /* That connection has ended. */
+    void (*gone)(struct region_group *group);
 } handler;
 
 /* The value of a header of the request, or NULL. */
@@ -103,6 +118,10 @@ int http_header_times(const exchange *x, const char *name);
 
 /* Did the request come over a loopback address or a Unix socket? */
 bool http_is_local(const exchange *x);
+
+/* The number of the address that it came to, and whether that is a Unix socket. */
+int http_listener(const exchange *x);
+bool http_is_unix(const exchange *x);
 
 /* The client's address: address:port, or "unix". */
 const char *http_client(const exchange *x);

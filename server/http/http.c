@@ -6,6 +6,7 @@
  */
 #include "http/http.h"
 
+#include "http/handover.h"
 #include "http/intake.h"
 #include "http/receive.h"
 #include "http/reply.h"
@@ -214,7 +215,8 @@ static void on_prepare(uv_prepare_t *prepare)
 static bool start_listener(listener *l, const endpoint *at, const flags *f)
 {
     const bool secure = at->inet && tls_wanted();
-    const unsigned how = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    const unsigned how = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
+                         (at->inet ? 0 : MHD_ALLOW_UPGRADE);
     const struct MHD_OptionItem with_tls[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, secure ? (void *)(uintptr_t)tls_certificate() : NULL},
         {MHD_OPTION_HTTPS_MEM_KEY, 0, secure ? (void *)(uintptr_t)tls_key() : NULL},
@@ -273,6 +275,14 @@ static bool start_listeners(http *server, const flags *f)
         l->server = server;
         if (!open_endpoint(f, i, &at))
             return false;
+        if (f->client_shm[0] != '\0' && !at.local) {
+            fprintf(
+                stderr,
+                "lossd: --client-shm is for loopback addresses and Unix sockets; %s is neither\n",
+                at.url);
+            close(at.fd);
+            return false;
+        }
         if (!start_listener(l, &at, f)) {
             close(at.fd);
             return false;
@@ -353,6 +363,7 @@ static void close_handle(http *server, uv_handle_t *handle)
 void http_stop(http *server)
 {
     http_quiesce(server);
+    handover_stop(server);
     for (int i = 0; i < server->listeners; i++) {
         listener *l = &server->listener[i];
         uv_poll_stop(&l->poll);

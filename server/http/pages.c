@@ -108,6 +108,14 @@ void pages_free(pages *p)
     *p = (pages){0};
 }
 
+void pages_drop(char *at, size_t size)
+{
+    if (size < LARGE)
+        free(at);
+    else
+        unmap((pages){at, size});
+}
+
 void pages_age(int most)
 {
     for (int i = 0; i < spare.count; i++)

@@ -25,6 +25,9 @@ bool pages_grow(pages *p, size_t size);
 
 void pages_free(pages *p);
 
+/* The same for memory that was taken over; not kept for reuse. On any thread. */
+void pages_drop(char *at, size_t size);
+
 /* Called periodically: return memory to the system that has not been reused for `most` calls. 0:
  * all of it. */
 void pages_age(int most);

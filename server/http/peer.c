@@ -66,6 +66,7 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
         p->deadline = now + all->body;
         break;
     case PEER_WORK:
+    case PEER_OTHER:
         p->deadline = 0;
         break;
     case PEER_REPLY:

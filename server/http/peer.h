@@ -21,6 +21,7 @@ typedef enum phase {
     PEER_BODY,  /* --body-timeout, and a second for each --body-rate bytes received */
     PEER_WORK,  /* the request is complete and being answered: no deadline for the client */
     PEER_REPLY, /* --body-timeout, and a second for each --body-rate bytes of the reply */
+    PEER_OTHER, /* no longer HTTP: no deadline */
 } phase;
 
 typedef struct peer {

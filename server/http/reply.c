@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/reply.h"
 
+#include "http/handover.h"
 #include "http/server.h"
 #include "tell/metrics.h"
 
@@ -148,7 +149,7 @@ bool reply_send(exchange *x)
     reply *r = &x->reply;
     for (int i = 0; i < r->pieces; i++)
         r->size += r->piece[i].size;
-    struct MHD_Response *response = make_response(r);
+    struct MHD_Response *response = r->status == 101 ? handover_response(x) : make_response(r);
     if (!response) {
         r->status = 503;
         r->code = "no_memory";
@@ -168,6 +169,7 @@ bool reply_send(exchange *x)
     header(response, "X-Request-Id", x->id);
     header(response, "Server-Timing", r->timing);
     header(response, "Allow", r->allow);
+    header(response, "Upgrade", r->upgrade);
     header(response, "Retry-After", r->retry ? "1" : NULL);
     header(response, "WWW-Authenticate", r->authenticate ? "Bearer realm=\"lossd\"" : NULL);
     header(response, "Connection", x->close || x->server->closing ? "close" : NULL);

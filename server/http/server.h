@@ -10,6 +10,7 @@
 
 #include <uv.h>
 
+typedef struct handover handover;
 struct handler;
 struct MHD_Daemon;
 struct MHD_Response;
@@ -33,7 +34,8 @@ typedef struct http {
     int listeners;
     listener listener[LISTEN_MAX];
     int exchanges;
-    int handles; /* handles that are not closed yet */
+    handover *handovers; /* connections after a 101 */
+    int handles;         /* handles that are not closed yet */
     bool closing;
     int quiet; /* sweeps in a row without an exchange */
     uint64_t

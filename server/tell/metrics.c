@@ -136,6 +136,15 @@ void metrics_refused(const char *code)
 #undef REASON
 }
 
+static void write_kinds(buffer *to, const char *name, const char *help, const gauge *by_kind)
+{
+    static const char *const kinds[METRIC_REGIONS] = {"client", "resident", "triton"};
+    head(to, name, "gauge", help);
+    for (int i = 0; i < METRIC_REGIONS; i++)
+        buffer_printf(to, "lossd_%s{kind=\"%s\"} %lld\n", name, kinds[i],
+                      (long long)atomic_load(&by_kind[i]));
+}
+
 static void write_refused(buffer *to)
 {
     head(to, "rejected_total", "counter", "Requests refused for want of room, time or right.");
@@ -153,6 +162,8 @@ void metrics_write(buffer *to, const char *(*codec)(int))
 {
     write_requests(to, codec);
     write_refused(to);
+    write_kinds(to, "regions", "Regions that requests may name.", metric.regions);
+    write_kinds(to, "region_bytes", "Bytes of them.", metric.region_bytes);
     head(to, "build_info", "gauge", "Always 1; what is running.");
     buffer_printf(to, "lossd_build_info{version=\"%s\",isa=\"%s\"} 1\n", lk_version(),
                   lk_isa_used());

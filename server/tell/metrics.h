@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Metrics, and their Prometheus text. Loop thread only, except for workers_busy and queue_jobs,
- * which are atomic.
+ * Metrics, and their Prometheus text. Loop thread only, except for gauges, which
+ * are atomic.
  */
 #ifndef LOSSD_METRICS_H
 #define LOSSD_METRICS_H
@@ -11,7 +11,10 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-enum { METRIC_BUCKETS = 41 }; /* upper bounds of 15 us * 1.5^k, and +Inf */
+enum {
+    METRIC_BUCKETS = 41, /* upper bounds of 15 us * 1.5^k, and +Inf */
+    METRIC_REGIONS = 3,  /* kinds of regions, in the order of region.h */
+};
 
 typedef struct histogram {
     uint64_t count[METRIC_BUCKETS];
@@ -31,6 +34,7 @@ typedef struct metrics {
 #undef GAUGE
 #undef HISTOGRAM
 #undef REASON
+    gauge regions[METRIC_REGIONS], region_bytes[METRIC_REGIONS]; /* by kind */
 } metrics;
 
 extern metrics metric;

@@ -43,3 +43,42 @@ void element_put(lk_dtype dtype, void *data, int64_t i, double x)
         break;
     }
 }
+
+/* The elements from..to of wide floats as doubles, in order, so that what is written at the same
+ * place is behind what is read. */
+static void narrow_each(const lk_tensor *from, const lk_tensor *to, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        double x;
+        float single;
+        if (from->dtype == LK_F64) {
+            memcpy(&x, (const char *)from->data + i * (int64_t)sizeof x, sizeof x);
+        } else {
+            memcpy(&single, (const char *)from->data + i * (int64_t)sizeof single, sizeof single);
+            x = (double)single;
+        }
+        element_put(to->dtype, to->data, i, x);
+    }
+}
+
+/* The most frequent case, by bits: add half of the last place, less if the result is even already
+ * at a tie, and cut. */
+static void narrow_to_bf16(const char *from, char *to, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i * (int64_t)sizeof bits, sizeof bits);
+        const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        const uint16_t half = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+        memcpy(to + i * (int64_t)sizeof half, &half, sizeof half);
+    }
+}
+
+void element_narrow(const lk_tensor *from, const lk_tensor *to)
+{
+    const int64_t count = lk_tensor_count(from);
+    if (from->dtype == LK_F32 && to->dtype == LK_BF16)
+        narrow_to_bf16(from->data, to->data, count);
+    else
+        narrow_each(from, to, count);
+}

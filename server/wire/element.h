@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Elements of float tensors, from numbers of a text.
+ * Elements of float tensors, rounded to nearest even.
  */
 #ifndef LOSSD_ELEMENT_H
 #define LOSSD_ELEMENT_H
@@ -9,5 +9,9 @@
 
 /* Store x, rounded to nearest even, as element i of a float tensor. */
 void element_put(lk_dtype dtype, void *data, int64_t i, double x);
+
+/* Round all elements of a float tensor to those of a narrower one of the same shape, whose data may
+ * be the same memory. A NaN becomes the one that element_put stores. */
+void element_narrow(const lk_tensor *from, const lk_tensor *to);
 
 #endif

@@ -8,9 +8,11 @@
 
 #include "buffer.h"
 #include "cursor.h"
+#include "region.h"
 
 #include <losskit.h>
 
+struct place;
 typedef struct wire wire;
 
 enum {
@@ -18,12 +20,13 @@ enum {
     EVALUATION_PIECES = 1 + LK_OUTPUTS_MAX, /* the framing, and each output */
 };
 
-/* Where the data of an input is in the body. */
+/* Where the data of an input is: in the body, or in a region. */
 typedef struct source {
     char name[32];
     span text;
-    bool raw;    /* binary data, not text */
-    bool base64; /* JSON only */
+    bool raw;                  /* binary data, not text */
+    bool base64;               /* JSON only */
+    const struct place *place; /* in a region; NULL: in the body */
 } source;
 
 /* What a request of the Open Inference Protocol has besides tensors and options. */
@@ -42,6 +45,7 @@ typedef struct evaluation {
     const lk_loss *loss;
     lk_call *call;
     span body;          /* owned by the caller; gradients may be written in place */
+    asker asker;        /* decides which regions there are */
     bool outputs_named; /* body or query has an `outputs` */
     bool has_parts;     /* or an option of that type */
     bool strict_json;
@@ -50,6 +54,9 @@ typedef struct evaluation {
 
     int sources;
     source source[EVALUATION_INPUTS];
+
+    int places;
+    struct place *place; /* tensors that are not carried, and narrower outputs; owned */
 
     size_t need;      /* after open: bytes that the other steps will allocate */
     int64_t elements; /* of the largest input */

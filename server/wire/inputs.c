@@ -32,12 +32,10 @@ bool wire_malformed(problem *p, const char *why)
     return problem_set(p, 400, "malformed_body", "%s", why);
 }
 
-bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
+bool wire_dtype(unsigned takes, const char *name, span value, const dialect *d, lk_tensor *t,
                 problem *p)
 {
-    const unsigned own = lk_call_dtypes(e->call, name);
-    const unsigned takes =
-        own ? own : (1u << LK_DTYPE_COUNT) - 1; /* for tensors of no input: any */
+    takes = takes ? takes : (1u << LK_DTYPE_COUNT) - 1;
     char word[WALK_NAME], list[80] = "";
     size_t used = 0;
     int left = __builtin_popcount(takes);

@@ -32,9 +32,9 @@ typedef struct dialect {
 } dialect;
 
 /* Read an element type from such a member. False with a problem, which lists the types that the
- * input allows, if it is unknown. The parts of a composite tell which, so options are read before
- * inputs. */
-bool wire_dtype(const evaluation *e, const char *name, span value, const dialect *d, lk_tensor *t,
+ * input takes, if it is unknown. `takes` is what lk_call_dtypes says; 0: any. The parts of a
+ * composite tell which, so options are read before inputs. */
+bool wire_dtype(unsigned takes, const char *name, span value, const dialect *d, lk_tensor *t,
                 problem *p);
 
 #endif

@@ -5,13 +5,30 @@
 #include "wire/base64.h"
 #include "wire/inputs.h"
 #include "wire/options.h"
+#include "wire/place.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
 #include "wire/wire.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 static const dialect json_types = {"inputs.", "dtype", lk_dtype_name, 422};
+
+/* {"region": ..., "offset": ..., "dtype": ..., "shape": ...} */
+static bool tensor_in_region(evaluation *e, const char *input, span text, problem *p)
+{
+    char what[WALK_NAME + 16];
+    json_error_t syntax = {0};
+    place said = place_new(input, PLACE_INPUT);
+    snprintf(what, sizeof what, "inputs.%s", input);
+    json_t *object = walk_tree(text, &syntax);
+    if (!object)
+        return walk_problem(&syntax, text, e->body.data, what, p);
+    const bool ok = place_read(object, what, &said, p) && place_input(e, &said, p);
+    json_decref(object);
+    return ok;
+}
 
 /* {"shape": ..., "data" or "base64": ..., "dtype": ...} */
 static bool tensor_object(evaluation *e, const char *input, span text, problem *p)
@@ -25,6 +42,8 @@ static bool tensor_object(evaluation *e, const char *input, span text, problem *
         more = walk_member(&c, first, name, &value);
         if (more != 1)
             break;
+        if (strcmp(name, "region") == 0)
+            return tensor_in_region(e, input, text, p);
         span *known = strcmp(name, "shape") == 0    ? &shape
                       : strcmp(name, "data") == 0   ? &data
                       : strcmp(name, "base64") == 0 ? &base64
@@ -49,7 +68,8 @@ static bool tensor_object(evaluation *e, const char *input, span text, problem *
         return problem_input(p, 400, "malformed_body", input,
                              "inputs.%s must have shape and exactly one of data and base64", input);
     if (!tensor_text_sizes(shape, input, &t, p) ||
-        (dtype.size > 0 && !wire_dtype(e, input, dtype, &json_types, &t, p)))
+        (dtype.size > 0 &&
+         !wire_dtype(lk_call_dtypes(e->call, input), input, dtype, &json_types, &t, p)))
         return false;
     if (base64.size > 0) {
         if (base64.data[0] != '"')
@@ -112,6 +132,25 @@ static bool open_options(evaluation *e, span text, problem *p)
     return ok;
 }
 
+/* The name of an output, or an object that says more of it. */
+static bool open_output(evaluation *e, size_t i, const json_t *value, problem *p)
+{
+    char what[32];
+    lk_error error;
+    place said = place_new(json_is_string(value) ? json_string_value(value) : "", PLACE_OUTPUT);
+    snprintf(what, sizeof what, "outputs[%zu]", i);
+    if (json_is_string(value))
+        return lk_call_want(e->call, json_string_value(value), &error) == LK_OK ||
+               problem_from(p, &error);
+    if (!json_is_object(value))
+        return problem_set(p, 400, "malformed_body", "%s must be a string or an object", what);
+    if (!place_read(value, what, &said, p))
+        return false;
+    if (lk_call_want(e->call, said.name, &error) != LK_OK)
+        return problem_from(p, &error);
+    return place_output(e, &said, p);
+}
+
 static bool open_outputs(evaluation *e, span text, problem *p)
 {
     json_error_t syntax = {0};
@@ -127,11 +166,7 @@ static bool open_outputs(evaluation *e, span text, problem *p)
     else
         json_array_foreach(outputs, i, value)
         {
-            lk_error error;
-            if (ok && !json_is_string(value))
-                ok = problem_set(p, 400, "malformed_body", "outputs[%zu] must be a string", i);
-            if (ok && lk_call_want(e->call, json_string_value(value), &error) != LK_OK)
-                ok = problem_from(p, &error);
+            ok = ok && open_output(e, i, value, p);
         }
     json_decref(outputs);
     return ok;
@@ -190,8 +225,8 @@ static size_t json_bound(const evaluation *e)
     size_t bytes = 128;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        bytes += strlen(lk_call_output(e->call, i, &t)) + 64 + 24 * LK_MAX_RANK;
-        bytes += tensor_text_bound(&t);
+        bytes += strlen(place_result(e, i, &t)) + 64 + 24 * LK_MAX_RANK;
+        bytes += place_region(e, i) ? REGION_LINE : tensor_text_bound(&t);
     }
     return bytes;
 }
@@ -210,8 +245,11 @@ static bool json_encode(evaluation *e, problem *p)
     buffer_texts(b, "{\"loss\":\"", lk_loss_describe(e->loss)->name, "\",\"outputs\":{", NULL);
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        buffer_texts(b, i ? ",\"" : "\"", lk_call_output(e->call, i, &t), "\":", NULL);
-        if (lk_tensor_count(&t) == 0 && t.rank > 1)
+        buffer_texts(b, i ? ",\"" : "\"", place_result(e, i, &t), "\":", NULL);
+        const place *at = place_region(e, i);
+        if (at)
+            region_place_text(b, at->region, at->offset, &t);
+        else if (lk_tensor_count(&t) == 0 && t.rank > 1)
             write_empty(b, &t);
         else
             b->size = (size_t)(tensor_text_nested(b->data + b->size, &t, e->strict_json) - b->data);

@@ -7,6 +7,7 @@
 #include "oip.h"
 #include "wire/inputs.h"
 #include "wire/options.h"
+#include "wire/place.h"
 #include "wire/skip.h"
 #include "wire/tensor_text.h"
 #include "wire/walk.h"
@@ -133,27 +134,72 @@ static bool read_parameters(evaluation *e, span text, problem *p)
     return true;
 }
 
-/* Read the one known parameter of a tensor, if it is present; refuse those of features that this
- * server does not have. */
-static bool read_tensor_parameter(evaluation *e, span text, member *known, const char *what,
-                                  problem *p)
+/* The parameters of a tensor. */
+enum {
+    TENSOR_SIZE,
+    TENSOR_BINARY,
+    TENSOR_DTYPE,
+    TENSOR_REGION,
+    TENSOR_BYTES,
+    TENSOR_OFFSET,
+    TENSOR_CLASSES,
+    TENSOR_PARAMETERS
+};
+typedef struct tensor_parameters {
+    member m[TENSOR_PARAMETERS];
+} tensor_parameters;
+
+/* Read those that are there; refuse that of a feature that this server does not have. */
+static bool read_tensor_parameters(evaluation *e, span text, tensor_parameters *to,
+                                   const char *what, problem *p)
 {
-    enum { KNOWN, MEMBERS = 3 };
-    member m[MEMBERS] = {*known, {"shared_memory_region", {0}}, {"classification", {0}}};
     char where[WALK_NAME + 32];
+    *to = (tensor_parameters){{{"binary_data_size", {0}},
+                               {"binary_data", {0}},
+                               {"dtype", {0}},
+                               {"shared_memory_region", {0}},
+                               {"shared_memory_byte_size", {0}},
+                               {"shared_memory_offset", {0}},
+                               {"classification", {0}}}};
     snprintf(where, sizeof where, "%s.parameters", what);
     if (text.size == 0)
         return true;
     if (text.data[0] != '{')
         return problem_set(p, 400, "malformed_body", "%s must be an object", where);
-    if (!read_members(e, text, m, MEMBERS, ignore, where, p))
+    if (!read_members(e, text, to->m, TENSOR_PARAMETERS, ignore, where, p))
         return false;
-    for (int i = KNOWN + 1; i < MEMBERS; i++)
-        if (m[i].value.size > 0)
-            return problem_set(p, 400, "malformed_body", "%s.%s is not offered here", where,
-                               m[i].name);
-    *known = m[KNOWN];
+    return to->m[TENSOR_CLASSES].value.size == 0 ||
+           problem_set(p, 400, "malformed_body", "%s.%s is not offered here", where,
+                       to->m[TENSOR_CLASSES].name);
+}
+
+static bool read_count(const member *m, const char *what, uint64_t *to, problem *p)
+{
+    int64_t number;
+    if (m->value.size == 0)
+        return true;
+    if (!walk_integer(m->value, &number) || number < 0)
+        return problem_set(p, 400, "malformed_body", "%s.parameters.%s must be an integer >= 0",
+                           what, m->name);
+    *to = (uint64_t)number;
     return true;
+}
+
+/* Read where in a region a tensor lies, if it does. */
+static bool read_place(const tensor_parameters *given, const char *what, place *to, problem *p)
+{
+    const member *where = &given->m[TENSOR_REGION], *size = &given->m[TENSOR_BYTES];
+    char name[WALK_NAME];
+    if (where->value.size == 0)
+        return true;
+    if (!walk_text(where->value, name) || name[0] == '\0')
+        return problem_set(p, 400, "malformed_body", "%s.parameters.%s must be a name", what,
+                           where->name);
+    if (size->value.size == 0)
+        return problem_set(p, 400, "malformed_body", "%s.parameters needs %s", what, size->name);
+    snprintf(to->region, sizeof to->region, "%s", name);
+    return read_count(size, what, &to->size, p) &&
+           read_count(&given->m[TENSOR_OFFSET], what, &to->offset, p);
 }
 
 /* Inputs. */
@@ -201,7 +247,7 @@ static bool read_input(evaluation *e, span text, int index, raw_reader *raw, pro
     enum { NAME, SHAPE, DATATYPE, PARAMETERS, DATA, MEMBERS };
     member m[MEMBERS] = {
         {"name", {0}}, {"shape", {0}}, {"datatype", {0}}, {"parameters", {0}}, {"data", {0}}};
-    member size = {"binary_data_size", {0}};
+    tensor_parameters given;
     char what[WALK_NAME + 16], name[WALK_NAME], text_of_size[48];
     int64_t bytes;
     lk_tensor t = {.dtype = LK_ANY};
@@ -215,13 +261,22 @@ static bool read_input(evaluation *e, span text, int index, raw_reader *raw, pro
         return problem_input(p, 400, "malformed_body", name, "%s needs %s", what,
                              m[SHAPE].value.size == 0 ? "a shape" : "a datatype");
     if (!tensor_text_sizes(m[SHAPE].value, name, &t, p) ||
-        !wire_dtype(e, name, m[DATATYPE].value, &types, &t, p) ||
-        !read_tensor_parameter(e, m[PARAMETERS].value, &size, what, p))
+        !wire_dtype(lk_call_dtypes(e->call, name), name, m[DATATYPE].value, &types, &t, p) ||
+        !read_tensor_parameters(e, m[PARAMETERS].value, &given, what, p))
         return false;
-    if ((size.value.size > 0) == (m[DATA].value.size > 0))
+    place said = place_new(name, PLACE_INPUT);
+    const member size = given.m[TENSOR_SIZE];
+    if (!read_place(&given, what, &said, p))
+        return false;
+    if ((size.value.size > 0) + (m[DATA].value.size > 0) + (said.region[0] != '\0') != 1)
         return problem_input(p, 400, "malformed_body", name,
-                             "%s must have exactly one of data and parameters.binary_data_size",
+                             "%s must have exactly one of data, parameters.binary_data_size and "
+                             "parameters.shared_memory_region",
                              what);
+    if (said.region[0] != '\0') {
+        said.is = t;
+        return place_input(e, &said, p);
+    }
     if (m[DATA].value.size > 0)
         return input_text(e, name, &t, m[DATA].value, p);
     if (!walk_integer(size.value, &bytes))
@@ -258,10 +313,26 @@ static bool read_inputs(evaluation *e, span text, raw_reader *raw, problem *p)
 
 /* Outputs. */
 
+/* A narrower type, by the protocol's name or by ours. */
+static bool read_type(const member *m, const char *what, place *to, problem *p)
+{
+    char word[WALK_NAME], where[48];
+    if (m->value.size == 0)
+        return true;
+    snprintf(where, sizeof where, "%s.parameters", what);
+    if (!walk_text(m->value, word))
+        word[0] = '\0';
+    for (int type = 0; type < LK_DTYPE_COUNT; type++)
+        if (strcmp(oip_spelling((lk_dtype)type), word) == 0)
+            snprintf(word, sizeof word, "%s", lk_dtype_name((lk_dtype)type));
+    return place_type(to, where, word, p);
+}
+
 static bool read_output(evaluation *e, span text, int k, problem *p)
 {
     enum { NAME, PARAMETERS, MEMBERS };
-    member m[MEMBERS] = {{"name", {0}}, {"parameters", {0}}}, raw = {"binary_data", {0}};
+    member m[MEMBERS] = {{"name", {0}}, {"parameters", {0}}};
+    tensor_parameters given;
     char what[32], where[48], name[WALK_NAME];
     bool is_raw = false;
     lk_error error;
@@ -271,14 +342,17 @@ static bool read_output(evaluation *e, span text, int k, problem *p)
         return false;
     if (!walk_text(m[NAME].value, name))
         return problem_set(p, 400, "malformed_body", "%s must be an object with a name", what);
-    if (!read_tensor_parameter(e, m[PARAMETERS].value, &raw, what, p) ||
-        !read_flag(&raw, where, &is_raw, p))
+    place said = place_new(name, PLACE_OUTPUT);
+    const member *raw = &given.m[TENSOR_BINARY];
+    if (!read_tensor_parameters(e, m[PARAMETERS].value, &given, what, p) ||
+        !read_flag(raw, where, &is_raw, p) || !read_place(&given, what, &said, p) ||
+        !read_type(&given.m[TENSOR_DTYPE], what, &said, p))
         return false;
     if (lk_call_want(e->call, name, &error) != LK_OK)
         return problem_from(p, &error);
     if (k < EVALUATION_PIECES)
-        e->oip.said[k] = raw.value.size == 0 ? OIP_AS_DEFAULT : is_raw ? OIP_RAW : OIP_JSON;
-    return true;
+        e->oip.said[k] = raw->value.size == 0 ? OIP_AS_DEFAULT : is_raw ? OIP_RAW : OIP_JSON;
+    return (said.region[0] == '\0' && said.is.dtype == LK_ANY) || place_output(e, &said, p);
 }
 
 static bool read_outputs(evaluation *e, span text, problem *p)
@@ -353,8 +427,8 @@ static bool oip_accept(const evaluation *e, problem *p)
 {
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        const char *name = lk_call_output(e->call, i, &t);
-        if (is_half(t.dtype) && !is_raw(e, i))
+        const char *name = place_result(e, i, &t);
+        if (is_half(t.dtype) && !is_raw(e, i) && !place_region(e, i))
             return problem_set(p, 400, "dtype_unsupported",
                                "output %s is %s, which has no form in JSON; ask for it with "
                                "parameters.binary_data, or for all with binary_data_output",
@@ -373,8 +447,8 @@ static size_t oip_bound(const evaluation *e)
     size_t bytes = 256 + e->oip.id.size;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        bytes += strlen(lk_call_output(e->call, i, &t)) + 128 + 24 * LK_MAX_RANK;
-        bytes += is_raw(e, i) ? 0 : tensor_text_bound(&t);
+        bytes += strlen(place_result(e, i, &t)) + 128 + 24 * LK_MAX_RANK;
+        bytes += place_region(e, i) ? REGION_LINE : is_raw(e, i) ? 0 : tensor_text_bound(&t);
     }
     return bytes;
 }
@@ -394,11 +468,19 @@ static bool oip_encode(evaluation *e, problem *p)
     e->pieces = 1;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
-        const char *name = lk_call_output(e->call, i, &t);
+        const char *name = place_result(e, i, &t);
+        const place *at = place_region(e, i);
         const size_t bytes = (size_t)lk_tensor_count(&t) * lk_dtype_size(t.dtype);
         buffer_texts(b, i ? ",{" : "{", "\"name\":\"", name, "\",\"shape\":", NULL);
         tensor_text_write_sizes(b, &t);
         buffer_texts(b, ",\"datatype\":\"", oip_spelling(t.dtype), "\",", NULL);
+        if (at) {
+            buffer_printf(b,
+                          "\"parameters\":{\"shared_memory_region\":\"%s\","
+                          "\"shared_memory_byte_size\":%zu,\"shared_memory_offset\":%llu}}",
+                          at->region, bytes, (unsigned long long)at->offset);
+            continue;
+        }
         if (is_raw(e, i)) {
             raw = true;
             buffer_text(b, "\"parameters\":{\"binary_data_size\":");

@@ -2,6 +2,7 @@
 #include "wire/options.h"
 
 #include "wire/number.h"
+#include "wire/place.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -186,9 +187,21 @@ bool wire_option_json(evaluation *e, const char *name, const json_t *value, prob
     return text ? wire_option(e, name, text, p) : no_text("option ", name, type, p);
 }
 
+/* An output of a list: NAME, or NAME:TYPE for a narrower type. */
+static bool want(evaluation *e, char *name, problem *p)
+{
+    char *type = strchr(name, ':');
+    lk_error error;
+    if (type)
+        *type++ = '\0';
+    if (lk_call_want(e->call, name, &error) != LK_OK)
+        return problem_from(p, &error);
+    place narrower = place_new(name, PLACE_OUTPUT);
+    return !type || (place_type(&narrower, name, type, p) && place_output(e, &narrower, p));
+}
+
 bool wire_outputs(evaluation *e, const char *list, problem *p)
 {
-    lk_error error;
     char name[64];
     if (e->outputs_named)
         return problem_set(p, 422, "duplicate_option", "outputs is given twice");
@@ -197,8 +210,8 @@ bool wire_outputs(evaluation *e, const char *list, problem *p)
         list += strspn(list, " ");
         size_t length = strcspn(list, ",");
         snprintf(name, sizeof name, "%.*s", (int)(length < 63 ? length : 63), list);
-        if (lk_call_want(e->call, name, &error) != LK_OK)
-            return problem_from(p, &error);
+        if (!want(e, name, p))
+            return false;
         if (list[length] == '\0')
             return true;
         list += length + 1;

@@ -18,10 +18,10 @@ int wire_place(const wire *w)
     return i;
 }
 
-const char *wire_name(int place)
+const char *wire_name(int which)
 {
     int i = 0;
-    while (wires[i] && i != place)
+    while (wires[i] && i != which)
         i++;
     return wires[i] ? wires[i]->name : "none";
 }

@@ -12,7 +12,7 @@ extern const wire *const wires[];
 
 /* The index of a wire in wires[], and the name of the wire at an index: "none" beyond the last. */
 int wire_place(const wire *w);
-const char *wire_name(int place);
+const char *wire_name(int which);
 
 /* The wire of a Content-Type (parameters ignored; NULL or "": JSON), or NULL. */
 const wire *wire_of_content(const char *content_type);

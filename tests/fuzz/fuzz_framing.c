@@ -52,7 +52,12 @@ static void run(exchange *x)
     http_reply_text(x, 200, "text/plain", &text);
 }
 
-static const handler teller = {begin, grow, pass_over, run, pass_over, pass_over};
+static const handler teller = {.begin = begin,
+                               .grow = grow,
+                               .refuse = pass_over,
+                               .run = run,
+                               .leave = pass_over,
+                               .end = pass_over};
 static uv_loop_t loop;
 static http *server;
 static char folder[] = "/tmp/framing.XXXXXX";

@@ -244,7 +244,7 @@ static void told(void **unused)
         snprintf(word, sizeof word, "--%s", flag.name);
         assert_true(flag.value[0] != '\0' && flag.help[0] != '\0');
         assert_true(strncmp(flag.variable, "LOSSD_", 6) == 0);
-        accepted(&f, word, flag.fallback[0] != '\0' ? flag.fallback : "/some/file");
+        accepted(&f, word, flag.fallback[0] != '\0' ? flag.fallback : "name=/some/file");
         setenv(flag.variable, flag.fallback, 1);
         accepted(&f, NULL, NULL);
         unsetenv(flag.variable);
