@@ -98,3 +98,12 @@ uint64_t http_turn(const exchange *x)
 {
     return x->server->turn;
 }
+
+void exchange_finish(exchange *x, phase next)
+{
+    http *server = x->server;
+    x->peer->exchange = NULL;
+    peer_enter(&server->peers, x->peer, next, server->turn, 0);
+    server->exchanges--;
+    server->handler->end(x);
+}

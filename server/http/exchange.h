@@ -11,6 +11,7 @@
 #include "http/access.h"
 #include "http/head.h"
 #include "http/pages.h"
+#include "http/peer.h"
 
 struct MHD_Connection;
 struct region_group;
@@ -139,5 +140,8 @@ uint64_t http_turn(const exchange *x);
 /* Set the exchange's id: the client's, if it is safe to repeat in headers and logs; otherwise, or
  * for NULL, a generated one. */
 void exchange_identify(exchange *x, const char *given);
+
+/* The exchange is over, for all but libmicrohttpd; its connection enters that phase. */
+void exchange_finish(exchange *x, phase next);
 
 #endif

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE /* MSG_CMSG_CLOEXEC */
 #include "http/handover.h"
 
-#include "http/receive.h"
 #include "http/server.h"
 #include "region.h"
 #include "tell/log.h"
@@ -163,7 +162,8 @@ static void begin(void *cls, struct MHD_Connection *connection, void *state, con
     (void)cls;
     (void)connection;
     (void)read;
-    receive_upgraded(x);
+    x->upgraded = true;
+    exchange_finish(x, PEER_OTHER);
     if (!h || uv_poll_init(x->server->loop, &h->poll, fd) != 0) {
         free(h);
         MHD_upgrade_action(upgraded, MHD_UPGRADE_ACTION_CLOSE);

@@ -215,22 +215,6 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
     return suspended || reply_send(x) ? MHD_YES : MHD_NO;
 }
 
-/* The exchange is over for all but libmicrohttpd. */
-static void finish(exchange *x, phase next)
-{
-    http *server = x->server;
-    x->peer->exchange = NULL;
-    peer_enter(&server->peers, x->peer, next, server->turn, 0);
-    server->exchanges--;
-    server->handler->end(x);
-}
-
-void receive_upgraded(exchange *x)
-{
-    x->upgraded = true;
-    finish(x, PEER_OTHER);
-}
-
 void receive_end(void *cls, struct MHD_Connection *connection, void **state,
                  enum MHD_RequestTerminationCode code)
 {
@@ -242,7 +226,7 @@ void receive_end(void *cls, struct MHD_Connection *connection, void **state,
     if (!x)
         return;
     if (!x->upgraded)
-        finish(x, PEER_IDLE);
+        exchange_finish(x, PEER_IDLE);
     free_body(x);
     buffer_free(&x->reply.text);
     free(x->line);

@@ -6,8 +6,6 @@
 #ifndef LOSSD_RECEIVE_H
 #define LOSSD_RECEIVE_H
 
-#include "http/exchange.h"
-
 #include <microhttpd.h>
 
 /* `cls` is the listener. */
@@ -19,9 +17,5 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
                                 size_t *size, void **state);
 void receive_end(void *cls, struct MHD_Connection *connection, void **state,
                  enum MHD_RequestTerminationCode code);
-
-/* After a 101 the connection is no longer libmicrohttpd's: the exchange ends, its memory stays
- * until receive_end. */
-void receive_upgraded(exchange *x);
 
 #endif
