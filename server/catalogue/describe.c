@@ -61,10 +61,11 @@ static json_t *input_json(const lk_input *in)
                              like_loss ? json_string("shape of loss") : pattern(in->forms[f].shape),
                              "dtypes", dtypes(in->forms[f].dtypes)));
     }
-    json_t *o = json_pack("{s:s, s:b, s:b, s:b, s:o}", "name", in->name, "required",
+    json_t *o = json_pack("{s:s, s:b, s:b, s:b, s:b, s:o}", "name", in->name, "required",
                           !(in->flags & LK_OPTIONAL), "differentiable",
                           (in->flags & LK_DIFFERENTIABLE) != 0, "default_gradient",
-                          (in->flags & LK_GRADIENT) != 0, "forms", forms);
+                          (in->flags & LK_GRADIENT) != 0, "in_place",
+                          (in->flags & LK_ROW_LOCAL) != 0, "forms", forms);
     if (in->range)
         json_object_set_new(o, "range", json_string(in->range));
     json_object_set_new(o, "help", text(in->help));

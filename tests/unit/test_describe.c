@@ -54,6 +54,7 @@ static void check_inputs(const json_t *array, const lk_description *is)
         assert_int_equal(truth(o, "required"), !(in->flags & LK_OPTIONAL));
         assert_int_equal(truth(o, "differentiable"), (in->flags & LK_DIFFERENTIABLE) != 0);
         assert_int_equal(truth(o, "default_gradient"), (in->flags & LK_GRADIENT) != 0);
+        assert_int_equal(truth(o, "in_place"), (in->flags & LK_ROW_LOCAL) != 0);
         same_text(o, "help", in->help);
         size_t shapes = 1;
         while (shapes < 3 && in->forms[shapes].shape)

@@ -10,6 +10,6 @@
 from .aio import AsyncClient
 from .client import Client
 from .errors import DeadlineExceeded, LossdError, Overloaded
-from .tensors import BF16
+from .tensors import BF16, Region, Resident
 
-__all__ = ["BF16", "AsyncClient", "Client", "DeadlineExceeded", "LossdError", "Overloaded"]
+__all__ = ["BF16", "AsyncClient", "Client", "DeadlineExceeded", "LossdError", "Overloaded", "Region", "Resident"]

@@ -87,6 +87,18 @@ class AsyncClient(calls.Copied):
     async def _description(self, loss: str, timeout: float | None) -> dict[str, Any]:
         return calls.known(await self._descriptions(timeout), loss, f"lossd at {self.url}")
 
+    async def keep(self, name: str, values: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Tensors for lossd to keep: requests name them Resident("name/tensor"). They are gone when lossd ends."""
+        headers, pieces = calls.encode_resident(values)
+        await self._call("PUT", calls.resident_path(name, replace), headers, pieces, None)
+
+    async def forget(self, name: str) -> None:
+        await self._call("DELETE", calls.resident_path(name), {}, [], None)
+
+    async def resident(self) -> list[dict[str, Any]]:
+        """The resident tensors that this client may name: name, dtype, shape, bytes."""
+        return json.loads(bytes(await self._call("GET", "/v1/regions", {}, [], None)))["regions"]
+
     async def ready(self) -> bool:
         """Does it welcome requests?"""
         try:

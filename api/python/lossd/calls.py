@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
@@ -57,9 +58,11 @@ class ByName:
             raise AttributeError(name)
         description = self.describe(name)
 
-        def call(*values: Any, outputs: Iterable[str] | None = None, **named: Any) -> dict[str, Any]:
+        def call(
+            *values: Any, outputs: Iterable[str] | None = None, in_place: Iterable[str] = (), **named: Any
+        ) -> dict[str, Any]:
             inputs, options = arrange(description, values, named)
-            return self.evaluate(name, inputs, options=options, outputs=outputs)
+            return self.evaluate(name, inputs, options=options, outputs=outputs, in_place=in_place)
 
         return call
 
@@ -102,10 +105,17 @@ def limit(remaining: float) -> dict[str, str]:
 def prepare(
     inputs: Mapping[str, Any], options: Mapping[str, Any] | None
 ) -> tuple[dict[str, tensors.Tensor], dict[str, str]]:
-    """The tensors of an evaluation, wide types first: then each is aligned if the first is; its options as text."""
-    given = [(name, tensors.as_tensor(value)) for name, value in inputs.items()]
+    """The tensors of an evaluation, wide types first: then each is aligned if the first is; its options as text, and
+    the names of what is resident."""
+    texts = {name: tensors.option_text(value) for name, value in (options or {}).items()}
+    given = []
+    for name, value in inputs.items():
+        if isinstance(value, tensors.Resident):
+            texts[f"region.{name}"] = json.dumps({"region": value.name})
+        else:
+            given.append((name, tensors.as_tensor(value)))
     given.sort(key=lambda item: -tensors.bits(item[1]).itemsize)
-    return dict(given), {name: tensors.option_text(value) for name, value in (options or {}).items()}
+    return dict(given), texts
 
 
 def encode(
@@ -113,10 +123,26 @@ def encode(
 ) -> tuple[dict[str, str], list[Any]]:
     """The headers of an evaluation, and its body in pieces."""
     given, metadata = prepare(inputs, options)
+    return encode_prepared(given, metadata, outputs)
+
+
+def encode_prepared(
+    given: Mapping[str, tensors.Tensor], metadata: dict[str, str], outputs: Iterable[str] | None
+) -> tuple[dict[str, str], list[Any]]:
     if outputs is not None:
         metadata["outputs"] = ",".join(outputs)
     pieces = tensors.write(given, metadata)
     return {"Content-Type": MEDIA, "Accept": MEDIA, "Content-Length": str(sum(map(len, pieces)))}, pieces
+
+
+def encode_resident(values: Mapping[str, Any]) -> tuple[dict[str, str], list[Any]]:
+    """The headers of what is to be kept, and its body in pieces."""
+    pieces = tensors.write({name: tensors.as_tensor(value) for name, value in values.items()}, {})
+    return {"Content-Type": MEDIA, "Content-Length": str(sum(map(len, pieces)))}, pieces
+
+
+def resident_path(name: str, replace: bool = False) -> str:
+    return f"/v1/regions/{urllib.parse.quote(name, safe='')}" + "?replace=true" * replace
 
 
 def arrange(

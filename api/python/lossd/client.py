@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import socket
 import ssl
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from . import calls, tensors
-from .errors import error_from
+from . import calls, regions, tensors
+from .errors import LossdError, error_from
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -39,7 +40,7 @@ class Client(calls.ByName, calls.Copied):
 
     It can be copied, and pickled unless it has a `context`: the pickle holds the key."""
 
-    own = ("_dial", "_idle", "_lock", "_process", "_described")
+    own = ("_dial", "_idle", "_lock", "_process", "_described", "_pool")
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Client(calls.ByName, calls.Copied):
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._described: dict[str, dict[str, Any]] | None = None
+        self._pool = regions.Pool(calls.address_of(self.url), self._headers, self.timeout)
 
     def evaluate(
         self,
@@ -70,12 +72,60 @@ class Client(calls.ByName, calls.Copied):
         options: Mapping[str, Any] | None = None,
         outputs: Iterable[str] | None = None,
         timeout: float | None = None,
+        in_place: Iterable[str] = (),
     ) -> dict[str, Any]:
-        """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError."""
-        headers, pieces = calls.encode(inputs, options, outputs)
+        """The outputs by name: `loss` and the usual gradients, or those that `outputs` names. Raises LossdError.
+
+        Inputs that lie in memory of `empty` are not sent, and their gradients lie in such memory, too. `in_place` names
+        inputs there that their gradients may overwrite, where the loss allows it (scores, mostly): the output is then
+        the input's own memory."""
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
-        path = calls.known(self._descriptions(timeout), loss, self.where)["path"]
-        return tensors.read(self._call("POST", path, headers, pieces, end - time.monotonic()))
+        description = calls.known(self._descriptions(timeout), loss, self.where)
+        given, texts = calls.prepare(inputs, options)
+        wanted = None if outputs is None else list(outputs)
+        shared = regions.Shared(self._pool, description, given, wanted, frozenset(in_place))
+        while True:
+            headers, pieces = calls.encode_prepared(shared.carried, {**texts, **shared.places()}, wanted)
+            try:
+                body = self._call("POST", description["path"], headers, pieces, end - time.monotonic())
+            except LossdError as error:
+                if not shared.may_try_again(error):
+                    raise
+                continue
+            return shared.outputs(*tensors.read_all(body))
+
+    def empty(self, shape: int | Iterable[int], dtype: Any = np.float32) -> tensors.Region:
+        """An array in memory that is shared with lossd, with a unix: URL, and with NumPy's or PyTorch's views of it as
+        with any array. `dtype` is one of NumPy's, or "bf16". Elsewhere it is ordinary memory, and a warning says so
+        once."""
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        narrow = isinstance(dtype, str) and dtype == "bf16"
+        kind = np.dtype(np.uint16 if narrow else dtype)
+        count = math.prod(sizes)
+        memory = self._pool.take(count * kind.itemsize)
+        array = np.empty(sizes, kind) if memory is None else memory.view(kind)[:count].reshape(sizes)
+        return tensors.Region(tensors.BF16(array) if narrow else array)
+
+    def has(self, value: Any) -> bool:
+        """Does an array lie in memory of `empty`?"""
+        return self._pool.block_of(tensors.bits(tensors.as_tensor(value))) is not None
+
+    @property
+    def shares(self) -> bool:
+        """May tensors lie in shared memory?"""
+        return self._pool.is_offered
+
+    def keep(self, name: str, values: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Tensors for lossd to keep: requests name them Resident("name/tensor"). They are gone when lossd ends."""
+        headers, pieces = calls.encode_resident(values)
+        self._call("PUT", calls.resident_path(name, replace), headers, pieces, None)
+
+    def forget(self, name: str) -> None:
+        self._call("DELETE", calls.resident_path(name), {}, None, None)
+
+    def resident(self) -> list[dict[str, Any]]:
+        """The resident tensors that this client may name: name, dtype, shape, bytes."""
+        return json.loads(bytes(self._call("GET", "/v1/regions", {}, None, None)))["regions"]
 
     def ready(self) -> bool:
         """Does it welcome requests?"""
@@ -90,6 +140,7 @@ class Client(calls.ByName, calls.Copied):
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        self._pool.close()
 
     def __enter__(self) -> Client:
         return self

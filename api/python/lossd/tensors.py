@@ -43,11 +43,31 @@ class BF16:
         return (self.bits.astype(np.uint32) << 16).view(np.float32)
 
 
+class Resident:
+    """An input that lossd has already, of `keep` or of its flag --region: Resident("head/weight")."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 Tensor = Union[np.ndarray, BF16]
+
+
+class Region:
+    """`array` lies in memory that lossd reaches, too: as an input it is not sent, and its gradient may take its place.
+    The memory is used again when neither this object nor any view of the array is left."""
+
+    def __init__(self, array: Tensor) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self.array, dtype) if copy else np.asarray(self.array, dtype)
 
 
 def as_tensor(value: Any) -> Tensor:
     """What lossd takes: arrays as they are; Python's floats become float32, its integers int64."""
+    if isinstance(value, Region):
+        value = value.array
     if isinstance(value, BF16):
         return value
     array = np.asarray(value)
@@ -92,9 +112,14 @@ def dtype_name(tensor: Tensor) -> str:
 def read(body: np.ndarray) -> dict[str, Any]:
     """The tensors of a file, writable and in the file's order: views of it, but for small ones of a large file, which
     would keep all of it in memory for as long as somebody keeps them: a loss, for its curve."""
+    return read_all(body)[0]
+
+
+def read_all(body: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
+    """The same, and the metadata."""
     (size,) = struct.unpack_from("<Q", body)
     header = json.loads(bytes(body[8 : 8 + size]))
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None) or {}
     found: dict[str, Any] = {}
     for name, entry in header.items():
         dtype = DTYPES[entry["dtype"]]
@@ -103,7 +128,7 @@ def read(body: np.ndarray) -> dict[str, Any]:
         if array.nbytes <= body.nbytes // 8:
             array = array.copy()
         found[name] = BF16(array) if entry["dtype"] == "BF16" else array
-    return found
+    return found, metadata
 
 
 def option_text(value: Any) -> str:

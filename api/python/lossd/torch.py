@@ -22,20 +22,42 @@ from .tensors import BF16
 
 URL = "http://127.0.0.1:8080"
 
+# Smaller tensors are sent faster than they are shared.
+SHARED_BYTES = 1 << 18
 
-def _to_lossd(tensor: torch.Tensor) -> Any:
-    tensor = tensor.detach().cpu().contiguous()
+_DTYPES = {torch.float64: np.float64, torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: "bf16"}
+
+
+def _to_lossd(tensor: torch.Tensor, share: Any = None) -> Any:
+    """As arrays; in memory that is shared with lossd, where `share` is the client that has it."""
+    tensor = tensor.detach()
+    if share:
+        return _shared(tensor, share)
+    tensor = tensor.cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return BF16(tensor.view(torch.int16).numpy().view(np.uint16))
     return tensor.numpy()
 
 
-def _from_lossd(value: Any, like: torch.Tensor) -> torch.Tensor:
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _shared(tensor: torch.Tensor, client: Client) -> Any:
+    """The tensor itself, if it lies there already, or a copy."""
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and client.has(_to_lossd(tensor)):
+        return _to_lossd(tensor)
+    array = client.empty(tensor.shape, _DTYPES[tensor.dtype]).array
+    _from_lossd(array, None).copy_(tensor)
+    return array
+
+
+def _from_lossd(value: Any, like: torch.Tensor | None) -> torch.Tensor:
     if isinstance(value, BF16):
         made = torch.from_numpy(value.bits.view(np.int16)).view(torch.bfloat16)
     else:
         made = torch.from_numpy(value)
-    return made.to(like.device)
+    return made if like is None else made.to(like.device)
 
 
 class _Evaluation(torch.autograd.Function):
@@ -52,7 +74,11 @@ class _Evaluation(torch.autograd.Function):
         roots = {n: t if t._base is None else t._base for n, t in zip(names, inputs)}
         over = [n for n in wanted if not roots[n].is_leaf] if loss.in_place else []
         ctx.loss, ctx.options, ctx.names, ctx.wanted = loss, options, names, wanted
-        given = {n: _to_lossd(t) for n, t in zip(names, inputs)}
+        shared = loss.client if isinstance(loss.client, Client) and loss.client.shares else None
+        large = {n: t for n, t in zip(names, inputs) if shared and n in wanted and _bytes(t) >= SHARED_BYTES}
+        given = {n: _to_lossd(t, shared if n in large else None) for n, t in zip(names, inputs)}
+        # A copy is nobody else's: its gradient may take its place.
+        over += [n for n, t in large.items() if _from_lossd(given[n], None).data_ptr() != t.data_ptr()]
         value, ctx.ready = _evaluate(ctx, given, ["loss"], inputs[0], **({"in_place": over} if over else {}))
         overwritten = [t for n, t in zip(names, inputs) if n in over and ctx.ready[n].data_ptr() == t.data_ptr()]
         ctx.overwritten = bool(overwritten)

@@ -12,7 +12,7 @@ MAX_RANK = 8
 
 # Bits of lk_field.flags, lk_input.flags, lk_output.flags and lk_description.traits.
 OPEN, OFF, RANGED = 1, 2, 4
-OPTIONAL, DIFFERENTIABLE, GRADIENT = 1, 2, 4
+OPTIONAL, DIFFERENTIABLE, GRADIENT, ROW_LOCAL = 1, 2, 4, 8
 DEFAULT = 1
 TRANSFORM, DYNAMIC = 8, 64
 

@@ -7,7 +7,20 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from .binding import DEFAULT, DIFFERENTIABLE, DYNAMIC, GRADIENT, OFF, OPEN, OPTIONAL, RANGED, TRANSFORM, Field, lib
+from .binding import (
+    DEFAULT,
+    DIFFERENTIABLE,
+    DYNAMIC,
+    GRADIENT,
+    OFF,
+    OPEN,
+    OPTIONAL,
+    RANGED,
+    ROW_LOCAL,
+    TRANSFORM,
+    Field,
+    lib,
+)
 
 TYPES = ("real", "integer", "unsigned", "flag", "choice", "list", "reals", "parts")
 DTYPES = ("f64", "f32", "f16", "bf16", "i64", "i32", "u8", "bool")
@@ -60,6 +73,7 @@ def _input(one: Any) -> dict[str, Any]:
         "required": not one.flags & OPTIONAL,
         "differentiable": bool(one.flags & DIFFERENTIABLE),
         "default_gradient": bool(one.flags & GRADIENT),
+        "in_place": bool(one.flags & ROW_LOCAL),
         "forms": [
             {"shape": _shape(f.shape), "dtypes": [d for i, d in enumerate(DTYPES) if f.dtypes >> i & 1]} for f in forms
         ],

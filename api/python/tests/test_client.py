@@ -17,6 +17,7 @@ import pathlib
 import pickle
 import re
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import tempfile
 import threading
 import time
 import unittest
+import warnings
 
 import numpy as np
 
@@ -239,6 +241,180 @@ class Service(unittest.TestCase):
             if "torch" in example and not has_torch():
                 continue
             exec(example.replace("http://127.0.0.1:8080", self.urls[0]), names)
+
+
+def bytes_sent(url: str) -> float:
+    """Of bodies, both ways."""
+    with lossd.Client(url) as client:
+        text = bytes(client._call("GET", "/metrics", {}, None, None)).decode()
+    return sum(float(v) for v in re.findall(r"^lossd_(?:received|sent)_bytes_total (\S+)$", text, re.M))
+
+
+class Regions(unittest.TestCase):
+    """Memory that is shared with lossd."""
+
+    def setUp(self) -> None:
+        folder = self.enterContext(tempfile.TemporaryDirectory()) if sys.version_info >= (3, 11) else tempfile.mkdtemp()
+        self.path = f"{folder}/s"
+        self.flags = ("--listen", f"unix:{self.path}", "--listen", "127.0.0.1:0")
+        self.x = np.random.default_rng(0).normal(size=(64, 5000)).astype("f4")
+        self.y = np.arange(64)
+
+    def test_inputs_and_gradients(self) -> None:
+        with running(*self.flags) as (url, tcp), lossd.Client(url) as client:
+            want = client.cross_entropy(self.x, self.y)
+            region = client.empty(self.x.shape)
+            region.array[:] = self.x
+            before = bytes_sent(tcp)
+            for outputs in (None, ["grad.logits", "loss"]):
+                got = client.cross_entropy(region, self.y, outputs=outputs)
+                self.assertEqual(set(got), {"loss", "grad.logits"})
+                np.testing.assert_array_equal(got["grad.logits"], want["grad.logits"])
+            np.testing.assert_array_equal(region.array, self.x)
+            part = client.cross_entropy(region.array[3:9], self.y[3:9], reduction="sum")
+            self.assertEqual(part["grad.logits"].shape, (6, 5000))
+            narrow = client.cross_entropy(region, self.y, outputs=["grad.logits:bf16"])["grad.logits"]
+            np.testing.assert_array_equal(narrow.bits, lossd.BF16.rounded(want["grad.logits"]).bits)
+            over = client.cross_entropy(region, self.y, in_place=["logits"])
+            self.assertEqual(over["grad.logits"].ctypes.data, region.array.ctypes.data)
+            np.testing.assert_array_equal(region.array, want["grad.logits"])
+            self.assertLess(bytes_sent(tcp) - before, 100e3, "tensors were sent")
+            self.assertRaises(TypeError, client.mse, [1.0], [2.0], in_place=["c"])
+
+    def test_every_type(self) -> None:
+        with running(*self.flags) as (url, _), lossd.Client(url) as client:
+            for dtype in ("f8", "f4", "f2", "bf16"):
+                region = client.empty((3, 4), dtype)
+                values = np.linspace(-3, 3, 12).reshape(3, 4)
+                if dtype == "bf16":
+                    region.array.bits[:] = lossd.BF16.rounded(values).bits
+                else:
+                    region.array[:] = values
+                targets = client.empty(3, np.int64)
+                targets.array[:] = [0, 1, 3]
+                got, want = client.cross_entropy(region, targets), client.cross_entropy(region.array, [0, 1, 3])
+                pair = [tensors.bits(one["grad.logits"]) for one in (got, want)]
+                np.testing.assert_array_equal(*pair)
+
+    def test_a_loss_that_cannot_be_in_place(self) -> None:
+        with running(*self.flags) as (url, _), lossd.Client(url) as client:
+            rows = client.empty((8, 4))
+            rows.array[:] = np.eye(8, 4)
+            got = client.info_nce(rows, np.eye(8, 4, dtype="f4"), in_place=["anchors"])
+            np.testing.assert_array_equal(rows.array, np.eye(8, 4))
+            self.assertEqual(got["grad.anchors"].shape, (8, 4))
+            logprobs = client.token_logprobs(client.empty((2, 3, 5)), np.zeros((2, 3), int))
+            self.assertIn("logprobs", logprobs)
+
+    def test_memory_is_used_again(self) -> None:
+        with running(*self.flags) as (url, tcp), lossd.Client(url) as client:
+            for _ in range(20):
+                client.cross_entropy(client.empty(self.x.shape), self.y)
+            with lossd.Client(tcp) as other:
+                text = bytes(other._call("GET", "/metrics", {}, None, None)).decode()
+            self.assertLessEqual(int(re.search(r'lossd_regions{kind="client"} (\d+)', text)[1]), 4)
+
+    def test_after_lossd_was_started_again(self) -> None:
+        client = lossd.Client(f"unix:{self.path}")
+        with running(*self.flags):
+            region = client.empty(self.x.shape)
+            region.array[:] = self.x
+            want = client.cross_entropy(region, self.y)
+        with running(*self.flags):
+            got = client.cross_entropy(region, self.y)
+        np.testing.assert_array_equal(got["grad.logits"], want["grad.logits"])
+        client.close()
+
+    def test_fork(self) -> None:
+        with running(*self.flags) as (url, _), lossd.Client(url) as client:
+            region = client.empty((2, 2))
+            region.array[:] = [[0, 1], [1, 0]]
+            want = float(client.mse(region, np.zeros((2, 2), "f4"))["loss"])
+            child = os.fork()
+            mine = client.empty((2, 2))
+            mine.array[:] = 3 if child else 4
+            wrong = float(client.mse(region, np.zeros((2, 2), "f4"))["loss"]) != want
+            wrong += float(client.mse(mine, np.zeros((2, 2), "f4"))["loss"]) != (9 if child else 16)
+            if not child:
+                os._exit(wrong != 0)
+            self.assertEqual(wrong, 0)
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+
+    def test_where_there_are_none(self) -> None:
+        with running(*self.flags) as (_, tcp), lossd.Client(tcp) as client:
+            with self.assertWarnsRegex(UserWarning, "not shared"):
+                region = client.empty((2, 2))
+            region.array[:] = 1
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # it was said already
+                client.empty((2, 2))
+                self.assertEqual(float(client.mse(region, np.zeros((2, 2), "f4"))["loss"]), 1)
+        with running(*self.flags, "--region-budget", "4KiB") as (url, _), lossd.Client(url) as client:
+            with self.assertWarnsRegex(UserWarning, "--region-budget"):
+                region = client.empty(self.x.shape)
+            region.array[:] = self.x
+            client.cross_entropy(region, self.y)
+
+    def test_a_lossd_without_them(self) -> None:
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                while self.rfile.readline() not in (b"\r\n", b""):
+                    pass
+                self.wfile.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        with socketserver.UnixStreamServer(self.path, Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            client = lossd.Client(f"unix:{self.path}")
+            with self.assertWarnsRegex(UserWarning, "does not offer it"):
+                client.empty((2, 2))
+            self.assertFalse(client.shares)
+            server.shutdown()
+
+    def test_resident(self) -> None:
+        with running(*self.flags) as urls:
+            for url in urls:
+                with lossd.Client(url) as client:
+                    want = client.cross_entropy(self.x, self.y)
+                    client.keep("batch", {"logits": self.x, "targets": self.y})
+                    self.assertRaises(lossd.LossdError, client.keep, "batch", {"logits": self.x})
+                    client.keep("batch", {"x": self.x, "half": lossd.BF16.rounded(self.x), "y": self.y}, replace=True)
+                    self.assertEqual([one["name"] for one in client.resident()], ["batch/x", "batch/half", "batch/y"])
+                    got = client.cross_entropy(lossd.Resident("batch/x"), lossd.Resident("batch/y"))
+                    np.testing.assert_array_equal(got["grad.logits"], want["grad.logits"])
+                    client.forget("batch")
+                    self.assertEqual(client.resident(), [])
+                    with self.assertRaises(lossd.LossdError) as caught:
+                        client.cross_entropy(lossd.Resident("batch/x"), self.y)
+                    self.assertEqual((caught.exception.code, caught.exception.input), ("region_invalid", "logits"))
+
+    def test_torch(self) -> None:
+        if not has_torch():
+            self.skipTest("PyTorch is not here")
+        import torch
+
+        import lossd.torch
+
+        with running(*self.flags) as (url, tcp):
+            shared, sent = lossd.torch.CrossEntropyLoss(url), lossd.torch.CrossEntropyLoss(tcp)
+            targets = torch.from_numpy(self.y)
+            shared.client.losses()
+            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                x = torch.from_numpy(self.x).to(dtype).requires_grad_()
+                sent(x, targets).backward()
+                want, x.grad = x.grad, None
+                sent(x, targets)
+                before = bytes_sent(tcp)
+                shared(x, targets).backward()
+                self.assertLess(bytes_sent(tcp) - before, 100e3, "tensors were sent")
+                self.assertTrue(torch.equal(x.grad, want))
+            there = torch.from_numpy(shared.client.empty(self.x.shape).array)  # where a model may write its logits
+            there.copy_(torch.from_numpy(self.x))
+            there.requires_grad_()
+            sent(there, targets).backward()
+            want, there.grad = there.grad, None
+            shared(there, targets).backward()
+            self.assertTrue(torch.equal(there.grad, want))
+            self.assertTrue(torch.equal(there.detach(), torch.from_numpy(self.x)))
 
 
 class Retries(unittest.TestCase):
