@@ -101,6 +101,7 @@ if [ -z "$mode" ]; then
     run "drain" python3 tests/http/drain.py --lossd "$lossd"
     if [ -z "${EMULATOR:-}" ]; then # they have deadlines
         run "framing" python3 tests/http/framing.py --lossd "$lossd"
+        run "regions" python3 tests/http/regions.py --lossd "$lossd"
         run "operate" python3 tests/http/operate.py --lossd "$lossd"
     fi
     run "dashboard" docker/check_metrics.py --lossd "$lossd"

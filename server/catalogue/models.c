@@ -3,6 +3,7 @@
 
 #include "catalogue/trees.h"
 #include "oip.h"
+#include "region.h"
 #include "tell/metrics.h"
 
 #include <jansson.h>
@@ -19,9 +20,12 @@ static const char *name_of(const lk_loss *loss)
 void models_server(const lk_loss *all, buffer *to)
 {
     (void)all;
-    trees_write(json_pack("{s:s, s:s, s:[s,s,s,s]}", "name", "lossd", "version", lk_version(),
-                          "extensions", "binary_tensor_data", "model_configuration",
-                          "model_repository", "statistics"),
+    json_t *extensions = json_pack("[s,s,s,s]", "binary_tensor_data", "model_configuration",
+                                   "model_repository", "statistics");
+    if (region_shm_offered())
+        json_array_append_new(extensions, json_string("system_shared_memory"));
+    trees_write(json_pack("{s:s, s:s, s:o}", "name", "lossd", "version", lk_version(), "extensions",
+                          extensions),
                 false, to);
 }
 
