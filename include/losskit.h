@@ -51,6 +51,7 @@ const char *lk_version(void);
     X(OPTION_CONFLICT, option_conflict)                                                            \
     X(GRAPH_INVALID, graph_invalid)                                                                \
     X(WEIGHT_INVALID, weight_invalid)                                                              \
+    X(OFFSETS_INVALID, offsets_invalid)                                                            \
     X(LENGTH_OUT_OF_RANGE, length_out_of_range)                                                    \
     X(TARGET_OUT_OF_RANGE, target_out_of_range)                                                    \
     X(TARGET_UNREACHABLE, target_unreachable)                                                      \
@@ -138,8 +139,8 @@ static inline lk_tensor lk_matrix(lk_dtype dtype, void *data, int64_t rows, int6
 /* Descriptions. */
 
 /* Types of options. Every option has one text form: a decimal number; true or false; the word of a
- * choice; integers or decimal numbers separated by commas; `off` if the option can be unset. Only
- * LK_PARTS has no text form: parts are added with lk_call_part. */
+ * choice; integers, decimal numbers or different words of a choice, separated by commas; `off` if
+ * the option can be unset. Only LK_PARTS has no text form: parts are added with lk_call_part. */
 typedef enum lk_type {
     LK_REAL,
     LK_INTEGER,
@@ -148,6 +149,7 @@ typedef enum lk_type {
     LK_CHOICE,
     LK_LIST,
     LK_REALS,
+    LK_CHOICES,
     LK_PARTS
 } lk_type;
 
@@ -155,6 +157,7 @@ enum {
     LK_OPEN = 1 << 0,   /* lk_field.flags: the range excludes min */
     LK_OFF = 1 << 1,    /* `off` is allowed and means "not used" */
     LK_RANGED = 1 << 2, /* min and max bound the value */
+    LK_HOLDS = 1 << 3,  /* but for the default, gradients take some values as constants */
 };
 
 typedef struct lk_field {
@@ -164,7 +167,7 @@ typedef struct lk_field {
     size_t offset;        /* for the library's own use */
     const char *fallback; /* the default in text form; NULL: the option is required */
     double min, max;
-    const char *choices; /* "none|sum|mean"; NULL unless type is LK_CHOICE */
+    const char *choices; /* "none|sum|mean"; NULL unless type is LK_CHOICE(S) */
     const char *help;
 } lk_field;
 
@@ -185,12 +188,16 @@ enum {
                                    If one is given, the default of grad_output is 0 as well */
     LK_HISTORY = 1 << 7,        /* an ignored row is read if a later row along the last axis of
                                    the loss is not ignored */
+    LK_OFFSETS = 1 << 8,        /* sequence b is positions offsets[b] to offsets[b+1] - 1 of P that
+                                   follow each other: integers from 0 to P that do not decrease.
+                                   Where it is given, `B T` is one axis P in every pattern */
 };
 
 /* A shape pattern is a list of words. A letter is one size, the same in every tensor of the call
  * that has the letter. `*` is any number of leading sizes, the same in every tensor that has it. A
  * letter with `@option` is an axis whose position is the value of that integer option (-1: the
- * position in the pattern). `1` is a size of 1. "" is a single number; shape [1] is accepted too.
+ * position in the pattern). `1` is a size of 1, `B+1` one more than B. "" is a single number; shape
+ * [1] is accepted too. `B T` is one axis, P, where the call has an input with LK_OFFSETS.
  * `*-` is `*` without its last axis. "~ *" is any shape that broadcasts to that of `*`: axes are
  * aligned from the right, each size is 1 or that of `*`, and missing axes count as 1. "loss" is the
  * shape of the output `loss`. */

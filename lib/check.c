@@ -260,6 +260,7 @@ static lk_status check_shapes(single *s, lk_error *error)
     const lk_input *inputs = s->call.loss->is.inputs;
     lk_status status;
     lk_sizes_clear(&s->sizes);
+    s->sizes.packed = s->job.offsets >= 0;
     for (int i = 0; inputs[i].name; i++) {
         if (s->given[i].rank < 0)
             continue;
@@ -404,9 +405,14 @@ static void note_names(single *s)
 {
     lk_job *job = &s->job;
     job->given = job->out_wanted = 0; /* check may be called again */
-    for (int i = 0; i < LK_MAX_INPUTS; i++)
-        if (s->given[i].rank >= 0)
-            job->given |= 1u << i;
+    job->offsets = -1;
+    for (int i = 0; i < LK_MAX_INPUTS; i++) {
+        if (s->given[i].rank < 0)
+            continue;
+        job->given |= 1u << i;
+        if (job->loss->is.inputs[i].flags & LK_OFFSETS)
+            job->offsets = i;
+    }
     for (int k = 0; k < s->call.wanted_count; k++)
         if (s->call.wanted[k].role == DIAGNOSTIC)
             job->out_wanted |= 1u << s->call.wanted[k].i;

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <locale.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Options that are off: a real is NaN, an integer the lowest there is. */
@@ -98,6 +99,27 @@ static bool parse_reals(const char *text, lk_reals *list)
     return false;
 }
 
+/* "query_to_doc,doc_to_query": the numbers of different words. */
+static bool parse_choices(const char *choices, const char *text, lk_list *list)
+{
+    *list = (lk_list){0};
+    for (size_t n; list->count < LK_LIST_MAX; text += n + 1) {
+        char word[48];
+        int value = -1;
+        n = strcspn(text, ",");
+        snprintf(word, sizeof word, "%.*s", (int)n, text);
+        if (n >= sizeof word || !parse_choice(choices, word, &value))
+            return false;
+        for (int64_t k = 0; k < list->count; k++)
+            if (list->value[k] == value)
+                return false;
+        list->value[list->count++] = value;
+        if (text[n] == '\0')
+            return true;
+    }
+    return false;
+}
+
 static bool parse(const lk_field *field, void *place, const char *text)
 {
     const char *end = text;
@@ -138,6 +160,8 @@ static bool parse(const lk_field *field, void *place, const char *text)
         return parse_list(text, place);
     case LK_REALS:
         return parse_reals(text, place);
+    case LK_CHOICES:
+        return parse_choices(field->choices, text, place);
     case LK_PARTS:
         return false;
     default:
@@ -174,7 +198,10 @@ lk_status lk_field_parse(const lk_field *field, void *options, const char *text,
         return LK_OK;
     return lk_error_set(error, LK_OPTION_INVALID, "", "%s is \"%.40s%s\"; it must be %s%s",
                         field->name, text, strlen(text) > 40 ? "..." : "",
-                        field->type == LK_CHOICE ? "one of " : "", expected(field));
+                        field->type == LK_CHOICE    ? "one of "
+                        : field->type == LK_CHOICES ? "different ones of "
+                                                    : "",
+                        expected(field));
 }
 
 void lk_fields_default(const lk_field *fields, void *options)

@@ -13,6 +13,7 @@ typedef struct lk_sizes {
     int lead_rank; /* -1: `*` is not bound */
     int64_t lead[LK_MAX_RANK];
     int64_t size[26]; /* -1: the letter is not bound */
+    bool packed;      /* there are offsets: `B T` is P */
 } lk_sizes;
 
 static inline bool lk_is_float(lk_dtype dtype)

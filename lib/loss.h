@@ -56,7 +56,7 @@ static inline void lk_refuse(lk_block *block, lk_status status, int input, int64
     block->bad_value = value;
 }
 
-/* The value of an option of type LK_LIST. */
+/* The value of an option of type LK_LIST, and of type LK_CHOICES: the words' numbers. */
 typedef struct lk_list {
     int64_t count;
     int64_t value[LK_LIST_MAX];
@@ -95,6 +95,7 @@ typedef struct lk_job {
     uint32_t given;       /* a bit for each input; known before check, when there is no data yet */
     uint32_t grad_wanted; /* a bit for each input whose gradient is wanted; likewise */
     uint32_t out_wanted;  /* a bit for each diagnostic; likewise */
+    int offsets;          /* the input with LK_OFFSETS; -1: none was given */
 
     int lead_rank; /* the sizes that `*` stands for */
     int64_t lead[LK_MAX_RANK];
@@ -217,6 +218,12 @@ struct lk_loss {
         .fallback = (fallback_), .choices = (choices_), .help = (help_)                            \
     }
 
+#define LK_SEVERAL(st, member, fallback_, choices_, help_)                                         \
+    {                                                                                              \
+        .name = #member, .type = LK_CHOICES, .offset = offsetof(st, member),                       \
+        .fallback = (fallback_), .choices = (choices_), .help = (help_)                            \
+    }
+
 /* The options of lk_reduce, for the top of a loss's table. A loss with other reductions writes the
  * first entry itself. */
 #define LK_REDUCTION_FIELD(st, fallback_, choices_, help_)                                         \
@@ -285,6 +292,39 @@ static inline int64_t lk_int(const lk_tensor *t, int64_t i)
         return data[i] != 0;
     }
 }
+
+/* Sequences of positions: [B,T], or one after another, [P], where there are offsets. */
+
+/* The first position of sequence b; of B: the number of positions. */
+static inline int64_t lk_sequence(const lk_job *job, int64_t b)
+{
+    return job->offsets < 0 ? b * job->size['T' - 'A'] : lk_int(&job->in[job->offsets], b);
+}
+
+/* The sequence of position i. */
+static inline int64_t lk_sequence_of(const lk_job *job, int64_t i)
+{
+    int64_t low = 0, high = job->size['B' - 'A'];
+    if (job->offsets < 0)
+        return i / job->size['T' - 'A'];
+    while (high - low > 1) { /* the last one that begins at i or before: others there are empty */
+        const int64_t middle = low + (high - low) / 2;
+        if (lk_sequence(job, middle) <= i)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The input `offsets` of losses of such sequences. */
+#define LK_OFFSETS_INPUT                                                                           \
+    {                                                                                              \
+        .name = "offsets", .forms = {{"B+1", LK_INTS}}, .flags = LK_OPTIONAL | LK_OFFSETS,         \
+        .range = "[0,P], not decreasing",                                                          \
+        .help = "packed sequences: what has [B,T] elsewhere has [P], and sequence b is positions " \
+                "offsets[b] to offsets[b+1] - 1 of it"                                             \
+    }
 
 /* Store element i of an output: f32, f64 or i64. */
 static inline void lk_put(const lk_tensor *t, int64_t i, double x)

@@ -13,10 +13,18 @@ typedef struct pattern {
     bool cut; /* "*-" */
     int letters;
     char letter[LK_MAX_RANK];
+    int more[LK_MAX_RANK];     /* what the size has more than the letter: "B+1" */
     int64_t axis[LK_MAX_RANK]; /* of the letter, by an option; -1: in the order of the pattern */
 } pattern;
 
-static pattern take_apart(const char *text, const lk_field *fields, const void *options)
+/* Does "B T", and not another word, stand there? */
+static bool is_sequences(const char *text)
+{
+    return strncmp(text, "B T", 3) == 0 && (text[3] == ' ' || text[3] == '\0');
+}
+
+static pattern take_apart(const char *text, bool packed, const lk_field *fields,
+                          const void *options)
 {
     pattern p = {0};
     while (*text != '\0') {
@@ -32,7 +40,10 @@ static pattern take_apart(const char *text, const lk_field *fields, const void *
                 for (const lk_field *f = fields; f->name; f++)
                     if (strlen(f->name) == length - 2 && memcmp(f->name, text + 2, length - 2) == 0)
                         memcpy(&axis, (const char *)options + f->offset, sizeof axis);
-            p.letter[p.letters] = *text;
+            const bool joined = packed && is_sequences(text);
+            length = joined ? 3 : length;
+            p.more[p.letters] = text[1] == '+' ? text[2] - '0' : 0;
+            p.letter[p.letters] = joined ? 'P' : *text;
             p.axis[p.letters++] = axis;
         }
         text += length;
@@ -52,7 +63,8 @@ static int axis_of(const pattern *p, int i, int rank)
 /* The size of letter i, or -1 if it is not bound. */
 static int64_t size_of(const pattern *p, int i, const lk_sizes *sizes)
 {
-    return p->letter[i] == '1' ? 1 : sizes->size[p->letter[i] - 'A'];
+    const int64_t size = p->letter[i] == '1' ? 1 : sizes->size[p->letter[i] - 'A'];
+    return size < 0 ? -1 : size + p->more[i];
 }
 
 /* How many leading sizes the star stands for: -1 if it is not bound, -2 if there is no axis to
@@ -69,6 +81,7 @@ static int leads_of(const pattern *p, const lk_sizes *sizes)
 
 void lk_sizes_clear(lk_sizes *sizes)
 {
+    sizes->packed = false;
     sizes->lead_rank = -1;
     for (int i = 0; i < 26; i++)
         sizes->size[i] = -1;
@@ -76,7 +89,7 @@ void lk_sizes_clear(lk_sizes *sizes)
 
 bool lk_shape_rank(const char *text, int rank, const lk_sizes *sizes)
 {
-    pattern p = take_apart(text, NULL, NULL);
+    pattern p = take_apart(text, sizes->packed, NULL, NULL);
     const int lead = rank - p.letters, leads = leads_of(&p, sizes);
     if (p.spreads)
         return lead <= leads;
@@ -86,7 +99,7 @@ bool lk_shape_rank(const char *text, int rank, const lk_sizes *sizes)
 int lk_shape_misfit(const char *text, const lk_tensor *shape, const lk_sizes *sizes,
                     const lk_field *fields, const void *options, lk_tensor *to)
 {
-    const pattern p = take_apart(text, fields, options);
+    const pattern p = take_apart(text, sizes->packed, fields, options);
     *to = (lk_tensor){.rank = 0};
     if (!p.spreads || !lk_shape_make(text, sizes, fields, options, to))
         return -1;
@@ -101,7 +114,7 @@ int lk_shape_misfit(const char *text, const lk_tensor *shape, const lk_sizes *si
 bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_sizes *sizes,
                    const lk_field *fields, const void *options)
 {
-    pattern p = take_apart(text, fields, options);
+    pattern p = take_apart(text, sizes->packed, fields, options);
     lk_sizes bound = *sizes;
     lk_tensor to;
     bool one = shape->rank == 1 && shape->shape[0] == 1;
@@ -123,10 +136,10 @@ bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_size
                 return false;
             continue;
         }
-        int64_t *size = &bound.size[p.letter[i] - 'A'];
-        if (*size >= 0 && *size != shape->shape[axis])
+        int64_t *size = &bound.size[p.letter[i] - 'A'], is = shape->shape[axis] - p.more[i];
+        if (is < 0 || (*size >= 0 && *size != is))
             return false;
-        *size = shape->shape[axis];
+        *size = is;
     }
     int lead = 0;
     for (int axis = 0; axis < shape->rank; axis++) {
@@ -145,7 +158,7 @@ bool lk_shape_bind(const char *text, const lk_tensor *shape, bool exact, lk_size
 bool lk_shape_make(const char *text, const lk_sizes *sizes, const lk_field *fields,
                    const void *options, lk_tensor *shape)
 {
-    pattern p = take_apart(text, fields, options);
+    pattern p = take_apart(text, sizes->packed, fields, options);
     bool taken[LK_MAX_RANK] = {false};
     int leads = leads_of(&p, sizes), lead = 0;
     if (leads < 0 || leads + p.letters > LK_MAX_RANK)
@@ -182,7 +195,7 @@ const char *lk_shape_text(const lk_tensor *shape, char to[LK_SHAPE_TEXT])
 
 const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_SHAPE_TEXT])
 {
-    pattern p = take_apart(text, NULL, NULL);
+    pattern p = take_apart(text, sizes->packed, NULL, NULL);
     const int leads = leads_of(&p, sizes);
     size_t used = 0;
     if (leads == -2) {
@@ -197,7 +210,10 @@ const char *lk_pattern_text(const char *text, const lk_sizes *sizes, char to[LK_
             (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%lld,", (long long)sizes->lead[i]);
     for (int i = 0; i < p.letters && used < LK_SHAPE_TEXT - 24; i++) {
         int64_t size = size_of(&p, i, sizes);
-        if (size < 0)
+        if (size < 0 && p.more[i] > 0)
+            used +=
+                (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%c+%d,", p.letter[i], p.more[i]);
+        else if (size < 0)
             used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%c,", p.letter[i]);
         else
             used += (size_t)snprintf(to + used, LK_SHAPE_TEXT - used, "%lld,", (long long)size);

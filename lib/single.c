@@ -173,6 +173,26 @@ static lk_status check_weights(const single *s, lk_error *error)
     return LK_OK;
 }
 
+/* Do the offsets go from 0 to P without a step back? */
+static lk_status check_offsets(const single *s, lk_error *error)
+{
+    const lk_job *job = &s->job;
+    const int64_t last = job->size['B' - 'A'], positions = job->size['P' - 'A'];
+    char place[LK_PLACE_MAX];
+    for (int64_t b = 0, before = 0; job->offsets >= 0 && b <= last; b++) {
+        const int64_t at = lk_sequence(job, b);
+        const int64_t low = b == last ? positions : before, high = b == 0 ? 0 : positions;
+        if (at < low || at > high)
+            return lk_fail(job, error, LK_OFFSETS_INVALID, job->offsets, b,
+                           "%s is %lld; offsets go from 0 to the number of positions, %lld, and "
+                           "do not decrease",
+                           lk_place(job, job->offsets, b, place), (long long)at,
+                           (long long)positions);
+        before = at;
+    }
+    return LK_OK;
+}
+
 static void *allocate(size_t bytes, const char *what, lk_error *error)
 {
     void *memory = calloc(1, bytes);
@@ -215,7 +235,7 @@ static lk_status plan(lk_call *call, lk_error *error)
     lk_status status;
     clear_plan(s);
     if ((status = take_data(s, error)) != LK_OK || (status = convert_inputs(s, error)) != LK_OK ||
-        (status = check_weights(s, error)) != LK_OK)
+        (status = check_weights(s, error)) != LK_OK || (status = check_offsets(s, error)) != LK_OK)
         return status;
 
     const size_t state = state_room(job);

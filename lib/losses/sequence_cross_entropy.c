@@ -38,11 +38,13 @@ static const lk_input inputs[] = {
                  .flags = LK_OPTIONAL,
                  .range = "[0,T]",
                  .help = "tokens of each sequence; what lies beyond is ignored"},
-    [POSITION_WEIGHT] = {.name = "position_weight",
-                         .forms = {{"B T", LK_FLOATS}, {"T", LK_FLOATS}},
-                         .flags = LK_OPTIONAL | LK_WEIGHTS,
-                         .range = ">=0",
-                         .help = "weight of each predicted token; default ones"},
+    [POSITION_WEIGHT] =
+        {.name = "position_weight",
+         .forms = {[EACH_POSITION] = {"B T", LK_FLOATS}, [EACH_PLACE] = {"T", LK_FLOATS}},
+         .flags = LK_OPTIONAL | LK_WEIGHTS,
+         .range = ">=0",
+         .help = "weight of each predicted token; default ones"},
+    [OFFSETS] = LK_OFFSETS_INPUT,
     {0},
 };
 
@@ -56,7 +58,9 @@ static lk_status check(const lk_job *job, lk_error *error)
 {
     const sequence_options *o = job->options;
     lk_status status = text_check(job, &o->text, error);
-    return status == LK_OK ? classwise_check(job, error) : status;
+    if (status == LK_OK)
+        status = classwise_check(job, error);
+    return status == LK_OK ? sequence_check(job, error) : status;
 }
 
 static void finish(const lk_job *job, const double *sum)
@@ -83,7 +87,8 @@ LK_LOSS(sequence_cross_entropy) = {
                 "positions, within sequences, or both",
             .help =
                 "With shift=1 the loss of causal language models; num_items makes the losses of "
-                "micro-batches add up. Perplexity, bits per token and bits per byte are outputs.",
+                "micro-batches add up. With offsets the sequences are packed one after another, "
+                "without padding. Perplexity, bits per token and bits per byte are outputs.",
             .reference =
                 "Hugging Face ForCausalLMLoss; Megatron-LM's masked mean; bits per byte as in "
                 "the Language Model Evaluation Harness",

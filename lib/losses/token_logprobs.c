@@ -6,7 +6,7 @@
 #include "rows/few.h"
 #include "rows/sequence.h"
 
-enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN };
+enum { GRAD_LOGPROBS = GRAD_OUTPUT + 1, GRAD_ENTROPY, GRAD_SEQUENCE, GRAD_MEAN, PACKED };
 enum { LOGPROBS, ENTROPIES, SEQUENCE_LOGPROBS, MEAN_LOGPROBS };
 
 typedef struct options {
@@ -52,6 +52,7 @@ static const lk_input inputs[] = {
                                 "upstream gradient of sequence_logprobs; default 0"),
     [GRAD_MEAN] =
         COTANGENT("grad_mean_logprobs", "B", "upstream gradient of mean_logprobs; default 0"),
+    [PACKED] = LK_OFFSETS_INPUT,
     {0},
 };
 
@@ -76,14 +77,14 @@ static const lk_output outputs[] = {
 static bool default_gradient(const lk_job *job, int input)
 {
     (void)input;
-    return job->given >> GRAD_OUTPUT;
+    return job->given & ((2u << GRAD_MEAN) - (1u << GRAD_OUTPUT));
 }
 
 /* The index of row i's target, or -1 if the row is ignored. */
 static int64_t place_of(const lk_job *job, int64_t i)
 {
     const options *o = job->options;
-    return shifted_place(job, i, o->shift, job->size['T' - 'A']);
+    return shifted_place(job, i, o->shift, lk_sequence(job, lk_sequence_of(job, i) + 1));
 }
 
 /* job->kept: of every row, what its gradient needs beside its logits. Rows of few classes are
@@ -106,7 +107,6 @@ static size_t state(const lk_job *job)
 
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const int64_t T = job->size['T' - 'A'];
     double *counted = job->state;
     lk_status status;
     for (int64_t i = 0; i < job->rows; i++) {
@@ -115,7 +115,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
             continue;
         if ((status = classwise_check_target(job, TARGETS, place, error)) != LK_OK)
             return status;
-        counted[i / T]++;
+        counted[lk_sequence_of(job, i)]++;
     }
     return LK_OK;
 }
@@ -123,9 +123,9 @@ static lk_status prepare(lk_job *job, lk_error *error)
 /* The upstream gradients of row i's log p and entropy. */
 static double upstream_logprob(const lk_job *job, int64_t i)
 {
-    const int64_t b = i / job->size['T' - 'A'];
+    const int64_t b = lk_sequence_of(job, i);
     const double *counted = job->state;
-    const bool others = job->given >> GRAD_LOGPROBS;
+    const bool others = job->given & ((2u << GRAD_MEAN) - (1u << GRAD_LOGPROBS));
     double g = others && !lk_has(job, GRAD_OUTPUT) ? 0 : real_or_one(job, GRAD_OUTPUT, 0);
     if (lk_has(job, GRAD_LOGPROBS))
         g += real_or_one(job, GRAD_LOGPROBS, i);
@@ -257,13 +257,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 
 static void finish(const lk_job *job, const double *sum)
 {
-    const int64_t B = job->size['B' - 'A'], T = job->size['T' - 'A'];
+    const int64_t B = job->size['B' - 'A'];
     const double *counted = job->state, *logprob = counted + B;
     (void)sum;
     for (int64_t b = 0; b < B; b++) {
         double total = 0;
-        for (int64_t t = 0; t < T; t++)
-            total += logprob[b * T + t];
+        for (int64_t i = lk_sequence(job, b); i < lk_sequence(job, b + 1); i++)
+            total += logprob[i];
         put_row(job, SEQUENCE_LOGPROBS, b, total);
         put_row(job, MEAN_LOGPROBS, b, counted[b] > 0 ? total / counted[b] : 0);
     }

@@ -30,6 +30,10 @@ lk_status classwise_check(const lk_job *job, lk_error *error)
     if (shaped && o->row.label_smoothing > 0)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "focal_gamma and poly1 exclude label_smoothing; set one of them to 0");
+    if (o->row.target_scaling > 0 && (soft || shaped || o->row.label_smoothing > 0))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "target_scaling needs class indices as targets, and excludes "
+                       "label_smoothing, focal_gamma and poly1");
     if (soft && lk_given(job, "ignore_index"))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "ignore_index needs class indices as targets; with probabilities use mask");

@@ -85,6 +85,9 @@ typedef struct classwise_options {
                     "rows count (1-p)^gamma: hard ones more; index targets, no smoothing"),        \
         CLASS_FIELD(poly1, "0", 0, 0, 0,                                                           \
                     "weight of 1-p, PolyLoss's first term; index targets, no smoothing"),          \
+        CLASS_FIELD(target_scaling, "0", LK_RANGED | LK_HOLDS, 0, (double)INFINITY,                \
+                    "rows count p^target_scaling of their target, a constant: sure ones more (1: " \
+                    "dynamic fine-tuning); index targets, no smoothing, focal_gamma or poly1"),    \
         CLASS_FIELD(subtract_entropy, "false", 0, 0, 0,                                            \
                     "subtract the targets' entropy: KL(q||p) instead of the cross entropy")
 

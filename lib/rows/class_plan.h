@@ -14,7 +14,7 @@ enum { CLASS_UNIFORM, CLASS_OTHERS }; /* smoothing_mode */
 
 typedef struct class_options {
     int64_t ignore_index, vocab_size;
-    double label_smoothing, logit_scale, softcap, z_loss, focal_gamma, poly1;
+    double label_smoothing, logit_scale, softcap, z_loss, focal_gamma, poly1, target_scaling;
     int smoothing_mode;
     bool subtract_entropy;
 } class_options;
@@ -27,7 +27,7 @@ typedef struct class_plan {
     const real *weight; /* w, or NULL */
     double total_weight;
     double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
-    double scale, z_loss, gamma, poly1;
+    double scale, z_loss, gamma, poly1, target_scaling;
     real cap;       /* 0: no softcap */
     double main, z; /* the factors of all gradients of the two parts, without 2^power */
     int power;      /* see elements_power */

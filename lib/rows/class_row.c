@@ -34,6 +34,7 @@ class_plan class_plan_make(const lk_job *job, const class_options *o, int64_t wi
     p.z_loss = o->z_loss;
     p.gamma = o->focal_gamma;
     p.poly1 = o->poly1;
+    p.target_scaling = o->target_scaling;
     p.minus_entropy = o->subtract_entropy;
     return p;
 }

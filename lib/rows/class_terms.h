@@ -46,11 +46,20 @@ LK_INLINE wide_half class_power(wide_half x, double y, int count)
     return power;
 }
 
+/* The weight of a target: with target_scaling times p_y^target_scaling, a constant. */
+LK_INLINE wide_half class_share(const class_plan *p, wide_half share, wide_half nll, int count)
+{
+    for (int i = 0; p->target_scaling > 0 && i < count && i < HALF_LANES; i++)
+        share[i] *= exp(-p->target_scaling * nll[i]);
+    return share;
+}
+
 /* Index form. */
 LK_INLINE class_terms class_index_terms(const class_plan *p, const class_totals *t, int count)
 {
     const wide_half zero = {0}, w = t->weight, others = half_set(p->total_weight) - w;
-    const wide_half miss = t->rest * t->inverse, hit = half_set(1) - miss, share = w * p->on;
+    const wide_half miss = t->rest * t->inverse, hit = half_set(1) - miss;
+    const wide_half share = class_share(p, w * p->on, t->nll, count);
     class_terms s = {.main = half_where(share != zero, share * t->nll)};
     if (p->gamma > 0) {
         const wide_half steep = class_power(miss, p->gamma - 1, count);

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sequences of class scores, [B,T,C]: which positions count, what they weigh, and reductions by
- * sequence. Row b*T + t is position t of sequence b; it is scored against the target at t + shift.
+ * Sequences of class scores, [B,T,C] or packed, [P,C]: which positions count, what they weigh, and
+ * reductions by sequence. Row i is position i; it is scored against the target `shift` positions
+ * further on in its sequence.
  */
 #ifndef LK_SEQUENCE_H
 #define LK_SEQUENCE_H
 
 #include "rows/class.h"
 
-enum { LENGTHS = CLASSWISE_INPUTS, POSITION_WEIGHT };
+enum { LENGTHS = CLASSWISE_INPUTS, POSITION_WEIGHT, OFFSETS };
+enum { EACH_POSITION, EACH_PLACE }; /* forms of POSITION_WEIGHT */
 
 /* reduction, beyond none, sum and mean */
 enum { SEQUENCE_SUM = LK_MEAN + 1, SEQUENCE_MEAN, MEAN_OF_SEQUENCE_MEANS, MEAN_OF_SEQUENCE_SUMS };
@@ -92,21 +94,21 @@ LK_STATIC size_t sequence_state_size(const lk_job *job)
     return sizeof(sequence_state) + (size_t)job->rows * parts * sizeof(double);
 }
 
-/* The index of row i's target in the target-side inputs, or -1 if the row is ignored. Only the
- * first `length` positions of a sequence are valid. The shift may exceed the length. */
-LK_STATIC int64_t shifted_place(const lk_job *job, int64_t i, int64_t shift, int64_t length)
+/* The index of row i's target in the target-side inputs, or -1 if the row is ignored. Its sequence
+ * ends at `end`, which the shift may exceed. */
+LK_STATIC int64_t shifted_place(const lk_job *job, int64_t i, int64_t shift, int64_t end)
 {
-    const int64_t t = i % job->size['T' - 'A'];
-    return shift < length - t && classwise_counts(job, i + shift) ? i + shift : -1;
+    return shift < end - i && classwise_counts(job, i + shift) ? i + shift : -1;
 }
 
 LK_STATIC int64_t sequence_place(const lk_job *job, int64_t i)
 {
     const sequence_options *o = job->options;
-    int64_t length = job->size['T' - 'A'];
+    const int64_t b = lk_sequence_of(job, i);
+    int64_t end = lk_sequence(job, b + 1);
     if (job->in[LENGTHS].data)
-        length = lk_int(&job->in[LENGTHS], i / length);
-    return shifted_place(job, i, o->shift, length);
+        end = lk_sequence(job, b) + lk_int(&job->in[LENGTHS], b);
+    return shifted_place(job, i, o->shift, end);
 }
 
 LK_STATIC class_target sequence_target(const lk_job *job, int64_t i)
@@ -118,9 +120,7 @@ LK_STATIC class_target sequence_target(const lk_job *job, int64_t i)
     if (!t.counts)
         return t;
     t.y = lk_int(&job->in[TARGETS], place);
-    t.up = o->common.reduce.reduction == LK_NONE ? i
-           : by_sequence(o)                      ? i / job->size['T' - 'A']
-                                                 : 0;
+    t.up = o->common.reduce.reduction == LK_NONE ? i : by_sequence(o) ? lk_sequence_of(job, i) : 0;
     t.main = state->part[2 * i];
     t.z = state->part[2 * i + 1];
     return t;
@@ -130,6 +130,23 @@ LK_STATIC void sequence_targets(const lk_job *job, int64_t first, int count, cla
 {
     for (int k = 0; k < count; k++)
         class_put_target(to, k, sequence_target(job, first + k));
+}
+
+/* What packed sequences exclude. */
+LK_STATIC lk_status sequence_check(const lk_job *job, lk_error *error)
+{
+    if (!lk_has(job, OFFSETS))
+        return LK_OK;
+    if (lk_has(job, LENGTHS))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, LENGTHS, -1,
+                       "lengths and offsets exclude each other: offsets tell the lengths");
+    if (lk_has(job, POSITION_WEIGHT) && job->form[POSITION_WEIGHT] == EACH_PLACE)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, POSITION_WEIGHT, -1,
+                       "position_weight has %lld elements; with offsets it has one for each of the "
+                       "%lld positions",
+                       (long long)job->in[POSITION_WEIGHT].shape[0],
+                       (long long)job->size['P' - 'A']);
+    return LK_OK;
 }
 
 LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
@@ -150,17 +167,17 @@ LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
 LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n, lk_error *error)
 {
     sequence_state *state = job->state;
-    const int64_t T = job->size['T' - 'A'];
+    const int64_t first = lk_sequence(job, b), end = lk_sequence(job, b + 1);
+    const bool by_place = job->form[POSITION_WEIGHT] == EACH_PLACE;
     lk_status status;
     *D = *n = 0;
-    for (int64_t i = b * T; i < (b + 1) * T; i++) {
+    for (int64_t i = first; i < end; i++) {
         int64_t place = sequence_place(job, i);
         if (place < 0)
             continue;
         if ((status = classwise_check_target(job, TARGETS, place, error)) != LK_OK)
             return status;
-        double m = real_or_one(job, POSITION_WEIGHT,
-                               job->in[POSITION_WEIGHT].rank == 1 ? place % T : place);
+        double m = real_or_one(job, POSITION_WEIGHT, by_place ? place - first : place);
         job->counted++;
         *D += m * real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], place));
         *n += m;
@@ -172,8 +189,7 @@ LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n,
 LK_STATIC void sequence_divide(lk_job *job, int64_t b, double main, double z)
 {
     sequence_state *state = job->state;
-    const int64_t T = job->size['T' - 'A'];
-    for (int64_t i = b * T; i < (b + 1) * T; i++) {
+    for (int64_t i = lk_sequence(job, b); i < lk_sequence(job, b + 1); i++) {
         state->part[2 * i] = main != 0 ? state->part[2 * i] / main : 0;
         state->part[2 * i + 1] = z != 0 ? state->part[2 * i + 1] / z : 0;
     }
@@ -222,14 +238,14 @@ LK_STATIC void sequence_values(const lk_job *job)
 {
     const sequence_options *o = job->options;
     const sequence_state *state = job->state;
-    const int64_t T = job->size['T' - 'A'];
     const bool means = o->common.reduce.reduction == SEQUENCE_MEAN;
     const bool nan = means && o->common.reduce.empty_mean == LK_EMPTY_NAN;
     for (int64_t b = 0; b < job->size['B' - 'A']; b++) {
-        const double *weight = state->part + 2 * b * T, *value = weight + 2 * job->rows;
+        const int64_t first = lk_sequence(job, b), length = lk_sequence(job, b + 1) - first;
+        const double *weight = state->part + 2 * first, *value = weight + 2 * job->rows;
         double sum[2] = {0};
         bool weighs[2] = {false, false};
-        for (int64_t k = 0; k < 2 * T; k++) {
+        for (int64_t k = 0; k < 2 * length; k++) {
             sum[k % 2] += value[k];
             weighs[k % 2] |= weight[k] != 0;
         }

@@ -13,13 +13,14 @@ static json_t *text(const char *s)
     return s ? json_string(s) : json_null();
 }
 
-static json_t *words(const char *list)
+static json_t *words(const char *list, char separator)
 {
+    const char stop[] = {separator, '\0'};
     json_t *array = json_array();
     while (*list != '\0') {
-        size_t n = strcspn(list, "|");
+        size_t n = strcspn(list, stop);
         json_array_append_new(array, json_stringn(list, n));
-        list += n + (list[n] == '|');
+        list += n + (list[n] == separator);
     }
     return array;
 }
@@ -74,15 +75,15 @@ static json_t *input_json(const lk_input *in)
 
 static const char *type_word(const lk_field *f)
 {
-    static const char *const names[] = {"real",   "integer", "unsigned", "flag",
-                                        "choice", "list",    "reals",    "parts"};
+    static const char *const names[] = {"real", "integer", "unsigned", "flag", "choice",
+                                        "list", "reals",   "choices",  "parts"};
     return names[f->type];
 }
 
 /* A default as the JSON value that a client would send. */
 static json_t *fallback(const lk_field *f)
 {
-    if (!f->fallback || strcmp(f->fallback, "off") == 0)
+    if (!f->fallback || ((f->flags & LK_OFF) && strcmp(f->fallback, "off") == 0))
         return json_null();
     if (f->type == LK_FLAG)
         return json_boolean(strcmp(f->fallback, "true") == 0);
@@ -92,6 +93,8 @@ static json_t *fallback(const lk_field *f)
         return json_loads(f->fallback, JSON_DECODE_ANY, NULL);
     if (f->type == LK_CHOICE)
         return json_string(f->fallback);
+    if (f->type == LK_CHOICES)
+        return words(f->fallback, ',');
     return json_integer(strtoll(f->fallback, NULL, 10));
 }
 
@@ -107,7 +110,7 @@ static json_t *option_json(const lk_field *f)
             json_object_set_new(o, "maximum", json_real(f->max));
     }
     if (f->choices)
-        json_object_set_new(o, "choices", words(f->choices));
+        json_object_set_new(o, "choices", words(f->choices, '|'));
     if (f->flags & LK_OFF)
         json_object_set_new(o, "can_be_off", json_true());
     json_object_set_new(o, "help", text(f->help));

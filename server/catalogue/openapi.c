@@ -26,6 +26,9 @@ static json_t *ref(const char *name)
 static json_t *item_schema(const json_t *option)
 {
     const char *type = json_string_value(json_object_get(option, "type"));
+    if (strcmp(type, "choices") == 0)
+        return json_pack("{s:s, s:O}", "type", "string", "enum",
+                         json_object_get(option, "choices"));
     if (strcmp(type, "parts") != 0)
         return json_pack("{s:s}", "type", strcmp(type, "list") == 0 ? "integer" : "number");
     return json_pack(
@@ -43,8 +46,9 @@ static json_t *item_schema(const json_t *option)
 static json_t *option_schema(const json_t *option)
 {
     static const char *const types[][2] = {
-        {"real", "number"},   {"integer", "integer"}, {"unsigned", "integer"}, {"flag", "boolean"},
-        {"choice", "string"}, {"list", "array"},      {"reals", "array"},      {"parts", "array"}};
+        {"real", "number"},  {"integer", "integer"}, {"unsigned", "integer"},
+        {"flag", "boolean"}, {"choice", "string"},   {"list", "array"},
+        {"reals", "array"},  {"choices", "array"},   {"parts", "array"}};
     static const char *const members[][2] = {
         {"minimum", "minimum"}, {"maximum", "maximum"}, {"greater_than", "exclusiveMinimum"},
         {"choices", "enum"},    {"default", "default"}, {"help", "description"}};
@@ -62,6 +66,8 @@ static json_t *option_schema(const json_t *option)
     for (size_t i = 0; i < sizeof members / sizeof *members; i++)
         if ((value = json_object_get(option, members[i][0])))
             json_object_set(o, members[i][1], value);
+    if (strcmp(type, "array") == 0)
+        json_object_del(o, "enum"); /* its items have it */
     return o;
 }
 

@@ -34,6 +34,12 @@ static char *put_number(char to[NUMBER_TEXT_MAX], const json_t *value)
     return end;
 }
 
+/* What an array for an option of that type holds; NULL: the option takes no array. */
+static const char *items_of(lk_type type)
+{
+    return type == LK_LIST || type == LK_REALS ? "numbers" : type == LK_CHOICES ? "words" : NULL;
+}
+
 /* The text form of a JSON value; `made` is the buffer for it, if one is needed. NULL: it has
  * none. */
 static const char *text_of(const json_t *value, lk_type type, char made[LIST_TEXT_MAX])
@@ -51,15 +57,18 @@ static const char *text_of(const json_t *value, lk_type type, char made[LIST_TEX
         *put_number(made, value) = '\0';
         return made;
     }
-    if (!json_is_array(value) || (type != LK_LIST && type != LK_REALS))
+    if (!json_is_array(value) || !items_of(type))
         return NULL;
     json_array_foreach(value, i, one)
     {
-        if (!json_is_number(one) || end - made > LIST_TEXT_MAX - 2 * NUMBER_TEXT_MAX)
+        const size_t word = type == LK_CHOICES ? json_string_length(one) : NUMBER_TEXT_MAX;
+        if ((type == LK_CHOICES ? !json_is_string(one) : !json_is_number(one)) ||
+            word >= (size_t)(made + LIST_TEXT_MAX - end) - 2)
             return NULL;
         if (i > 0)
             *end++ = ',';
-        end = put_number(end, one);
+        end = type != LK_CHOICES ? put_number(end, one)
+                                 : (char *)memcpy(end, json_string_value(one), word) + word;
     }
     *end = '\0';
     return made;
@@ -67,10 +76,9 @@ static const char *text_of(const json_t *value, lk_type type, char made[LIST_TEX
 
 static bool no_text(const char *where, const char *name, lk_type type, problem *p)
 {
-    return problem_set(p, 422, "option_invalid", "%s%s must be %s", where, name,
-                       type == LK_LIST || type == LK_REALS
-                           ? "an array of numbers, a string or null"
-                           : "a number, true, false, a string or null");
+    const char *items = items_of(type);
+    return problem_set(p, 422, "option_invalid", "%s%s must be %s%s, a string or null", where, name,
+                       items ? "an array of " : "a number, true, false", items ? items : "");
 }
 
 static bool bad_part(size_t k, const char *member, const char *must_be, problem *p)

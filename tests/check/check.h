@@ -87,5 +87,6 @@ void test_ignored_rows(void **state);
 void test_traits(void **state);     /* traits.c */
 void test_reductions(void **state); /* reductions.c */
 void test_linear(void **state);
+void test_packed(void **state); /* packed.c */
 
 #endif

@@ -136,6 +136,7 @@ void test_differences(void **state)
             check_differences(lk_loss_at(i), &(wish){.element = LK_F64,
                                                      .small = round % 6 != 5,
                                                      .smooth = true,
+                                                     .sloped = true,
                                                      .reduction = round % 2 ? "none" : NULL});
         }
         const char *name = lk_loss_describe(lk_loss_at(i))->name;

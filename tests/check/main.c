@@ -34,7 +34,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_same_bits), cmocka_unit_test(test_every_offset),
         cmocka_unit_test(test_row_alone), cmocka_unit_test(test_ignored_rows),
         cmocka_unit_test(test_traits),    cmocka_unit_test(test_reductions),
-        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_linear),    cmocka_unit_test(test_packed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

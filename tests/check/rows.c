@@ -25,7 +25,7 @@ static void compare_slice(const trial *t, const answer *all, const trial *alone,
         for (int64_t i = 0, next = 0; i < at.count; i++) {
             int64_t index[LK_MAX_RANK];
             unravel(&at, i, index);
-            if (index[axis] != slice)
+            if (batch_slice(t, &at, axis, index[axis]) != slice)
                 continue;
             if (memcmp((char *)x->data + (size_t)i * size, (char *)y->data + (size_t)next * size,
                        size) != 0) {
@@ -145,16 +145,19 @@ static void check_removed(const lk_loss *loss, const wish *w)
     trial t;
     if (!draw(&t, loss, w))
         return;
-    int64_t slices = batch_size(&t), rows = trial_rows(&t), kept = 0;
+    int64_t slices = batch_size(&t), rows = trial_rows(&t), kept = 0, index[LK_MAX_RANK];
     int64_t *keep = must(calloc((size_t)slices + 1, sizeof *keep));
-    bool *ignore = ignored_rows(&t);
-    for (int64_t b = 0; b < slices; b++) {
-        bool counts = rows == 0;
-        for (int64_t r = b * rows / slices; r < (b + 1) * rows / slices; r++)
-            counts |= !ignore[r];
-        if (counts)
-            keep[kept++] = b;
+    bool *ignore = ignored_rows(&t), *counts = must(calloc((size_t)slices + 1, sizeof *counts));
+    layout at;
+    lay_out(&t, t.is->loss_shape, &at);
+    for (int64_t r = 0; r < rows; r++) {
+        unravel(&at, r, index);
+        counts[batch_slice(&t, &at, 0, index[0])] |= !ignore[r];
     }
+    for (int64_t b = 0; b < slices; b++)
+        if (counts[b] || rows == 0)
+            keep[kept++] = b;
+    free(counts);
     answer all = expect(&t, &(how){0});
     if (kept < slices) {
         trial less = trial_pick(&t, keep, kept);

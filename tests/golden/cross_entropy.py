@@ -29,6 +29,7 @@ DEFAULTS = {
     "z_loss": 0.0,
     "focal_gamma": 0.0,
     "poly1": 0.0,
+    "target_scaling": 0.0,
     "subtract_entropy": False,
     "empty_mean": "zero",
 }
@@ -109,6 +110,9 @@ class Evaluation:
             assert self.index_form and o["label_smoothing"] == 0
         if o["smoothing_mode"] == "others":
             assert self.index_form and self.v >= 2
+        if o["target_scaling"]:
+            assert self.index_form
+            assert o["label_smoothing"] == 0 and not o["focal_gamma"] and not o["poly1"]
         assert self.index_form or "ignore_index" not in options
         assert o["num_items"] is None or o["reduction"] == "mean"
 
@@ -198,6 +202,10 @@ class Evaluation:
             log_rest = torch.where(alone | (log_p == -INF), torch.zeros_like(log_rest), log_rest)
             factor = torch.exp(o["focal_gamma"] * log_rest)
             main = torch.where(alone, torch.zeros_like(main), main * factor)
+        if o["target_scaling"]:
+            share = torch.exp(o["target_scaling"] * log_p).detach()
+            gone = log_p == -INF
+            main = share * -self.wy * torch.where(gone, torch.zeros_like(log_p), log_p)
         if o["poly1"]:
             lead = torch.where(alone, torch.full_like(log_p, -INF), log_rest)
             main = main + o["poly1"] * self.wy * torch.exp(lead)
@@ -305,6 +313,8 @@ class Evaluation:
                 kappa = gamma * rest ** (gamma - 1) * slope - rest**gamma
                 kappa = torch.where(rest == 0, torch.zeros_like(kappa), kappa)
                 g = (self.wy * kappa)[:, None] * (hot - p)
+            if o["target_scaling"]:
+                g = torch.exp(o["target_scaling"] * l_y)[:, None] * g
             if o["poly1"]:
                 g = g - (o["poly1"] * self.wy * p_y)[:, None] * (hot - p)
         up = self.upstream.reshape(-1) if self.upstream.dim() else self.upstream
@@ -354,6 +364,7 @@ class Evaluation:
         assert same(rows[live], self.plain.detach()[live], 1e-11)
 
         special = o["z_loss"] or o["focal_gamma"] or o["poly1"] or o["subtract_entropy"]
+        special = special or o["target_scaling"]
         special = special or o["num_items"] is not None or bool((self.r != 1).any())
         if special or bool(self.broken.any()) or (o["reduction"] == "mean" and self.D == 0):
             return
@@ -520,6 +531,10 @@ def checks():
         ("sum-poly1", {"reduction": "sum", "poly1": "1"}, None, 4.416968344,
          [[-0.4243522849, 0.1805862903, 0.2437659945],
           [0.4489372264, -0.9972703929, 0.5483331665]]),
+        ("mean-target-scaling-1", {"target_scaling": "1"}, None, 0.1818611196,
+         [[-0.09153339989, 0.03895272329, 0.05258067661],
+          [0.01114521777, -0.0247580175, 0.01361279973]]),
+        ("mean-target-scaling-half", {"target_scaling": "0.5"}, None, 0.4576111495, None),
         ("mean-probability", {}, None, 1.323964251,
          [[0.02935725745, -0.04865957812, 0.01930232067],
           [0.2133233954, -0.2238771789, 0.01055378353]]),
@@ -536,7 +551,8 @@ def checks():
         want = ("lse", "entropy", "perplexity", "nll") if name == "mean" else ()
         e = write("check/" + name, inputs, options, want)
         stated(e.outputs["loss"], loss, name)
-        stated(e.outputs["grad.logits"], grad, name)
+        if grad:
+            stated(e.outputs["grad.logits"], grad, name)
         if name == "mean":
             stated(e.outputs["lse"], [1.476129706, 1.751798796], "lse")
             stated(e.outputs["entropy"], [0.7171192833, 0.8572931309], "entropy")
@@ -682,6 +698,28 @@ def crowds():
         made += 1
         combine(f"many/{made:02d}-{form}-{reduction}", names, form, reduction, rows, classes, dim,
                 "all" if made % 2 else (), draw.choice(("i64", "i32")))
+
+
+def scaled():
+    """target_scaling with every option that goes with it."""
+    ALONE["scaling"] = ({"target_scaling": "1"}, None)
+    ALONE["scaling-half"] = ({"target_scaling": "0.5"}, None)
+    ALONE["scaling-more"] = ({"target_scaling": "2.25"}, None)
+    others = [k for k in list(ALONE) if k not in ("uniform", "others", "focal", "poly1") and "scaling" not in k]
+    for scaling in ("scaling", "scaling-half", "scaling-more"):
+        for reduction in ("none", "sum", "mean"):
+            combine(f"scaling/{scaling}-{reduction}", [scaling], "index", reduction, (4,), 6, -1,
+                    ("nll", "z_loss", "denominator"))
+        for other in others:
+            combine(f"scaling/{scaling}-{other}", [scaling, other], "index", "mean", (3,), 5, -1, ())
+    for classes in (1, 2, 17, 129, 600):
+        combine(f"scaling/classes-{classes}", ["scaling"], "index", "mean", (3,), classes, -1, ())
+    combine("scaling/strided", ["scaling", "class-weight"], "index", "none", (2, 3), 5, 1, ())
+    impossible, e = Inputs(), None
+    impossible.put("logits", torch.tensor([[-INF, 1.0, 0.5], [0.25, -INF, 1.0]], dtype=F64))
+    impossible.put("targets", torch.tensor([0, 2]), "i64")
+    for scaling in ("0.5", "1"):
+        write(f"scaling/impossible-{scaling}", impossible, {"target_scaling": scaling, "reduction": "none"})
 
 
 def types():
@@ -951,6 +989,7 @@ def main():
     singles()
     pairs()
     crowds()
+    scaled()
     types()
     infinities()
     empty()

@@ -161,6 +161,19 @@ class Book:
                 out.write(line + "\n")
 
 
+class Sequences:
+    """The positions of sequences: rows of [B,T], or one after another, [P], with offsets."""
+
+    def __init__(self, inputs, shape):
+        offsets = inputs.get("offsets")
+        if offsets is None:
+            self.rows = [[(b, t) for t in range(shape[1])] for b in range(shape[0])]
+        else:
+            ends = offsets.tolist()
+            assert ends[0] == 0 and ends[-1] == shape[0] and ends == sorted(ends)
+            self.rows = [[(i,) for i in range(a, b)] for a, b in zip(ends, ends[1:])]
+
+
 def same(got, expected, tolerance=1e-12):
     """Equal shapes; equal values, NaN and infinities included, to tolerance * (1 + |expected|)."""
     if tuple(got.shape) != tuple(expected.shape):

@@ -8,7 +8,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-from oracle import F64, INF, NAN, Book, Draw, Inputs, same
+from oracle import F64, INF, NAN, Book, Draw, Inputs, Sequences, same, stated
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LN2 = math.log(2)
@@ -37,8 +37,12 @@ def token_loss(z, y, w, options):
     q[y] = 1 - eps + (eps / classes if mode == "uniform" else 0)
     rest = torch.cat((ell[:y], ell[y + 1:]))
     miss = torch.exp(rest).sum()
+    scaling = number_of(options, "target_scaling", 0)
     if gamma > 0:
         main = -w[y] * miss ** gamma * ell[y]
+    elif scaling > 0:
+        assert eps == 0 and poly == 0
+        main = -w[y] * torch.exp(ell[y].detach()) ** scaling * ell[y]
     else:
         main = -(w * q * ell)[q > 0].sum()
     main = main + poly * w[y] * miss
@@ -160,29 +164,32 @@ def sequence(inputs, options):
     zero, rows, options = torch.zeros((), dtype=F64), Rows(options), dict(options)
     options["_items"] = number_of(options, "num_items", None)
     ignore, reduction = int(options.get("ignore_index", "-100")), options.get("reduction", "mean")
-    shift, (B, T) = int(options.get("shift", "0")), y.shape
-    m = {}
-    for b in range(B):
-        for t in range(T):
+    shift, of_b, m = int(options.get("shift", "0")), {}, {}
+    sequences = Sequences(inputs, y.shape).rows
+    B = len(sequences)
+    for b, places in enumerate(sequences):
+        for t, at in enumerate(places):
             s = t + shift
-            if s >= min(T, T if lengths is None else int(lengths[b])) or y[b, s] == ignore:
+            if s >= (len(places) if lengths is None else int(lengths[b])) or y[places[s]] == ignore:
                 continue
-            if mask is not None and mask[b, s] == 0:
+            if mask is not None and mask[places[s]] == 0:
                 continue
-            rows.add((b, t), x[b, t], int(y[b, s]), w)
-            m[b, t] = 1.0 if pi is None else (pi[s] if pi.dim() == 1 else pi[b, s]).item()
-    outputs, nll = rows.diagnostics((B, T))
+            rows.add(at, x[at], int(y[places[s]]), w)
+            of_b[at] = b
+            m[at] = 1.0 if pi is None else (pi[s] if pi.dim() < y.dim() else pi[places[s]]).item()
+    outputs, nll = rows.diagnostics(tuple(y.shape))
     outputs.update(rows.text(nll))
     main = {k: m[k] * v["main"] for k, v in rows.at.items()}
     square = {k: m[k] * v["z"] for k, v in rows.at.items()}
     omega = {k: m[k] * v["w"] for k, v in rows.at.items()}
 
     def of(b, table):
-        return [v for k, v in table.items() if k[0] == b]
+        return [v for k, v in table.items() if of_b[k] == b]
 
     if reduction == "none":
-        value = torch.stack([main.get((b, t), zero) + square.get((b, t), zero)
-                             for b in range(B) for t in range(T)] or [zero])[: B * T].reshape(B, T)
+        places = [at for row in sequences for at in row]
+        value = torch.stack([main.get(at, zero) + square.get(at, zero) for at in places]
+                            or [zero])[: len(places)].reshape(y.shape)
     elif reduction == "sum":
         value = sum(main.values(), zero) + sum(square.values(), zero)
     elif reduction == "mean":
@@ -206,7 +213,8 @@ def sequence(inputs, options):
 
 ROW_OPTIONS = [{"label_smoothing": "0.1"}, {"label_smoothing": "0.2", "smoothing_mode": "others"},
                {"logit_scale": "0.5"}, {"softcap": "3"}, {"z_loss": "0.25"}, {"focal_gamma": "2"},
-               {"poly1": "0.5"}, {"vocab_size": "5"}, {"ignore_index": "2"},
+               {"poly1": "0.5"}, {"target_scaling": "1"}, {"target_scaling": "0.5", "z_loss": "0.25"},
+               {"target_scaling": "2.5", "logit_scale": "0.75"}, {"vocab_size": "5"}, {"ignore_index": "2"},
                {"label_smoothing": "0.1", "subtract_entropy": "true"},
                {"label_smoothing": "0.1", "z_loss": "0.125", "logit_scale": "2", "softcap": "8"}]
 REDUCTIONS = ("none", "sum", "mean", "sequence_sum", "sequence_mean", "mean_of_sequence_means",
@@ -316,6 +324,39 @@ def sequence_cases():
             inputs.put("lengths", torch.tensor([1, 0]), "i64")
             put(book, sequence, f"empty/{reduction}-{nan}", inputs,
                 {"reduction": reduction, "empty_mean": nan}, few)
+    def packed(name, ends, V, options=None, extra=(), kind="i64"):
+        draw, inputs, options = Draw("packed " + name), Inputs(), options or {}
+        P = ends[-1]
+        inputs.put("logits", draw.normal((P, V)))
+        y = draw.integers((P,), 0, V)
+        inputs.put("targets", torch.where(draw.flags((P,), 0.2), torch.full_like(y, -100), y), kind)
+        inputs.put("offsets", torch.tensor(ends), kind)
+        if "mask" in extra:
+            inputs.put("mask", draw.flags((P,)), "u8")
+        if "class_weight" in extra:
+            inputs.put("class_weight", draw.between((V,), 0.25, 2))
+        if "position_weight" in extra:
+            inputs.put("position_weight", draw.between((P,), 0.25, 2))
+        if "grad_output" in extra:
+            upstream(draw, inputs, sequence, options)
+        put(book, sequence, name, inputs, options, few if P == 0 else None)
+
+    for reduction in REDUCTIONS:
+        for shift in ("0", "1", "3"):
+            packed(f"packed/{reduction}-{shift}", [0, 3, 3, 7, 8], 4, {"reduction": reduction, "shift": shift},
+                   ("grad_output",), "i32")
+            packed(f"packed/{reduction}-{shift}-weighted", [0, 0, 5, 9], 3,
+                   {"reduction": reduction, "shift": shift, "z_loss": "0.125"},
+                   ("mask", "class_weight", "position_weight", "grad_output"))
+    packed("packed/none-at-all", [0], 3)
+    packed("packed/empty-rows", [0, 0, 0], 3, {"reduction": "sequence_sum"})
+    packed("packed/long", [0, 2, 33, 40], 17, {"shift": "1", "label_smoothing": "0.1"})
+    inputs = Inputs()
+    inputs.put("logits", torch.tensor([[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], dtype=F64), "f64")
+    inputs.put("targets", torch.tensor([2, 1]), "i64")
+    inputs.put("offsets", torch.tensor([0, 0, 2]), "i64")
+    out = put(book, sequence, "check/packed", inputs, {"shift": "1", "reduction": "sum"}, few)
+    stated(out["loss"], 2.276129706, "packed")
     # The two identities that the contract names.
     draw, inputs = Draw("identity"), Inputs()
     inputs.put("logits", draw.normal((2, 4, 5)))
@@ -440,25 +481,27 @@ def token_logprobs(inputs, options):
     x = inputs.get("logits").to(F64).clone().requires_grad_(True)
     y, mask = inputs.get("targets").to(torch.int64), inputs.get("mask")
     shift, ignore = int(options.get("shift", "0")), int(options.get("ignore_index", "-100"))
-    B, T = y.shape
     zero = torch.zeros((), dtype=F64)
-    ell = [[zero] * T for _ in range(B)]
-    entropy = [[zero] * T for _ in range(B)]
-    count = [0] * B
-    for b in range(B):
-        for t in range(T):
-            s = t + shift
-            if s >= T or y[b, s] == ignore or (mask is not None and mask[b, s] == 0):
+    sequences = Sequences(inputs, y.shape).rows
+    ell = {at: zero for row in sequences for at in row}
+    entropy = dict(ell)
+    count, sums = [0] * len(sequences), [zero] * len(sequences)
+    for b, places in enumerate(sequences):
+        for at, target in zip(places, places[shift:]):
+            if y[target] == ignore or (mask is not None and mask[target] == 0):
                 continue
-            logp = F.log_softmax(scores(x[b, t], options), -1)
-            ell[b][t] = logp[int(y[b, s])]
-            entropy[b][t] = -(logp.exp() * logp)[logp.exp() > 0].sum()
+            logp = F.log_softmax(scores(x[at], options), -1)
+            ell[at] = logp[int(y[target])]
+            entropy[at] = -(logp.exp() * logp)[logp.exp() > 0].sum()
             count[b] += 1
-    flat = [v for row in ell for v in row]
-    out = {"logprobs": torch.stack(flat).reshape(B, T) if flat else torch.zeros(B, T, dtype=F64),
-           "entropy": torch.stack([v for row in entropy for v in row]).reshape(B, T) if flat else torch.zeros(B, T, dtype=F64)}
-    out["sequence_logprobs"] = out["logprobs"].sum(1)
-    out["mean_logprobs"] = torch.stack([out["sequence_logprobs"][b] / max(count[b], 1) for b in range(B)]) if B else torch.zeros(0, dtype=F64)
+            sums[b] = sums[b] + ell[at]
+
+    def stacked(values, shape):
+        return torch.stack(values).reshape(shape) if values else torch.zeros(shape, dtype=F64)
+
+    out = {"logprobs": stacked(list(ell.values()), y.shape), "entropy": stacked(list(entropy.values()), y.shape),
+           "sequence_logprobs": stacked(sums, (len(sums),)),
+           "mean_logprobs": stacked([s / max(n, 1) for s, n in zip(sums, count)], (len(sums),))}
     out["loss"] = out["logprobs"].sum()
     names = ("logprobs", "entropy", "sequence_logprobs", "mean_logprobs")
     sent = [n for n in names if inputs.get("grad_" + n) is not None]
@@ -504,6 +547,23 @@ def token_cases():
         build("cotangents-" + kind, (2, 3, 5), {}, every, "i32", kind)
     for shape in ((1, 1, 2), (2, 2, 17), (33, 2, 3), (1, 2, 515)):
         build("shape/" + "x".join(map(str, shape)), shape, {}, every)
+    for ends in ([0, 3, 3, 7], [0, 0, 1, 6, 6], [0, 20], [0]):
+        for shift in ("0", "1", "4"):
+            for extra in ((), ("mask",), every, ("grad_mean_logprobs",), ("grad_sequence_logprobs", "mask")):
+                name = f"packed/{'-'.join(map(str, ends))}-{shift}-{'-'.join(extra[:2]) or 'plain'}"
+                draw, inputs, P = Draw("token " + name), Inputs(), ends[-1]
+                inputs.put("logits", draw.normal((P, 5)))
+                y = draw.integers((P,), 0, 5)
+                inputs.put("targets", torch.where(draw.flags((P,), 0.2), torch.full_like(y, -100), y), "i64")
+                inputs.put("offsets", torch.tensor(ends), "i32")
+                shapes = {"grad_output": (), "grad_logprobs": (P,), "grad_entropy": (P,),
+                          "grad_sequence_logprobs": (len(ends) - 1,), "grad_mean_logprobs": (len(ends) - 1,)}
+                for n in extra:
+                    if n == "mask":
+                        inputs.put("mask", draw.flags((P,)), "bool")
+                    else:
+                        inputs.put(n, draw.normal(shapes[n], 1))
+                put(book, token_logprobs, name, inputs, {"shift": shift})
     inputs = Inputs()
     inputs.put("logits", torch.tensor([[[NAN, 1.0], [-INF, 2.0], [0.5, -INF]]], dtype=F64))
     inputs.put("targets", torch.tensor([[-100, 1, 0]]), "i64")

@@ -20,6 +20,7 @@ void sample_free(sample *s)
 typedef struct sizes {
     int leads;
     int64_t lead[LK_MAX_RANK], letter[26];
+    bool packed; /* there are offsets */
 } sizes;
 
 static const char *option_value(const sample *s, const char *name, size_t length)
@@ -50,8 +51,14 @@ static void shape_of(const sample *s, const char *pattern, const sizes *z, lk_te
             moved[letters++] = 1;
             continue;
         }
+        if (z->packed && strncmp(p, "B T", 3) == 0 && (p[3] == ' ' || p[3] == '\0')) {
+            fixed[letters] = -1;
+            moved[letters++] = z->letter['P' - 'A'];
+            p += strlen("B ");
+            continue;
+        }
         fixed[letters] = p[1] == '@' ? atoi(option_value(s, p + 2, strcspn(p + 2, " "))) : -1;
-        moved[letters++] = z->letter[*p - 'A'];
+        moved[letters++] = z->letter[*p - 'A'] + (p[1] == '+' ? atoi(p + 2) : 0);
     }
     t->rank = leads + letters;
     bool taken[LK_MAX_RANK] = {false};
@@ -178,6 +185,10 @@ static void add_option(sample *s, const lk_field *f)
         snprintf(text, room, "%.*s", (int)strcspn(c, "|"), c);
     } else if (f->type == LK_LIST) {
         snprintf(text, room, "%d,%d", random_below(5), 5 + random_below(5));
+    } else if (f->type == LK_REALS) {
+        snprintf(text, room, "%.3g,%.3g", random_unit(), random_unit() - 0.5);
+    } else if (f->type == LK_CHOICES) {
+        snprintf(text, room, "%.*s", (int)strcspn(f->choices, "|"), f->choices);
     } else if (f->type == LK_REAL) {
         snprintf(text, room, "%.6g", low + (high - low) * (random_unit() + 1e-3) / 1.002);
     } else {
@@ -267,8 +278,11 @@ static sample sample_draw(const lk_loss *loss, lk_dtype element, int most, unsig
         if (!f->fallback || ((flags & SAMPLE_OPTIONS) && chance(0.12)) ||
             ((flags & SAMPLE_NEEDY) && f->type == LK_INTEGER && (f->flags & LK_OFF) && chance(0.7)))
             add_option(&s, f);
+    const bool packs = chance(0.4); /* decided first: it changes the other shapes */
     for (const lk_input *in = is->inputs; in->name; in++)
-        if (!(in->flags & LK_OPTIONAL) || chance(0.4))
+        z.packed = z.packed || (packs && (in->flags & LK_OFFSETS));
+    for (const lk_input *in = is->inputs; in->name; in++)
+        if (in->flags & LK_OFFSETS ? z.packed : !(in->flags & LK_OPTIONAL) || chance(0.4))
             add_input(&s, in, &z, flags);
     if (flags & SAMPLE_OUTPUTS)
         add_outputs(&s);
@@ -299,6 +313,10 @@ sample sample_new(const lk_loss *loss, lk_dtype element, int most, unsigned flag
         while (strcmp(in->name, s.input[i].name) != 0)
             in++;
         fill_values(&s, &s.input[i].tensor, in->range, &z);
+        for (int64_t b = 0; (in->flags & LK_OFFSETS) && b <= z.letter['B' - 'A']; b++)
+            store_int(s.input[i].tensor.data, s.input[i].tensor.dtype, b,
+                      b * z.letter['P' - 'A'] /
+                          (z.letter['B' - 'A'] > 0 ? z.letter['B' - 'A'] : 1));
         relate_values(&s.input[i].tensor, in->range, &z);
     }
     return s;

@@ -74,6 +74,12 @@ static void draw_option(trial *t, const lk_field *f)
             used += snprintf(to + used, sizeof s->text - (size_t)used, "%s%" PRId64,
                              used ? "," : "", random_int(0, 5));
         return;
+    case LK_REALS:
+        to[0] = '\0';
+        for (int64_t i = random_int(0, 2), used = 0; i >= 0; i--)
+            used += snprintf(to + used, sizeof s->text - (size_t)used, "%s%.3g", used ? "," : "",
+                             4 * random_normal());
+        return;
     case LK_FLAG:
         snprintf(to, sizeof s->text, "%s", chance(0.5) ? "true" : "false");
         return;
@@ -98,6 +104,8 @@ static void draw_options(trial *t, const wish *w)
         bool reduction = strcmp(f->name, "reduction") == 0;
         if (w->aligned && f->fallback && f->type == LK_INTEGER && (f->flags & LK_RANGED) &&
             !(f->flags & LK_OFF) && !places_axis(t, f))
+            continue;
+        if (w->sloped && (f->flags & LK_HOLDS))
             continue;
         if (reduction && w->reduction)
             trial_set(t, f->name, w->reduction);
@@ -131,6 +139,7 @@ static void draw_sizes(trial *t, const wish *w)
         t->lead[k] = chance(0.03) && !w->smooth ? 0 : random_int(1, t->lead_rank == 3 ? 3 : few);
     for (int i = 0; i < 26; i++)
         t->size[i] = random_int(1, 4);
+    t->size['P' - 'A'] = random_int(chance(0.1) ? 0 : 1, 4 * few);
     if (w->huge) {
         int64_t classes = chance(0.4) ? random_int(2, 40) : random_int(1, 3) * 3001;
         t->lead[0] = last ? 140000 / classes : 140001;
@@ -200,6 +209,21 @@ static double twin_value(const trial_input *twin, const trial_input *in, int64_t
 {
     const int64_t batch = in->at.shape[0], width = twin->at.count / batch;
     return width > 0 ? twin->x[i / (in->at.count / batch) * width + random_int(0, width - 1)] : -1;
+}
+
+/* Numbers from 0 to the number of positions that do not decrease. */
+static void draw_offsets(const trial *t, trial_input *in)
+{
+    const int64_t last = in->at.count - 1, positions = t->size['P' - 'A'];
+    in->x = new_doubles(in->at.count);
+    in->x[last] = (double)positions;
+    for (int64_t b = 1; b < last; b++) {
+        const double x = (double)random_int(0, positions);
+        int64_t k = b;
+        for (; k > 1 && in->x[k - 1] > x; k--)
+            in->x[k] = in->x[k - 1];
+        in->x[k] = x;
+    }
 }
 
 /* The values of an input, by its range. False if they cannot be drawn. */
@@ -342,6 +366,10 @@ static bool draw_input(trial *t, trial_input *in, double scale, const wish *w)
 {
     bool follows = (in->is->flags & LK_DIFFERENTIABLE) && is_float(in->type);
     bool own_scale = !follows && is_float(in->type);
+    if (in->is->flags & LK_OFFSETS) {
+        draw_offsets(t, in);
+        return true;
+    }
     if (!draw_values(t, in, own_scale ? 1 : scale, w))
         return false;
     for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
@@ -359,9 +387,10 @@ static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
     double scale = chance(0.5) ? 1 : 1 + 9 * random_unit();
     for (int i = 0; t->is->inputs[i].name; i++, t->inputs++)
         t->in[i] = (trial_input){.is = &t->is->inputs[i]};
-    for (int i = 0; i < t->inputs; i++)
-        if (!draw_form(t, i))
-            return LK_OPTION_CONFLICT;
+    for (int pass = 0; pass < 2; pass++) /* the offsets first: they change the other shapes */
+        for (int i = 0; i < t->inputs; i++)
+            if (((t->in[i].is->flags & LK_OFFSETS) != 0) == (pass == 0) && !draw_form(t, i))
+                return LK_OPTION_CONFLICT;
     lk_status status = try_check(t, error);
     for (int i = 0; i < t->inputs && status == LK_OK; i++)
         if (t->in[i].given && !draw_input(t, &t->in[i], scale, w))
@@ -386,19 +415,20 @@ static void want_all(trial *t)
 }
 
 /* Whether the trial is refused because its values exclude each other. Only masks that select
- * something other than rows can cause that. */
+ * something other than rows can cause that, and weights of which an option takes the logarithm. */
 static bool numbers_conflict(const trial *t)
 {
     bool chooses = false;
     for (int i = 0; i < t->inputs; i++)
         chooses = chooses ||
-                  (t->in[i].given && trial_masks(&t->in[i]) && !(t->in[i].is->flags & LK_IGNORES));
+                  (t->in[i].given && (trial_masks(&t->in[i]) ? !(t->in[i].is->flags & LK_IGNORES)
+                                                             : t->in[i].is->flags & LK_WEIGHTS));
     if (!chooses)
         return false;
     answer a = evaluate(t, &(how){.isa = "scalar"});
     lk_status status = a.status;
     answer_free(&a);
-    return status == LK_OPTION_CONFLICT;
+    return status == LK_OPTION_CONFLICT || status == LK_WEIGHT_INVALID;
 }
 
 /* Replace unreachable targets by reachable ones. */

@@ -53,12 +53,23 @@ const char *loss_pattern(const trial *t)
     return "";
 }
 
+/* The offsets, if the trial's sequences are packed, else NULL. */
+const trial_input *trial_offsets(const trial *t)
+{
+    for (int i = 0; i < t->inputs; i++)
+        if (t->in[i].given && (t->in[i].is->flags & LK_OFFSETS))
+            return &t->in[i];
+    return NULL;
+}
+
 /* The shape of a pattern with the trial's sizes: one of losskit.h, or one with single leading sizes
- * by their labels. False if there is no such shape: an option gives an axis an invalid position. */
+ * by their labels. False if there is no such shape: an option gives an axis an invalid position, or
+ * sequences are packed and have no T. */
 bool lay_out(const trial *t, const char *pattern, layout *to)
 {
     char letters[LK_MAX_RANK + 1];
-    int axis[LK_MAX_RANK], n = 0, leads = 0;
+    int axis[LK_MAX_RANK], more[LK_MAX_RANK], n = 0, leads = 0;
+    const bool packed = trial_offsets(t);
     if (strcmp(pattern, "loss") == 0)
         pattern = loss_pattern(t);
     for (const char *p = pattern; *p;) {
@@ -72,7 +83,13 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
                 snprintf(name, sizeof name, "%.*s", (int)length - 2, p + 2);
                 axis[n] = atoi(trial_option(t, name));
             }
-            letters[n++] = *p;
+            const bool joined =
+                packed && strncmp(p, "B T", 3) == 0 && (p[3] == ' ' || p[3] == '\0');
+            length = joined ? 3 : length;
+            if (packed && !joined && *p == 'T')
+                return false; /* T is no size there */
+            more[n] = p[1] == '+' ? atoi(p + 2) : 0;
+            letters[n++] = joined ? 'P' : *p;
         }
         p += length + strspn(p + length, " ");
     }
@@ -86,7 +103,7 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
         to->owner[k] = letters[i];
         to->shape[k] = letters[i] == '1'     ? 1
                        : islower(letters[i]) ? t->lead[letters[i] - 'a']
-                                             : t->size[letters[i] - 'A'];
+                                             : t->size[letters[i] - 'A'] + more[i];
     }
     for (int k = 0, lead = 0; k < to->rank; k++) {
         if (!to->owner[k]) {
@@ -192,14 +209,15 @@ void trial_set(trial *t, const char *name, const char *text)
     }
 }
 
-/* The axis of a tensor along which a batch can be split: the first axis of the rows; or -1. */
+/* The axis of a tensor along which a batch can be split: the first axis of the rows, or of packed
+ * sequences also theirs; or -1. */
 int batch_axis(const trial *t, const layout *at)
 {
     layout rows;
     if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows) || rows.rank == 0)
         return -1;
     for (int k = 0; k < at->rank; k++)
-        if (at->owner[k] == rows.owner[0])
+        if (at->owner[k] == rows.owner[0] || (trial_offsets(t) && at->owner[k] == 'B'))
             return k;
     return -1;
 }
@@ -210,7 +228,37 @@ int64_t batch_size(const trial *t)
     layout rows;
     if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows) || rows.rank == 0)
         return 0;
-    return rows.shape[0];
+    return trial_offsets(t) ? t->size['B' - 'A'] : rows.shape[0];
+}
+
+/* The slice that index i along the batch axis of a tensor belongs to. */
+int64_t batch_slice(const trial *t, const layout *at, int axis, int64_t i)
+{
+    const trial_input *offsets = trial_offsets(t);
+    int64_t slice = 0;
+    if (!offsets || at->owner[axis] != 'P')
+        return i;
+    while (offsets->x[slice + 1] <= (double)i)
+        slice++;
+    return slice;
+}
+
+/* How many positions n of the slices of packed sequences have. Stores which these are. */
+static int64_t packed_positions(const trial *t, const int64_t *slices, int64_t n, int64_t *to)
+{
+    const double *offsets = trial_offsets(t)->x;
+    int64_t positions = 0;
+    for (int64_t k = 0; k < n; k++)
+        for (double i = offsets[slices[k]]; i < offsets[slices[k] + 1]; i++)
+            to[positions++] = (int64_t)i;
+    return positions;
+}
+
+/* The offsets of n of the slices. */
+static void pick_offsets(const trial_input *from, trial_input *to, const int64_t *slices, int64_t n)
+{
+    for (int64_t k = 0; k < n; k++)
+        to->x[k + 1] = to->x[k] + from->x[slices[k] + 1] - from->x[slices[k]];
 }
 
 /* The same trial with n of its slices as the batch. */
@@ -218,11 +266,16 @@ trial trial_pick(const trial *t, const int64_t *slices, int64_t n)
 {
     trial to = *t;
     layout rows;
+    const bool packed = trial_offsets(t);
+    int64_t *positions =
+        must(calloc((size_t)t->size['P' - 'A'] * (size_t)n + 1, sizeof *positions));
     lay_out(t, t->is->loss_shape, &rows);
     if (islower(rows.owner[0]))
         to.lead[0] = n;
     else
-        to.size[rows.owner[0] - 'A'] = n;
+        to.size[packed ? 'B' - 'A' : rows.owner[0] - 'A'] = n;
+    if (packed)
+        to.size['P' - 'A'] = packed_positions(t, slices, n, positions);
     for (int i = 0; i < t->inputs; i++) {
         const trial_input *from = &t->in[i];
         trial_input *in = &to.in[i];
@@ -232,14 +285,21 @@ trial trial_pick(const trial *t, const int64_t *slices, int64_t n)
         int axis = batch_axis(t, &from->at);
         lay_out(&to, in->pattern, &in->at);
         in->x = new_doubles(in->at.count);
+        if (in->is->flags & LK_OFFSETS) {
+            pick_offsets(from, in, slices, n);
+            continue;
+        }
+        const int64_t *which =
+            packed && axis >= 0 && in->at.owner[axis] == 'P' ? positions : slices;
         for (int64_t j = 0; j < in->at.count; j++) {
             int64_t index[LK_MAX_RANK];
             unravel(&in->at, j, index);
             if (axis >= 0)
-                index[axis] = slices[index[axis]];
+                index[axis] = which[index[axis]];
             in->x[j] = from->x[ravel(&from->at, index)];
         }
     }
+    free(positions);
     return to;
 }
 

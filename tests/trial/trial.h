@@ -68,6 +68,7 @@ typedef struct wish {
     bool huge;             /* so many elements that there are several blocks */
     bool nonfinite;        /* some NaN and infinities among the differentiable inputs */
     bool one_lead;         /* exactly one size for `*` */
+    bool sloped;           /* no option that makes a gradient another than the value's slope */
     bool aligned;          /* no integer option that could shift rows against their targets */
     bool needy;            /* the loss reported that it needs an option that is usually optional */
 } wish;
@@ -103,6 +104,8 @@ int64_t *rows_of(const trial *t, const layout *at);
 bool *ignored_rows(const trial *t);
 int batch_axis(const trial *t, const layout *at);
 int64_t batch_size(const trial *t);
+int64_t batch_slice(const trial *t, const layout *at, int axis, int64_t i);
+const trial_input *trial_offsets(const trial *t);
 trial trial_pick(const trial *t, const int64_t *slices, int64_t n);
 
 /* Drawing: draw.c. */

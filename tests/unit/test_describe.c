@@ -81,7 +81,7 @@ static void check_options(const json_t *array, const lk_description *is)
         const json_t *o = entry(array, f->name), *value = json_object_get(o, "default");
         same_text(o, "help", f->help);
         assert_int_equal(truth(o, "required"), !f->fallback);
-        const bool off = !f->fallback || strcmp(f->fallback, "off") == 0;
+        const bool off = !f->fallback || ((f->flags & LK_OFF) && strcmp(f->fallback, "off") == 0);
         assert_int_equal(off, f->fallback ? json_is_null(value) : !value);
         if (!off && f->type == LK_REAL)
             assert_true(json_number_value(value) == strtod(f->fallback, NULL));
@@ -89,7 +89,7 @@ static void check_options(const json_t *array, const lk_description *is)
             assert_int_equal(json_integer_value(value), strtoll(f->fallback, NULL, 10));
         else if (!off && f->type == LK_CHOICE)
             assert_string_equal(json_string_value(value), f->fallback);
-        else if (!off && (f->type == LK_LIST || f->type == LK_REALS))
+        else if (!off && (f->type == LK_LIST || f->type == LK_REALS || f->type == LK_CHOICES))
             assert_true(json_is_array(value));
         else if (!off)
             assert_int_equal(json_is_true(value), strcmp(f->fallback, "true") == 0);

@@ -17,10 +17,10 @@ typedef struct options {
     uint64_t size;
     bool flag;
     int choice;
-    lk_list list;
+    lk_list list, several;
 } options;
 
-enum { REAL, MAYBE, OPEN, BOUNDED, INTEGER, COUNT, SIZE, FLAG, CHOICE, LIST };
+enum { REAL, MAYBE, OPEN, BOUNDED, INTEGER, COUNT, SIZE, FLAG, CHOICE, LIST, SEVERAL };
 
 static const lk_field fields[] = {
     [REAL] = LK_FIELD(options, real, "1.5", 0, 0, 0, ""),
@@ -38,6 +38,7 @@ static const lk_field fields[] = {
               .offset = offsetof(options, list),
               .fallback = "101,102",
               .help = ""},
+    [SEVERAL] = LK_SEVERAL(options, several, "sum", "none|sum|mean", ""),
     {0},
 };
 
@@ -205,6 +206,19 @@ static void test_lists(void **state)
     assert_int_equal(set(LIST, text + 1), LK_OPTION_INVALID);
 }
 
+static void test_several(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",     ",",       "sum,", ",sum",    "sum, mean",
+                                      "sums", "sum,sum", "off",  "none|sum"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(set(SEVERAL, bad[i]), LK_OPTION_INVALID);
+    assert_int_equal(set(SEVERAL, "mean"), LK_OK);
+    assert_true(o.several.count == 1 && o.several.value[0] == 2);
+    assert_int_equal(set(SEVERAL, "mean,none,sum"), LK_OK);
+    assert_true(o.several.count == 3 && o.several.value[1] == 0 && o.several.value[2] == 1);
+}
+
 /* Long text is quoted only in part. */
 static void test_long_text(void **state)
 {
@@ -220,10 +234,11 @@ static void test_long_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_reals),
-        cmocka_unit_test(test_ranges),   cmocka_unit_test(test_integers),
-        cmocka_unit_test(test_unsigned), cmocka_unit_test(test_words),
-        cmocka_unit_test(test_lists),    cmocka_unit_test(test_long_text),
+        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_reals),
+        cmocka_unit_test(test_ranges),    cmocka_unit_test(test_integers),
+        cmocka_unit_test(test_unsigned),  cmocka_unit_test(test_words),
+        cmocka_unit_test(test_lists),     cmocka_unit_test(test_several),
+        cmocka_unit_test(test_long_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,6 +124,34 @@ static void test_option_axis(void **state)
     assert_true(lk_shape_rank("* C@class_dim", 1, &sizes)); /* whatever the option */
 }
 
+/* With offsets the two axes of sequences are one. */
+static void test_packed(void **state)
+{
+    (void)state;
+    lk_sizes_clear(&sizes);
+    assert_true(bind("B+1", SHAPE(1)));
+    assert_int_equal(sizes.size['B' - 'A'], 0);
+    lk_sizes_clear(&sizes);
+    assert_false(bind("B+1", SHAPE(0)));
+    assert_true(bind("B T", SHAPE(2, 3)));
+    assert_false(bind("B+1", SHAPE(2)));
+    assert_true(bind("B+1", SHAPE(3)));
+    assert_makes(-1, "B+1", "[3]");
+
+    char text[LK_SHAPE_TEXT];
+    lk_sizes_clear(&sizes);
+    sizes.packed = true;
+    assert_string_equal(lk_pattern_text("B T C", &sizes, text), "[P,C]");
+    assert_string_equal(lk_pattern_text("B+1", &sizes, text), "[B+1]");
+    assert_false(bind("B T C", SHAPE(2, 3, 5)));
+    assert_true(bind("B T C", SHAPE(7, 5)));
+    assert_true(bind("B T", SHAPE(7)));
+    assert_true(bind("B+1", SHAPE(4)));
+    assert_true(bind("B", SHAPE(3)));
+    assert_makes(-1, "B T", "[7]");
+    assert_makes(-1, "B 1", "[3,1]");
+}
+
 /* [1] is accepted for [] if requested. */
 static void test_one_number(void **state)
 {
@@ -269,11 +297,11 @@ static void test_texts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_letters),    cmocka_unit_test(test_failure_binds_nothing),
-        cmocka_unit_test(test_star),       cmocka_unit_test(test_option_axis),
-        cmocka_unit_test(test_one_number), cmocka_unit_test(test_ranks),
-        cmocka_unit_test(test_cut),        cmocka_unit_test(test_spread),
-        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_letters), cmocka_unit_test(test_failure_binds_nothing),
+        cmocka_unit_test(test_star),    cmocka_unit_test(test_option_axis),
+        cmocka_unit_test(test_packed),  cmocka_unit_test(test_one_number),
+        cmocka_unit_test(test_ranks),   cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_spread),  cmocka_unit_test(test_texts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

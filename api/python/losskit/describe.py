@@ -22,7 +22,7 @@ from .binding import (
     lib,
 )
 
-TYPES = ("real", "integer", "unsigned", "flag", "choice", "list", "reals", "parts")
+TYPES = ("real", "integer", "unsigned", "flag", "choice", "list", "reals", "choices", "parts")
 DTYPES = ("f64", "f32", "f16", "bf16", "i64", "i32", "u8", "bool")
 FLOATS = 0b1111
 LOSS_TYPE = "f32, or f64 with f64 inputs"
@@ -86,10 +86,12 @@ def _input(one: Any) -> dict[str, Any]:
 def _fallback(field: Field) -> Any:
     """The default as a client would send it."""
     text, kind = field.fallback.decode(), TYPES[field.type]
-    if text == "off":
+    if field.flags & OFF and text == "off":
         return None
     if kind in ("list", "reals"):
         return []
+    if kind == "choices":
+        return text.split(",")
     return text if kind == "choice" else json.loads(text)
 
 

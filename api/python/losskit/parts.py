@@ -55,10 +55,11 @@ def _add_one(call: Any, where: str, part: Any, descriptions: Mapping[str, Any]) 
         if tensor is not None and not isinstance(tensor, str):
             raise _invalid(f"{where}.inputs must be an object of names of tensors, or null")
         call.do(lib.lk_call_part_input, encoded(name), None if tensor is None else encoded(tensor))
-    lists = {one["name"] for one in descriptions[loss]["options"] if one["type"] in ("list", "reals")}
+    types = {one["name"]: one["type"] for one in descriptions[loss]["options"]}
     for name, value in part.get("options", {}).items():
-        if isinstance(value, dict) or (isinstance(value, list) and not (name in lists and all(map(_is_number, value)))):
-            forms = "an array of numbers" if name in lists else "a number, true, false"
+        items, item = LISTS.get(types.get(name, ""), (None, None))
+        if isinstance(value, dict) or (isinstance(value, list) and not (item and all(map(item, value)))):
+            forms = f"an array of {items}" if item else "a number, true, false"
             raise _invalid(f"{where}.options.{name} must be {forms}, a string or null")
         call.do(lib.lk_call_part_option, encoded(name), encoded(tensors.option_text(value)))
 
@@ -69,6 +70,13 @@ def _invalid(detail: str) -> Exception:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+LISTS = {"list": ("numbers", _is_number), "reals": ("numbers", _is_number), "choices": ("words", _is_word)}
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
