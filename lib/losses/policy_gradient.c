@@ -1,83 +1,116 @@
 /* SPDX-License-Identifier: MIT
  *
  * Policy gradient of sampled answers against their advantages: PPO's clipped ratio and its
- * variants, as GRPO, DAPO, Dr. GRPO, GSPO, CISPO and SAPO use them, with a penalty on the
- * divergence from a reference. A row is a sequence. The normaliser of its tokens follows from mask
- * and options.
+ * relatives, as GRPO, DAPO, Dr. GRPO, GSPO, CISPO, SAPO, REINFORCE and others use them, with a
+ * correction for tokens that another policy sampled and a penalty on the divergence from a
+ * reference. A row is a sequence. The normaliser of its tokens follows from mask and options.
  */
-#include "rows/scalar.h"
+#include "rows/policy.h"
 
-enum { LOGPROBS, OLD, REF, ADVANTAGES, MASK, IS_WEIGHTS, ENTROPY, GRAD_OUTPUT };
-enum { BY_SEQUENCE, BY_TOKEN };                            /* forms of ADVANTAGES */
-enum { EACH_TOKEN, EACH_SEQUENCE };                        /* forms of IS_WEIGHTS */
-enum { RATIO_MEAN, CLIP_FRACTION, KL };                    /* diagnostics */
-enum { LOSS, BONUS, RATIOS, CLIPPED, KLS };                /* lk_block.sum */
-enum { CLIP, CISPO, SAPO };                                /* objective */
-enum { TOKEN, SEQUENCE };                                  /* level */
+enum { LOGPROBS, OLD, REF, ADVANTAGES, MASK, IS_WEIGHTS, ENTROPY, SAMPLING, OFFSETS, GRAD_OUTPUT };
+enum { BY_TOKEN, BY_SEQUENCE };                             /* forms of ADVANTAGES */
+enum { EACH_TOKEN, EACH_SEQUENCE };                         /* forms of IS_WEIGHTS */
+enum { RATIO_MEAN, CLIP_FRACTION, KL, IS_MEAN, IS_MASKED }; /* diagnostics */
+enum { LOSS, BONUS, RATIOS };         /* lk_block.sum; the diagnostics follow */
+enum { TOKEN, SEQUENCE, GSPO_TOKEN }; /* level */
 enum { TOKEN_MEAN, SEQUENCE_MEAN, MAX_LENGTH, NUM_ITEMS }; /* aggregation */
 enum { SAME, ENTROPY_TOKEN_MEAN };                         /* entropy_aggregation */
+enum { K3, K1, K2, ABS };                                  /* kl_estimator */
+enum { DIRECT, BY_K2, RATIO };                             /* kl_gradient */
+enum { IS_OFF, TRUNCATE, IS_MASK, MASK_ONLY };             /* is_mode */
+enum { IS_TOKEN, IS_SEQUENCE, IS_GEOMETRIC };              /* is_level */
 
-typedef struct options {
-    lk_reduce reduce;
-    int objective, level, aggregation, entropy_aggregation;
-    double eps_low, eps_high, delta, ratio_low, ratio_high, sapo_tau_pos, sapo_tau_neg, kl_weight,
-        num_items, entropy_weight;
-    int64_t max_length;
-} options;
+#define ABOVE(name_, fallback_, help_)                                                             \
+    LK_FIELD(policy_options, name_, fallback_, LK_RANGED | LK_OPEN, 0, (double)INFINITY, help_)
+#define NOT_BELOW(name_, fallback_, help_)                                                         \
+    LK_FIELD(policy_options, name_, fallback_, LK_RANGED, 0, (double)INFINITY, help_)
+#define OFF_OR_ABOVE(name_, help_)                                                                 \
+    LK_FIELD(policy_options, name_, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY, help_)
 
 static const lk_field fields[] = {
-    LK_WORDS(options, objective, "clip", "clip|cispo|sapo", "how the ratio is kept near 1"),
-    LK_FIELD(options, eps_low, "0.2", LK_RANGED, 0, (double)INFINITY,
-             "clip: the ratio counts from 1 - eps_low on"),
-    LK_FIELD(options, eps_high, "0.2", LK_RANGED, 0, (double)INFINITY,
-             "clip: the ratio counts up to 1 + eps_high"),
-    LK_FIELD(options, delta, "off", LK_OFF | LK_RANGED | LK_OPEN, 1, (double)INFINITY,
-             "clip: bound of the ratio where the advantage is negative; above 1 + eps_high"),
-    LK_FIELD(options, ratio_low, "0", LK_RANGED, 0, (double)INFINITY,
-             "cispo: lower bound of the ratio itself"),
-    LK_FIELD(options, ratio_high, "5", LK_OFF | LK_RANGED, 0, (double)INFINITY,
+    LK_WORDS(policy_options, objective, "clip",
+             "clip|cispo|sapo|importance|reinforce|dro|dppo_tv|dppo_kl|gmpo|vespo",
+             "what is made of the ratio and the advantage, and how the ratio is kept near 1"),
+    NOT_BELOW(eps_low, "0.2",
+              "clip: the ratio counts from 1 - eps_low on; gmpo: its logarithm from -eps_low, 0.4 "
+              "if it is not set"),
+    NOT_BELOW(eps_high, "0.2",
+              "clip: the ratio counts up to 1 + eps_high; gmpo: its logarithm up to eps_high, 0.4 "
+              "if it is not set"),
+    LK_FIELD(policy_options, delta, "off", LK_OFF | LK_RANGED | LK_OPEN, 1, (double)INFINITY,
+             "clip: bound of the ratio where the advantage is negative (dual clip); above 1 + "
+             "eps_high"),
+    NOT_BELOW(ratio_low, "0", "cispo: lower bound of the ratio itself"),
+    LK_FIELD(policy_options, ratio_high, "5", LK_OFF | LK_RANGED, 0, (double)INFINITY,
              "cispo: upper bound of the ratio itself; not below ratio_low; off: none"),
-    LK_WORDS(options, level, "token", "token|sequence",
-             "a ratio for each token, or one for the sequence; sequence: clip only"),
-    LK_FIELD(options, sapo_tau_pos, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
-             "sapo: temperature where the advantage is positive"),
-    LK_FIELD(options, sapo_tau_neg, "1.05", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
-             "sapo: temperature elsewhere"),
-    LK_FIELD(options, kl_weight, "0", LK_RANGED, 0, (double)INFINITY,
-             "weight of the divergence from ref_logprobs"),
-    LK_WORDS(options, aggregation, "token_mean", "token_mean|sequence_mean|max_length|num_items",
-             "mean over tokens (BNPO); of the means of the sequences (GRPO); sum over B max_length "
-             "(Dr. GRPO); sum over num_items (DAPO)"),
-    LK_FIELD(options, max_length, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,
+    ABOVE(sapo_tau_pos, "1", "sapo: temperature where the advantage is positive"),
+    ABOVE(sapo_tau_neg, "1.05", "sapo: temperature elsewhere"),
+    OFF_OR_ABOVE(dro_beta, "dro: weight of the squared log-ratio; required there"),
+    NOT_BELOW(delta_low, "0.2",
+              "dppo: how far a probability may fall where the advantage is not positive; dppo_kl: "
+              "0.05 if it is not set"),
+    NOT_BELOW(delta_high, "0.2",
+              "dppo: how far it may rise where it is positive; dppo_kl: 0.05 if it is not set"),
+    OFF_OR_ABOVE(ratio_max, "dppo: upper bound of the ratio, which is a constant above it"),
+    ABOVE(vespo_k_pos, "2", "vespo: power of the ratio where the advantage is not negative"),
+    ABOVE(vespo_lambda_pos, "3", "vespo: decay by the ratio there"),
+    ABOVE(vespo_k_neg, "3", "vespo: power of the ratio where the advantage is negative"),
+    ABOVE(vespo_lambda_neg, "2", "vespo: decay by the ratio there"),
+    LK_WORDS(policy_options, level, "token", "token|sequence|gspo_token",
+             "a ratio for each token, or one for the sequence (clip, sapo), whose gradient reaches "
+             "all tokens, or through gspo_token (clip) each by its own advantage"),
+    LK_WORDS(policy_options, is_mode, "off", "off|truncate|mask|mask_only",
+             "correct for sampling_logprobs by the ratio of old_logprobs to them: cut off at the "
+             "bounds, or 0 outside of them; mask_only: the token's own ratio, 0 where the one of "
+             "is_level is outside"),
+    LK_WORDS(policy_options, is_level, "token", "token|sequence|geometric",
+             "is_mode: the ratio of the token, of the sequence, or its geometric mean"),
+    NOT_BELOW(is_low, "0", "is_mode: lower bound of that ratio"),
+    OFF_OR_ABOVE(is_high, "is_mode: upper bound of that ratio; above is_low; off: none"),
+    OFF_OR_ABOVE(off_policy_mask,
+                 "tokens with a negative advantage are dropped where the mean of the sampler's "
+                 "log-probabilities less the present ones exceeds it"),
+    NOT_BELOW(kl_weight, "0", "weight of the divergence from ref_logprobs"),
+    LK_WORDS(policy_options, kl_estimator, "k3", "k3|k1|k2|abs",
+             "of d = logprobs - ref_logprobs: e^-d - 1 + d; d; d^2/2; |d|"),
+    LK_WORDS(policy_options, kl_gradient, "direct", "direct|k2|ratio",
+             "that of the estimator; d; or that of the estimator times the ratio (unbiased)"),
+    LK_WORDS(policy_options, aggregation, "token_mean",
+             "token_mean|sequence_mean|max_length|num_items",
+             "mean over tokens (BNPO); of the means of the sequences (GRPO; gmpo, if it is not "
+             "set); sum over B max_length (Dr. GRPO); sum over num_items (DAPO)"),
+    LK_FIELD(policy_options, max_length, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,
              "aggregation=max_length: tokens that a sequence can have"),
-    LK_FIELD(options, num_items, "off", LK_OFF | LK_RANGED, 0, (double)INFINITY,
-             "aggregation=num_items: tokens of the whole batch, of which this may be a part; 0: "
-             "the empty mean"),
+    LK_FIELD(policy_options, num_items, "off", LK_OFF | LK_RANGED, 0, (double)INFINITY,
+             "aggregation=num_items: tokens of the whole batch, of which this may be a part; "
+             "sequence_mean, max_length: its sequences; 0: the empty mean"),
+    LK_FIELD(policy_options, count_empty, "true", 0, 0, 0,
+             "sequence_mean, max_length: sequences that are masked as a whole count in B"),
     LK_FIELD(
-        options, entropy_weight, "0", 0, 0, 0,
+        policy_options, entropy_weight, "0", 0, 0, 0,
         "weight of the entropy bonus: entropy_weight times the aggregated entropy is subtracted"),
-    LK_WORDS(options, entropy_aggregation, "same", "same|token_mean",
+    LK_WORDS(policy_options, entropy_aggregation, "same", "same|token_mean",
              "how entropy is aggregated: as the rest, or as a mean over tokens"),
-    LK_EMPTY_MEAN_FIELD(options),
-    LK_NONFINITE_FIELD(options),
+    LK_EMPTY_MEAN_FIELD(policy_options),
+    LK_NONFINITE_FIELD(policy_options),
     {0},
 };
 
+#define TOKENS(name_, flags_, range_, help_)                                                       \
+    {                                                                                              \
+        .name = (name_), .forms = {{"B T", LK_FLOATS}}, .flags = (flags_), .range = (range_),      \
+        .help = (help_)                                                                            \
+    }
+
 static const lk_input inputs[] = {
-    [LOGPROBS] = {.name = "logprobs",
-                  .forms = {{"B T", LK_FLOATS}},
-                  .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
-                  .help = "log-probability of each sampled token"},
-    [OLD] = {.name = "old_logprobs",
-             .forms = {{"B T", LK_FLOATS}},
-             .flags = LK_OPTIONAL,
-             .help = "the same when they were sampled; default logprobs, as a constant"},
-    [REF] = {.name = "ref_logprobs",
-             .forms = {{"B T", LK_FLOATS}},
-             .flags = LK_OPTIONAL,
-             .help = "the same under the reference model"},
+    [LOGPROBS] = TOKENS("logprobs", LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL, "<=0",
+                        "log-probability of each sampled token"),
+    [OLD] = TOKENS("old_logprobs", LK_OPTIONAL, "<=0",
+                   "the same before this step's updates; default logprobs, as a constant; not read "
+                   "by reinforce"),
+    [REF] = TOKENS("ref_logprobs", LK_OPTIONAL, "<=0", "the same under the reference model"),
     [ADVANTAGES] = {.name = "advantages",
-                    .forms = {[BY_SEQUENCE] = {"B", LK_FLOATS}, [BY_TOKEN] = {"B T", LK_FLOATS}},
+                    .forms = {[BY_TOKEN] = {"B T", LK_FLOATS}, [BY_SEQUENCE] = {"B", LK_FLOATS}},
                     .help = "how much better than expected each sequence or token is"},
     [MASK] = {.name = "mask",
               .forms = {{"B T", LK_MASKS}},
@@ -88,48 +121,101 @@ static const lk_input inputs[] = {
          .forms = {[EACH_TOKEN] = {"B T", LK_FLOATS}, [EACH_SEQUENCE] = {"B 1", LK_FLOATS}},
          .flags = LK_OPTIONAL | LK_WEIGHTS,
          .help = "importance weights, constants; [B,T] or [B,1]; default ones"},
-    [ENTROPY] = {.name = "entropy",
-                 .forms = {{"B T", LK_FLOATS}},
-                 .flags = LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
-                 .help = "entropy of the policy at each token, for entropy_weight"},
+    [ENTROPY] = TOKENS("entropy", LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
+                       NULL, "entropy of the policy at each token, for entropy_weight"),
+    [SAMPLING] = TOKENS("sampling_logprobs", LK_OPTIONAL, "<=0",
+                        "log-probabilities by the engine that drew the tokens, for is_mode and "
+                        "off_policy_mask"),
+    [OFFSETS] = LK_OFFSETS_INPUT,
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
 
+#define SCALAR(name_, help_) LK_OUTPUT(name_, "", LK_ANY, help_)
+
 static const lk_output outputs[] = {
-    [RATIO_MEAN] = {.name = "ratio_mean",
-                    .shape = "",
-                    .dtype = LK_ANY,
-                    .help = "mean ratio of the counted tokens"},
-    [CLIP_FRACTION] = {.name = "clip_fraction",
-                       .shape = "",
-                       .dtype = LK_ANY,
-                       .help = "share of the counted tokens whose ratio is clipped; 0 for sapo"},
-    [KL] = {.name = "kl",
-            .shape = "",
-            .dtype = LK_ANY,
-            .help = "mean divergence of the counted tokens from ref_logprobs"},
+    [RATIO_MEAN] = SCALAR("ratio_mean", "mean ratio of the counted tokens"),
+    [CLIP_FRACTION] =
+        SCALAR("clip_fraction", "share of the counted tokens whose ratio is clipped: clip, cispo, "
+                                "dppo and gmpo; 0 for the others"),
+    [KL] = SCALAR("kl", "mean of kl_estimator over the counted tokens"),
+    [IS_MEAN] = SCALAR("is_mean", "mean correction by is_mode over the counted tokens"),
+    [IS_MASKED] = SCALAR("is_masked", "share of the counted tokens whose correction is 0"),
     {0},
 };
 
-static lk_status check(const lk_job *job, lk_error *error)
+static int aggregation_of(const lk_job *job)
 {
-    const options *o = job->options;
+    const policy_options *o = job->options;
+    return o->objective == GMPO && !lk_given(job, "aggregation") ? SEQUENCE_MEAN : o->aggregation;
+}
+
+/* The options, with the defaults of the objective. */
+static policy_options options_of(const lk_job *job)
+{
+    const policy_options *given = job->options;
+    policy_options o = *given;
+    o.aggregation = aggregation_of(job);
+    if (o.objective == GMPO) {
+        o.eps_low = lk_given(job, "eps_low") ? o.eps_low : 0.4;
+        o.eps_high = lk_given(job, "eps_high") ? o.eps_high : 0.4;
+    }
+    if (o.objective == DPPO_KL) {
+        o.delta_low = lk_given(job, "delta_low") ? o.delta_low : 0.05;
+        o.delta_high = lk_given(job, "delta_high") ? o.delta_high : 0.05;
+    }
+    return o;
+}
+
+static lk_status check_missing(const lk_job *job, lk_error *error)
+{
+    const policy_options *o = job->options;
+    const int aggregation = aggregation_of(job);
     if (!lk_has(job, REF) && o->kl_weight > 0)
         return lk_fail(job, error, LK_MISSING_INPUT, REF, -1,
                        "ref_logprobs is missing; kl_weight=%g needs it", o->kl_weight);
     if (!lk_has(job, ENTROPY) && o->entropy_weight != 0)
         return lk_fail(job, error, LK_MISSING_INPUT, ENTROPY, -1,
                        "entropy is missing; entropy_weight=%g needs it", o->entropy_weight);
-    if (o->aggregation == MAX_LENGTH && !(o->max_length > 0))
+    if (!lk_has(job, SAMPLING) && o->is_mode != IS_OFF)
+        return lk_fail(job, error, LK_MISSING_INPUT, SAMPLING, -1,
+                       "sampling_logprobs is missing; an is_mode other than off needs it");
+    if (aggregation == MAX_LENGTH && !(o->max_length > 0))
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option max_length is missing; aggregation=max_length needs it");
-    if (o->aggregation == NUM_ITEMS && isnan(o->num_items))
+    if (aggregation == NUM_ITEMS && isnan(o->num_items))
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option num_items is missing; aggregation=num_items needs it");
+    if (o->objective == DRO && isnan(o->dro_beta))
+        return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
+                       "option dro_beta is missing; objective=dro needs it");
     if (!lk_has(job, REF) && (job->out_wanted & 1u << KL))
         return lk_fail(job, error, LK_UNKNOWN_OUTPUT, REF, -1,
                        "there is no output \"kl\": ref_logprobs was not given");
+    return LK_OK;
+}
+
+static lk_status check_shapes(const lk_job *job, lk_error *error)
+{
+    const policy_options *o = job->options;
+    if (lk_has(job, OFFSETS) && lk_has(job, IS_WEIGHTS) && job->form[IS_WEIGHTS] == EACH_SEQUENCE)
+        return lk_fail(job, error, LK_RANK_MISMATCH, IS_WEIGHTS, -1,
+                       "is_weights has a weight for each sequence; with offsets it must have one "
+                       "for each of the %lld positions",
+                       (long long)job->size['P' - 'A']);
+    if (o->objective == GMPO && job->form[ADVANTAGES] == BY_TOKEN)
+        return lk_fail(job, error, LK_RANK_MISMATCH, ADVANTAGES, -1,
+                       "advantages has one for each token; objective=gmpo needs one for each "
+                       "sequence");
+    return LK_OK;
+}
+
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    const policy_options *o = job->options;
+    lk_status status = check_missing(job, error);
+    if (status != LK_OK || (status = check_shapes(job, error)) != LK_OK)
+        return status;
     if (o->objective == CLIP && o->delta <= 1 + o->eps_high)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "delta is %g; with eps_high=%g it must be above %g", o->delta, o->eps_high,
@@ -138,13 +224,24 @@ static lk_status check(const lk_job *job, lk_error *error)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "ratio_low is %g; with ratio_high=%g it must be at most that", o->ratio_low,
                        o->ratio_high);
+    if (o->is_high <= o->is_low)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "is_high is %g; with is_low=%g it must be above that", o->is_high,
+                       o->is_low);
     if (o->objective == CISPO && (lk_given(job, "eps_low") || lk_given(job, "eps_high")))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "objective=cispo does not read eps_low and eps_high, which are distances "
                        "from 1; its bounds are ratio_low and ratio_high, of the ratio itself");
-    if (o->objective != CLIP && o->level == SEQUENCE)
+    if (o->level == SEQUENCE && o->objective != CLIP && o->objective != SAPO)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
-                       "level=sequence needs objective=clip");
+                       "level=sequence needs objective=clip or sapo");
+    if (o->level == GSPO_TOKEN && o->objective != CLIP)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "level=gspo_token needs objective=clip");
+    if (aggregation_of(job) == TOKEN_MEAN && !isnan(o->num_items))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "num_items has no meaning with aggregation=token_mean; with num_items it "
+                       "counts tokens, with sequence_mean and max_length sequences");
     return LK_OK;
 }
 
@@ -153,91 +250,245 @@ static bool counted(const lk_job *job, int64_t i)
     return !job->in[MASK].data || lk_int(&job->in[MASK], i) != 0;
 }
 
-static lk_status prepare(lk_job *job, lk_error *error)
-{
-    const options *o = job->options;
-    const double sequences = (double)job->rows;
-    const int64_t tokens = job->rows * job->size['T' - 'A'];
-    (void)error;
-    for (int64_t i = 0; i < tokens; i++)
-        job->counted += counted(job, i);
-    job->denominator[LOSS] = o->aggregation == TOKEN_MEAN      ? (double)job->counted
-                             : o->aggregation == SEQUENCE_MEAN ? sequences
-                             : o->aggregation == MAX_LENGTH    ? sequences * (double)o->max_length
-                                                               : o->num_items;
-    const bool apart = o->entropy_weight != 0 && o->entropy_aggregation == ENTROPY_TOKEN_MEAN;
-    job->denominator[BONUS] = apart ? (double)job->counted : job->denominator[LOSS];
-    return LK_OK;
-}
-
-/* l of one token, and its derivative by logprobs: with the ratio w, dl/dw * w. */
-typedef struct surrogate {
-    double value, slope;
-    bool clipped;
-} surrogate;
-
-static surrogate clip(const options *o, double w, double a)
-{
-    const double low = 1 - o->eps_low, high = 1 + o->eps_high;
-    const bool beyond = w > o->delta; /* false where delta is off, NaN */
-    const bool below = w<low, above = w> high;
-    const double plain = (beyond ? o->delta : w) * a;
-    const double cut = (below ? low : above ? high : w) * a;
-    const double plain_moves = beyond ? 0 : 1, cut_moves = below || above ? 0 : 1;
-    const double moves = plain < cut   ? plain_moves
-                         : cut < plain ? cut_moves
-                                       : (plain_moves + cut_moves) / 2;
-    surrogate s = {.value = -(plain < cut ? plain : cut)};
-    s.slope = -scalar_times(a * moves, w);
-    s.clipped = a > 0 ? above : a < 0 && (below || beyond);
-    return s;
-}
-
-static surrogate cispo(const options *o, double w, double a, double logprob)
-{
-    const bool below = w<o->ratio_low, above = w> o->ratio_high; /* false where it is off, NaN */
-    surrogate s = {.clipped = below || above};
-    s.slope = -(below ? o->ratio_low : above ? o->ratio_high : w) * a;
-    s.value = s.slope * logprob;
-    return s;
-}
-
-static surrogate sapo(const options *o, double w, double a)
-{
-    const double tau = a > 0 ? o->sapo_tau_pos : o->sapo_tau_neg;
-    const double near = scalar_sigmoid(tau * (w - 1)), far = scalar_sigmoid(-tau * (w - 1));
-    return (surrogate){.value = -4 / tau * near * a, .slope = -scalar_times(4 * near * far * a, w)};
-}
-
-/* e^x - x - 1, never negative, of x = ref - logprob and grown = e^x - 1. */
-static double divergence(double x, double grown)
-{
-    return isinf(grown) ? grown : grown - x;
-}
-
 static double logprob(const lk_job *job, int64_t i)
 {
     return (double)r_load((const elem *)job->in[LOGPROBS].data + i);
 }
 
+/* What only some objectives do not accept: positive log-probabilities, and negative weights. */
+static lk_status check_values(const lk_job *job, lk_error *error)
+{
+    const policy_options *o = job->options;
+    const int64_t positions = lk_sequence(job, job->size['B' - 'A']);
+    char place[LK_PLACE_MAX];
+    for (int64_t i = 0; o->objective == VESPO && job->in[IS_WEIGHTS].data &&
+                        i < lk_tensor_count(&job->in[IS_WEIGHTS]);
+         i++)
+        if (scalar_constant(job, IS_WEIGHTS, i, 1) < 0)
+            return lk_fail(job, error, LK_WEIGHT_INVALID, IS_WEIGHTS, i,
+                           "%s is %g; objective=vespo takes its logarithm, so it must be at least "
+                           "0",
+                           lk_place(job, IS_WEIGHTS, i, place),
+                           scalar_constant(job, IS_WEIGHTS, i, 1));
+    for (int input = LOGPROBS; o->objective == DPPO_KL && input <= OLD; input++)
+        for (int64_t i = 0; job->in[input].data && i < positions; i++) {
+            const double x = input == LOGPROBS ? logprob(job, i) : scalar_constant(job, OLD, i, 0);
+            if (counted(job, i) && x > 0)
+                return lk_fail(job, error, LK_VALUE_OUT_OF_RANGE, input, i,
+                               "%s is %g; with objective=dppo_kl it must be at most 0",
+                               lk_place(job, input, i, place), x);
+        }
+    return LK_OK;
+}
+
+static lk_status prepare(lk_job *job, lk_error *error)
+{
+    const policy_options o = options_of(job);
+    double sequences = 0;
+    for (int64_t b = 0; b < job->rows; b++) {
+        int64_t tokens = 0;
+        for (int64_t i = lk_sequence(job, b); i < lk_sequence(job, b + 1); i++)
+            tokens += counted(job, i);
+        job->counted += tokens;
+        sequences += tokens > 0 || o.count_empty;
+    }
+    if (!isnan(o.num_items))
+        sequences = o.num_items;
+    job->denominator[LOSS] = o.aggregation == TOKEN_MEAN      ? (double)job->counted
+                             : o.aggregation == SEQUENCE_MEAN ? sequences
+                             : o.aggregation == MAX_LENGTH    ? sequences * (double)o.max_length
+                                                              : o.num_items;
+    const bool apart = o.entropy_weight != 0 && o.entropy_aggregation == ENTROPY_TOKEN_MEAN;
+    job->denominator[BONUS] = apart ? (double)job->counted : job->denominator[LOSS];
+    return check_values(job, error);
+}
+
+/* old_logprobs, which reinforce does not read. */
+static double old_logprob(const lk_job *job, int64_t i)
+{
+    const policy_options *o = job->options;
+    const double x = logprob(job, i);
+    return o->objective == REINFORCE ? x : scalar_constant(job, OLD, i, x);
+}
+
 static double log_ratio(const lk_job *job, int64_t i)
 {
-    const double x = logprob(job, i);
-    return x - scalar_constant(job, OLD, i, x);
+    return logprob(job, i) - old_logprob(job, i);
+}
+
+/* log of the ratio to the policy that sampled the token. */
+static double log_correction(const lk_job *job, int64_t i)
+{
+    return old_logprob(job, i) - scalar_constant(job, SAMPLING, i, 0);
+}
+
+static double advantage(const lk_job *job, int64_t b, int64_t i)
+{
+    return scalar_constant(job, ADVANTAGES, job->form[ADVANTAGES] == BY_TOKEN ? i : b, 0);
+}
+
+/* One sequence: what its tokens share. */
+typedef struct sequence {
+    const lk_job *job;
+    policy_options o;
+    int64_t b, first, end;
+    double tokens;
+    double log_ratio;                   /* mean */
+    double correction, mean_correction; /* logs of is_mode's ratio: the sum, the mean */
+    double omega;                       /* vespo: log of the sequence's weight */
+    double gmpo;                        /* mean of the log-ratio within the bounds */
+    double stale; /* mean of the sampler's log-probabilities less the present ones */
+} sequence;
+
+/* gmpo: the log-ratio, on the side to which the advantage drives it within the bound. */
+static double reached(const policy_options *o, double x, double a)
+{
+    return a > 0   ? policy_within(x, -(double)INFINITY, o->eps_high)
+           : a < 0 ? policy_within(x, -o->eps_low, (double)INFINITY)
+                   : 0;
+}
+
+/* What is_mode multiplies a token with. */
+static double correction(const sequence *s, int64_t i)
+{
+    const policy_options *o = &s->o;
+    if (o->is_mode == IS_OFF)
+        return 1;
+    const double own = lk_exp(log_correction(s->job, i));
+    const double r = o->is_level == IS_TOKEN      ? own
+                     : o->is_level == IS_SEQUENCE ? lk_exp(s->correction)
+                                                  : lk_exp(s->mean_correction);
+    if (o->is_mode == TRUNCATE)
+        return policy_within(r, o->is_low, o->is_high);
+    return r < o->is_low || r > o->is_high ? 0 : o->is_mode == MASK_ONLY ? own : r;
+}
+
+/* is_weights. */
+static double weight(const lk_job *job, int64_t b, int64_t i)
+{
+    return scalar_constant(job, IS_WEIGHTS, job->form[IS_WEIGHTS] == EACH_TOKEN ? i : b, 1);
+}
+
+static sequence sequence_of(const lk_job *job, int64_t b, lk_block *block)
+{
+    static const double most = 20, least = -18.420680743952367; /* log 1e-8 */
+    sequence s = {.job = job, .o = options_of(job), .b = b};
+    const policy_options *o = &s.o;
+    s.first = lk_sequence(job, b);
+    s.end = lk_sequence(job, b + 1);
+    for (int64_t i = s.first; i < s.end; i++) {
+        if (!counted(job, i))
+            continue;
+        const double x = log_ratio(job, i), now = logprob(job, i);
+        s.tokens++;
+        s.log_ratio += x;
+        s.gmpo += o->objective == GMPO ? reached(o, x, advantage(job, b, i)) : 0;
+        s.correction += o->is_mode != IS_OFF ? log_correction(job, i) : 0;
+        s.stale += scalar_constant(job, SAMPLING, i, old_logprob(job, i)) - now;
+        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(now))
+            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, now);
+    }
+    if (s.tokens > 0) {
+        s.log_ratio /= s.tokens;
+        s.gmpo /= s.tokens;
+        s.stale /= s.tokens;
+        s.mean_correction = s.correction / s.tokens;
+    }
+    for (int64_t i = s.first; o->objective == VESPO && i < s.end; i++)
+        if (counted(job, i))
+            s.omega += policy_within(log_ratio(job, i), -most, most) +
+                       policy_within(lk_log(weight(job, b, i) * correction(&s, i)), least, most);
+    s.omega = policy_within(s.omega, least, most);
+    return s;
+}
+
+static surrogate moved_by(const sequence *s, int64_t i)
+{
+    const policy_options *o = &s->o;
+    const double now = logprob(s->job, i), x = log_ratio(s->job, i), a = advantage(s->job, s->b, i);
+    const double w = lk_exp(o->level == TOKEN ? x : s->log_ratio);
+    switch (o->objective) {
+    case CLIP:
+        return policy_clip(o, w, a);
+    case CISPO:
+        return policy_cispo(o, w, a, now);
+    case SAPO:
+        return policy_sapo(o, w, a);
+    case IMPORTANCE:
+        return (surrogate){.value = -w * a, .slope = -w * a};
+    case REINFORCE:
+        return (surrogate){.value = -a * now, .slope = -a};
+    case DRO:
+        return policy_dro(o, x, a, now);
+    case GMPO: {
+        const double gain = -lk_exp(s->gmpo) * a;
+        return (surrogate){
+            .value = gain, .slope = gain, .clipped = a != 0 && x != reached(o, x, a)};
+    }
+    case VESPO: {
+        const double slope = -policy_vespo(o, s->omega, a) * a;
+        return (surrogate){.value = slope * now, .slope = slope};
+    }
+    default:
+        return policy_dppo(o, old_logprob(s->job, i), a, now);
+    }
+}
+
+/* The same, where nothing is gained or lost 0. */
+static surrogate surrogate_of(const sequence *s, int64_t i)
+{
+    surrogate own = moved_by(s, i);
+    if (advantage(s->job, s->b, i) == 0 && s->o.objective != DRO && !isnan(logprob(s->job, i)))
+        own.value = own.slope = 0;
+    return own;
+}
+
+/* The divergence from the reference at a token, by estimator: its value without the ratio, and what
+ * the loss adds of it. */
+typedef struct penalty {
+    double estimate, value, slope;
+} penalty;
+
+static penalty penalty_of(const sequence *s, int64_t i)
+{
+    const policy_options *o = &s->o;
+    const double now = logprob(s->job, i), d = now - scalar_constant(s->job, REF, i, now);
+    const double w = o->kl_gradient == RATIO ? lk_exp(log_ratio(s->job, i)) : 1;
+    const double e = lk_expm1(-d), sign = d > 0 ? 1 : d < 0 ? -1 : 0;
+    double k, slope;
+    switch (o->kl_estimator) {
+    case K1:
+        k = d, slope = 1;
+        break;
+    case K2:
+        k = d * d / 2, slope = d;
+        break;
+    case K3: /* never negative */
+        k = isinf(e) ? e : e + d, slope = -e;
+        break;
+    default:
+        k = fabs(d), slope = isnan(d) ? d : sign;
+    }
+    penalty p = {.estimate = k, .value = w * k, .slope = slope};
+    if (o->kl_gradient == BY_K2)
+        p.slope = d;
+    else if (o->kl_gradient == RATIO)
+        p.slope = w * (o->kl_estimator == K3 ? d : k + slope);
+    return p;
 }
 
 /* The entropy bonus of one sequence, which is subtracted. `share` is its factor before the
  * denominator if the entropy is aggregated as the rest is. */
-static void bonus(const lk_job *job, int64_t b, double share, lk_block *block)
+static void bonus(const sequence *s, double share, lk_block *block)
 {
-    const options *o = job->options;
-    const int64_t length = job->size['T' - 'A'];
+    const lk_job *job = s->job;
+    const policy_options *o = &s->o;
     const elem *entropy = job->in[ENTROPY].data;
     elem *grad = job->grad[ENTROPY].data;
     const double eta =
         o->entropy_aggregation == SAME ? share * o->entropy_weight : o->entropy_weight;
     const double rho = job->scale[BONUS] * scalar_constant(job, GRAD_OUTPUT, 0, 1);
-    for (int64_t i = b * length; entropy && i < (b + 1) * length; i++) {
+    for (int64_t i = s->first; entropy && i < s->end; i++) {
         const bool counts = counted(job, i);
         const double h = counts ? (double)r_load(entropy + i) : 0;
         if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(h))
@@ -249,83 +500,78 @@ static void bonus(const lk_job *job, int64_t b, double share, lk_block *block)
     }
 }
 
-static void sequence(const lk_job *job, int64_t b, lk_block *block)
+/* What a counted token adds to the sums. Returns its own slope; that of the objective, which may be
+ * one for the whole sequence, is added to *shared as well. */
+static double token(const sequence *s, int64_t i, lk_block *block, double *value, double *shared)
 {
-    const options *o = job->options;
-    const int64_t length = job->size['T' - 'A'], first = b * length, end = first + length;
-    elem *grad = job->grad[LOGPROBS].data;
-    double tokens = 0, mean = 0, value = 0, slopes = 0;
-    for (int64_t i = first; i < end; i++) {
-        if (!counted(job, i))
-            continue;
-        tokens++;
-        if (o->level == SEQUENCE)
-            mean += log_ratio(job, i);
-        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(logprob(job, i)))
-            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, logprob(job, i));
-    }
-    if (tokens > 0)
-        mean /= tokens;
-    const double share = o->aggregation == SEQUENCE_MEAN && tokens > 0 ? 1 / tokens : 1;
-    const double rho = share * job->scale[LOSS] * scalar_constant(job, GRAD_OUTPUT, 0, 1);
+    const lk_job *job = s->job;
+    const policy_options *o = &s->o;
+    const double a = advantage(job, s->b, i), is = correction(s, i);
+    const double kappa = o->objective == VESPO ? 1 : weight(job, s->b, i) * is;
+    const surrogate own = surrogate_of(s, i);
+    const penalty kl = penalty_of(s, i);
+    const bool dropped = a < 0 && s->stale > o->off_policy_mask; /* false where it is off, NaN */
+    const double factor = dropped ? 0 : kappa;
+    const double term = scalar_times(factor, own.value) + scalar_times(o->kl_weight, kl.value);
+    const double slope = scalar_times(factor, own.slope);
+    const double diagnostics[] = {
+        [RATIO_MEAN] = lk_exp(o->level == TOKEN ? log_ratio(job, i) : s->log_ratio),
+        [CLIP_FRACTION] = own.clipped,
+        [KL] = job->in[REF].data ? kl.estimate : 0,
+        [IS_MEAN] = is,
+        [IS_MASKED] = is == 0,
+    };
+    for (int k = RATIO_MEAN; k <= IS_MASKED; k++)
+        block->sum[RATIOS + k] += diagnostics[k];
+    *value += term;
+    *shared += slope;
+    return isnan(term) ? term : slope + scalar_times(o->kl_weight, kl.slope);
+}
 
-    for (int64_t i = first; i < end; i++) {
-        double slope = 0;
-        if (counted(job, i)) {
-            const double x = logprob(job, i);
-            const double w = lk_exp(o->level == SEQUENCE ? mean : log_ratio(job, i));
-            const double a =
-                scalar_constant(job, ADVANTAGES, job->form[ADVANTAGES] == BY_TOKEN ? i : b, 0);
-            const double kappa =
-                scalar_constant(job, IS_WEIGHTS, job->form[IS_WEIGHTS] == EACH_TOKEN ? i : b, 1);
-            const surrogate s = o->objective == CLIP    ? clip(o, w, a)
-                                : o->objective == CISPO ? cispo(o, w, a, x)
-                                                        : sapo(o, w, a);
-            const double away = scalar_constant(job, REF, i, x) - x;
-            const bool apart = job->in[REF].data;
-            const double grown = apart ? lk_expm1(away) : 0;
-            const double kl = apart ? divergence(away, grown) : 0;
-            const double term = kappa * s.value + scalar_times(o->kl_weight, kl);
-            value += term;
-            slopes += kappa * s.slope;
-            slope = kappa * s.slope - scalar_times(o->kl_weight, grown);
-            if (isnan(term))
-                slope = (double)NAN;
-            block->sum[RATIOS] += w;
-            block->sum[CLIPPED] += s.clipped;
-            block->sum[KLS] += kl;
-        }
-        if (grad && o->level == TOKEN)
+/* The slope of a token of a sequence that has one ratio for all of its tokens. */
+static double shared_slope(const sequence *s, int64_t i, double shared)
+{
+    const policy_options *o = &s->o;
+    const double x = log_ratio(s->job, i);
+    const bool moves = o->objective != GMPO || x == reached(o, x, advantage(s->job, s->b, i));
+    return (moves ? shared / s->tokens : 0) + scalar_times(o->kl_weight, penalty_of(s, i).slope);
+}
+
+static void one_sequence(const lk_job *job, int64_t b, lk_block *block)
+{
+    const sequence s = sequence_of(job, b, block);
+    const bool joint = s.o.level == SEQUENCE || s.o.objective == GMPO;
+    const double share = s.o.aggregation == SEQUENCE_MEAN && s.tokens > 0 ? 1 / s.tokens : 1;
+    const double rho = share * job->scale[LOSS] * scalar_constant(job, GRAD_OUTPUT, 0, 1);
+    elem *grad = job->grad[LOGPROBS].data;
+    double value = 0, shared = 0;
+    for (int64_t i = s.first; i < s.end; i++) {
+        const double slope = counted(job, i) ? token(&s, i, block, &value, &shared) : 0;
+        if (grad && !joint)
             r_store(grad + i, (real)scalar_times(rho, slope));
     }
-    block->sum[LOSS] += share * value;
-    bonus(job, b, share, block);
-
-    for (int64_t i = first; grad && o->level == SEQUENCE && i < end; i++) {
-        double slope = 0;
-        if (counted(job, i)) {
-            const double x = logprob(job, i);
-            const double away = scalar_constant(job, REF, i, x) - x;
-            slope = slopes / tokens - scalar_times(o->kl_weight, lk_expm1(away));
-            if (isnan(value))
-                slope = (double)NAN;
-        }
+    for (int64_t i = s.first; grad && joint && i < s.end; i++) {
+        const double slope = !counted(job, i) ? 0
+                             : isnan(value)   ? value
+                                              : shared_slope(&s, i, shared);
         r_store(grad + i, (real)scalar_times(rho, slope));
     }
+    block->sum[LOSS] += share * value;
+    bonus(&s, share, block);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     (void)scratch;
     for (int64_t b = first; b < first + count; b++)
-        sequence(job, b, block);
+        one_sequence(job, b, block);
 }
 
 static void finish(const lk_job *job, const double *sum)
 {
-    const options *o = job->options;
+    const policy_options *o = job->options;
     const double nothing = o->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
-    for (int k = RATIO_MEAN; k <= KL; k++)
+    for (int k = RATIO_MEAN; k <= IS_MASKED; k++)
         if (job->out[k].data)
             lk_put(&job->out[k], 0,
                    job->counted > 0 ? sum[RATIOS + k] / (double)job->counted : nothing);
@@ -336,16 +582,24 @@ LK_LOSS(policy_gradient) = {
         {.name = "policy_gradient",
          .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
          .formula =
-             "w = exp(logprobs - old_logprobs), level=sequence: of their mean; clip: l = "
-             "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: l = "
-             "-clip(w, ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: l = -4/tau "
-             "sigmoid(tau (w - 1)) A; "
-             "kl = exp(ref - logprobs) - (ref - logprobs) - 1; loss = sum over counted tokens "
-             "of (is_weights l + kl_weight kl - entropy_weight entropy) over what aggregation says",
+             "w = exp(logprobs - old_logprobs), by level of the token or of the mean; clip: l = "
+             "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: -clip(w, "
+             "ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: -4/tau sigmoid(tau (w - "
+             "1)) A; importance: -w A; reinforce: -A logprobs; dro: -A logprobs + dro_beta/2 log(w)"
+             "^2; dppo: -min(w, ratio_max) A, 0 where the probability has moved beyond delta_low "
+             "or "
+             "delta_high; gmpo: -exp(mean of log w within [-eps_low, eps_high]) A; vespo: "
+             "-exp(lambda + k omega - lambda exp(omega)) A logprobs, exp(..) constant, omega the "
+             "sum of log w; loss = sum over counted tokens of (is_weights is_mode(old_logprobs - "
+             "sampling_logprobs) l + kl_weight kl - entropy_weight entropy) over what aggregation "
+             "says",
          .help = "Reinforces sampled tokens by the advantage of their sequence, without letting "
-                 "the policy run away from the one that sampled them.",
-         .reference = "Schulman et al. 2017; Shao et al. 2024; Yu et al. 2025 (DAPO); Liu et al. "
-                      "2025 (Dr. GRPO); Zheng et al. 2025 (GSPO); TRL grpo_trainer.py",
+                 "the policy run away from the one that sampled them. Sequences are rows of [B,T], "
+                 "or packed one after another with offsets.",
+         .reference =
+             "Schulman et al. 2017; Shao et al. 2024; Yu et al. 2025 (DAPO); Liu et al. "
+             "2025 (Dr. GRPO); Zheng et al. 2025 (GSPO); TRL grpo_trainer.py, gmpo_trainer.py; "
+             "verl core_algos.py, rollout_corr_helper.py; prime-rl; tinker",
          .example = "{\"inputs\": {\"logprobs\": [[-1.0, -0.5], [-0.3, -1.2]], "
                     "\"old_logprobs\": [[-1.2, -0.4], [-0.6, -1.0]], \"advantages\": [1.0, "
                     "-0.5]}}",
@@ -353,7 +607,7 @@ LK_LOSS(policy_gradient) = {
          .inputs = inputs,
          .outputs = outputs,
          .options = fields},
-    .options_size = sizeof(options),
+    .options_size = sizeof(policy_options),
     .parts = 2,
     .rows_shape = "B",
     .check = check,

@@ -7,6 +7,7 @@ agree and is what is written. No random ratio lies next to a bound, where roundi
 branch, and positions whose f32 result strays are drawn again.
 """
 import itertools
+import math
 import os
 
 import torch
@@ -27,49 +28,114 @@ OBJECTIVES = {
     "sapo": {"objective": "sapo"},
 }
 KNOWN = {"objective", "eps_low", "eps_high", "delta", "ratio_low", "ratio_high", "level", "sapo_tau_pos", "sapo_tau_neg",
-         "kl_weight", "aggregation", "max_length", "num_items", "entropy_weight", "entropy_aggregation"}
+         "kl_weight", "aggregation", "max_length", "num_items", "entropy_weight", "entropy_aggregation", "count_empty",
+         "dro_beta", "delta_low", "delta_high", "ratio_max", "vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg",
+         "vespo_lambda_neg", "is_mode", "is_level", "is_low", "is_high", "off_policy_mask", "kl_estimator",
+         "kl_gradient"}
+POSITIONS = ("logprobs", "old_logprobs", "ref_logprobs", "sampling_logprobs", "mask", "entropy")
 
 
 def spread_out(x, shape):
     return (x if x.dim() == 2 else x[:, None]).expand(shape)
 
 
+def padded(inputs):
+    """The inputs with packed sequences padded, which positions are real, and what packs a result again."""
+    offsets = inputs.get("offsets")
+    if offsets is None:
+        shape = inputs.get("logprobs").shape
+        return inputs.tensors, torch.ones(shape, dtype=torch.bool)
+    ends, P = offsets.tolist(), inputs.get("logprobs").shape[0]
+    lengths = [b - a for a, b in zip(ends, ends[1:])]
+    shape = (len(lengths), max(lengths, default=0))
+    real = torch.zeros(shape, dtype=torch.bool)
+    for b, n in enumerate(lengths):
+        real[b, :n] = True
+    out = {k: v for k, v in inputs.tensors.items() if k != "offsets"}
+    for name, tensor in out.items():
+        if name in POSITIONS or name == "is_weights" or (name == "advantages" and tensor.shape == (P,)):
+            wide = torch.zeros(shape, dtype=tensor.dtype)
+            wide[real] = tensor
+            out[name] = wide
+    return out, real
+
+
+def k_of(o, d, w):
+    """The penalty of 17.4: what the loss adds, so that autograd gives the stated derivative, and the estimate."""
+    kind, how = o.get("kl_estimator", "k3"), o.get("kl_gradient", "direct")
+    k = {"k1": d, "k2": d * d / 2, "k3": torch.expm1(-d) + d, "abs": d.abs()}[kind]
+    half = d * d / 2
+    value = {"direct": k, "k2": k.detach() + half - half.detach(), "ratio": w * k}[how]
+    d0, w0 = d.detach(), w.detach()
+    slope = {"k1": torch.ones_like(d0), "k2": d0, "k3": -torch.expm1(-d0), "abs": torch.sign(d0)}[kind]
+    if how == "k2":
+        slope = d0
+    if how == "ratio":
+        slope = w0 * (d0 if kind == "k3" else k.detach() + slope)
+    return value, slope, k.detach()
+
+
 def formula(inputs, o, dtype):
     """Everything about one call in one float type. `slack` is how far the ratios are from where
     the branches change; 0 is on the spot."""
     assert set(o) <= KNOWN
-    leaf = inputs.get("logprobs").to(dtype).clone().requires_grad_(True)
+    tensors, real = padded(inputs)
+    packed = inputs.get("offsets") is not None
+    leaf = tensors["logprobs"].to(dtype).clone().requires_grad_(True)
     shape = leaf.shape
     zero, one = torch.zeros((), dtype=dtype), torch.ones((), dtype=dtype)
-    mask = inputs.get("mask")
-    live = torch.ones(shape, dtype=torch.bool) if mask is None else mask != 0
+    mask = tensors.get("mask")
+    live = real if mask is None else real & (mask != 0)
     m = live.to(dtype)
     lp = torch.where(live, leaf, zero)
 
     def constant(name, default):
-        x = inputs.get(name)
+        x = tensors.get(name)
         x = default if x is None else spread_out(x.to(dtype), shape)
         return torch.where(live, x, zero)
 
-    old = constant("old_logprobs", lp.detach())
-    ref = constant("ref_logprobs", lp.detach())
-    adv = constant("advantages", None)
-    kappa = constant("is_weights", one.expand(shape))
     objective, level = o.get("objective", "clip"), o.get("level", "token")
-    low, high = 1 - float(o.get("eps_low", "0.2")), 1 + float(o.get("eps_high", "0.2"))
+    old = lp.detach() if objective == "reinforce" else constant("old_logprobs", lp.detach())
+    ref = constant("ref_logprobs", lp.detach())
+    mu = constant("sampling_logprobs", old)
+    adv = constant("advantages", None)
+    eps = "0.4" if objective == "gmpo" else "0.2"
+    eps_low, eps_high = float(o.get("eps_low", eps)), float(o.get("eps_high", eps))
+    low, high = 1 - eps_low, 1 + eps_high
     if objective == "cispo":
         assert "eps_low" not in o and "eps_high" not in o
         low, high = float(o.get("ratio_low", "0")), float(o.get("ratio_high", "5").replace("off", "inf"))
     delta = float(o.get("delta", "inf"))
     n = m.sum(1, keepdim=True)
     per_row = torch.clamp(n, min=1)
-    ratio = lp - old
-    if level == "sequence":
-        assert objective == "clip"
-        ratio = ((m * ratio).sum(1, keepdim=True) / per_row).expand(shape)
-    w = torch.exp(ratio)
-    w0 = w.detach()
     slack = []
+
+    # the correction for the sampler
+    gap = old - mu
+    rho = torch.exp(gap)
+    whole = (m * gap).sum(1, keepdim=True).expand(shape)
+    r = {"token": rho, "sequence": torch.exp(whole), "geometric": torch.exp(whole / per_row)}[o.get("is_level", "token")]
+    lo, hi = float(o.get("is_low", "0")), float(o.get("is_high", "inf").replace("off", "inf"))
+    within = ((r >= lo) & (r <= hi)).to(dtype)
+    mode = o.get("is_mode", "off")
+    correction = {"off": torch.ones_like(rho), "truncate": torch.clamp(r, lo, hi), "mask": r * within,
+                  "mask_only": rho * within}[mode]
+    if mode != "off":
+        assert "sampling_logprobs" in tensors
+        slack += [r - lo, r - hi]
+    kappa = constant("is_weights", one.expand(shape)) * correction
+
+    ratio = lp - old
+    w0 = torch.exp(ratio.detach())
+    mean = ((m * ratio).sum(1, keepdim=True) / per_row).expand(shape)
+    w = torch.exp(mean if level == "sequence" else ratio)
+    if level == "gspo_token":
+        assert objective == "clip"
+        w = torch.exp(mean.detach() + lp - lp.detach())
+    if level != "token":
+        assert objective in ("clip", "sapo")
+        w0 = w.detach()
+    moved = torch.zeros(shape, dtype=torch.bool)
     if objective == "clip":
         capped = torch.where(w0 > delta, torch.full_like(w, delta), w)
         first = capped * adv
@@ -81,62 +147,126 @@ def formula(inputs, o, dtype):
                                                                sum(unsaturated) / 2))
         slope = -adv * taken * w0
         slack += [w0 - low, w0 - high, w0 - delta]
+        moved = ((w0 > high) & (adv > 0)) | (((w0 < low) | (w0 > delta)) & (adv < 0))
     elif objective == "cispo":
         bound = torch.clamp(w0, min=low, max=high)
         value = -bound * adv * lp
         slope = -bound * adv
         slack += [w0 - low, w0 - high]
-    else:
-        assert objective == "sapo"
+        moved = (w0 > high) | (w0 < low)
+    elif objective == "sapo":
         tau = torch.where(adv > 0, float(o.get("sapo_tau_pos", "1")) * one,
                           float(o.get("sapo_tau_neg", "1.05")) * one)
         gate = tau * (w - 1)
         value = -(4 / tau) * torch.sigmoid(gate) * adv
         gate = gate.detach()
         slope = -4 * torch.sigmoid(gate) * torch.sigmoid(-gate) * adv * w0
-    gap = ref - lp
-    kl = torch.exp(gap) - gap - 1
-    kl_slope = -torch.expm1(gap.detach())
+    elif objective == "importance":
+        value, slope = -w * adv, -w0 * adv
+    elif objective == "reinforce":
+        value, slope = -adv * lp, -adv
+    elif objective == "dro":
+        beta = float(o["dro_beta"])
+        value = -(adv * lp - beta * ratio * ratio / 2)
+        slope = -adv + beta * ratio.detach()
+    elif objective in ("dppo_tv", "dppo_kl"):
+        default = "0.2" if objective == "dppo_tv" else "0.05"
+        far_low, far_high = float(o.get("delta_low", default)), float(o.get("delta_high", default))
+        cap = float(o.get("ratio_max", "inf").replace("off", "inf"))
+        pi, was = torch.exp(lp.detach()), torch.exp(old)
+        change = pi - was
+        if objective == "dppo_tv":
+            far = change.abs()
+        else:
+            heads = was * (old - lp.detach())
+            tails = (1 - was) * (torch.log1p(-was) - torch.log1p(-pi))
+            far = torch.where(old == 0, -lp.detach(), heads + tails)
+        moved = torch.where(adv > 0, (far > far_high) & (change > 0), (far > far_low) & (change < 0))
+        held = torch.where(moved, zero, torch.clamp(w0, max=cap))
+        value = -held * torch.exp(lp - lp.detach()) * adv
+        slope = -held * adv
+        slack += [far - far_high, far - far_low, w0 - cap]
+    elif objective == "gmpo":
+        assert tensors["advantages"].dim() == 1
+        x0 = ratio.detach()
+        y = torch.where(adv > 0, torch.clamp(ratio, max=eps_high),
+                        torch.where(adv < 0, torch.clamp(ratio, min=-eps_low), torch.zeros_like(ratio)))
+        g = torch.exp((m * y).sum(1, keepdim=True) / per_row)
+        value = (-g * adv).expand(shape)
+        slope = value.detach()
+        reach = ((adv > 0) & (x0 <= eps_high)) | ((adv < 0) & (x0 >= -eps_low))
+        moved = (adv != 0) & ~reach
+        slack += [x0 - eps_high, x0 + eps_low]
+    else:
+        assert objective == "vespo"
+        least, most = math.log(1e-8), 20.0
+        omega = (m * torch.clamp(ratio.detach(), -most, most)).sum(1, keepdim=True)
+        omega = omega + (m * torch.clamp(torch.log(kappa), least, most)).sum(1, keepdim=True)
+        omega = torch.clamp(omega, least, most)
+        gain = adv >= 0
+        k = torch.where(gain, float(o.get("vespo_k_pos", "2")) * one, float(o.get("vespo_k_neg", "3")) * one)
+        lam = torch.where(gain, float(o.get("vespo_lambda_pos", "3")) * one,
+                          float(o.get("vespo_lambda_neg", "2")) * one)
+        phi = torch.exp(lam + k * omega - lam * torch.exp(omega))
+        value, slope = -phi * adv * lp, -phi * adv
+    nothing = (adv == 0) & torch.tensor(objective != "dro")
+    value, slope = torch.where(nothing, value * 0, value), torch.where(nothing, zero, slope)
+    if "off_policy_mask" in o:
+        stale = (m * (mu - lp.detach())).sum(1, keepdim=True) / per_row
+        drop = (adv < 0) & (stale > float(o["off_policy_mask"]))
+        value, slope = torch.where(drop, zero, value), torch.where(drop, zero, slope)
+        slack += [(stale - float(o["off_policy_mask"])).expand(shape)]
+    kl, kl_slope, estimate = k_of(o, lp - ref, torch.exp(lp - old))
 
-    aggregation = o.get("aggregation", "token_mean")
+    aggregation = o.get("aggregation", "sequence_mean" if objective == "gmpo" else "token_mean")
     total = m.sum()
-    if total == 0:
-        share = m
+    rows = float(shape[0]) if o.get("count_empty", "true") == "true" else float((n > 0).sum())
+    if aggregation in ("sequence_mean", "max_length"):
+        rows = float(o.get("num_items", rows))
+    if total == 0 or rows == 0:
+        share = m * 0
     elif aggregation == "token_mean":
+        assert "num_items" not in o
         share = m / total
     elif aggregation == "sequence_mean":
-        share = m / (shape[0] * per_row)
+        share = m / (rows * per_row)
     elif aggregation == "max_length":
-        share = m / (shape[0] * int(o["max_length"]))
+        share = m / (rows * int(o["max_length"]))
     else:
         assert aggregation == "num_items"
         share = m / float(o["num_items"])
     beta = float(o.get("kl_weight", "0"))
-    assert beta == 0 or inputs.get("ref_logprobs") is not None
-    term = kappa * value
-    slope = share * kappa * slope
-    if level == "sequence":
+    assert beta == 0 or "ref_logprobs" in tensors
+    weight = torch.ones_like(kappa) if objective == "vespo" else kappa
+    term = weight * value
+    slope = share * weight * slope
+    if level == "sequence" or objective == "gmpo":
         slope = m / per_row * slope.sum(1, keepdim=True)
+        if objective == "gmpo":
+            slope = torch.where(reach, slope, zero)
     if beta:
         term = term + beta * kl
         slope = slope + share * beta * kl_slope
     loss = (share * torch.where(live, term, zero)).sum()
-    out = {"leaf": leaf, "grad": torch.where(live, slope, zero), "live": live,
+
+    def pack(x):
+        return x[real] if packed else x
+
+    out = {"leaf": leaf, "grad": torch.where(live, slope, zero), "live": live, "pack": pack,
            "slack": [torch.where(live, s, one) for s in slack]}
-    if inputs.get("entropy") is not None:
-        out["entropy"] = inputs.get("entropy").to(dtype).clone().requires_grad_(True)
+    if "entropy" in tensors:
+        out["entropy"] = tensors["entropy"].to(dtype).clone().requires_grad_(True)
         alone = o.get("entropy_aggregation", "same") == "token_mean" and total
         part = float(o.get("entropy_weight", "0")) * (m / total if alone else share)
         loss = loss - (part * torch.where(live, out["entropy"], zero)).sum()
         out["entropy grad"] = torch.where(live, -part, zero)
     out["loss"] = loss
     if total:
-        moved = ((w0 > high) & (adv > 0)) | ((w0 < low) & (adv < 0))
-        if objective == "cispo":
-            moved = (w0 > high) | (w0 < low)
         out["ratio_mean"] = (m * w0).sum() / total
         out["clip_fraction"] = (live & moved).sum() / total
-        out["kl"] = (m * kl.detach()).sum() / total
+        out["kl"] = (m * estimate).sum() / total
+        out["is_mean"] = (m * correction).sum() / total
+        out["is_masked"] = (live & (correction == 0)).sum() / total
     return out
 
 
@@ -149,7 +279,7 @@ def steady(inputs, options):
         good &= (slack == 0) | ~(slack.abs() < 1e-3)
     level = abs(near["loss"].item() - wide["loss"].item()) > 1e-6 * (1 + abs(wide["loss"].item()))
     assert not level
-    if options.get("level") == "sequence":
+    if options.get("level", "token") != "token" or options.get("objective") in ("gmpo", "vespo") or "is_level" in options:
         good = good.all(1, keepdim=True).expand(good.shape)
     return good
 
@@ -170,19 +300,11 @@ def write(name, inputs, options=None, want=(), grad=True):
         assert bool(steady(inputs, options).all()), name
     outputs = {"loss": e["loss"].detach()}
     if grad:
-        outputs["grad.logprobs"] = grads
+        outputs["grad.logprobs"] = e["pack"](grads)
     if "entropy" in e:
-        outputs["grad.entropy"] = go * e["entropy grad"]
-        assert same(outputs["grad.entropy"], by_torch[1]), name
+        assert same(go * e["entropy grad"], by_torch[1]), name
+        outputs["grad.entropy"] = e["pack"](go * e["entropy grad"])
     for key in want:
-        assert options.get("aggregation", "token_mean") == "token_mean"
-        if options.get("level") == "sequence":
-            assert len(set(e["live"].sum(1).tolist())) == 1
-        if key == "clip_fraction":
-            assert "delta" not in options and bool((inputs.get("advantages") != 0).all())
-            assert options.get("objective", "clip") in ("clip", "cispo")
-        if key == "kl":
-            assert inputs.get("ref_logprobs") is not None and "kl_weight" in options
         outputs[key] = e[key].to(F64)
     BOOK.add(name, inputs, options, outputs)
     return outputs
@@ -194,22 +316,24 @@ def position(draw, spread):
     return {"logprobs": short(min(old + draw.random.gauss(0, spread), -0.0625)),
             "old_logprobs": short(old),
             "ref_logprobs": short(min(old + draw.random.gauss(0, spread), -0.0625)),
-            "is_weights": short(draw.random.uniform(0.25, 2.0))}
+            "is_weights": short(draw.random.uniform(0.25, 2.0)),
+            "sampling_logprobs": short(min(old + draw.random.gauss(0, spread), -0.0625))}
 
 
 def build(name, shape, options=None, extra=("old_logprobs", "mask"), want=(), kinds=None,
-          adv="row", weights="position", spread=0.3, masked=0.75, sign=None, grad=True):
+          adv="row", weights="position", spread=0.3, masked=0.75, sign=None, grad=True, ends=None):
     """A case of random numbers. `adv` is row, position; `weights` the same for is_weights."""
     options = {k: str(v) for k, v in (options or {}).items()}
     draw = Draw("policy_gradient " + name)
     rows, columns = shape
     kinds = kinds or {}
-    advantages = draw.normal((rows,) if adv == "row" else shape, 1.0)
+    advantages = draw.normal((len(ends) - 1 if ends else rows,) if adv == "row" else shape, 1.0)
+    advantages = advantages[0] if ends and adv != "row" else advantages
     advantages = torch.where(advantages == 0, torch.ones((), dtype=F64), advantages)
     if sign:
         advantages = sign * advantages.abs()
     mask = draw.flags(shape, masked)
-    if columns > 1:
+    if columns > 1 and not ends:
         mask[:, 0] |= ~mask.any(1)
     factors = torch.tensor([position(draw, spread)["is_weights"] for _ in range(rows)],
                            dtype=F64).reshape(rows, 1)
@@ -221,22 +345,27 @@ def build(name, shape, options=None, extra=("old_logprobs", "mask"), want=(), ki
         for b, t in bad.nonzero().tolist():
             cells[b][t] = position(draw, spread)
         inputs = Inputs()
-        for key in ("logprobs", "old_logprobs", "ref_logprobs", "is_weights"):
+        for key in ("logprobs", "old_logprobs", "ref_logprobs", "is_weights", "sampling_logprobs"):
             if key == "logprobs" or key in extra:
                 table = [[cell[key] for cell in row] for row in cells]
                 table = torch.tensor(table, dtype=F64).reshape(shape)
+                table = table[0] if ends else table
                 if key == "is_weights" and weights == "row":
                     table = factors
                 inputs.put(key, table, kinds.get(key, "float"))
         inputs.put("advantages", advantages, kinds.get("advantages", "float"))
+        if ends:
+            inputs.put("offsets", torch.tensor(ends), "i32")
         if "mask" in extra:
-            inputs.put("mask", mask, kinds.get("mask", "bool"))
+            inputs.put("mask", mask[0] if ends else mask, kinds.get("mask", "bool"))
         if "entropy" in extra:
-            inputs.put("entropy", entropy, kinds.get("entropy", "float"))
+            inputs.put("entropy", entropy[0] if ends else entropy, kinds.get("entropy", "float"))
         if "grad_output" in extra:
             inputs.put("grad_output", short(draw.random.gauss(0, 1)) * torch.ones((), dtype=F64),
                        kinds.get("grad_output", "float"))
         bad = ~steady(inputs, options)
+        if ends: # of packed sequences the positions in their order
+            bad = bad[padded(inputs)[1]].reshape(shape)
         if not bool(bad.any()):
             return write(name, inputs, options, want, grad)
 
@@ -245,8 +374,11 @@ def given(name, options, want=(), dtype="float", grad=True, **values):
     inputs = Inputs()
     for key, value in values.items():
         kind = dtype
+        if key == "offsets":
+            inputs.put(key, torch.tensor(value), "i64")
+            continue
         if key == "mask":
-            kind = "u8" if any(v not in (0, 1) for row in value for v in row) else "bool"
+            kind = "u8" if torch.tensor(value).gt(1).any() else "bool"
             inputs.put(key, torch.tensor(value, dtype=torch.int64), kind)
             continue
         inputs.put(key, torch.tensor(value, dtype=F64), kind)
@@ -287,8 +419,191 @@ def checks():
     stated(out["grad.logprobs"], [[-0.11, -0.1, -0.1], [0.055, 0.05, 0]], "cispo, bounds, grad")
 
 
+NEWER = {
+    "importance": {"objective": "importance"},
+    "reinforce": {"objective": "reinforce"},
+    "dro": {"objective": "dro", "dro_beta": "0.5"},
+    "dppo_tv": {"objective": "dppo_tv", "delta_low": "0.0625", "delta_high": "0.03125"},
+    "dppo_kl": {"objective": "dppo_kl", "delta_low": "0.0078125", "delta_high": "0.015625"},
+    "gmpo": {"objective": "gmpo", "eps_low": "0.25", "eps_high": "0.1875"},
+    "vespo": {"objective": "vespo"},
+    "sapo-sequence": {"objective": "sapo", "level": "sequence"},
+    "gspo_token": {"level": "gspo_token", "eps_low": "0.0625", "eps_high": "0.09375"},
+}
+DIAGNOSED = ("ratio_mean", "clip_fraction", "is_mean", "is_masked")
+
+
+def more_checks():
+    values = {
+        "logprobs": [[-1, -0.5, -2], [-0.3, -1.2, -0.1]],
+        "old_logprobs": [[-1.2, -0.4, -1.5], [-0.6, -1, -0.1]],
+        "advantages": [1, -0.5],
+        "mask": [[1, 1, 1], [1, 1, 0]],
+    }
+    items = {"aggregation": "num_items", "num_items": "10"}
+    means = {"aggregation": "sequence_mean"}
+    table = [
+        ("importance", {**items, "objective": "importance"}, {}, -0.1648476056, None),
+        ("reinforce", {**items, "objective": "reinforce"}, {}, 0.275, None),
+        ("dro", {**items, "objective": "dro", "dro_beta": "0.5"}, {}, 0.28575,
+         [[-0.09, -0.105, -0.125], [0.065, 0.04, 0]]),
+        ("dppo_tv", {**items, "objective": "dppo_tv", "delta_low": "0.05", "delta_high": "0.05"}, {}, -0.0836438674,
+         [[0, -0.0904837418, -0.06065306597], [0.06749294038, 0, 0]]),
+        ("dppo_kl", {**items, "objective": "dppo_kl"}, {}, -0.1648476056, None),
+        ("dppo_kl-cut", {**items, "objective": "dppo_kl", "delta_low": "0.005", "delta_high": "0.005"}, {},
+         -0.0836438674, None),
+        ("gmpo", {**means, "objective": "gmpo", "eps_low": "0.15", "eps_high": "0.15"}, {}, -0.1608829505,
+         [[0, -0.1434513294, -0.1434513294], [0.1347355189, 0, 0]]),
+        ("gmpo-default", {"objective": "gmpo", "eps_low": "0.15", "eps_high": "0.15"}, {}, -0.1608829505, None),
+        ("vespo", {**items, "objective": "vespo"}, {}, 0.3407961639, None),
+        ("gspo_token", {**means, "level": "gspo_token", "eps_low": "0.05", "eps_high": "0.02"},
+         {"advantages": [[1, -1, 0.5], [-0.5, 0.25, 2]]}, 0.00719889062,
+         [[-0.1458622198, 0, -0.07293110992], [0.131408887, 0, 0]]),
+        ("sapo-sequence", {**means, "objective": "sapo", "level": "sequence"}, {}, -0.4486624201,
+         [[-0.1452954968, -0.1452954968, -0.1452954968], [0.1313137217, 0.1313137217, 0]]),
+        ("luspo", {"level": "sequence", "aggregation": "max_length", "max_length": "1"}, {}, -0.7871244304, None),
+        ("sequence-items", {**means, "num_items": "10", "kl_weight": "0.04"},
+         {"ref_logprobs": [[-1.1, -0.6, -1.9], [-0.4, -1.3, -0.2]]}, -0.0361250529, None),
+    ]
+    drawn = {"sampling_logprobs": [[-1, -0.5, -1.6], [-0.5, -1.1, -0.3]]}
+    stale = {"sampling_logprobs": [[-1, -0.5, -1.6], [-0.1, -0.9, -0.3]]}
+    table += [
+        ("is-truncate", {**items, "is_mode": "truncate", "is_high": "1.1"}, drawn, -0.1583978496,
+         [[0, -0.09953211598, -0.06671837257], [0.06107013791, 0.04503019142, 0]]),
+        ("is-mask", {**items, "is_mode": "mask", "is_low": "0.85", "is_high": "1.15"}, drawn, -0.06071999579, None),
+        ("is-mask-only", {**items, "is_mode": "mask_only", "is_level": "geometric", "is_low": "0.9", "is_high": "1.1"},
+         drawn, -0.1589676862, None),
+        ("off-policy-mask", {**items, "off_policy_mask": "0.1"}, stale, -0.2711368078, None),
+    ]
+    ref = {"ref_logprobs": [[-1.1, -0.6, -1.9], [-0.4, -1.3, -0.2]], "advantages": [0, 0]}
+    for name, options, value in (("k1", {"kl_estimator": "k1"}, 0.06), ("k2", {"kl_estimator": "k2"}, 0.005),
+                                 ("k3", {}, 0.004904118044), ("abs", {"kl_estimator": "abs"}, 0.1)):
+        table.append(("kl-" + name, {"kl_weight": "1", **options}, ref, value, None))
+    table.append(("kl-ratio", {"kl_weight": "1", "kl_gradient": "ratio"}, ref, 0.004782441436,
+                  [[0.02442805516, 0.01809674836, -0.01213061319], [0.02699717615, 0.01637461506, 0]]))
+    for name, options, others, loss, grad in table:
+        want = ("ratio_mean", "clip_fraction", "is_mean", "is_masked")
+        out = given("check/" + name, options, want, "f64", **{**values, **others})
+        stated(out["loss"], loss, name)
+        if grad:
+            stated(out["grad.logprobs"], grad, name + " grad")
+    third = {k: v + ([0.25] if k == "advantages" else [[0, 0, 0]] if k == "mask" else [[-0.5, -1, -2]])
+             for k, v in values.items()}
+    two = given("check/two-rows", means, (), "f64", **values)["loss"]
+    less = given("check/count-empty-false", {**means, "count_empty": "false"}, (), "f64", **third)["loss"]
+    more = given("check/count-empty", means, (), "f64", **third)["loss"]
+    assert same(less, two) and same(more, two * 2 / 3)
+    length = {"aggregation": "max_length", "max_length": "4"}
+    given("check/count-empty-max-length", {**length, "count_empty": "false"}, (), "f64", **third)
+    flat = {k: (v[0] + v[1] if k != "advantages" else v) for k, v in values.items()}
+    packed = given("check/packed", means, (), "f64", offsets=[0, 3, 6], **flat)
+    assert same(packed["loss"], two)
+
+
+def newer():
+    """Objectives, levels, the sampler's correction, estimators of the divergence, packed sequences."""
+    more_checks()
+    old = ("old_logprobs", "mask")
+    for (objective, first), (aggregation, second) in itertools.product(NEWER.items(), AGGREGATIONS.items()):
+        options = {**first, **second}
+        position = "row" if objective == "gmpo" else "position"
+        build(f"newer/{objective}-{aggregation}", (2, 4), options, old, DIAGNOSED)
+        build(f"newer/{objective}-{aggregation}-kl", (3, 4), {**options, "kl_weight": "0.0625"},
+              old + ("ref_logprobs",), DIAGNOSED + ("kl",), adv=position)
+        build(f"newer/{objective}-{aggregation}-everything", (2, 4),
+              {**options, "kl_weight": "0.25", "is_mode": "truncate", "is_high": "1.25", "entropy_weight": "0.125"},
+              old + ("ref_logprobs", "is_weights", "sampling_logprobs", "entropy", "grad_output"), DIAGNOSED)
+    for objective, options in NEWER.items():
+        for sign in (1, -1):
+            build(f"newer/{objective}-sign-{sign}", (3, 5), options, old, DIAGNOSED, sign=sign, spread=0.6)
+        build(f"newer/{objective}-without-old", (2, 4), options, ("mask",), DIAGNOSED)
+        build(f"newer/{objective}-without-mask", (2, 4), options, ("old_logprobs",), DIAGNOSED)
+        build(f"newer/{objective}-long", (2, 70), options, old, DIAGNOSED, spread=0.2)
+        given(f"newer/{objective}-nothing-to-gain", options, DIAGNOSED, advantages=[0.0, -1.0],
+              logprobs=[[-1.0, -2.0], [-0.5, -0.25]], old_logprobs=[[-2.0, -1.0], [-0.5, -1.0]])
+        given(f"newer/{objective}-masked", options, (), advantages=[0.5, -1.0], logprobs=[[-1.0, NAN], [-INF, -0.5]],
+              old_logprobs=[[-1.5, INF], [-2.0, NAN]], mask=[[0, 0], [0, 0]])
+        given(f"newer/{objective}-partly-masked", options, (), advantages=[0.5, -1.0],
+              logprobs=[[-1.0, NAN, -0.5], [-INF, -0.5, -0.75]],
+              old_logprobs=[[-1.5, -1, -0.25], [NAN, -0.25, -1.25]], mask=[[1, 0, 1], [0, 255, 1]])
+    for name, options in (("default", {}), ("ratio-max", {"ratio_max": "1.125"}), ("narrow", {"delta_low": "0"}),
+                          ("wide", {"delta_high": "4", "delta_low": "4"}), ("high", {"delta_high": "0"})):
+        for objective in ("dppo_tv", "dppo_kl"):
+            for sign in (1, -1, None):
+                build(f"dppo/{objective}-{name}-{sign or 'both'}", (2, 5), {"objective": objective, **options}, old,
+                      DIAGNOSED, adv="position", sign=sign, spread=0.5)
+    given("dppo/certain", {"objective": "dppo_kl"}, DIAGNOSED, advantages=[1.0, -1.0],
+          logprobs=[[-0.5, -1.0, -0.25], [-0.5, -1.0, -0.25]], old_logprobs=[[0.0, -1.0, -0.5], [0.0, -1.0, -0.5]])
+    for pos, neg in ((("2", "3"), ("3", "2")), (("1", "1"), ("0.5", "2")), (("0.5", "0.25"), ("4", "1"))):
+        build(f"vespo/{'-'.join(pos + neg)}", (3, 4), {
+            "objective": "vespo", "vespo_k_pos": pos[0], "vespo_lambda_pos": pos[1], "vespo_k_neg": neg[0],
+            "vespo_lambda_neg": neg[1]}, old + ("is_weights",), DIAGNOSED, adv="position")
+    build("vespo/rows", (3, 4), {"objective": "vespo"}, old + ("is_weights",), DIAGNOSED, weights="row")
+    for eps in ("0", "0.0625", "1"):
+        build(f"gmpo/eps-{eps}", (3, 4), {"objective": "gmpo", "eps_low": eps, "eps_high": eps}, old, DIAGNOSED)
+    build("gmpo/default", (3, 4), {"objective": "gmpo"}, old, DIAGNOSED, spread=0.7)
+    for beta in ("0.01", "2"):
+        build(f"dro/{beta}", (3, 4), {"objective": "dro", "dro_beta": beta}, old, DIAGNOSED, adv="position")
+    drawn = old + ("sampling_logprobs",)
+    for mode, level in itertools.product(("truncate", "mask", "mask_only"), ("token", "sequence", "geometric")):
+        for name, bounds in (("off", {}), ("usual", {"is_low": "0.75", "is_high": "1.25"}), ("low", {"is_low": "0.875"})):
+            options = {"is_mode": mode, "is_level": level, **bounds}
+            build(f"is/{mode}-{level}-{name}", (3, 4), options, drawn, DIAGNOSED)
+            build(f"is/{mode}-{level}-{name}-weighted", (2, 4), {**options, "kl_weight": "0.25", "level": "sequence"},
+                  drawn + ("is_weights", "ref_logprobs", "grad_output"), DIAGNOSED + ("kl",), weights="row")
+        build(f"is/{mode}-{level}-without-old", (2, 4), {"is_mode": mode, "is_level": level, "is_high": "1.5"},
+              ("mask", "sampling_logprobs"), DIAGNOSED)
+        build(f"is/{mode}-{level}-reinforce", (2, 4), {"is_mode": mode, "is_level": level, "is_high": "1.5",
+              "objective": "reinforce"}, drawn, DIAGNOSED)
+        build(f"is/{mode}-{level}-vespo", (2, 4), {"is_mode": mode, "is_level": level, "is_high": "1.5",
+              "objective": "vespo"}, drawn + ("is_weights",), DIAGNOSED)
+    for delta in ("0.03125", "0.125", "4"):
+        for objective in ("clip", "vespo", "gmpo", "reinforce"):
+            options = {"off_policy_mask": delta, "objective": objective}
+            build(f"off-policy/{objective}-{delta}", (6, 4), options, drawn, DIAGNOSED)
+            build(f"off-policy/{objective}-{delta}-old", (6, 4), options, old, DIAGNOSED)
+        build(f"off-policy/position-{delta}", (6, 4), {"off_policy_mask": delta}, drawn, DIAGNOSED, adv="position")
+    for estimator, how in itertools.product(("k1", "k2", "k3", "abs"), ("direct", "k2", "ratio")):
+        options = {"kl_weight": "0.25", "kl_estimator": estimator, "kl_gradient": how}
+        for level in ("token", "sequence"):
+            build(f"kl/{estimator}-{how}-{level}", (2, 4), {**options, "level": level}, old + ("ref_logprobs",), ("kl",))
+        build(f"kl/{estimator}-{how}-without-old", (2, 4), options, ("mask", "ref_logprobs"), ("kl",))
+        build(f"kl/{estimator}-{how}-weighted", (2, 4), {**options, "is_mode": "truncate", "is_high": "1.125"},
+              drawn + ("ref_logprobs", "is_weights", "entropy", "grad_output"), ("kl",))
+    given("kl/equal", {"kl_weight": "1", "kl_estimator": "abs"}, ("kl",), advantages=[0.0], logprobs=[[-1.0, -2.0]],
+          ref_logprobs=[[-1.0, -1.0]])
+    given("cispo/nothing-to-gain", {"objective": "cispo", "ratio_high": "1.5"}, DIAGNOSED, advantages=[0.0, -1.0],
+          logprobs=[[-1.0, -2.0], [-0.5, -0.25]], old_logprobs=[[-2.0, -1.0], [-0.5, -1.0]])
+    for aggregation in ("sequence_mean", "max_length"):
+        for items in ("0.5", "7", "0"):
+            build(f"items/{aggregation}-{items}", (3, 4), {**AGGREGATIONS[aggregation], "num_items": items}, old)
+        for count in ("true", "false"):
+            given(f"count-empty/{aggregation}-{count}", {**AGGREGATIONS[aggregation], "count_empty": count,
+                  "entropy_weight": "0.5"}, (), advantages=[0.5, -1.0, 2.0],
+                  logprobs=[[-1.0, -0.5], [-2.0, NAN], [-0.25, -0.75]],
+                  old_logprobs=[[-1.25, -0.5], [-2.0, -1.0], [-0.5, -1.0]],
+                  entropy=[[0.5, 1.0], [NAN, 2.0], [0.25, 0.5]], mask=[[1, 1], [0, 0], [1, 0]])
+    for ends in ([0, 3, 3, 7, 8], [0, 0, 5], [0, 9]):
+        for (objective, first), (aggregation, second) in itertools.product(
+                {**OBJECTIVES, **NEWER}.items(), AGGREGATIONS.items()):
+            if aggregation in ("num_items", "max_length") and ends[1] != 3:
+                continue
+            options = {**first, **second, "kl_weight": "0.125"}
+            adv = "position" if ends[1] == 0 and objective != "gmpo" else "row"
+            build(f"packed/{'-'.join(map(str, ends))}-{objective}-{aggregation}", (1, ends[-1]), options,
+                  old + ("ref_logprobs", "grad_output"), DIAGNOSED + ("kl",), ends=ends, adv=adv)
+        build(f"packed/{'-'.join(map(str, ends))}-everything", (1, ends[-1]),
+              {"is_mode": "mask", "is_level": "sequence", "is_high": "1.75", "entropy_weight": "0.25",
+               "aggregation": "sequence_mean", "count_empty": "false"},
+              drawn + ("is_weights", "entropy", "grad_output"), DIAGNOSED, ends=ends)
+    given("packed/nothing", {}, (), logprobs=[], advantages=[], offsets=[0])
+    given("packed/as-many-as-sequences", {"aggregation": "sequence_mean"}, (), logprobs=[-1.0, -0.5, -2.0],
+          old_logprobs=[-1.25, -0.25, -1.5], advantages=[0.5, -1.0, 2.0], offsets=[0, 2, 2, 3])
+
+
 def main():
     checks()
+    newer()
     every = ("old_logprobs", "ref_logprobs", "mask")
     for (objective, first), (aggregation, second) in itertools.product(OBJECTIVES.items(),
                                                                       AGGREGATIONS.items()):
