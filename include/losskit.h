@@ -158,6 +158,7 @@ enum {
     LK_OFF = 1 << 1,    /* `off` is allowed and means "not used" */
     LK_RANGED = 1 << 2, /* min and max bound the value */
     LK_HOLDS = 1 << 3,  /* but for the default, gradients take some values as constants */
+    LK_COUPLES = 1 << 4 /* but for the default, a row's value may depend on other rows */
 };
 
 typedef struct lk_field {

@@ -58,20 +58,11 @@ static size_t state(const lk_job *job)
     return plan_of(job).bytes;
 }
 
-/* An integer for every number, in the same order; 0 and -0 have the same. */
-static int64_t key_of(double y)
-{
-    int64_t key;
-    y += 0;
-    memcpy(&key, &y, sizeof key);
-    return key < 0 ? key ^ INT64_MAX : key;
-}
-
 /* The targets in order. */
 static void sort_targets(const lk_job *job, pair_place *order)
 {
     for (int64_t i = 0; i < job->rows; i++)
-        order[i] = (pair_place){key_of(pair_number(job, TARGET, i)), i};
+        order[i] = (pair_place){pair_key(pair_number(job, TARGET, i)), i};
     pair_sort(order, job->rows);
 }
 

@@ -4,9 +4,9 @@
  */
 #include "rows/scalar.h"
 
-enum { LOGPS, REF_LOGPS, LABELS, KL, GRAD_OUTPUT };
+enum { LOGPS, REF_LOGPS, LABELS, KL, REWARD_SHIFT, GRAD_OUTPUT };
 enum { REWARDS };
-enum { KTO, APO_ZERO_UNPAIRED };
+enum { KTO, APO_ZERO_UNPAIRED, BCO };
 
 typedef struct options {
     lk_reduce reduce;
@@ -16,8 +16,8 @@ typedef struct options {
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
-    LK_WORDS(options, loss_type, "kto", "kto|apo_zero_unpaired",
-             "rewards are compared with kl, or with 0"),
+    LK_WORDS(options, loss_type, "kto", "kto|apo_zero_unpaired|bco",
+             "rewards are compared with kl, with 0, or by a logistic loss with reward_shift"),
     LK_FIELD(options, beta, "0.1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
              "how much a log-ratio is worth: the higher, the closer to the reference"),
     LK_FIELD(options, desirable_weight, "1", LK_RANGED, 0, (double)INFINITY,
@@ -42,6 +42,10 @@ static const lk_input inputs[] = {
             .flags = LK_OPTIONAL,
             .help = "estimate of the divergence from the reference, a constant; default 0, which "
                     "a negative one counts as"},
+    [REWARD_SHIFT] = {.name = "reward_shift",
+                      .forms = {{"", LK_FLOATS}},
+                      .flags = LK_OPTIONAL,
+                      .help = "bco: the running mean of the rewards, a constant; default 0"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
@@ -54,6 +58,15 @@ static const lk_output outputs[] = {
     {0},
 };
 
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    if (o->loss_type == BCO && lk_has(job, KL))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, KL, -1,
+                       "loss_type=bco compares with reward_shift, not with kl");
+    return LK_OK;
+}
+
 static void row(const lk_job *job, scalar_row *r)
 {
     const options *o = job->options;
@@ -62,10 +75,13 @@ static void row(const lk_job *job, scalar_row *r)
     const double kl = o->loss_type == KTO ? scalar_constant(job, KL, 0, 0) : 0;
     const double sign = desirable ? 1 : -1;
     const double weight = desirable ? o->desirable_weight : o->undesirable_weight;
-    const double v = sign * o->beta * (x - (kl < 0 ? 0 : kl)), miss = scalar_sigmoid(-v);
+    const double shift = o->loss_type == BCO ? scalar_constant(job, REWARD_SHIFT, 0, 0)
+                                             : o->beta * (kl < 0 ? 0 : kl);
+    const double v = sign * (o->beta * x - shift), miss = scalar_sigmoid(-v);
     r->out[REWARDS] = o->beta * x;
-    r->value = weight * miss;
-    r->slope[LOGPS] = -sign * weight * o->beta * scalar_sigmoid(v) * miss;
+    r->value = scalar_times(weight, o->loss_type == BCO ? lk_softplus(-v) : miss);
+    r->slope[LOGPS] =
+        -sign * weight * o->beta * (o->loss_type == BCO ? miss : scalar_sigmoid(v) * miss);
 }
 
 SCALARWISE_KERNELS(row, 1, 0, GRAD_OUTPUT)
@@ -74,12 +90,14 @@ LK_LOSS(kto) = {
     .is = {.name = "kto",
            .title = "Kahneman-Tversky optimisation",
            .formula = "x = logps - ref_logps; desirable_weight (1 - sigmoid(beta (x - kl))) where "
-                      "labels, else undesirable_weight (1 - sigmoid(beta (kl - x)))",
+                      "labels, else undesirable_weight (1 - sigmoid(beta (kl - x))); bco: "
+                      "softplus(-(beta x - reward_shift)) where labels, else softplus(beta x - "
+                      "reward_shift), weighted likewise",
            .help = "Tunes a policy on single answers that are known to be good or bad. The inputs "
                    "are sums of the log-probabilities of the answers' tokens.",
            .reference =
-               "Ethayarajh et al. 2024; D'Oosterlinck et al. 2024 (apo_zero_unpaired); TRL "
-               "kto_trainer.py",
+               "Ethayarajh et al. 2024; D'Oosterlinck et al. 2024 (apo_zero_unpaired); Jung et al. "
+               "2024 (bco); TRL kto_trainer.py, bco_trainer.py",
            .example = "{\"inputs\": {\"logps\": [-10.0, -12.0], \"ref_logps\": [-10.5, -11.0], "
                       "\"labels\": [true, false], \"kl\": 0.2}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,
@@ -87,5 +105,6 @@ LK_LOSS(kto) = {
            .inputs = inputs,
            .outputs = outputs,
            .options = fields},
+    .check = check,
     SCALARWISE_MEMBERS(options, scalarwise_prepare),
 };

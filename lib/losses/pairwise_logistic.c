@@ -8,9 +8,15 @@ enum { MARGIN = REJECTED + 1, GRAD_OUTPUT };
 
 typedef struct options {
     lk_reduce reduce;
+    double centre;
 } options;
 
-static const lk_field fields[] = {LK_REDUCE_FIELDS(options), {0}};
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    LK_FIELD(options, centre, "0", LK_RANGED, 0, (double)INFINITY,
+             "weight of the square of the sum of both scores, which keeps them around 0"),
+    {0},
+};
 
 static const lk_input inputs[] = {
     [CHOSEN] = PAIR_INPUT("chosen_scores", "scores of the answers that were preferred"),
@@ -22,9 +28,13 @@ static const lk_input inputs[] = {
 
 static void row(const lk_job *job, scalar_row *r)
 {
-    const double c = r->x[CHOSEN], d = r->x[REJECTED];
+    const options *o = job->options;
+    const double c = r->x[CHOSEN], d = r->x[REJECTED], off = c + d;
     pair_rewards(r, c, d);
     pair_logistic(r, c - d - scalar_constant(job, MARGIN, r->i, 0), 1, 0);
+    r->value += scalar_times(o->centre, off * off);
+    r->slope[CHOSEN] += scalar_times(2 * o->centre, off);
+    r->slope[REJECTED] += scalar_times(2 * o->centre, off);
 }
 
 SCALARWISE_KERNELS(row, 2, 0, GRAD_OUTPUT)
@@ -32,10 +42,13 @@ SCALARWISE_KERNELS(row, 2, 0, GRAD_OUTPUT)
 LK_LOSS(pairwise_logistic) = {
     .is = {.name = "pairwise_logistic",
            .title = "Pairwise logistic loss of reward models",
-           .formula = "softplus(-(chosen_scores - rejected_scores - margin))",
+           .formula =
+               "softplus(-(chosen_scores - rejected_scores - margin)) + centre (chosen_scores + "
+               "rejected_scores)^2",
            .help = "The negative log-likelihood of the preferences under the model of Bradley and "
                    "Terry. The rewards it reports are the scores.",
-           .reference = "Bradley and Terry 1952; Ouyang et al. 2022; Touvron et al. 2023 (margin)",
+           .reference = "Bradley and Terry 1952; Ouyang et al. 2022; Touvron et al. 2023 (margin); "
+                        "Eisenstein et al. 2023 (centre)",
            .example = "{\"inputs\": {\"chosen_scores\": [1.5, 0.2], \"rejected_scores\": "
                       "[0.5, 0.4]}}",
            .traits = LK_NONNEGATIVE | LK_ROWWISE,

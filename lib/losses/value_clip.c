@@ -1,21 +1,26 @@
 /* SPDX-License-Identifier: MIT
  *
- * The value loss of PPO: half the squared error, the larger of unclipped and clipped.
+ * The value loss of PPO: half the squared error, or Huber's, the larger of unclipped and clipped.
  */
 #include "rows/scalar.h"
 
 enum { VALUES, OLD_VALUES, RETURNS, MASK, GRAD_OUTPUT };
 
+enum { MSE, HUBER }; /* base */
+
 typedef struct options {
     lk_reduce reduce;
-    double eps;
+    double eps, delta;
+    int base;
 } options;
 
 static const lk_field fields[] = {
-    LK_FIELD(options, eps, "0.2", LK_RANGED, 0, (double)INFINITY,
-             "how far a value may move from the old one before it is clipped"),
-    LK_EMPTY_MEAN_FIELD(options),
-    LK_NONFINITE_FIELD(options),
+    LK_REDUCE_FIELDS(options),
+    LK_FIELD(options, eps, "0.2", LK_OFF | LK_RANGED, 0, (double)INFINITY,
+             "how far a value may move from the old one before it is clipped; off: not clipped"),
+    LK_WORDS(options, base, "mse", "mse|huber", "half the squared error, or Huber's loss"),
+    LK_FIELD(options, delta, "10", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
+             "huber: from this error on the loss is linear"),
     {0},
 };
 
@@ -26,7 +31,9 @@ static const lk_input inputs[] = {
                 .help = "what the value model predicts now"},
     [OLD_VALUES] = {.name = "old_values",
                     .forms = {{"*", LK_FLOATS}},
-                    .help = "what it predicted when the answers were sampled"},
+                    .flags = LK_OPTIONAL,
+                    .help = "what it predicted when the answers were sampled; required unless eps "
+                            "is off"},
     [RETURNS] = {.name = "returns", .forms = {{"*", LK_FLOATS}}, .help = "what it should predict"},
     [MASK] = {.name = "mask",
               .forms = {{"*", LK_MASKS}},
@@ -38,6 +45,15 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {{0}};
 
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    if (!lk_has(job, OLD_VALUES) && !isnan(o->eps))
+        return lk_fail(job, error, LK_MISSING_INPUT, OLD_VALUES, -1,
+                       "old_values is missing; clipping needs it, unless eps is off");
+    return LK_OK;
+}
+
 static lk_status prepare(lk_job *job, lk_error *error)
 {
     (void)error;
@@ -47,36 +63,51 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
+/* The loss of an error, and its slope. */
+static double base(const options *o, double u)
+{
+    const double size = fabs(u);
+    return o->base == HUBER && size > o->delta ? o->delta * (size - o->delta / 2) : u * u / 2;
+}
+
+static double base_slope(const options *o, double u)
+{
+    return o->base == HUBER && fabs(u) > o->delta ? copysign(o->delta, u) : u;
+}
+
 static void row(const lk_job *job, scalar_row *r)
 {
     const options *o = job->options;
     const double v = r->x[VALUES], old = scalar_constant(job, OLD_VALUES, r->i, 0);
     const double target = scalar_constant(job, RETURNS, r->i, 0);
-    const double low = old - o->eps, high = old + o->eps;
+    const double low = old - o->eps, high = old + o->eps; /* NaN: eps is off */
     const bool clipped = v < low || v > high;
     const double plain = v - target, cut = (v < low ? low : v > high ? high : v) - target;
-    const double a = plain * plain, b = cut * cut, cut_slope = clipped ? 0 : cut;
-    r->value = (b > a ? b : a) / 2;
-    r->slope[VALUES] = a > b ? plain : b > a ? cut_slope : (plain + cut_slope) / 2;
+    const double a = base(o, plain), b = base(o, cut);
+    const double slope = base_slope(o, plain), cut_slope = clipped ? 0 : base_slope(o, cut);
+    r->value = b > a ? b : a;
+    r->slope[VALUES] = a > b ? slope : b > a ? cut_slope : (slope + cut_slope) / 2;
 }
 
 SCALARWISE_KERNELS(row, 1, MASK, GRAD_OUTPUT)
 
 LK_LOSS(value_clip) = {
-    .is = {.name = "value_clip",
-           .title = "Clipped value loss of PPO",
-           .formula = "vc = clip(values, old_values - eps, old_values + eps); sum of mask * "
-                      "max((values - returns)^2, (vc - returns)^2) / (2 sum of mask)",
-           .help =
-               "Keeps a value model from moving far in one step, beside policy_gradient for the "
-               "policy.",
-           .reference = "Schulman et al. 2017; TRL ppo_trainer.py",
-           .example = "{\"inputs\": {\"values\": [0.5, 1.4], \"old_values\": [0.4, 1.0], "
-                      "\"returns\": [1.0, 0.8]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
-    .rows_shape = "*",
+    .is =
+        {.name = "value_clip",
+         .title = "Clipped value loss of PPO",
+         .formula =
+             "vc = clip(values, old_values - eps, old_values + eps); max(h(values - returns), "
+             "h(vc - returns)), h(u) = u^2/2 or Huber's loss; mean: over the counted",
+         .help = "Keeps a value model from moving far in one step, beside policy_gradient for the "
+                 "policy.",
+         .reference = "Schulman et al. 2017; TRL ppo_trainer.py; verl core_algos.py; AReaL (huber)",
+         .example = "{\"inputs\": {\"values\": [0.5, 1.4], \"old_values\": [0.4, 1.0], "
+                    "\"returns\": [1.0, 0.8]}}",
+         .traits = LK_NONNEGATIVE | LK_ROWWISE,
+         .loss_shape = "*",
+         .inputs = inputs,
+         .outputs = outputs,
+         .options = fields},
+    .check = check,
     SCALARWISE_MEMBERS(options, prepare),
 };

@@ -50,7 +50,7 @@ LK_INLINE wide_half class_power(wide_half x, double y, int count)
 LK_INLINE wide_half class_share(const class_plan *p, wide_half share, wide_half nll, int count)
 {
     for (int i = 0; p->target_scaling > 0 && i < count && i < HALF_LANES; i++)
-        share[i] *= exp(-p->target_scaling * nll[i]);
+        share[i] *= lk_exp(-p->target_scaling * nll[i]);
     return share;
 }
 

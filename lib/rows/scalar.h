@@ -67,6 +67,8 @@ typedef struct scalar_row {
 
     double value;
     double slope[SCALARS_MOST]; /* d value / d x */
+    int64_t up[SCALARS_MOST];   /* the row whose upstream gradient the slope has: this one, unless
+                                   the loss sets another */
     double out[SCALAR_OUTS]; /* by diagnostic: the element of one of shape "N"; one of shape "" is
                                 the mean over rows */
 } scalar_row;
@@ -93,7 +95,7 @@ LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, 
     const bool per_row = job->loss->is.loss_shape && reduce->reduction == LK_NONE;
     const lk_output *outputs = job->loss->is.outputs;
     for (int64_t i = first; i < first + count; i++) {
-        scalar_row r = {.i = i, .block = block};
+        scalar_row r = {.i = i, .block = block, .up = {i, i}};
         const bool counts =
             !mask_input || !job->in[mask_input].data || lk_int(&job->in[mask_input], i) != 0;
         for (int k = 0; counts && k < inputs; k++) {
@@ -111,8 +113,8 @@ LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, 
             if (job->out[k].data && !scalarwise_is_mean(job, k))
                 lk_put(&job->out[k], i, r.out[k]);
         }
-        const double rho = job->scale[0] * scalar_constant(job, grad_output, i, 1);
         for (int k = 0; k < inputs; k++) {
+            const double rho = job->scale[0] * scalar_constant(job, grad_output, r.up[k], 1);
             double g = rho == 0 ? 0 : isnan(r.value) ? (double)NAN : r.slope[k] * rho;
             if (job->grad[k].data)
                 r_store((elem *)job->grad[k].data + i, (real)(counts ? g : 0));

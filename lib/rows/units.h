@@ -24,6 +24,15 @@ typedef struct pair_place {
 
 LK_DRIVER void pair_sort(pair_place *place, int64_t n);
 
+/* An integer for every number, in the same order; 0 and -0 have the same. */
+LK_INLINE int64_t pair_key(double y)
+{
+    int64_t key;
+    y += 0;
+    memcpy(&key, &y, sizeof key);
+    return key < 0 ? key ^ INT64_MAX : key;
+}
+
 /* Take the next `bytes` bytes of job->state. While only the size of the state is being added up,
  * job->state is NULL and the result must not be used; the address is computed as an integer because
  * arithmetic on NULL is undefined. */

@@ -69,6 +69,7 @@ void test_row_alone(void **state)
                 begin_round(4, i, e, round);
                 check_alone(lk_loss_at(i), &(wish){.element = elements[e],
                                                    .reduction = "none",
+                                                   .single = true,
                                                    .nonfinite = round % 4 == 3,
                                                    .huge = round == 0 && e == 1 && !SANITIZED});
             }

@@ -47,7 +47,44 @@ def like_torch(u, target, value):
 
 LOSS_TYPES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
               "apo_zero", "apo_down", "sigmoid_norm")
-SMOOTHED = ("sigmoid", "robust", "exo_pair")
+SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")
+NEWER = ("aot", "aot_unpaired", "discopop")
+
+
+def bent(o, t):
+    """phi of 17.6 and its slope."""
+    kind, alpha = o.get("f_divergence", "reverse_kl"), float(o.get("f_alpha", "0.5"))
+    t0 = t.detach()
+    if kind == "forward_kl":
+        return -torch.exp(-t), torch.exp(-t0)
+    if kind == "js":
+        return logsigma(t), sigma(-t0)
+    if kind == "alpha" and alpha != 1:
+        return torch.exp((alpha - 1) * t) / (alpha - 1), torch.exp((alpha - 1) * t0)
+    return t, torch.ones_like(t0)
+
+
+def ranked(x, o, beta, eps):
+    """The aot types: the differences of what has the same rank."""
+    c, r = x["chosen_logps"], x["rejected_logps"]
+    c0 = x.get("ref_chosen_logps", torch.zeros_like(c))
+    r0 = x.get("ref_rejected_logps", torch.zeros_like(r))
+    unpaired = o["loss_type"] == "aot_unpaired"
+    first, second = (c - c0, r - r0) if unpaired else (c - r, c0 - r0)
+    at = torch.sort(first.detach(), stable=True).indices
+    other = torch.sort(second.detach(), stable=True).indices
+    u = beta * (first[at] - second[other])
+    by_rank = -(1 - eps) * logsigma(u)
+    slope_by_rank = (beta * (sigma(u) - (1 - eps))).detach()
+    if eps:
+        by_rank = by_rank - eps * logsigma(-u)
+    value, gc, gr = torch.zeros_like(c), torch.zeros_like(c), torch.zeros_like(c)
+    value = value.scatter(0, at, by_rank)
+    gc = gc.detach().scatter(0, at, slope_by_rank)
+    gr = gr.detach().scatter(0, other if unpaired else at, -slope_by_rank)
+    up = torch.arange(len(c)).scatter(0, other, at) if unpaired else torch.arange(len(c))
+    return {"value": value, "grads": {"chosen_logps": gc, "rejected_logps": gr}, "up": {"rejected_logps": up},
+            "coupled": True, **rewards(beta, c - c0, r - r0)}
 
 
 def dpo(x, o):
@@ -61,6 +98,11 @@ def dpo(x, o):
     if "ref_rejected_logps" in x:
         r = r - x["ref_rejected_logps"]
     nc, nr = x.get("chosen_lengths", one), x.get("rejected_lengths", one)
+    if kind in ("aot", "aot_unpaired"):
+        assert "pair_weight" not in x and o.get("f_divergence", "reverse_kl") == "reverse_kl"
+        return ranked(x, o, beta, eps)
+    told = rewards(beta, c, r)
+    (c, bend_c), (r, bend_r) = bent(o, c), bent(o, r)
     u = beta * (c - r)
     bc, br = beta * c, beta * r
     if kind == "sigmoid":
@@ -105,29 +147,49 @@ def dpo(x, o):
         value = sigma(bc) + sigma(-u)
         gr = beta * sigma(u) * sigma(-u)
         gc = beta * sigma(bc) * sigma(-bc) - gr
+    elif kind == "discopop":
+        tau = float(o.get("discopop_tau", "0.05"))
+        t, rest = sigma(u / tau), sigma(-u / tau)
+        hard = torch.exp(logsigma(u / tau) - u)
+        value = rest * F.softplus(-u, threshold=1000) + hard
+        gc = beta * (-rest * sigma(-u) - hard + rest / tau * hard - t * rest / tau * F.softplus(-u, threshold=1000))
+        gr = -gc
     else:
         assert kind == "sigmoid_norm"
         v = beta * (c / nc - r / nr)
         value = -logsigma(v)
         gc, gr = -beta * sigma(-v) / nc, beta * sigma(-v) / nr
     assert eps == 0 or kind in SMOOTHED
-    grads = {"chosen_logps": gc.detach(), "rejected_logps": gr.detach()}
-    return {"value": value, "grads": grads, **rewards(beta, c, r)}
+    weight = x.get("pair_weight", one)
+    grads = {"chosen_logps": weight * bend_c * gc.detach(), "rejected_logps": weight * bend_r * gr.detach()}
+    return {"value": weight * value, "grads": grads, **told}
 
 
 # ---------------------------------------------------------------- cpo, simpo, orpo
 
 def shifted(x, o, beta, gamma):
     c, r = x["chosen_logps"], x["rejected_logps"]
-    beta = float(o.get("beta", beta))
-    u = beta * (c - r) - float(o.get("gamma", gamma))
-    value = -logsigma(u)
-    like_torch(u, 1.0, value)
+    beta, shape = float(o.get("beta", beta)), float(o.get("shape", "0"))
+    told, kind = rewards(beta, c, r), o.get("loss_type", "sigmoid")
+    bend_c = bend_r = torch.ones_like(c.detach())
+    if shape:
+        bend_c, bend_r = torch.exp(-shape * c.detach()), torch.exp(-shape * r.detach())
+        c, r = (1 - torch.exp(-shape * c)) / shape, (1 - torch.exp(-shape * r)) / shape
+    u, eps = beta * (c - r) - float(o.get("gamma", gamma)), float(o.get("label_smoothing", "0"))
+    if kind == "sigmoid":
+        value = -(1 - eps) * logsigma(u) - (eps * logsigma(-u) if eps else 0)
+        like_torch(u, 1.0 - eps, value)
+        slope = (-beta * ((1 - eps) * sigma(-u) - eps * sigma(u))).detach()
+    elif kind == "hinge":
+        value, slope = torch.relu(1 - u), -beta * step(u.detach() < 1, u)
+    else:
+        h = c - r - 1 / (2 * beta)
+        value, slope = h * h, 2 * h.detach()
+    slack = [(u.detach() - 1) / (1 + u.detach().abs())] if kind == "hinge" else []
     if "chosen_nll" in x:
         value = value + float(o.get("alpha", "1")) * x["chosen_nll"]
-    slope = (-beta * sigma(-u)).detach()
-    grads = {"chosen_logps": slope, "rejected_logps": -slope}
-    return {"value": value, "grads": grads, **rewards(beta, c, r)}
+    grads = {"chosen_logps": slope * bend_c, "rejected_logps": -slope * bend_r}
+    return {"value": value, "grads": grads, "slack": slack, **told}
 
 
 def cpo(x, o):
@@ -181,41 +243,62 @@ def kto(x, o):
     v = torch.where(good, beta * (gap - z0), beta * (z0 - gap))
     value = weight * sigma(-v)  # 1 - sigma(v)
     slope = (weight * beta * sigma(v) * sigma(-v)).detach()
+    if o.get("loss_type") == "bco":
+        assert "kl" not in x
+        shift = x.get("reward_shift", torch.zeros((), dtype=gap.dtype))
+        v = torch.where(good, beta * gap - shift, shift - beta * gap)
+        value = weight * -logsigma(v)
+        slope = (weight * beta * sigma(-v)).detach()
     return {"value": value, "grads": {"logps": torch.where(good, -slope, slope)},
             "rewards": (beta * gap).detach()}
 
 
 def pairwise_logistic(x, o):
-    assert set(o) <= {"reduction", "empty_mean", "nonfinite"}
+    assert set(o) <= {"reduction", "empty_mean", "nonfinite", "centre"}
+    centre = float(o.get("centre", "0"))
     c, r = x["chosen_scores"], x["rejected_scores"]
     u = c - r
     if "margin" in x:
         u = u - x["margin"]
     slope = sigma(-u).detach()
     like_torch(u, 1.0, -logsigma(u))
-    return {"value": -logsigma(u), "grads": {"chosen_scores": -slope, "rejected_scores": slope},
+    pull = 2 * centre * (c + r).detach() if centre else 0
+    value = -logsigma(u) + (centre * (c + r) ** 2 if centre else 0)
+    return {"value": value, "grads": {"chosen_scores": pull - slope, "rejected_scores": pull + slope},
             **rewards(1.0, c, r)}
 
 
 # ---------------------------------------------------------------- value_clip
 
 def value_clip(x, o):
-    eps = float(o.get("eps", "0.2"))
+    eps = float(o.get("eps", "0.2").replace("off", "inf"))
     live = x["mask"] != 0 if "mask" in x else torch.ones(x["values"].shape, dtype=torch.bool)
     zero = torch.zeros((), dtype=x["values"].dtype)
+    if eps == INF:
+        x = {**x, "old_values": x["values"].detach() * 0}
     v, old, target = (torch.where(live, x[n], zero) for n in ("values", "old_values", "returns"))
     low, high = old - eps, old + eps
     clipped = torch.minimum(torch.maximum(v.detach(), low), high)
     inside = (v.detach() >= low) & (v.detach() <= high)
-    first = (v - target) ** 2
-    second = (torch.where(inside, v, clipped) - target) ** 2
-    value = torch.maximum(first, second) / 2
-    a, b = v.detach() - target, torch.where(inside, clipped - target, zero)
+    delta = float(o.get("delta", "10")) if o.get("base") == "huber" else INF
+
+    def h(u):
+        far = delta * (u.abs() - delta / 2) if delta < INF else u.abs()
+        return torch.where(u.abs() <= delta, u * u / 2, far)
+
+    def bounded(u):
+        return torch.clamp(u, -delta, delta)
+
+    first = h(v - target)
+    second = h(torch.where(inside, v, clipped) - target)
+    value = torch.maximum(first, second)
+    a, b = bounded(v.detach() - target), torch.where(inside, bounded(clipped - target), zero)
     one, two = first.detach(), second.detach()
     slope = torch.where(one > two, a, torch.where(two > one, b, (a + b) / 2))
     slope = torch.where(torch.isnan(one), one, slope)
     size = 1 + one + v.detach().abs()
     slack = [(v.detach() - low) / size, (v.detach() - high) / size, (one - two) / size]
+    slack += [((v.detach() - target).abs() - delta) / size, ((clipped - target).abs() - delta) / size]
     return {"value": value, "grads": {"values": torch.where(live, slope, zero)}, "live": live,
             "slack": slack}
 
@@ -253,7 +336,7 @@ def steady(loss, inputs, options):
         good &= (wide["margins"] == 0) | ~(wide["margins"].abs() < 1e-4)
     for slack in wide.get("slack", ()):
         good &= (slack == 0) | ~(slack.abs() < 1e-4)
-    return good
+    return good.all().expand(good.shape) if "coupled" in wide else good
 
 
 def evaluate(inputs, options):
@@ -275,6 +358,10 @@ def evaluate(inputs, options):
         total = value
     elif reduction == "sum":
         total = value.sum()
+    elif "num_items" in options:
+        assert BOOK.loss == "value_clip"
+        items = float(options["num_items"])
+        total, share = value.sum() / items, share / items
     elif count:
         total, share = value.sum() / count, share / count
     else:
@@ -284,7 +371,8 @@ def evaluate(inputs, options):
     by_torch = torch.autograd.grad((go * total).sum(), [x[name] for name in names])
     out = {"loss": total.detach()}
     for name, other in zip(names, by_torch):
-        grad = go * share * rows["grads"][name]
+        factor = (go * share).expand(value.shape)
+        grad = factor[rows.get("up", {}).get(name, slice(None))] * rows["grads"][name]
         grad = torch.where(live, grad, torch.zeros_like(grad))
         fine = rows.get("smooth", live) & torch.isfinite(value.detach())
         assert same(grad[fine], other[fine]), (name, grad, other)
@@ -369,6 +457,8 @@ def row_of_sums(draw, setting):
         row[side + "_logps"] = log_probability(draw, middle, spread)
         row["ref_" + side + "_logps"] = log_probability(draw, middle, spread)
         row[side + "_lengths"] = draw.random.randrange(1, 12)
+    if "pair_weight" in setting.get("names", ()):
+        row["pair_weight"] = short(draw.random.uniform(-1.0, 2.0))
     return row
 
 
@@ -388,7 +478,7 @@ def build(name, count, options=None, names=(), want=(), kinds=None, upstream=Non
     tries = 0
     while True:
         for i in bad:
-            row = ROWS[BOOK.loss](draw, setting)
+            row = ROWS[BOOK.loss](draw, {**setting, "names": names})
             rows[i : i + 1] = [{n: row[n] for n in names}]
         inputs = tensors({n: [row[n] for row in rows] for n in names} | shared, kinds)
         good = steady(BOOK.loss, inputs, options)
@@ -439,6 +529,7 @@ def dpo_checks():
 
 def dpo_main():
     dpo_checks()
+    dpo_newer()
     for kind in LOSS_TYPES:
         lengths = LENGTHS if kind == "sigmoid_norm" else ()
         for reduction in REDUCTIONS:
@@ -525,6 +616,71 @@ def dpo_main():
           chosen_logps=[-4.0, -3.0], rejected_logps=[-5.0, -5.0], ref_chosen_logps=[NAN, -2.0])
 
 
+def dpo_newer():
+    """Divergences, ranked and discovered types, weights of pairs."""
+    c, r = [-10.0, -12.0], [-11.0, -9.0]
+    c0, r0 = [-10.5, -11.0], [-10.0, -9.5]
+    values = {"chosen_logps": c, "rejected_logps": r, "ref_chosen_logps": c0, "ref_rejected_logps": r0}
+    kinds = {k: "f64" for k in (*values, "pair_weight")}
+    for name, options, others, loss, grads in (
+            ("forward_kl", {"f_divergence": "forward_kl"}, {}, 0.6987112196, ([-0.01356813769, -0.07510591702],)),
+            ("js", {"f_divergence": "js"}, {}, 0.6940272111, ()),
+            ("alpha", {"f_divergence": "alpha"}, {}, 0.696926226, ()),
+            ("discopop", {"loss_type": "discopop"}, {}, 0.8194161597, ([-0.03126015101, -0.01069361242],)),
+            ("aot", {"loss_type": "aot"}, {}, 0.6959570478, ()),
+            ("aot_unpaired", {"loss_type": "aot_unpaired"}, {}, 0.6931471806, ()),
+            ("aot_unpaired-smoothed", {"loss_type": "aot_unpaired", "label_smoothing": "0.1"},
+             {"chosen_logps": [-10.0, -13.0]}, 0.7137719203,
+             ([-0.02, -0.02124895937], [0.02124895937, 0.02])),
+            ("pair_weight", {}, {"pair_weight": [0.5, -1.0]}, -0.2302392619, ())):
+        out = given("all", "check/" + name, options, kinds, **{**values, **others})
+        stated(out["loss"], loss, name)
+        for key, grad in zip(("grad.chosen_logps", "grad.rejected_logps"), grads):
+            stated(out[key], grad, name)
+    for kind in NEWER:
+        for reduction in REDUCTIONS:
+            build(f"newer/{kind}-{reduction}", 5, {"loss_type": kind, "reduction": reduction}, REFS, "all")
+            build(f"newer/{kind}-{reduction}-upstream", 6, {"loss_type": kind, "reduction": reduction}, REFS, (),
+                  None, "float")
+        build(f"newer/{kind}-no-reference", 4, {"loss_type": kind, "beta": "0.25"}, (), "all")
+        for beta in ("0.01", "0.5"):
+            build(f"newer/{kind}-beta-{beta}", 4, {"loss_type": kind, "beta": beta, "reduction": "none"}, REFS, "all",
+                  spread=2.0)
+        for count in (0, 1, 17):
+            build(f"newer/{kind}-rows-{count}", count, {"loss_type": kind}, REFS, "all")
+        if kind != "discopop":
+            for eps in ("0.125", "0.5"):
+                build(f"newer/{kind}-smoothing-{eps}", 5, {"loss_type": kind, "label_smoothing": eps,
+                                                           "reduction": "none"}, REFS, "all")
+            given("all", f"newer/{kind}-ties", {"loss_type": kind, "reduction": "none"},
+                  chosen_logps=[-2.0, -3.0, -2.0, -4.0], rejected_logps=[-3.0, -4.0, -3.0, -4.0],
+                  ref_chosen_logps=[-2.5, -3.0, -2.5, -3.0], ref_rejected_logps=[-2.0, -3.0, -3.0, -3.0])
+    for tau in ("0.05", "0.5", "1", "4"):
+        build(f"newer/discopop-tau-{tau}", 5, {"loss_type": "discopop", "discopop_tau": tau, "reduction": "none"}, REFS,
+              "all", spread=3.0)
+    given((), "newer/discopop-saturated", {"loss_type": "discopop", "beta": "0.5", "reduction": "none"},
+          chosen_logps=[-90.0, -70.0, -30.0, -20.0, -10.0], rejected_logps=[-10.0, -30.0, -32.0, -80.0, -128.0])
+    divergences = [("forward_kl", {}), ("js", {}), ("alpha", {}), ("alpha", {"f_alpha": "1"}), ("alpha", {"f_alpha": "-0.5"}),
+                   ("alpha", {"f_alpha": "1.25"}), ("reverse_kl", {"f_alpha": "3"})]
+    for divergence, more in divergences:
+        name = "-".join([divergence, *more.values()])
+        for kind in LOSS_TYPES + ("discopop",):
+            if kind in ("apo_zero", "apo_down"):
+                continue
+            lengths = LENGTHS if kind in ("sigmoid_norm", "ipo") else ()
+            build(f"divergence/{name}-{kind}", 4, {"loss_type": kind, "f_divergence": divergence, **more,
+                  "reduction": "none"}, REFS + lengths, "all",
+                  {"chosen_lengths": "i64", "rejected_lengths": "i64"}, spread=1.0)
+        build(f"divergence/{name}-mean", 5, {"f_divergence": divergence, **more, "label_smoothing": "0.125"}, REFS,
+              (), None, "float", spread=1.5)
+    for kind in LOSS_TYPES + ("discopop",):
+        lengths = LENGTHS if kind in ("sigmoid_norm", "ipo") else ()
+        for reduction in ("none", "mean"):
+            build(f"weight/{kind}-{reduction}", 4, {"loss_type": kind, "reduction": reduction},
+                  REFS + lengths + ("pair_weight",), "all", {"chosen_lengths": "i64", "rejected_lengths": "i64"}, "float")
+    build("weight/js", 4, {"f_divergence": "js"}, REFS + ("pair_weight",), "all", {"pair_weight": "f32"})
+
+
 def frame(names, kinds=None):
     """What every loss on rows has: reductions, upstream gradients, sizes, empty batches, dtypes."""
     constants = [n for n in names if (kinds or {}).get(n, "float") == "float"]
@@ -556,6 +712,31 @@ def shifted_main():
         out = given("all", "check/defaults", {}, {"chosen_logps": "f64", "rejected_logps": "f64"},
                     chosen_logps=[-0.5, -1.0], rejected_logps=[-1.5, -0.7])
         stated(out["loss"], 0.7943743015, "simpo")
+    kinds = {"chosen_logps": "f64", "rejected_logps": "f64"}
+    values = {"chosen_logps": [-0.5, -1.0], "rejected_logps": [-1.5, -0.7]}
+    if simpo_too:
+        out = given("all", "check/shape", {"shape": "0.25"}, kinds, **values)
+        stated(out["loss"], 0.8071017992, "shape")
+        stated(out["grad.chosen_logps"], [-0.126432109, -0.9963428162], "shape grad c")
+        stated(out["grad.rejected_logps"], [0.1623420415, 0.9243505579], "shape grad r")
+    else:
+        out = given("all", "check/hinge", {"loss_type": "hinge", "beta": "0.1"}, kinds, **values)
+        stated(out["loss"], 0.965, "hinge")
+        out = given("all", "check/ipo", {"loss_type": "ipo", "beta": "0.1"}, kinds, **values)
+        stated(out["loss"], 22.045, "ipo")
+    for kind in ("sigmoid", "hinge") if simpo_too else ("sigmoid", "hinge", "ipo"):
+        for shape in ("0", "0.25", "1"):
+            # sums of log-probabilities would be beyond all bounds: means for both here
+            options = {"loss_type": kind, "shape": shape, "reduction": "none"}
+            more = {"range": (0.25, 4.0), "spread": 0.5}
+            build(f"newer/{kind}-{shape}", 5, options, (), "all", **more)
+            build(f"newer/{kind}-{shape}-upstream", 5, {**options, "reduction": "mean"}, ("chosen_nll",), (), None, "float",
+                  **more)
+            build(f"newer/{kind}-{shape}-gamma", 5, {**options, "gamma": "0.375", "beta": "0.5"}, (), "all", **more)
+            if kind == "sigmoid":
+                build(f"newer/{kind}-{shape}-smoothing", 5, {**options, "label_smoothing": "0.125"}, (), "all", **more)
+        for count in (0, 1, 17):
+            build(f"newer/{kind}-rows-{count}", count, {"loss_type": kind}, (), "all")
     frame(())
     for beta in ("0.01", "0.5", "1", "2.5"):
         for gamma in ("0", "0.25", "1.5"):
@@ -641,6 +822,27 @@ def kto_main():
     stated(out["loss"], 0.4812682553, "kto")
     stated(out["grad.logps"], [-0.01249718792, 0.01245510778], "kto grad")
     names = ("ref_logps", "labels")
+    out = given("all", "check/bco", {"loss_type": "bco", "beta": "0.1"},
+                {"logps": "f64", "ref_logps": "f64", "labels": "bool", "reward_shift": "f64"},
+                logps=[-10.0, -12.0], ref_logps=[-10.5, -11.0], labels=[True, False], reward_shift=0.02)
+    stated(out["loss"], 0.656602889, "bco")
+    stated(out["grad.logps"], [-0.02462502812, 0.02350179741], "bco grad")
+    for reduction in REDUCTIONS:
+        for shift in (None, 0.0, 0.5, -2.0):
+            build(f"bco/{reduction}-{shift}", 5, {"loss_type": "bco", "reduction": reduction}, names, "all", flags,
+                  shared=None if shift is None else {"reward_shift": shift})
+        build(f"bco/{reduction}-weights", 5, {"loss_type": "bco", "reduction": reduction, "desirable_weight": "0.5",
+              "undesirable_weight": "1.5", "beta": "0.5"}, names, "all", flags, "float", shared={"reward_shift": 0.25})
+    for count in (0, 1, 17):
+        build(f"bco/rows-{count}", count, {"loss_type": "bco"}, names, "all", flags)
+    for kind in ("f64", "f32", "f16", "bf16"):
+        build(f"bco/{kind}", 4, {"loss_type": "bco"}, names, (), flags | {"reward_shift": kind}, shared={"reward_shift": 0.5})
+    given("all", "bco/saturated", {"loss_type": "bco", "beta": "0.5", "reduction": "none"}, flags,
+          logps=[-90.0, -90.0, -10.0, -10.0], ref_logps=[-10.0, -10.0, -100.0, -100.0], labels=[True, False, True, False])
+    given((), "bco/impossible", {"loss_type": "bco", "reduction": "none"}, flags, logps=[-INF, -8.0],
+          ref_logps=[-4.0, -6.0], labels=[True, True])
+    given("all", "bco/other-type", {"loss_type": "kto"}, flags, logps=[-3.0, -8.0], ref_logps=[-4.0, -6.0],
+          labels=[True, False], reward_shift=5.0)
     frame(names, kinds=flags)
     for kind in ("kto", "apo_zero_unpaired"):
         for reduction in REDUCTIONS:
@@ -681,6 +883,16 @@ def kto_main():
 
 
 def pairwise_main():
+    out = given("all", "check/centre", {"centre": "0.01"}, {"chosen_scores": "f64", "rejected_scores": "f64"},
+                chosen_scores=[1.0, -0.5], rejected_scores=[0.2, 0.3])
+    stated(out["loss"], 0.7785006659, "centre")
+    stated(out["grad.chosen_scores"], [-0.1430127594, -0.3469872406], "centre grad")
+    for centre in ("0", "0.01", "0.5", "4"):
+        for reduction in REDUCTIONS:
+            build(f"centre/{centre}-{reduction}", 5, {"centre": centre, "reduction": reduction}, (), "all", None, "float")
+        build(f"centre/{centre}-margin", 5, {"centre": centre, "reduction": "none"}, ("margin",), "all")
+        for count in (0, 1, 17):
+            build(f"centre/{centre}-rows-{count}", count, {"centre": centre}, (), "all")
     frame(("margin",))
     for reduction in REDUCTIONS:
         build(f"margin/absent-{reduction}", 4, {"reduction": reduction}, (), "all")
@@ -715,6 +927,26 @@ def pairwise_main():
 def value_clip_main():
     names = ("old_values", "returns")
     flags = {"mask": "bool"}
+    kinds = {"values": "f64", "old_values": "f64", "returns": "f64"}
+    values = {"values": [1.0, 2.0, -0.5], "old_values": [0.5, 2.1, 0.0], "returns": [2.0, 1.0, 0.2]}
+    out = given((), "check/none", {"reduction": "none"}, kinds, **values)
+    stated(out["loss"], [0.845, 0.5, 0.245], "value_clip")
+    stated(out["grad.values"], [0, 1, -0.7], "value_clip grad")
+    out = given((), "check/huber", {"base": "huber", "delta": "0.5"}, kinds, **values)
+    stated(out["loss"], 0.375, "huber")
+    for base in ("mse", "huber"):
+        for reduction in REDUCTIONS:
+            for eps in ("0.2", "off", "1"):
+                options = {"base": base, "reduction": reduction, "eps": eps, "delta": "0.75"}
+                build(f"newer/{base}-{reduction}-{eps}", 6, options, names)
+                build(f"newer/{base}-{reduction}-{eps}-mask", 6, options, names + ("mask",), (), flags, "float")
+            build(f"newer/{base}-{reduction}-alone", 6, {"base": base, "reduction": reduction, "eps": "off", "delta": "0.75"},
+                  ("returns",))
+        for items in ("0.5", "7"):
+            build(f"newer/{base}-items-{items}", 6, {"base": base, "num_items": items}, names + ("mask",), (), flags)
+        for delta in ("0.25", "2", "10"):
+            build(f"newer/{base}-delta-{delta}", 12, {"base": base, "delta": delta}, names, near=2.0)
+    given((), "newer/unread", {"eps": "off"}, values=[0.5, 1.0], old_values=[NAN, INF], returns=[0.25, 2.0])
     for eps in ("0.01", "0.1", "0.2", "0.25", "0.5", "1", "10"):
         build(f"eps/{eps}", 6, {"eps": eps}, names)
         build(f"eps/{eps}-mask", 6, {"eps": eps}, names + ("mask",), (), flags)

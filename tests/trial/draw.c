@@ -105,7 +105,7 @@ static void draw_options(trial *t, const wish *w)
         if (w->aligned && f->fallback && f->type == LK_INTEGER && (f->flags & LK_RANGED) &&
             !(f->flags & LK_OFF) && !places_axis(t, f))
             continue;
-        if (w->sloped && (f->flags & LK_HOLDS))
+        if ((w->sloped && (f->flags & LK_HOLDS)) || (w->single && (f->flags & LK_COUPLES)))
             continue;
         if (reduction && w->reduction)
             trial_set(t, f->name, w->reduction);
