@@ -211,10 +211,11 @@ typedef struct lk_input {
     const char *name;
     lk_form forms[3]; /* in order of preference; ends with a NULL shape if there are fewer */
     unsigned flags;
-    /* Valid values: "[0,C)", "[0,1]", "{-1,1}", ">=0"; NULL: any. In "[0,V+o)" the upper end grows
-     * by the value of option o; if o is off, the loss defines it. Suffixes: " except o": all but
-     * the value of option o; ", distinct": the values along the last axis that are not negative
-     * are distinct; ", exp sums to <=1": the exponentials along the last axis sum to at most 1. */
+    /* Valid values: "[0,C)", "[0,1]", "{-1,1}", ">=0", "finite"; NULL: any. In "[0,V+o)" the upper
+     * end grows by the value of option o; if o is off, the loss defines it. Suffixes: " except o":
+     * all but the value of option o; " unless o": if option o is false; ", distinct": the values
+     * along the last axis that are not negative are distinct; ", exp sums to <=1": the exponentials
+     * along the last axis sum to at most 1. */
     const char *range;
     const char *help;
 } lk_input;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Conversions between float types, for tensors that kernels do not read or write in their own type.
+ * Conversions to float types, for tensors that kernels do not read or write in their own type.
  * Widening is fast, for weights may be as many as logits; narrowing is simple.
  */
 #include "internal.h"
@@ -34,6 +34,8 @@ double lk_real_at(const void *data, lk_dtype dtype, int64_t i)
     const char *p = (const char *)data + i * (int64_t)lk_dtype_size(dtype);
     double wide;
     float narrow;
+    int64_t whole;
+    int32_t small;
     uint16_t u;
     switch (dtype) {
     case LK_F64:
@@ -42,6 +44,12 @@ double lk_real_at(const void *data, lk_dtype dtype, int64_t i)
     case LK_F32:
         memcpy(&narrow, p, sizeof narrow);
         return (double)narrow;
+    case LK_I64:
+        memcpy(&whole, p, sizeof whole);
+        return (double)whole;
+    case LK_I32:
+        memcpy(&small, p, sizeof small);
+        return (double)small;
     case LK_F16:
         memcpy(&u, p, sizeof u);
         return (double)f16_value(u);
@@ -86,6 +94,10 @@ static uint16_t narrow_half(double x, int bits)
         WIDEN(double, to_type, x)                                                                  \
     case LK_F32:                                                                                   \
         WIDEN(float, to_type, x)                                                                   \
+    case LK_I64:                                                                                   \
+        WIDEN(int64_t, to_type, x)                                                                 \
+    case LK_I32:                                                                                   \
+        WIDEN(int32_t, to_type, x)                                                                 \
     case LK_F16:                                                                                   \
         WIDEN(uint16_t, to_type, f16_value(x))                                                     \
     default:                                                                                       \

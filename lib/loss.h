@@ -86,7 +86,8 @@ typedef struct lk_job {
     const void *options;
     uint64_t options_given; /* a bit for each field of the table; see lk_given */
     /* data is NULL for inputs that were not given, and for gradients and diagnostics that were not
-     * requested. Float inputs that are not differentiable are converted to the computing type. */
+     * requested. Float inputs that are not differentiable are converted to the computing type; see
+     * lk_loss.reals too. */
     lk_tensor in[LK_MAX_INPUTS];
     lk_tensor grad[LK_MAX_INPUTS];
     lk_tensor out[LK_MAX_OUTPUTS];
@@ -143,6 +144,9 @@ struct lk_loss {
     /* How many times the usual number of rows make a block, because a row costs less than what
      * row_cost counts in: a call of one block stays on one thread. 0: once. */
     int light;
+
+    /* Are integers in inputs that may hold floats converted as floats are? */
+    bool reals;
 
     /* Does prepare refuse weights (inputs with LK_WEIGHTS) that are not finite, because it reads
      * them anyway? */

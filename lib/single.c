@@ -98,9 +98,10 @@ static lk_status take_data(single *s, lk_error *error)
 
 static bool must_convert(const single *s, int i)
 {
-    return s->given[i].rank >= 0 && lk_is_float(s->given[i].dtype) &&
-           !(s->call.loss->is.inputs[i].flags & LK_DIFFERENTIABLE) &&
-           s->given[i].dtype != single_real(s);
+    const lk_input *input = &s->call.loss->is.inputs[i];
+    const bool numbers = s->call.loss->reals && (lk_input_dtypes(input) & LK_FLOATS);
+    return s->given[i].rank >= 0 && (lk_is_float(s->given[i].dtype) || numbers) &&
+           !(input->flags & LK_DIFFERENTIABLE) && s->given[i].dtype != single_real(s);
 }
 
 enum { LINE = 64 }; /* bytes of a cache line, and of the longest vector */

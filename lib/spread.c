@@ -30,6 +30,7 @@ lk_spread lk_spread_of(const lk_tensor *t, const lk_tensor *to, bool leads)
 /* The same element n times. */
 static void repeat_one(char *to, const char *from, size_t width, int64_t n)
 {
+    uint16_t half;
     uint32_t narrow;
     uint64_t wide;
     if (width == sizeof narrow) {
@@ -40,6 +41,10 @@ static void repeat_one(char *to, const char *from, size_t width, int64_t n)
         memcpy(&wide, from, sizeof wide);
         for (int64_t k = 0; k < n; k++)
             memcpy(to + k * 8, &wide, sizeof wide);
+    } else if (width == sizeof half) {
+        memcpy(&half, from, sizeof half);
+        for (int64_t k = 0; k < n; k++)
+            memcpy(to + k * 2, &half, sizeof half);
     } else {
         memset(to, *from, (size_t)n);
     }

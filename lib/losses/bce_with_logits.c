@@ -54,7 +54,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const elementwise is = {.each = each,
                             .ahead = label_ahead,
-                            .ranged = true,
+                            .ranged = B,
                             .weight = LABEL_WEIGHT,
                             .factor = POS_WEIGHT,
                             .mask = LABEL_MASK,

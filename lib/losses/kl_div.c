@@ -84,7 +84,7 @@ LK_INLINE void each(const void *given, element *e)
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const elementwise is = {
-        .each = each, .ranged = true, .mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
+        .each = each, .ranged = B, .mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
     const options o = *(const options *)job->options;
     (void)scratch;
     elementwise_rows(job, &o, first, count, block, is);

@@ -85,7 +85,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const elementwise is = {.each = each,
                             .ahead = label_ahead,
-                            .ranged = true,
+                            .ranged = B,
                             .weight = LABEL_WEIGHT,
                             .mask = LABEL_MASK,
                             .grad_output = LABEL_GRAD_OUTPUT};

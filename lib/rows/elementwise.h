@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Element-wise losses of two tensors A and B of the same shape, a row being one element. A loss
- * gives a function that computes LANES elements, and gets checks, weights, masks, sums and kernels
- * from here. Those of the difference a - b, which are regressions, give no more than a value and a
- * slope:
+ * Element-wise losses of two tensors A and B of the same shape, or of A and a constant, a row being
+ * one element. A loss gives a function that computes LANES elements, and gets checks, weights,
+ * masks, sums and kernels from here. Those of the difference a - b, which are regressions, give no
+ * more than a value and a slope:
  *
  *     typedef struct options { lk_reduce reduce; double delta; } options;
  *     LK_INLINE product value(const options *o, vec r) { ... }
@@ -34,11 +34,12 @@ typedef struct product {
 typedef struct element {
     vec a, b;
     vec ahead;  /* what the loss's function of that name gives for a */
-    vec factor; /* of the second weight; 1 where there is none */
+    vec factor; /* of the input of that name; 1 where there is none */
 
     product value;
     vec slope_a, slope_b;
-    mask legal; /* is b in its range? */
+    mask legal;   /* is the input that is `ranged` in its range? */
+    mask legal_a; /* is a? */
 } element;
 
 /* What a loss computes, and which input is what; 0, which is A, where it has none. */
@@ -48,10 +49,14 @@ typedef struct elementwise {
      * chains of dependent operations short enough for the processor to run several beside each
      * other. */
     vec (*ahead)(vec a);
-    bool ranged; /* does `each` say what is legal? */
+    bool alone;     /* there is no B */
+    bool constant;  /* `factor` is always given */
+    bool broadcast; /* B broadcasts to A; its gradient is written here only if it has A's shape */
+    int ranged;     /* B or `factor`, where `each` says what of it is legal */
+    bool ranged_a;  /* likewise A */
 
     int weight; /* multiplies the loss; broadcasts to A */
-    int factor; /* likewise, but what it does is up to the loss */
+    int factor; /* a constant that broadcasts to A: what it does is up to the loss */
     int mask;   /* broadcasts to A, or has the shape of its first axes */
     int grad_output;
 } elementwise;
@@ -122,21 +127,37 @@ LK_STATIC void elementwise_spread(const lk_job *job, int input, bool leads, lk_s
         *to = lk_spread_of(&job->in[input], &job->in[A], leads);
 }
 
-/* The elements of an input, from i on, that are refused. Rare, and so kept out of the loops. */
-static __attribute__((noinline, cold, unused)) void
-elementwise_refuse(lk_block *block, lk_status status, int input, int64_t i, mask bad, vec x)
+/* The element of a tensor that element i of A meets. */
+LK_STATIC int64_t elementwise_of(const lk_spread *spread, int64_t i)
+{
+    int64_t at = 0;
+    for (int axis = 0; axis < spread->axes; axis++) {
+        at += i % spread->size[axis] * spread->stride[axis];
+        i /= spread->size[axis];
+    }
+    return at;
+}
+
+/* The elements of an input, met by those of A from i on, that are refused; `spread` is NULL where
+ * the input has the shape of A. Rare, and so kept out of the loops. */
+static __attribute__((noinline, cold, unused)) void elementwise_refuse(lk_block *block,
+                                                                       lk_status status, int input,
+                                                                       const lk_spread *spread,
+                                                                       int64_t i, mask bad, vec x)
 {
     for (int k = 0; k < LANES; k++)
         if (bad[k])
-            lk_refuse(block, status, input, i + k, (double)x[k]);
+            lk_refuse(block, status, input, spread ? elementwise_of(spread, i + k) : i + k,
+                      (double)x[k]);
 }
 
 /* NaN and +inf are refused among the counted lanes. */
-LK_INLINE void elementwise_check(lk_block *block, int input, int64_t i, mask counts, vec x)
+LK_INLINE void elementwise_check(lk_block *block, int input, const lk_spread *spread, int64_t i,
+                                 mask counts, vec x)
 {
     const mask bad = counts & ~(x < v_set((real)INFINITY));
     if (!m_none(bad))
-        elementwise_refuse(block, LK_NONFINITE_INPUT, input, i, bad, x);
+        elementwise_refuse(block, LK_NONFINITE_INPUT, input, spread, i, bad, x);
 }
 
 /* lk_block.sum: of the values, and of the same times elementwise_unit. */
@@ -193,6 +214,7 @@ LK_INLINE void elementwise_store(elem *to, vec x, bool stream)
 /* What all chunks of a run have in common. */
 typedef struct elementwise_run {
     lk_block *block;
+    const lk_spread *spread_b; /* NULL: B has the shape of A */
     vec rho;
     mask moving; /* is that not 0? */
     double unit;
@@ -270,19 +292,24 @@ LK_INLINE void elementwise_step(const elementwise_run *r, const void *options, e
     if (!plain && at.mask)
         counts &= m_bytes(at.mask + j);
     v_fetch(at.a + j);
-    v_fetch(at.b + j);
-    element e = {.a = v_load(at.a + j), .b = v_load(at.b + j)};
+    if (!is.alone)
+        v_fetch(at.b + j);
+    element e = {.a = v_load(at.a + j), .b = is.alone ? (vec){0} : v_load(at.b + j)};
     e.value.b = v_set(1);
     if (!plain && r->refuse) {
-        elementwise_check(r->block, A, i, counts, e.a);
-        elementwise_check(r->block, B, i, counts, e.b);
+        elementwise_check(r->block, A, NULL, i, counts, e.a);
+        if (!is.alone)
+            elementwise_check(r->block, B, r->spread_b, i, counts, e.b);
     }
-    e.factor = !plain && at.factor ? v_read(at.factor + j) : v_set(1);
+    e.factor = is.constant || (!plain && at.factor) ? v_read(at.factor + j) : v_set(1);
     if (is.ahead)
         e.ahead = v_read(c->ahead + k);
     is.each(options, &e);
+    if (is.ranged_a && !m_none(counts & ~e.legal_a))
+        elementwise_refuse(r->block, LK_VALUE_OUT_OF_RANGE, A, NULL, i, counts & ~e.legal_a, e.a);
     if (is.ranged && !m_none(counts & ~e.legal))
-        elementwise_refuse(r->block, LK_VALUE_OUT_OF_RANGE, B, i, counts & ~e.legal, e.b);
+        elementwise_refuse(r->block, LK_VALUE_OUT_OF_RANGE, is.ranged, r->spread_b, i,
+                           counts & ~e.legal, is.ranged == is.factor ? e.factor : e.b);
     const vec w = !plain && at.weight ? v_read(at.weight + j) : v_set(1);
     const mask used = counts & (w != (vec){0});
     vec loss = v_where(used, w * (e.value.a * e.value.b));
@@ -331,10 +358,12 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     const bool per_row = job->value.rank > 0 || reduce->reduction == LK_NONE;
     const real *up = job->in[is.grad_output].data;
     const elem *a = job->in[A].data, *b = job->in[B].data;
-    elem *grad_a = job->grad[A].data, *grad_b = job->grad[B].data;
+    const bool dense = !is.broadcast || lk_tensor_count(&job->in[B]) == job->rows;
+    elem *grad_a = job->grad[A].data, *grad_b = dense ? job->grad[B].data : NULL;
     real *values = per_row ? job->value.data : NULL;
-    lk_spread weight, factor, given;
+    lk_spread weight, factor, given, spread_b;
     _Alignas(LK_LINE) real room[2][ELEMENTWISE_CHUNK];
+    _Alignas(LK_LINE) elem room_b[ELEMENTWISE_CHUNK];
     _Alignas(LK_LINE) unsigned char marks[ELEMENTWISE_CHUNK];
     real upstream = 1;
     elementwise_chunk c;
@@ -342,9 +371,13 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     elementwise_spread(job, is.weight, false, &weight);
     elementwise_spread(job, is.factor, false, &factor);
     elementwise_spread(job, is.mask, true, &given);
+    if (!dense)
+        elementwise_spread(job, B, true, &spread_b);
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
-    elementwise_run r = {.block = block, .summed = !per_row && job->value.data};
+    elementwise_run r = {.block = block,
+                         .spread_b = dense ? NULL : &spread_b,
+                         .summed = !per_row && job->value.data};
     const double rho = job->scale[0] * (double)upstream;
     const int power = elements_power(rho);
     r.rho = v_set((real)ldexp(rho, -power));
@@ -354,8 +387,8 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
     r.stream_a = elementwise_streams(job, grad_a, first);
     r.stream_b = elementwise_streams(job, grad_b, first);
     const bool streams = r.stream_a || r.stream_b;
-    const bool plain =
-        !weight.data && !factor.data && !given.data && !(up && per_row) && !r.refuse && r.moving[0];
+    const bool plain = !weight.data && (is.constant || !factor.data) && !given.data &&
+                       !(up && per_row) && !r.refuse && r.moving[0];
     for (int64_t i = first, n; i < first + count; i += n) {
         int64_t k = 0;
         n = first + count - i < ELEMENTWISE_CHUNK ? first + count - i : ELEMENTWISE_CHUNK;
@@ -363,7 +396,9 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
         c.beyond = 0;
         const elementwise_place at = {
             .a = a + i,
-            .b = b + i,
+            .b = is.alone ? NULL
+                 : dense  ? b + i
+                          : lk_spread_read(&spread_b, i, n, room_b),
             .weight = weight.data ? lk_spread_read(&weight, i, n, room[0]) : NULL,
             .factor = factor.data ? lk_spread_read(&factor, i, n, room[1]) : NULL,
             .mask = given.data ? lk_spread_read(&given, i, n, marks) : NULL,
@@ -403,6 +438,17 @@ LK_INLINE void elementwise_rows(const lk_job *job, const void *options, int64_t 
 
 enum { SAMPLE_WEIGHT = B + 1, MASK, GRAD_OUTPUT };
 
+#define REGRESSION_SHARED                                                                          \
+    [SAMPLE_WEIGHT] = {.name = "sample_weight",                                                    \
+                       .forms = {{"*", LK_FLOATS}},                                                \
+                       .flags = LK_OPTIONAL | LK_WEIGHTS,                                          \
+                       .help = "weight of each element; default ones"},                            \
+    [MASK] = {.name = "mask",                                                                      \
+              .forms = {{"*", LK_MASKS}},                                                          \
+              .flags = LK_OPTIONAL | LK_IGNORES,                                                   \
+              .help = "elements with 0 are ignored and not read; default all counted"},            \
+    [GRAD_OUTPUT] = LK_GRAD_OUTPUT
+
 static const lk_input regression_inputs[] __attribute__((unused)) = {
     [A] = {.name = "a",
            .forms = {{"*", LK_FLOATS}},
@@ -412,15 +458,7 @@ static const lk_input regression_inputs[] __attribute__((unused)) = {
            .forms = {{"*", LK_FLOATS}},
            .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
            .help = "targets"},
-    [SAMPLE_WEIGHT] = {.name = "sample_weight",
-                       .forms = {{"*", LK_FLOATS}},
-                       .flags = LK_OPTIONAL | LK_WEIGHTS,
-                       .help = "weight of each element; default ones"},
-    [MASK] = {.name = "mask",
-              .forms = {{"*", LK_MASKS}},
-              .flags = LK_OPTIONAL | LK_IGNORES,
-              .help = "elements with 0 are ignored and not read; default all counted"},
-    [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
+    REGRESSION_SHARED,
     {0},
 };
 
@@ -435,6 +473,36 @@ LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
     return status;
 }
 
+/* Losses of one tensor, A, beside a constant in the place of B: floats or integers. */
+#define SCORE_INPUTS(help_, range_, target_range, target_help)                                     \
+    [A] = {.name = "input",                                                                        \
+           .forms = {{"*", LK_FLOATS}},                                                            \
+           .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,                                \
+           .range = (range_),                                                                      \
+           .help = (help_)},                                                                       \
+    [B] = {.name = "target",                                                                       \
+           .forms = {{"*", LK_FLOATS | LK_INTS}},                                                  \
+           .range = (target_range),                                                                \
+           .help = (target_help)},                                                                 \
+    REGRESSION_SHARED
+
+/* The rows of such a loss, and of one that gives more than a value and a slope. */
+#define ELEMENTWISE_KERNELS(options, ...)                                                          \
+    static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
+                     void *scratch)                                                                \
+    {                                                                                              \
+        const elementwise is = {.each = each,                                                      \
+                                .weight = SAMPLE_WEIGHT,                                           \
+                                .mask = MASK,                                                      \
+                                .grad_output = GRAD_OUTPUT,                                        \
+                                __VA_ARGS__};                                                      \
+        const options o = *(const options *)job->options;                                          \
+        (void)scratch;                                                                             \
+        elementwise_rows(job, &o, first, count, block, is);                                        \
+    }
+#define SCORE_KERNELS(options, ...)                                                                \
+    ELEMENTWISE_KERNELS(options, .alone = true, .constant = true, .factor = B, __VA_ARGS__)
+
 #define REGRESSION_KERNELS(options, value_of, slope_of)                                            \
     LK_INLINE void each(const void *given, element *e)                                             \
     {                                                                                              \
@@ -444,19 +512,13 @@ LK_STATIC lk_status regression_prepare(lk_job *job, lk_error *error)
         e->slope_a = slope_of(o, r);                                                               \
         e->slope_b = -e->slope_a;                                                                  \
     }                                                                                              \
-    static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
-                     void *scratch)                                                                \
-    {                                                                                              \
-        const elementwise is = {                                                                   \
-            .each = each, .weight = SAMPLE_WEIGHT, .mask = MASK, .grad_output = GRAD_OUTPUT};      \
-        const options o = *(const options *)job->options;                                          \
-        (void)scratch;                                                                             \
-        elementwise_rows(job, &o, first, count, block, is);                                        \
-    }
+    ELEMENTWISE_KERNELS(options, .alone = false)
 
-#define REGRESSION_MEMBERS(options)                                                                \
-    .options_size = sizeof(options), .parts = 1, .light = ELEMENTWISE_CHEAP,                       \
+#define ELEMENTWISE_MEMBERS(options, light_)                                                       \
+    .options_size = sizeof(options), .parts = 1, .light = (light_), .reals = true,                 \
     .checks_weights = true, .prepare = regression_prepare, .rows = rows,                           \
     .finish = elementwise_finish
+
+#define REGRESSION_MEMBERS(options) ELEMENTWISE_MEMBERS(options, ELEMENTWISE_CHEAP)
 
 #endif

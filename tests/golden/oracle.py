@@ -130,7 +130,8 @@ class Book:
     """Collects the cases of one loss and writes them.
 
     A case's scale is the Z of the contract's tolerances: one for every row of class scores, as a
-    tensor; one number where all rows share it; None for element-wise losses.
+    tensor; one number where all rows share it; None for element-wise losses. Its terms are, for each
+    element of the gradients, the largest one that cancels in it.
     """
 
     def __init__(self, loss):
@@ -138,7 +139,7 @@ class Book:
         self.lines = []
         self.names = set()
 
-    def add(self, name, inputs, options, outputs, scale=None):
+    def add(self, name, inputs, options, outputs, scale=None, terms=None):
         assert name not in self.names, name
         self.names.add(name)
         case = {
@@ -153,6 +154,8 @@ class Book:
             case["scale"] = number(scale)
         elif scale is not None:
             case["scale"] = [number(v) for v in scale.tolist()]
+        if terms is not None:
+            case["terms"] = [number(v) for v in terms.reshape(-1).tolist()]
         self.lines.append(json.dumps(case, separators=(",", ":"), allow_nan=False))
 
     def write(self, path):

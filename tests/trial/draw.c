@@ -226,10 +226,19 @@ static void draw_offsets(const trial *t, trial_input *in)
     }
 }
 
+/* The range that the values of an input have in this trial; NULL: any that is finite. */
+static const char *range_here(const trial *t, const trial_input *in)
+{
+    const char *range = in->is->range, *name = range ? strstr(range, " unless ") : NULL;
+    if (!range || strcmp(range, "finite") == 0)
+        return NULL;
+    return name && option_is(t, name + strlen(" unless "), "true") ? NULL : range;
+}
+
 /* The values of an input, by its range. False if they cannot be drawn. */
 static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
 {
-    const char *range = in->is->range;
+    const char *range = range_here(t, in);
     bool real = is_float(in->type);
     double marks[TRIAL_OPTIONS];
     const trial_input *twin = range_twin(t, in);
