@@ -67,8 +67,9 @@ export interface CallOptions {
 }
 
 export class Client {
-  /** http://host:port, https://host:port, or, in Node, unix:/path. */
+  /** http://host:port, https://host:port, or, in Node, unix:/path. Connections are kept, and do not keep the process. */
   constructor(url?: string, options?: ClientOptions);
+  /** Tensors that are sent must not be written to before the reply. */
   evaluate(
     loss: string,
     inputs: Record<string, Input>,

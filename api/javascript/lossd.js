@@ -83,6 +83,7 @@ function optionText(value) {
   return String(value);
 }
 
+/** The pieces of a body: its header, then the tensors' own memory. */
 function writeBody(inputs, metadata) {
   const header = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   const given = Object.entries(inputs).filter(([, value]) => value !== undefined);
@@ -95,30 +96,24 @@ function writeBody(inputs, metadata) {
     header[name] = { dtype: t.dtype.toUpperCase(), shape: t.shape, data_offsets: [offset, end] };
     offset = end;
   }
-  let text = new TextEncoder().encode(JSON.stringify(header));
-  const padded = new Uint8Array(Math.ceil(text.length / 8) * 8).fill(0x20);
-  padded.set(text);
-  const body = new Uint8Array(8 + padded.length + offset);
-  new DataView(body.buffer).setBigUint64(0, BigInt(padded.length), true);
-  body.set(padded, 8);
-  for (const [name, t] of named) {
-    const at = 8 + padded.length + header[name].data_offsets[0];
-    body.set(new Uint8Array(t.data.buffer, t.data.byteOffset, t.data.byteLength), at);
-  }
-  return body;
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const first = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
+  new DataView(first.buffer).setBigUint64(0, BigInt(first.length - 8), true);
+  first.set(text, 8);
+  return [first, ...named.map(([, t]) => new Uint8Array(t.data.buffer, t.data.byteOffset, t.data.byteLength))];
 }
 
-/** Views of the reply where they are aligned, copies where they are not. */
-function readBody(buffer) {
-  const size = Number(new DataView(buffer).getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, size)));
+/** Views of the reply. Copies where they are not aligned, or small: a loss that is kept would keep all of a reply. */
+function readBody({ buffer, byteOffset, byteLength }) {
+  const size = Number(new DataView(buffer, byteOffset).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, byteOffset + 8, size)));
   const outputs = {};
   for (const [name, entry] of Object.entries(header)) {
     if (name === "__metadata__") continue;
     const [Type, width] = TYPES[entry.dtype];
-    const [begin, end] = entry.data_offsets.map((at) => at + 8 + size);
-    const data =
-      begin % width === 0 ? new Type(buffer, begin, (end - begin) / width) : new Type(buffer.slice(begin, end));
+    const [begin, end] = entry.data_offsets.map((at) => byteOffset + 8 + size + at);
+    const copied = begin % width !== 0 || end - begin <= byteLength / 8;
+    const data = copied ? new Type(buffer.slice(begin, end)) : new Type(buffer, begin, (end - begin) / width);
     outputs[name] = { dtype: entry.dtype.toLowerCase(), shape: entry.shape, data };
   }
   return outputs;
@@ -147,32 +142,85 @@ export function bf16(values, shape = [values.length]) {
   return tensor(Uint16Array.from(bits, round), shape, "bf16");
 }
 
-/** What AbortSignal.timeout takes: whole milliseconds, 24 days of them at most. */
-const limitOf = (ms) => AbortSignal.timeout(Math.max(0, Math.min(Math.ceil(ms), 2 ** 31 - 1)));
+const LONGEST = 2 ** 31 - 1; // ms that a timer can wait, 24 days
 
-/** A promise that others wait for as well, given up for this caller only. */
-const unless = (signal, promise) =>
-  new Promise((resolve, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    promise.then(resolve, reject);
-  });
+/** What a call may take, and what ends it before: its time, or the caller's signal. */
+class Limit {
+  #timer;
+  #outer;
+  #control = new AbortController();
+  #abort = () => this.#control.abort(this.#outer.reason);
 
-const sleep = (ms, signal) =>
-  new Promise((resolve, reject) => {
-    const stop = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
+  constructor(timeout, outer) {
+    const late = () => this.#control.abort(new DOMException(`no reply within ${timeout} ms`, "TimeoutError"));
+    const ms = Math.max(0, Math.min(Math.ceil(timeout), LONGEST));
+    this.end = Date.now() + ms;
+    this.signal = this.#control.signal;
+    this.#outer = outer;
+    this.#timer = setTimeout(late, ms);
+    outer?.addEventListener("abort", this.#abort);
+    if (outer?.aborted) this.#abort();
+  }
+
+  /** ms that are left. */
+  get left() {
+    return this.end - Date.now();
+  }
+
+  /** What the promise becomes, unless the limit comes first. */
+  async within(promise) {
+    const { signal } = this;
+    signal.throwIfAborted();
+    let stop;
+    const stopped = new Promise((_, reject) => {
+      stop = () => reject(signal.reason);
+      signal.addEventListener("abort", stop, { once: true });
+    });
+    try {
+      return await Promise.race([promise, stopped]);
+    } finally {
       signal.removeEventListener("abort", stop);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", stop, { once: true });
-  });
+    }
+  }
+
+  sleep(ms) {
+    let timer;
+    const slept = new Promise((resolve) => (timer = setTimeout(resolve, ms)));
+    return this.within(slept).finally(() => clearTimeout(timer));
+  }
+
+  /** Runs something under a limit, which is over with it. */
+  static async of(timeout, outer, run) {
+    const limit = new Limit(timeout, outer);
+    try {
+      return await run(limit);
+    } finally {
+      clearTimeout(limit.#timer);
+      outer?.removeEventListener("abort", limit.#abort);
+    }
+  }
+}
+
+/** How a browser carries a call. */
+class Fetching {
+  constructor(url) {
+    this.url = url;
+  }
+
+  async send(method, path, headers, pieces, signal) {
+    const body = method === "POST" ? new Blob(pieces) : undefined;
+    const reply = await fetch(this.url + path, { method, headers, body, signal });
+    const whole = new Uint8Array(await reply.arrayBuffer());
+    return { status: reply.status, header: (name) => reply.headers.get(name), body: whole };
+  }
+}
+
+/** Node's own way is loaded here, so that browsers never see it. */
+const carrierOf = async (url) => new (globalThis.process?.versions?.node ? (await import("./node.js")).Carrier : Fetching)(url);
 
 export class Client {
   #described;
+  #carrier;
 
   constructor(url = "http://127.0.0.1:8080", { apiKey, timeout = 30_000, retries = 4 } = {}) {
     this.url = url.replace(/\/$/, "");
@@ -182,16 +230,15 @@ export class Client {
   }
 
   /** The outputs by name: `loss` and the usual gradients, or those that `outputs` names. */
-  async evaluate(loss, inputs, options = {}, { outputs, timeout = this.timeout, signal } = {}) {
-    const chosen = Object.entries(options).filter(([, value]) => value !== undefined);
-    const metadata = Object.fromEntries(chosen.map(([name, value]) => [name, optionText(value)]));
-    const end = Date.now() + timeout;
-    if (outputs) metadata.outputs = outputs.join(",");
-    const body = writeBody(inputs, metadata);
-    const limit = limitOf(timeout);
-    const { path } = await unless(signal ? AbortSignal.any([signal, limit]) : limit, this.describe(loss));
-    const headers = { "Content-Type": MEDIA, Accept: MEDIA };
-    return readBody(await this.#call("POST", path, headers, body, { timeout: end - Date.now(), signal }));
+  evaluate(loss, inputs, options = {}, { outputs, timeout = this.timeout, signal } = {}) {
+    return Limit.of(timeout, signal, async (limit) => {
+      const chosen = Object.entries(options).filter(([, value]) => value !== undefined);
+      const metadata = Object.fromEntries(chosen.map(([name, value]) => [name, optionText(value)]));
+      if (outputs) metadata.outputs = outputs.join(",");
+      const pieces = writeBody(inputs, metadata);
+      const { path } = await limit.within(this.describe(loss));
+      return readBody(await this.#call("POST", path, { "Content-Type": MEDIA, Accept: MEDIA }, pieces, limit));
+    });
   }
 
   /** The names of all losses and transforms. */
@@ -209,7 +256,7 @@ export class Client {
   /** Does it welcome requests? */
   async ready() {
     try {
-      await this.#call("GET", "/readyz", {}, undefined, { timeout: Math.min(this.timeout, 5000), retries: 0 });
+      await this.#get("/readyz", { timeout: Math.min(this.timeout, 5000), retries: 0 });
       return true;
     } catch {
       return false;
@@ -217,7 +264,7 @@ export class Client {
   }
 
   async #descriptions() {
-    this.#described ??= this.#call("GET", "/v1/losses", {}, undefined, {}).then(
+    this.#described ??= this.#get("/v1/losses").then(
       (body) => new Map(JSON.parse(new TextDecoder().decode(body)).losses.map((one) => [one.name, one])),
     );
     try {
@@ -228,36 +275,33 @@ export class Client {
     }
   }
 
-  async #call(method, path, headers, body, { timeout = this.timeout, signal, retries = this.retries }) {
-    const end = Date.now() + timeout;
-    const limit = limitOf(timeout);
-    const either = signal ? AbortSignal.any([signal, limit]) : limit;
+  #get(path, { timeout = this.timeout, retries } = {}) {
+    return Limit.of(timeout, undefined, (limit) => this.#call("GET", path, {}, [], limit, retries));
+  }
+
+  async #call(method, path, headers, pieces, limit, retries = this.retries) {
+    const carrier = await (this.#carrier ??= carrierOf(this.url));
     for (let left = retries, again = true; ; left--) {
-      const remaining = String(Math.ceil(Math.max(1, Math.min(end - Date.now(), 1e9))));
+      const remaining = String(Math.ceil(Math.max(1, Math.min(limit.left, 1e9))));
       const all = { ...this.headers, ...headers, "X-Request-Timeout": remaining };
       let reply;
       try {
-        reply = await (this.url.startsWith("unix:") ? fetchUnix : fetchHttp)(this.url, path, {
-          method,
-          headers: all,
-          body,
-          signal: either,
-        });
+        reply = await carrier.send(method, path, all, pieces, limit.signal);
       } catch (error) {
         // A kept connection that lossd has closed since? To evaluate twice is no harm.
-        if (either.aborted || !again) throw error;
+        if (limit.signal.aborted || !again) throw error;
         again = false;
         left++;
-        await sleep(0, either); // so that others that are closed are seen to be
+        await limit.sleep(0); // so that others that are closed are seen to be
         continue;
       }
       if (reply.status >= 200 && reply.status < 300) return reply.body;
       const after = reply.header("retry-after");
       const wait = 1000 * (/^\d+$/.test(after) ? Number(after) : 1); // a date is what proxies may write
-      if (reply.status !== 503 || left <= 0 || Date.now() + wait >= end) {
+      if (reply.status !== 503 || left <= 0 || wait >= limit.left) {
         throw new LossdError(reply.status, problemOf(reply.body), reply.header("x-request-id") ?? "");
       }
-      await sleep(wait, either);
+      await limit.sleep(wait);
     }
   }
 }
@@ -271,38 +315,4 @@ function problemOf(body) {
     // not lossd's own: somebody between said it
   }
   return { detail: text.slice(0, 200) };
-}
-
-async function fetchHttp(url, path, init) {
-  const reply = await fetch(url + path, init);
-  return { status: reply.status, header: (name) => reply.headers.get(name), body: await reply.arrayBuffer() };
-}
-
-let agent;
-
-/** fetch knows no Unix sockets; Node's http does. Loaded here, so that browsers never see it. */
-async function fetchUnix(url, path, { method, headers, body, signal }) {
-  const http = await import("node:http");
-  agent ??= new http.Agent({ keepAlive: true });
-  return new Promise((resolve, reject) => {
-    const length = body ? { "Content-Length": body.byteLength } : {};
-    const options = { socketPath: url.slice(5), path, method, headers: { ...headers, ...length }, signal, agent };
-    const request = http.request(options, (reply) => {
-      const parts = [];
-      reply.on("data", (part) => parts.push(part));
-      reply.on("error", reject);
-      reply.on("end", () => {
-        const size = parts.reduce((sum, part) => sum + part.length, 0);
-        const whole = new Uint8Array(size);
-        let at = 0;
-        for (const part of parts) {
-          whole.set(part, at);
-          at += part.length;
-        }
-        resolve({ status: reply.statusCode, header: (name) => reply.headers[name] ?? null, body: whole.buffer });
-      });
-    });
-    request.on("error", (error) => reject(signal.aborted ? signal.reason : error));
-    request.end(body);
-  });
 }

@@ -1,8 +1,9 @@
 // The client against a running lossd (LOSSD, or ../../build/lossd), and against a server that is full.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
+import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import readline from "node:readline";
@@ -161,6 +162,72 @@ test("a kept connection that was closed unseen", async () => {
       assert.equal((await client.evaluate("mse", { a, b })).loss.data[0], 1);
     }
   }
+});
+
+test("replies as servers between may send them, a byte at a time and at once", async () => {
+  const body = '{"losses":[]}';
+  const replies = {
+    interim: `HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n${body}`,
+    chunked: `HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;x=y\r\n{"lo\r\n9\r\nsses":[]}\r\n0\r\nA: b\r\n\r\n`,
+    "until the end": `HTTP/1.0 200 OK\r\n\r\n${body}`,
+    "cut off": `HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n${body}`,
+    "too long": `HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n${body}`,
+    "no chunks": `HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n${body}\r\n`,
+    "no HTTP": "SSH-2.0-x\r\n\r\n",
+    "no length": "HTTP/1.1 200 OK\r\nContent-Length: 1e9\r\n\r\n",
+    "long head": `HTTP/1.1 200 OK\r\nA: ${"a".repeat(70_000)}\r\n\r\n`,
+  };
+  for (const [name, reply] of Object.entries(replies)) {
+    for (const whole of [true, false]) {
+      const server = net.createServer((socket) => {
+        socket.setNoDelay(true).on("error", () => {});
+        socket.once("data", async () => {
+          if (!whole && name !== "long head") {
+            for (const byte of reply.slice(0, -1)) {
+              socket.write(byte);
+              await new Promise(setImmediate);
+            }
+          }
+          socket.end(whole || name === "long head" ? reply : reply.at(-1));
+        });
+      });
+      await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+      const client = new Client(`http://127.0.0.1:${server.address().port}`);
+      try {
+        if (["interim", "chunked", "until the end"].includes(name)) assert.deepEqual(await client.losses(), [], name);
+        else await assert.rejects(client.losses(), /closed before|longer|chunked|HTTP|Content-Length|head|JSON/, name);
+      } finally {
+        server.close();
+      }
+    }
+  }
+});
+
+test("TLS, with the authorities that Node is told of", async () => {
+  const [cert, pem] = [`${folder}/cert.pem`, `${folder}/key.pem`];
+  const named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
+  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", pem];
+  execFileSync("openssl", ["req", "-x509", ...key, ...named, "-out", cert, "-days", "1"], { stdio: "ignore" });
+  const [url] = await start("--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", pem);
+  await assert.rejects(new Client(url).losses(), { code: "DEPTH_ZERO_SELF_SIGNED_CERT" });
+  const file = join(folder, "tls.mjs");
+  const module = new URL("../lossd.js", import.meta.url).href;
+  writeFileSync(
+    file,
+    `import { Client } from ${JSON.stringify(module)};
+     const [a, b] = [new Float32Array(3e6).fill(2), new Float32Array(3e6)];
+     for (const url of process.argv.slice(2)) {
+       for (const client = new Client(url); ; ) {
+         const got = await client.evaluate("mse", { a, b });
+         console.log(got.loss.data[0], got["grad.a"].data.every((one) => one === got["grad.a"].data[0]));
+         if (client.again) break;
+         client.again = true;
+       }
+     }`,
+  );
+  const environment = { ...process.env, NODE_EXTRA_CA_CERTS: cert };
+  const said = execFileSync(process.execPath, [file, url, url.replace("127.0.0.1", "localhost")], { env: environment });
+  assert.equal(String(said), "4 true\n".repeat(4));
 });
 
 test("the first call's own limits, and what is undefined", async () => {
