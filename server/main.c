@@ -7,6 +7,7 @@
 #include "catalogue/manual.h"
 #include "catalogue/openapi.h"
 #include "catalogue/trees.h"
+#include "eval.h"
 #include "flags.h"
 #include "http/access.h"
 #include "http/http.h"
@@ -17,7 +18,6 @@
 #include "route.h"
 #include "tell/health.h"
 #include "tell/log.h"
-#include "wire/wires.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -196,60 +196,6 @@ static int print_problem(const problem *p)
     return 1;
 }
 
-static bool read_file(const char *path, size_t max, buffer *to)
-{
-    if (path && strcmp(path, "-") == 0)
-        path = NULL;
-    FILE *file = path ? fopen(path, "rb") : stdin;
-    char chunk[64 * 1024];
-    size_t n;
-    *to = buffer_new(max);
-    if (!file) {
-        fprintf(stderr, "lossd: cannot open %s: %s\n", path, strerror(errno));
-        return false;
-    }
-    while ((n = fread(chunk, 1, sizeof chunk, file)) > 0)
-        buffer_append(to, chunk, n);
-    bool ok = !ferror(file);
-    if (path)
-        fclose(file);
-    if (!ok || to->failed)
-        fprintf(stderr, "lossd: cannot read %s%s\n", path ? path : "standard input",
-                ok ? ": it is larger than --max-body" : "");
-    return ok && !to->failed;
-}
-
-static int evaluate(const flags *f, const char *name, const char *path)
-{
-    problem p = {0};
-    buffer body;
-    const lk_loss *loss = evaluation_loss(name, &p);
-    if (!loss)
-        return print_problem(&p);
-    if (!read_file(path, (size_t)f->max_body, &body)) {
-        buffer_free(&body);
-        return 1;
-    }
-    span bytes = {body.data, body.size};
-    const wire *w = wire_of_bytes(bytes);
-    evaluation *e = evaluation_new(loss, w, w, bytes);
-    bool ok = e && evaluation_open(e, "", 1, &p) && evaluation_fill(e, &p);
-    if (ok) {
-        do
-            evaluation_run(e, 0);
-        while (evaluation_next(e));
-        ok = evaluation_close(e, &p);
-    }
-    for (int i = 0; ok && i < e->pieces; i++)
-        ok = fwrite(e->piece[i].data, 1, e->piece[i].size, stdout) == e->piece[i].size;
-    ok = fflush(stdout) == 0 && ok;
-    evaluation_free(e);
-    buffer_free(&body);
-    if (p.status != 0)
-        return print_problem(&p);
-    return ok ? 0 : 1;
-}
-
 static int describe(int argc, char **argv)
 {
     const lk_loss *loss = NULL;
@@ -298,17 +244,31 @@ static int health(int argc, char **argv)
     return health_check(url);
 }
 
+/* Take a word out of the command line. */
+static bool take(const char *word, int *argc, char **argv)
+{
+    int kept = 0;
+    for (int i = 0; i < *argc; i++)
+        if (i == 0 || strcmp(argv[i], word) != 0)
+            argv[kept++] = argv[i];
+    const bool there = kept < *argc;
+    *argc = kept;
+    return there;
+}
+
 static int serve_or_evaluate(int argc, char **argv)
 {
     const char *command = argc > 1 && argv[1][0] != '-' ? argv[1] : "serve";
-    bool eval = strcmp(command, "eval") == 0, help;
+    const bool evaluates = strcmp(command, "eval") == 0;
+    const bool lines = evaluates && take("--lines", &argc, argv);
+    bool help;
     int first = argc > 1 && argv[1][0] != '-' ? 2 : 1, words = 0;
     static flags f; /* static, because access control uses them as long as the service runs */
-    if (!eval && strcmp(command, "serve") != 0) {
+    if (!evaluates && strcmp(command, "serve") != 0) {
         fprintf(stderr, "lossd: there is no command \"%s\"; lossd --help lists them\n", command);
         return BAD_USAGE;
     }
-    if (!flags_parse(&f, argc, argv, first, eval ? &words : NULL, &help))
+    if (!flags_parse(&f, argc, argv, first, evaluates ? &words : NULL, &help))
         return BAD_USAGE;
     if (help)
         return print_document(manual_help);
@@ -320,13 +280,9 @@ static int serve_or_evaluate(int argc, char **argv)
         fputs("\n", stderr);
         return BAD_USAGE;
     }
-    if (!eval)
+    if (!evaluates)
         return serve(&f);
-    if (words < 1 || words > 2) {
-        fprintf(stderr, "lossd: eval takes the name of a loss, and a file or standard input\n");
-        return BAD_USAGE;
-    }
-    return evaluate(&f, argv[first], words > 1 ? argv[first + 1] : NULL);
+    return eval(&f, argv + first, words, lines);
 }
 
 int main(int argc, char **argv)

@@ -94,6 +94,7 @@ if [ -z "$mode" ]; then
         run "seeds of $(basename "$target")" "${emulator[@]}" "$programs/fuzz_$(basename "$target")" "$target"/*
     done
     run "HTTP cases" python3 tests/http/run.py --lossd "$lossd"
+    run "eval" python3 tests/eval.py --lossd "$lossd"
     run "examples" python3 tests/http/examples.py --lossd "$lossd"
     run "recipes" python3 tests/http/recipes.py --lossd "$lossd"
     run "wires" python3 tests/http/wires.py --lossd "$lossd"

@@ -17,9 +17,11 @@ typedef struct command {
 
 static const command commands[] = {
     {"[serve] [flags]", "serve (the default)", "$flags", false},
-    {"eval LOSS [FILE] [flags]",
-     "print the reply to the request body in FILE or, by -, in standard input",
-     "$(compgen -f -- \"$word\") $flags", true},
+    {"eval LOSS [FILE] [NAME=VALUE]... [--lines]",
+     "print the reply to the JSON, safetensors or .npz in FILE or, by -, in standard input; "
+     "NAME=FILE.npy is an input, NAME=VALUE an option; --lines: each line is a JSON request, and "
+     "answered by a line",
+     "--lines $(compgen -f -- \"$word\") $flags", true},
     {"describe [LOSS] [--json | --markdown | --example]", "what the losses take and give",
      "--json --markdown --example", true},
     {"openapi", "the OpenAPI document", "", false},

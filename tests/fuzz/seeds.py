@@ -8,11 +8,13 @@ Seeds that were found by fuzzing stand beside them under names of their own and 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import pathlib
 import re
 import struct
 import sys
+import zipfile
 import zlib
 
 HERE = pathlib.Path(__file__).parent
@@ -98,6 +100,18 @@ def safetensors(inputs, options) -> bytes:
     return struct.pack("<Q", len(head)) + head + data
 
 
+def npz(inputs) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, value in inputs.items():
+            _, dtype, shape, _, raw = tensor(value)
+            descr = {"BOOL": "|b1", "I64": "<i8", "F32": "<f4"}[dtype]
+            head = str({"descr": descr, "fortran_order": False, "shape": tuple(shape)}).encode() + b"\n"
+            data = b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head + raw
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data)
+    return file.getvalue()
+
+
 def oip(inputs, options, binary: bool) -> tuple[bytes, bytes]:
     tensors, data = [], b""
     for name, value in inputs.items():
@@ -124,6 +138,8 @@ def main() -> None:
         body = json.dumps(example, separators=(",", ":")).encode()
         write("json", name, line + body)
         write("safetensors", name, line + safetensors(inputs, options))
+        if not options:  # files of NumPy have no place for them
+            write("npz", name, line + npz(inputs))
         head, _ = oip(inputs, options, False)
         write("oip", name, line + b"\n" + head)
         head, data = oip(inputs, options, True)

@@ -10,6 +10,18 @@
 from .aio import AsyncClient
 from .client import Client
 from .errors import DeadlineExceeded, LossdError, Overloaded
+from .files import load, save
 from .tensors import BF16, Region, Resident
 
-__all__ = ["BF16", "AsyncClient", "Client", "DeadlineExceeded", "LossdError", "Overloaded", "Region", "Resident"]
+__all__ = [
+    "BF16",
+    "AsyncClient",
+    "Client",
+    "DeadlineExceeded",
+    "LossdError",
+    "Overloaded",
+    "Region",
+    "Resident",
+    "load",
+    "save",
+]

@@ -55,6 +55,42 @@ def running(*flags: str):
             drain.join(5)
 
 
+class Files(unittest.TestCase):
+    def test_back_and_forth(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            for dtype in (*NUMPY.values(), "f2", "i4"):
+                values = {"loss": np.zeros((), dtype), "grad.a": np.ones((2, 3), dtype), "none": np.zeros((0, 3), dtype)}
+                for kind in ("safetensors", "npz"):
+                    lossd.save(folder / f"all.{kind}", values)
+                    got = lossd.load(folder / f"all.{kind}")
+                    self.assertEqual(list(got), list(values))
+                    for key, value in values.items():
+                        self.assertEqual((got[key].dtype, got[key].shape), (value.dtype, value.shape))
+                        np.testing.assert_array_equal(got[key], value)
+                lossd.save(folder / "one.npy", values["grad.a"])
+                np.testing.assert_array_equal(lossd.load(str(folder / "one.npy")), values["grad.a"])
+            half = lossd.BF16.rounded([1.0, 2.5])
+            lossd.save(folder / "half.safetensors", {"x": half})
+            np.testing.assert_array_equal(lossd.load(folder / "half.safetensors")["x"].bits, half.bits)
+            with self.assertRaisesRegex(TypeError, "x is bfloat16"):
+                lossd.save(folder / "half.npz", {"x": half})
+            with self.assertRaisesRegex(TypeError, "by name"):
+                lossd.save(folder / "half.npz", [1.0])
+            for call in (lambda: lossd.load(folder / "x.pt"), lambda: lossd.save(folder / "x.pt", {})):
+                self.assertRaisesRegex(ValueError, "safetensors, .npy and .npz", call)
+
+    def test_the_command(self) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            path = pathlib.Path(name) / "in.npz"
+            lossd.save(path, {"a": np.float32([1, 2]), "b": np.float32([0, 0])})
+            reply = subprocess.run([LOSSD, "eval", "mse", path, "reduction=sum"], capture_output=True, check=True).stdout
+            (pathlib.Path(name) / "out.npz").write_bytes(reply)
+            got = lossd.load(pathlib.Path(name) / "out.npz")
+            self.assertEqual(float(got["loss"]), 5.0)
+            np.testing.assert_array_equal(got["grad.a"], np.float32([2, 4]))
+
+
 def loss_of(client: lossd.Client, x: float) -> float:
     return float(client.mse([x], [0.0])["loss"])
 
