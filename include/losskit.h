@@ -248,7 +248,8 @@ enum {
 typedef struct lk_description {
     const char *name;
     const char *title;
-    const char *formula;
+    const char *formula; /* in plain text */
+    const char *tex;     /* the same in LaTeX, of which pages make MathML; NULL: formula alone */
     const char *help;
     const char *reference;
     const char *example; /* the JSON body of a valid request */

@@ -66,10 +66,16 @@ static const lk_kind kind = {
     .finish = lk_graph_finish,
 };
 
+static const char tex[] =
+    "\\begin{aligned} \\text{weighted\\_sum} &= \\sum_k w_k L_k \\\\ "
+    "\\text{uncertainty} &= \\sum_k\\left(a_k e^{-s_k} L_k + \\frac{s_k}{2}\\right),\\quad s = "
+    "\\text{log\\_vars} \\end{aligned}";
+
 const lk_loss lk_graph_loss = {
     .is =
         {
             .name = "composite",
+            .tex = tex,
             .title = "Several losses as one",
             .formula = "weighted_sum: sum_k w_k L_k; "
                        "uncertainty: sum_k a_k exp(-s_k) L_k + s_k/2, s = log_vars",

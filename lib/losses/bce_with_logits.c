@@ -64,8 +64,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     elementwise_rows(job, &o, first, count, block, is);
 }
 
+static const char tex[] =
+    "\\ell = w\\left(\\pi\\,y\\,\\log(1 + e^{-x}) + (1 - y)\\,\\log(1 + e^{x})\\right),\\quad x "
+    "= \\text{logits},\\ y = \\text{targets},\\ w = \\text{weight},\\ \\pi = \\text{pos\\_weight}";
+
 LK_LOSS(bce_with_logits) = {
     .is = {.name = "bce_with_logits",
+           .tex = tex,
            .title = "Binary cross entropy of logits",
            .formula = "weight * (pos_weight * y * softplus(-x) + (1-y) * softplus(x)), "
                       "x = logits, y = targets; mean: over the counted elements",

@@ -67,8 +67,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     pair_rows(job, first, count, block, o->distance == L2 ? PAIR_L2 : PAIR_COSINE, o->cos_eps, row);
 }
 
+static const char tex[] =
+    "\\ell = \\frac{1}{2}\\left(y\\,d^2 + (1 - y)\\,\\max(0,\\ m - d)^2\\right),\\quad d = 1 - "
+    "\\cos(a, b)\\ \\text{or}\\ \\lVert a - b\\rVert,\\ m = \\text{margin}";
+
 LK_LOSS(contrastive) = {
     .is = {.name = "contrastive",
+           .tex = tex,
            .title = "Contrastive loss",
            .formula = "(y d^2 + (1 - y) max(0, margin - d)^2)/2, d = 1 - cos(a, b) or |a - b|",
            .help = "Draws similar pairs together and pushes the others apart, up to a margin.",

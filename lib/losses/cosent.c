@@ -155,8 +155,12 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 
+static const char tex[] = "\\log\\left(1 + \\sum_{y_i < y_j} e^{s_i - s_j}\\right),\\quad s = "
+                          "\\text{scale}\\cdot\\cos(a, b),\\ y = \\text{target}";
+
 LK_LOSS(cosent) = {
     .is = {.name = "cosent",
+           .tex = tex,
            .title = "CoSENT",
            .formula = "log(1 + sum of e^(s_i - s_j) over target_i < target_j), s = scale*cos(a, b)",
            .help = "Ranks pairs: wherever a target is less than another, so should the cosine be.",

@@ -96,8 +96,14 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 
+static const char tex[] =
+    "\\ell = \\begin{cases} 1 - s & y = 1 \\\\ "
+    "\\max(0,\\ s - \\text{margin}) & y = -1 \\end{cases}\\qquad s = \\cos(a, b),\\ y = "
+    "\\text{target}";
+
 LK_LOSS(cosine_embedding) = {
     .is = {.name = "cosine_embedding",
+           .tex = tex,
            .title = "Cosine embedding loss",
            .formula = "s = cos(a, b); 1 - s where target = 1, max(0, s - margin) where target = -1",
            .help =

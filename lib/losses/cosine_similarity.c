@@ -79,8 +79,12 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
 }
 
+static const char tex[] = "\\ell = \\begin{cases} (s - y)^2 & \\text{with a target}\\ y \\\\ "
+                          "1 - s & \\text{without} \\end{cases}\\qquad s = \\cos(a, b)";
+
 LK_LOSS(cosine_similarity) = {
     .is = {.name = "cosine_similarity",
+           .tex = tex,
            .title = "Cosine similarity",
            .formula = "s = cos(a, b); (s - target)^2, or 1 - s without a target",
            .help = "Trains embeddings towards known similarities, or pairs towards each other.",

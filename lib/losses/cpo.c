@@ -14,9 +14,17 @@ static const lk_input inputs[] = {CONTRAST_INPUTS("log-probabilities"), {0}};
 
 SCALARWISE_KERNELS(contrast_row, 2, 0, CONTRAST_GRAD_OUTPUT)
 
+static const char tex[] =
+    "\\begin{aligned} u &= \\beta\\,(\\log\\pi_{\\text{chosen}} - \\log\\pi_{\\text{rejected}}) "
+    "- \\gamma \\\\ "
+    "\\ell &= -(1 - \\varepsilon)\\log\\sigma(u) - \\varepsilon\\log\\sigma(-u) + "
+    "\\alpha\\,\\text{nll}_{\\text{chosen}},\\quad \\varepsilon = \\text{label\\_smoothing} "
+    "\\end{aligned}";
+
 LK_LOSS(cpo) = {
     .is =
         {.name = "cpo",
+         .tex = tex,
          .title = "Contrastive preference optimisation",
          .formula = "u = beta (chosen_logps - rejected_logps) - gamma; -(1-e) log sigmoid(u) - e "
                     "log sigmoid(-u) + alpha chosen_nll, e = label_smoothing; hinge: max(0, 1 - "

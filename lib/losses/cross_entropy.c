@@ -44,10 +44,18 @@ static lk_status check(const lk_job *job, lk_error *error)
     return classwise_check(job, error);
 }
 
+static const char tex[] =
+    "\\begin{aligned} \\ell_i &= -\\sum_k w_k\\,q_{ik}\\,\\log\\operatorname{softmax}(z_i)_k + "
+    "\\zeta\\,\\operatorname{lse}(z_i)^2 \\\\ "
+    "z &= \\text{logit\\_scale}\\cdot c\\,\\tanh(\\text{logits}/c),\\quad c = \\text{softcap},\\ "
+    "\\zeta = \\text{z\\_loss} \\\\ "
+    "\\text{mean} &= \\frac{\\sum_i \\ell_i}{\\sum_i w_{y_i}} \\end{aligned}";
+
 LK_LOSS(cross_entropy) = {
     .is =
         {
             .name = "cross_entropy",
+            .tex = tex,
             .title = "Cross entropy of logits with class indices or probabilities",
             .formula = "loss_i = -sum_k w_k q_ik log softmax(z_i)_k + z_loss * lse(z_i)^2, "
                        "z = logit_scale * softcap * tanh(logits / softcap); "

@@ -633,10 +633,16 @@ static int64_t row_cost(const lk_job *job, const lk_pass *pass)
     return cost < 0x1p40 ? (int64_t)cost : (int64_t)1 << 40;
 }
 
+static const char tex[] =
+    "-\\log\\sum_{\\pi\\,\\in\\,B^{-1}(y)}\\ \\prod_t "
+    "\\operatorname{softmax}(\\text{logits}_t)_{\\pi_t},\\quad B\\ \\text{merges repeats and "
+    "removes blanks}";
+
 LK_LOSS(ctc) = {
     .is =
         {
             .name = "ctc",
+            .tex = tex,
             .title = "Connectionist temporal classification",
             .formula = "-log of the sum, over all paths of one class a step that give the target "
                        "once repeats are merged and blanks removed, of the product of "

@@ -629,10 +629,22 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
+static const char tex[] =
+    "\\begin{aligned} p &= \\operatorname{softmax}(\\text{student}/T),\\quad q\\ \\text{the "
+    "teacher's},\\quad M = \\beta q + (1 - \\beta)p \\\\ "
+    "\\text{forward\\_kl} &= T^2\\sum q\\,(\\log q - \\log p) \\\\ "
+    "\\text{reverse\\_kl} &= T^2\\sum p\\,(\\log p - \\log q) \\\\ "
+    "\\text{jsd} &= T^2\\left(\\beta\\,\\operatorname{KL}(q \\parallel M) + (1 - "
+    "\\beta)\\operatorname{KL}(p \\parallel M)\\right) \\\\ "
+    "\\text{tvd} &= \\frac{T^2}{2}\\sum\\lvert p - q\\rvert \\\\ "
+    "\\text{skew\\_forward\\_kl} &= T^2\\operatorname{KL}(q \\parallel M) \\\\ "
+    "\\text{mse\\_logits} &= \\operatorname{mean}\\,(x - y)^2 \\end{aligned}";
+
 LK_LOSS(distillation) = {
     .is =
         {
             .name = "distillation",
+            .tex = tex,
             .title = "Distillation: divergence of a student from a teacher",
             .formula =
                 "p = softmax(student/T), q the teacher's. forward_kl: sum q (log q - log p); "

@@ -368,8 +368,31 @@ static void row(const lk_job *job, scalar_row *r)
 
 SCALARWISE_KERNELS(row, 2, 0, GRAD_OUTPUT)
 
+static const char tex[] =
+    "\\begin{aligned} c &= "
+    "\\log\\frac{\\pi(\\text{chosen})}{\\pi_{\\text{ref}}(\\text{chosen})},\\quad r = "
+    "\\log\\frac{\\pi(\\text{rejected})}{\\pi_{\\text{ref}}(\\text{rejected})},\\quad u = "
+    "\\beta\\,(c - r) \\\\ "
+    "\\text{sigmoid} &= -(1 - \\varepsilon)\\log\\sigma(u) - \\varepsilon\\log\\sigma(-u) \\\\ "
+    "\\text{hinge} &= \\max(0,\\ 1 - u) \\\\ "
+    "\\text{ipo} &= \\left(\\frac{c}{n_c} - \\frac{r}{n_r} - \\frac{1}{2\\beta}\\right)^2 \\\\ "
+    "\\text{robust} &= \\frac{-(1 - \\varepsilon)\\log\\sigma(u) + "
+    "\\varepsilon\\log\\sigma(-u)}{1 - 2\\varepsilon} \\\\ "
+    "\\text{exo\\_pair} &= \\operatorname{KL}\\left((\\sigma(u), \\sigma(-u)) \\parallel (1 - "
+    "\\varepsilon, \\varepsilon)\\right) \\\\ "
+    "\\text{nca\\_pair} &= -\\log\\sigma(\\beta c) - \\frac{1}{2}\\log\\sigma(-\\beta c) - "
+    "\\frac{1}{2}\\log\\sigma(-\\beta r) \\\\ "
+    "\\text{bco\\_pair} &= -\\log\\sigma(\\beta c) - \\log\\sigma(-\\beta r) \\\\ "
+    "\\text{sppo\\_hard} &= \\left(c - \\frac{1}{2\\beta}\\right)^2 + \\left(r + "
+    "\\frac{1}{2\\beta}\\right)^2 \\\\ "
+    "\\text{apo\\_zero} &= \\sigma(-\\beta c) + \\sigma(\\beta r) \\\\ "
+    "\\text{apo\\_down} &= \\sigma(\\beta c) + \\sigma(-u) \\\\ "
+    "\\text{sigmoid\\_norm} &= -\\log\\sigma\\left(\\beta\\left(\\frac{c}{n_c} - "
+    "\\frac{r}{n_r}\\right)\\right) \\end{aligned}";
+
 LK_LOSS(dpo) = {
     .is = {.name = "dpo",
+           .tex = tex,
            .title = "Direct preference optimisation",
            .formula =
                "c = chosen_logps - ref_chosen_logps, r likewise, u = beta (c - r); sigmoid: "

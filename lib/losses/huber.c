@@ -31,8 +31,14 @@ LK_INLINE vec slope(const options *o, vec r)
 
 REGRESSION_KERNELS(options, value, slope)
 
+static const char tex[] =
+    "\\ell = \\begin{cases} \\frac{1}{2} r^2 & \\lvert r\\rvert \\le \\delta \\\\ "
+    "\\delta\\left(\\lvert r\\rvert - \\frac{1}{2}\\delta\\right) & \\text{otherwise} "
+    "\\end{cases}\\qquad r = a - b";
+
 LK_LOSS(huber) = {
     .is = {.name = "huber",
+           .tex = tex,
            .title = "Huber loss",
            .formula = "r = a - b; r^2/2 where |r| <= delta, else delta*(|r| - delta/2)",
            .help = "Regression that is not ruled by outliers.",

@@ -273,8 +273,14 @@ static void finish(const lk_job *job, const double *sum)
             (real)ldexp(-sum[SLOPE_SCALE] / temperature_of(job), table_power(job, GRAD_OUTPUT)));
 }
 
+static const char tex[] =
+    "\\ell_i = -\\sum_j q_{ij}\\,\\log\\operatorname{softmax}(s_i)_j,\\quad s_{ij} = "
+    "\\frac{\\cos(\\text{anchor}_i, \\text{candidate}_j)}{\\tau},\\quad q\\ \\text{one-hot at "
+    "the positive, smoothed}";
+
 LK_LOSS(info_nce) = {
     .is = {.name = "info_nce",
+           .tex = tex,
            .title = "InfoNCE (multiple negatives ranking, CLIP)",
            .formula =
                "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "

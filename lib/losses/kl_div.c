@@ -92,8 +92,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 
 static const char *const shapes[] = {"*", "", "", ""};
 
+static const char tex[] =
+    "\\ell = q\\,(\\log q - x),\\quad x = \\text{input},\\quad q = \\text{target}\\ \\text{or}\\ "
+    "e^{\\text{target}}";
+
 LK_LOSS(kl_div) = {
     .is = {.name = "kl_div",
+           .tex = tex,
            .title = "Kullback-Leibler divergence",
            .formula = "q * (log q - x), x = input, q = target, or exp(target) with log_target; 0 "
                       "where q = 0; batchmean: the sum divided by the entries "

@@ -86,8 +86,15 @@ static void row(const lk_job *job, scalar_row *r)
 
 SCALARWISE_KERNELS(row, 1, 0, GRAD_OUTPUT)
 
+static const char tex[] =
+    "\\ell = \\begin{cases} w_d\\,\\left(1 - \\sigma(\\beta\\,(x - \\text{kl}))\\right) & "
+    "\\text{desirable} \\\\ "
+    "w_u\\,\\left(1 - \\sigma(\\beta\\,(\\text{kl} - x))\\right) & \\text{undesirable} "
+    "\\end{cases}\\qquad x = \\log\\frac{\\pi(y)}{\\pi_{\\text{ref}}(y)}";
+
 LK_LOSS(kto) = {
     .is = {.name = "kto",
+           .tex = tex,
            .title = "Kahneman-Tversky optimisation",
            .formula = "x = logps - ref_logps; desirable_weight (1 - sigmoid(beta (x - kl))) where "
                       "labels, else undesirable_weight (1 - sigmoid(beta (kl - x))); bco: "

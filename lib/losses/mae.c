@@ -27,8 +27,11 @@ LK_INLINE vec slope(const options *o, vec r)
 
 REGRESSION_KERNELS(options, value, slope)
 
+static const char tex[] = "\\ell = \\lvert a - b\\rvert";
+
 LK_LOSS(mae) = {
     .is = {.name = "mae",
+           .tex = tex,
            .title = "Absolute error",
            .formula = "r = a - b; |r|",
            .help = "Regression towards the median; the slope at 0 is 0.",

@@ -234,8 +234,14 @@ static void back_prototypes(const lk_job *job, int64_t first, int64_t count, voi
     table_back_columns(job, &p.t, PROTOTYPES, first, count, scratch);
 }
 
+static const char tex[] =
+    "\\ell = -\\log\\operatorname{softmax}(z)_y,\\quad z_k = s\\,c_k,\\quad c_k = "
+    "\\cos(\\text{embedding}, \\text{prototype}_k),\\quad z_y = s\\,\\cos(\\theta_y + m)\\ "
+    "\\text{or}\\ s\\,(c_y - m)";
+
 LK_LOSS(margin_softmax) = {
     .is = {.name = "margin_softmax",
+           .tex = tex,
            .title = "Margin softmax (ArcFace, CosFace)",
            .formula = "-log softmax(z)_y, z_k = scale*c_k, c_k = cos(embedding, prototype_k); "
                       "z_y = scale*cos(angle_y + margin) or scale*(c_y - margin)",

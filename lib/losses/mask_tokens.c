@@ -354,10 +354,17 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
+static const char tex[] =
+    "\\Pr[\\text{selected}] = \\text{mlm\\_probability};\\quad \\text{then}\\quad x' = "
+    "\\begin{cases} \\text{mask\\_token\\_id} \\\\ "
+    "\\text{a random token} \\\\ "
+    "x \\end{cases}\\qquad \\text{label} = x";
+
 LK_LOSS(mask_tokens) = {
     .is =
         {
             .name = "mask_tokens",
+            .tex = tex,
             .title = "Mask tokens for a masked language model",
             .formula = "a token or word is selected with mlm_probability; then it becomes "
                        "mask_token_id, a random token, or stays, and its label is what it was",

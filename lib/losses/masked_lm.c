@@ -32,10 +32,16 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {CLASSWISE_DIAGNOSTICS("*"), {0}};
 
+static const char tex[] =
+    "\\text{mean} = \\frac{1}{\\lvert M\\rvert}\\sum_{i \\in M} "
+    "-\\log\\operatorname{softmax}(\\text{logits}_i)_{y_i},\\quad M\\ \\text{the masked "
+    "positions}";
+
 LK_LOSS(masked_lm) = {
     .is =
         {
             .name = "masked_lm",
+            .tex = tex,
             .title = "Masked language model loss",
             .formula = "cross entropy of the masked positions; mean: divided by their number",
             .help = "What BERT is trained with. Its perplexity is what the literature calls "

@@ -27,8 +27,11 @@ LK_INLINE vec slope(const options *o, vec r)
 
 REGRESSION_KERNELS(options, value, slope)
 
+static const char tex[] = "\\ell = (a - b)^2";
+
 LK_LOSS(mse) = {
     .is = {.name = "mse",
+           .tex = tex,
            .title = "Squared error",
            .formula = "r = a - b; r^2",
            .help = "Regression with a normal error.",

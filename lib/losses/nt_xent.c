@@ -79,8 +79,14 @@ static void back(const lk_job *job, int64_t first, int64_t count, void *scratch)
     table_back_rows(job, &l.table, EMBEDDINGS, first, count, scratch);
 }
 
+static const char tex[] =
+    "\\frac{1}{\\lvert P\\rvert}\\sum_{(i, p) \\in P}\\left(\\log\\left(e^{s_{ip}} + \\sum_{y_k "
+    "\\ne y_i} e^{s_{ik}}\\right) - s_{ip}\\right),\\quad s_{ij} = \\frac{\\cos(i, "
+    "j)}{\\tau},\\quad P\\ \\text{the pairs of one label}";
+
 LK_LOSS(nt_xent) = {
     .is = {.name = "nt_xent",
+           .tex = tex,
            .title = "NT-Xent (SimCLR)",
            .formula =
                "mean over the pairs i, p with one label of log(e^(s_ip) + sum of e^(s_ik) over "

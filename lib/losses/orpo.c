@@ -55,8 +55,14 @@ static void row(const lk_job *job, scalar_row *r)
 
 SCALARWISE_KERNELS(row, 2, 0, GRAD_OUTPUT)
 
+static const char tex[] =
+    "\\begin{aligned} o &= c - r - \\left(\\log(1 - e^c) - \\log(1 - e^r)\\right),\\quad c = "
+    "\\log\\pi_{\\text{chosen}},\\ r = \\log\\pi_{\\text{rejected}} \\\\ "
+    "\\ell &= -\\beta\\,\\log\\sigma(o) + \\text{nll}_{\\text{chosen}} \\end{aligned}";
+
 LK_LOSS(orpo) = {
     .is = {.name = "orpo",
+           .tex = tex,
            .title = "Odds ratio preference optimisation",
            .formula = "o = c - r - (log(1 - e^c) - log(1 - e^r)), c = chosen_logps, r = "
                       "rejected_logps; -beta log sigmoid(o) + chosen_nll",

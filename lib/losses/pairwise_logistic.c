@@ -39,8 +39,13 @@ static void row(const lk_job *job, scalar_row *r)
 
 SCALARWISE_KERNELS(row, 2, 0, GRAD_OUTPUT)
 
+static const char tex[] =
+    "\\ell = \\log\\left(1 + e^{-(s_{\\text{chosen}} - s_{\\text{rejected}} - m)}\\right),\\quad "
+    "m = \\text{margin}";
+
 LK_LOSS(pairwise_logistic) = {
     .is = {.name = "pairwise_logistic",
+           .tex = tex,
            .title = "Pairwise logistic loss of reward models",
            .formula =
                "softplus(-(chosen_scores - rejected_scores - margin)) + centre (chosen_scores + "

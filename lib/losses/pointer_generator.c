@@ -640,10 +640,20 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
+static const char tex[] =
+    "\\begin{aligned} \\ell &= -\\log\\left(g\\,P(y) + (1 - g)\\,A + \\text{eps}\\right) + "
+    "\\lambda\\sum_i \\min(a_i, c_i) \\\\ "
+    "P &= \\operatorname{softmax}(\\text{vocab\\_logits}),\\quad a = "
+    "\\operatorname{softmax}(\\text{attn\\_logits}),\\quad g = \\sigma(\\text{p\\_gen\\_logit}) "
+    "\\\\ "
+    "A &= \\sum_{i\\,:\\,\\text{source\\_ids}_i = y} a_i,\\quad c = \\sum_{\\text{earlier "
+    "steps}} a,\\quad \\lambda = \\text{coverage\\_weight} \\end{aligned}";
+
 LK_LOSS(pointer_generator) = {
     .is =
         {
             .name = "pointer_generator",
+            .tex = tex,
             .title = "Pointer-generator with coverage",
             .formula =
                 "-log(g P(y) + (1-g) A + eps) + coverage_weight sum_i min(a_i, c_i); P = "

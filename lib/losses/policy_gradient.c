@@ -577,9 +577,23 @@ static void finish(const lk_job *job, const double *sum)
                    job->counted > 0 ? sum[RATIOS + k] / (double)job->counted : nothing);
 }
 
+static const char tex[] =
+    "\\begin{aligned} w &= e^{\\text{logprobs} - \\text{old\\_logprobs}},\\quad d = "
+    "\\text{ref\\_logprobs} - \\text{logprobs} \\\\ "
+    "\\text{clip}: \\ell &= -\\min\\left(\\min(w, \\delta)\\,A,\\ \\operatorname{clip}(w,\\ 1 - "
+    "\\varepsilon_l,\\ 1 + \\varepsilon_h)\\,A\\right) \\\\ "
+    "\\text{cispo}: \\ell &= -\\operatorname{clip}(w,\\ \\text{ratio\\_low},\\ "
+    "\\text{ratio\\_high})\\,A\\,\\text{logprobs} \\\\ "
+    "\\text{sapo}: \\ell &= -\\frac{4}{\\tau}\\,\\sigma(\\tau\\,(w - 1))\\,A \\\\ "
+    "\\text{kl} &= e^{d} - d - 1 \\\\ "
+    "\\text{loss} &= \\frac{1}{N}\\sum_t \\left(\\text{is\\_weights}\\,\\ell + "
+    "w_{\\text{kl}}\\,\\text{kl} - w_{\\text{entropy}}\\,\\text{entropy}\\right),\\quad N\\ "
+    "\\text{by aggregation} \\end{aligned}";
+
 LK_LOSS(policy_gradient) = {
     .is =
         {.name = "policy_gradient",
+         .tex = tex,
          .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
          .formula =
              "w = exp(logprobs - old_logprobs), by level of the token or of the mean; clip: l = "

@@ -77,10 +77,15 @@ static void finish(const lk_job *job, const double *sum)
 
 static const char *const shapes[] = {"B T", "", "", "B", "B", "", ""};
 
+static const char tex[] =
+    "\\ell_{b,t} = -\\log\\operatorname{softmax}(\\text{logits}_{b,t})_{y_{b,t + "
+    "\\text{shift}}},\\quad y = \\text{targets}";
+
 LK_LOSS(sequence_cross_entropy) = {
     .is =
         {
             .name = "sequence_cross_entropy",
+            .tex = tex,
             .title = "Cross entropy of every position of a batch of sequences",
             .formula =
                 "loss_(b,t) = cross_entropy(logits_(b,t), targets_(b,t+shift)), reduced over "

@@ -94,8 +94,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     elementwise_rows(job, &o, first, count, block, is);
 }
 
+static const char tex[] =
+    "\\ell = w\\,a\\,(1 - p_t)^\\gamma\\,\\operatorname{bce}(x, y),\\quad a = \\alpha y + (1 - "
+    "\\alpha)(1 - y),\\quad 1 - p_t = p + y - 2py,\\quad p = \\sigma(x)";
+
 LK_LOSS(sigmoid_focal) = {
     .is = {.name = "sigmoid_focal",
+           .tex = tex,
            .title = "Focal loss of logits",
            .formula = "weight * a * bce * (1-p_t)^gamma, a = alpha*y + (1-alpha)*(1-y), "
                       "1-p_t = p + y - 2*p*y, p = sigmoid(logits), y = targets",

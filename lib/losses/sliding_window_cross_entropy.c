@@ -316,10 +316,16 @@ static void finish(const lk_job *job, const double *sum)
     text_finish(job, &o->text, sum);
 }
 
+static const char tex[] =
+    "\\text{strided} = \\frac{1}{N}\\sum_{\\text{counted rows}} "
+    "-\\log\\operatorname{softmax}(\\text{logits}_{j,i})_{y_{j s + i + 1}},\\quad s = "
+    "\\text{stride}";
+
 LK_LOSS(sliding_window_cross_entropy) = {
     .is =
         {
             .name = "sliding_window_cross_entropy",
+            .tex = tex,
             .title = "Cross entropy under a sliding window",
             .formula =
                 "strided: row i of window j predicts token j*stride + i + 1 and counts where no "

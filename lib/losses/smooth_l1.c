@@ -41,8 +41,13 @@ LK_INLINE vec slope(const options *o, vec r)
 
 REGRESSION_KERNELS(options, value, slope)
 
+static const char tex[] =
+    "\\ell = \\begin{cases} \\frac{r^2}{2\\beta} & \\lvert r\\rvert < \\beta \\\\ "
+    "\\lvert r\\rvert - \\frac{1}{2}\\beta & \\text{otherwise} \\end{cases}\\qquad r = a - b";
+
 LK_LOSS(smooth_l1) = {
     .is = {.name = "smooth_l1",
+           .tex = tex,
            .title = "Smooth L1 loss",
            .formula = "r = a - b; r^2/(2 beta) where |r| < beta, else |r| - beta/2",
            .help = "Huber loss divided by its delta: the slope never exceeds 1.",

@@ -183,10 +183,15 @@ static void finish(const lk_job *job, const double *sum)
     put_row(job, EXACT_MATCH, 0, sum[SUM_BOTH] > 0 ? sum[SUM_EXACT] / sum[SUM_BOTH] : nothing);
 }
 
+static const char tex[] = "\\ell = \\frac{1}{2}\\left(\\operatorname{ce}(\\text{start\\_logits}, "
+                          "\\text{start\\_positions}) + \\operatorname{ce}(\\text{end\\_logits}, "
+                          "\\text{end\\_positions})\\right)";
+
 LK_LOSS(span) = {
     .is =
         {
             .name = "span",
+            .tex = tex,
             .title = "Extractive question answering: start and end of the answer",
             .formula = "(cross_entropy(start_logits, start_positions) + "
                        "cross_entropy(end_logits, end_positions)) / 2",

@@ -88,8 +88,14 @@ static void back(const lk_job *job, int64_t first, int64_t count, void *scratch)
     table_back_rows(job, &l.table, EMBEDDINGS, first, count, scratch);
 }
 
+static const char tex[] =
+    "\\frac{1}{N}\\sum_i\\left(\\log\\sum_{k \\ne i} e^{s_{ik}} - \\frac{1}{\\lvert "
+    "P_i\\rvert}\\sum_{p \\in P_i} s_{ip}\\right),\\quad s_{ij} = \\frac{\\cos(i, "
+    "j)}{\\tau},\\quad P_i\\ \\text{the others with the label of}\\ i";
+
 LK_LOSS(supcon) = {
     .is = {.name = "supcon",
+           .tex = tex,
            .title = "Supervised contrastive loss",
            .formula =
                "mean over i of lse of s_ik over k != i - mean of s_ip over the others with i's "

@@ -269,10 +269,16 @@ static void finish(const lk_job *job, const double *sum)
     }
 }
 
+static const char tex[] =
+    "\\text{logprobs}_{b,t} = \\log\\operatorname{softmax}(z_{b,t})_{y_{b,t + "
+    "\\text{shift}}},\\quad z = \\text{logit\\_scale}\\cdot c\\,\\tanh(\\text{logits}/c),\\ c = "
+    "\\text{softcap}";
+
 LK_LOSS(token_logprobs) = {
     .is =
         {
             .name = "token_logprobs",
+            .tex = tex,
             .title = "Log-probabilities of given tokens",
             .formula = "logprobs_(b,t) = log softmax(z_(b,t))_y, y = targets_(b,t+shift), "
                        "z = logit_scale * softcap * tanh(logits / softcap); loss: their sum",

@@ -425,10 +425,20 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
+static const char tex[] =
+    "\\begin{aligned} q&\\ \\text{the teacher's of}\\ K\\ \\text{classes},\\quad Q = \\sum_K "
+    "q,\\quad p = \\operatorname{softmax}(\\text{student}/T) \\\\ "
+    "\\text{renormalize} &= T^2\\operatorname{KL}(q/Q \\parallel p) \\\\ "
+    "\\text{truncated} &= T^2\\sum_K q\\,(\\log q - \\log p) \\\\ "
+    "\\text{conditional} &= T^2\\operatorname{KL}(q/Q \\parallel p_K) \\\\ "
+    "\\text{tail} &= \\text{truncated} + T^2(1 - Q)\\left(\\log(1 - Q) - \\log\\left(1 - \\sum_K "
+    "p\\right)\\right) \\end{aligned}";
+
 LK_LOSS(topk_distillation) = {
     .is =
         {
             .name = "topk_distillation",
+            .tex = tex,
             .title = "Distillation from a teacher's most likely classes",
             .formula =
                 "q the teacher's probabilities of K classes, Q their sum, p = softmax(student/T). "

@@ -90,8 +90,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
+static const char tex[] =
+    "\\ell = \\max\\left(0,\\ d(\\text{anchor}, \\text{positive}) - d(\\text{anchor}, "
+    "\\text{negative}) + \\text{margin}\\right)";
+
 LK_LOSS(triplet) = {
     .is = {.name = "triplet",
+           .tex = tex,
            .title = "Triplet margin loss",
            .formula = "max(0, d(anchor, positive) - d(anchor, negative) + margin)",
            .help = "Keeps the negative further from the anchor than the positive by a margin.",

@@ -91,9 +91,15 @@ static void row(const lk_job *job, scalar_row *r)
 
 SCALARWISE_KERNELS(row, 1, MASK, GRAD_OUTPUT)
 
+static const char tex[] =
+    "\\begin{aligned} v_c &= \\operatorname{clip}(v,\\ v_{\\text{old}} - \\varepsilon,\\ "
+    "v_{\\text{old}} + \\varepsilon) \\\\ \\ell &= \\max\\left(h(v - R),\\ h(v_c - R)\\right), "
+    "\\qquad h(u) = \\tfrac{1}{2} u^2 \\text{ or Huber's loss} \\end{aligned}";
+
 LK_LOSS(value_clip) = {
     .is =
         {.name = "value_clip",
+         .tex = tex,
          .title = "Clipped value loss of PPO",
          .formula =
              "vc = clip(values, old_values - eps, old_values + eps); max(h(values - returns), "

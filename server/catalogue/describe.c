@@ -171,12 +171,12 @@ json_t *describe_tree(const lk_loss *loss)
         json_array_append_new(inputs, input_json(in));
     for (const lk_field *f = is->options; f->name; f++)
         json_array_append_new(options, option_json(f));
-    return json_pack("{s:s, s:o, s:s, s:s, s:s, s:s, s:b, s:o, s:o, s:o, s:o}", "name", is->name,
-                     "path", json_sprintf("/v1/%s/%s", describe_kind(loss), is->name), "title",
-                     is->title, "formula", is->formula, "help", is->help, "reference",
-                     is->reference, "made_of_parts", (is->traits & LK_DYNAMIC) != 0, "inputs",
-                     inputs, "options", options, "outputs", outputs_json(is), "example",
-                     json_loads(is->example, 0, NULL));
+    return json_pack("{s:s, s:o, s:s, s:s, s:o, s:s, s:s, s:b, s:o, s:o, s:o, s:o}", "name",
+                     is->name, "path", json_sprintf("/v1/%s/%s", describe_kind(loss), is->name),
+                     "title", is->title, "formula", is->formula, "tex", text(is->tex), "help",
+                     is->help, "reference", is->reference, "made_of_parts",
+                     (is->traits & LK_DYNAMIC) != 0, "inputs", inputs, "options", options,
+                     "outputs", outputs_json(is), "example", json_loads(is->example, 0, NULL));
 }
 
 void describe_json(const lk_loss *loss, buffer *to)
@@ -311,8 +311,10 @@ static void loss_markdown(const lk_loss *loss, buffer *to)
 {
     json_t *is = describe_tree(loss), *entry;
     size_t i;
-    buffer_printf(to, "\n## %s\n\n%s.\n\n    %s\n\n%s\n\nSource: %s.\n", string(is, "name"),
-                  string(is, "title"), string(is, "formula"), string(is, "help"),
+    buffer_printf(to, "\n## %s\n\n%s.\n", string(is, "name"), string(is, "title"));
+    if (string(is, "tex")[0] != '\0')
+        buffer_printf(to, "\n```math\n%s\n```\n", string(is, "tex"));
+    buffer_printf(to, "\n    %s\n\n%s\n\nSource: %s.\n", string(is, "formula"), string(is, "help"),
                   string(is, "reference"));
     buffer_text(to, "\n| input | shape and dtypes | | |\n|---|---|---|---|\n");
     json_array_foreach(json_object_get(is, "inputs"), i, entry)

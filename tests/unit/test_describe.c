@@ -138,6 +138,10 @@ static void check_description(const json_t *tree, const lk_description *is)
     same_text(tree, "name", is->name);
     same_text(tree, "title", is->title);
     same_text(tree, "formula", is->formula);
+    if (is->tex)
+        same_text(tree, "tex", is->tex);
+    else
+        assert_true(json_is_null(json_object_get(tree, "tex")));
     same_text(tree, "help", is->help);
     same_text(tree, "reference", is->reference);
     check_inputs(json_object_get(tree, "inputs"), is);
@@ -207,6 +211,7 @@ static void as_markdown(void **unused)
             *end = '\0';
         assert_non_null(strstr(start, is->title));
         assert_non_null(strstr(start, is->formula));
+        assert_true(!is->tex || strstr(start, is->tex));
         assert_non_null(strstr(start, is->example));
         mentions_all(start, is, "| `", "`");
         /* Every row of a table has the same number of columns. */

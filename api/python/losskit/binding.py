@@ -75,6 +75,7 @@ class Description(ctypes.Structure):
         ("name", c_char_p),
         ("title", c_char_p),
         ("formula", c_char_p),
+        ("tex", c_char_p),
         ("help", c_char_p),
         ("reference", c_char_p),
         ("example", c_char_p),

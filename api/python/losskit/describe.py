@@ -41,6 +41,7 @@ def _describe(loss: Any) -> dict[str, Any]:
         "name": name,
         "path": f"/v1/{kind}/{name}",
         **{key: getattr(loss, key).decode() for key in ("title", "formula", "help", "reference")},
+        "tex": loss.tex and loss.tex.decode(),
         "made_of_parts": bool(loss.traits & DYNAMIC),
         "inputs": [_input(one) for one in until_no_name(loss.inputs)],
         "options": [_option(one) for one in until_no_name(loss.options)],
