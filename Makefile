@@ -34,7 +34,7 @@ DOCDIR ?= $(PREFIX)/share/doc/losskit
 MANDIR ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
-.PHONY: all run demo test check bench asan tsan lint format format-check api api-check \
+.PHONY: all run demo test check pages bench asan tsan lint format format-check api api-check \
 	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
 	ready deps deps-test deps-lint packages packages-deb packages-wheel packages-npm arm64 arm64-library ci clean help compile_commands.json
 
@@ -165,7 +165,7 @@ $(B)/server/%.o: server/%.c | ready
 	$(call say,CC,$<)
 	$(Q)$(CC) $(SERVER_FLAGS) $(CFLAGS) -c $< -o $@
 
-$(B)/server/catalogue/docs.o: server/catalogue/docs.html
+$(B)/server/catalogue/docs.o: $(wildcard server/catalogue/pages/*)
 
 $(B)/lossd: $(SERVER_OBJS) $(B)/liblosskit.a
 	$(call say,LD,$@)
@@ -283,7 +283,7 @@ asan tsan:
 test-exhaustive: $(VMATH) $(TESTS)/test_double $(TESTS)/test_number_read $(TESTS)/test_number_write
 	$(Q)FLAVOUR=$(FLAVOUR) tests/run.sh $(TESTS) exhaustive
 
-## clients: the tests of api/'s clients and of /docs; where there is a node, a JDK, a chromium
+## clients: the tests of api/'s clients; where there is a node, a JDK
 clients: all
 	$(Q).ci/deps python3-numpy jq libcurl4-openssl-dev
 	tests/console.sh $(B)/lossd api/shell/README.md
@@ -292,8 +292,14 @@ clients: all
 	cd api/c && LOSSD=$(abspath $(B))/lossd $(abspath $(B))/clients/test_lossd
 	$(Q)if command -v javac >/dev/null; then javac -Xlint:all -Werror -d $(B)/clients/java api/java/*.java && \
 		cd api/java && LOSSD=$(abspath $(B))/lossd java -cp $(abspath $(B))/clients/java lossd.LossdTest; fi
-	$(Q)if command -v chromium >/dev/null; then tests/http/docs.py --lossd $(B)/lossd; fi
 	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
+
+## pages: /docs and /status in a Chromium, where there is one and a node (packages of npm)
+pages: all
+	$(Q)if ! command -v chromium >/dev/null || ! command -v npm >/dev/null; then \
+		echo "left out: /docs and /status, since there is no chromium or no npm"; else \
+		npm install --silent --no-save --prefix $(B)/browser playwright-core axe-core && \
+		tests/browser/pages.mjs --lossd $(B)/lossd --modules $(B)/browser --chromium "$$(command -v chromium)"; fi
 
 ## lint-api: what others think of api/openapi.json and docker's manifests (packages of npm)
 lint-api:

@@ -103,6 +103,9 @@ void request_setup(uv_loop_t *loop, const flags *f)
     shared.workers = (int)f->workers;
     shared.max_body = (size_t)f->max_body;
     shared.budget = (size_t)f->memory_budget;
+    atomic_store(&metric.workers, f->workers);
+    atomic_store(&metric.queue_limit_jobs, f->queue_limit);
+    atomic_store(&metric.memory_budget_bytes, f->memory_budget);
     shared.limit = f->queue_limit;
     shared.small = (size_t)f->inline_limit;
     shared.timeout = (uint64_t)f->request_timeout * 1000000;

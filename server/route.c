@@ -101,6 +101,20 @@ static void run_docs(exchange *x)
     http_reply_kept(x, 200, "text/html; charset=utf-8", docs_page());
 }
 
+static void run_status(exchange *x)
+{
+    http_reply_kept(x, 200, "text/html; charset=utf-8", docs_status());
+}
+
+/* Relative, since a server in front may serve all of it under a path of its own. */
+static void run_root(exchange *x)
+{
+    static const char where[] = "docs";
+    static const char text[] = "/docs describes the service, /v1/losses does for programs\n";
+    x->reply.location = where;
+    http_reply_kept(x, 302, "text/plain", (span){text, sizeof text - 1});
+}
+
 static void run_losses(exchange *x)
 {
     static buffer kept;

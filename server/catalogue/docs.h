@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * The documentation page (/docs): an HTML file that is linked into the program.
+ * Pages for people, /docs and /status. Each is put together of files in pages/ when this is
+ * compiled.
  */
 #ifndef LOSSD_DOCS_H
 #define LOSSD_DOCS_H
 
 #include "cursor.h"
 
-/* HTML in UTF-8; always valid. */
 span docs_page(void);
+span docs_status(void);
 
 #endif

@@ -34,6 +34,7 @@ typedef struct reply {
     uint64_t head;        /* Inference-Header-Content-Length; 0 for none */
     const char *allow;    /* with 405, and to OPTIONS */
     const char *upgrade;  /* with 101 and 426: the protocol */
+    const char *location; /* with 302 */
     bool preflight;       /* to OPTIONS, asked by a browser */
     bool retry;           /* with 503 */
     bool authenticate;    /* with 401 */

@@ -170,6 +170,7 @@ bool reply_send(exchange *x)
     header(response, "Server-Timing", r->timing);
     header(response, "Allow", r->allow);
     header(response, "Upgrade", r->upgrade);
+    header(response, "Location", r->location);
     header(response, "Retry-After", r->retry ? "1" : NULL);
     header(response, "WWW-Authenticate", r->authenticate ? "Bearer realm=\"lossd\"" : NULL);
     header(response, "Connection", x->close || x->server->closing ? "close" : NULL);

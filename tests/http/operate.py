@@ -116,7 +116,7 @@ def a_key_is_asked_for_and_its_name_is_logged(path: str) -> None:
 def what_is_exempt_needs_no_key(path: str) -> None:
     health, rest = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"), ("/v1/losses", "/nowhere", "/v2")
     for exempt, free, kept in (
-        (None, ("/docs", *health), (*rest, "/metrics")),
+        (None, ("/docs", "/status", *health), (*rest, "/metrics")),
         ("none", ("/docs",), (*health, *rest, "/metrics")),
         ("health,metrics", ("/docs", *health, "/metrics"), rest),
     ):
