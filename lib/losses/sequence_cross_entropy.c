@@ -63,18 +63,6 @@ static lk_status check(const lk_job *job, lk_error *error)
     return status == LK_OK ? sequence_check(job, error) : status;
 }
 
-static void finish(const lk_job *job, const double *sum)
-{
-    const sequence_options *o = job->options;
-    const sequence_state *state = job->state;
-    classwise_finish(job, sum);
-    if (o->common.reduce.reduction > LK_MEAN)
-        put_row(job, DENOMINATOR, 0, state->denominator);
-    text_finish(job, &o->text, sum);
-    if (by_sequence(o))
-        sequence_values(job);
-}
-
 static const char *const shapes[] = {"B T", "", "", "B", "B", "", ""};
 
 static const char tex[] =
@@ -114,5 +102,5 @@ LK_LOSS(sequence_cross_entropy) = {
     .scratch = classwise_scratch,
     .rows = sequence_rows,
     .whole_runs = true,
-    .finish = finish,
+    .finish = sequence_finish,
 };

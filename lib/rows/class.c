@@ -143,25 +143,30 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
     return true;
 }
 
-LK_INLINE void end_row(visit *v, int64_t i, double main_weight, double z_weight,
-                       const class_row *row)
+void classwise_put(const lk_job *job, int64_t i, double main_weight, double z_weight,
+                   const class_row *row, double *value, lk_block *block)
 {
-    const lk_job *job = v->job;
     const double main = main_weight != 0 ? main_weight * row->main : 0;
     const double z = z_weight != 0 ? z_weight * row->z_part : 0;
-    if (i == v->block_end) {
-        v->block_end += job->block_rows;
-        v->block++;
-    }
-    v->block->sum[MAIN] += main;
-    v->block->sum[Z] += z;
-    v->block->sum[SUM_NLL] += (double)row->nll;
-    v->block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
-    put_parts(job, v->value, i, main, z);
+    block->sum[MAIN] += main;
+    block->sum[Z] += z;
+    block->sum[SUM_NLL] += (double)row->nll;
+    block->sum[SUM_RIGHT] += row->y >= 0 && row->argmax == row->y;
+    put_parts(job, value, i, main, z);
     put_row(job, NLL, i, (double)row->nll);
     put_row(job, LSE, i, (double)row->lse);
     put_row(job, ENTROPY, i, (double)row->entropy);
     put_row(job, PREDICTED, i, (double)row->argmax);
+}
+
+LK_INLINE void end_row(visit *v, int64_t i, double main_weight, double z_weight,
+                       const class_row *row)
+{
+    if (i == v->block_end) {
+        v->block_end += v->job->block_rows;
+        v->block++;
+    }
+    classwise_put(v->job, i, main_weight, z_weight, row, v->value, v->block);
 }
 
 /* Compute the contiguous rows of a batch, as many at a time as rows/class_row.h takes. */
@@ -408,8 +413,7 @@ static void few_run(const lk_job *job, const class_plan *p, class_targets_of tar
     few_end_block(&v);
 }
 
-/* Set the factors of the gradients. One of a whole call may be beyond the range of reals. */
-static void set_factors(const lk_job *job, class_plan *p)
+void classwise_factors(const lk_job *job, class_plan *p)
 {
     const classwise_options *o = job->options;
     const double upstream = o->reduce.reduction == LK_NONE ? 1 : real_or_one(job, GRAD_OUTPUT, 0);
@@ -476,7 +480,7 @@ void classwise_rows(const lk_job *job, class_targets_of targets_of, double *valu
     v.plan.inner = inner_size(job);
     v.plan.want_entropy = job->out[ENTROPY].data;
     v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
-    set_factors(job, &v.plan);
+    classwise_factors(job, &v.plan);
     if (v.plan.width <= FEW)
         few_run(job, &v.plan, targets_of, value, first, count, block, scratch);
     else

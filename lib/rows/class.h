@@ -17,6 +17,8 @@
 #define classwise_scratch      LK_PASTE(LK_VARIANT, classwise_scratch)
 #define classwise_rows         LK_PASTE(LK_VARIANT, classwise_rows)
 #define classwise_finish       LK_PASTE(LK_VARIANT, classwise_finish)
+#define classwise_factors      LK_PASTE(LK_VARIANT, classwise_factors)
+#define classwise_put          LK_PASTE(LK_VARIANT, classwise_put)
 #define class_refuse           LK_PASTE(LK_VARIANT, class_refuse)
 #define weighted_prepare       LK_PASTE(LK_VARIANT, weighted_prepare)
 #define weighted_rows          LK_PASTE(LK_VARIANT, weighted_rows)
@@ -214,6 +216,14 @@ LK_DRIVER void classwise_rows(const lk_job *job, class_targets_of targets_of, do
                               int64_t first, int64_t count, lk_block *block, void *scratch);
 
 LK_DRIVER void classwise_finish(const lk_job *job, const double *sum);
+
+/* Set the factors of the gradients. One of a whole call may be beyond the range of reals. */
+LK_DRIVER void classwise_factors(const lk_job *job, class_plan *p);
+
+/* Store the results of row i, and add them to the sums of its block. `value` as in classwise_rows.
+ */
+LK_DRIVER void classwise_put(const lk_job *job, int64_t i, double main_weight, double z_weight,
+                             const class_row *row, double *value, lk_block *block);
 
 /* Losses with an optional weight for each row: cross_entropy and masked_lm. */
 

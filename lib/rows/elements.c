@@ -33,6 +33,26 @@ void elements_scale(elem *x, int64_t n, int power)
         r_store(x + k, (real)ldexp((double)r_load(x + k), power));
 }
 
+void elements_widen(const elem *x, int64_t n, real *to)
+{
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        const vec reals = v_load_tail(x + k, lanes, 0);
+        if (lanes == LANES)
+            v_write(to + k, reals);
+        else
+            v_write_n(to + k, lanes, reals);
+    }
+}
+
+void elements_narrow(const real *x, int64_t n, elem *to)
+{
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        v_store_tail(to + k, lanes, v_read_tail(x + k, lanes, 0));
+    }
+}
+
 /* So many sums run beside each other, whatever the length of a vector: element i goes to sum i
  * modulo that. */
 enum { SUMS = 32, HALVES = SUMS / HALF_LANES };

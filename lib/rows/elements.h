@@ -14,6 +14,8 @@
 #define elements_nonfinite LK_PASTE(LK_VARIANT, elements_nonfinite)
 #define elements_scale     LK_PASTE(LK_VARIANT, elements_scale)
 #define elements_sum       LK_PASTE(LK_VARIANT, elements_sum)
+#define elements_widen     LK_PASTE(LK_VARIANT, elements_widen)
+#define elements_narrow    LK_PASTE(LK_VARIANT, elements_narrow)
 
 /* Element i. */
 LK_DRIVER real elements_at(const elem *x, int64_t i);
@@ -46,5 +48,9 @@ LK_INLINE int elements_power(double factor)
 
 /* The sum of n reals: in double, in an order that is the same on every ISA. */
 LK_DRIVER double elements_sum(const real *x, int64_t n);
+
+/* n elements as reals, and n reals rounded to elements. */
+LK_DRIVER void elements_widen(const elem *x, int64_t n, real *to);
+LK_DRIVER void elements_narrow(const real *x, int64_t n, elem *to);
 
 #endif

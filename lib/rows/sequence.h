@@ -258,4 +258,16 @@ LK_STATIC void sequence_values(const lk_job *job)
     }
 }
 
+LK_STATIC void sequence_finish(const lk_job *job, const double *sum)
+{
+    const sequence_options *o = job->options;
+    const sequence_state *state = job->state;
+    classwise_finish(job, sum);
+    if (o->common.reduce.reduction > LK_MEAN)
+        put_row(job, DENOMINATOR, 0, state->denominator);
+    text_finish(job, &o->text, sum);
+    if (by_sequence(o))
+        sequence_values(job);
+}
+
 #endif
