@@ -192,6 +192,8 @@ enum {
     LK_OFFSETS = 1 << 8,        /* sequence b is positions offsets[b] to offsets[b+1] - 1 of P that
                                    follow each other: integers from 0 to P that do not decrease.
                                    Where it is given, `B T` is one axis P in every pattern */
+    LK_OWN_TYPE = 1 << 9,       /* its element type is its own: f64 if the call computes in f64,
+                                   else f32, f16 or bf16, whatever other inputs have */
 };
 
 /* A shape pattern is a list of words. A letter is one size, the same in every tensor of the call
@@ -211,11 +213,11 @@ typedef struct lk_input {
     const char *name;
     lk_form forms[3]; /* in order of preference; ends with a NULL shape if there are fewer */
     unsigned flags;
-    /* Valid values: "[0,C)", "[0,1]", "{-1,1}", ">=0", "finite"; NULL: any. In "[0,V+o)" the upper
-     * end grows by the value of option o; if o is off, the loss defines it. Suffixes: " except o":
-     * all but the value of option o; " unless o": if option o is false; ", distinct": the values
-     * along the last axis that are not negative are distinct; ", exp sums to <=1": the exponentials
-     * along the last axis sum to at most 1. */
+    /* Valid values: "[0,C)", "[0,1]", "{-1,1}", ">=0", "finite"; NULL: any. "*": the last size of
+     * `*`. In "[0,V+o)" the upper end grows by the value of option o; if o is off, the loss defines
+     * it. Suffixes: " except o": all but the value of option o; " unless o": if option o is false;
+     * ", distinct": the values along the last axis that are not negative are distinct; ", exp sums
+     * to <=1": the exponentials along the last axis sum to at most 1. */
     const char *range;
     const char *help;
 } lk_input;

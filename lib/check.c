@@ -267,11 +267,19 @@ static lk_status check_shapes(single *s, lk_error *error)
         if ((status = choose_form(s, i, error)) != LK_OK)
             return status;
         lk_dtype primary = s->given[s->primary].dtype, dtype = s->given[i].dtype;
-        if ((inputs[i].flags & LK_DIFFERENTIABLE) && lk_is_float(dtype) && dtype != primary)
+        if (!(inputs[i].flags & LK_DIFFERENTIABLE) || !lk_is_float(dtype) || dtype == primary)
+            continue;
+        if (!(inputs[i].flags & LK_OWN_TYPE))
             return lk_error_set(error, LK_DTYPE_UNSUPPORTED, inputs[i].name,
                                 "%s is %s; it must be %s, as %s is", inputs[i].name,
                                 lk_dtype_name(dtype), lk_dtype_name(primary),
                                 inputs[s->primary].name);
+        if (dtype == LK_F64 || primary == LK_F64)
+            return lk_error_set(error, LK_DTYPE_UNSUPPORTED, inputs[i].name,
+                                "%s is %s; it must be %s, since %s is %s", inputs[i].name,
+                                lk_dtype_name(dtype),
+                                primary == LK_F64 ? "f64" : "f32, f16 or bf16",
+                                inputs[s->primary].name, lk_dtype_name(primary));
     }
     return LK_OK;
 }
@@ -284,11 +292,20 @@ static bool by_default(const single *s, int i)
            (!loss->default_gradient || loss->default_gradient(&s->job, i));
 }
 
+static bool output_by_default(const single *s, int i)
+{
+    const lk_loss *loss = s->job.loss;
+    if (loss->default_output)
+        return loss->default_output(&s->job, i);
+    return i < 0 ? !(loss->is.traits & LK_TRANSFORM)
+                 : (loss->is.outputs[i].flags & LK_DEFAULT) != 0;
+}
+
 static void default_outputs(single *s)
 {
     const lk_description *is = &s->call.loss->is;
     char name[48];
-    if (!(is->traits & LK_TRANSFORM))
+    if (output_by_default(s, -1))
         (void)lk_wanted_add(&s->call, "loss", VALUE, 0);
     for (int i = 0; is->inputs[i].name; i++) {
         snprintf(name, sizeof name, "grad.%s", is->inputs[i].name);
@@ -296,7 +313,7 @@ static void default_outputs(single *s)
             (void)lk_wanted_add(&s->call, name, GRADIENT, i);
     }
     for (int i = 0; is->outputs[i].name; i++)
-        if (is->outputs[i].flags & LK_DEFAULT)
+        if (output_by_default(s, i))
             (void)lk_wanted_add(&s->call, is->outputs[i].name, DIAGNOSTIC, i);
 }
 

@@ -34,6 +34,7 @@ typedef struct named {
     char name[NAME_SIZE];
     lk_tensor is;
     bool used;             /* by a part, or by the graph itself */
+    bool own;              /* its type is its own to all that read it: LK_OWN_TYPE */
     bool narrow;           /* read once, by a part that computes in its type: it is not widened */
     int gradient;          /* index of its gradient among the requested outputs, or -1 */
     bool has_sum;          /* while planning: a step before writes its gradient */

@@ -64,13 +64,40 @@ static int uses(const graph *g, int tensor)
     return count;
 }
 
+static bool is_own(const graph *g, int k, int i)
+{
+    const part *p = &g->part[k];
+    return p->tensor[i] >= 0 && g->tensor[p->tensor[i]].own;
+}
+
+/* Which tensors have a type of their own. Its reader takes such a one as it is, so it is widened
+ * only where gradients of several readers are added up. */
+static void find_own(graph *g)
+{
+    for (int t = 0; t < g->tensors; t++) {
+        bool own = uses(g, t) > 0, wanted = false;
+        for (int k = 0; k < g->parts; k++)
+            for (int i = 0; g->part[k].is->inputs[i].name; i++) {
+                if (g->part[k].tensor[i] != t)
+                    continue;
+                own = own && (g->part[k].is->inputs[i].flags & LK_OWN_TYPE);
+                wanted = wanted || lk_graph_wants_gradient(g, k, i);
+            }
+        g->tensor[t].own = own;
+        g->tensor[t].narrow = own && !(wanted && uses(g, t) > 1);
+    }
+}
+
 /* Which tensors are not widened, however few bits they have. */
 static void find_narrow(graph *g)
 {
+    find_own(g);
     for (int k = 0; k < g->parts; k++) {
         const part *p = &g->part[k];
         bool narrow = g->edges > 0;
         for (int i = 0; p->is->inputs[i].name; i++) {
+            if (is_own(g, k, i))
+                continue;
             const lk_dtype dtype = p->tensor[i] < 0 ? LK_I64 : g->tensor[p->tensor[i]].is.dtype;
             const bool floats = dtype == LK_ANY || lk_is_float(dtype);
             if ((p->from[i] >= 0 && (p->is->inputs[i].flags & LK_DIFFERENTIABLE)) ||
@@ -78,7 +105,7 @@ static void find_narrow(graph *g)
                 narrow = false;
         }
         for (int i = 0; p->is->inputs[i].name; i++)
-            if (p->tensor[i] >= 0)
+            if (p->tensor[i] >= 0 && !is_own(g, k, i))
                 g->tensor[p->tensor[i]].narrow = narrow;
     }
 }
@@ -156,7 +183,7 @@ static lk_status give_inputs(graph *g, int k, lk_error *error)
         if (t.dtype == LK_ANY && (in[i].flags & LK_DIFFERENTIABLE) &&
             !(in[i].forms[0].dtypes & LK_INTS))
             t.dtype = g->primary;
-        if (is_half(g->primary) && is_half(t.dtype) &&
+        if ((is_half(g->primary) || is_own(g, k, i)) && is_half(t.dtype) &&
             !(p->tensor[i] >= 0 && g->tensor[p->tensor[i]].narrow))
             t.dtype = LK_F32;
         status = lk_call_input(p->call, in[i].name, &t, error);
@@ -173,7 +200,8 @@ static lk_status check_types(const graph *g, lk_error *error)
         for (int i = 0; in[i].name; i++) {
             const named *t = p->tensor[i] < 0 ? NULL : &g->tensor[p->tensor[i]];
             if (t && (in[i].flags & LK_DIFFERENTIABLE) && t->is.dtype != LK_ANY &&
-                lk_is_float(t->is.dtype) && t->is.dtype != g->primary)
+                lk_is_float(t->is.dtype) && t->is.dtype != g->primary &&
+                !(t->own && t->is.dtype != LK_F64 && g->real != LK_F64))
                 return lk_error_set(error, LK_DTYPE_UNSUPPORTED, t->name,
                                     "%s is %s; it must be %s, as all that the parts differentiate",
                                     t->name, lk_dtype_name(t->is.dtype), lk_dtype_name(g->primary));

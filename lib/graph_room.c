@@ -54,7 +54,7 @@ const lk_wanted *lk_graph_shown(const graph *g, int k, const char *output)
 
 bool lk_graph_widens(const graph *g, const named *t)
 {
-    return is_half(g->primary) && is_half(t->is.dtype) && !t->narrow &&
+    return (is_half(g->primary) || t->own) && is_half(t->is.dtype) && !t->narrow &&
            !lk_graph_reserves(g, t->name);
 }
 

@@ -162,6 +162,10 @@ struct lk_loss {
      * NULL: always. */
     bool (*default_gradient)(const lk_job *job, int input);
 
+    /* Is a diagnostic, or `loss` (-1), among the default outputs of this call? NULL: `loss` is, and
+     * diagnostics with LK_DEFAULT. */
+    bool (*default_output)(const lk_job *job, int output);
+
     /* Bytes of job->state, which is zeroed before prepare. NULL: none. */
     size_t (*state)(const lk_job *job);
 

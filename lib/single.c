@@ -96,12 +96,16 @@ static lk_status take_data(single *s, lk_error *error)
     return LK_OK;
 }
 
+/* An input with a type of its own is read as it is if its numbers are reals or can be widened to
+ * them. */
 static bool must_convert(const single *s, int i)
 {
     const lk_input *input = &s->call.loss->is.inputs[i];
+    const lk_dtype dtype = s->given[i].dtype, real = single_real(s);
     const bool numbers = s->call.loss->reals && (lk_input_dtypes(input) & LK_FLOATS);
-    return s->given[i].rank >= 0 && (lk_is_float(s->given[i].dtype) || numbers) &&
-           !(input->flags & LK_DIFFERENTIABLE) && s->given[i].dtype != single_real(s);
+    return s->given[i].rank >= 0 && (lk_is_float(dtype) || numbers) &&
+           !(input->flags & LK_DIFFERENTIABLE) && dtype != real &&
+           !((input->flags & LK_OWN_TYPE) && dtype != LK_F64 && real != LK_F64);
 }
 
 enum { LINE = 64 }; /* bytes of a cache line, and of the longest vector */

@@ -426,7 +426,7 @@ static double bound_of(const trial *t, const rows *r, const held *out, const jso
         int64_t row;
         double peak = row_peak(r, &out->tensor, data, i, &row);
         double bound =
-            tolerance(GRADIENT, t->element, exact, expected, got, scale_of(r, row), peak, 1);
+            tolerance(GRADIENT, out->tensor.dtype, exact, expected, got, scale_of(r, row), peak, 1);
         /* The largest term that cancels in it, where the case has one for each element. */
         const json_t *terms = json_object_get(t->json, "terms");
         if (terms)

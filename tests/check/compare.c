@@ -19,9 +19,19 @@ static void scale_by(sizes *s, double option)
     s->divisor *= option > 0 ? fmin(1, option) : 1;
 }
 
+/* What scores that are products of vectors with those of this input have beyond the vectors: twice
+ * the square root of their length, times its largest number. */
+static double head_factor(const trial_input *in, double most)
+{
+    const int axis = in->at.rank - 1;
+    return (in->is->flags & LK_OWN_TYPE) && axis > 0 ? 2 * sqrt((double)in->at.shape[axis]) * most
+                                                     : 0;
+}
+
 sizes sizes_of(const trial *t, const answer *a)
 {
     bool wide = t->element == LK_F64;
+    double head = 1;
     sizes s = {.w = 1, .rho = 1, .terms = (double)trial_rows(t), .divisor = 1};
     s.rows = fmax(1, s.terms);
     s.relative = wide ? 1e-12 : 2e-6;
@@ -31,6 +41,7 @@ sizes sizes_of(const trial *t, const answer *a)
         if (!in->given || !is_float(in->type))
             continue;
         double most = greatest(in->x, in->at.count);
+        head = fmax(head, head_factor(in, most));
         if (strcmp(in->pattern, "loss") == 0)
             s.rho = most;
         else if (in->is->flags & LK_DIFFERENTIABLE)
@@ -38,6 +49,7 @@ sizes sizes_of(const trial *t, const answer *a)
         else
             s.w *= fmax(1, most);
     }
+    s.z *= head;
     for (int i = 0; i < t->settings; i++)
         if (t->set[i].field->type == LK_REAL && strcmp(t->set[i].text, "off") != 0 &&
             strcmp(t->set[i].field->name, "num_items") != 0)

@@ -97,7 +97,9 @@ static int64_t random_in(const sample *s, const char *range, const sizes *z)
     if (!comma || comma[1] < 'A' || comma[1] > 'Z')
         return random_below(4);
     const int64_t low = strtoll(range + 1, NULL, 10);
-    const int64_t end = z->letter[comma[1] - 'A'] + (strchr(range, ']') != NULL);
+    const int64_t last = z->leads > 0 ? z->lead[z->leads - 1] : 0;
+    const int64_t top = comma[1] == '*' ? last : z->letter[comma[1] - 'A'];
+    const int64_t end = top + (strchr(range, ']') != NULL);
     const int64_t x = low + (end > low ? random_below((int)(end - low)) : 0);
     const char *name = strstr(range, " except ");
     name = name ? name + strlen(" except ") : NULL;

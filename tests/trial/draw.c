@@ -252,7 +252,10 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
         opening != '{') {
         char *end;
         bool letter = top[0] >= 'A' && top[0] <= 'Z' && (!top[1] || top[1] == '+');
-        hi = letter ? (double)t->size[top[0] - 'A'] : strtod(top, &end);
+        hi = letter             ? (double)t->size[top[0] - 'A']
+             : strcmp(top, "*") ? strtod(top, &end)
+             : t->lead_rank > 0 ? (double)t->lead[t->lead_rank - 1]
+                                : 0;
         if (!twin)
             hi += (double)range_spare(t, top);
         if (letter && real)
@@ -303,6 +306,12 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
         if (in->type == LK_U8 && (in->x[i] < 0 || in->x[i] > 255))
             in->type = LK_I64;
     return true;
+}
+
+/* The types that an input with a type of its own may have beside the primary input. */
+static unsigned own_dtypes(const trial *t)
+{
+    return t->element == LK_F64 ? 1u << LK_F64 : LK_FLOATS & ~(1u << LK_F64);
 }
 
 static lk_dtype draw_dtype(unsigned dtypes)
@@ -363,7 +372,8 @@ static bool draw_form(trial *t, int i)
         draw_spread(t, in);
     unsigned dtypes = in->is->forms[form].dtypes;
     bool follows = (in->is->flags & LK_DIFFERENTIABLE) && ((dtypes >> t->element) & 1u);
-    in->type = follows ? t->element : draw_dtype(dtypes);
+    bool own = follows && (in->is->flags & LK_OWN_TYPE);
+    in->type = own ? draw_dtype(dtypes & own_dtypes(t)) : follows ? t->element : draw_dtype(dtypes);
     if (lay_out(t, in->pattern, &in->at))
         return true;
     in->given = false;
@@ -374,12 +384,15 @@ static bool draw_form(trial *t, int i)
 static bool draw_input(trial *t, trial_input *in, double scale, const wish *w)
 {
     bool follows = (in->is->flags & LK_DIFFERENTIABLE) && is_float(in->type);
-    bool own_scale = !follows && is_float(in->type);
+    bool own_scale = (!follows || (in->is->flags & LK_OWN_TYPE)) && is_float(in->type);
+    /* Vectors that others are multiplied with. */
+    bool factor = (in->is->flags & LK_OWN_TYPE) && in->at.rank > 1;
+    double spread = factor ? 1 / sqrt((double)in->at.shape[in->at.rank - 1] + 1) : 1;
     if (in->is->flags & LK_OFFSETS) {
         draw_offsets(t, in);
         return true;
     }
-    if (!draw_values(t, in, own_scale ? 1 : scale, w))
+    if (!draw_values(t, in, own_scale ? spread : scale, w))
         return false;
     for (int64_t j = 0; w->nonfinite && follows && j < in->at.count; j++)
         if (chance(fmin(0.1, 3.0 / (double)in->at.count)))
