@@ -122,19 +122,24 @@ KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter
 
 VARIANT_SOURCES := $(wildcard lib/rows/*.c lib/losses/*.c)
 ONE_LANE := $(shell sed -n 's,^ONE_LANE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
+# What is computed with reals alone, whatever the elements: no variants of 16 bits.
+REALS := lib/rows/head.c $(shell sed -n 's,^REALS(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
+$(foreach e,$(ELEMENTS),$(eval REAL_$(e) := $(if $(filter F64,$(e)),F64,F32)))
 LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)))
 
 define variant_rules
 $(B)/lib/$(1)_$(2)/%.o: lib/%.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
-	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
+	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ISA=$(1) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
 $(B)/lib/$(1)_$(2)/variant.o: lib/variant.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
-	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) -DLK_ONE_LANE=scalar_$(2) $$(CFLAGS) -c $$< -o $$@
+	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) -DLK_ONE_LANE=scalar_$(2) \
+		-DLK_REALS=$(1)_$(REAL_$(2)) $$(CFLAGS) -c $$< -o $$@
 LIB_OBJS += $(B)/lib/$(1)_$(2)/variant.o $(patsubst lib/%.c,$(B)/lib/$(1)_$(2)/%.o, \
-	$(if $(filter scalar,$(1)),$(VARIANT_SOURCES),$(filter-out $(ONE_LANE),$(VARIANT_SOURCES))))
+	$(filter-out $(if $(filter-out scalar,$(1)),$(ONE_LANE)) $(if $(filter-out $(2),$(REAL_$(2))),$(REALS)), \
+		$(VARIANT_SOURCES)))
 endef
 $(foreach isa,$(ISAS),$(foreach e,$(ELEMENTS),$(eval $(call variant_rules,$(isa),$(e)))))
 
@@ -403,7 +408,7 @@ lint: format-check all
 	$(Q)clang-tidy --quiet $(SERVER_SOURCES) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
 	$(Q)clang-tidy --quiet $(VARIANT_SOURCES) -- $(filter-out -MMD -MP -Werror $(GCC_LOOPS),$(KERNEL_FLAGS)) \
-		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ELEMENT_F32 2>/dev/null
+		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ISA=scalar -DLK_ELEMENT_F32 2>/dev/null
 
 ## compile_commands.json: for editors
 compile_commands.json: clean

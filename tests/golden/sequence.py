@@ -573,7 +573,8 @@ def token_cases():
     print("token_logprobs", len(book.lines))
 
 
-masked_cases()
-sequence_cases()
-sliding_cases()
-token_cases()
+if __name__ == "__main__":
+    masked_cases()
+    sequence_cases()
+    sliding_cases()
+    token_cases()

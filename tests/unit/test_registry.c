@@ -101,7 +101,8 @@ static void test_isas(void **state)
     assert_string_equal(lk_isa_used(), lk_isa_name(best));
 }
 
-/* Each variant is a separate object with the same description. */
+/* Each variant is a separate object with the same description; where a loss computes with reals
+ * alone, those of 16 bits are that of f32. */
 static void test_variants(void **state)
 {
     (void)state;
@@ -115,7 +116,8 @@ static void test_variants(void **state)
             for (int d = LK_F64; d <= LK_BF16; d++) {
                 const lk_loss *variant = lk_loss_variant(loss, (lk_dtype)d);
                 assert_string_equal(variant->is.name, loss->is.name);
-                for (int other = LK_F64; other < d; other++)
+                const bool reals = d > LK_F32 && variant == lk_loss_variant(loss, LK_F32);
+                for (int other = LK_F64; other < (reals ? LK_F32 : d); other++)
                     assert_ptr_not_equal(lk_loss_variant(loss, (lk_dtype)other), variant);
             }
         }
