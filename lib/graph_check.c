@@ -34,21 +34,33 @@ static bool may_be_index(const lk_input *in, const named *t)
     return t->is.dtype == LK_ANY ? (in->forms[0].dtypes & LK_INTS) != 0 : !lk_is_float(t->is.dtype);
 }
 
-/* The first differentiable input of the first part chooses the element type. */
-static lk_status choose_primary(graph *g, lk_error *error)
+/* The first tensor that a part differentiates; of those with a type of their own, or of others. */
+static named *first_differentiable(graph *g, unsigned own)
 {
     for (int k = 0; k < g->parts; k++) {
         const lk_input *in = g->part[k].is->inputs;
         for (int i = 0; in[i].name; i++) {
             named *t = g->part[k].tensor[i] < 0 ? NULL : &g->tensor[g->part[k].tensor[i]];
-            if (!t || !(in[i].flags & LK_DIFFERENTIABLE) || may_be_index(&in[i], t))
-                continue;
-            if (t->is.dtype == LK_ANY)
-                t->is.dtype = LK_F32;
-            g->primary = t->is.dtype;
-            g->real = g->primary == LK_F64 ? LK_F64 : LK_F32;
-            return LK_OK;
+            if (t &&
+                (in[i].flags & (LK_DIFFERENTIABLE | LK_OWN_TYPE)) == (LK_DIFFERENTIABLE | own) &&
+                !may_be_index(&in[i], t))
+                return t;
         }
+    }
+    return NULL;
+}
+
+/* The first differentiable input of the first part chooses the element type. */
+static lk_status choose_primary(graph *g, lk_error *error)
+{
+    named *t = first_differentiable(g, 0);
+    t = t ? t : first_differentiable(g, LK_OWN_TYPE);
+    if (t) {
+        if (t->is.dtype == LK_ANY)
+            t->is.dtype = LK_F32;
+        g->primary = t->is.dtype;
+        g->real = g->primary == LK_F64 ? LK_F64 : LK_F32;
+        return LK_OK;
     }
     return lk_error_set(error, LK_MISSING_INPUT, "",
                         "none of the parts has an input that it can differentiate");
