@@ -194,6 +194,9 @@ struct lk_loss {
 
     /* Computes the diagnostics from the sums over all blocks. NULL: none. */
     void (*finish)(const lk_job *job, const double *sum);
+
+    /* What the loss tells its driver, or losses that are made of its rows. */
+    const void *driver;
 };
 
 /* LK_LOSS(name) = {...} defines the loss of this variant, the only symbol that its file exports. */

@@ -5,7 +5,6 @@
 #include "rows/teacher.h"
 
 enum { STUDENT, TEACHER_LOGITS, TEACHER_LOGPROBS, TEACHER_PROBS, TARGETS, MASK, GRAD_OUTPUT };
-enum { FORWARD_KL, REVERSE_KL, JSD, TVD, SKEW_FORWARD_KL, MSE_LOGITS }; /* divergence */
 
 typedef struct options {
     teacher_options common;
@@ -108,6 +107,7 @@ typedef struct pair {
     double sum;               /* the mean under p of the other slopes, relative to the anchor */
     double plus, minus, even; /* tvd: the student's mass where p > q, p < q, p = q */
     real weight;              /* of the gradient */
+    bool careful, none;       /* how it is to be computed; has the row no value? */
 } pair;
 
 /* If a class has more than this share of the student's mass, slopes are computed relative to that
@@ -479,42 +479,56 @@ static __attribute__((noinline)) void careful_gradient(const pair *r, elem *grad
 }
 
 /* Value and gradient: a template for each divergence. */
-LK_INLINE double row_of(pair *r, elem *grad, const int divergence)
+LK_INLINE double value_of(pair *r, const bool slopes, const int divergence)
 {
-    bool careful = divergence != MSE_LOGITS && is_sure(r, divergence);
     real widest = 0;
-    double value = careful ? 0 : sweep_values(r, divergence, false, grad, &widest);
+    r->careful = divergence != MSE_LOGITS && is_sure(r, divergence);
+    double value = r->careful ? 0 : sweep_values(r, divergence, false, slopes, &widest);
     if (divergence == MSE_LOGITS)
         value = isnan(r->student.sum + r->teacher.sum) ? (double)NAN : value;
-    else if (careful || is_close(r, value, divergence)) {
-        careful = true;
-        value = careful_row(r, grad != NULL);
+    else if (r->careful || is_close(r, value, divergence)) {
+        r->careful = true;
+        value = careful_row(r, slopes);
     }
-    if (grad && r->weight == 0)
-        elements_fill(grad, r->classes, 0);
-    else if (grad && isnan(value))
-        elements_fill(grad, r->classes, (real)NAN);
-    else if (grad && careful)
-        careful_gradient(r, grad);
-    else if (grad)
-        sweep_gradient(r, grad, divergence, false);
+    r->none = isnan(value);
     return value;
 }
 
-#define DIVERGENCE(d)                                                                              \
-    case d:                                                                                        \
-        return row_of(r, grad, d);
+LK_INLINE void write_gradient(const pair *r, elem *grad, const int divergence)
+{
+    if (r->weight == 0)
+        elements_fill(grad, r->classes, 0);
+    else if (r->none)
+        elements_fill(grad, r->classes, (real)NAN);
+    else if (r->careful)
+        careful_gradient(r, grad);
+    else
+        sweep_gradient(r, grad, divergence, false);
+}
 
-static double one_row(pair *r, elem *grad)
+#define DIVERGENCES(DO)                                                                            \
+    DO(FORWARD_KL) DO(REVERSE_KL) DO(JSD) DO(TVD) DO(SKEW_FORWARD_KL) DO(MSE_LOGITS)
+
+/* `slopes`: the gradient is to be written as well. */
+static double one_value(pair *r, bool slopes)
 {
     switch (r->divergence) {
-        DIVERGENCE(FORWARD_KL)
-        DIVERGENCE(REVERSE_KL)
-        DIVERGENCE(JSD)
-        DIVERGENCE(TVD)
-        DIVERGENCE(SKEW_FORWARD_KL)
-    default:
-        return row_of(r, grad, MSE_LOGITS);
+#define VALUE(d)                                                                                   \
+    case d:                                                                                        \
+        return value_of(r, slopes, d);
+        DIVERGENCES(VALUE)
+    }
+    return 0;
+}
+
+static void one_gradient(const pair *r, elem *grad)
+{
+    switch (r->divergence) {
+#define GRADIENT(d)                                                                                \
+    case d:                                                                                        \
+        write_gradient(r, grad, d);                                                                \
+        break;
+        DIVERGENCES(GRADIENT)
     }
 }
 
@@ -533,24 +547,60 @@ static void check_teacher(const lk_job *job, const pair *r, int64_t i, lk_block 
     }
 }
 
-static pair pair_of(const lk_job *job)
+static pair pair_of(const divergence_plan *plan, int given)
 {
-    const options *o = job->options;
-    pair r = {.classes = job->size['V' - 'A'], .divergence = o->divergence};
-    const bool mixed = o->divergence == JSD || o->divergence == SKEW_FORWARD_KL;
-    for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
-        if (lk_has(job, i))
-            r.given = i;
-    if (mixed && o->beta == 0)
+    pair r = {.classes = plan->classes, .given = given, .divergence = plan->divergence};
+    const bool mixed = plan->divergence == JSD || plan->divergence == SKEW_FORWARD_KL;
+    if (mixed && plan->beta == 0)
         r.divergence = FORWARD_KL;
-    else if (o->divergence == JSD && o->beta == 1)
+    else if (plan->divergence == JSD && plan->beta == 1)
         r.divergence = REVERSE_KL;
-    r.scale = (real)teacher_scale(&o->common);
-    r.beta = (real)o->beta;
-    r.rest = (real)(1 - o->beta);
-    r.log_rest = (real)lk_log1p(-o->beta);
+    r.scale = (real)plan->scale;
+    r.beta = (real)plan->beta;
+    r.rest = (real)(1 - plan->beta);
+    r.log_rest = (real)lk_log1p(-plan->beta);
     return r;
 }
+
+static pair pair_of_call(const lk_job *job)
+{
+    const options *o = job->options;
+    const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->common),
+                                  job->size['V' - 'A']};
+    int given = TEACHER_LOGITS;
+    for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
+        if (lk_has(job, i))
+            given = i;
+    return pair_of(&plan, given);
+}
+
+/* For losses with scores of their own making. */
+
+static double made_value(const divergence_plan *plan, const elem *x, const real *y, void *note)
+{
+    pair *r = note;
+    *r = pair_of(plan, TEACHER_LOGITS);
+    r->x = x;
+    r->y = y;
+    r->student = teacher_normalise(x, true, plan->classes, r->scale);
+    r->teacher = teacher_normalise(y, false, plan->classes, r->scale);
+    return one_value(r, true);
+}
+
+static void made_slopes(const void *note, double weight, int64_t count, elem *x, const real *y)
+{
+    pair r;
+    memcpy(&r, note, sizeof r);
+    r.x = x;
+    r.y = y;
+    r.classes = count;
+    r.weight = (real)weight;
+    one_gradient(&r, x);
+}
+
+_Static_assert(sizeof(pair) <= DIVERGENCE_NOTE, "a row fits into its note");
+
+static const divergence_rows driver = {made_value, made_slopes};
 
 /* The softmax of rows first..first+count-1, of the student and of a teacher that gives logits. */
 static void normalise(const lk_job *job, const pair *r, int64_t first, int count,
@@ -593,7 +643,9 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
     check_teacher(job, r, i, block);
     r->close = false;
     r->over = over_of(r);
-    const double value = factor * one_row(r, grad);
+    const double value = factor * one_value(r, grad);
+    if (grad)
+        one_gradient(r, grad);
     if (grad && power != 0)
         elements_scale(grad, V, power);
     return value;
@@ -605,7 +657,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const bool per_row = o->common.reduce.reduction == LK_NONE;
     const int64_t V = job->size['V' - 'A'], end = first + count;
     const int together = V <= FEW ? LANES : 1;
-    pair r = pair_of(job);
+    pair r = pair_of_call(job);
     (void)scratch;
     for (int64_t from = first; from < end; from += together) {
         const int group = end - from < together ? (int)(end - from) : together;
@@ -668,4 +720,5 @@ LK_LOSS(distillation) = {
     .check = check,
     .prepare = prepare,
     .rows = rows,
+    .driver = &driver,
 };

@@ -73,14 +73,12 @@ static const char *needs_sequences(const lk_job *job)
                                                   : NULL;
 }
 
-static const head_loss *head_loss_of(void);
-
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const sequence_options *o = job->options;
     const char *needs = needs_sequences(job);
     lk_status status = text_check(job, &o->text, error);
-    if (status != LK_OK || (status = head_check(job, head_loss_of(), error)) != LK_OK)
+    if (status != LK_OK || (status = head_check(job, error)) != LK_OK)
         return status;
     if (needs && job->lead_rank != 2)
         return lk_fail(job, error, LK_OPTION_CONFLICT, HIDDEN, -1,
@@ -109,7 +107,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     }
     const lk_status status = sequence_prepare(job, error);
     if (status == LK_OK)
-        head_prepare(job, head_loss_of());
+        head_prepare(job);
     return status;
 }
 
@@ -200,58 +198,18 @@ static void slopes(const lk_job *job, int64_t i, const void *from, int64_t first
     class_gradient(&p, &row, &n->norm, &slope);
 }
 
-static const head_loss *head_loss_of(void)
-{
-    static const head_loss loss = {
-        .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
-        .options = head_options_of,
-        .state = sequence_state_size,
-        .classes = classwise_classes,
-        .counts = counts,
-        .note = sizeof(note),
-        .value = value,
-        .ignore = ignore,
-        .slopes = slopes,
-        .power = power,
-    };
-    return &loss;
-}
-
-static size_t state(const lk_job *job)
-{
-    return head_state(job, head_loss_of());
-}
-
-static size_t scratch_size(const lk_job *job)
-{
-    return head_scratch(job, head_loss_of());
-}
-
-static int64_t row_cost(const lk_job *job, const lk_pass *pass)
-{
-    return head_row_cost(job, head_loss_of(), pass);
-}
-
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
-{
-    head_rows(job, head_loss_of(), first, count, block, scratch);
-}
-
-static void back_weight(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    head_back_weight(job, head_loss_of(), first, count, scratch);
-}
-
-static void back_bias(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    head_back_bias(job, head_loss_of(), first, count, scratch);
-}
-
-static void back_norm(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    (void)scratch;
-    head_back_norm(job, head_loss_of(), first, count);
-}
+static const head_loss driver = {
+    .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
+    .options = head_options_of,
+    .state = sequence_state_size,
+    .classes = classwise_classes,
+    .counts = counts,
+    .note = sizeof(note),
+    .value = value,
+    .ignore = ignore,
+    .slopes = slopes,
+    .power = power,
+};
 
 static const char *const shapes[] = {"*", "", "", "*-", "*-", "", ""};
 
@@ -278,13 +236,14 @@ LK_LOSS(linear_cross_entropy) = {
         },
     .options_size = sizeof(options),
     .parts = 2,
-    .row_cost = row_cost,
+    .driver = &driver,
+    .row_cost = head_row_cost,
     .check = check,
-    .state = state,
+    .state = head_state,
     .prepare = prepare,
-    .scratch = scratch_size,
-    .rows = rows,
+    .scratch = head_scratch,
+    .rows = head_rows,
     .whole_runs = true,
-    .passes = {{WEIGHT, back_weight}, {BIAS, back_bias}, {NORM_WEIGHT, back_norm}},
+    .passes = {{WEIGHT, head_back_weight}, {BIAS, head_back_bias}, {NORM_WEIGHT, head_back_norm}},
     .finish = sequence_finish,
 };

@@ -448,7 +448,7 @@ void class_gradient_logprob(const class_plan *p, const class_row *row, const cla
     const vec by_p = v_set((real)(-g_l / r->sum)), by_l = v_set((real)(-g_h / r->sum));
     const vec mean = v_set((real)gap), scale = v_set((real)p->scale);
     const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    const real x_y = r_load(row->x + row->y);
+    const real x_y = row->y >= 0 ? r_load(row->x + row->y) : 0;
     real z[CHUNK];
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
@@ -463,6 +463,8 @@ void class_gradient_logprob(const class_plan *p, const class_row *row, const cla
             v_store_tail(row->grad_x + k + i, lanes, v_where(e != zero, g));
         }
     }
+    if (row->y < 0)
+        return;
     /* 1 - p_y is rest/sum, without cancellation. */
     const double p_y = lk_exp((double)r->at - (double)r->top) / r->sum;
     double g_y = g_l * (r->rest / r->sum);

@@ -164,9 +164,9 @@ LK_DRIVER double class_entropy(const class_plan *p, const class_row *row, const 
 LK_DRIVER void class_gradient(const class_plan *p, const class_row *row, const class_norm *r,
                               const class_slope *g);
 
-/* The gradient of g_l log p_y + g_h H, where H is the row's entropy: J_k [ g_l (1[k = y] - p_k) -
- * g_h p_k (l_k + H) ], also in place: each chunk is read before it is written. `gap` is
- * class_entropy's. */
+/* The gradient of g_l log p_y + g_h H (y -1: it is not among the classes), where H is the row's
+ * entropy: J_k [ g_l (1[k = y] - p_k) - g_h p_k (l_k + H) ], also in place: each chunk is read
+ * before it is written. `gap` is class_entropy's. */
 LK_DRIVER void class_gradient_logprob(const class_plan *p, const class_row *row,
                                       const class_norm *r, double g_l, double g_h, double gap);
 

@@ -6,7 +6,7 @@
 
 #include "rows/elements.h"
 #include "rows/product.h"
-#include "vector/vec.h"
+#include "vector/vmath.h"
 
 enum {
     HEAD_SCRATCH = 56 << 20, /* bytes of the rows that are visited together: of one at least */
@@ -119,6 +119,8 @@ typedef struct head {
     side own, teacher; /* teacher.hidden is NULL if there is none */
     int64_t classes;
     double eps;
+    bool bends; /* are scores looked at as they are, or: */
+    head_bend bend[2];
     int64_t *order; /* the counted rows */
     bool *live;     /* of each of them: is its E other than 0? */
     char *notes;
@@ -145,11 +147,16 @@ static side take_side(const lk_job *job, const head_side *at, int64_t classes, s
     return s;
 }
 
-static head head_of(const lk_job *job, const head_loss *of)
+static head head_of(const lk_job *job)
 {
+    const head_loss *of = job->loss->driver;
     const int norm = of->side.norm_weight;
     const size_t rows = (size_t)job->rows;
     head h = {.job = job, .of = of, .classes = of->classes(job), .eps = of->options(job)->norm_eps};
+    if (of->bends)
+        of->bends(job, h.bend);
+    for (int k = 0; of->bends && k < 2; k++)
+        h.bends = h.bends || h.bend[k].cap > 0 || h.bend[k].times != 1;
     h.bytes = (of->state(job) + LK_LINE - 1) / LK_LINE * LK_LINE;
     h.own = take_side(job, &of->side, h.classes, &h.bytes);
     if (of->teacher)
@@ -162,8 +169,9 @@ static head head_of(const lk_job *job, const head_loss *of)
     return h;
 }
 
-lk_status head_check(const lk_job *job, const head_loss *of, lk_error *error)
+lk_status head_check(const lk_job *job, lk_error *error)
 {
+    const head_loss *of = job->loss->driver;
     const head_side *sides[] = {&of->side, of->teacher};
     for (int k = 0; k < 2 && sides[k] && job->rows > 0; k++)
         for (int axis = 0; axis < 2; axis++)
@@ -175,9 +183,9 @@ lk_status head_check(const lk_job *job, const head_loss *of, lk_error *error)
     return LK_OK;
 }
 
-size_t head_state(const lk_job *job, const head_loss *of)
+size_t head_state(const lk_job *job)
 {
-    return head_of(job, of).bytes;
+    return head_of(job).bytes;
 }
 
 static void fill_side(const lk_job *job, const head_side *at, int64_t classes, const side *s)
@@ -188,9 +196,10 @@ static void fill_side(const lk_job *job, const head_side *at, int64_t classes, c
         read_reals(&job->in[at->norm_weight], 0, s->depth, s->norm);
 }
 
-void head_prepare(lk_job *job, const head_loss *of)
+void head_prepare(lk_job *job)
 {
-    const head h = head_of(job, of);
+    const head h = head_of(job);
+    const head_loss *of = h.of;
     int64_t counted = 0;
     fill_side(job, &of->side, h.classes, &h.own);
     if (of->teacher)
@@ -271,6 +280,7 @@ static size_t room_for(const head *h, int64_t rows, int64_t classes)
 typedef struct room {
     void *products;
     real *hidden[2], *scores[2], *by_vector;
+    real *bent[2]; /* scores of a row */
     size_t bytes;
 } room;
 
@@ -285,6 +295,8 @@ static room room_of(const head *h, int64_t rows, int64_t classes, int64_t vector
         at += whole_lines(rows * sides[k]->depth);
         r.scores[k] = (real *)at;
         at += whole_lines(rows * apart(classes));
+        r.bent[k] = (real *)at;
+        at += h->bends ? whole_lines(classes) : 0;
     }
     r.by_vector = (real *)at;
     r.bytes = (size_t)(at - (uintptr_t)scratch) + whole_lines(vectors * h->own.depth);
@@ -301,14 +313,15 @@ static room pass_room(const head *h, void *scratch)
     return room_of(h, pass_rows(h), pass_classes(h), pass_classes(h), scratch);
 }
 
-size_t head_scratch(const lk_job *job, const head_loss *of)
+size_t head_scratch(const lk_job *job)
 {
-    const head h = head_of(job, of);
+    const head h = head_of(job);
     return larger(visit_room(&h, NULL).bytes, pass_room(&h, NULL).bytes);
 }
 
-int64_t head_row_cost(const lk_job *job, const head_loss *of, const lk_pass *pass)
+int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
 {
+    const head_loss *of = job->loss->driver;
     enum { WHOLE_BLOCK = 64 * 1024, PRODUCTS = 64 /* cost as much as an exponential */ };
     const int64_t each = 1 + job->in[of->side.weight].shape[1] / PRODUCTS;
     if (pass)
@@ -406,6 +419,80 @@ static void score(const head *h, const room *r, int64_t q, int64_t rows, int64_t
     }
 }
 
+/* n scores as they are looked at. */
+static void bend_scores(const head_bend *bend, const real *x, int64_t n, real *to)
+{
+    const vec times = v_set(bend->times), cap = v_set(bend->cap);
+    const vec inverse = v_set(bend->cap > 0 ? 1 / bend->cap : 0);
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        vec u = v_read_tail(x + k, lanes, 0);
+        u = times * (bend->cap > 0 ? cap * v_tanh(u * inverse) : u);
+        if (lanes == LANES)
+            v_write(to + k, u);
+        else
+            v_write_n(to + k, lanes, u);
+    }
+}
+
+/* Derivatives e with respect to those scores become derivatives with respect to x. */
+static void bend_back(const head_bend *bend, const real *x, int64_t n, real *e)
+{
+    const vec times = v_set(bend->times), inverse = v_set(bend->cap > 0 ? 1 / bend->cap : 0);
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, n);
+        const vec u = v_read_tail(x + k, lanes, 0);
+        vec g = v_read_tail(e + k, lanes, 0) * times;
+        g = bend->cap > 0 ? g * v_tanh_slope(u * inverse) : g;
+        if (lanes == LANES)
+            v_write(e + k, g);
+        else
+            v_write_n(e + k, lanes, g);
+    }
+}
+
+/* The scores of the row at place k of those computed together. */
+static real *scores_at(const room *r, int of, int64_t k, int64_t classes)
+{
+    return r->scores[of] ? r->scores[of] + k * apart(classes) : NULL;
+}
+
+/* The value of counted row q, at place k. */
+static bool row_value(const head *h, const room *r, int64_t q, int64_t k, lk_block *block)
+{
+    const real *x[2];
+    for (int of = 0; of < 2; of++) {
+        x[of] = scores_at(r, of, k, h->classes);
+        if (!h->bends || !x[of])
+            continue;
+        bend_scores(&h->bend[of], x[of], h->classes, r->bent[of]);
+        x[of] = r->bent[of];
+    }
+    return h->of->value(h->job, h->order[q], x[0], x[1], block, h->notes + (size_t)q * h->of->note);
+}
+
+/* Its scores of some classes become E. */
+static void row_slopes(const head *h, const room *r, int64_t q, int64_t k, int64_t first,
+                       int64_t count)
+{
+    const void *note = h->notes + (size_t)q * h->of->note;
+    real *x = scores_at(r, 0, k, count), *y = scores_at(r, 1, k, count);
+    if (!h->bends) {
+        h->of->slopes(h->job, h->order[q], note, first, count, x, y);
+        return;
+    }
+    for (int64_t c = 0, n; c < count; c += n) {
+        real straight[HEAD_CHUNK], beside[HEAD_CHUNK];
+        n = at_most(count - c, HEAD_CHUNK);
+        memcpy(straight, x + c, (size_t)n * sizeof *x);
+        bend_scores(&h->bend[0], straight, n, x + c);
+        if (y)
+            bend_scores(&h->bend[1], y + c, n, beside);
+        h->of->slopes(h->job, h->order[q], note, first + c, n, x + c, beside);
+        bend_back(&h->bend[0], straight, n, x + c);
+    }
+}
+
 /* The visit of the rows. */
 
 /* What share of `whole` comes before i of `all`. */
@@ -476,10 +563,10 @@ static void back_rows(const head *h, const room *r, int64_t q, int64_t rows)
     }
 }
 
-void head_rows(const lk_job *job, const head_loss *of, int64_t first, int64_t count,
-               lk_block *block, void *scratch)
+void head_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    const head h = head_of(job, of);
+    const head h = head_of(job);
+    const head_loss *of = h.of;
     const room r = visit_room(&h, scratch);
     const lk_reduce *reduce = job->options;
     const int hidden = of->side.hidden, norm = of->side.norm_weight;
@@ -503,17 +590,14 @@ void head_rows(const lk_job *job, const head_loss *of, int64_t first, int64_t co
         rows = at_most(end - q, together);
         score(&h, &r, q, rows, 0, h.classes);
         for (int64_t k = 0; k < rows; k++) {
-            const int64_t i = h.order[q + k];
-            void *note = h.notes + (size_t)(q + k) * of->note;
-            real *x = r.scores[0] + k * apart(h.classes);
-            const real *y = r.scores[1] ? r.scores[1] + k * apart(h.classes) : NULL;
+            const int64_t at = h.order[q + k] * h.own.depth;
             while (q + k >= first_counted(&h, at_most((b + 1) * job->block_rows, job->rows)))
                 b++;
             if (refuse)
-                refuse_nonfinite(&h, hidden, i * h.own.depth, h.own.depth, block + (b - b0));
-            h.live[q + k] = of->value(job, i, x, y, block + (b - b0), note);
+                refuse_nonfinite(&h, hidden, at, h.own.depth, block + (b - b0));
+            h.live[q + k] = row_value(&h, &r, q + k, k, block + (b - b0));
             if (back && h.live[q + k])
-                of->slopes(job, i, note, 0, h.classes, x, y);
+                row_slopes(&h, &r, q + k, k, 0, h.classes);
         }
         if (back)
             back_rows(&h, &r, q, rows);
@@ -527,18 +611,15 @@ void head_rows(const lk_job *job, const head_loss *of, int64_t first, int64_t co
 static void pass_slopes(const head *h, const room *r, int64_t q, int64_t rows, int64_t first,
                         int64_t count)
 {
-    const int64_t stride = apart(count), depth = h->own.depth;
+    const int64_t depth = h->own.depth;
     score(h, r, q, rows, first, count);
     for (int64_t k = 0; k < rows; k++) {
-        real *x = r->scores[0] + k * stride;
-        const real *y = r->scores[1] ? r->scores[1] + k * stride : NULL;
         if (h->live[q + k]) {
-            h->of->slopes(h->job, h->order[q + k], h->notes + (size_t)(q + k) * h->of->note, first,
-                          count, x, y);
+            row_slopes(h, r, q + k, k, first, count);
             continue;
         }
-        memset(x, 0, (size_t)count * sizeof *x);
-        memset(r->hidden[0] + k * depth, 0, (size_t)depth * sizeof *x);
+        memset(scores_at(r, 0, k, count), 0, (size_t)count * sizeof(real));
+        memset(r->hidden[0] + k * depth, 0, (size_t)depth * sizeof(real));
     }
 }
 
@@ -573,10 +654,11 @@ static void back_part(const head *h, const room *r, int64_t first, int64_t count
         write_reals(bias, first, count, power, sums);
 }
 
-static void back_classes(const lk_job *job, const head_loss *of, int64_t first, int64_t count,
-                         void *scratch, bool by_weight)
+static void back_classes(const lk_job *job, int64_t first, int64_t count, void *scratch,
+                         bool by_weight)
 {
-    const head h = head_of(job, of);
+    const head h = head_of(job);
+    const head_loss *of = h.of;
     const room r = pass_room(&h, scratch);
     const int at = of->side.bias;
     const int64_t last = first + count, end = at_most(last, h.classes);
@@ -592,28 +674,28 @@ static void back_classes(const lk_job *job, const head_loss *of, int64_t first, 
         clear(&job->grad[at], rest, last - rest);
 }
 
-void head_back_weight(const lk_job *job, const head_loss *of, int64_t first, int64_t count,
-                      void *scratch)
+void head_back_weight(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
-    back_classes(job, of, first, count, scratch, true);
+    back_classes(job, first, count, scratch, true);
 }
 
-void head_back_bias(const lk_job *job, const head_loss *of, int64_t first, int64_t count,
-                    void *scratch)
+void head_back_bias(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
+    const head_loss *of = job->loss->driver;
     if (!job->grad[of->side.weight].data)
-        back_classes(job, of, first, count, scratch, false);
+        back_classes(job, first, count, scratch, false);
 }
 
-void head_back_norm(const lk_job *job, const head_loss *of, int64_t first, int64_t count)
+void head_back_norm(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
-    const head h = head_of(job, of);
-    const int power = of->power(job);
+    const head h = head_of(job);
+    const int power = h.of->power(job);
+    (void)scratch;
     for (int64_t k = first; k < first + count; k++) {
         double sum = 0;
         for (int64_t q = 0; q < job->counted; q++)
             sum += (double)h.shares[q * h.own.depth + k];
         real x = (real)sum;
-        write_reals(&job->grad[of->side.norm_weight], k, 1, power, &x);
+        write_reals(&job->grad[h.of->side.norm_weight], k, 1, power, &x);
     }
 }

@@ -77,7 +77,13 @@ typedef struct head_side {
                    "hidden states are divided by their root mean square and multiplied with it "   \
                    "before the head; default: they are taken as they are")
 
-/* What a loss makes of the scores. Row i is that of the call. */
+/* Scores x become times * cap tanh(x / cap); cap 0: times * x. E remains the derivative with
+ * respect to x. */
+typedef struct head_bend {
+    real cap, times;
+} head_bend;
+
+/* What a loss makes of the scores: lk_loss.driver. Row i is that of the call. */
 typedef struct head_loss {
     head_side side;
     const head_side *teacher; /* a second head, of constants, without norm_weight; NULL: none */
@@ -94,6 +100,9 @@ typedef struct head_loss {
                   void *note);
     void (*ignore)(const lk_job *job, int64_t i, lk_block *block); /* another row: its outputs */
 
+    /* What scores become before they are looked at, of both heads; NULL: nothing. */
+    void (*bends)(const lk_job *job, head_bend to[2]);
+
     /* Scores x of the classes from `first` on become E, without 2^power; y as in value. */
     void (*slopes)(const lk_job *job, int64_t i, const void *note, int64_t first, int64_t count,
                    real *x, const real *y);
@@ -101,21 +110,19 @@ typedef struct head_loss {
 } head_loss;
 
 /* What tables cannot say of the shapes. */
-LK_DRIVER lk_status head_check(const lk_job *job, const head_loss *of, lk_error *error);
+LK_DRIVER lk_status head_check(const lk_job *job, lk_error *error);
 
 /* To be called at the end of the loss's prepare. */
-LK_DRIVER void head_prepare(lk_job *job, const head_loss *of);
+LK_DRIVER void head_prepare(lk_job *job);
 
-/* For the members of the loss: state, scratch and row_cost; rows, with whole_runs; the passes. */
-LK_DRIVER size_t head_state(const lk_job *job, const head_loss *of);
-LK_DRIVER size_t head_scratch(const lk_job *job, const head_loss *of);
-LK_DRIVER int64_t head_row_cost(const lk_job *job, const head_loss *of, const lk_pass *pass);
-LK_DRIVER void head_rows(const lk_job *job, const head_loss *of, int64_t first, int64_t count,
-                         lk_block *block, void *scratch);
-LK_DRIVER void head_back_weight(const lk_job *job, const head_loss *of, int64_t first,
-                                int64_t count, void *scratch);
-LK_DRIVER void head_back_bias(const lk_job *job, const head_loss *of, int64_t first, int64_t count,
-                              void *scratch);
-LK_DRIVER void head_back_norm(const lk_job *job, const head_loss *of, int64_t first, int64_t count);
+/* Members of the loss. */
+LK_DRIVER size_t head_state(const lk_job *job);
+LK_DRIVER size_t head_scratch(const lk_job *job);
+LK_DRIVER int64_t head_row_cost(const lk_job *job, const lk_pass *pass);
+LK_DRIVER void head_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
+                         void *scratch);
+LK_DRIVER void head_back_weight(const lk_job *job, int64_t first, int64_t count, void *scratch);
+LK_DRIVER void head_back_bias(const lk_job *job, int64_t first, int64_t count, void *scratch);
+LK_DRIVER void head_back_norm(const lk_job *job, int64_t first, int64_t count, void *scratch);
 
 #endif
