@@ -2,7 +2,7 @@
 """losskit compared with PyTorch, alternating in one process: loss and gradient, on one thread and on two.
 
 PyTorch computes forward and backward of its own function, as it is and, where that works, compiled by
-torch.compile; losskit the same loss and the same gradients through a call, from lk_call_new to lk_call_free. The
+torch.compile, or by other functions that it has for the same; losskit the same loss and the same gradients through a call, from lk_call_new to lk_call_free. The
 figures are medians, and how many times faster than the better of PyTorch's two.
 """
 
@@ -120,6 +120,7 @@ class Case:
     ) -> None:
         self.loss, self.shape, self.function, self.options = loss, shape, function, options
         self.inputs, self.leaves = inputs, leaves
+        self.others: list[Callable[..., torch.Tensor]] = []  # in place of the compiled one
         self.outputs = {"loss": torch.zeros((), dtype=torch.float32)}
         for name in leaves:
             self.outputs[f"grad.{name}"] = torch.empty_like(inputs[name])
@@ -187,6 +188,20 @@ def margin_softmax(rows: int, classes: int, width: int) -> Case:
                 ["embeddings", "prototypes"], kind="cosface")
 
 
+def linear_cross_entropy(rows: int, width: int, classes: int) -> Case:
+    def plain(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(F.linear(h, w), y)
+
+    case = Case("linear_cross_entropy", f"{rows}x{width}x{classes}", plain,
+                {"hidden": torch.randn(rows, width), "weight": 0.05 * torch.randn(classes, width),
+                 "targets": torch.randint(classes, (rows,))},
+                ["hidden"])
+    for policy in ("accurate", "compact") if hasattr(torch.nn, "LinearCrossEntropyOptions") else ():
+        options = torch.nn.LinearCrossEntropyOptions(acc_policy=policy)
+        case.others.append(lambda h, w, y, options=options: F.linear_cross_entropy(h, w, y, options=options))
+    return case
+
+
 def cases() -> list[Case]:
     n = (4096, 1024)
     a, b, v = torch.randn(n), torch.randn(n), {"batch": 4096, "width": 1024}
@@ -241,6 +256,7 @@ def cases() -> list[Case]:
         info_nce(1024, 768),
         supcon(2048, 768),
         margin_softmax(256, 10000, 512),
+        linear_cross_entropy(256, 768, 50257),
         Case("ctc", f"{batch}x{steps}x{classes}", ctc,
              {"logits": scores, "targets": words, "input_lengths": lengths,
               "target_lengths": sizes}, ["logits"]),
@@ -270,10 +286,10 @@ def compiled(case: Case) -> Callable[..., torch.Tensor] | None:
 
 
 def compare(case: Case, library: Losskit, threads: int, pairs: int) -> list[float | None]:
-    """Seconds of PyTorch, of PyTorch compiled and of losskit."""
+    """Seconds of PyTorch, of its best other way and of losskit."""
     torch.set_num_threads(threads)
-    functions = [case.function, compiled(case)]
-    times: list[list[float]] = [[], [], []]
+    functions = [case.function, *(case.others or [compiled(case)])]
+    times: list[list[float]] = [[] for _ in [*functions, library]]
     for _ in range(pairs):
         for function, spent in zip(functions, times):
             if not function:
@@ -285,13 +301,14 @@ def compare(case: Case, library: Losskit, threads: int, pairs: int) -> list[floa
         time.sleep(0.03)  # until PyTorch's threads, which spin for a while, have let go of their processors
         start = time.perf_counter()
         got = case.losskit(library, threads)
-        times[2].append(time.perf_counter() - start)
+        times[-1].append(time.perf_counter() - start)
     if abs(got - want) > 1e-4 * max(1, abs(want)):
         raise SystemExit(f"{case.loss}: {got}, PyTorch {want}")
     for mine, theirs in zip(list(case.outputs.values())[1:], gradients):
         if (mine - theirs).abs().max() > 1e-3 * theirs.abs().max():
             raise SystemExit(f"{case.loss}: gradients differ")
-    return [statistics.median(spent) if spent else None for spent in times]
+    eager, *others, mine = [statistics.median(spent) if spent else None for spent in times]
+    return [eager, min((t for t in others if t is not None), default=None), mine]
 
 
 def cells(eager: float, other: float | None, mine: float) -> str:
@@ -310,12 +327,12 @@ def main() -> None:
     library = Losskit(a.losskit)
     print(f"\nloss and gradient, f32, beside PyTorch {torch.__version__} ({processor()}, "
           f"{library.lib.lk_isa_used().decode()}, {time.strftime('%Y-%m-%d')})")
-    print(f"{'':18} {'':12} {'one thread':>44} {'two threads':>44}")
-    print(f"{'loss':18} {'shape':12} " + f"{'PyTorch':>11} {'compiled':>11} {'losskit':>11} {'':>8} " * 2)
+    print(f"{'':20} {'':20} {'one thread':>44} {'two threads':>44}")
+    print(f"{'loss':20} {'shape':20} " + f"{'PyTorch':>11} {'otherwise':>11} {'losskit':>11} {'':>8} " * 2)
     for case in cases():
         if a.only and case.loss not in a.only.split(","):
             continue
-        line = f"{case.loss:18} {case.shape:12} "
+        line = f"{case.loss:20} {case.shape:20} "
         for threads in (1, 2):
             line += cells(*compare(case, library, threads, a.pairs))
         print(line, flush=True)
