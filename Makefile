@@ -35,7 +35,7 @@ MANDIR ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check pages bench asan tsan lint format format-check api api-check \
-	test-exhaustive clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
+	test-exhaustive same-bits $(SAME) bits clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
 	ready deps deps-test deps-lint packages packages-deb packages-wheel packages-npm arm64 arm64-library ci clean help compile_commands.json
 
 ## all: the library and lossd
@@ -283,6 +283,24 @@ header-check: | ready
 ## asan, tsan: every test under the address and undefined, or the thread sanitizer
 asan tsan:
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=$@ test
+
+## same-bits: tests/bits.txt by other compilers and optimisations, and for arm64 by qemu, built in build/same/;
+##   same-bits-clang-O2 is one of them. tests/replies N: N drawn requests, the same reply on every instruction set
+SAME_gcc-O1 := CC=gcc CFLAGS=-O1
+SAME_gcc-O3 := CC=gcc CFLAGS=-O3
+SAME_clang-O1 := CC=clang CFLAGS=-O1
+SAME_clang-O2 := CC=clang
+SAME_arm64 := CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar LDFLAGS=-static
+SAME := same-bits-gcc-O1 same-bits-gcc-O3 same-bits-clang-O1 same-bits-clang-O2 same-bits-arm64
+same-bits: $(SAME)
+$(SAME): same-bits-%:
+	$(Q).ci/deps $(if $(filter arm64,$*),gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static,gcc clang)
+	$(Q)$(MAKE) --no-print-directory B=build/same/$* $(SAME_$*) THERE=: TEST_PACKAGES_CFLAGS= build/same/$*/tests/bits
+	$(if $(filter arm64,$*),qemu-aarch64-static) build/same/$*/tests/bits tests/bits.txt
+
+## bits: tests/bits.txt anew, where results, losses or what is drawn for them were meant to change
+bits: $(TESTS)/bits
+	$(TESTS)/bits --write > $(B)/bits.txt && mv $(B)/bits.txt tests/bits.txt
 
 ## test-exhaustive: every f32 value through vmath.h, 10^8 through double.h, 10^7 numbers through the JSON scanner
 test-exhaustive: $(VMATH) $(TESTS)/test_double $(TESTS)/test_number_read $(TESTS)/test_number_write
