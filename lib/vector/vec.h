@@ -126,7 +126,11 @@ LK_INLINE mask m_iota(void)
 /* The lanes 0..n-1. */
 LK_INLINE mask m_first(int64_t n)
 {
+#if LK_VECTOR_BYTES == 0
+    return m_set(-(ilane)(n > 0)); /* gcc 12 for arm64 makes 1 of ~(a < b) & (c < d), not -1 */
+#else
     return m_iota() < m_set((ilane)n);
+#endif
 }
 
 /* The lanes whose byte, of LANES bytes, is not 0. */
