@@ -6,9 +6,9 @@
  * those of libm are not. sqrt, fabs, floor, ldexp and frexp are exact everywhere and stay libm's.
  *
  * Their error, in units of the last place of the result:
- *   lk_exp, lk_log, lk_log1p, lk_pow   below 0.55
- *   lk_expm1                           below 0.65
- *   lk_cos, lk_sin                     below 0.8
+ *   lk_exp, lk_log, lk_log1p   below 0.55
+ *   lk_expm1, lk_pow           below 0.65
+ *   lk_cos, lk_sin             below 0.85
  * and below 1 where the result is subnormal. NaN, infinities and signed zeros give what C
  * specifies. They need the rounding mode to be to nearest, and set neither errno nor, reliably,
  * exceptions.

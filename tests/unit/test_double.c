@@ -78,8 +78,8 @@ static const struct function {
     {"expm1", lk_expm1, expm1l, 0.65, any_argument, INFINITY},
     {"log", lk_log, logl, 0.55, any_argument, INFINITY},
     {"log1p", lk_log1p, log1pl, 0.55, any_argument, INFINITY},
-    {"cos", lk_cos, cosl, 0.8, turn_argument, 4},
-    {"sin", lk_sin, sinl, 0.8, turn_argument, 4},
+    {"cos", lk_cos, cosl, 0.85, turn_argument, 4},
+    {"sin", lk_sin, sinl, 0.85, turn_argument, 4},
 };
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
 
@@ -207,7 +207,7 @@ static void powers(void **state)
             continue;
         const wide exact = powl(x, y);
         const double error = error_of(lk_pow(x, y), exact);
-        if (!(error < (is_subnormal(exact) ? 1 : 0.55)))
+        if (!(error < (is_subnormal(exact) ? 1 : 0.65)))
             fail_msg("pow(%a, %a) = %a, not %.20Lg: %g ulp", x, y, lk_pow(x, y), exact, error);
         if (error > worst && !is_subnormal(exact))
             worst = error;
