@@ -19,7 +19,7 @@
 
 /* A lossd of our own. */
 
-static pid_t running[4];
+static pid_t running[5];
 static int runs;
 static char folder[] = "/tmp/lossd-XXXXXX", tcp[128], local[160];
 
@@ -119,12 +119,13 @@ static lossd_tensor tensor(const char *name, const json_t *t)
 /* As lossd writes it. */
 static char *option_text(const json_t *value)
 {
+    if (json_is_string(value))
+        return lossd_join(json_string_value(value), "");
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
     const size_t size = strlen(text);
-    if (json_is_null(value))
+    if (json_is_null(value)) {
         memcpy(text, "off", sizeof "off"); /* it was null */
-    else if (json_is_string(value) ||
-             (json_is_array(value) && !json_is_object(json_array_get(value, 0)))) {
+    } else if (json_is_array(value) && !json_is_object(json_array_get(value, 0))) {
         memmove(text, text + 1, size - 2);
         text[size - 2] = '\0';
     }
@@ -508,6 +509,102 @@ static void keys(void **state)
     unlink(path);
 }
 
+/* Bytes of bodies that lossd has moved. */
+static double moved(lossd_client *client)
+{
+    lossd_error error;
+    assert_true(lossd_call(client, "/", "metrics", NULL, 0, &error));
+    client->reply[client->size - 1] = '\0';
+    const char *in = strstr(client->reply, "\nlossd_received_bytes_total ");
+    const char *out = strstr(client->reply, "\nlossd_sent_bytes_total ");
+    const double sum = atof(strchr(in + 1, ' ')) + atof(strchr(out + 1, ' '));
+    lossd_drop_reply(client);
+    return sum;
+}
+
+/* The same calls in shared memory and, over TCP, in ordinary memory; with a lossd that is started
+ * again meanwhile. */
+static void shared_memory(void **state)
+{
+    (void)state;
+    enum { ROWS = 64, CLASSES = 1000, BYTES = ROWS * CLASSES * 4 };
+    char url[128];
+    start(url, "--workers", "2");
+    char path[160];
+    snprintf(path, sizeof path, "unix:%s/%d", folder, runs - 1);
+    float *copy = malloc(BYTES);
+    int64_t targets[ROWS];
+    for (int i = 0; i < ROWS * CLASSES; i++)
+        copy[i] = (float)sin(i);
+    for (int i = 0; i < ROWS; i++)
+        targets[i] = i;
+    const char *const urls[] = {path, url};
+    for (int k = 0; k < 2; k++) {
+        lossd_client *client = lossd_open(urls[k], NULL), *other = lossd_open(url, NULL);
+        const char *why = "?";
+        lossd_result want, got;
+        lossd_error error;
+        lossd_tensor inputs[] = {{"logits", LOSSD_F32, 2, {ROWS, CLASSES}, copy},
+                                 {"targets", LOSSD_I64, 1, {ROWS}, targets},
+                                 {0}};
+        assert_true(lossd_evaluate(client, "cross_entropy", inputs, NULL, NULL, &want, &error));
+        const float *slopes = lossd_output(&want, "grad.logits")->data;
+        char *memory = lossd_share(client, BYTES + ROWS * 8, &why);
+        assert_non_null(memory);
+        assert_int_equal(why == NULL, k == 0);
+        memcpy(memory, copy, BYTES);
+        memcpy(memory + BYTES, targets, sizeof targets);
+        inputs[0].data = memory;
+        inputs[1].data = memory + BYTES;
+        const lossd_place places[] = {{"grad.logits", memory, BYTES}, {0}};
+        const double before = moved(other);
+        if (!lossd_evaluate_into(client, "cross_entropy", inputs, NULL, NULL, places, &got, &error))
+            fail_msg("%s", error.detail);
+        assert_int_equal(moved(other) - before < 50000, k == 0);
+        assert_ptr_equal(lossd_output(&got, "grad.logits")->data, memory);
+        assert_memory_equal(memory, slopes, BYTES);
+        assert_true(lossd_get(lossd_output(&got, "loss"), 0) ==
+                    lossd_get(lossd_output(&want, "loss"), 0));
+        lossd_result_free(&got);
+        const lossd_place small[] = {{"grad.logits", memory, BYTES - 1}, {0}};
+        memcpy(memory, copy, BYTES);
+        (void)lossd_evaluate_into(client, "cross_entropy", inputs, NULL, NULL, small, &got, &error);
+        lossd_result_free(&got);
+        lossd_result_free(&want);
+        lossd_unshare(client, memory);
+        assert_non_null(lossd_share(client, 100, NULL)); /* closed with the client */
+        lossd_close(client);
+        lossd_close(other);
+    }
+    free(copy);
+}
+
+static void resident_tensors(void **state)
+{
+    (void)state;
+    const float weight[] = {1, 2, 3}, logits[] = {1, 2, 3};
+    const int64_t targets[] = {1};
+    const lossd_tensor kept[] = {{"w", LOSSD_F32, 1, {3}, weight}, {0}};
+    const lossd_tensor inputs[] = {
+        {"logits", LOSSD_F32, 2, {1, 3}, logits}, {"targets", LOSSD_I64, 1, {1}, targets}, {0}};
+    const lossd_option options[] = {{"region.class_weight", "{\"region\":\"head/w\"}"}, {0}};
+    lossd_client *client = lossd_open(local, NULL);
+    lossd_result got;
+    lossd_error error;
+    assert_true(lossd_keep(client, "head", kept, false, &error));
+    assert_false(lossd_keep(client, "head", kept, false, &error));
+    assert_string_equal(error.code, "region_exists");
+    assert_true(lossd_keep(client, "head", kept, true, &error));
+    if (!lossd_evaluate(client, "cross_entropy", inputs, options, NULL, &got, &error))
+        fail_msg("%s", error.detail);
+    lossd_result_free(&got);
+    assert_true(lossd_forget(client, "head", &error));
+    assert_false(lossd_evaluate(client, "cross_entropy", inputs, options, NULL, &got, &error));
+    assert_string_equal(error.code, "region_invalid");
+    assert_true(lossd_ready(client));
+    lossd_close(client);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -520,6 +617,8 @@ int main(void)
         cmocka_unit_test(hostile_replies),
         cmocka_unit_test(closed_connections),
         cmocka_unit_test(keys),
+        cmocka_unit_test(shared_memory),
+        cmocka_unit_test(resident_tensors),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -14,6 +14,7 @@
 #include "wire/wire.h"
 
 #include <jansson.h>
+#include <stdio.h>
 
 static bool is_half(lk_dtype dtype)
 {
@@ -189,15 +190,23 @@ static bool read_count(const member *m, const char *what, uint64_t *to, problem 
 static bool read_place(const tensor_parameters *given, const char *what, place *to, problem *p)
 {
     const member *where = &given->m[TENSOR_REGION], *size = &given->m[TENSOR_BYTES];
-    char name[WALK_NAME];
+    json_error_t error;
     if (where->value.size == 0)
         return true;
-    if (!walk_text(where->value, name) || name[0] == '\0')
-        return problem_set(p, 400, "malformed_body", "%s.parameters.%s must be a name", what,
-                           where->name);
+    json_t *name = where->value.size <= WALK_TREE
+                       ? json_loadb(where->value.data, where->value.size, JSON_DECODE_ANY, &error)
+                       : NULL;
+    const char *text = json_string_value(name);
+    const bool ok = text && text[0] != '\0' && strlen(text) < sizeof to->region;
+    if (ok)
+        snprintf(to->region, sizeof to->region, "%s", text);
+    json_decref(name);
+    if (!ok)
+        return problem_set(p, 400, "malformed_body",
+                           "%s.parameters.%s must be a name, of less than %d bytes", what,
+                           where->name, REGION_NAME);
     if (size->value.size == 0)
         return problem_set(p, 400, "malformed_body", "%s.parameters needs %s", what, size->name);
-    snprintf(to->region, sizeof to->region, "%s", name);
     return read_count(size, what, &to->size, p) &&
            read_count(&given->m[TENSOR_OFFSET], what, &to->offset, p);
 }

@@ -4,6 +4,7 @@
 #include "wire/skip.h"
 #include "wire/walk.h"
 
+/* A key of sizeof key - 1 bytes may have been cut. */
 _Static_assert(sizeof((shm_object *)0)->key == WALK_NAME, "a word fits");
 
 static bool read_size(span value, uint64_t *to)
@@ -28,7 +29,7 @@ bool shm_read(span body, shm_object *to, problem *p)
         if (more != 1)
             break;
         if (strcmp(name, "key") == 0)
-            ok = key = walk_text(value, to->key);
+            ok = key = walk_text(value, to->key) && strlen(to->key) < sizeof to->key - 1;
         else if (strcmp(name, "offset") == 0)
             ok = read_size(value, &to->offset);
         else if (strcmp(name, "byte_size") == 0)
@@ -40,6 +41,7 @@ bool shm_read(span body, shm_object *to, problem *p)
     cursor_space(&c);
     return (ok && more == 0 && !cursor_left(&c) && key && size) ||
            problem_set(p, 400, "malformed_body",
-                       "the body must be a JSON object with key, a string, and offset and "
-                       "byte_size, integers >= 0");
+                       "the body must be a JSON object with key, a string of at most %d bytes, and "
+                       "offset and byte_size, integers >= 0",
+                       WALK_NAME - 2);
 }
