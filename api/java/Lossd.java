@@ -279,6 +279,32 @@ public final class Lossd {
         return byName;
     }
 
+    /**
+     * Let lossd keep tensors, for requests to name as {@code name/tensor}. They are gone when lossd ends.
+     *
+     * @param replace whether to replace what is kept under that name; otherwise it is refused (409)
+     */
+    public void keep(String name, Map<String, Tensor> tensors, boolean replace)
+            throws IOException, InterruptedException {
+        wait(call("PUT", "/v1/regions/" + encoded(name) + (replace ? "?replace=true" : ""),
+                Safetensors.write(tensors, Map.of()), retries));
+    }
+
+    public void forget(String name) throws IOException, InterruptedException {
+        wait(call("DELETE", "/v1/regions/" + encoded(name), null, retries));
+    }
+
+    /** The resident tensors that this client may name: name, dtype, shape, bytes. */
+    public List<Object> resident() throws IOException, InterruptedException {
+        final Object document = Json.read(text(wait(call("GET", "/v1/regions", null, retries))));
+        return Json.list(Json.map(document).get("regions"));
+    }
+
+    /** An option that makes a resident tensor, such as {@code head/weight}, an input. */
+    public static Map.Entry<String, String> resident(String input, String tensor) {
+        return Map.entry("region." + input, Json.write(Map.of("region", tensor)));
+    }
+
     /** Does lossd welcome requests? */
     public boolean ready() throws InterruptedException {
         try {

@@ -417,6 +417,28 @@ final class LossdTest {
         void run() throws Exception;
     }
 
+    private static void residentTensors() throws Exception {
+        final Lossd client = new Lossd(url);
+        final Map<String, Tensor> inputs = Map.of("logits", Tensor.of(new float[] {1, 2, 3}, 1, 3),
+                "targets", Tensor.of(new long[] {1}, 1));
+        final Tensor weight = Tensor.of(new float[] {1, 2, 3}, 3);
+        final Map<String, Tensor> carried = new LinkedHashMap<>(inputs);
+        carried.put("class_weight", weight);
+        final double want = client.evaluate("cross_entropy", carried, Map.of()).get("loss").item();
+        client.keep("head", Map.of("w", weight), false);
+        check(fails(LossdException.class, () -> {
+            client.keep("head", Map.of("w", weight), false);
+            return null;
+        }).code.equals("region_exists"), "a name in use");
+        client.keep("head", Map.of("w", weight), true);
+        check(client.resident().size() == 1, "what is resident");
+        final Map<String, String> options = Map.ofEntries(Lossd.resident("class_weight", "head/w"));
+        check(client.evaluate("cross_entropy", inputs, options).get("loss").item() == want, "a resident input");
+        client.forget("head");
+        final LossdException gone = fails(LossdException.class, () -> client.evaluate("cross_entropy", inputs, options));
+        check(gone.code.equals("region_invalid") && gone.input.equals("class_weight"), "after it was forgotten");
+    }
+
     public static void main(String[] arguments) throws Exception {
         final Map<String, Test> tests = new LinkedHashMap<>();
         tests.put("every shared case", LossdTest::everySharedCase);
@@ -429,6 +451,7 @@ final class LossdTest {
         tests.put("time and cancelling", LossdTest::timeAndCancelling);
         tests.put("closed connections", LossdTest::closedConnections);
         tests.put("keys", LossdTest::keys);
+        tests.put("resident tensors", LossdTest::residentTensors);
         int failed = 0;
         try {
             url = start();

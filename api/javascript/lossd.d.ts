@@ -8,9 +8,18 @@ export interface Tensor<D extends TensorData = TensorData> {
   data: D;
 }
 
+/** An input that lossd has already: of `keep`, or of its flag --region. */
+export interface Region {
+  region: string;
+  /** Bytes from its beginning on; dtype and shape are those of the tensor unless given. */
+  offset?: number;
+  dtype?: DType;
+  shape?: number[];
+}
+
 export type Nested = number | bigint | boolean | Nested[];
 /** Nested arrays of numbers become f32, of bigints i64, of booleans bool; a typed array is a vector. */
-export type Input = Tensor | TensorData | Nested;
+export type Input = Tensor | TensorData | Nested | Region;
 /** A tensor or typed array is its number, or a list of them. */
 export type Option =
   | string | number | bigint | boolean | null | Tensor | TensorData | readonly Option[] | readonly Part[];
@@ -79,4 +88,7 @@ export class Client {
   losses(): Promise<string[]>;
   describe(loss: string): Promise<Description>;
   ready(): Promise<boolean>;
+  keep(name: string, tensors: Record<string, Input>, options?: { replace?: boolean }): Promise<void>;
+  forget(name: string): Promise<void>;
+  resident(): Promise<{ name: string; kind: string; dtype: DType; shape: number[]; bytes: number }[]>;
 }

@@ -85,8 +85,12 @@ function optionText(value) {
 
 /** The pieces of a body: its header, then the tensors' own memory. */
 function writeBody(inputs, metadata) {
+  const all = Object.entries(inputs).filter(([, value]) => value !== undefined);
+  const isRegion = ([, value]) => typeof value?.region === "string";
+  const places = all.filter(isRegion).map(([name, value]) => [`region.${name}`, JSON.stringify(value)]);
+  metadata = { ...metadata, ...Object.fromEntries(places) };
   const header = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
-  const given = Object.entries(inputs).filter(([, value]) => value !== undefined);
+  const given = all.filter((one) => !isRegion(one));
   const named = given.map(([name, value]) => [name, asTensor(value)]);
   const width = (t) => TYPES[t.dtype.toUpperCase()][1];
   named.sort((a, b) => width(b[1]) - width(a[1])); // then each is aligned if the first is
@@ -251,6 +255,22 @@ export class Client {
     const found = (await this.#descriptions()).get(loss);
     if (!found) throw new TypeError(`lossd at ${this.url} has no loss ${loss}`);
     return found;
+  }
+
+  /** Tensors for lossd to keep: inputs are then { region: "name/tensor" }. They are gone when lossd ends. */
+  async keep(name, tensors, { replace = false } = {}) {
+    const path = `/v1/regions/${encodeURIComponent(name)}${replace ? "?replace=true" : ""}`;
+    await this.#call("PUT", path, { "Content-Type": MEDIA }, writeBody(tensors, {}), {});
+  }
+
+  async forget(name) {
+    await this.#call("DELETE", `/v1/regions/${encodeURIComponent(name)}`, {}, undefined, {});
+  }
+
+  /** The resident tensors that this client may name: name, dtype, shape, bytes. */
+  async resident() {
+    const body = await this.#call("GET", "/v1/regions", {}, undefined, {});
+    return JSON.parse(new TextDecoder().decode(body)).regions;
   }
 
   /** Does it welcome requests? */

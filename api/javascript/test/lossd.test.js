@@ -271,6 +271,21 @@ test("keys", async () => {
   await assert.rejects(new Client(url, { apiKey: "another-key-of-length" }).losses(), { status: 403 });
 });
 
+test("resident tensors", async () => {
+  const client = new Client(urls[0]);
+  const [logits, targets, weight] = [[[1, 2, 3]], [1n], [1, 2, 3]];
+  const want = await client.evaluate("cross_entropy", { logits, targets, class_weight: weight });
+  await client.keep("head", { w: weight });
+  await assert.rejects(client.keep("head", { w: weight }), { code: "region_exists" });
+  await client.keep("head", { w: weight }, { replace: true });
+  assert.deepEqual((await client.resident()).map((one) => one.name), ["head/w"]);
+  const inputs = { logits, targets, class_weight: { region: "head/w" } };
+  const got = await client.evaluate("cross_entropy", inputs);
+  assert.deepEqual(got.loss.data, want.loss.data);
+  await client.forget("head");
+  await assert.rejects(client.evaluate("cross_entropy", inputs), { code: "region_invalid", input: "class_weight" });
+});
+
 test("the example of README.md", async () => {
   const [, code] = /```js\n(.*?)```/s.exec(readFileSync(join(here, "../README.md"), "utf8"));
   const file = join(folder, "example.mjs");
