@@ -485,7 +485,8 @@ static bool put(const char *name, uint64_t key, bool fixed, const region_memory 
     r->key = key;
     r->fixed = fixed;
     r->at = r->map = memory->at;
-    r->size = r->mapped = r->charged = memory->size;
+    r->size = memory->size;
+    r->mapped = r->charged = memory->room;
     r->drop = memory->drop;
     r->tensors = count;
     if (count > 0)
@@ -531,13 +532,13 @@ bool region_map(const char *path, region_memory *to, problem *p)
         ok = problem_set(p, 400, "malformed_body", "%.200s is empty", path);
     ok = ok && region_reserve((size_t)is.st_size, p);
     if (ok) {
-        to->size = (size_t)is.st_size;
+        to->size = to->room = (size_t)is.st_size;
         to->at = map_file(fd, 0, to->size, false, p);
         ok = to->at && populate(to->at, to->size, false, p);
         if (to->at && !ok)
-            unmap(to->at, to->size);
+            unmap(to->at, to->room);
         if (!ok)
-            region_unreserve(to->size);
+            region_unreserve(to->room);
     }
     if (fd >= 0)
         close(fd);

@@ -66,11 +66,12 @@ bool region_is_plain(const char *text);
 bool region_reserve(size_t bytes, problem *p);
 void region_unreserve(size_t bytes);
 
-/* Memory that a region takes over; `drop` frees it, on any thread. */
+/* A file in memory that a region takes over; `drop` frees it, on any thread. */
 typedef struct region_memory {
     char *at;
-    size_t size;
-    void (*drop)(char *at, size_t size);
+    size_t size; /* of the file */
+    size_t room; /* of the memory */
+    void (*drop)(char *at, size_t room);
 } region_memory;
 
 /* A tensor of a resident region. */
@@ -80,7 +81,7 @@ typedef struct region_tensor {
     lk_tensor is; /* its data is not set */
 } region_tensor;
 
-/* Make a resident region of memory whose bytes are reserved already; on success both belong to the
+/* Make a resident region of memory whose room is reserved already; on success both belong to the
  * region. False with a problem: the name is invalid or in use, or there are too many. */
 bool region_put(const char *name, const asker *who, const region_memory *memory,
                 const region_tensor *tensors, int count, bool replace, problem *p);

@@ -29,12 +29,12 @@ static bool read_tensors(span file, region_tensor *to, int *count, problem *p)
     return true;
 }
 
-bool resident_put(const char *name, const asker *who, const region_memory *memory, size_t size,
-                  bool replace, problem *p)
+bool resident_put(const char *name, const asker *who, const region_memory *memory, bool replace,
+                  problem *p)
 {
     region_tensor tensors[WIRE_TENSORS];
     int count;
-    return read_tensors((span){memory->at, size}, tensors, &count, p) &&
+    return read_tensors((span){memory->at, memory->size}, tensors, &count, p) &&
            region_put(name, who, memory, tensors, count, replace, p);
 }
 
@@ -48,8 +48,8 @@ static bool start_one(const char *name, const char *path, problem *p)
     if (read_tensors((span){file.at, file.size}, tensors, &count, p) &&
         region_keep(name, &file, tensors, count, p))
         return true;
-    region_unreserve(file.size);
-    file.drop(file.at, file.size);
+    region_unreserve(file.room);
+    file.drop(file.at, file.room);
     return false;
 }
 

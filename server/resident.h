@@ -9,8 +9,8 @@
 #include "region.h"
 
 /* Make the region. On success it owns the memory, which was reserved for it. */
-bool resident_put(const char *name, const asker *who, const region_memory *memory, size_t size,
-                  bool replace, problem *p);
+bool resident_put(const char *name, const asker *who, const region_memory *memory, bool replace,
+                  problem *p);
 
 /* Map the files of --region NAME=FILE. False with a line on stderr. */
 bool resident_start(const flags *f);

@@ -367,13 +367,13 @@ static bool wants_replace(const exchange *x, bool *replace, problem *p)
 static bool put_body(exchange *x, problem *p)
 {
     const asker who = asker_of(x);
-    const region_memory memory = {x->room.at, x->room.size, pages_drop};
+    const region_memory memory = {x->room.at, x->body_size, x->room.size, pages_drop};
     bool replace;
     release_reserved(x);
-    if (!wants_replace(x, &replace, p) || !region_reserve(memory.size, p))
+    if (!wants_replace(x, &replace, p) || !region_reserve(memory.room, p))
         return false;
-    x->reserved = memory.size;
-    if (!resident_put(x->target.segment[2], &who, &memory, x->body_size, replace, p))
+    x->reserved = memory.room;
+    if (!resident_put(x->target.segment[2], &who, &memory, replace, p))
         return false;
     x->reserved = 0;
     x->room = (pages){0};
