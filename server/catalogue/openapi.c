@@ -116,8 +116,9 @@ static json_t *request_schema(const json_t *is)
     return json_pack("{s:s, s:[s], s:{s:{s:s, s:o, s:o, s:o}, s:o, s:{s:s, s:o}}, s:b}", "type",
                      "object", "required", "inputs", "properties", "inputs", "type", "object",
                      "properties", inputs, "required", required, "additionalProperties", more,
-                     "options", options_ref(is), "outputs", "type", "array", "items", names,
-                     "additionalProperties", 0);
+                     "options", options_ref(is), "outputs", "type", "array", "items",
+                     json_pack("{s:[o,o]}", "anyOf", names, ref("Output")), "additionalProperties",
+                     0);
 }
 
 static json_t *reply_schema(const json_t *is)
@@ -274,10 +275,17 @@ static void add_plain_path(json_t *paths, const char *method, const char *path,
                             refusal(path, "There is none of that name."));
     }
     json_decref(parameters);
-    if (strcmp(method, "PUT") == 0)
+    if (strcmp(method, "PUT") == 0) {
+        json_t *responses = json_object_get(operation, "responses");
+        json_object_set_new(responses, "409", problem_reply("The name is in use."));
+        json_object_set_new(responses, "507", problem_reply("No room (--region-budget)."));
+        json_array_append_new(json_object_get(operation, "parameters"),
+                              json_pack("{s:s, s:s, s:{s:s}}", "name", "replace", "in", "query",
+                                        "schema", "type", "boolean"));
         json_object_set_new(operation, "requestBody",
                             json_pack("{s:b, s:{s:o}}", "required", 1, "content",
                                       "application/x-safetensors", binary()));
+    }
     if (strstr(path, "/infer")) {
         json_object_set_new(operation, "requestBody",
                             json_pack("{s:b, s:o}", "required", 1, "content", inference_content()));
@@ -300,11 +308,24 @@ static json_t *tensor_schema(void)
                   "type", "object", "required", "shape", "properties", "shape", "type", "array",
                   "items", "type", "integer", "minimum", 0, "data", "type", "array", "items",
                   "base64", "type", "string", "contentEncoding", "base64", "dtype", "enum", dtypes);
-    return json_pack("{s:s, s:[{s:s, s:{}}, {s:s}, {s:s}, o]}", "description",
-                     "Nested arrays of numbers, one number, or a flat form. Bare NaN, Infinity and "
-                     "-Infinity are read and written.",
-                     "anyOf", "type", "array", "items", "type", "number", "type", "boolean",
-                     object);
+    return json_pack("{s:s, s:[{s:s, s:{}}, {s:s}, {s:s}, o, o]}", "description",
+                     "Nested arrays of numbers, one number, a flat form, or where in a region it "
+                     "lies. Bare NaN, Infinity and -Infinity are read and written.",
+                     "anyOf", "type", "array", "items", "type", "number", "type", "boolean", object,
+                     ref("Region"));
+}
+
+/* Where in a region a tensor lies; of an output, with its `name`, also a narrower type alone. */
+static json_t *place_schema(const char *required, const char *what)
+{
+    json_t *members =
+        json_pack("{s:{s:s}, s:{s:s, s:i}, s:{s:s}, s:{s:s, s:{s:s, s:i}}}", "region", "type",
+                  "string", "offset", "type", "integer", "minimum", 0, "dtype", "type", "string",
+                  "shape", "type", "array", "items", "type", "integer", "minimum", 0);
+    if (!json_object_get(members, required))
+        json_object_set_new(members, required, json_pack("{s:s}", "type", "string"));
+    return json_pack("{s:s, s:s, s:[s], s:o, s:b}", "type", "object", "description", what,
+                     "required", required, "properties", members, "additionalProperties", 0);
 }
 
 static json_t *problem_schema(void)
@@ -350,8 +371,11 @@ void openapi_write(const lk_loss *all, buffer *to)
 {
     (void)all;
     json_t *paths = json_object();
-    json_t *schemas = json_pack("{s:o, s:o, s:o}", "Tensor", tensor_schema(), "Problem",
-                                problem_schema(), "OipError", oip_error_schema());
+    json_t *schemas = json_pack(
+        "{s:o, s:o, s:o, s:o, s:o}", "Tensor", tensor_schema(), "Region",
+        place_schema("region", "A tensor in a region. Of a resident one the rest is known."),
+        "Output", place_schema("name", "An output in a region, or in a narrower type."), "Problem",
+        problem_schema(), "OipError", oip_error_schema());
     add_losses(paths, schemas);
 #define ROUTE(method, path, access, begin, run, sentence)                                          \
     if ((strcmp(method, "POST") != 0 || is_oip(path)) && path[strlen(path) - 1] != '/')            \
