@@ -61,7 +61,7 @@ static void narrow_each(const lk_tensor *from, const lk_tensor *to, int64_t coun
     }
 }
 
-/* The most frequent case, by bits: add half of the last place, less if the result is even already
+/* The frequent cases, by bits. bf16: add half of the last place, less if the result is even already
  * at a tie, and cut. */
 static void narrow_to_bf16(const char *from, char *to, int64_t count)
 {
@@ -74,11 +74,42 @@ static void narrow_to_bf16(const char *from, char *to, int64_t count)
     }
 }
 
+/* Below the smallest normal number the processor's own addition rounds: the last place of 0.5 is
+ * that of the subnormal numbers of f16. */
+static uint16_t half_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size > 0x7f800000)
+        return 0x7e00;
+    if (size >= 0x47800000) /* 2^16 */
+        return (uint16_t)(sign | 0x7c00);
+    if (size < 0x38800000) { /* 2^-14 */
+        const float sum = fabsf(x) + 0.5F;
+        memcpy(&bits, &sum, sizeof bits);
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    return (uint16_t)(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));
+}
+
+static void narrow_to_f16(const char *from, char *to, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        float x;
+        memcpy(&x, from + i * (int64_t)sizeof x, sizeof x);
+        const uint16_t half = half_of(x);
+        memcpy(to + i * (int64_t)sizeof half, &half, sizeof half);
+    }
+}
+
 void element_narrow(const lk_tensor *from, const lk_tensor *to)
 {
     const int64_t count = lk_tensor_count(from);
     if (from->dtype == LK_F32 && to->dtype == LK_BF16)
         narrow_to_bf16(from->data, to->data, count);
+    else if (from->dtype == LK_F32 && to->dtype == LK_F16)
+        narrow_to_f16(from->data, to->data, count);
     else
         narrow_each(from, to, count);
 }

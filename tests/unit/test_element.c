@@ -76,11 +76,57 @@ static void wide_floats(void **unused)
     assert_true(isinf(single));
 }
 
+/* Whole tensors, at the same place too: each element as if stored alone. */
+static void narrowed(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 100000 };
+    static const lk_dtype from[] = {LK_F64, LK_F64, LK_F64, LK_F32, LK_F32};
+    static const lk_dtype to[] = {LK_F32, LK_F16, LK_BF16, LK_F16, LK_BF16};
+    char *wide = malloc(COUNT * sizeof(double)), *copy = malloc(COUNT * sizeof(double));
+    assert_true(wide && copy);
+    for (size_t k = 0; k < sizeof from / sizeof *from; k++) {
+        const size_t width = lk_dtype_size(from[k]), narrow = lk_dtype_size(to[k]);
+        for (size_t i = 0; i < COUNT; i++) {
+            uint64_t bits = random_bits();
+            double x = 0;
+            float single;
+            if (i % 2 == 0) { /* in the range of all types, and ties among them */
+                single = ldexpf((float)(bits >> 46 & 0x1fff), (int)(bits % 20) - 16);
+                x = (double)single;
+                bits = 0;
+                memcpy(&bits, from[k] == LK_F64 ? (void *)&x : (void *)&single, width);
+            }
+            memcpy(wide + i * width, &bits, width);
+        }
+        memcpy(copy, wide, COUNT * width);
+        const lk_tensor source = lk_vector(from[k], copy, COUNT);
+        const lk_tensor target = lk_vector(to[k], copy, COUNT);
+        element_narrow(&source, &target);
+        for (size_t i = 0; i < COUNT; i++) {
+            char want[sizeof(double)];
+            double x;
+            float single;
+            memcpy(&x, wide + i * sizeof x, from[k] == LK_F64 ? sizeof x : 0);
+            if (from[k] == LK_F32) {
+                memcpy(&single, wide + i * sizeof single, sizeof single);
+                x = (double)single;
+            }
+            element_put(to[k], want, 0, x);
+            if (memcmp(copy + i * narrow, want, narrow) != 0)
+                fail_msg("%a from %s to %s", x, lk_dtype_name(from[k]), lk_dtype_name(to[k]));
+        }
+    }
+    free(wide);
+    free(copy);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(narrow_floats),
         cmocka_unit_test(wide_floats),
+        cmocka_unit_test(narrowed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
