@@ -20,6 +20,7 @@
 #include "tell/log.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,7 +65,7 @@ static void on_drain_timeout(uv_timer_t *timer)
     service *s = timer->data;
     char left[16];
     snprintf(left, sizeof left, "%d", http_exchanges(s->server));
-    log_line(LOG_WARN, "cut off", "requests", left, NULL);
+    log_line(LOG_WARN, "cut off", "requests", left, NULL); /* a warning: it is written */
     /* Work on the pool cannot be cancelled, and its exchange is suspended: exit without waiting. */
     _exit(0);
 }
@@ -83,6 +84,7 @@ static void on_signal(uv_signal_t *handle, int number)
     service *s = handle->data;
     s->signals++;
     log_line(LOG_INFO, "draining", "signal", number == SIGTERM ? "SIGTERM" : "SIGINT", NULL);
+    log_flush();
     if (s->signals > 2 || (s->signals == 2 && s->quiesced)) {
         on_drain_timeout(&s->timer);
         return;
@@ -125,6 +127,18 @@ static void greet(const flags *f, const http *server)
     buffer_free(&text);
 }
 
+/* By default the C library gives memory at the end of the heap back to the kernel when it is freed,
+ * and takes it again for the next request, page by page: in some processes and not in others, as
+ * their heaps happen to lie. Here it stays until all has been quiet for a while (http.c). Large
+ * bodies have memory of their own (pages.c); setting the other two fixes this limit as well. */
+static void keep_memory(void)
+{
+    enum { LARGE = 32 << 20, MORE = 1 << 20 };
+    mallopt(M_MMAP_THRESHOLD, LARGE);
+    mallopt(M_TRIM_THRESHOLD, 2 * LARGE);
+    mallopt(M_TOP_PAD, MORE);
+}
+
 static int serve(const flags *f)
 {
     static service s; /* static, because its loop outlives this function */
@@ -133,6 +147,7 @@ static int serve(const flags *f)
     snprintf(workers, sizeof workers, "%d", (int)f->workers);
     setenv("UV_THREADPOOL_SIZE", workers, 1); /* libuv reads it at the first uv_queue_work */
     signal(SIGPIPE, SIG_IGN);
+    keep_memory();
     trees_setup();
     log_set(strcmp(f->log_format, "json") == 0, strcmp(f->log_level, "error") == 0  ? LOG_ERROR
                                                 : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
@@ -159,10 +174,12 @@ static int serve(const flags *f)
     for (int i = 0; http_url(s.server, i); i++)
         log_line(LOG_INFO, "listening", "url", http_url(s.server, i), "isa", lk_isa_used(),
                  "workers", workers, "version", lk_version(), NULL);
+    log_flush();
     greet(f, s.server);
     systemd_notify("READY=1");
     uv_run(&s.loop, UV_RUN_DEFAULT);
     log_line(LOG_INFO, "stopped", NULL);
+    log_flush();
     return 0;
 }
 
