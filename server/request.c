@@ -630,21 +630,23 @@ void request_leave(request *r)
 
 static void log_shapes(const evaluation *e, log_entry *entry)
 {
-    buffer text = buffer_new(1024);
+    char room[1024];
+    buffer text = {.data = room, .capacity = sizeof room, .max = sizeof room};
     for (int i = 0; i < e->sources; i++) {
         const lk_tensor *t = lk_call_tensor(e->call, e->source[i].name);
         if (!t)
             continue;
-        buffer_printf(&text, "%s%s:%s[", text.size ? " " : "", e->source[i].name,
-                      lk_dtype_name(t->dtype));
-        for (int k = 0; k < t->rank; k++)
-            buffer_printf(&text, "%s%lld", k ? "," : "", (long long)t->shape[k]);
+        buffer_texts(&text, text.size ? " " : "", e->source[i].name, ":", lk_dtype_name(t->dtype),
+                     "[", NULL);
+        for (int k = 0; k < t->rank; k++) {
+            buffer_text(&text, k ? "," : "");
+            buffer_integer(&text, t->shape[k]);
+        }
         buffer_text(&text, "]");
     }
     buffer_append(&text, "", 1);
     if (!text.failed && text.size > 1)
         log_text(entry, "shapes", text.data);
-    buffer_free(&text);
 }
 
 void request_log(const request *r, log_entry *entry)

@@ -129,6 +129,7 @@ static void on_sweep(uv_timer_t *timer)
 {
     http *server = timer->data;
     const uint64_t now = uv_hrtime();
+    log_flush();
     pages_age(QUIET_SWEEPS);
     end_stuck(server);
     if (server->exchanges == 0 && ++server->quiet == QUIET_SWEEPS) {
@@ -372,6 +373,7 @@ void http_stop(http *server)
     }
     pages_age(0);
     server->handler->rest();
+    log_flush();
     if (server->exhausted)
         MHD_destroy_response(server->exhausted);
     close_handle(server, (uv_handle_t *)&server->prepare);

@@ -7,10 +7,28 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_MAX_ = 8192, LINE_END = 2 /* "}\n" */, VALUE_MAX = 256 };
+enum {
+    LINE_MAX_ = 8192,
+    LINE_END = 2 /* "}\n" */,
+    VALUE_MAX = 256,
+    BLOCK =
+        4096, /* as much as a pipe takes whole, so that processes do not interleave within lines */
+};
 
 static bool as_json;
 static int least = LOG_INFO;
+
+/* The lines of this thread that are not written yet, and room for one more. */
+static _Thread_local struct {
+    size_t used;
+    char text[BLOCK + LINE_MAX_];
+} block;
+
+/* The date of the last line of this thread, to the second. */
+static _Thread_local struct {
+    time_t second;
+    char text[32];
+} date;
 
 void log_set(bool json, int level)
 {
@@ -60,25 +78,44 @@ static void keep_or_drop(buffer *b, size_t before)
 
 static void name_of(buffer *b, const char *name)
 {
-    buffer_printf(b, as_json ? ",\"%s\":" : " %s=", name);
+    buffer_texts(b, as_json ? ",\"" : " ", name, as_json ? "\":" : "=", NULL);
+}
+
+static const char *date_of(time_t second)
+{
+    struct tm utc;
+    if (date.second != second) {
+        gmtime_r(&second, &utc);
+        strftime(date.text, sizeof date.text, "%Y-%m-%dT%H:%M:%S", &utc);
+        date.second = second;
+    }
+    return date.text;
+}
+
+/* `digits` decimal digits of a number, with leading zeros. */
+static void add_digits(buffer *b, uint64_t number, int digits)
+{
+    char text[20];
+    for (int i = digits; i-- > 0; number /= 10)
+        text[i] = (char)('0' + number % 10);
+    buffer_append(b, text, (size_t)digits);
 }
 
 log_entry log_begin(int level, const char *event)
 {
     static const char *const words[] = {"error", "warn", "info", "debug"};
+    const size_t most = LINE_MAX_ - LINE_END;
     struct timespec now;
-    struct tm utc;
-    char date[32];
-    log_entry entry = {.text = buffer_new(LINE_MAX_ - LINE_END), .wanted = log_wants(level)};
+    log_entry entry = {.wanted = log_wants(level), .level = level};
     if (!entry.wanted)
         return entry;
+    /* The line is made where it stays: the buffer never grows. */
+    entry.text = (buffer){.data = block.text + block.used, .capacity = most, .max = most};
     clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &utc);
-    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &utc);
-    buffer_printf(&entry.text,
-                  as_json ? "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"event\":\"%s\""
-                          : "%s.%03ldZ %s %s",
-                  date, now.tv_nsec / 1000000, words[level], event);
+    buffer_texts(&entry.text, as_json ? "{\"time\":\"" : "", date_of(now.tv_sec), ".", NULL);
+    add_digits(&entry.text, (uint64_t)now.tv_nsec / 1000000, 3);
+    buffer_texts(&entry.text, as_json ? "Z\",\"level\":\"" : "Z ", words[level],
+                 as_json ? "\",\"event\":\"" : " ", event, as_json ? "\"" : "", NULL);
     return entry;
 }
 
@@ -99,7 +136,15 @@ void log_number(log_entry *entry, const char *name, double number, int digits)
     if (!entry->wanted)
         return;
     name_of(&entry->text, name);
-    buffer_printf(&entry->text, "%.*f", digits, number);
+    uint64_t scale = 1;
+    for (int i = 0; i < digits; i++)
+        scale *= 10;
+    const uint64_t scaled = number > 0 ? (uint64_t)(number * (double)scale + 0.5) : 0;
+    buffer_integer(&entry->text, (int64_t)(scaled / scale));
+    if (digits > 0) {
+        buffer_text(&entry->text, ".");
+        add_digits(&entry->text, scaled % scale, digits);
+    }
     keep_or_drop(&entry->text, before);
 }
 
@@ -107,13 +152,23 @@ void log_end(log_entry *entry)
 {
     if (!entry->wanted)
         return;
-    entry->text.max = LINE_MAX_;
+    entry->text.max = entry->text.capacity = LINE_MAX_;
     buffer_text(&entry->text, as_json ? "}\n" : "\n");
-    /* One write() per line, so that lines of several processes do not interleave. A log that cannot
-     * be written must not stop the service. */
-    if (entry->text.size > 0 && write(STDERR_FILENO, entry->text.data, entry->text.size) < 0)
+    if (block.used + entry->text.size > BLOCK) { /* write the lines before this one */
+        log_flush();
+        memmove(block.text, entry->text.data, entry->text.size);
+    }
+    block.used += entry->text.size;
+    if (entry->level <= LOG_WARN || block.used > BLOCK)
+        log_flush();
+}
+
+void log_flush(void)
+{
+    /* A log that cannot be written must not stop the service. */
+    if (block.used > 0 && write(STDERR_FILENO, block.text, block.used) < 0)
         (void)0;
-    buffer_free(&entry->text);
+    block.used = 0;
 }
 
 void log_line(int level, const char *event, ...)

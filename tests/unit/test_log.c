@@ -5,6 +5,8 @@
 #include "tests/help.h"
 
 #include <jansson.h>
+#include <limits.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "tell/log.h"
@@ -24,6 +26,7 @@ static void begin(void)
 /* The text written since begin. It fits in a pipe. */
 static void end(void)
 {
+    log_flush();
     dup2(kept, STDERR_FILENO);
     close(kept);
     size = 0;
@@ -221,8 +224,74 @@ static void closed(void **unused)
     int saved = dup(STDERR_FILENO);
     close(STDERR_FILENO);
     log_line(LOG_INFO, "event", "name", "value", NULL);
+    log_flush();
     dup2(saved, STDERR_FILENO);
     close(saved);
+}
+
+/* How many bytes have been written. */
+static size_t waiting(void)
+{
+    int n = 0;
+    assert_int_equal(ioctl(ends[0], FIONREAD, &n), 0);
+    return (size_t)n;
+}
+
+/* Lines are written in blocks of whole lines that a pipe takes at once; warnings and errors, and
+ * what came before them, at once. */
+static void blocks(void **unused)
+{
+    (void)unused;
+    log_set(false, LOG_INFO);
+    begin();
+    log_line(LOG_INFO, "first", NULL);
+    assert_int_equal(waiting(), 0);
+    log_flush();
+    const size_t one = waiting();
+    assert_true(one > 0);
+    log_line(LOG_INFO, "second", NULL);
+    log_line(LOG_WARN, "third", NULL);
+    assert_true(waiting() > 2 * one);
+    int written = 0;
+    for (size_t before = waiting(), i = 0; i < 1000; i++) {
+        log_line(LOG_INFO, "more", "number", i % 7 ? "1" : "a longer text than the others", NULL);
+        const size_t now = waiting();
+        assert_true(now - before <= PIPE_BUF);
+        written += now > before;
+        before = now;
+    }
+    assert_in_range(written, 5, 30);
+    end();
+    assert_int_equal(lines(), 1003);
+    const char *at = line;
+    static const char *const events[] = {"first", "second", "third", "more"};
+    for (int i = 0; i < 4; i++)
+        assert_non_null(at = strstr(at, events[i]));
+}
+
+static void numbers(void **unused)
+{
+    (void)unused;
+    static const struct {
+        double number;
+        int digits;
+        const char *text;
+    } cases[] = {{0, 0, " n=0\n"},
+                 {7, 0, " n=7\n"},
+                 {1.0005, 3, " n=1.001\n"},
+                 {0.0004, 3, " n=0.000\n"},
+                 {12.5, 1, " n=12.5\n"},
+                 {0.9996, 3, " n=1.000\n"},
+                 {1e12, 3, " n=1000000000000.000\n"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        log_set(false, LOG_INFO);
+        begin();
+        log_entry entry = log_begin(LOG_INFO, "event");
+        log_number(&entry, "n", cases[i].number, cases[i].digits);
+        log_end(&entry);
+        end();
+        assert_non_null(strstr(line, cases[i].text));
+    }
 }
 
 int main(void)
@@ -230,7 +299,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels),    cmocka_unit_test(text_lines),  cmocka_unit_test(json_lines),
         cmocka_unit_test(injection), cmocka_unit_test(long_values), cmocka_unit_test(long_lines),
-        cmocka_unit_test(closed),
+        cmocka_unit_test(closed),    cmocka_unit_test(blocks),      cmocka_unit_test(numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
