@@ -580,7 +580,7 @@ static bool run_here(request *r)
     run_after_fill(r, start);
     r->here = false;
     r->small = r->step == STEP_CLOSE;
-    metric.inline_total += r->small;
+    metrics_count(inline_total, r->small);
     return r->step != STEP_RUN;
 }
 
@@ -622,7 +622,7 @@ void request_leave(request *r)
     if (!r->e)
         return; /* evaluation has not begun */
     if (!atomic_exchange(&r->left, true))
-        metric.cancelled_total++;
+        metrics_count(cancelled_total, 1);
     (void)uv_cancel((uv_req_t *)&r->work); /* fails if a worker has begun; it sees r->left */
 }
 

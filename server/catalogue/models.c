@@ -166,24 +166,24 @@ static json_t *duration(uint64_t count, double seconds)
 
 static json_t *stats(int loss)
 {
-    const tally *t = metrics_tally(loss);
+    const tally t = metrics_tally(loss);
     json_t *batches = json_array();
-    if (t->success > 0) /* the server forms no batches: every request counts as one of size 1 */
+    if (t.success > 0) /* the server forms no batches: every request counts as one of size 1 */
         json_array_append_new(batches,
                               json_pack("{s:i, s:o, s:o, s:o}", "batch_size", 1, "compute_input",
-                                        duration(t->success, t->sum.decode), "compute_infer",
-                                        duration(t->success, t->sum.compute), "compute_output",
-                                        duration(t->success, t->sum.encode)));
+                                        duration(t.success, t.sum.decode), "compute_infer",
+                                        duration(t.success, t.sum.compute), "compute_output",
+                                        duration(t.success, t.sum.encode)));
     json_t *inference = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "success", duration(t->success, t->sum.total),
-        "fail", duration(t->fail, t->fail_time), "queue", duration(t->success, t->sum.queue),
-        "compute_input", duration(t->success, t->sum.decode), "compute_infer",
-        duration(t->success, t->sum.compute), "compute_output", duration(t->success, t->sum.encode),
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "success", duration(t.success, t.sum.total),
+        "fail", duration(t.fail, t.fail_time), "queue", duration(t.success, t.sum.queue),
+        "compute_input", duration(t.success, t.sum.decode), "compute_infer",
+        duration(t.success, t.sum.compute), "compute_output", duration(t.success, t.sum.encode),
         "cache_hit", duration(0, 0), "cache_miss", duration(0, 0));
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:{}, s:o, s:[]}", "name",
                      name_of(lk_loss_at(loss)), "version", OIP_VERSION, "last_inference",
-                     (json_int_t)t->last_ms, "inference_count", (json_int_t)t->success,
-                     "execution_count", (json_int_t)t->success, "inference_stats", inference,
+                     (json_int_t)t.last_ms, "inference_count", (json_int_t)t.success,
+                     "execution_count", (json_int_t)t.success, "inference_stats", inference,
                      "response_stats", "batch_stats", batches, "memory_usage");
 }
 

@@ -114,7 +114,7 @@ static void end_stuck(http *server)
         const bool chunked = p->phase == PEER_BODY && x->length < 0;
         if (!peer_is_stuck(p, x->listener->runs, chunked ? server->idle : 0))
             continue;
-        metric.stuck_connections_total++;
+        metrics_count(stuck_connections_total, 1);
         problem_set(&no_room, 400, "malformed_request", "the request could not be read to its end");
         if (x->reply.status == 0)
             http_reply_problem(x, &no_room);
@@ -207,7 +207,8 @@ static void on_prepare(uv_prepare_t *prepare)
     else
         uv_timer_start(&server->timer, on_timer, soonest, 0);
     if (server->turn != 0)
-        metrics_observe(&metric.loop_turn_seconds, (double)(uv_hrtime() - server->turn) * 1e-9);
+        metrics_observe(&metrics_mine()->loop_turn_seconds,
+                        (double)(uv_hrtime() - server->turn) * 1e-9);
     server->turn = 0;
 }
 

@@ -127,7 +127,7 @@ static void free_body(exchange *x)
 
 static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 {
-    metric.received_bytes_total += size;
+    metrics_count(received_bytes_total, size);
     peer_moved(&x->server->peers, x->peer, x->start, size);
     if (!x->refused && !x->unwanted && size > x->body_max - x->body_size)
         too_large(x);

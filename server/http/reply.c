@@ -155,7 +155,7 @@ bool reply_send(exchange *x)
         r->code = "no_memory";
         r->size = sizeof exhausted_text - 1;
     }
-    metric.sent_bytes_total += r->size;
+    metrics_count(sent_bytes_total, r->size);
     metrics_refused(r->code);
     peer_enter(&x->server->peers, x->peer, PEER_REPLY, x->server->turn, r->size);
     if (!response)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Metrics, and their Prometheus text. Loop thread only, except for gauges, which
- * are atomic.
+ * Metrics, and their Prometheus text. Each event loop counts in its own memory, so that they do not
+ * wait for each other's cache lines; reading adds up what all have counted. Gauges are the same for
+ * all threads.
  */
 #ifndef LOSSD_METRICS_H
 #define LOSSD_METRICS_H
@@ -16,28 +17,60 @@ enum {
     METRIC_REGIONS = 3,  /* kinds of regions, in the order of region.h */
 };
 
+/* Only its own thread writes it, any thread may read it. */
+typedef _Atomic uint64_t counter;
+
 typedef struct histogram {
-    uint64_t count[METRIC_BUCKETS];
-    double sum;
+    counter count[METRIC_BUCKETS];
+    _Atomic double sum;
 } histogram;
 
 typedef atomic_llong gauge;
 
-/* One member for each line of metrics.def. */
+#define COUNTER(name, help)
+#define GAUGE(name, help)
+#define HISTOGRAM(name, help)
+#define REASON(code)
+
+/* One member for each gauge of metrics.def. */
+typedef struct gauges {
+#undef GAUGE
+#define GAUGE(name, help) gauge name;
+#include "tell/metrics.def"
+#undef GAUGE
+#define GAUGE(name, help)
+    gauge regions[METRIC_REGIONS], region_bytes[METRIC_REGIONS]; /* by kind */
+} gauges;
+
+extern gauges metric;
+
+/* One member for each of the others. */
 typedef struct metrics {
-#define COUNTER(name, help)   uint64_t name;
-#define GAUGE(name, help)     gauge name;
+#undef COUNTER
+#undef HISTOGRAM
+#undef REASON
+#define COUNTER(name, help)   counter name;
 #define HISTOGRAM(name, help) histogram name;
-#define REASON(code)          uint64_t refused_##code;
+#define REASON(code)          counter refused_##code;
 #include "tell/metrics.def"
 #undef COUNTER
 #undef GAUGE
 #undef HISTOGRAM
 #undef REASON
-    gauge regions[METRIC_REGIONS], region_bytes[METRIC_REGIONS]; /* by kind */
 } metrics;
 
-extern metrics metric;
+/* Those of this thread, which is one that runs an event loop; of no more than METRIC_THREADS. */
+enum { METRIC_THREADS = 64 };
+metrics *metrics_mine(void);
+
+static inline void counter_add(counter *c, uint64_t n)
+{
+    const uint64_t before = atomic_load_explicit(c, memory_order_relaxed);
+    atomic_store_explicit(c, before + n, memory_order_relaxed);
+}
+
+/* Add to a counter, by its name in metrics.def. */
+#define metrics_count(name, n) counter_add(&metrics_mine()->name, n)
 
 void metrics_observe(histogram *h, double seconds);
 
@@ -58,8 +91,7 @@ typedef struct tally {
     double fail_time;
 } tally;
 
-/* Never NULL. */
-const tally *metrics_tally(int loss);
+tally metrics_tally(int loss);
 
 /* Count an answered evaluation. `loss` is its index in the library, `codec` the index of its body
  * format; any other number counts as unknown, or as none. */
