@@ -29,6 +29,8 @@ static const setting table[] = {
      "where to listen: host:port, [ipv6]:port or unix:/path; repeatable; port 0 picks a free one"},
     {"workers", COUNT, AT(workers), "0", 0, 512, NULL,
      "threads that compute; 0: one for each core"},
+    {"loops", COUNT, AT(loops), "0", 0, LOOPS_MAX, NULL,
+     "threads that receive and send; 0: one up to 4 cores, then one for each 4"},
     {"max-body", SIZE, AT(max_body), "64MiB", 1024, TIB, NULL, "largest request body"},
     {"memory-budget", SIZE, AT(memory_budget), "1GiB", 1024, TIB, NULL,
      "memory for all bodies, tensors and replies together"},
@@ -37,7 +39,7 @@ static const setting table[] = {
     {"inline-limit", SIZE, AT(inline_limit), "64KiB", 0, TIB, NULL,
      "the event loop itself evaluates bodies up to this size if that takes microseconds; 0: none"},
     {"max-connections", COUNT, AT(max_connections), "1024", 1, 1000000, NULL,
-     "open connections for each --listen"},
+     "open connections for each --listen; each of --loops has its share"},
     {"request-timeout", DURATION, AT(request_timeout), "30s", 1, DAY, NULL,
      "an evaluation that is not done by then is answered 504; X-Request-Timeout may ask for less"},
     {"header-timeout", DURATION, AT(header_timeout), "10s", 10, DAY, NULL,
@@ -274,10 +276,12 @@ bool flags_parse(flags *f, int argc, char **argv, int first, int *words, bool *h
     f->listen_given = f->listen_given || listening;
     if (words)
         *words = kept;
-    if (f->workers == 0) {
-        long cores = sysconf(_SC_NPROCESSORS_ONLN);
-        f->workers = cores < 1 ? 1 : cores > 512 ? 512 : cores;
-    }
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    cores = cores < 1 ? 1 : cores > 512 ? 512 : cores;
+    if (f->workers == 0)
+        f->workers = cores;
+    if (f->loops == 0)
+        f->loops = cores < 8 ? 1 : cores < 4 * LOOPS_MAX ? cores / 4 : LOOPS_MAX;
     return true;
 }
 

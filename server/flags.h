@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LISTEN_MAX = 8, RESIDENT_MAX = 32 };
+enum { LISTEN_MAX = 8, LOOPS_MAX = 64, RESIDENT_MAX = 32 };
 
 typedef struct flags {
     int listens;
@@ -17,7 +17,7 @@ typedef struct flags {
     const char *listen[LISTEN_MAX]; /* host:port, [host]:port, unix:/path */
     int residents;
     const char *resident[RESIDENT_MAX]; /* NAME=FILE */
-    int64_t workers;
+    int64_t workers, loops;
     int64_t max_body, memory_budget, drain_max, inline_limit, region_budget; /* bytes */
     int64_t queue_limit, max_connections;
     int64_t header_timeout, body_timeout, request_timeout, idle_timeout; /* ms */

@@ -1,189 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * lossd: the commands, start, signals and stop.
+ * lossd: the commands.
  */
 #include "catalogue/describe.h"
-#include "catalogue/greeting.h"
 #include "catalogue/manual.h"
 #include "catalogue/openapi.h"
-#include "catalogue/trees.h"
 #include "eval.h"
+#include "evaluate.h"
 #include "flags.h"
-#include "http/access.h"
-#include "http/http.h"
-#include "http/systemd.h"
-#include "http/tls.h"
-#include "request.h"
-#include "resident.h"
-#include "route.h"
+#include "serve.h"
 #include "tell/health.h"
-#include "tell/log.h"
 
 #include <errno.h>
-#include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { BAD_USAGE = 2, TEXT_MAX = 64 * 1024 * 1024, SETTLE_MS = 5 };
-
-/* serve. */
-
-typedef struct service {
-    uv_loop_t loop;
-    http *server;
-    const flags *flags;
-    uv_signal_t term, interrupt, hangup;
-    uv_timer_t timer;  /* drain delay, then drain timeout */
-    uv_timer_t settle; /* polls whether all requests are answered */
-    int signals;
-    bool quiesced;
-} service;
-
-/* The signal handles stay open: otherwise a late second signal would kill the process. */
-static void stop(service *s)
-{
-    uv_unref((uv_handle_t *)&s->term);
-    uv_unref((uv_handle_t *)&s->interrupt);
-    uv_unref((uv_handle_t *)&s->hangup);
-    uv_close((uv_handle_t *)&s->timer, NULL);
-    uv_close((uv_handle_t *)&s->settle, NULL);
-    http_stop(s->server);
-}
-
-static void on_settle(uv_timer_t *timer)
-{
-    service *s = timer->data;
-    if (http_exchanges(s->server) == 0)
-        stop(s);
-}
-
-static void on_drain_timeout(uv_timer_t *timer)
-{
-    service *s = timer->data;
-    char left[16];
-    snprintf(left, sizeof left, "%d", http_exchanges(s->server));
-    log_line(LOG_WARN, "cut off", "requests", left, NULL); /* a warning: it is written */
-    /* Work on the pool cannot be cancelled, and its exchange is suspended: exit without waiting. */
-    _exit(0);
-}
-
-static void quiesce(uv_timer_t *timer)
-{
-    service *s = timer->data;
-    s->quiesced = true;
-    http_quiesce(s->server);
-    uv_timer_start(&s->settle, on_settle, 0, SETTLE_MS);
-    uv_timer_start(&s->timer, on_drain_timeout, (uint64_t)s->flags->drain_timeout, 0);
-}
-
-static void on_signal(uv_signal_t *handle, int number)
-{
-    service *s = handle->data;
-    s->signals++;
-    log_line(LOG_INFO, "draining", "signal", number == SIGTERM ? "SIGTERM" : "SIGINT", NULL);
-    log_flush();
-    if (s->signals > 2 || (s->signals == 2 && s->quiesced)) {
-        on_drain_timeout(&s->timer);
-        return;
-    }
-    route_drain();
-    systemd_notify("STOPPING=1");
-    uint64_t delay = number == SIGTERM && s->signals == 1 ? (uint64_t)s->flags->drain_delay : 0;
-    if (!s->quiesced)
-        uv_timer_start(&s->timer, quiesce, delay, 0);
-}
-
-static void on_hangup(uv_signal_t *handle, int number)
-{
-    (void)handle;
-    (void)number;
-    access_reload();
-    tls_reload();
-}
-
-static void watch(service *s, uv_signal_t *handle, uv_signal_cb what, int number)
-{
-    uv_signal_init(&s->loop, handle);
-    handle->data = s;
-    uv_signal_start(handle, what, number);
-}
-
-/* To a person: where a log is read by eye, the first request to try. */
-static void greet(const flags *f, const http *server)
-{
-    const int to = isatty(STDERR_FILENO) ? STDERR_FILENO : STDOUT_FILENO;
-    const char *url = http_url(server, 0);
-    buffer text = buffer_new(TEXT_MAX);
-    if (isatty(to) && log_wants(LOG_INFO) && strcmp(f->log_format, "json") != 0) {
-        for (int i = 0; strncmp(url, "unix:", 5) == 0 && http_url(server, i); i++)
-            url = http_url(server, i);
-        greeting_write(f, url, &text);
-        if (write(to, text.data, text.size) < 0)
-            (void)0; /* it is served all the same */
-    }
-    buffer_free(&text);
-}
-
-/* By default the C library gives memory at the end of the heap back to the kernel when it is freed,
- * and takes it again for the next request, page by page: in some processes and not in others, as
- * their heaps happen to lie. Here it stays until all has been quiet for a while (http.c). Large
- * bodies have memory of their own (pages.c); setting the other two fixes this limit as well. */
-static void keep_memory(void)
-{
-    enum { LARGE = 32 << 20, MORE = 1 << 20 };
-    mallopt(M_MMAP_THRESHOLD, LARGE);
-    mallopt(M_TRIM_THRESHOLD, 2 * LARGE);
-    mallopt(M_TOP_PAD, MORE);
-}
-
-static int serve(const flags *f)
-{
-    static service s; /* static, because its loop outlives this function */
-    s.flags = f;
-    char workers[16];
-    snprintf(workers, sizeof workers, "%d", (int)f->workers);
-    setenv("UV_THREADPOOL_SIZE", workers, 1); /* libuv reads it at the first uv_queue_work */
-    signal(SIGPIPE, SIG_IGN);
-    keep_memory();
-    trees_setup();
-    log_set(strcmp(f->log_format, "json") == 0, strcmp(f->log_level, "error") == 0  ? LOG_ERROR
-                                                : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
-                                                : strcmp(f->log_level, "info") == 0 ? LOG_INFO
-                                                                                    : LOG_DEBUG);
-    region_setup((size_t)f->region_budget, f->client_shm);
-    if (!access_setup(f) || !tls_setup(f) || !resident_start(f))
-        return BAD_USAGE;
-    uv_loop_init(&s.loop);
-    request_setup(&s.loop, f);
-    s.server = http_start(&s.loop, f, &route_handler);
-    if (!s.server) {
-        uv_run(&s.loop, UV_RUN_DEFAULT);
-        uv_loop_close(&s.loop);
-        return 1;
-    }
-    watch(&s, &s.term, on_signal, SIGTERM);
-    watch(&s, &s.interrupt, on_signal, SIGINT);
-    watch(&s, &s.hangup, on_hangup, SIGHUP);
-    uv_timer_init(&s.loop, &s.timer);
-    s.timer.data = &s;
-    uv_timer_init(&s.loop, &s.settle);
-    s.settle.data = &s;
-    for (int i = 0; http_url(s.server, i); i++)
-        log_line(LOG_INFO, "listening", "url", http_url(s.server, i), "isa", lk_isa_used(),
-                 "workers", workers, "version", lk_version(), NULL);
-    log_flush();
-    greet(f, s.server);
-    systemd_notify("READY=1");
-    uv_run(&s.loop, UV_RUN_DEFAULT);
-    log_line(LOG_INFO, "stopped", NULL);
-    log_flush();
-    return 0;
-}
-
-/* The other commands. */
+enum { BAD_USAGE = 2, TEXT_MAX = 64 * 1024 * 1024 };
 
 static int print(buffer *text)
 {

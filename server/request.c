@@ -82,27 +82,30 @@ struct request {
     atomic_ullong compute;        /* ns */
 };
 
-/* Shared by all requests. Only the loop accesses it, so plain integers suffice. */
+/* Shared by all requests, whichever loop they came to. What is in use of the budget and the queue
+ * limit are metric.queue_bytes and metric.in_flight_requests. */
 static struct {
-    uv_loop_t *loop;
     int workers;
-    size_t max_body, budget, used;
-    int64_t limit, jobs;
-    size_t small;     /* the largest body that the loop evaluates itself; 0: none */
-    uint64_t turn;    /* http_turn() of the last of these */
-    int64_t spent;    /* on those of that iteration, in ns */
+    long long budget, limit;
+    size_t max_body;
+    size_t small;     /* the largest body that a loop evaluates itself; 0: none */
     uint64_t timeout; /* ns */
 } shared;
 
-/* uv_hrtime() at the start of the last request: written by the loop, read by workers. */
+/* What this thread's loop has evaluated itself in one iteration, in ns. */
+static _Thread_local struct {
+    uint64_t turn; /* http_turn() */
+    int64_t ns;
+} spent;
+
+/* uv_hrtime() at the start of the last request: written by the loops, read by workers. */
 static atomic_ullong latest;
 
-void request_setup(uv_loop_t *loop, const flags *f)
+void request_setup(const flags *f)
 {
-    shared.loop = loop;
     shared.workers = (int)f->workers;
     shared.max_body = (size_t)f->max_body;
-    shared.budget = (size_t)f->memory_budget;
+    shared.budget = f->memory_budget;
     atomic_store(&metric.workers, f->workers);
     atomic_store(&metric.queue_limit_jobs, f->queue_limit);
     atomic_store(&metric.memory_budget_bytes, f->memory_budget);
@@ -125,28 +128,29 @@ size_t request_max_body(void)
 
 static bool reserve(request *r, size_t bytes, problem *p)
 {
-    if (bytes > shared.budget || r->reserved + bytes > shared.budget)
+    const size_t all = (size_t)shared.budget;
+    if (bytes > all || r->reserved + bytes > all)
         return problem_set(p, 413, "too_large",
                            "the request needs %zu bytes; the memory budget for all is %zu "
                            "(--memory-budget)",
-                           r->reserved + bytes, shared.budget);
-    if (bytes > shared.budget - shared.used)
-        return problem_set(
-            p, 503, "over_budget",
-            "%zu more bytes do not fit in the memory budget now (%zu of %zu in use); "
-            "try again later",
-            bytes, shared.used, shared.budget);
-    shared.used += bytes;
+                           r->reserved + bytes, all);
+    long long used = atomic_load(&metric.queue_bytes);
+    do
+        if ((long long)bytes > shared.budget - used)
+            return problem_set(
+                p, 503, "over_budget",
+                "%zu more bytes do not fit in the memory budget now (%lld of %zu in use); "
+                "try again later",
+                bytes, used, all);
+    while (!atomic_compare_exchange_weak(&metric.queue_bytes, &used, used + (long long)bytes));
     r->reserved += bytes;
-    atomic_store(&metric.queue_bytes, (long long)shared.used);
     return true;
 }
 
 static void release(request *r)
 {
-    shared.used -= r->reserved;
+    atomic_fetch_sub(&metric.queue_bytes, (long long)r->reserved);
     r->reserved = 0;
-    atomic_store(&metric.queue_bytes, (long long)shared.used);
 }
 
 /* Admit. */
@@ -182,29 +186,39 @@ static bool is_wanted(request *r, uint64_t now)
     return !is_over(r, now) || say_over(r);
 }
 
+static void leave_place(void)
+{
+    atomic_fetch_sub(&metric.in_flight_requests, 1);
+}
+
+static bool take_place(problem *p)
+{
+    const long long before = atomic_fetch_add(&metric.in_flight_requests, 1);
+    if (before < shared.limit)
+        return true;
+    leave_place();
+    return problem_set(p, 503, "queue_full",
+                       "%lld evaluations are under way already; try again later", before);
+}
+
 request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
 {
     size_t body = length < 0 ? CHUNKED_FIRST : (size_t)length;
     size_t spare = (body < SMALL_BODY ? body : SMALL_BODY) * SMALL_FACTOR + SMALL_EXTRA;
-    if (shared.jobs >= shared.limit) {
-        problem_set(p, 503, "queue_full", "%lld evaluations are under way already; try again later",
-                    (long long)shared.jobs);
+    if (!take_place(p))
         return NULL;
-    }
     request *r = calloc(1, sizeof *r);
-    if (!r) {
+    if (r) {
+        *r = (request){.x = x, .ask = *a};
+        set_deadline(r, a->timeout);
+    } else {
         problem_set(p, 503, "no_memory", "no memory for a request; try again later");
-        return NULL;
     }
-    *r = (request){.x = x, .ask = *a};
-    set_deadline(r, a->timeout);
-    if (!reserve(r, body + spare, p)) {
-        free(r);
-        return NULL;
-    }
-    shared.jobs++;
-    atomic_fetch_add(&metric.in_flight_requests, 1);
-    return r;
+    if (r && reserve(r, body + spare, p))
+        return r;
+    free(r);
+    leave_place();
+    return NULL;
 }
 
 bool request_grow(request *r, size_t more, problem *p)
@@ -421,10 +435,11 @@ static void work_shard(uv_work_t *work)
 
 /* On the loop. */
 
-static void hand_over(uv_work_t *work, uv_work_cb on_pool, uv_after_work_cb on_loop)
+static void hand_over(const request *r, uv_work_t *work, uv_work_cb on_pool,
+                      uv_after_work_cb on_loop)
 {
     atomic_fetch_add(&metric.queue_jobs, 1);
-    (void)uv_queue_work(shared.loop, work, on_pool, on_loop); /* fails only without on_pool */
+    (void)uv_queue_work(http_loop(r->x), work, on_pool, on_loop); /* fails only without on_pool */
 }
 
 /* A step of Server-Timing, in ms to the microsecond. */
@@ -475,7 +490,7 @@ static void after_shard(uv_work_t *work, int status)
     request *r = s->r;
     (void)status;
     if (s->unfinished) {
-        hand_over(&s->work, work_shard, after_shard);
+        hand_over(r, &s->work, work_shard, after_shard);
         return;
     }
     if (--r->away > 0)
@@ -491,7 +506,7 @@ static void run_shards(request *r)
     int count = r->e->shards;
     if (count == 1) { /* it gave way to other work: queue it again */
         r->away = 1;
-        hand_over(&r->all.work, work_shard, after_shard);
+        hand_over(r, &r->all.work, work_shard, after_shard);
         return;
     }
     if (!r->shards)
@@ -507,7 +522,7 @@ static void run_shards(request *r)
     for (int i = 0; i < count; i++) {
         r->shards[i] = (shard){.r = r, .i = i, .most = 1};
         r->shards[i].work.data = &r->shards[i];
-        hand_over(&r->shards[i].work, work_shard, after_shard);
+        hand_over(r, &r->shards[i].work, work_shard, after_shard);
     }
 }
 
@@ -525,7 +540,7 @@ static void after_step(uv_work_t *work, int status)
     } else if (reserve(r, r->need - r->reserved, &r->problem)) {
         const bool open = r->ask.body == CODING_NONE || r->plain;
         r->queued = uv_hrtime();
-        hand_over(&r->work, open ? work_fill : work_open, after_step);
+        hand_over(r, &r->work, open ? work_fill : work_open, after_step);
     } else {
         answer(r);
     }
@@ -541,11 +556,11 @@ static kept_key key_of(const request *r)
 /* Does this iteration of the loop have time left for small requests? */
 static bool has_time(const request *r)
 {
-    if (shared.turn != http_turn(r->x)) {
-        shared.turn = http_turn(r->x);
-        shared.spent = 0;
+    if (spent.turn != http_turn(r->x)) {
+        spent.turn = http_turn(r->x);
+        spent.ns = 0;
     }
-    return shared.spent < TURN;
+    return spent.ns < TURN;
 }
 
 /* May the loop read the request, by its length and its head? */
@@ -568,13 +583,13 @@ static bool run_here(request *r)
     const uint64_t start = uv_hrtime();
     if (evaluation_reading(r->e) > SMALL_WORK)
         return false;
-    shared.spent += OVERHEAD + evaluation_reading(r->e);
+    spent.ns += OVERHEAD + evaluation_reading(r->e);
     if (!open_body(r) &&
         (r->problem.status != 0 || !reserve(r, r->need - r->reserved, &r->problem)))
         return true;
     if (r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r))
         return false;
-    shared.spent += r->e->work;
+    spent.ns += r->e->work;
     r->here = true;
     fill(r);
     run_after_fill(r, start);
@@ -614,7 +629,7 @@ void request_start(request *r)
     if (r->step == STEP_RUN)
         run_shards(r);
     else
-        hand_over(&r->work, r->step == STEP_RESERVE ? work_fill : work_open, after_step);
+        hand_over(r, &r->work, r->step == STEP_RESERVE ? work_fill : work_open, after_step);
 }
 
 void request_leave(request *r)
@@ -695,8 +710,7 @@ void request_end(request *r)
     free(r->plain);
     buffer_free(&r->packed);
     release(r);
-    shared.jobs--;
-    atomic_fetch_sub(&metric.in_flight_requests, 1);
+    leave_place();
     free(r->shards);
     free(r);
 }

@@ -40,7 +40,7 @@ typedef struct ask {
 } ask;
 
 /* Call once, before the other functions. */
-void request_setup(uv_loop_t *loop, const flags *f);
+void request_setup(const flags *f);
 
 /* Admit a request: reserve memory for its body and a place in the queue. NULL with a problem.
  * `length` is the body's, or -1 if it is not known yet. */

@@ -15,6 +15,7 @@
 #include "wire/shm.h"
 #include "wire/wires.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,7 @@ typedef struct route {
     void (*run)(exchange *x);
 } route;
 
-static bool draining;
+static atomic_bool draining;
 
 void route_drain(void)
 {
@@ -78,21 +79,34 @@ static void reply_document(exchange *x, const lk_loss *loss,
     http_reply_text(x, 200, "application/json", &text);
 }
 
-/* Long documents that never change are written once, at the first request, so that a client that
- * requests them repeatedly cannot keep the loop busy. */
-static void reply_kept(exchange *x, buffer *kept, void (*write)(const lk_loss *, buffer *))
+/* A long document that never changes is written once, at the first request, so that a client that
+ * requests it repeatedly cannot keep a loop busy. */
+static void reply_kept(exchange *x, _Atomic(const buffer *) *kept,
+                       void (*write)(const lk_loss *, buffer *))
 {
-    if (!kept->data)
-        *kept = document(NULL, write);
-    if (kept->failed) /* do not keep it */
-        http_reply_text(x, 200, "application/json", kept);
-    else
-        http_reply_kept(x, 200, "application/json", (span){kept->data, kept->size});
+    const buffer *text = atomic_load(kept);
+    if (!text) {
+        buffer *made = malloc(sizeof *made), none = {.failed = true};
+        if (made)
+            *made = document(NULL, write);
+        if (!made || made->failed) { /* do not keep it */
+            http_reply_text(x, 200, "application/json", made ? made : &none);
+            free(made);
+            return;
+        }
+        if (atomic_compare_exchange_strong(kept, &text, made)) {
+            text = made;
+        } else { /* another loop was faster */
+            buffer_free(made);
+            free(made);
+        }
+    }
+    http_reply_kept(x, 200, "application/json", (span){text->data, text->size});
 }
 
 static void run_openapi(exchange *x)
 {
-    static buffer kept;
+    static _Atomic(const buffer *) kept;
     reply_kept(x, &kept, openapi_write);
 }
 
@@ -117,7 +131,7 @@ static void run_root(exchange *x)
 
 static void run_losses(exchange *x)
 {
-    static buffer kept;
+    static _Atomic(const buffer *) kept;
     reply_kept(x, &kept, describe_json);
 }
 

@@ -61,8 +61,8 @@ static int start(void **unused)
         return -1;
     log_set(false, LOG_ERROR);
     uv_loop_init(&loop);
-    request_setup(&loop, &f);
-    server = http_start(&loop, &f, &route_handler);
+    request_setup(&f);
+    server = http_start(&loop, &f, &route_handler, NULL);
     if (!server || uv_async_init(&loop, &over, on_over) != 0)
         return -1;
     port = atoi(strrchr(http_url(server, 0), ':') + 1);

@@ -26,7 +26,7 @@ typedef struct keys {
 } keys;
 
 static const flags *flag;
-static keys known;
+static _Thread_local keys known; /* each thread that runs a loop has its own copy */
 
 static void free_keys(keys *k)
 {
@@ -266,18 +266,26 @@ bool access_setup(const flags *f)
     return true;
 }
 
-void access_reload(void)
+void access_end(void)
+{
+    free_keys(&known);
+}
+
+void access_reload(bool tell)
 {
     char said[512];
     keys fresh;
     if (!has_keys())
         return;
     if (!read_keys(flag->api_key_file, &fresh, said, sizeof said)) {
-        log_line(LOG_ERROR, "keys not reloaded", "why", said, NULL);
+        if (tell)
+            log_line(LOG_ERROR, "keys not reloaded", "why", said, NULL);
         return;
     }
     free_keys(&known);
     known = fresh;
+    if (!tell)
+        return;
     log_entry entry = log_begin(LOG_INFO, "keys reloaded");
     log_number(&entry, "keys", (double)known.count, 0);
     log_end(&entry);

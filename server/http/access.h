@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Access control: API keys of clients, origins of web pages. Loop thread only.
+ * Access control: API keys of clients, origins of web pages. Each thread that runs a loop has its
+ * own copy of the keys.
  */
 #ifndef LOSSD_ACCESS_H
 #define LOSSD_ACCESS_H
@@ -11,11 +12,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Read --api-key-file, --api-key-exempt and --cors-origin. False with a line on stderr. */
+/* Read --api-key-file, --api-key-exempt and --cors-origin, in each thread. False with a line on
+ * stderr. access_end frees the thread's copy. */
 bool access_setup(const flags *f);
+void access_end(void);
 
-/* Read the keys again; if the file is invalid, the old ones stay in use. */
-void access_reload(void);
+/* Read the keys again, in each thread; if the file is invalid, the old ones stay in use. `tell`:
+ * the log says so. */
+void access_reload(bool tell);
 
 /* How a route is treated with respect to keys. */
 typedef enum access_class { ACCESS_KEYED, ACCESS_OPEN, ACCESS_HEALTH, ACCESS_METRICS } access_class;

@@ -94,6 +94,11 @@ void http_resume(exchange *x)
     listener_is_due(x->listener);
 }
 
+uv_loop_t *http_loop(const exchange *x)
+{
+    return x->server->loop;
+}
+
 uint64_t http_turn(const exchange *x)
 {
     return x->server->turn;

@@ -134,6 +134,9 @@ void http_suspend(exchange *x);
 /* The reply is ready: resume the exchange and send it. */
 void http_resume(exchange *x);
 
+/* The loop that the exchange belongs to. */
+struct uv_loop_s *http_loop(const exchange *x);
+
 /* uv_hrtime() when the present iteration of the loop began: what a handler's `run` does is the
  * longer for other clients the later it is. */
 uint64_t http_turn(const exchange *x);

@@ -237,8 +237,9 @@ static bool start_listener(listener *l, const endpoint *at, const flags *f)
         MHD_OPTION_NOTIFY_COMPLETED, receive_end, l->server, MHD_OPTION_NOTIFY_CONNECTION,
         on_connection, l, MHD_OPTION_URI_LOG_CALLBACK, receive_line, l,
         MHD_OPTION_UNESCAPE_CALLBACK, no_unescape, NULL, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, (unsigned)f->max_connections,
-        MHD_OPTION_ARRAY, secure ? with_tls : without, MHD_OPTION_END);
+        (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)((f->max_connections + f->loops - 1) / f->loops), MHD_OPTION_ARRAY,
+        secure ? with_tls : without, MHD_OPTION_END);
     if (!l->daemon) {
         fprintf(stderr,
                 "lossd: cannot start serving on %s: too many connections allowed for this "
@@ -253,16 +254,18 @@ static bool start_listener(listener *l, const endpoint *at, const flags *f)
     return true;
 }
 
-/* Open address i. Inherited sockets come first, and replace the default address. */
-static bool open_endpoint(const flags *f, int i, endpoint *at)
+/* Open address i. Inherited sockets come first, and replace the default address. `other` has opened
+ * it already. */
+static bool open_endpoint(const flags *f, int i, const http *other, endpoint *at)
 {
     int first;
     const int inherited = systemd_sockets(&first);
-    return i < inherited ? listen_inherited(first + i, at)
-                         : listen_at(f->listen[i - inherited], at);
+    return other           ? listen_again(&other->listener[i].at, at)
+           : i < inherited ? listen_inherited(first + i, at)
+                           : listen_at(f->listen[i - inherited], f->loops > 1, at);
 }
 
-static bool start_listeners(http *server, const flags *f)
+static bool start_listeners(http *server, const flags *f, const http *other)
 {
     int first;
     const int inherited = systemd_sockets(&first);
@@ -275,7 +278,7 @@ static bool start_listeners(http *server, const flags *f)
         listener *l = &server->listener[i];
         endpoint at;
         l->server = server;
-        if (!open_endpoint(f, i, &at))
+        if (!open_endpoint(f, i, other, &at))
             return false;
         if (f->client_shm[0] != '\0' && !at.local) {
             fprintf(
@@ -294,7 +297,7 @@ static bool start_listeners(http *server, const flags *f)
     return true;
 }
 
-http *http_start(uv_loop_t *loop, const flags *f, const handler *h)
+http *http_start(uv_loop_t *loop, const flags *f, const handler *h, const http *other)
 {
     http *server = calloc(1, sizeof *server);
     if (!server)
@@ -302,7 +305,7 @@ http *http_start(uv_loop_t *loop, const flags *f, const handler *h)
     server->loop = loop;
     server->handler = h;
     server->drain_max = (size_t)f->drain_max;
-    pages_setup((size_t)f->memory_budget / 8);
+    pages_setup((size_t)(f->memory_budget / f->loops / 8));
     uv_prepare_init(loop, &server->prepare);
     server->prepare.data = server;
     uv_timer_init(loop, &server->timer);
@@ -311,7 +314,7 @@ http *http_start(uv_loop_t *loop, const flags *f, const handler *h)
     server->sweep.data = server;
     peers_setup(&server->peers, f);
     server->exhausted = reply_exhausted();
-    if (!server->exhausted || !start_listeners(server, f)) {
+    if (!server->exhausted || !start_listeners(server, f, other)) {
         http_stop(server);
         return NULL;
     }
@@ -373,6 +376,7 @@ void http_stop(http *server)
         MHD_stop_daemon(l->daemon);
     }
     pages_age(0);
+    intake_end();
     server->handler->rest();
     log_flush();
     if (server->exhausted)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The HTTP server: libmicrohttpd, driven by the libuv loop. Everything here runs on the loop
- * thread.
+ * The HTTP server: libmicrohttpd, driven by a libuv loop. Everything here runs on the thread of
+ * that loop, except for http_start, which may run before it.
  */
 #ifndef LOSSD_HTTP_H
 #define LOSSD_HTTP_H
@@ -13,9 +13,10 @@
 
 typedef struct http http;
 
-/* Listen on all addresses. `h` answers the requests, and must live as long as the server. NULL with
- * a line on stderr on failure. */
-http *http_start(uv_loop_t *loop, const flags *f, const handler *h);
+/* Listen on all addresses. `h` answers the requests, and must live as long as the server. `other`
+ * is NULL or a server of another loop that listens on the same ones. NULL with a line on stderr on
+ * failure. */
+http *http_start(uv_loop_t *loop, const flags *f, const handler *h, const http *other);
 
 /* Stop accepting; connections close after their current reply. */
 void http_quiesce(http *server);

@@ -5,12 +5,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* By descriptor. */
-static struct {
+/* The connections of this thread, by descriptor. */
+static _Thread_local struct {
     framing *framing; /* NULL: not a connection */
     bool tls;
 } * connection;
-static int connections;
+static _Thread_local int connections;
 
 bool intake_open(int fd, framing *f, bool tls)
 {
@@ -26,6 +26,13 @@ bool intake_open(int fd, framing *f, bool tls)
     connection[fd].framing = f;
     connection[fd].tls = tls;
     return true;
+}
+
+void intake_end(void)
+{
+    free(connection);
+    connection = NULL;
+    connections = 0;
 }
 
 static framing *framing_of(int fd)
@@ -52,7 +59,7 @@ static ssize_t drop(char *to, size_t size, intake_source *source, void *from)
 
 void intake_close(int fd)
 {
-    static char unread[16 * 1024];
+    char unread[16 * 1024];
     const framing *f = framing_of(fd);
     if (f && f->status != 0)
         drop(unread, sizeof unread, read_socket, &fd);

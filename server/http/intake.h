@@ -10,8 +10,8 @@
  * needs -Wl,--allow-multiple-definition.
  *
  * If a library is linked in such a way that it still calls the others, requests arrive that framing
- * has not seen; receive.c then refuses them. Loop thread only, but for descriptors that are not
- * connections.
+ * has not seen; receive.c then refuses them. A connection belongs to the thread that opened it: for
+ * all other threads its descriptor is none.
  */
 #ifndef LOSSD_INTAKE_H
 #define LOSSD_INTAKE_H
@@ -25,6 +25,9 @@
  * not what recv() returns, but what TLS makes of it. False without memory. */
 bool intake_open(int fd, framing *f, bool tls);
 void intake_close(int fd);
+
+/* The last connection of this thread is closed: free their table. */
+void intake_end(void);
 
 /* Reads at most `size` bytes, like recv(): 0 at the end, negative if there is nothing or an error.
  */

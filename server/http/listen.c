@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* SO_REUSEPORT is not in POSIX */
 #include "http/listen.h"
 
 #include <arpa/inet.h>
@@ -46,7 +47,24 @@ static int listen_unix(const char *path)
     return fd;
 }
 
-static int listen_tcp(const char *text, const char **why)
+/* A socket bound to that address. Of those that share it the first one is bound alone, so that an
+ * address which another process has is an error; the kernel then spreads connections over all. */
+static int bind_tcp(const struct sockaddr *address, socklen_t size, bool shared, bool first)
+{
+    const int one = 1, fd = socket(address->sa_family, SOCK_STREAM, 0);
+    if (fd < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (!first)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    if (bind(fd, address, size) != 0)
+        return close_for(fd);
+    if (shared && first)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    return listen(fd, BACKLOG) != 0 ? close_for(fd) : fd;
+}
+
+static int listen_tcp(const char *text, bool shared, const char **why)
 {
     char host[256], *end;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
@@ -59,12 +77,7 @@ static int listen_tcp(const char *text, const char **why)
         *why = gai_strerror(code);
         return -1;
     }
-    int fd = socket(found->ai_family, SOCK_STREAM, 0), one = 1;
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-        if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0)
-            fd = close_for(fd);
-    }
+    const int fd = bind_tcp(found->ai_addr, found->ai_addrlen, shared, true);
     freeaddrinfo(found);
     return fd;
 }
@@ -118,12 +131,21 @@ void listen_accepted(const endpoint *e, int fd)
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &half, sizeof half);
 }
 
-bool listen_at(const char *address, endpoint *e)
+/* Several loops that accept from one socket are all woken by a connection, which one of them gets.
+ */
+static void never_wait(int fd)
+{
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
+
+bool listen_at(const char *address, bool shared, endpoint *e)
 {
     const char *why = NULL, *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
-    *e = (endpoint){.fd = path ? listen_unix(path) : listen_tcp(address, &why)};
+    *e = (endpoint){.fd = path ? listen_unix(path) : listen_tcp(address, shared, &why)};
     if (e->fd >= 0 && look_at(e)) {
         snprintf(e->path, sizeof e->path, "%s", path ? path : "");
+        e->spread = shared && !path;
+        never_wait(e->fd);
         return true;
     }
     fprintf(stderr, "lossd: cannot listen on %s: %s\n", address, why ? why : strerror(errno));
@@ -144,5 +166,23 @@ bool listen_inherited(int fd, endpoint *e)
         return false;
     }
     fcntl(fd, F_SETFD, FD_CLOEXEC);
+    never_wait(fd);
     return true;
+}
+
+bool listen_again(const endpoint *first, endpoint *e)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    *e = *first;
+    e->path[0] = '\0';
+    if (!first->spread)
+        e->fd = dup(first->fd);
+    else if (getsockname(first->fd, (struct sockaddr *)&address, &size) == 0)
+        e->fd = bind_tcp((struct sockaddr *)&address, size, true, false);
+    else
+        e->fd = -1;
+    if (e->fd < 0)
+        fprintf(stderr, "lossd: cannot listen once more on %s: %s\n", first->url, strerror(errno));
+    return e->fd >= 0;
 }

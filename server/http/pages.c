@@ -13,9 +13,11 @@ enum {
     KEPT = 8,
 };
 
-/* The memory kept for reuse, the longest unused first. */
-static struct {
-    size_t most, sum;
+static size_t most_kept;
+
+/* The memory that this thread keeps for reuse, the longest unused first. */
+static _Thread_local struct {
+    size_t sum;
     int count;
     pages kept[KEPT];
     int age[KEPT];
@@ -23,7 +25,7 @@ static struct {
 
 void pages_setup(size_t most)
 {
-    spare.most = most;
+    most_kept = most;
 }
 
 static pages take_kept(int i)
@@ -96,10 +98,10 @@ void pages_free(pages *p)
 {
     if (p->size < LARGE) {
         free(p->at);
-    } else if (p->size > spare.most) {
+    } else if (p->size > most_kept) {
         unmap(*p);
     } else {
-        while (spare.count == KEPT || spare.sum + p->size > spare.most)
+        while (spare.count == KEPT || spare.sum + p->size > most_kept)
             unmap(take_kept(0));
         spare.age[spare.count] = 0;
         spare.kept[spare.count++] = *p;

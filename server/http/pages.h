@@ -2,7 +2,7 @@
  *
  * Memory for bodies. The kernel zeroes new memory page by page at the first write, which for a
  * large body takes longer than receiving it. So large bodies are stored in huge pages, where
- * available, and the memory is kept for a while for the next ones. Loop thread only.
+ * available, and the memory is kept for a while for the next ones of the same thread.
  */
 #ifndef LOSSD_PAGES_H
 #define LOSSD_PAGES_H
@@ -16,7 +16,8 @@ typedef struct pages {
     size_t size; /* actual size, at least what was requested */
 } pages;
 
-/* Keep at most `most` bytes of freed memory for reuse. */
+/* Each thread keeps at most `most` bytes of freed memory for reuse. Call once, before the others.
+ */
 void pages_setup(size_t most);
 
 /* Grow to at least `size` bytes. The contents are kept; the address may change. False without

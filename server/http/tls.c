@@ -21,7 +21,7 @@ struct tls {
 };
 
 static const flags *flag;
-static tls *now;
+static _Thread_local tls *now; /* each thread that runs a loop has its own copy */
 
 static void release(tls *t)
 {
@@ -99,19 +99,26 @@ bool tls_setup(const flags *f)
     return now != NULL;
 }
 
-void tls_reload(void)
+void tls_end(void)
+{
+    release(now);
+    now = NULL;
+}
+
+void tls_reload(bool tell)
 {
     char said[512];
     if (!now)
         return;
     tls *fresh = read_files(said, sizeof said);
-    if (!fresh) {
-        log_line(LOG_ERROR, "certificate not reloaded", "why", said, NULL);
-        return;
+    if (fresh) {
+        release(now);
+        now = fresh;
     }
-    release(now);
-    now = fresh;
-    log_line(LOG_INFO, "certificate reloaded", NULL);
+    if (tell && fresh)
+        log_line(LOG_INFO, "certificate reloaded", NULL);
+    else if (tell)
+        log_line(LOG_ERROR, "certificate not reloaded", "why", said, NULL);
 }
 
 bool tls_wanted(void)

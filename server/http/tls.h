@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * TLS by GnuTLS for TCP addresses: the server's certificate and key, and the CA of client
- * certificates. Loop thread only.
+ * certificates. Each thread that runs a loop has its own copy of them.
  */
 #ifndef LOSSD_TLS_H
 #define LOSSD_TLS_H
@@ -12,12 +12,14 @@
 
 typedef struct tls tls;
 
-/* Read --tls-cert, --tls-key and --tls-client-ca. True also if none is set; false with a line on
- * stderr. */
+/* Read --tls-cert, --tls-key and --tls-client-ca, in each thread. True also if none is set; false
+ * with a line on stderr. tls_end frees the thread's copy, when its connections are closed. */
 bool tls_setup(const flags *f);
+void tls_end(void);
 
-/* Read them again, for new connections; if the new ones are invalid, the old ones stay in use. */
-void tls_reload(void);
+/* Read them again, in each thread, for new connections; if the new ones are invalid, the old ones
+ * stay in use. `tell`: the log says so. */
+void tls_reload(bool tell);
 
 /* Is a certificate set? */
 bool tls_wanted(void);

@@ -106,7 +106,7 @@ int main(int argc, char **argv)
     body_max = (size_t)f.max_body;
     log_set(false, LOG_ERROR);
     uv_loop_init(&loop);
-    if (!http_start(&loop, &f, &echo))
+    if (!http_start(&loop, &f, &echo, NULL))
         return 1;
     return uv_run(&loop, UV_RUN_DEFAULT);
 }

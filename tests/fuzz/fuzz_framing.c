@@ -52,12 +52,17 @@ static void run(exchange *x)
     http_reply_text(x, 200, "text/plain", &text);
 }
 
+static void rest(void)
+{
+}
+
 static const handler teller = {.begin = begin,
                                .grow = grow,
                                .refuse = pass_over,
                                .run = run,
                                .leave = pass_over,
-                               .end = pass_over};
+                               .end = pass_over,
+                               .rest = rest};
 static uv_loop_t loop;
 static http *server;
 static char folder[] = "/tmp/framing.XXXXXX";
@@ -83,7 +88,7 @@ static void start(void)
     log_set(false, LOG_ERROR);
     REQUIRE(flags_parse(&f, 3, (char **)(uintptr_t)argv, 1, &words, &help));
     REQUIRE(uv_loop_init(&loop) == 0);
-    server = http_start(&loop, &f, &teller);
+    server = http_start(&loop, &f, &teller, NULL);
     REQUIRE(server && atexit(stop) == 0);
 }
 
