@@ -39,10 +39,12 @@ static struct {
     const flags *flags;
     lane lane[LOOPS_MAX];
     int lanes;
-    atomic_int serving; /* loops whose requests are not all answered */
-    atomic_int writing; /* loops that have not written their log before the process is cut off */
-    atomic_int left;    /* requests that are then not answered */
-    uv_async_t settled; /* none is serving any more */
+    atomic_int starting; /* loops that do not run yet */
+    uv_async_t started;  /* all of them do */
+    atomic_int serving;  /* loops whose requests are not all answered */
+    atomic_int writing;  /* loops that have not written their log before the process is cut off */
+    atomic_int left;     /* requests that are then not answered */
+    uv_async_t settled;  /* none is serving any more */
     uv_signal_t term, interrupt, hangup;
     uv_timer_t timer; /* drain delay, then drain timeout */
     int signals;
@@ -125,11 +127,18 @@ static void drop_lane(lane *l)
     uv_loop_close(&l->loop);
 }
 
+static void note_start(void)
+{
+    if (atomic_fetch_sub(&all.starting, 1) == 1)
+        uv_async_send(&all.started);
+}
+
 static void run_lane(void *of)
 {
     lane *l = of;
     if (!access_setup(all.flags) || !tls_setup(all.flags))
         _exit(BAD_USAGE);
+    note_start();
     uv_run(&l->loop, UV_RUN_DEFAULT);
     uv_loop_close(&l->loop);
     access_end();
@@ -212,6 +221,21 @@ static void greet(const flags *f, const http *server)
     buffer_free(&text);
 }
 
+static void on_started(uv_async_t *handle)
+{
+    const http *server = all.lane[0].server;
+    char workers[16], loops[16];
+    snprintf(workers, sizeof workers, "%d", (int)all.flags->workers);
+    snprintf(loops, sizeof loops, "%d", (int)all.flags->loops);
+    for (int i = 0; http_url(server, i); i++)
+        log_line(LOG_INFO, "listening", "url", http_url(server, i), "isa", lk_isa_used(), "workers",
+                 workers, "loops", loops, "version", lk_version(), NULL);
+    log_flush();
+    greet(all.flags, server);
+    systemd_notify("READY=1");
+    uv_close((uv_handle_t *)handle, NULL);
+}
+
 /* By default the C library gives memory at the end of the heap back to the kernel when it is freed,
  * and takes it again for the next request, page by page: in some processes and not in others, as
  * their heaps happen to lie. Here it stays until all has been quiet for a while (http.c). Large
@@ -246,7 +270,7 @@ static bool start_servers(const flags *f)
 
 static bool start_threads(void)
 {
-    all.serving = all.writing = all.lanes;
+    all.starting = all.serving = all.writing = all.lanes;
     for (int i = 1; i < all.lanes; i++)
         if (uv_thread_create(&all.lane[i].thread, run_lane, &all.lane[i]) != 0) {
             fprintf(stderr, "lossd: cannot start a thread for each of --loops\n");
@@ -257,10 +281,9 @@ static bool start_threads(void)
 
 int serve(const flags *f)
 {
-    char workers[16], loops[16];
+    char workers[16];
     all.flags = f;
     snprintf(workers, sizeof workers, "%d", (int)f->workers);
-    snprintf(loops, sizeof loops, "%d", (int)f->loops);
     setenv("UV_THREADPOOL_SIZE", workers, 1); /* libuv reads it at the first uv_queue_work */
     signal(SIGPIPE, SIG_IGN);
     keep_memory();
@@ -281,15 +304,10 @@ int serve(const flags *f)
     watch(&all.hangup, on_hangup, SIGHUP);
     uv_timer_init(main_loop, &all.timer);
     uv_async_init(main_loop, &all.settled, on_settled);
+    uv_async_init(main_loop, &all.started, on_started);
     if (!start_threads())
         _exit(1);
-    const http *server = all.lane[0].server;
-    for (int i = 0; http_url(server, i); i++)
-        log_line(LOG_INFO, "listening", "url", http_url(server, i), "isa", lk_isa_used(), "workers",
-                 workers, "loops", loops, "version", lk_version(), NULL);
-    log_flush();
-    greet(f, server);
-    systemd_notify("READY=1");
+    note_start();
     uv_run(main_loop, UV_RUN_DEFAULT);
     for (int i = 1; i < all.lanes; i++)
         uv_thread_join(&all.lane[i].thread);

@@ -417,7 +417,8 @@ def work_of_a_client_that_left_is_not_done(path: str) -> None:
     ]
     body = safetensors(tensors, {})
     long = request("POST", "/v1/losses/ctc", {"Content-Type": "application/x-safetensors"}, body)
-    with Lossd(path, "--workers", "1", "--isa", "scalar") as lossd, lossd.connect() as busy:
+    flags = ["--workers", "1", "--isa", "scalar", "--inline-limit", "0"]
+    with Lossd(path, *flags) as lossd, lossd.connect() as busy:
 
         def in_flight() -> float:
             return metric(lossd, "lossd_in_flight_requests")
@@ -569,7 +570,7 @@ def json_lines_say_what_was_done(path: str) -> None:
 def a_full_address_accepts_again_when_a_connection_closes(path: str) -> None:
     """Waiting connections are accepted when others close: no other event could wake the loop."""
     for limit, closing in ((1, 1), (8, 1), (8, 8)):
-        with Lossd(path, "--max-connections", str(limit)) as lossd, ExitStack() as stack:
+        with Lossd(path, "--loops", "1", "--max-connections", str(limit)) as lossd, ExitStack() as stack:
             held = []
             for _ in range(limit):
                 s = stack.enter_context(lossd.connect())
