@@ -39,7 +39,7 @@ int http_header_times(const exchange *x, const char *name)
 /* Drawn from the kernel many at a time. */
 static uint64_t random_bits(uint64_t fallback)
 {
-    static struct {
+    static _Thread_local struct {
         uint64_t bits[128];
         size_t left;
     } drawn;

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""Counts the system calls of small requests with strace: one read and one write each, an epoll_wait or a few for all
+that come together, and next to nothing else. Left out, and said so, where strace is missing or may not trace."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+from server import Lossd, receive, request, safetensors
+
+CONNECTIONS, ROUNDS = 16, 40
+READ, WRITE, WAIT = {"recvfrom", "recvmsg", "read"}, {"sendmsg", "sendto", "write", "writev"}, {"epoll_wait", "epoll_pwait"}
+# What may come besides: sweeps, blocks of the log, ids. Of a hundred requests.
+OTHERS = 10
+
+
+def tensors() -> bytes:
+    rows, classes = 32, 128
+    logits = struct.pack(f"<{rows * classes}f", *(float(i % 7) for i in range(rows * classes)))
+    targets = struct.pack(f"<{rows}q", *range(rows))
+    return safetensors([("logits", "F32", [rows, classes], logits), ("targets", "I64", [rows], targets)], {})
+
+
+BODIES = {
+    "safetensors 32x128": ({"Content-Type": "application/x-safetensors"}, tensors()),
+    "JSON 4x3": ({}, b'{"inputs":{"logits":[[1,2,3],[2,1,3],[3,2,1],[1,3,2]],"targets":[0,1,2,0]}}'),
+}
+
+
+def attach(pid: int, file: pathlib.Path) -> subprocess.Popen | None:
+    """strace, as soon as it traces; None where it cannot."""
+    if not shutil.which("strace"):
+        return None
+    tracer = subprocess.Popen(["strace", "-f", "-c", "-p", str(pid), "-o", file], stderr=subprocess.PIPE, text=True)
+    for _ in range(200):
+        if tracer.poll() is not None:
+            return None
+        threads = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
+        if all("TracerPid:\t0" not in (t / "status").read_text() for t in threads):
+            return tracer
+        time.sleep(0.02)
+    tracer.kill()
+    return None
+
+
+def count(table: str) -> dict[str, int]:
+    calls = {}
+    for line in table.splitlines():
+        found = re.fullmatch(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)", line)
+        if found and found[2] != "total":
+            calls[found[2]] = int(found[1])
+    return calls
+
+
+def measure(path: str, headers: dict[str, str], body: bytes) -> dict[str, int] | None:
+    one = request("POST", "/v1/losses/cross_entropy", headers, body)
+    with Lossd(path, "--workers", "1") as lossd, tempfile.TemporaryDirectory() as folder:
+        sockets = [lossd.connect() for _ in range(CONNECTIONS)]
+
+        def rounds(number: int) -> None:
+            for _ in range(number):
+                for s in sockets:
+                    s.sendall(one)
+                for s in sockets:
+                    assert receive(s).status == 200
+
+        rounds(10)  # what is made once
+        file = pathlib.Path(folder) / "calls"
+        tracer = attach(lossd.process.pid, file)
+        if not tracer:
+            return None
+        rounds(ROUNDS)
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(10)
+        for s in sockets:
+            s.close()
+        return count(file.read_text())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lossd", default="build/lossd")
+    a = parser.parse_args()
+    failed = 0
+    for name, (headers, body) in BODIES.items():
+        calls = measure(a.lossd, headers, body)
+        if calls is None:
+            print("left out: strace is missing, or may not trace here")
+            return 0
+        requests = CONNECTIONS * ROUNDS
+        reads, writes, waits = (sum(calls.get(c, 0) for c in group) for group in (READ, WRITE, WAIT))
+        others = sum(calls.values()) - reads - writes - waits
+        spare = requests * OTHERS // 100
+        good = reads <= requests + spare and writes <= requests + spare and waits <= 3 * requests and others <= spare
+        failed += not good
+        print(
+            f"{name}, {requests} requests: {reads} reads, {writes} writes, {waits} waits, {others} others"
+            f"{'' if good else f': too many ({calls})'}"
+        )
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
