@@ -117,6 +117,14 @@ if [ -z "$mode" ]; then
         python3 -c 'import numpy' 2> /dev/null; then
         run losskit.local env LOSSD="$PWD/$build/lossd" PYTHONPATH=api/python python3 -m unittest tests.test_local
     fi
+    # Sanitizers make calls of their own.
+    if [[ ${FLAVOUR:-release} =~ ^(release|debug)$ ]] && [ -z "${EMULATOR:-}" ]; then
+        if python3 tests/http/syscalls.py --can-trace; then
+            run "system calls" python3 tests/http/syscalls.py --lossd "$lossd"
+        else
+            printf '  left out  system calls: strace is missing, or may not trace here\n'
+        fi
+    fi
     run demo tests/data/demo.sh "$lossd"
 fi
 touch "$work/passed" "$work/failed"
