@@ -405,6 +405,34 @@ def slow_readers_are_closed(path: str) -> None:
 
 
 @check
+def small_requests_need_no_worker(path: str) -> None:
+    """By the size of the body, by what is computed, and by the number of bytes of text to read."""
+
+    def vectors(rows: int) -> bytes:
+        data = struct.pack(f"<{rows * 16}f", *(float(i % 5 - 2) for i in range(rows * 16)))
+        labels = struct.pack(f"<{rows}q", *(i % 3 for i in range(rows)))
+        return safetensors([("embeddings", "F32", [rows, 16], data), ("labels", "I64", [rows], labels)], {})
+
+    binary = {"Content-Type": "application/x-safetensors"}
+    numbers = b'{"inputs":{"a":[' + b",".join(b"%d" % i for i in range(4000)) + b"]}}"
+    numbers = numbers.replace(b"}}", b',"b":[' + b"0," * 3999 + b"0]}}")
+    cases = (
+        (PATH, {}, SMALL, True),
+        (PATH, {"Accept-Encoding": "gzip"}, SMALL, True),
+        (PATH, {}, numbers, False),
+        ("/v1/losses/supcon", binary, vectors(8), True),
+        ("/v1/losses/supcon", binary, vectors(900), False),  # every row with every other
+    )
+    for flags, most in (([], 1 << 16), (["--inline-limit", "40"], 40), (["--inline-limit", "0"], 0)):
+        with Lossd(path, *flags) as lossd:
+            answered = 0
+            for target, headers, body, small in cases:
+                same(ask(lossd, "POST", target, headers, body).status, 200)
+                answered += small and len(body) <= most
+                same(metric(lossd, "lossd_inline_total"), answered, f"{target}, {len(body)} bytes, {flags}")
+
+
+@check
 def work_of_a_client_that_left_is_not_done(path: str) -> None:
     # One sequence is one row, and a row does not yield: every step with every label.
     steps, labels = 6000, 2000
