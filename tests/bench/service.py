@@ -15,12 +15,17 @@ import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import socket
 import statistics
 import struct
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 ROWS, CLASSES = 128, 50257
 
@@ -93,10 +98,10 @@ def in_text(rows: int, classes: int, bits: bool) -> bytes:
 class Client:
     """One connection; replies are read into one piece of memory and dropped."""
 
-    memory = bytearray(1 << 28)
     reply = 0  # bytes of the last one's body
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, most: int = 1 << 28) -> None:
+        self.memory = bytearray(most)
         if address.startswith("unix:"):
             self.socket = socket.socket(socket.AF_UNIX)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 19)
@@ -355,57 +360,177 @@ def neighbours(lossd: str, client: str, folder: str, seconds: float) -> None:
     server.stop()
 
 
-def small(lossd: str, echo: str, client: str, folder: str, seconds: float) -> None:
-    print("\n32x128 f32 with gradient, 32 connections on a Unix socket, one worker")
-    request = safetensors("F32", 32, 128)
-    files = {"lossd": f"{folder}/loss.http", "echo": f"{folder}/echo.http"}
-    pathlib.Path(files["lossd"]).write_bytes(request)
-    body = request.split(b"\r\n\r\n", 1)[1]
-    pathlib.Path(files["echo"]).write_bytes(post("/pool", body))
-    servers = {
-        "lossd": Server(lossd, folder, "--workers", "1"),
-        "echo": Server(echo, folder, "--workers", "1"),
-    }
-    rates: dict[str, list[float]] = {"lossd": [], "echo": []}
+def small_rate(
+    client: str, folder: str, address: str, request: bytes, connections: int, seconds: float
+) -> float:
+    """Requests a second in a closed loop."""
+    file = pathlib.Path(f"{folder}/small.http")
+    file.write_bytes(request)
+    command = [client, address, str(file), str(connections), str(seconds)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[0])
 
-    def run(name: str, *rate: str) -> list[float]:
-        command = [client, servers[name].unix, files[name], "32", str(seconds), *rate]
-        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        return [float(x) for x in output.split()]
 
-    for _ in range(5):
-        for name in ("echo", "lossd"):
-            rates[name].append(run(name)[0])
-    peak = {name: statistics.median(r) for name, r in rates.items()}
-    print(f"echo through the pool {peak['echo']:8.0f} /s")
-    print(f"lossd                 {peak['lossd']:8.0f} /s  {peak['lossd'] / peak['echo']:.2f}x")
-    _, p50, p99, worst, *_ = run("lossd", str(peak["lossd"] / 2))
-    print(f"at half of that, open loop: p50 {p50:.3f} ms, p99 {p99:.3f} ms, longest {worst:.1f} ms")
+def processor_time(pid: int) -> float:
+    """Of all threads of a process, in seconds."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) * 1e-9
+
+
+class Sample(NamedTuple):
+    rate: float  # requests a second
+    cost: float  # processor time of a request, in us
+
+
+class Load:
+    """wrk, if it is there, on one thread; else client.c."""
+
+    def __init__(self, client: str, folder: str) -> None:
+        self.client, self.folder, self.wrk = client, folder, shutil.which("wrk")
+
+    def run(self, server: Server, request: bytes, connections: int, seconds: float) -> Sample:
+        before, begin = processor_time(server.process.pid), time.monotonic()
+        if self.wrk:
+            rate = self.run_wrk(server, request, connections, seconds)
+        else:
+            rate = small_rate(self.client, self.folder, server.port, request, connections, seconds)
+        took = time.monotonic() - begin
+        return Sample(rate, (processor_time(server.process.pid) - before) / (rate * took) * 1e6)
+
+    def run_wrk(self, server: Server, request: bytes, connections: int, seconds: float) -> float:
+        head, _, body = request.partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        path, headers = lines[0].split()[1], [line for line in lines[1:] if not line.startswith(("Host", "Content-L"))]
+        file, script = pathlib.Path(f"{self.folder}/body"), pathlib.Path(f"{self.folder}/post.lua")
+        file.write_bytes(body)
+        script.write_text(f'local f = io.open("{file}", "rb"); wrk.body = f:read("*a"); f:close(); wrk.method = "POST"')
+        command = [self.wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "-s", str(script)]
+        for line in headers:
+            command += ["-H", line]
+        text = subprocess.run(
+            [*command, f"http://127.0.0.1:{server.port}{path}"], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+        assert "Non-2xx" not in text, text
+        return float(re.search(r"Requests/sec:\s*([\d.]+)", text)[1])
+
+
+def small(lossd: str, echo: str, former: str | None, load: Load, folder: str, rounds: int, seconds: float) -> None:
+    """Small requests beside an echo on the loop, and with an older lossd's; requests and latency."""
+    print("\nsmall requests, TCP, one worker; processor time of all threads of the server")
+    programs = {"lossd": lossd, "echo": echo} | ({"former": former} if former else {})
+    servers = {name: Server(program, folder, "--workers", "1") for name, program in programs.items()}
+    binary, text = safetensors("F32", 32, 128), post("/v1/losses/cross_entropy", in_text(4, 10, False))
+    for title, request, connections in (
+        ("32x128 f32 safetensors, 32 connections", binary, 32),
+        ("JSON 4x10, 32 connections", text, 32),
+        ("32x128 f32 safetensors, 1 connection", binary, 1),
+    ):
+        samples: dict[str, list[Sample]] = {name: [] for name in servers}
+        for i in range(rounds + 1):
+            for name, server in servers.items():
+                sent = post("/echo", request.split(b"\r\n\r\n", 1)[1]) if name == "echo" else request
+                got = load.run(server, sent, connections, seconds)
+                samples[name] += [got] if i else []  # the first warms up
+        print(title)
+        for name, all_of in samples.items():
+            rate, cost = (statistics.median(s[k] for s in all_of) for k in (0, 1))
+            beside = statistics.median(x.rate / y.rate for x, y in zip(samples["lossd"], all_of))
+            costs = statistics.median(x.cost / y.cost for x, y in zip(samples["lossd"], all_of))
+            ratios = "" if name == "lossd" else f"   lossd: {beside:5.2f} of its rate, {costs:5.2f} of its time"
+            print(f"  {name:8} {rate:8.0f} /s  {cost:6.1f} us{ratios}")
+    if former:
+        clients = {name: (Client(servers[name].port), binary) for name in ("lossd", "former")}
+        in_turns(clients, 200)
+        t = in_turns(clients, 2000)
+        ratio = t["lossd"] / t["former"]
+        print(f"one connection, alternating: {t['lossd'] * 1e6:.0f} us, formerly {t['former'] * 1e6:.0f}: {ratio:.2f}")
     for server in servers.values():
         server.stop()
+
+
+def spread(lossd: str, load: Load, folder: str, seconds: float) -> None:
+    """Equal processes: does it matter how their heaps happen to lie?"""
+    request, costs, faults = safetensors("F32", 32, 128), [], []
+
+    def faults_of(pid: int) -> int:
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[7])
+
+    for _ in range(10):
+        server = Server(lossd, folder, "--workers", "1")
+        load.run(server, request, 16, 0.5)
+        before = faults_of(server.process.pid)
+        sample = load.run(server, request, 16, seconds)
+        costs.append(sample.cost)
+        faults.append((faults_of(server.process.pid) - before) / (sample.rate * seconds))
+        server.stop()
+    print(
+        f"\nten equal processes, 32x128: {min(costs):.1f} to {max(costs):.1f} us of processor time a request, "
+        f"{min(faults):.3f} to {max(faults):.3f} page faults"
+    )
+
+
+def moved(lossd: str, folder: str, rounds: int) -> None:
+    """Large bodies from eight connections, with one loop and with two."""
+    request = safetensors("F32", 16, 50257, "?outputs=loss")
+    reply = safetensors("F32", 16, 50257)
+    print("\n16x50257 f32, 3.2 MB, from 8 connections on a Unix socket; GB/s in both directions, two workers")
+    for title, sent in (("loss only", request), ("with its gradient", reply)):
+        servers = {n: Server(lossd, folder, "--workers", "2", "--loops", str(n)) for n in (1, 2)}
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        clients = {n: [Client(server.unix, len(sent) + (1 << 20)) for _ in range(8)] for n, server in servers.items()}
+        for i in range(rounds + 1):
+            for n in servers:
+                begin = time.perf_counter()
+                threads = [threading.Thread(target=lambda c=c: [c.time(sent) for _ in range(10)]) for c in clients[n]]
+                for t in threads:
+                    t.start()
+                for t in threads:
+                    t.join()
+                took = time.perf_counter() - begin
+                rates[n] += [80 * (len(sent) + clients[n][0].reply) / took / 1e9] if i else []
+        one, two = (statistics.median(rates[n]) for n in (1, 2))
+        ratio = statistics.median(y / x for x, y in zip(rates[1], rates[2]))
+        print(f"{title:18} one loop {one:5.2f}, two loops {two:5.2f}: {ratio:.2f}x")
+        for server in servers.values():
+            server.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lossd", default="build/lossd")
     parser.add_argument("--tools", default="build/release/tests", help="where echo and client are")
+    parser.add_argument("--former", help="an older lossd, to compare small requests with")
+    parser.add_argument("--only", default="", help="the parts whose names these are, with commas")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--seconds", type=float, default=2)
     a = parser.parse_args()
     random.seed(1)
     with tempfile.TemporaryDirectory() as folder:
-        lossd, echo = Server(a.lossd, folder), Server(f"{a.tools}/echo", folder)
-        try:
-            large(lossd, echo, a.rounds)
-            formats(lossd, a.rounds)
-            batches(lossd, a.rounds)
-        finally:
-            lossd.stop()
-            echo.stop()
-        graphs(a.lossd, folder, a.rounds)
-        small(a.lossd, f"{a.tools}/echo", f"{a.tools}/client", folder, a.seconds)
-        neighbours(a.lossd, f"{a.tools}/client", folder, 2 * a.seconds)
-        memory(a.lossd, folder)
+        client = f"{a.tools}/client"
+        load = Load(client, folder)
+
+        def beside_echo(part: Callable[[Server, Server], None]) -> None:
+            lossd, echo = Server(a.lossd, folder), Server(f"{a.tools}/echo", folder)
+            try:
+                part(lossd, echo)
+            finally:
+                lossd.stop()
+                echo.stop()
+
+        parts: dict[str, Callable[[], None]] = {
+            "large": lambda: beside_echo(lambda lossd, echo: large(lossd, echo, a.rounds)),
+            "formats": lambda: beside_echo(lambda lossd, _: formats(lossd, a.rounds)),
+            "batches": lambda: beside_echo(lambda lossd, _: batches(lossd, a.rounds)),
+            "graphs": lambda: graphs(a.lossd, folder, a.rounds),
+            "small": lambda: small(a.lossd, f"{a.tools}/echo", a.former, load, folder, a.rounds // 3, a.seconds),
+            "spread": lambda: spread(a.lossd, load, folder, a.seconds),
+            "neighbours": lambda: neighbours(a.lossd, client, folder, 2 * a.seconds),
+            "loops": lambda: moved(a.lossd, folder, a.rounds // 3),
+            "memory": lambda: memory(a.lossd, folder),
+        }
+        for name, part in parts.items():
+            if not a.only or name in a.only.split(","):
+                part()
 
 
-main()
+if __name__ == "__main__":
+    main()
