@@ -18,7 +18,7 @@ static bytes reply_of(const lk_loss *loss, const char *isa, const bytes *body)
     outcome o;
     bytes reply = {0};
     lk_isa_use(isa);
-    if (serve(loss, &wire_json, &wire_json, body->data, body->size, "", 1, &o))
+    if (serve_body(loss, &wire_json, &wire_json, body->data, body->size, "", 1, &o))
         put(&reply, o.reply.data, o.reply.size);
     else
         say(&reply, "%d %.40s: %.200s", o.problem.status, o.problem.code, o.problem.detail);

@@ -105,7 +105,7 @@ typedef struct outcome {
 } outcome;
 
 void tell_head(evaluation *e);
-bool serve(const lk_loss *loss, const wire *in, const wire *out, const void *body, size_t size,
+bool serve_body(const lk_loss *loss, const wire *in, const wire *out, const void *body, size_t size,
            const char *query, int shards, outcome *o);
 void outcome_free(outcome *o);
 

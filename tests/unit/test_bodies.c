@@ -10,7 +10,7 @@
 static bool try_body(const lk_loss *loss, const wire *in, const void *body, size_t size, outcome *o)
 {
     const wire *out = size % 2 ? &wire_json : &wire_safetensors;
-    bool ok = serve(loss, in, out, body, size, "", 1, o);
+    bool ok = serve_body(loss, in, out, body, size, "", 1, o);
     const int status = o->problem.status;
     bool blamed = status == 400 || status == 413 || status == 422;
     if (ok ? status != 0 : !blamed || !o->problem.code || !o->problem.detail[0])

@@ -401,7 +401,7 @@ static void openapi(void **unused)
         /* The example is a request that succeeds. */
         char *example = json_dumps(json_object_get(content, "example"), 0);
         outcome o;
-        if (!serve(lk_loss_at(i), &wire_json, &wire_json, example, strlen(example), "", 1, &o))
+        if (!serve_body(lk_loss_at(i), &wire_json, &wire_json, example, strlen(example), "", 1, &o))
             fail_msg("the example of %s: %s", is->name, o.problem.detail);
         outcome_free(&o);
         free(example);

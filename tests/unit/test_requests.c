@@ -233,7 +233,7 @@ static void check(const sample *s, const expected *a, const wire *in, const wire
         say_query(&query, s);
     if (strict)
         say(&query, "%sstrict_json=true", query.size ? "&" : "");
-    bool ok = serve(s->loss, in, out, body.data, body.size, query.data, shards, &o);
+    bool ok = serve_body(s->loss, in, out, body.data, body.size, query.data, shards, &o);
     if (ok != (a->status == LK_OK))
         fail_msg("%s, %s: the server says %d %s (%s), the library %s (%s); body %.400s; query %s",
                  lk_loss_describe(s->loss)->name, in->name, o.problem.status, o.problem.code,
@@ -316,7 +316,7 @@ static void examples(void **unused)
         const lk_description *is = lk_loss_describe(lk_loss_at(l));
         for (int k = 0; k < WIRES; k++) {
             outcome o;
-            if (!serve(lk_loss_at(l), &wire_json, every_wire[k], is->example, strlen(is->example),
+            if (!serve_body(lk_loss_at(l), &wire_json, every_wire[k], is->example, strlen(is->example),
                        "", 1, &o))
                 fail_msg("the example of %s: %s", is->name, o.problem.detail);
             assert_true(o.reply.size > 0);
@@ -365,7 +365,7 @@ static void shards(void **unused)
         static const int cuts[] = {1, 2, 5};
         for (int k = 0; k < 3; k++) {
             outcome o;
-            if (!serve(s.loss, every_wire[1], every_wire[1], body.data, body.size, "", cuts[k], &o))
+            if (!serve_body(s.loss, every_wire[1], every_wire[1], body.data, body.size, "", cuts[k], &o))
                 fail_msg("%s", o.problem.detail);
             assert_int_equal(o.shards, cuts[k]);
             assert_true(o.taken <= o.need);
@@ -401,7 +401,7 @@ static void given_twice(void **unused)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
-        bool ok = serve(lk_loss_find("huber"), every_wire[0], every_wire[0], cases[i].body,
+        bool ok = serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], cases[i].body,
                         strlen(cases[i].body), cases[i].query, 1, &o);
         if (ok || strcmp(o.problem.code, cases[i].code) != 0)
             fail_msg("%s ? %s: %s", cases[i].body, cases[i].query,
@@ -445,7 +445,7 @@ static void queries(void **unused)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
         char *query = exactly(cases[i].query, strlen(cases[i].query) + 1);
-        bool ok = serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+        bool ok = serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
                         query, 1, &o);
         if (ok != !cases[i].code || (!ok && strcmp(o.problem.code, cases[i].code) != 0))
             fail_msg("?%s: %s", query, ok ? "accepted" : o.problem.detail);
@@ -457,7 +457,7 @@ static void queries(void **unused)
     memset(longer, '2', sizeof longer - 1);
     memcpy(longer, "delta=", 6);
     outcome o;
-    assert_false(serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+    assert_false(serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
                        longer, 1, &o));
     assert_string_equal(o.problem.code, "malformed_query");
 }
@@ -468,13 +468,13 @@ static void strict_json(void **unused)
     static const char body[] = "{\"inputs\":{\"a\":[NaN,Infinity,1],\"b\":[2,-Infinity,4]},"
                                "\"options\":{\"reduction\":\"none\"}}";
     outcome o;
-    assert_true(serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+    assert_true(serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
                       "strict_json=true", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[null,null,2.5]"));
     assert_null(strstr(o.reply.data, "NaN"));
     outcome_free(&o);
     assert_true(
-        serve(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body), "", 1, &o));
+        serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body), "", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[NaN,Infinity,2.5]"));
     outcome_free(&o);
 }
