@@ -331,29 +331,20 @@ int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
 
 /* Hidden states. */
 
-/* The sum of a_k b_k. */
+/* The sum of a_k b_k, in doubles: what follows may take it away from a number nearly as large. */
 static double dot(const real *a, const real *b, int64_t n)
 {
     double sum = 0;
-    for (int64_t c = 0; c < n; c += HEAD_CHUNK) {
-        const int64_t end = at_most(n, c + HEAD_CHUNK);
-        vec part = {0};
-        for (int64_t k = c; k < end; k += LANES)
-            part = v_fma(v_read_tail(a + k, LK_TAIL(k, end), 0),
-                         v_read_tail(b + k, LK_TAIL(k, end), 0), part);
-        sum += (double)v_sum(part);
-    }
+    for (int64_t k = 0; k < n; k++)
+        sum += (double)a[k] * (double)b[k];
     return sum;
 }
 
-/* Divide a hidden state by its root mean square. Returns what it was multiplied by. */
-static double normalise(const head *h, real *x)
+/* What normalises a hidden state: one over its root mean square. */
+static double inverse_norm(const head *h, const real *x)
 {
     const int64_t n = h->own.depth;
-    const double inverse = 1 / sqrt(dot(x, x, n) / (double)n + h->eps);
-    for (int64_t k = 0; k < n; k++)
-        x[k] *= (real)inverse;
-    return inverse;
+    return 1 / sqrt(dot(x, x, n) / (double)n + h->eps);
 }
 
 /* The hidden states of counted rows from q on, as the head multiplies them. */
@@ -363,9 +354,9 @@ static void read_hidden(const head *h, const side *s, int64_t q, int64_t count, 
         read_reals(s->hidden, h->order[q + r] * s->depth, s->depth, to);
         if (!s->norm)
             continue;
-        (void)normalise(h, to);
+        const double inverse = inverse_norm(h, to);
         for (int64_t k = 0; k < s->depth; k++)
-            to[k] *= s->norm[k];
+            to[k] = (real)(to[k] * inverse) * s->norm[k];
     }
 }
 
@@ -375,14 +366,15 @@ static void normalise_back(const head *h, int64_t i, real *g, real *share, real 
 {
     const int64_t n = h->own.depth;
     read_reals(h->own.hidden, i * n, n, unit);
-    const double inverse = normalise(h, unit);
+    const double inverse = inverse_norm(h, unit);
     for (int64_t k = 0; share && k < n; k++)
-        share[k] = g[k] * unit[k];
+        share[k] = (real)(g[k] * (unit[k] * inverse));
     for (int64_t k = 0; k < n; k++)
         g[k] *= h->own.norm[k];
-    const real mean = (real)(dot(g, unit, n) / (double)n);
+    /* In doubles: where one component makes most of the norm, nearly nothing is left of it. */
+    const double mean = dot(g, unit, n) * inverse / (double)n;
     for (int64_t k = 0; k < n; k++)
-        g[k] = (g[k] - unit[k] * mean) * (real)inverse;
+        g[k] = (real)((g[k] - unit[k] * inverse * mean) * inverse);
 }
 
 /* `count` weights from vector `first` on: whole, or by component. */
