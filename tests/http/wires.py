@@ -26,6 +26,8 @@ OIP = {"f64": "FP64", "f32": "FP32", "f16": "FP16", "i64": "INT64", "i32": "INT3
 # Requests that take what excludes the inputs of the example.
 ROW, PAIR = [[0.25, 0.5, 0.25]], {"a": [0.5, 3.0], "b": [0.0, 0.0]}
 HUBERS = [{"loss": "huber"}, {"loss": "mse"}]
+PACKED = {"logits": [[0.2, 0.4, 0.4], [0.1, 0.3, 0.6], [0, 0, 0]], "targets": [2, 0, 1], "offsets": [0, 2, 3]}
+HEAD = {"hidden": [[[1, -1], [0.5, 2]]], "targets": [[0, 2]], "weight": [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.6]]}
 MORE: dict[str, list[dict]] = {
     "composite": [
         {"inputs": {**PAIR, "weights": [1, 2]}, "options": {"parts": HUBERS}},
@@ -37,6 +39,12 @@ MORE: dict[str, list[dict]] = {
         {"inputs": {"student_logits": [[1.2, -0.8, -0.5]], "teacher_logprobs": [[-1.5, -1, -1]]}},
     ],
     "info_nce": [{"inputs": {"anchors": [[1, 0], [1, 2]], "candidates": [[1, 1], [2, 1]], "temperature": 0.5}}],
+    "linear_cross_entropy": [
+        {"inputs": {**HEAD, "lengths": [1]}},
+        {"inputs": {**HEAD, "position_weight": [[1, 1]]}},
+        {"inputs": {**HEAD, "position_weight": [1, 1]}},
+    ],
+    "linear_token_logprobs": [{"inputs": HEAD}],
     "pointer_generator": [
         {
             "inputs": {
@@ -49,6 +57,17 @@ MORE: dict[str, list[dict]] = {
             }
         }
     ],
+    "policy_gradient": [
+        {
+            "inputs": {
+                "logprobs": [-1, -0.5, -0.3],
+                "old_logprobs": [-1.2, -0.4, -0.6],
+                "advantages": [1, -0.5],
+                "offsets": [0, 2, 3],
+            }
+        }
+    ],
+    "sequence_cross_entropy": [{"inputs": PACKED}],
     "sigmoid_focal": [{"inputs": {"logits": [-1.5, 2], "targets": [0, 1]}, "options": {"reduction": "sum"}}],
     "sliding_window_cross_entropy": [
         {
@@ -56,6 +75,7 @@ MORE: dict[str, list[dict]] = {
             "options": {"mode": "mean", "window": 1},
         }
     ],
+    "token_logprobs": [{"inputs": PACKED}],
 }
 
 
@@ -86,14 +106,16 @@ def rounded(dtype: str, values: list[float]) -> list[float] | None:
         return None
 
 
-def letters(form: dict) -> tuple[bool, list[str]]:
-    """Of "[*,C]": is there a `*`, and the sizes. The loss's own shape is that of one number."""
-    names = [] if form["shape"].startswith("shape") else [n for n in form["shape"].strip("[]").split(",") if n]
+def letters(form: dict, packed: bool) -> tuple[bool, list[str]]:
+    """Of "[*,C]": is there a `*`, and the sizes. The loss's own shape is that of one number. Packed rows have one axis
+    where there are two of batch and time."""
+    shape = form["shape"].replace("[B,T", "[P") if packed else form["shape"]
+    names = [] if shape.startswith("shape") else [n for n in shape.strip("[]").split(",") if n]
     return "*" in names, [n for n in names if n != "*"]
 
 
-def fits(form: dict, tensor: Tensor) -> bool:
-    star, names = letters(form)
+def fits(form: dict, tensor: Tensor, packed: bool) -> bool:
+    star, names = letters(form, packed)
     if (tensor.dtype in FLOATS) != (form["dtypes"][0] in FLOATS) and any(v != int(v) for v in tensor.values):
         return False
     return len(tensor.shape) >= len(names) if star else len(tensor.shape) == len(names)
@@ -108,23 +130,24 @@ class Loss:
         self.base: dict[str, Tensor] = {}
         self.size: dict[str, int] = {}
         self.lead: list[int] = []
+        self.packed = packed = "offsets" in example["inputs"]
         known = {one["name"]: one for one in self.inputs}
         for name, value in example["inputs"].items():
             bare = Tensor("f32", shape_of(value), flat(value))
             forms = known[name]["forms"] if name in known else [{"shape": "[*]", "dtypes": ["f32"]}]
             whole = all(isinstance(v, (int, bool)) for v in bare.values)
-            form = next(f for f in forms if fits(f, bare) and (whole or f["dtypes"][0] in FLOATS))
+            form = next(f for f in forms if fits(f, bare, packed) and (whole or f["dtypes"][0] in FLOATS))
             if name not in known and whole:  # of a composite's part: classes are whole in the examples
                 form = {"shape": "[*]", "dtypes": ["i64"]}
             dtype = "f32" if "f32" in form["dtypes"] else form["dtypes"][0]
             self.base[name] = bare._replace(dtype=dtype, values=rounded(dtype, bare.values) or [])
-            star, names = letters(form)
+            star, names = letters(form, packed)
             cut = len(bare.shape) - len(names)
             self.size.update(zip(names, bare.shape[cut:]))
             self.lead = self.lead or (bare.shape[:cut] if star else [])
 
     def one(self, form: dict, dtype: str) -> Tensor:
-        star, names = letters(form)
+        star, names = letters(form, self.packed)
         shape = (self.lead if star else []) + [self.size.get(n, 1) for n in names]
         count = 1
         for size in shape:
@@ -137,7 +160,7 @@ class Loss:
                 for dtype in form["dtypes"]:
                     name, given = one["name"], dict(self.base)
                     like = given.get(name)
-                    tensor = like if like and fits(form, like) else self.one(form, dtype)
+                    tensor = like if like and fits(form, like, self.packed) else self.one(form, dtype)
                     values = rounded(dtype, tensor.values)
                     if values is None:
                         continue

@@ -106,7 +106,7 @@ typedef struct outcome {
 
 void tell_head(evaluation *e);
 bool serve_body(const lk_loss *loss, const wire *in, const wire *out, const void *body, size_t size,
-           const char *query, int shards, outcome *o);
+                const char *query, int shards, outcome *o);
 void outcome_free(outcome *o);
 
 #endif

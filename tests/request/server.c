@@ -66,7 +66,7 @@ static void serve_again(evaluation *e, const char *query, const char *body, cons
 /* `query` may be NULL. The body is copied to memory of exactly its size. Returns false with a
  * problem. */
 bool serve_body(const lk_loss *loss, const wire *in, const wire *out, const void *body, size_t size,
-           const char *query, int shards, outcome *o)
+                const char *query, int shards, outcome *o)
 {
     char *copy = exactly(body, size);
     *o = (outcome){.shards = 0};

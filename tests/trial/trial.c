@@ -93,7 +93,7 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
         }
         p += length + strspn(p + length, " ");
     }
-    *to = (layout){.rank = n + leads, .count = 1};
+    *to = (layout){.rank = n + leads, .count = 1, .leading = strchr(pattern, '*') != NULL};
     if (to->rank > LK_MAX_RANK || leads < 0)
         return false;
     for (int i = 0; i < n; i++) {
@@ -139,11 +139,13 @@ int64_t ravel(const layout *at, const int64_t index[LK_MAX_RANK])
 }
 
 /* The axes of a tensor that index the rows, in the order of the loss's shape; -1 if an axis of the
- * rows is missing. */
+ * rows is missing, or all of them where the only row has none. */
 static int row_axes(const trial *t, const layout *at, int axes[LK_MAX_RANK])
 {
     layout rows;
     if (!t->is->loss_shape || !lay_out(t, t->is->loss_shape, &rows))
+        return -1;
+    if (rows.rank == 0 && rows.leading && !at->leading)
         return -1;
     for (int k = 0; k < rows.rank; k++) {
         int found = -1;

@@ -27,6 +27,7 @@ typedef struct layout {
     int64_t shape[LK_MAX_RANK];
     char owner[LK_MAX_RANK];
     int64_t count;
+    bool leading; /* the pattern has leading axes, perhaps none of them */
 } layout;
 
 typedef struct trial_input {

@@ -316,8 +316,8 @@ static void examples(void **unused)
         const lk_description *is = lk_loss_describe(lk_loss_at(l));
         for (int k = 0; k < WIRES; k++) {
             outcome o;
-            if (!serve_body(lk_loss_at(l), &wire_json, every_wire[k], is->example, strlen(is->example),
-                       "", 1, &o))
+            if (!serve_body(lk_loss_at(l), &wire_json, every_wire[k], is->example,
+                            strlen(is->example), "", 1, &o))
                 fail_msg("the example of %s: %s", is->name, o.problem.detail);
             assert_true(o.reply.size > 0);
             assert_true(o.taken <= o.need);
@@ -365,7 +365,8 @@ static void shards(void **unused)
         static const int cuts[] = {1, 2, 5};
         for (int k = 0; k < 3; k++) {
             outcome o;
-            if (!serve_body(s.loss, every_wire[1], every_wire[1], body.data, body.size, "", cuts[k], &o))
+            if (!serve_body(s.loss, every_wire[1], every_wire[1], body.data, body.size, "", cuts[k],
+                            &o))
                 fail_msg("%s", o.problem.detail);
             assert_int_equal(o.shards, cuts[k]);
             assert_true(o.taken <= o.need);
@@ -402,7 +403,7 @@ static void given_twice(void **unused)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
         bool ok = serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], cases[i].body,
-                        strlen(cases[i].body), cases[i].query, 1, &o);
+                             strlen(cases[i].body), cases[i].query, 1, &o);
         if (ok || strcmp(o.problem.code, cases[i].code) != 0)
             fail_msg("%s ? %s: %s", cases[i].body, cases[i].query,
                      ok ? "accepted" : o.problem.code);
@@ -445,8 +446,8 @@ static void queries(void **unused)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         outcome o;
         char *query = exactly(cases[i].query, strlen(cases[i].query) + 1);
-        bool ok = serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
-                        query, 1, &o);
+        bool ok = serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body,
+                             strlen(body), query, 1, &o);
         if (ok != !cases[i].code || (!ok && strcmp(o.problem.code, cases[i].code) != 0))
             fail_msg("?%s: %s", query, ok ? "accepted" : o.problem.detail);
         outcome_free(&o);
@@ -458,7 +459,7 @@ static void queries(void **unused)
     memcpy(longer, "delta=", 6);
     outcome o;
     assert_false(serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
-                       longer, 1, &o));
+                            longer, 1, &o));
     assert_string_equal(o.problem.code, "malformed_query");
 }
 
@@ -469,12 +470,12 @@ static void strict_json(void **unused)
                                "\"options\":{\"reduction\":\"none\"}}";
     outcome o;
     assert_true(serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
-                      "strict_json=true", 1, &o));
+                           "strict_json=true", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[null,null,2.5]"));
     assert_null(strstr(o.reply.data, "NaN"));
     outcome_free(&o);
-    assert_true(
-        serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body), "", 1, &o));
+    assert_true(serve_body(lk_loss_find("huber"), every_wire[0], every_wire[0], body, strlen(body),
+                           "", 1, &o));
     assert_non_null(strstr(o.reply.data, "\"loss\":[NaN,Infinity,2.5]"));
     outcome_free(&o);
 }
