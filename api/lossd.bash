@@ -1,7 +1,7 @@
 # Completion of lossd for bash, as `lossd completion` prints it.
 _lossd() {
     local word=${COMP_WORDS[COMP_CWORD]} words=
-    local losses='bce_with_logits composite contrastive cosent cosine_embedding cosine_similarity cpo cross_entropy ctc distillation dpo hinge_embedding huber info_nce kl_div kto linear_cross_entropy linear_kl linear_token_logprobs log_cosh mae margin_ranking margin_softmax mask_tokens masked_lm mse nt_xent orpo pairwise_logistic pointer_generator poisson_nll policy_gradient quantile sequence_cross_entropy sigmoid_focal simpo sliding_window_cross_entropy smooth_l1 soft_margin span supcon token_logprobs topk_distillation triplet value_clip'
+    local losses='bce_with_logits composite contrastive cosent cosine_embedding cosine_similarity cpo cross_entropy ctc distillation dpo hinge_embedding huber info_nce kl_div kto linear_cross_entropy linear_kl linear_token_logprobs log_cosh mae margin_mse margin_ranking margin_softmax mask_tokens masked_lm mse nt_xent orpo pairwise_logistic pointer_generator poisson_nll policy_gradient quantile sequence_cross_entropy sigmoid_focal simpo sliding_window_cross_entropy smooth_l1 soft_margin span supcon token_logprobs topk_distillation triplet value_clip'
     local flags='--listen --workers --loops --max-body --memory-budget --queue-limit --inline-limit --max-connections --request-timeout --header-timeout --body-timeout --body-rate --idle-timeout --drain-max --drain-delay --drain-timeout --api-key-file --api-key-exempt --tls-cert --tls-key --tls-client-ca --cors-origin --region --region-budget --client-shm --isa --log-format --log-level'
     case ${COMP_WORDS[COMP_CWORD - 1]} in
     --api-key-file | --tls-cert | --tls-key | --tls-client-ca) COMPREPLY=($(compgen -f -- "$word")); return ;;

@@ -80,6 +80,14 @@ LK_INLINE pair_dots pair_products(const bool far, const pair *p, const elem *x, 
     return (pair_dots){w_sum(xx + xx2), w_sum(xy + xy2), w_sum(yy + yy2)};
 }
 
+void pair_dot(pair *p, const elem *x, const elem *y, int64_t width)
+{
+    const pair_dots d = pair_products(false, NULL, x, y, width);
+    *p = (pair){.kind = PAIR_DOT, .value = d.xy, .xy = 1};
+    if (!isfinite(d.xy) && isnan(pair_largest(x, width) + pair_largest(y, width)))
+        p->value = (double)NAN;
+}
+
 /* What a vector with the square of a norm is divided by. */
 LK_INLINE double pair_divisor(int kind, double square, double eps)
 {
@@ -320,6 +328,44 @@ void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t wi
     elem *const grad[] = {grad_x, grad_y};
     if (!pair_flat(c != 0 && isnan(p->value) ? p->value : c, grad, 2, width))
         PAIR_BY_FAMILY(pair_family_of(p), pair_back_of, p, c, x, y, width, grad_x, grad_y);
+}
+
+LK_INLINE void pair_add_of(const pair_family family, const pair *p, double c, const elem *x,
+                           const elem *y, int64_t width, double *to_x, double *to_y)
+{
+    const wide_half by = half_set(c);
+    for (int64_t k = 0; k < width; k += LANES) {
+        const int64_t n = LK_TAIL(k, width);
+        const wide u = w_load(x + k, n), v = w_load(y + k, n);
+        for (int i = 0; i < WIDE_PARTS; i++) {
+            double *at_x = to_x + k + i * HALF_LANES, *at_y = to_y + k + i * HALF_LANES;
+            const wide_half a = w_part(u, i), b = w_part(v, i);
+            if (to_x)
+                half_write(at_x, half_read(at_x) + by * pair_slope_x(family, p, a, b));
+            if (to_y)
+                half_write(at_y, half_read(at_y) + by * pair_slope_y(family, p, a, b));
+        }
+    }
+}
+
+void pair_add(const pair *p, double c, const elem *x, const elem *y, int64_t width, double *to_x,
+              double *to_y)
+{
+    const double all = c != 0 && isnan(p->value) ? p->value : c;
+    for (int64_t k = 0; isnan(all) && k < width; k++) {
+        if (to_x)
+            to_x[k] = (double)NAN;
+        if (to_y)
+            to_y[k] = (double)NAN;
+    }
+    if (all != 0 && !isnan(all))
+        PAIR_BY_FAMILY(pair_family_of(p), pair_add_of, p, c, x, y, width, to_x, to_y);
+}
+
+void pair_round(const double *sum, int64_t width, elem *to)
+{
+    for (int64_t k = 0; k < width; k += LANES)
+        w_store(to + k, LK_TAIL(k, width), w_read(sum + k));
 }
 
 static pair_family pair_triple_family(const pair_triple *t)

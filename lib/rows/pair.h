@@ -15,9 +15,12 @@
 #define pair_prepare     LK_PASTE(LK_VARIANT, pair_prepare)
 #define pair_refuse      LK_PASTE(LK_VARIANT, pair_refuse)
 #define pair_largest     LK_PASTE(LK_VARIANT, pair_largest)
+#define pair_dot         LK_PASTE(LK_VARIANT, pair_dot)
 #define pair_cosine      LK_PASTE(LK_VARIANT, pair_cosine)
 #define pair_length      LK_PASTE(LK_VARIANT, pair_length)
 #define pair_back        LK_PASTE(LK_VARIANT, pair_back)
+#define pair_add         LK_PASTE(LK_VARIANT, pair_add)
+#define pair_round       LK_PASTE(LK_VARIANT, pair_round)
 #define pair_triple_back LK_PASTE(LK_VARIANT, pair_triple_back)
 
 /* Scalar functions that propagate NaN. */
@@ -100,14 +103,14 @@ LK_DRIVER lk_status pair_check_width(const lk_job *job, lk_error *error);
 /* `prepare` of a loss with one value for each row, whose mean divides by the number of rows. */
 LK_DRIVER lk_status pair_prepare(lk_job *job, lk_error *error);
 
-/* PAIR_SIMILARITY: the cosine. PAIR_ADDED: the same with a norm whose square is |v|^2 + eps^2.
- * PAIR_COSINE: 1 - cosine. */
-enum { PAIR_SIMILARITY, PAIR_ADDED, PAIR_COSINE, PAIR_L2, PAIR_L1, PAIR_SQUARED_L2 };
+/* PAIR_DOT: the dot product. PAIR_SIMILARITY: the cosine. PAIR_ADDED: the same with a norm whose
+ * square is |v|^2 + eps^2. PAIR_COSINE: 1 - cosine. */
+enum { PAIR_DOT, PAIR_SIMILARITY, PAIR_ADDED, PAIR_COSINE, PAIR_L2, PAIR_L1, PAIR_SQUARED_L2 };
 
 typedef struct pair {
     int kind;
     double value;
-    double xx, xy, yy; /* cosines: dv/dx = xx x + xy y, dv/dy = xy x + yy y */
+    double xx, xy, yy; /* dots, cosines: dv/dx = xx x + xy y, dv/dy = xy x + yy y */
     double slope; /* distances: dv/dx = -dv/dy = slope * (x - y + shift), or slope times the sign of
                      that */
     double shift;
@@ -136,11 +139,14 @@ LK_INLINE double pair_root(double most)
 /* max |v_k|; NaN if it is not finite. */
 LK_DRIVER double pair_largest(const elem *v, int64_t width);
 
-/* Is a kind one of the cosines? */
+/* Is a kind one of the products, of vectors that are normalised or are not? */
 LK_INLINE bool pair_is_cosine(int kind)
 {
     return kind <= PAIR_COSINE;
 }
+
+/* The dot product; NaN where a component of either vector is not finite. */
+LK_DRIVER void pair_dot(pair *p, const elem *x, const elem *y, int64_t width);
 
 /* Cosine s = h_x h_y of h = v / n, n = max(|v|, eps); ds/dx = (h_y - [|x| > eps] s h_x) / n_x. With
  * PAIR_ADDED n = sqrt(|v|^2 + eps^2), and [|x| > eps] is 1. */
@@ -156,7 +162,9 @@ LK_DRIVER void pair_length(pair *p, int kind, const elem *x, const elem *y, int6
 LK_INLINE void pair_of(pair *p, int kind, const elem *x, const elem *y, int64_t width, double eps,
                        double shift)
 {
-    if (pair_is_cosine(kind))
+    if (kind == PAIR_DOT)
+        pair_dot(p, x, y, width);
+    else if (pair_is_cosine(kind))
         pair_cosine(p, kind, x, y, width, eps);
     else
         pair_length(p, kind, x, y, width, shift);
@@ -165,6 +173,12 @@ LK_INLINE void pair_of(pair *p, int kind, const elem *x, const elem *y, int64_t 
 /* Write c dv/dx and c dv/dy where requested; each may be written in place, over x or y. */
 LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                          elem *grad_x, elem *grad_y);
+
+/* Add c dv/dx and c dv/dy to sums, of padded_lanes(width) doubles each (NULL: not wanted), and
+ * round such sums to elements. */
+LK_DRIVER void pair_add(const pair *p, double c, const elem *x, const elem *y, int64_t width,
+                        double *to_x, double *to_y);
+LK_DRIVER void pair_round(const double *sum, int64_t width, elem *to);
 
 /* Three vectors (anchor, positive, negative), their distances, and the factors of the gradients of
  * these. */
