@@ -74,8 +74,9 @@ static bool read_file(const char *path, size_t max, buffer *to)
 static bool evaluate(const lk_loss *loss, const wire *w, span body, const char *query, problem *p)
 {
     evaluation *e = evaluation_new(loss, w, w, body);
-    bool ok = e ? evaluation_open(e, query, 1, p) && evaluation_fill(e, p)
-                : problem_set(p, 503, "no_memory", "no memory");
+    if (!e)
+        return problem_set(p, 503, "no_memory", "no memory");
+    bool ok = evaluation_open(e, query, 1, p) && evaluation_fill(e, p);
     if (ok) {
         do
             evaluation_run(e, 0);

@@ -525,12 +525,15 @@ bool region_map(const char *path, region_memory *to, problem *p)
     struct stat is;
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
     *to = (region_memory){.drop = unmap};
-    bool ok =
-        (fd >= 0 && fstat(fd, &is) == 0 && (S_ISREG(is.st_mode) || (errno = EINVAL, false))) ||
+    bool ok = false;
+    if (fd < 0 || fstat(fd, &is) != 0)
         problem_set(p, 400, "malformed_request", "cannot read %.200s: %s", path, strerror(errno));
-    if (ok && is.st_size == 0)
-        ok = problem_set(p, 400, "malformed_body", "%.200s is empty", path);
-    ok = ok && region_reserve((size_t)is.st_size, p);
+    else if (!S_ISREG(is.st_mode))
+        problem_set(p, 400, "malformed_request", "cannot read %.200s: it is no file", path);
+    else if (is.st_size == 0)
+        problem_set(p, 400, "malformed_body", "%.200s is empty", path);
+    else
+        ok = region_reserve((size_t)is.st_size, p);
     if (ok) {
         to->size = to->room = (size_t)is.st_size;
         to->at = map_file(fd, 0, to->size, false, p);

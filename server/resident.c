@@ -33,7 +33,7 @@ bool resident_put(const char *name, const asker *who, const region_memory *memor
                   problem *p)
 {
     region_tensor tensors[WIRE_TENSORS];
-    int count;
+    int count = 0;
     return read_tensors((span){memory->at, memory->size}, tensors, &count, p) &&
            region_put(name, who, memory, tensors, count, replace, p);
 }
@@ -41,7 +41,7 @@ bool resident_put(const char *name, const asker *who, const region_memory *memor
 static bool start_one(const char *name, const char *path, problem *p)
 {
     region_tensor tensors[WIRE_TENSORS];
-    int count;
+    int count = 0;
     region_memory file;
     if (!region_map(path, &file, p))
         return false;
