@@ -45,6 +45,16 @@ MORE: dict[str, list[dict]] = {
         {"inputs": {**HEAD, "position_weight": [1, 1]}},
     ],
     "linear_token_logprobs": [{"inputs": HEAD}],
+    "margin_mse": [
+        {
+            "inputs": {
+                "anchors": [[1, 0]],
+                "positives": [[1, 1]],
+                "negatives": [[[0, 1]]],
+                "teacher_scores": [[2, 1]],
+            }
+        }
+    ],
     "pointer_generator": [
         {
             "inputs": {
