@@ -60,7 +60,8 @@ void table_take(const lk_job *job, size_t *used, pair_table *t)
     t->span = pair_take(job, used, (size_t)rows * sizeof *t->span);
     if (!table_wants_gradient(job))
         return;
-    t->by_row = table_slopes_take(job, used, rows);
+    if (!t->slopes)
+        t->by_row = table_slopes_take(job, used, rows);
     if ((double)rows * (double)t->padded * sizeof(real) <= TABLE_KEPT)
         t->kept = take_reals(job, used, rows * t->padded);
 }
@@ -432,7 +433,11 @@ static void part_slopes(const lk_job *job, const pair_table *t, int64_t i, int64
         compute_scores(job, t, i, rows, j, columns, part, stride, room);
     for (int64_t r = 0; r < rows; r++) {
         const real *s = t->kept ? t->kept + (i + r) * t->padded + j : part + r * stride;
-        if (t->by_column.top)
+        if (t->slopes) {
+            if (t->kept)
+                memcpy(part + r * stride, s, (size_t)stride * sizeof *s);
+            t->slopes(job, t, i + r, j, columns, part + r * stride);
+        } else if (t->by_column.top)
             slopes_of(true, t, i + r, j, columns, s, part + r * stride);
         else
             slopes_of(false, t, i + r, j, columns, s, part + r * stride);
@@ -465,13 +470,15 @@ void table_back_rows(const lk_job *job, const pair_table *t, int input, int64_t 
     real *part = after_products(t, scratch), *by_h = part + part_reals(t);
     for (int64_t i = first, rows; i < first + count; i += rows) {
         rows = at_most(first + count - i, TABLE_ROWS);
-        for (int64_t j = 0, columns; j < t->columns.rows; j += columns) {
+        int64_t j = 0, columns;
+        do { /* once even if there are no columns, for zeros */
             columns = at_most(t->columns.rows - j, TABLE_OTHERS);
             part_slopes(job, t, i, rows, j, columns, part, scratch);
             const product_side g = product_vectors(part, rows, padded_lanes(columns));
             const product_side h = components(&t->columns, j);
             product(&g, &h, columns, j > 0, by_h, t->rows.stride, scratch);
-        }
+            j += columns;
+        } while (j < t->columns.rows);
         write_gradients(job, t, &t->rows, input, i, rows, by_h);
     }
 }

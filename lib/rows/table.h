@@ -47,7 +47,8 @@ typedef struct table_slopes {
 
 LK_DRIVER table_slopes table_slopes_take(const lk_job *job, size_t *used, int64_t rows);
 
-typedef struct pair_table {
+typedef struct pair_table pair_table;
+struct pair_table {
     pair_units rows, columns;
     double scale;
     int power;      /* G is without the factor 2^power, which the gradients are multiplied by */
@@ -63,7 +64,11 @@ typedef struct pair_table {
     const pair_place *at; /* vector at[i].at of the input is row i; NULL: vector i is */
     /* Changes the scores of row i from column j on: excluded ones become -inf. NULL: none. */
     void (*mend)(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s);
-} pair_table;
+    /* The scores of row i from column j on become their G, in whole vectors: where each score has
+     * its own, and no row is compared by softmax. NULL: G are what visits of the rows noted. */
+    void (*slopes)(const lk_job *job, const pair_table *t, int64_t i, int64_t j, int64_t count,
+                   real *s);
+};
 
 /* Complete a table of given rows and columns with memory for what else it needs. */
 LK_DRIVER void table_take(const lk_job *job, size_t *used, pair_table *t);
