@@ -50,19 +50,8 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return status != LK_OK ? status : elementwise_weigh(job, POS_WEIGHT, &weight, error);
 }
 
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
-{
-    const elementwise is = {.each = each,
-                            .ahead = label_ahead,
-                            .ranged = B,
-                            .weight = LABEL_WEIGHT,
-                            .factor = POS_WEIGHT,
-                            .mask = LABEL_MASK,
-                            .grad_output = LABEL_GRAD_OUTPUT};
-    const options o = *(const options *)job->options;
-    (void)scratch;
-    elementwise_rows(job, &o, first, count, block, is);
-}
+ELEMENTWISE_LOOP(options, label_ahead, .ranged = B, .weight = LABEL_WEIGHT, .factor = POS_WEIGHT,
+                 .mask = LABEL_MASK, .grad_output = LABEL_GRAD_OUTPUT)
 
 static const char tex[] =
     "\\ell = w\\left(\\pi\\,y\\,\\log(1 + e^{-x}) + (1 - y)\\,\\log(1 + e^{x})\\right),\\quad x "
@@ -87,6 +76,5 @@ LK_LOSS(bce_with_logits) = {
     .light = ELEMENTWISE_COSTLY,
     .checks_weights = true,
     .prepare = prepare,
-    .rows = rows,
-    .finish = elementwise_finish,
+    ELEMENTWISE_ROWS,
 };

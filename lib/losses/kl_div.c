@@ -81,14 +81,7 @@ LK_INLINE void each(const void *given, element *e)
     e->slope_b = v_where(some, o->log_target ? q * (gap + one) : gap + one);
 }
 
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
-{
-    const elementwise is = {
-        .each = each, .ranged = B, .mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT};
-    const options o = *(const options *)job->options;
-    (void)scratch;
-    elementwise_rows(job, &o, first, count, block, is);
-}
+ELEMENTWISE_LOOP(options, NULL, .ranged = B, .mask = ROW_MASK, .grad_output = ROW_GRAD_OUTPUT)
 
 static const char *const shapes[] = {"*", "", "", ""};
 
@@ -118,6 +111,5 @@ LK_LOSS(kl_div) = {
     .parts = 1,
     .light = ELEMENTWISE_COSTLY,
     .prepare = prepare,
-    .rows = rows,
-    .finish = elementwise_finish,
+    ELEMENTWISE_ROWS,
 };

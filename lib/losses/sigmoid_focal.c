@@ -81,18 +81,8 @@ LK_INLINE void each(const void *given, element *e)
                  keep * ((alpha - beta) * (bce * fade) + a * (bend * (no - yes) - x * fade)));
 }
 
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
-{
-    const elementwise is = {.each = each,
-                            .ahead = label_ahead,
-                            .ranged = B,
-                            .weight = LABEL_WEIGHT,
-                            .mask = LABEL_MASK,
-                            .grad_output = LABEL_GRAD_OUTPUT};
-    const options o = *(const options *)job->options;
-    (void)scratch;
-    elementwise_rows(job, &o, first, count, block, is);
-}
+ELEMENTWISE_LOOP(options, label_ahead, .ranged = B, .weight = LABEL_WEIGHT, .mask = LABEL_MASK,
+                 .grad_output = LABEL_GRAD_OUTPUT)
 
 static const char tex[] =
     "\\ell = w\\,a\\,(1 - p_t)^\\gamma\\,\\operatorname{bce}(x, y),\\quad a = \\alpha y + (1 - "
@@ -117,6 +107,5 @@ LK_LOSS(sigmoid_focal) = {
     .light = ELEMENTWISE_COSTLY,
     .checks_weights = true,
     .prepare = label_prepare,
-    .rows = rows,
-    .finish = elementwise_finish,
+    ELEMENTWISE_ROWS,
 };
