@@ -134,11 +134,13 @@ static void answer_line(const lk_loss *loss, const char *query, const buffer *li
     else if (is_blank(text) || evaluate(loss, &wire_json, text, query, &p))
         p.status = 0;
     if (p.status != 0) {
-        buffer said = buffer_new(CHUNK);
+        buffer said = buffer_new(CHUNK), answer = buffer_new(CHUNK);
         so_far->errors++;
         problem_write(&p, &said);
-        printf("{\"line\":%lld,%.*s", (long long)so_far->lines, (int)said.size - 1, said.data + 1);
+        problem_at_line((span){said.data, said.size}, so_far->lines, &answer);
+        fwrite(answer.data, 1, answer.size, stdout);
         buffer_free(&said);
+        buffer_free(&answer);
     }
     tell(so_far, false);
 }

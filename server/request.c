@@ -226,6 +226,14 @@ bool request_grow(request *r, size_t more, problem *p)
     return reserve(r, more, p);
 }
 
+bool request_ahead(request *r)
+{
+    const exchange *x = r->x;
+    const size_t need = x->body_capacity + x->body_size * SMALL_FACTOR + SMALL_EXTRA;
+    problem p;
+    return need <= r->reserved || reserve(r, need - r->reserved, &p);
+}
+
 void request_refuse(request *r)
 {
     release(r);
@@ -553,11 +561,10 @@ static kept_key key_of(const request *r)
 
 /* Small requests, on the loop: a trip through the pool would take longer than their arithmetic. */
 
-/* Does this iteration of the loop have time left for small requests? */
-static bool has_time(const request *r)
+bool request_has_time(const exchange *x)
 {
-    if (spent.turn != http_turn(r->x)) {
-        spent.turn = http_turn(r->x);
+    if (spent.turn != http_turn(x)) {
+        spent.turn = http_turn(x);
         spent.ns = 0;
     }
     return spent.ns < TURN;
@@ -566,7 +573,7 @@ static bool has_time(const request *r)
 /* May the loop read the request, by its length and its head? */
 static bool is_small(const request *r)
 {
-    return r->x->body_size <= shared.small && r->ask.body == CODING_NONE && has_time(r);
+    return r->x->body_size <= shared.small && r->ask.body == CODING_NONE && request_has_time(r->x);
 }
 
 /* May the reply be compressed, which takes longer than the rest? The bound is about twice its

@@ -49,6 +49,13 @@ request *request_admit(exchange *x, const ask *a, int64_t length, problem *p);
 /* Reserve more for a body of unknown length. */
 bool request_grow(request *r, size_t more, problem *p);
 
+/* Reserve what the evaluation of the whole body will most likely need in all, which otherwise is
+ * reserved when it is known. False: there is not so much now, and nothing has changed. */
+bool request_ahead(request *r);
+
+/* Has this iteration of the loop time left for a small request? */
+bool request_has_time(const exchange *x);
+
 /* The request was refused while its body is still being received: release what was reserved for
  * it. */
 void request_refuse(request *r);

@@ -7,6 +7,7 @@
 #include "catalogue/openapi.h"
 #include "catalogue/trees.h"
 #include "http/reply.h"
+#include "lines.h"
 #include "oip.h"
 #include "request.h"
 #include "resident.h"
@@ -169,8 +170,8 @@ static asker asker_of(const exchange *x)
     return (asker){.key = x->key_id, .listener = http_listener(x)};
 }
 
-/* Read what the heads of all evaluations have in common, then admit the request. */
-static bool admit(exchange *x, ask *a, problem *p)
+/* Read what the heads of all evaluations have in common. */
+static bool read_head(exchange *x, ask *a, problem *p)
 {
     const char *encoding = http_header(x, "Content-Encoding");
     uint64_t ms;
@@ -184,10 +185,36 @@ static bool admit(exchange *x, ask *a, problem *p)
     a->timeout = ms < UINT64_MAX / 1000 ? ms * 1000 : 0;
     a->reply = coding_of_accept(http_header(x, "Accept-Encoding"));
     x->body_max = request_max_body();
+    return true;
+}
+
+static bool admit(exchange *x, ask *a, problem *p)
+{
+    if (!read_head(x, a, p))
+        return false;
     if (x->length > 0 && (uint64_t)x->length > x->body_max)
         return true; /* refused for its length: nothing to admit */
     x->request = request_admit(x, a, x->length, p);
     return x->request != NULL;
+}
+
+/* Many requests in one body. */
+static bool begin_lines(exchange *x, ask *a, problem *p)
+{
+    const char *accept = http_header(x, "Accept");
+    a->in = a->out = &wire_json;
+    if (!wire_accepts_lines(accept))
+        return problem_set(p, 406, "not_acceptable",
+                           "Accept is \"%.80s\"; lines are answered as application/x-ndjson",
+                           accept);
+    if (!read_head(x, a, p))
+        return false;
+    if (a->body != CODING_NONE)
+        return problem_set(p, 415, "unsupported_media_type",
+                           "lines are not compressed; Content-Encoding is \"%.40s\"",
+                           http_header(x, "Content-Encoding"));
+    a->reply = CODING_NONE;
+    return lines_begin(x, a, p);
 }
 
 static bool begin_evaluate(exchange *x, problem *p)
@@ -197,11 +224,14 @@ static bool begin_evaluate(exchange *x, problem *p)
     a.loss = evaluation_at(x->target.segment[1], x->target.segment[2], p);
     if (!a.loss)
         return false;
+    if (wire_is_lines(content))
+        return begin_lines(x, &a, p);
     a.in = wire_of_content(content);
     if (!a.in)
         return problem_set(p, 415, "unsupported_media_type",
-                           "Content-Type is \"%.80s\"; it must be application/json or "
-                           "application/x-safetensors",
+                           "Content-Type is \"%.80s\"; it must be application/json, "
+                           "application/x-safetensors or, for a request a line, "
+                           "application/x-ndjson",
                            content);
     a.out = wire_of_accept(accept, a.in);
     if (!a.out)
@@ -214,7 +244,10 @@ static bool begin_evaluate(exchange *x, problem *p)
 
 static void run_evaluate(exchange *x)
 {
-    request_start(x->request);
+    if (x->lines)
+        lines_run(x);
+    else
+        request_start(x->request);
 }
 
 /* The Open Inference Protocol. */
@@ -607,6 +640,8 @@ static bool handle_begin(exchange *x)
 
 static void handle_leave(exchange *x)
 {
+    if (x->lines)
+        lines_leave(x);
     if (x->request)
         request_leave(x->request);
 }
@@ -645,9 +680,11 @@ static void log_request(const exchange *x)
     log_text(&entry, "code", x->reply.code);
     if (x->request)
         request_log(x->request, &entry);
+    else if (x->lines)
+        lines_log(x, &entry);
     else if (r && !strstr(r->path, "region"))
         log_text(&entry, "name", x->target.segments > 2 ? x->target.segment[2] : NULL);
-    log_number(&entry, "received", (double)(x->body_size + x->discarded), 0);
+    log_number(&entry, "received", (double)(x->body_size + x->passed + x->discarded), 0);
     log_number(&entry, "sent", (double)x->reply.size, 0);
     log_number(&entry, "ms", (double)(uv_hrtime() - x->start) * 1e-6, 3);
     log_text(&entry, "client", http_client(x));
@@ -661,6 +698,7 @@ static void handle_end(exchange *x)
     if (log_wants(LOG_INFO))
         log_request(x);
     request_end(x->request);
+    lines_end(x);
     release_reserved(x);
 }
 
@@ -669,6 +707,8 @@ const handler route_handler = {
     .grow = handle_grow,
     .refuse = handle_refuse,
     .run = handle_run,
+    .take = lines_take,
+    .room = lines_room,
     .leave = handle_leave,
     .end = handle_end,
     .rest = request_rest,

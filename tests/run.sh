@@ -102,6 +102,7 @@ if [ -z "$mode" ]; then
     run "drain" python3 tests/http/drain.py --lossd "$lossd"
     if [ -z "${EMULATOR:-}" ]; then # they have deadlines
         run "framing" python3 tests/http/framing.py --lossd "$lossd"
+        run "lines" python3 tests/http/lines.py --lossd "$lossd"
         run "regions" python3 tests/http/regions.py --lossd "$lossd"
         run "operate" python3 tests/http/operate.py --lossd "$lossd"
     fi

@@ -140,6 +140,21 @@ static json_t *binary(void)
                      "A safetensors file; options and outputs in its __metadata__.");
 }
 
+/* As the request body, and as the reply to it. */
+static json_t *lines(void)
+{
+    return json_pack("{s:o}", "schema", ref("Lines"));
+}
+
+static json_t *lines_schema(void)
+{
+    return json_pack(
+        "{s:s, s:s}", "type", "string", "description",
+        "A request in JSON on each line, of any number. Each is answered by a line, in "
+        "the same order and while the body comes: by its reply, or by a problem with a "
+        "member `line`, the number of the line from 1.");
+}
+
 static json_t *problem_reply(const char *what)
 {
     return json_pack("{s:s, s:{s:{s:o}}}", "description", what, "content",
@@ -187,9 +202,11 @@ static json_t *evaluate_path(const json_t *is)
     json_t *request = json_pack("{s:o, s:O}", "schema", request_schema(is), "example",
                                 json_object_get(is, "example"));
     json_t *content =
-        json_pack("{s:o, s:o}", "application/json", request, "application/x-safetensors", binary());
-    json_t *accepted = json_pack("{s:{s:o}, s:o}", "application/json", "schema", reply_schema(is),
-                                 "application/x-safetensors", binary());
+        json_pack("{s:o, s:o, s:o}", "application/json", request, "application/x-safetensors",
+                  binary(), "application/x-ndjson", lines());
+    json_t *accepted =
+        json_pack("{s:{s:o}, s:o, s:o}", "application/json", "schema", reply_schema(is),
+                  "application/x-safetensors", binary(), "application/x-ndjson", lines());
     json_t *responses = json_pack("{s:{s:s, s:o}}", "200", "description", "The outputs asked for.",
                                   "content", accepted);
     static const struct {
@@ -372,7 +389,8 @@ void openapi_write(const lk_loss *all, buffer *to)
     (void)all;
     json_t *paths = json_object();
     json_t *schemas = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o}", "Tensor", tensor_schema(), "Region",
+        "{s:o, s:o, s:o, s:o, s:o, s:o}", "Tensor", tensor_schema(), "Lines", lines_schema(),
+        "Region",
         place_schema("region", "A tensor in a region. Of a resident one the rest is known."),
         "Output", place_schema("name", "An output in a region, or in a narrower type."), "Problem",
         problem_schema(), "OipError", oip_error_schema());

@@ -85,13 +85,29 @@ const char *http_client(const exchange *x)
 
 void http_suspend(exchange *x)
 {
-    MHD_suspend_connection(x->connection);
+    if (!x->answered)
+        MHD_suspend_connection(x->connection);
 }
 
 void http_resume(exchange *x)
 {
+    if (x->answered) {
+        begin_turn(x->server);
+        x->answered(x);
+        return;
+    }
     MHD_resume_connection(x->connection);
     listener_is_due(x->listener);
+}
+
+void http_pin(http *server)
+{
+    server->exchanges++;
+}
+
+void http_unpin(http *server)
+{
+    server->exchanges--;
 }
 
 uv_loop_t *http_loop(const exchange *x)

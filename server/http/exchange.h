@@ -18,6 +18,7 @@ struct region_group;
 struct http;
 struct listener;
 struct peer;
+typedef struct stream stream;
 
 enum {
     HTTP_ID_MAX = 128,
@@ -45,7 +46,8 @@ typedef struct reply {
     size_t size; /* of all, once it is sent */
 } reply;
 
-typedef struct exchange {
+typedef struct exchange exchange;
+struct exchange {
     struct http *server;
     struct listener *listener;
     struct peer *peer;
@@ -53,6 +55,7 @@ typedef struct exchange {
     unsigned number;                   /* of the request on its connection, from 1 */
     uint64_t start;                    /* uv_hrtime() at the request line */
     const char *method;
+    bool old;                 /* HTTP/1.0 */
     char *line;               /* path and query as received; target is made of it */
     target target;            /* no segments until it is split */
     char id[HTTP_ID_MAX + 1]; /* X-Request-Id */
@@ -66,16 +69,23 @@ typedef struct exchange {
     size_t body_size, body_capacity;
     size_t body_max;  /* set by `begin`: a longer body is refused */
     size_t discarded; /* bytes of the body that were dropped */
+    uint64_t passed;  /* bytes of the body that `take` has taken */
     bool unwanted;    /* set by `begin`: a body is not wanted and dropped */
     bool refused;     /* the reply is ready; the rest of the body is dropped */
     bool upgraded;    /* a 101 was sent: it is over */
     bool close;       /* close the connection after the reply */
 
-    const void *route; /* private to the handler, like the next two */
-    void *request;
+    stream *stream; /* opened by `begin`: the reply is written while the body comes (stream.h) */
+
+    /* Set where this is but a part of another exchange, which has the connection: called when it is
+     * resumed. */
+    void (*answered)(exchange *x);
+
+    const void *route; /* private to the handler, like the next three */
+    void *request, *lines;
     size_t reserved;
     reply reply;
-} exchange;
+};
 
 /* What answers requests. All functions are called on the loop thread. */
 typedef struct handler {
@@ -90,8 +100,16 @@ typedef struct handler {
     /* The request was refused before its body was complete: release what was reserved for it. */
     void (*refuse)(exchange *x);
 
-    /* The body is complete. Either fills in the reply or suspends the exchange. */
+    /* The body is complete. Either fills in the reply or suspends the exchange. If the reply is
+     * streamed: the body has ended, whole or, if the reply is filled in with a problem, not. */
     void (*run)(exchange *x);
+
+    /* If the reply is streamed: some of the body has come. Returns how many bytes were taken; if
+     * not all of them, the exchange is held. */
+    size_t (*take)(exchange *x, const char *data, size_t size);
+
+    /* There is room again in a streamed reply. */
+    void (*room)(exchange *x);
 
     /* The client of a suspended exchange has disconnected: cancel work that has not begun. */
     void (*leave)(exchange *x);
@@ -133,6 +151,11 @@ void http_suspend(exchange *x);
 
 /* The reply is ready: resume the exchange and send it. */
 void http_resume(exchange *x);
+
+/* Work for a part of an exchange that has ended goes on: until the second is called, the server
+ * does not stop. */
+void http_pin(struct http *server);
+void http_unpin(struct http *server);
 
 /* The loop that the exchange belongs to. */
 struct uv_loop_s *http_loop(const exchange *x);

@@ -143,6 +143,8 @@ static void on_sweep(uv_timer_t *timer)
             server->handler->leave(p->exchange);
         else if (p->phase < PEER_WORK && peer_is_over(p))
             shutdown(p->fd, SHUT_RDWR);
+        else if (server->closing && p->phase == PEER_IDLE && p->exchange)
+            server->handler->room(p->exchange); /* between two units of a body that is streamed */
     }
 }
 

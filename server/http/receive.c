@@ -3,6 +3,7 @@
 
 #include "http/reply.h"
 #include "http/server.h"
+#include "http/stream.h"
 #include "tell/metrics.h"
 
 #include <stdlib.h>
@@ -128,7 +129,8 @@ static void free_body(exchange *x)
 static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
 {
     metrics_count(received_bytes_total, size);
-    peer_moved(&x->server->peers, x->peer, x->start, size);
+    if (!x->stream)
+        peer_moved(&x->server->peers, x->peer, x->start, size);
     if (!x->refused && !x->unwanted && size > x->body_max - x->body_size)
         too_large(x);
     if (!x->refused && !x->unwanted && !grow_body(x, size))
@@ -145,6 +147,29 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
     }
     memcpy(x->body + x->body_size, data, size);
     x->body_size += size;
+    return MHD_YES;
+}
+
+/* Some of the body of an exchange whose reply is streamed. */
+static enum MHD_Result take_some(exchange *x, const char *data, size_t *size)
+{
+    const size_t taken = x->server->handler->take(x, data, *size);
+    stream_received(x, taken);
+    *size -= taken;
+    return MHD_YES;
+}
+
+/* The body of such an exchange is complete; then, all of the reply has been sent, and the
+ * connection ends. */
+static enum MHD_Result end_stream(exchange *x)
+{
+    if (!x->refused) {
+        (void)was_refused(x);
+        x->server->handler->run(x);
+    }
+    if (stream_is_over(x))
+        return MHD_NO;
+    stream_hold(x);
     return MHD_YES;
 }
 
@@ -170,7 +195,7 @@ static enum MHD_Result take_head(exchange *x)
         x->refused = true;
     } else if (!x->server->handler->begin(x)) {
         x->refused = true;
-    } else if (!x->unwanted && x->length > 0 && (uint64_t)x->length > x->body_max) {
+    } else if (!x->unwanted && !x->stream && x->length > 0 && (uint64_t)x->length > x->body_max) {
         too_large(x);
     }
     if (!x->refused || x->length == 0)
@@ -190,21 +215,27 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
 {
     exchange *x = *state;
     (void)url;
-    (void)version;
     if (!x) /* there was no memory when the request line was received */
         return MHD_queue_response(connection, 503, ((http *)cls)->exhausted);
     if (!x->connection) {
         x->connection = connection;
         x->method = method;
+        x->old = strcmp(version, "HTTP/1.0") == 0;
         return take_head(x);
     }
     /* A call without data (NULL) means that the request is complete. Data of size 0 does not: it
      * comes when the client asked for 100 Continue and there is no body. */
+    if (x->stream && stream_has_left(x))
+        return MHD_NO;
+    if (data && x->stream && !x->refused)
+        return *size > 0 ? take_some(x, data, size) : MHD_YES;
     if (data) {
         enum MHD_Result result = *size > 0 ? take_body(x, data, *size) : MHD_YES;
         *size = 0;
         return result;
     }
+    if (x->stream)
+        return end_stream(x);
     if (was_refused(x))
         x->server->handler->refuse(x);
     if (x->reply.status == 0) {
@@ -227,6 +258,7 @@ void receive_end(void *cls, struct MHD_Connection *connection, void **state,
         return;
     if (!x->upgraded)
         exchange_finish(x, PEER_IDLE);
+    stream_free(x);
     free_body(x);
     buffer_free(&x->reply.text);
     free(x->line);

@@ -57,14 +57,16 @@ static void header(struct MHD_Response *response, const char *name, const char *
         (void)MHD_add_response_header(response, name, value);
 }
 
+static const char exposed[] =
+    "X-Request-Id, Server-Timing, Retry-After, Inference-Header-Content-Length";
+
 /* The CORS headers, with which a web page of another origin can read the reply. */
 static void share(const exchange *x, struct MHD_Response *response)
 {
     header(response, "Access-Control-Allow-Origin", http_header(x, "Origin"));
     header(response, "Vary", "Origin");
     if (!x->reply.preflight) {
-        header(response, "Access-Control-Expose-Headers",
-               "X-Request-Id, Server-Timing, Retry-After, Inference-Header-Content-Length");
+        header(response, "Access-Control-Expose-Headers", exposed);
         return;
     }
     header(response, "Access-Control-Allow-Methods", x->reply.allow);
@@ -72,6 +74,21 @@ static void share(const exchange *x, struct MHD_Response *response)
            "Authorization, Content-Type, Content-Encoding, Inference-Header-Content-Length, "
            "X-Request-Id, X-Request-Timeout, traceparent");
     header(response, "Access-Control-Max-Age", "600");
+}
+
+void reply_head(const exchange *x, const char *media, buffer *to)
+{
+    const char *origin = http_header(x, "Origin");
+    buffer_printf(to,
+                  "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n"
+                  "Connection: close\r\n",
+                  media, x->id);
+    if (!x->old)
+        buffer_text(to, "Transfer-Encoding: chunked\r\n");
+    if (x->shared && origin)
+        buffer_texts(to, "Access-Control-Allow-Origin: ", origin, "\r\nVary: Origin\r\n",
+                     "Access-Control-Expose-Headers: ", exposed, "\r\n", NULL);
+    buffer_text(to, "\r\n");
 }
 
 static const char exhausted_text[] =
@@ -196,7 +213,9 @@ void reply_early(exchange *x)
         http_reply_problem(x, &p);
     }
     metrics_refused(r->code);
-    if (!x->peer->plain)
+    if (x->stream)
+        x->server->handler->run(x); /* the reply has begun: the problem ends it */
+    if (x->stream || !x->peer->plain)
         return;
     buffer text = buffer_new(8192);
     buffer_printf(&text,

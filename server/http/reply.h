@@ -21,6 +21,9 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 /* Send the reply. False: the connection must be closed. */
 bool reply_send(exchange *x);
 
+/* Write the head of a reply of status 200 that is streamed. */
+void reply_head(const exchange *x, const char *media, buffer *to);
+
 /* The rest of the request will never come, or is not read: send the reply, or 408 if there is none,
  * before the connection is closed. */
 void reply_early(exchange *x);

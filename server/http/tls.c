@@ -4,6 +4,7 @@
 #include "http/intake.h"
 #include "tell/log.h"
 
+#include <errno.h>
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
 #include <stdio.h>
@@ -158,6 +159,15 @@ tls *tls_attach(void *session)
 void tls_detach(tls *used)
 {
     release(used);
+}
+
+ssize_t tls_send(void *session, const char *data, size_t size)
+{
+    const ssize_t sent = gnutls_record_send(session, data, size);
+    if (sent >= 0)
+        return sent;
+    errno = sent == GNUTLS_E_AGAIN ? EAGAIN : sent == GNUTLS_E_INTERRUPTED ? EINTR : EPIPE;
+    return -1;
 }
 
 static ssize_t read_record(void *from, void *to, size_t size)

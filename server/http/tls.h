@@ -9,6 +9,7 @@
 #include "flags.h"
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 typedef struct tls tls;
 
@@ -33,5 +34,8 @@ extern const char tls_priorities[];
  * tls_detach when the connection ends; NULL without TLS. */
 tls *tls_attach(void *session);
 void tls_detach(tls *used);
+
+/* What send() does, to a session; after EAGAIN it must be called with the same bytes again. */
+ssize_t tls_send(void *session, const char *data, size_t size);
 
 #endif

@@ -104,6 +104,14 @@ void problem_write(const problem *p, buffer *to)
     buffer_text(to, p->rank > 0 ? "]}\n" : "}\n");
 }
 
+void problem_at_line(span text, int64_t line, buffer *to)
+{
+    buffer_text(to, "{\"line\":");
+    buffer_integer(to, line);
+    buffer_text(to, ",");
+    buffer_append(to, text.data + 1, text.size - 1);
+}
+
 void problem_write_oip(const problem *p, buffer *to)
 {
     buffer_text(to, "{\"error\":");

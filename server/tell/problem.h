@@ -6,6 +6,7 @@
 #define LOSSD_PROBLEM_H
 
 #include "buffer.h"
+#include "cursor.h"
 
 #include <losskit.h>
 
@@ -32,6 +33,9 @@ const char *problem_title(int status);
 
 /* Write it as a body, application/problem+json. */
 void problem_write(const problem *p, buffer *to);
+
+/* The same of one request of many: `text` is what problem_write has written. */
+void problem_at_line(span text, int64_t line, buffer *to);
 
 /* Write it as the Open Inference Protocol defines it: {"error": detail}. */
 void problem_write_oip(const problem *p, buffer *to);

@@ -41,6 +41,15 @@ static bool has_media(const wire *w, span type)
     return false;
 }
 
+/* Not a wire of its own: each line is JSON. */
+static const char *const media_of_lines[] = {"application/x-ndjson", "application/jsonl", NULL};
+static const wire lines = {.name = "lines", .media = media_of_lines};
+
+bool wire_is_lines(const char *content_type)
+{
+    return has_media(&lines, media_type(content_type ? content_type : ""));
+}
+
 const wire *wire_of_content(const char *content_type)
 {
     span type = media_type(content_type ? content_type : "");
@@ -80,36 +89,54 @@ static int says(span type, const wire *w)
                                             : 0;
 }
 
+/* Does an Accept header say anything? */
+static bool is_choosy(const char *accept)
+{
+    return accept && accept[strspn(accept, " \t,")] != '\0';
+}
+
+/* How well a wire is accepted: its q, by the most specific element that matches it, and how
+ * specific that is. Of several such elements the one with the highest q counts. */
+typedef struct welcome {
+    int says;
+    double q;
+} welcome;
+
+static welcome welcome_of(const char *accept, const wire *w)
+{
+    welcome is = {0};
+    for (const char *p = accept; *p != '\0';) {
+        const char *end = p + strcspn(p, ",");
+        int here = says(media_type(p), w);
+        double q = here > 0 ? quality(p, end) : 0;
+        if (here > is.says || (here == is.says && q > is.q))
+            is = (welcome){here, q};
+        p = *end == ',' ? end + 1 : end;
+    }
+    return is;
+}
+
 const wire *wire_of_accept(const char *accept, const wire *same)
 {
     const wire *best = NULL;
-    double best_q = 0;
-    int best_says = 0;
-    if (!accept || accept[strspn(accept, " \t,")] == '\0')
+    welcome best_is = {0};
+    if (!is_choosy(accept))
         return same;
     for (const wire *const *w = wires; *w; w++) {
-        /* The most specific element decides; of several, the one with the highest q. */
-        double q = 0;
-        int most = 0;
-        for (const char *p = accept; *p != '\0';) {
-            const char *end = p + strcspn(p, ",");
-            int here = says(media_type(p), *w);
-            double its = here > 0 ? quality(p, end) : 0;
-            if (here > most || (here == most && its > q)) {
-                most = here;
-                q = its;
-            }
-            p = *end == ',' ? end + 1 : end;
-        }
+        const welcome is = welcome_of(accept, *w);
         /* At the same quality a name counts more than a wildcard, then the request's own wire. */
-        bool named = most == 3, better = named != (best_says == 3) ? named : *w == same;
-        if (q > best_q || (q == best_q && q > 0 && better)) {
+        bool named = is.says == 3, better = named != (best_is.says == 3) ? named : *w == same;
+        if (is.q > best_is.q || (is.q == best_is.q && is.q > 0 && better)) {
             best = *w;
-            best_q = q;
-            best_says = most;
+            best_is = is;
         }
     }
     return best;
+}
+
+bool wire_accepts_lines(const char *accept)
+{
+    return !is_choosy(accept) || welcome_of(accept, &lines).q > 0;
 }
 
 const wire *wire_of_bytes(span body)

@@ -17,6 +17,10 @@ const char *wire_name(int which);
 /* The wire of a Content-Type (parameters ignored; NULL or "": JSON), or NULL. */
 const wire *wire_of_content(const char *content_type);
 
+/* Is a body of that type lines, each of them a request in JSON? Are such replies accepted? */
+bool wire_is_lines(const char *content_type);
+bool wire_accepts_lines(const char *accept);
+
 /* The preferred wire of an Accept header, or `same` if it has no preference; NULL if it accepts
  * none. */
 const wire *wire_of_accept(const char *accept, const wire *same);
