@@ -49,6 +49,10 @@ static void pass_over(exchange *x)
     (void)x;
 }
 
+static void nothing_kept(void)
+{
+}
+
 static bool handed(region_group *group, const char message[HTTP_MESSAGE], int fd, buffer *line)
 {
     cursor c = cursor_new((span){message, HTTP_MESSAGE});
@@ -65,6 +69,7 @@ static const handler keeper = {.begin = begin,
                                .run = run,
                                .leave = pass_over,
                                .end = pass_over,
+                               .rest = nothing_kept,
                                .handed = handed,
                                .gone = region_forget};
 
