@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE /* F_GET_SEALS, MADV_POPULATE_WRITE, MAP_ANONYMOUS */
+#define _GNU_SOURCE /* F_GET_SEALS, MADV_POPULATE_WRITE */
 #include "region.h"
 
+#include "guard.h"
 #include "tell/metrics.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
-enum { REGIONS_MAX = 1024, BUCKETS = 256 };
+enum { BUCKETS = 256 };
 
 typedef enum region_kind {
 #define KIND(NAME, word) NAME,
@@ -59,64 +60,15 @@ struct region {
 static struct {
     pthread_mutex_t lock; /* all members, and the users and next of all regions */
     size_t budget, charged;
-    int count;
     const char *prefix; /* --client-shm */
     region *bucket[BUCKETS];
 } all = {.lock = PTHREAD_MUTEX_INITIALIZER, .prefix = ""};
 
-/* Guards. */
-
-/* A mapping whose memory may go away. The handler of SIGBUS reads these, so they are atomic. */
-static struct {
-    atomic_uintptr_t at;
-    atomic_size_t size; /* 0: not in use */
-    atomic_bool broken;
-} guard[REGIONS_MAX];
-
-/* Memory behind a mapping is gone: a file was truncated, or no page could be had. Put zeros in its
- * place, from the faulting page on, and let the instruction run again. */
-static void on_bus_error(int number, siginfo_t *info, void *context)
-{
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), fault = (uintptr_t)info->si_addr;
-    const int saved = errno;
-    (void)context;
-    for (int i = 0; i < REGIONS_MAX; i++) {
-        const size_t size = atomic_load(&guard[i].size);
-        const uintptr_t at = atomic_load(&guard[i].at);
-        if (size == 0 || fault < at || fault - at >= size)
-            continue;
-        const uintptr_t from = fault / page * page;
-        const uintptr_t end = (at + size + page - 1) / page * page;
-        atomic_store(&guard[i].broken, true);
-        if (mmap((void *)from, end - from, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
-            break;
-        errno = saved;
-        return;
-    }
-    signal(number, SIG_DFL); /* the instruction faults again, and that is the end */
-}
-
-/* Holding the lock. -1: all are in use. */
-static int take_guard(const char *at, size_t size)
-{
-    for (int i = 0; i < REGIONS_MAX; i++)
-        if (atomic_load(&guard[i].size) == 0) {
-            atomic_store(&guard[i].broken, false);
-            atomic_store(&guard[i].at, (uintptr_t)at);
-            atomic_store(&guard[i].size, size);
-            return i;
-        }
-    return -1;
-}
-
 void region_setup(size_t budget, const char *prefix)
 {
-    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
     all.budget = budget;
     all.prefix = prefix + (prefix[0] == '/');
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGBUS, &action, NULL);
+    guard_setup();
 }
 
 /* Budget. */
@@ -199,14 +151,13 @@ static void count_kind(const region *r, int by)
 static bool publish(region *r, problem *p)
 {
     region **bucket = bucket_of(r->name);
-    r->guard = all.count < REGIONS_MAX ? take_guard(r->map, r->mapped) : -1;
+    r->guard = guard_take(r->map, r->mapped);
     if (r->guard < 0)
         return problem_set(p, 507, "region_budget", "there are %d regions already, as many as may",
-                           REGIONS_MAX);
+                           GUARDS_MAX);
     r->users = 1;
     r->next = *bucket;
     *bucket = r;
-    all.count++;
     count_kind(r, 1);
     return true;
 }
@@ -227,8 +178,7 @@ void region_release(region *r)
     pthread_mutex_lock(&all.lock);
     const bool last = --r->users == 0;
     if (last) {
-        atomic_store(&guard[r->guard].size, 0);
-        all.count--;
+        guard_drop(r->guard);
         all.charged -= r->charged;
         count_kind(r, -1);
     }
@@ -244,7 +194,7 @@ void region_release(region *r)
 
 bool region_broken(const region *r)
 {
-    return atomic_load(&guard[r->guard].broken);
+    return guard_broken(r->guard);
 }
 
 static const region_tensor *tensor_of(const region *r, const char *name)
@@ -369,11 +319,15 @@ static void free_mapped(region *r)
 
 /* Client memory. */
 
-/* Can whoever has this file no longer take its memory away, and so make a reader fault? */
+/* Can whoever has this file no longer take its memory away, and so make a reader fault? A memfd of
+ * huge pages (MFD_HUGETLB) is none: holes can be made in it, for which the kernel may have no page
+ * later, and neither a guard nor munmap takes a part of such a page. */
 static bool is_sealed(int fd, const struct stat *is)
 {
+    struct statfs on;
     const int seals = fcntl(fd, F_GET_SEALS), need = F_SEAL_SHRINK | F_SEAL_SEAL;
-    return S_ISREG(is->st_mode) && seals >= 0 && (seals & need) == need;
+    return S_ISREG(is->st_mode) && seals >= 0 && (seals & need) == need && fstatfs(fd, &on) == 0 &&
+           on.f_type == TMPFS_MAGIC;
 }
 
 static bool may_write(int fd)
@@ -395,7 +349,8 @@ static region *map_handed(uint64_t size, uint64_t reserved, int fd, problem *p)
     }
     if (fstat(fd, &is) != 0 || !is_sealed(fd, &is)) {
         problem_set(p, 422, "region_invalid",
-                    "the descriptor must be a memfd with the seals F_SEAL_SHRINK and F_SEAL_SEAL");
+                    "the descriptor must be a memfd, of ordinary pages, with the seals "
+                    "F_SEAL_SHRINK and F_SEAL_SEAL");
         return NULL;
     }
     if (size > (uint64_t)is.st_size) {

@@ -5,6 +5,7 @@
 #include "kept.h"
 #include "tell/metrics.h"
 #include "wire/number.h"
+#include "wire/place.h"
 #include "wire/wires.h"
 
 #include <math.h>
@@ -594,8 +595,8 @@ static bool run_here(request *r)
     if (!open_body(r) &&
         (r->problem.status != 0 || !reserve(r, r->need - r->reserved, &r->problem)))
         return true;
-    if (r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r))
-        return false;
+    if (r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r) || place_shared(r->e))
+        return false; /* pages of memory that is shared may have to be had first */
     spent.ns += r->e->work;
     r->here = true;
     fill(r);

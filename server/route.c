@@ -434,6 +434,7 @@ static void run_put(exchange *x)
         run_region(x);
         return;
     }
+    release_reserved(x); /* before the client hears of it, and tries again */
     http_reply_problem(x, &p);
 }
 

@@ -364,6 +364,14 @@ bool place_outputs(evaluation *e, problem *p)
     return true;
 }
 
+bool place_shared(const evaluation *e)
+{
+    bool any = false;
+    for (int i = 0; i < e->places; i++)
+        any = any || e->place[i].view.region;
+    return any;
+}
+
 bool place_whole(const evaluation *e, problem *p)
 {
     for (int i = 0; i < e->places; i++) {

@@ -50,6 +50,9 @@ bool place_text(evaluation *e, const char *name, const char *text, problem *p);
 bool place_inputs(evaluation *e, problem *p);
 bool place_outputs(evaluation *e, problem *p);
 
+/* Does the evaluation read or write memory of a region? After place_outputs. */
+bool place_shared(const evaluation *e);
+
 /* Has memory of a region that the evaluation uses gone away? Then false with a problem. */
 bool place_whole(const evaluation *e, problem *p);
 
