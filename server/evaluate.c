@@ -368,15 +368,18 @@ bool evaluation_close(evaluation *e, problem *p)
     return true;
 }
 
-/* All inputs must be views of the body: of numbers in text the places differ. */
+/* All inputs must be tensors of the body whose places are known for another body, too. */
 bool evaluation_renewable(evaluation *e)
 {
     const uintptr_t begin = (uintptr_t)e->body.data;
     if (e->places > 0) /* each request finds its regions anew */
         return false;
-    for (int i = 0; i < e->sources; i++)
-        if (!e->source[i].raw || (uintptr_t)e->source[i].text.data - begin > e->body.size)
+    for (int i = 0; i < e->sources; i++) {
+        const source *s = &e->source[i];
+        if (s->base64 || s->raw == (e->in->outline != NULL) ||
+            (uintptr_t)s->text.data - begin > e->body.size)
             return false;
+    }
     return lk_call_again(e->call);
 }
 
@@ -387,12 +390,17 @@ static void move_span(span *part, const evaluation *e, span body)
         part->data = body.data + ((uintptr_t)part->data - (uintptr_t)e->body.data);
 }
 
-void evaluation_renew(evaluation *e, span body)
+void evaluation_renew(evaluation *e, span body, const span *tensors)
 {
+    const int64_t reading = evaluation_reading(e);
     for (int i = 0; i < e->sources; i++)
-        move_span(&e->source[i].text, e, body);
+        if (tensors)
+            e->source[i].text = tensors[i];
+        else
+            move_span(&e->source[i].text, e, body);
     move_span(&e->oip.id, e, body);
     e->body = body;
+    e->work += evaluation_reading(e) - reading;
     e->arena_used = 0;
     e->text.size = 0;
     e->pieces = 0;

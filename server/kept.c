@@ -1,81 +1,118 @@
 /* SPDX-License-Identifier: MIT */
 #include "kept.h"
 
+#include "wire/wire.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     KEPT = 16,
-    TEXT_MAX = 4096,        /* longer texts, with the query, are not kept */
-    ARENA_MAX = 256 * 1024, /* nor is more memory than that for one */
+    TEXT_MAX = OUTLINE_TEXT, /* longer texts, with the query, are not kept */
+    ARENA_MAX = 256 * 1024,  /* nor is more memory than that for one */
+    OUTLINED = 8 * 1024,     /* nor are outlines taken of longer bodies, which takes time */
 };
 
 typedef struct kept {
-    kept_key key; /* its query is NULL */
-    size_t size;  /* of the body */
-    size_t text;  /* bytes at the beginning of the body that are the same */
-    size_t query;
-    char *texts; /* these, then the query */
-    evaluation *e;
+    kept_key key;       /* its query is NULL */
+    size_t size;        /* of the body, or of its outline */
+    size_t text, query; /* bytes of either in `texts`: the text comes first */
+    char texts[];
 } kept;
 
-/* The one that was used last comes first. */
+/* The one that was used last comes first. Each knows as what it is kept. */
 static _Thread_local struct {
     int count;
-    kept each[KEPT];
+    evaluation *each[KEPT];
 } mine;
 
-static bool is_for(const kept *k, const kept_key *key, span body, size_t query)
+/* What bodies are compared by: their outline, or else they themselves, as far as they are text. */
+static bool take_text(const wire *in, span body, outline *o, span *text)
 {
-    return k->key.loss == key->loss && k->size == body.size && k->query == query &&
-           k->key.in == key->in && k->key.out == key->out && k->key.head == key->head &&
-           memcmp(k->texts, body.data, k->text) == 0 &&
-           memcmp(k->texts + k->text, key->query, query) == 0;
+    *text = body;
+    if (!in->outline)
+        return true;
+    if (body.size > OUTLINED || !in->outline(body, o))
+        return false;
+    *text = (span){o->text, o->size};
+    return true;
+}
+
+static bool same_key(const kept_key *a, const kept_key *b)
+{
+    return a->loss == b->loss && a->in == b->in && a->out == b->out && a->head == b->head;
+}
+
+static bool same_texts(const kept *k, span text, span query)
+{
+    return k->size == text.size && k->query == query.size &&
+           memcmp(k->texts, text.data, k->text) == 0 &&
+           memcmp(k->texts + k->text, query.data, query.size) == 0;
 }
 
 evaluation *kept_take(const kept_key *key, span body)
 {
-    const size_t query = strlen(key->query);
+    const span query = {key->query, strlen(key->query)};
+    outline o;
+    span text = {0};
     for (int i = 0; i < mine.count; i++) {
-        const kept k = mine.each[i];
-        if (!is_for(&k, key, body, query))
+        evaluation *e = mine.each[i];
+        if (!same_key(&e->kept->key, key))
             continue;
-        memmove(&mine.each[i], &mine.each[i + 1], (size_t)(--mine.count - i) * sizeof k);
-        free(k.texts);
-        evaluation_renew(k.e, body);
-        return k.e;
+        if (!text.data && !take_text(key->in, body, &o, &text))
+            return NULL;
+        if (!same_texts(e->kept, text, query))
+            continue;
+        memmove(&mine.each[i], &mine.each[i + 1], (size_t)(--mine.count - i) * sizeof e);
+        evaluation_renew(e, body, key->in->outline ? o.tensor : NULL);
+        return e;
     }
     return NULL;
 }
 
-static void drop_last(void)
+static void drop(evaluation *e)
 {
-    const kept *k = &mine.each[--mine.count];
-    evaluation_free(k->e);
-    free(k->texts);
+    free(e->kept);
+    evaluation_free(e);
 }
 
-void kept_give(const kept_key *key, evaluation *e)
+static kept *describe(const kept_key *key, const evaluation *e)
 {
-    const size_t text = evaluation_text(e), query = strlen(key->query);
-    char *texts = NULL;
-    if (text + query <= TEXT_MAX && e->arena_size <= ARENA_MAX && evaluation_renewable(e))
-        texts = malloc(text + query + 1);
-    if (!texts) {
-        evaluation_free(e);
+    const span query = {key->query, strlen(key->query)};
+    outline o;
+    span whole;
+    if (!take_text(key->in, e->body, &o, &whole) || (key->in->outline && o.tensors != e->sources))
+        return NULL;
+    const size_t text = key->in->outline ? whole.size : evaluation_text(e);
+    kept *k = text + query.size <= TEXT_MAX ? malloc(sizeof *k + text + query.size) : NULL;
+    if (!k)
+        return NULL;
+    *k = (kept){*key, whole.size, text, query.size};
+    k->key.query = NULL;
+    memcpy(k->texts, whole.data, text);
+    memcpy(k->texts + text, query.data, query.size);
+    return k;
+}
+
+void kept_give(const kept_key *key, evaluation *e, bool good)
+{
+    if (!e)
+        return;
+    good = good && e->arena_size <= ARENA_MAX && evaluation_renewable(e);
+    if (good && !e->kept)
+        e->kept = describe(key, e);
+    if (!good || !e->kept) {
+        drop(e);
         return;
     }
-    memcpy(texts, e->body.data, text);
-    memcpy(texts + text, key->query, query + 1);
     if (mine.count == KEPT)
-        drop_last();
-    memmove(&mine.each[1], &mine.each[0], (size_t)mine.count++ * sizeof(kept));
-    mine.each[0] = (kept){*key, e->body.size, text, query, texts, e};
-    mine.each[0].key.query = NULL;
+        drop(mine.each[--mine.count]);
+    memmove(&mine.each[1], &mine.each[0], (size_t)mine.count++ * sizeof e);
+    mine.each[0] = e;
 }
 
 void kept_clear(void)
 {
     while (mine.count > 0)
-        drop_last();
+        drop(mine.each[--mine.count]);
 }

@@ -75,7 +75,6 @@ struct request {
     atomic_bool left;     /* the client has left */
     int away;             /* shards that have not returned to the loop */
     bool here;            /* the loop computes it, not a worker */
-    bool again;           /* the evaluation was kept from an earlier request: it is open */
     bool small;           /* the loop has evaluated it: it may be kept */
 
     uint64_t queued;              /* uv_hrtime() when it was last queued */
@@ -383,7 +382,7 @@ static bool inflate_body(request *r)
 static bool open_body(request *r)
 {
     r->step = STEP_OPEN;
-    if (!r->again && !evaluation_open(r->e, r->ask.query, shared.workers, &r->problem))
+    if (!r->e->kept && !evaluation_open(r->e, r->ask.query, shared.workers, &r->problem))
         return false;
     r->need = r->x->body_capacity + r->plain_size + r->e->need;
     if (r->ask.body != CODING_NONE || r->ask.reply != CODING_NONE)
@@ -616,7 +615,6 @@ void request_start(request *r)
     const bool small = is_small(r);
     if (small)
         r->e = kept_take(&key, body);
-    r->again = r->e != NULL;
     if (!r->e)
         r->e = evaluation_new(r->ask.loss, r->ask.in, r->ask.out, body);
     if (!r->e) {
@@ -711,10 +709,7 @@ void request_end(request *r)
     if (x->reply.status == 200)
         metrics_elements(loss, r->e->elements);
     const kept_key key = key_of(r);
-    if (r->small && r->problem.status == 0)
-        kept_give(&key, r->e);
-    else
-        evaluation_free(r->e);
+    kept_give(&key, r->e, r->small && r->problem.status == 0);
     free(r->plain);
     buffer_free(&r->packed);
     release(r);

@@ -267,7 +267,8 @@ static void loss_text(const lk_loss *loss, buffer *to)
     {
         buffer_printf(to, "  %-16s ", string(entry, "name"));
         forms_text(entry, to);
-        buffer_printf(to, "%s\n  %-16s %s\n", truth(entry, "required") ? ", required" : "", "",
+        buffer_printf(to, "%s%s\n  %-16s %s\n", truth(entry, "required") ? ", required" : "",
+                      truth(entry, "in_place") ? ", gradient in place" : "", "",
                       string(entry, "help"));
     }
     buffer_text(to, "\nOptions\n");
@@ -321,8 +322,9 @@ static void loss_markdown(const lk_loss *loss, buffer *to)
     {
         buffer_printf(to, "| `%s` | ", string(entry, "name"));
         forms_text(entry, to);
-        buffer_printf(to, " | %s%s | ", truth(entry, "required") ? "required" : "",
-                      truth(entry, "differentiable") ? " differentiable" : "");
+        buffer_printf(to, " | %s%s%s | ", truth(entry, "required") ? "required" : "",
+                      truth(entry, "differentiable") ? " differentiable" : "",
+                      truth(entry, "in_place") ? " in place" : "");
         cell(string(entry, "help"), to);
         buffer_text(to, " |\n");
     }

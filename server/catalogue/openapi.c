@@ -73,8 +73,13 @@ static json_t *option_schema(const json_t *option)
 
 static json_t *tensor(const json_t *described)
 {
-    json_t *schema = ref("Tensor");
-    json_object_set(schema, "description", json_object_get(described, "help"));
+    json_t *schema = ref("Tensor"), *help = json_object_get(described, "help");
+    if (json_is_true(json_object_get(described, "in_place")))
+        json_object_set_new(schema, "description",
+                            json_sprintf("%s; in a region, its gradient may take its place",
+                                         json_string_value(help)));
+    else
+        json_object_set(schema, "description", help);
     return schema;
 }
 

@@ -12,6 +12,7 @@
 
 #include <losskit.h>
 
+struct kept;
 struct place;
 typedef struct wire wire;
 
@@ -46,6 +47,7 @@ typedef struct evaluation {
     lk_call *call;
     span body;          /* owned by the caller; gradients may be written in place */
     asker asker;        /* decides which regions there are */
+    struct kept *kept;  /* as what it was kept from an earlier request; NULL: it was not */
     bool outputs_named; /* body or query has an `outputs` */
     bool has_parts;     /* or an option of that type */
     bool strict_json;

@@ -213,6 +213,65 @@ static bool json_open(evaluation *e, problem *p)
            (outputs.size == 0 || open_outputs(e, outputs, p));
 }
 
+/* Outlines. */
+
+static bool outline_add(outline *o, const void *data, size_t size)
+{
+    if (size > sizeof o->text - o->size)
+        return false;
+    memcpy(o->text + o->size, data, size);
+    o->size += size;
+    return true;
+}
+
+/* A tensor at the cursor: the text since `from`, which moves on, then type and shape instead of
+ * numbers. */
+static bool outline_tensor(cursor *c, const char **from, outline *o)
+{
+    problem unused;
+    lk_tensor t = {.dtype = LK_ANY};
+    cursor_space(c);
+    const char *begin = c->p;
+    if (o->tensors == EVALUATION_INPUTS || !tensor_text_walk(c, "", &t, &unused))
+        return false;
+    const bool ok = outline_add(o, *from, (size_t)(begin - *from)) &&
+                    outline_add(o, &t.dtype, sizeof t.dtype) &&
+                    outline_add(o, &t.rank, sizeof t.rank) &&
+                    outline_add(o, t.shape, (size_t)t.rank * sizeof *t.shape);
+    o->tensor[o->tensors++] = (span){begin, (size_t)(c->p - begin)};
+    *from = c->p;
+    return ok;
+}
+
+static bool outline_inputs(cursor *c, const char **from, outline *o)
+{
+    span key;
+    int more = cursor_accept(c, '{') ? 1 : -1;
+    while (more == 1)
+        more = walk_string(c, &key) && cursor_accept(c, ':') && outline_tensor(c, from, o)
+                   ? walk_after(c, '}')
+                   : -1;
+    return more == 0;
+}
+
+/* A name in another spelling than "inputs" has its tensors in the outline, where they count. */
+static bool json_outline(span body, outline *o)
+{
+    cursor c = cursor_new(walk_body(body));
+    const char *from = body.data;
+    span key, value;
+    int more = cursor_accept(&c, '{') ? 1 : -1;
+    o->tensors = 0;
+    o->size = 0;
+    while (more == 1) {
+        const bool ok =
+            walk_string(&c, &key) && cursor_accept(&c, ':') &&
+            (span_is(key, "\"inputs\"") ? outline_inputs(&c, &from, o) : walk_value(&c, &value));
+        more = ok ? walk_after(&c, '}') : -1;
+    }
+    return more == 0 && outline_add(o, from, (size_t)(body.data + body.size - from));
+}
+
 static bool json_read(const evaluation *e, const source *s, const lk_tensor *t, problem *p)
 {
     (void)e;
@@ -264,6 +323,7 @@ static const char *const media[] = {"application/json", "application/x-www-form-
 const wire wire_json = {
     .name = "json",
     .media = media,
+    .outline = json_outline,
     .open = json_open,
     .read = json_read,
     .bound = json_bound,

@@ -114,22 +114,21 @@ static bool ends_token(char c)
     return ends[(unsigned char)c];
 }
 
-bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
+bool tensor_text_walk(cursor *c, const char *input, lk_tensor *t, problem *p)
 {
     nest n = {.input = input, .rank = -1, .p = p};
-    cursor c = cursor_new(text);
     bool words = false;
     for (int i = 0; i < LK_MAX_RANK; i++)
         n.shape[i] = -1;
     do {
         /* A value. */
-        cursor_space(&c);
-        char byte = cursor_peek(&c);
+        cursor_space(c);
+        char byte = cursor_peek(c);
         if (byte == '[') {
-            c.p++;
+            c->p++;
             if (!open_array(&n))
                 return false;
-            if (!cursor_accept(&c, ']'))
+            if (!cursor_accept(c, ']'))
                 continue;
             if (!close_array(&n))
                 return false;
@@ -138,31 +137,37 @@ bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
                 return ragged(&n, n.depth, "a number", -1, "an array");
             n.rank = n.depth;
             words |= byte == 't' || byte == 'f';
-            while (c.p < c.end && !ends_token(*c.p))
-                c.p++;
+            while (c->p < c->end && !ends_token(*c->p))
+                c->p++;
         } else {
-            return bad_token(&n, byte, span_is((span){c.p, cursor_left(&c) < 4 ? 0 : 4}, "null"));
+            return bad_token(&n, byte, span_is((span){c->p, cursor_left(c) < 4 ? 0 : 4}, "null"));
         }
         /* Close the arrays that end here. */
         while (n.depth > 0) {
             n.at[n.depth - 1]++;
-            if (!cursor_accept(&c, ']'))
+            if (!cursor_accept(c, ']'))
                 break;
             if (!close_array(&n))
                 return false;
         }
-        if (n.depth > 0 && !cursor_accept(&c, ','))
-            return bad_token(&n, cursor_left(&c) ? '?' : 0, false);
+        if (n.depth > 0 && !cursor_accept(c, ','))
+            return bad_token(&n, cursor_left(c) ? '?' : 0, false);
     } while (n.depth > 0);
-    cursor_space(&c);
-    if (cursor_left(&c))
-        return problem_input(p, 400, "malformed_body", input, "inputs.%s: text after the value",
-                             input);
     if (words && t->dtype == LK_ANY)
         t->dtype = LK_BOOL;
     t->rank = n.rank;
     memcpy(t->shape, n.shape, sizeof t->shape);
     return true;
+}
+
+bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p)
+{
+    cursor c = cursor_new(text);
+    if (!tensor_text_walk(&c, input, t, p))
+        return false;
+    cursor_space(&c);
+    return !cursor_left(&c) ||
+           problem_input(p, 400, "malformed_body", input, "inputs.%s: text after the value", input);
 }
 
 /* Numbers. */

@@ -14,6 +14,9 @@
  * yet and elements are true or false, the type bool. */
 bool tensor_text_shape(span text, const char *input, lk_tensor *t, problem *p);
 
+/* The same of the value at the cursor, which moves behind it. */
+bool tensor_text_walk(cursor *c, const char *input, lk_tensor *t, problem *p);
+
 /* Read an array of sizes as the shape of t. */
 bool tensor_text_sizes(span text, const char *input, lk_tensor *t, problem *p);
 

@@ -9,6 +9,15 @@
 #include "tell/problem.h"
 #include "wire/evaluation.h"
 
+/* A body without the numbers of its tensors: bodies of the same outline are read alike. */
+enum { OUTLINE_TEXT = 4096 };
+typedef struct outline {
+    int tensors;
+    span tensor[EVALUATION_INPUTS]; /* what was left out, in the order of the body */
+    size_t size;
+    char text[OUTLINE_TEXT];
+} outline;
+
 struct wire {
     const char *name; /* for metrics and logs */
 
@@ -21,6 +30,11 @@ struct wire {
     /* How many bytes at the beginning of the body are text, or say how long that is; the rest is
      * tensors. NULL: all. */
     size_t (*text)(const evaluation *e);
+
+    /* Take the outline of a body whose tensors are text; they must be the evaluation's sources, in
+     * their order. False: it has none, or a long one. NULL: what is text by the function above is
+     * the outline, and the tensors of bodies of one length are at the same places. */
+    bool (*outline)(span body, outline *to);
 
     /* Read names, types and shapes from the body: gives the call its inputs without data, its
      * options and outputs. Of the numbers, only the count is read. */

@@ -47,7 +47,7 @@ static void serve_again(evaluation *e, const char *query, const char *body, cons
     char *copy = exactly(body, size);
     const kept_key key = {e->loss, e->in, e->out, query, e->oip.head};
     problem p;
-    kept_give(&key, e);
+    kept_give(&key, e, true);
     e = kept_take(&key, (span){copy, size});
     if (e) {
         bytes second = {0};
@@ -57,7 +57,7 @@ static void serve_again(evaluation *e, const char *query, const char *body, cons
         if (second.size != reply->size || memcmp(second.data, reply->data, reply->size) != 0)
             fail_msg("the second reply of %s is another", lk_loss_describe(e->loss)->name);
         free(second.data);
-        evaluation_free(e);
+        kept_give(&key, e, true);
     }
     free(copy);
     kept_clear();
