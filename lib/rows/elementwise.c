@@ -190,7 +190,7 @@ static void compute(stretch *s, int64_t n)
     s->at.ahead = s->ahead;
     if (s->r->refuse) {
         check(s, A, s->at.a, n);
-        if (!s->r->is->alone)
+        if (s->at.b)
             check(s, B, s->at.b, n);
     }
     s->r->is->span(s->r->options, &s->at, n);

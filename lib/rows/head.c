@@ -404,11 +404,12 @@ static void make_scores(const side *s, const real *hidden, int64_t rows, int64_t
 static void score(const head *h, const room *r, int64_t q, int64_t rows, int64_t first,
                   int64_t count)
 {
-    const side *sides[] = {&h->own, &h->teacher};
-    for (int k = 0; k < heads(h); k++) {
-        read_hidden(h, sides[k], q, rows, r->hidden[k]);
-        make_scores(sides[k], r->hidden[k], rows, first, count, r->scores[k], r->products);
-    }
+    read_hidden(h, &h->own, q, rows, r->hidden[0]);
+    make_scores(&h->own, r->hidden[0], rows, first, count, r->scores[0], r->products);
+    if (!h->teacher.hidden)
+        return;
+    read_hidden(h, &h->teacher, q, rows, r->hidden[1]);
+    make_scores(&h->teacher, r->hidden[1], rows, first, count, r->scores[1], r->products);
 }
 
 /* n scores as they are looked at. */
@@ -683,7 +684,7 @@ void head_back_norm(const lk_job *job, int64_t first, int64_t count, void *scrat
     const head h = head_of(job);
     const int power = h.of->power(job);
     (void)scratch;
-    for (int64_t k = first; k < first + count; k++) {
+    for (int64_t k = first; h.shares && k < first + count; k++) {
         double sum = 0;
         for (int64_t q = 0; q < job->counted; q++)
             sum += (double)h.shares[q * h.own.depth + k];
