@@ -500,7 +500,7 @@ LK_INLINE void write_gradient(const pair *r, elem *grad, const int divergence)
         elements_fill(grad, r->classes, 0);
     else if (r->none)
         elements_fill(grad, r->classes, (real)NAN);
-    else if (r->careful)
+    else if (r->careful || divergence == SKEW_FORWARD_KL)
         careful_gradient(r, grad);
     else
         sweep_gradient(r, grad, divergence, false);
