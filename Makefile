@@ -315,7 +315,8 @@ clients: all
 	cd api/c && LOSSD=$(abspath $(B))/lossd $(abspath $(B))/clients/test_lossd
 	$(Q)if command -v javac >/dev/null; then javac -Xlint:all -Werror -d $(B)/clients/java api/java/*.java && \
 		cd api/java && LOSSD=$(abspath $(B))/lossd java -cp $(abspath $(B))/clients/java lossd.LossdTest; fi
-	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd npm test; fi
+	$(Q)if command -v node >/dev/null; then cd api/javascript && LOSSD=$(abspath $(B))/lossd \
+		TSC="$$(command -v $(abspath $(B))/schemas/node_modules/.bin/tsc)" npm test; fi
 
 ## pages: /docs and /status in a Chromium, where there is one and a node (packages of npm)
 pages: all

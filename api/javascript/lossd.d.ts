@@ -8,8 +8,9 @@ export interface Tensor<D extends TensorData = TensorData> {
   data: D;
 }
 
-/** An input that lossd has already: of `keep`, or of its flag --region. */
+/** An input that lossd has already. */
 export interface Region {
+  /** `name/tensor` of what was kept under a name, by `keep` or by lossd's flag --region. */
   region: string;
   /** Bytes from its beginning on; dtype and shape are those of the tensor unless given. */
   offset?: number;
@@ -69,10 +70,24 @@ export interface ClientOptions {
   retries?: number;
 }
 
-export interface CallOptions {
-  outputs?: readonly string[];
+export interface CallLimits {
+  /** ms; the client's own unless given. */
   timeout?: number;
   signal?: AbortSignal;
+}
+
+export interface CallOptions extends CallLimits {
+  /** Those to reply with, in this order; `grad.logits:bf16` asks for a narrower type. */
+  outputs?: readonly string[];
+}
+
+/** A tensor that lossd keeps. */
+export interface Resident {
+  name: string;
+  kind: string;
+  dtype: DType;
+  shape: number[];
+  bytes: number;
 }
 
 export class Client {
@@ -88,7 +103,18 @@ export class Client {
   losses(): Promise<string[]>;
   describe(loss: string): Promise<Description>;
   ready(): Promise<boolean>;
-  keep(name: string, tensors: Record<string, Input>, options?: { replace?: boolean }): Promise<void>;
-  forget(name: string): Promise<void>;
-  resident(): Promise<{ name: string; kind: string; dtype: DType; shape: number[]; bytes: number }[]>;
+  /**
+   * Has lossd keep tensors until they are forgotten or it ends: each is then an input { region: "name/tensor" } of every
+   * request that this client's key may make. `name` is letters, digits and ._-. A name in use is refused (409,
+   * `region_exists`) unless `replace`; what does not fit in --region-budget too (507, `region_budget`).
+   */
+  keep(
+    name: string,
+    tensors: Record<string, Tensor | TensorData | Nested>,
+    options?: CallLimits & { replace?: boolean },
+  ): Promise<void>;
+  /** Refused (404, `unknown_region`) where nothing of that name is kept. */
+  forget(name: string, limits?: CallLimits): Promise<void>;
+  /** What is kept, as far as this client may name it. */
+  resident(limits?: CallLimits): Promise<Resident[]>;
 }

@@ -212,7 +212,7 @@ class Fetching {
   }
 
   async send(method, path, headers, pieces, signal) {
-    const body = method === "POST" ? new Blob(pieces) : undefined;
+    const body = method === "POST" || method === "PUT" ? new Blob(pieces) : undefined;
     const reply = await fetch(this.url + path, { method, headers, body, signal });
     const whole = new Uint8Array(await reply.arrayBuffer());
     return { status: reply.status, header: (name) => reply.headers.get(name), body: whole };
@@ -258,19 +258,23 @@ export class Client {
   }
 
   /** Tensors for lossd to keep: inputs are then { region: "name/tensor" }. They are gone when lossd ends. */
-  async keep(name, tensors, { replace = false } = {}) {
-    const path = `/v1/regions/${encodeURIComponent(name)}${replace ? "?replace=true" : ""}`;
-    await this.#call("PUT", path, { "Content-Type": MEDIA }, writeBody(tensors, {}), {});
+  async keep(name, tensors, { replace = false, ...call } = {}) {
+    const pieces = writeBody(tensors, {});
+    await this.#region("PUT", `/${encodeURIComponent(name)}${replace ? "?replace=true" : ""}`, call, pieces);
   }
 
-  async forget(name) {
-    await this.#call("DELETE", `/v1/regions/${encodeURIComponent(name)}`, {}, undefined, {});
+  async forget(name, call = {}) {
+    await this.#region("DELETE", `/${encodeURIComponent(name)}`, call);
   }
 
   /** The resident tensors that this client may name: name, dtype, shape, bytes. */
-  async resident() {
-    const body = await this.#call("GET", "/v1/regions", {}, undefined, {});
-    return JSON.parse(new TextDecoder().decode(body)).regions;
+  async resident(call = {}) {
+    return JSON.parse(new TextDecoder().decode(await this.#region("GET", "", call))).regions;
+  }
+
+  #region(method, path, { timeout = this.timeout, signal }, pieces = []) {
+    const headers = pieces.length > 0 ? { "Content-Type": MEDIA } : {};
+    return Limit.of(timeout, signal, (limit) => this.#call(method, `/v1/regions${path}`, headers, pieces, limit));
   }
 
   /** Does it welcome requests? */

@@ -140,7 +140,7 @@ class Connection {
       headers.set(field.slice(0, colon).toLowerCase(), field.slice(colon + 1).trim());
     }
     call.reply = { status: Number(status), header: (name) => headers.get(name) ?? null };
-    const length = headers.get("content-length");
+    const length = status === "204" ? "0" : headers.get("content-length"); // 204 has no body, and says no length
     if (/\bchunked$/i.test(headers.get("transfer-encoding") ?? "")) {
       call.chunks = new Chunks();
     } else if (length !== undefined) {
@@ -211,12 +211,13 @@ export class Carrier {
   }
 
   async send(method, path, headers, pieces, signal) {
-    const lines = [`${method} ${this.#prefix}${encodeURI(path)} HTTP/1.1`, `Host: ${this.#host}`];
+    const target = this.#prefix + encodeURI(path).replaceAll("%25", "%"); // what is encoded already stays so
+    const lines = [`${method} ${target} HTTP/1.1`, `Host: ${this.#host}`];
     for (const [name, value] of Object.entries(headers)) {
       validateHeaderValue(name, value);
       lines.push(`${name}: ${value}`);
     }
-    if (method === "POST") lines.push(`Content-Length: ${pieces.reduce((sum, piece) => sum + piece.byteLength, 0)}`);
+    if (method === "POST" || method === "PUT") lines.push(`Content-Length: ${pieces.reduce((sum, piece) => sum + piece.byteLength, 0)}`);
     signal.throwIfAborted();
     let connection;
     while (this.#idle.length > 0 && !connection?.open) connection = this.#idle.pop();

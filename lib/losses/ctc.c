@@ -3,13 +3,9 @@
  * Connectionist temporal classification. A row is one example, because its steps are coupled: a
  * forward sweep over its logits computes alpha and the loss, a backward sweep computes beta and the
  * gradient.
- *
- * alpha and beta are products of as many probabilities as there are steps. They are stored as a
- * double with a separate exponent: like logarithms they never underflow, but adding two of them
- * needs neither an exponential nor a logarithm, and their precision does not depend on the length
- * of the example.
  */
 #include "rows/class_row.h"
+#include "rows/lattice.h"
 #include "rows/scalar.h"
 #include "vector/vmath.h"
 
@@ -78,47 +74,11 @@ static lk_status check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-static lk_status check_lengths(const lk_job *job, int input, int64_t least, int64_t most,
-                               lk_error *error)
-{
-    char place[LK_PLACE_MAX];
-    for (int64_t b = 0; b < job->rows; b++) {
-        const int64_t length = lk_int(&job->in[input], b);
-        if (length < least || length > most)
-            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, input, b,
-                           "%s is %lld; it must be in [%lld, %lld]", lk_place(job, input, b, place),
-                           (long long)length, (long long)least, (long long)most);
-    }
-    return LK_OK;
-}
-
-static lk_status check_targets(const lk_job *job, lk_error *error)
-{
-    const options *o = job->options;
-    const int64_t S = size(job, 'S'), C = size(job, 'C');
-    char place[LK_PLACE_MAX];
-    for (int64_t b = 0; b < job->rows; b++) {
-        const int64_t end = b * S + lk_int(&job->in[TARGET_LENGTHS], b);
-        for (int64_t i = b * S; i < end; i++) {
-            const int64_t y = lk_int(&job->in[TARGETS], i);
-            if (y < 0 || y >= C || y == o->blank)
-                return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, TARGETS, i,
-                               "%s is %lld; with %lld classes it must be in [0, %lld] and not "
-                               "blank (%lld)",
-                               lk_place(job, TARGETS, i, place), (long long)y, (long long)C,
-                               (long long)C - 1, (long long)o->blank);
-        }
-    }
-    return LK_OK;
-}
-
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    lk_status status = check_lengths(job, INPUT_LENGTHS, 1, size(job, 'T'), error);
-    if (status == LK_OK)
-        status = check_lengths(job, TARGET_LENGTHS, 0, size(job, 'S'), error);
-    if (status == LK_OK)
-        status = check_targets(job, error);
+    const options *o = job->options;
+    const lattice_inputs in = {TARGETS, INPUT_LENGTHS, TARGET_LENGTHS};
+    lk_status status = lattice_check(job, &in, size(job, 'T'), size(job, 'C'), o->blank, error);
     job->counted = job->rows;
     job->denominator[0] = (double)job->rows;
     return status;
@@ -126,76 +86,9 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 /* Numbers. */
 
-static const double ln_2 = 0x1.62e42fefa39efp-1;
-
-/* m 2^e >= 0: m is 0 or far from subnormal, 1 <= m < 2 unless stated otherwise; e is an integer. */
-typedef struct scaled {
-    double m, e;
-} scaled;
-
-static const scaled nothing = {0, -1e307}, one = {1, 0};
-
-LK_INLINE uint64_t bits_of(double x)
-{
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-LK_INLINE double of_bits(uint64_t bits)
-{
-    double x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* 2^e for an integer e < 1024; 0 where it would be subnormal. */
-LK_INLINE double power(double e)
-{
-    /* An integer added to 2^52 + 2^51 is in the low bits of the sum. */
-    return of_bits(bits_of((e > -1023 ? e : -1023) + (0x1.8p+52 + 1023)) << 52);
-}
-
-/* Normalise m, which must be 0 or neither subnormal nor infinite. NaN becomes 0: callers check for
- * NaN themselves. */
-LK_INLINE scaled scaled_make(double m, double e)
-{
-    const uint64_t bits = bits_of(m);
-    const double own = of_bits(bits >> 52 | bits_of(0x1p+52)) - (0x1p+52 + 1023), sum = e + own;
-    const double rest = of_bits((bits & (((uint64_t)1 << 52) - 1)) | bits_of(1));
-    return (scaled){m > 0 ? rest : 0, m > 0 ? sum : nothing.e};
-}
-
-static scaled scaled_exp(double x)
-{
-    const double least = -700; /* its exponential is far from subnormal */
-    if (x > least || isinf(x))
-        return scaled_make(lk_exp(x), 0);
-    const double e = trunc(x / ln_2), rest = x - e * ln_2;
-    return scaled_make(lk_exp(rest < -1 ? -1 : rest > 1 ? 1 : rest), e); /* or it is all rounding */
-}
-
-static double scaled_log(scaled a)
-{
-    return a.m > 0 ? lk_log(a.m) + a.e * ln_2 : -(double)INFINITY;
-}
-
-LK_INLINE scaled times(scaled a, scaled b)
-{
-    return scaled_make(a.m * b.m, a.e + b.e);
-}
-
-/* m < 6. */
-LK_INLINE scaled plus(scaled a, scaled b, scaled c)
-{
-    double top = a.e > b.e ? a.e : b.e;
-    top = c.e > top ? c.e : top;
-    return (scaled){a.m * power(a.e - top) + b.m * power(b.e - top) + c.m * power(c.e - top), top};
-}
-
 LK_INLINE scaled if_any(double condition, scaled a)
 {
-    return (scaled){condition > 0 ? a.m : 0, condition > 0 ? a.e : nothing.e};
+    return (scaled){condition > 0 ? a.m : 0, condition > 0 ? a.e : scaled_zero.e};
 }
 
 /* Arrays of such numbers, for loops that the compiler vectorises. */
@@ -280,9 +173,9 @@ static states states_at(double *where, int64_t n)
 static void states_clear(states a, int64_t n)
 {
     for (int64_t i = -1; i <= n; i++)
-        put(a.label, i, nothing);
+        put(a.label, i, scaled_zero);
     for (int64_t i = 0; i <= n; i++)
-        put(a.blank, i, nothing);
+        put(a.blank, i, scaled_zero);
 }
 
 static states alpha_at(const example *e, int64_t t)
@@ -397,7 +290,7 @@ static void step_softmax(example *e, const class_plan *p, int64_t t)
     for (int64_t j = 0; j < e->D; j++) {
         const double below = e->l[j] - s->top;
         q[j] = scaled_exp(below);
-        s->sum += isnan(below) ? below : q[j].m * power(q[j].e);
+        s->sum += isnan(below) ? below : q[j].m * scaled_power(q[j].e);
     }
     for (int64_t j = 0; j < e->D; j++)
         q[j] = scaled_make(q[j].m / s->sum, q[j].e);
@@ -423,15 +316,18 @@ static void forward(const example *e, int64_t t)
     const states from = alpha_at(e, t), to = alpha_at(e, t + 1);
     INDEPENDENT
     for (int64_t i = 0; i <= n; i++)
-        put(to.blank, i, times(plus(get(from.blank, i), get(from.label, i - 1), nothing), p_blank));
+        put(to.blank, i,
+            scaled_times(scaled_plus(get(from.blank, i), get(from.label, i - 1), scaled_zero),
+                         p_blank));
     INDEPENDENT
     for (int64_t i = 0; i < n; i++) {
         const scaled skip = if_any(skips[i], get(from.label, i - 1));
         put(to.label, i,
-            times(plus(get(from.label, i), get(from.blank, i), skip), get(p_label, i)));
+            scaled_times(scaled_plus(get(from.label, i), get(from.blank, i), skip),
+                         get(p_label, i)));
     }
-    put(to.label, -1, nothing);
-    put(to.label, n, nothing);
+    put(to.label, -1, scaled_zero);
+    put(to.label, n, scaled_zero);
 }
 
 /* P of the target, NaN if a step has no softmax. */
@@ -439,7 +335,7 @@ static scaled target_probability(example *e, const class_plan *p)
 {
     bool none = false;
     states_clear(alpha_at(e, 0), e->n);
-    put(alpha_at(e, 0).blank, 0, one);
+    put(alpha_at(e, 0).blank, 0, scaled_one);
     for (int64_t t = 0; t < e->T; t++) {
         step_softmax(e, p, t);
         none = none || !(e->steps[t].sum > 0);
@@ -449,7 +345,7 @@ static scaled target_probability(example *e, const class_plan *p)
     if (none)
         return (scaled){(double)NAN, 0};
     const states last = alpha_at(e, e->T);
-    return plus(get(last.blank, e->n), get(last.label, e->n - 1), nothing);
+    return scaled_plus(get(last.blank, e->n), get(last.label, e->n - 1), scaled_zero);
 }
 
 /* beta after step t, from beta before step t + 1. */
@@ -460,24 +356,24 @@ static void backward(const example *e)
     const states from = e->beta, to = e->behind;
     INDEPENDENT
     for (int64_t i = 0; i <= n; i++)
-        put(to.blank, i, plus(get(from.blank, i), get(from.label, i), nothing));
+        put(to.blank, i, scaled_plus(get(from.blank, i), get(from.label, i), scaled_zero));
     INDEPENDENT
     for (int64_t i = 0; i < n; i++) {
         const scaled skip = if_any(skips[i + 1], get(from.label, i + 1));
-        put(to.label, i, plus(get(from.label, i), get(from.blank, i + 1), skip));
+        put(to.label, i, scaled_plus(get(from.label, i), get(from.blank, i + 1), skip));
     }
 }
 
 /* a b / 2^e, no more than a few. */
 LK_INLINE double product(scaled a, scaled b, double e)
 {
-    return a.m * b.m * power(a.e + b.e - e);
+    return a.m * b.m * scaled_power(a.e + b.e - e);
 }
 
 /* The exponent of a b; that of zero, if the product is 0. */
 LK_INLINE double product_exponent(scaled a, scaled b)
 {
-    return a.m * b.m > 0 ? a.e + b.e : nothing.e;
+    return a.m * b.m > 0 ? a.e + b.e : scaled_zero.e;
 }
 
 /* gamma of the distinct classes at step t. alpha beta adds up to P at every step: dividing by this
@@ -523,7 +419,7 @@ static void step_gradient(const example *e, int64_t t, double rho)
         v_store_tail(grad + k, n, by * v_exp_nonpos(v_load_tail(x + k, n, 0) - top));
     }
     for (int64_t j = 0; j < e->D; j++)
-        r_store(grad + e->classes[j], (real)(rho * (q[j].m * power(q[j].e) - e->mass[j])));
+        r_store(grad + e->classes[j], (real)(rho * (q[j].m * scaled_power(q[j].e) - e->mass[j])));
 }
 
 /* beta before step t, from beta after it. */
@@ -535,16 +431,16 @@ static void step_backward(const example *e, int64_t t)
     const states from = e->behind, to = e->beta;
     INDEPENDENT
     for (int64_t i = 0; i <= n; i++)
-        put(to.blank, i, times(get(from.blank, i), p_blank));
+        put(to.blank, i, scaled_times(get(from.blank, i), p_blank));
     INDEPENDENT
     for (int64_t i = 0; i < n; i++)
-        put(to.label, i, times(get(from.label, i), get(p_label, i)));
+        put(to.label, i, scaled_times(get(from.label, i), get(p_label, i)));
 }
 
 static void gradient(const example *e, double rho)
 {
     states_clear(e->beta, e->n);
-    put(e->beta.blank, e->n, one);
+    put(e->beta.blank, e->n, scaled_one);
     for (int64_t t = e->T - 1; t >= 0; t--) {
         backward(e);
         occupy(e, t);

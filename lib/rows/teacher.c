@@ -38,6 +38,22 @@ static real scores(const void *y, bool elems, int64_t k, int64_t n, real scale, 
     return elems || same ? scores_of(y, true, k, n, scale, z) : scores_of(y, false, k, n, scale, z);
 }
 
+double teacher_exponentials(const void *y, bool elems, int64_t classes, real scale, real *e)
+{
+    real top = -(real)INFINITY;
+    double sum = 0;
+    for (int64_t k = 0; k < classes; k += CHUNK) {
+        const int64_t n = classes - k < CHUNK ? classes - k : CHUNK;
+        const real most = scores(y, elems, k, n, scale, e + k);
+        top = most > top ? most : top;
+    }
+    for (int64_t k = 0; k < classes; k += CHUNK) {
+        const int64_t n = classes - k < CHUNK ? classes - k : CHUNK;
+        sum += (double)class_exps(e + k, padded_lanes(n), top);
+    }
+    return sum > 0 ? sum : (double)NAN;
+}
+
 /* Add up e^(z - shift) where it is 1, which in a long row is rare, and where it is less. */
 LK_INLINE void add(const real *z, int64_t n, real shift, double *tops, double *others)
 {

@@ -74,10 +74,16 @@ typedef struct teacher_norm {
 } teacher_norm;
 
 /* Each variant has its own copy, under its own names; defined in rows/teacher.c. */
+#define teacher_exponentials  LK_PASTE(LK_VARIANT, teacher_exponentials)
 #define teacher_normalise     LK_PASTE(LK_VARIANT, teacher_normalise)
 #define teacher_normalise_few LK_PASTE(LK_VARIANT, teacher_normalise_few)
 
-/* The softmax of a row y, of elements or of reals. */
+/* e^(z - top) of the scaled scores of a row y, of elements or of reals, in whole vectors. Returns
+ * their sum, NaN if the row has no softmax. */
+LK_DRIVER double teacher_exponentials(const void *y, bool elems, int64_t classes, real scale,
+                                      real *e);
+
+/* The softmax of such a row. */
 LK_DRIVER teacher_norm teacher_normalise(const void *y, bool elems, int64_t classes, real scale);
 
 /* The same for at most LANES consecutive rows of at most FEW classes, one row a lane. */

@@ -86,6 +86,7 @@ MORE: dict[str, list[dict]] = {
         }
     ],
     "token_logprobs": [{"inputs": PACKED}],
+    "uld": [{"inputs": {"student_logits": [[0.5, 1]], "teacher_probs": [[0.5, 0.25, 0.25]]}}],
 }
 
 

@@ -1,6 +1,6 @@
 // The client against a running lossd (LOSSD, or ../../build/lossd), and against a server that is full.
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import http from "node:http";
 import net from "node:net";
@@ -272,18 +272,59 @@ test("keys", async () => {
 });
 
 test("resident tensors", async () => {
-  const client = new Client(urls[0]);
-  const [logits, targets, weight] = [[[1, 2, 3]], [1n], [1, 2, 3]];
-  const want = await client.evaluate("cross_entropy", { logits, targets, class_weight: weight });
-  await client.keep("head", { w: weight });
-  await assert.rejects(client.keep("head", { w: weight }), { code: "region_exists" });
-  await client.keep("head", { w: weight }, { replace: true });
-  assert.deepEqual((await client.resident()).map((one) => one.name), ["head/w"]);
-  const inputs = { logits, targets, class_weight: { region: "head/w" } };
-  const got = await client.evaluate("cross_entropy", inputs);
-  assert.deepEqual(got.loss.data, want.loss.data);
-  await client.forget("head");
-  await assert.rejects(client.evaluate("cross_entropy", inputs), { code: "region_invalid", input: "class_weight" });
+  for (const url of urls) {
+    const client = new Client(url);
+    const [logits, targets, weight] = [[[1, 2, 3]], [1n], [1, 2, 3]];
+    const want = await client.evaluate("cross_entropy", { logits, targets, class_weight: weight });
+    await client.keep("head", { w: weight, half: bf16([1, 2, 3]) });
+    await assert.rejects(client.keep("head", { w: weight }), { code: "region_exists", status: 409 });
+    await client.keep("head", { w: weight, wide: Float64Array.of(0, 1, 2, 3) }, { replace: true });
+    const kept = (await client.resident()).map(({ name, dtype, shape, bytes }) => [name, dtype, shape, bytes]);
+    assert.deepEqual(kept.sort(), [["head/w", "f32", [3], 12], ["head/wide", "f64", [4], 32]]);
+    const inputs = { logits, targets, class_weight: { region: "head/w" } };
+    const got = await client.evaluate("cross_entropy", inputs);
+    assert.deepEqual(got.loss.data, want.loss.data);
+    assert.deepEqual(got["grad.logits"].data, want["grad.logits"].data);
+    const part = { region: "head/wide", offset: 8, shape: [3], dtype: "f64" };
+    const wide = { logits: tensor(Float64Array.of(1, 2, 3), [1, 3]), targets, class_weight: part };
+    assert.ok(Math.abs((await client.evaluate("cross_entropy", wide)).loss.data[0] - want.loss.data[0]) < 1e-6);
+    const narrow = await client.evaluate("cross_entropy", inputs, {}, { outputs: ["grad.logits:bf16"] });
+    assert.equal(narrow["grad.logits"].dtype, "bf16");
+    await client.forget("head");
+    await assert.rejects(client.forget("head"), { code: "unknown_region", status: 404 });
+    await assert.rejects(client.evaluate("cross_entropy", inputs), { code: "region_invalid", input: "class_weight" });
+    assert.deepEqual(await client.resident(), []);
+    await assert.rejects(client.keep("no name", { w: weight }), { status: 400 });
+    await assert.rejects(client.keep("head", { w: weight }, { signal: AbortSignal.abort() }), { name: "AbortError" });
+    assert.deepEqual(await client.resident(), []);
+  }
+});
+
+test("resident tensors by fetch, as in a browser", async () => {
+  const child = spawn(process.execPath, ["--input-type=module", "-e", `
+    await fetch(${JSON.stringify(`${urls[0]}/healthz`)}); // Node's own, which is loaded when it is first used
+    Object.defineProperty(process, "versions", { value: {} }); // by which lossd.js knows Node
+    const { Client } = await import(${JSON.stringify(new URL("../lossd.js", import.meta.url).href)});
+    const client = new Client(${JSON.stringify(urls[0])});
+    await client.keep("page", { w: [1, 2, 3] });
+    const got = await client.evaluate("cross_entropy", { logits: [[1, 2, 3]], targets: [1n], class_weight: { region: "page/w" } });
+    await client.forget("page");
+    console.log(got.loss.shape.length, (await client.resident()).length);
+  `], { stdio: ["ignore", "pipe", "inherit"] });
+  let said = "";
+  for await (const part of child.stdout) said += part;
+  assert.equal(said, "0 0\n");
+});
+
+test("types", (t) => {
+  const found = [process.env.TSC, "tsc"].find((one) => one && spawnSync(one, ["--version"]).status === 0);
+  if (!found) {
+    t.skip("there is no tsc (npm install -g typescript, or TSC=path)");
+    return;
+  }
+  const flags = ["--noEmit", "--strict", "--target", "es2022", "--module", "nodenext", "--skipLibCheck", "false"];
+  const { stdout } = spawnSync(found, [...flags, "--types", "", join(here, "types.ts")], { encoding: "utf8" });
+  assert.equal(stdout, "");
 });
 
 test("the example of README.md", async () => {

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Losses that sum over all alignments of a sequence of labels with steps (ctc, rnnt): numbers for
+ * their lattices, and the checks of targets and lengths.
+ *
+ * What a lattice holds are products of as many probabilities as a path has steps. They are stored
+ * as a double with a separate exponent: like logarithms they never underflow, but adding two of
+ * them needs neither an exponential nor a logarithm, and their precision does not depend on the
+ * length of the path.
+ */
+#ifndef LK_LATTICE_H
+#define LK_LATTICE_H
+
+#include "loss.h"
+#include "vector/element.h"
+
+static const double scaled_ln_2 = 0x1.62e42fefa39efp-1;
+
+/* m 2^e >= 0: m is 0 or far from subnormal, 1 <= m < 2 unless stated otherwise; e is an integer. */
+typedef struct scaled {
+    double m, e;
+} scaled;
+
+static const scaled scaled_zero = {0, -1e307}, scaled_one = {1, 0};
+
+LK_INLINE uint64_t scaled_bits(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+LK_INLINE double scaled_bits_to(uint64_t bits)
+{
+    double x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* 2^e for an integer e < 1024; 0 where it would be subnormal. */
+LK_INLINE double scaled_power(double e)
+{
+    /* An integer added to 2^52 + 2^51 is in the low bits of the sum. */
+    return scaled_bits_to(scaled_bits((e > -1023 ? e : -1023) + (0x1.8p+52 + 1023)) << 52);
+}
+
+/* Normalise m, which must be 0 or neither subnormal nor infinite. NaN becomes 0: callers check for
+ * NaN themselves. */
+LK_INLINE scaled scaled_make(double m, double e)
+{
+    const uint64_t bits = scaled_bits(m);
+    const double own = scaled_bits_to(bits >> 52 | scaled_bits(0x1p+52)) - (0x1p+52 + 1023),
+                 sum = e + own;
+    const double rest = scaled_bits_to((bits & (((uint64_t)1 << 52) - 1)) | scaled_bits(1));
+    return (scaled){m > 0 ? rest : 0, m > 0 ? sum : scaled_zero.e};
+}
+
+LK_STATIC scaled scaled_exp(double x)
+{
+    const double least = -700; /* its exponential is far from subnormal */
+    if (x > least || isinf(x))
+        return scaled_make(lk_exp(x), 0);
+    const double e = trunc(x / scaled_ln_2), rest = x - e * scaled_ln_2;
+    return scaled_make(lk_exp(rest < -1 ? -1 : rest > 1 ? 1 : rest), e); /* or it is all rounding */
+}
+
+LK_STATIC double scaled_log(scaled a)
+{
+    return a.m > 0 ? lk_log(a.m) + a.e * scaled_ln_2 : -(double)INFINITY;
+}
+
+/* As a double; 0 where it would be subnormal. */
+LK_INLINE double scaled_value(scaled a)
+{
+    return a.m * scaled_power(a.e);
+}
+
+LK_INLINE scaled scaled_times(scaled a, scaled b)
+{
+    return scaled_make(a.m * b.m, a.e + b.e);
+}
+
+/* m < 6. */
+LK_INLINE scaled scaled_plus(scaled a, scaled b, scaled c)
+{
+    double top = a.e > b.e ? a.e : b.e;
+    top = c.e > top ? c.e : top;
+    return (scaled){a.m * scaled_power(a.e - top) + b.m * scaled_power(b.e - top) +
+                        c.m * scaled_power(c.e - top),
+                    top};
+}
+
+/* Targets [B,width], of which the first target_lengths[b] are labels, and the steps that are there
+ * for them: which inputs these are. */
+typedef struct lattice_inputs {
+    int targets, input_lengths, target_lengths;
+} lattice_inputs;
+
+LK_STATIC lk_status lattice_check_lengths(const lk_job *job, int input, int64_t least, int64_t most,
+                                          lk_error *error)
+{
+    char place[LK_PLACE_MAX];
+    for (int64_t b = 0; b < job->rows; b++) {
+        const int64_t length = lk_int(&job->in[input], b);
+        if (length < least || length > most)
+            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, input, b,
+                           "%s is %lld; it must be in [%lld, %lld]", lk_place(job, input, b, place),
+                           (long long)length, (long long)least, (long long)most);
+    }
+    return LK_OK;
+}
+
+/* Are there at most `steps` steps, and labels that are classes but blank? */
+LK_STATIC lk_status lattice_check(const lk_job *job, const lattice_inputs *in, int64_t steps,
+                                  int64_t classes, int64_t blank, lk_error *error)
+{
+    const int64_t width = job->in[in->targets].shape[1];
+    char place[LK_PLACE_MAX];
+    lk_status status = lattice_check_lengths(job, in->input_lengths, 1, steps, error);
+    if (status == LK_OK)
+        status = lattice_check_lengths(job, in->target_lengths, 0, width, error);
+    for (int64_t b = 0; status == LK_OK && b < job->rows; b++) {
+        const int64_t end = b * width + lk_int(&job->in[in->target_lengths], b);
+        for (int64_t i = b * width; i < end; i++) {
+            const int64_t y = lk_int(&job->in[in->targets], i);
+            if (y < 0 || y >= classes || y == blank)
+                return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, in->targets, i,
+                               "%s is %lld; with %lld classes it must be in [0, %lld] and not "
+                               "blank (%lld)",
+                               lk_place(job, in->targets, i, place), (long long)y,
+                               (long long)classes, (long long)classes - 1, (long long)blank);
+        }
+    }
+    return status;
+}
+
+#endif
