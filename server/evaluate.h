@@ -46,8 +46,8 @@ bool evaluation_close(evaluation *e, problem *p);
 bool evaluation_run_some(evaluation *e, int shard, int64_t most, int64_t *done);
 
 /* After close: prepare the evaluation for another body, of which only the tensors differ. False: it
- * must be freed. Then, as if it had been opened with it: evaluation_renew, where `tensors` are those
- * of the wire's outline, or NULL if it has no such function. */
+ * must be freed. Then, as if it had been opened with it: evaluation_renew, where `tensors` are
+ * those of the wire's outline, or NULL if it has no such function. */
 bool evaluation_renewable(evaluation *e);
 void evaluation_renew(evaluation *e, span body, const span *tensors);
 

@@ -25,7 +25,10 @@ void pair_sort(pair_place *place, int64_t n)
 
 pair_units pair_units_take(const lk_job *job, size_t *used, int input, double eps)
 {
-    pair_units u = {.rows = job->in[input].shape[0], .width = job->in[input].shape[1], .eps = eps};
+    const lk_tensor *t = &job->in[input];
+    pair_units u = {.rows = 1, .width = t->shape[t->rank - 1], .eps = eps};
+    for (int axis = 0; axis < t->rank - 1; axis++)
+        u.rows *= t->shape[axis];
     u.stride = padded_lanes(u.width);
     u.h = pair_take(job, used, (size_t)(u.rows * u.stride) * sizeof *u.h);
     u.n = pair_take(job, used, (size_t)u.rows * sizeof *u.n);
@@ -80,7 +83,7 @@ static double common_divisor(const pair_units *u, const elem *v)
     double most = 0;
     int power;
     for (int64_t i = 0; i < u->rows; i++) {
-        const double top = pair_largest(v + i * u->width, u->width);
+        const double top = pair_unit_masked(u, i) ? 0 : pair_largest(v + i * u->width, u->width);
         most = isfinite(top) && top > most ? top : most;
     }
     if (most == 0 || (most >= 1 / near && most <= near))
@@ -121,14 +124,19 @@ lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input, con
                           lk_error *error)
 {
     const elem *v = job->in[input].data;
-    int64_t bad = pair_refuses(job) ? elements_nonfinite(v, u->rows * u->width) : -1;
-    if (bad >= 0)
-        return pair_fail_nonfinite(job, input, bad, error);
+    for (int64_t i = 0; pair_refuses(job) && i < u->rows; i++) {
+        const int64_t bad =
+            pair_unit_masked(u, i) ? -1 : elements_nonfinite(v + i * u->width, u->width);
+        if (bad >= 0)
+            return pair_fail_nonfinite(job, input, i * u->width + bad, error);
+    }
     const bool normalised = isfinite(u->eps);
     const double n = normalised ? 0 : common_divisor(u, v);
     for (int64_t i = 0; i < u->rows; i++) {
         const elem *from = v + (at ? at[i].at : i) * u->width;
-        if (normalised)
+        if (pair_unit_masked(u, at ? at[i].at : i))
+            u->n[i] = normalised ? 1 : n;
+        else if (normalised)
             pair_unit(u, i, from);
         else
             put_unit(u, i, from, 1, n);

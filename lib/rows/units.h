@@ -51,12 +51,19 @@ typedef struct pair_units {
     real *h, *taint; /* taint: a vector more than there are rows */
     double *n;
     int64_t rows, width, stride;
-    double eps; /* infinite: not normalised */
+    double eps;            /* infinite: not normalised */
+    const lk_tensor *mask; /* vectors where it is 0 are not read; NULL, or without data: all are */
 } pair_units;
 
+/* Of the vectors along the last axis of an input. */
 LK_DRIVER pair_units pair_units_take(const lk_job *job, size_t *used, int input, double eps);
 
 LK_DRIVER void pair_unit(const pair_units *u, int64_t i, const elem *v);
+
+LK_INLINE bool pair_unit_masked(const pair_units *u, int64_t i)
+{
+    return u->mask && u->mask->data && lk_int(u->mask, i) == 0;
+}
 
 /* Vector i is not read, and compared with nothing. */
 LK_DRIVER void pair_unit_none(const pair_units *u, int64_t i);

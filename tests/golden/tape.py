@@ -86,7 +86,9 @@ def softplus(x):
 
 def lse(terms):
     """log of the sum of exponentials; -inf among them is nothing."""
-    m = max(t.v for t in terms)
+    m = max((t.v for t in terms), default=-INF)
+    if any(t.v != t.v for t in terms):
+        return Num(NAN)
     if m == -INF:
         return Num(-INF)
     top = [t for t in terms if t.v == m][0]

@@ -1,0 +1,561 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Late interaction (ColBERT's MaxSim): a query and a document are sets of vectors, one a token, and
+ * the score of the two is the sum, over the query's tokens, of the greatest similarity to a token
+ * of the document.
+ *
+ * The similarities of all tokens are never there together: a product computes them for some rows
+ * and columns, the greatest of each document is taken, and where it was is kept for the gradients.
+ */
+#include "candidates.h"
+#include "rows/elements.h"
+#include "rows/product.h"
+#include "rows/table.h"
+#include "vector/wide.h"
+
+enum {
+    QUERIES,
+    DOCUMENTS,
+    QUERY_MASK,
+    DOCUMENT_MASK,
+    CANDIDATE_MASK,
+    POSITIVE_INDEX,
+    TEACHER_SCORES,
+    GRAD_OUTPUT
+};
+enum { SCORES };                           /* outputs */
+enum { CONTRASTIVE, DISTILL, MARGIN_MSE }; /* form */
+
+typedef struct options {
+    lk_reduce reduce;
+    int form;
+    double scale, teacher_temperature;
+    bool length_normalize, normalize;
+    double cos_eps;
+} options;
+
+static const lk_field fields[] = {
+    LK_REDUCE_FIELDS(options),
+    LK_WORDS(options, form, "contrastive", "contrastive|distill|margin_mse",
+             "softmax over the documents, KL from a teacher's softmax, or the teacher's margins"),
+    LK_FIELD(options, scale, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
+             "the scores are multiplied with it: 1/temperature; not margin_mse"),
+    LK_FIELD(options, teacher_temperature, "1", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
+             "divides teacher_scores; distill"),
+    LK_FIELD(options, length_normalize, "false", 0, 0, 0,
+             "divide a score by the number of the query's tokens"),
+    LK_FIELD(options, normalize, "false", 0, 0, 0,
+             "compare by cosines; false: the vectors as they are"),
+    PAIR_COS_EPS_FIELD(options),
+    {0},
+};
+
+#define TOKEN_MASK(name_, shape_)                                                                  \
+    {                                                                                              \
+        .name = (name_), .forms = {{(shape_), LK_MASKS}}, .flags = LK_OPTIONAL,                    \
+        .help = "tokens with 0 are padding and not read; default all are there"                    \
+    }
+
+static const lk_input inputs[] = {
+    [QUERIES] = PAIR_VECTORS("queries", "B T D", 0, "the tokens of each query"),
+    [DOCUMENTS] = PAIR_VECTORS("documents", "M U D", 0, "the tokens of each document"),
+    [QUERY_MASK] = TOKEN_MASK("query_mask", "B T"),
+    [DOCUMENT_MASK] = TOKEN_MASK("document_mask", "M U"),
+    [CANDIDATE_MASK] = {.name = "candidate_mask",
+                        .forms = {{"B M", LK_MASKS}},
+                        .flags = LK_OPTIONAL,
+                        .help = "0 leaves the document out for that query; default all are in"},
+    [POSITIVE_INDEX] = {.name = "positive_index",
+                        .forms = {{"B", LK_INTS}},
+                        .flags = LK_OPTIONAL,
+                        .range = "[0,M)",
+                        .help = "the document that is right for each query; default the same row; "
+                                "distill has none"},
+    [TEACHER_SCORES] = {.name = "teacher_scores",
+                        .forms = {{"B M", LK_FLOATS}},
+                        .flags = LK_OPTIONAL,
+                        .help = "what a teacher gives every document; distill and margin_mse"},
+    [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
+    {0},
+};
+
+static const lk_output outputs[] = {
+    [SCORES] = LK_OUTPUT("scores", "B M", LK_ANY, "of each query and document; 0 where excluded"),
+    {0},
+};
+
+static int64_t size(const lk_job *job, char letter)
+{
+    return job->size[letter - 'A'];
+}
+
+static bool is_there(const lk_job *job, int input, int64_t i)
+{
+    return !job->in[input].data || lk_int(&job->in[input], i) != 0;
+}
+
+/* State. */
+
+typedef struct plan {
+    pair_units queries, documents; /* by token */
+    real *absent;                  /* [M U] 0, or -inf for padding; a vector more */
+    double *taint;                 /* [M] NaN: a document has a token that is not finite */
+    bool *empty;                   /* [M] no token at all */
+    bool *left_out;                /* [B] queries that are not counted */
+    /* For the gradients: */
+    int32_t *best;  /* [B T M] the token of the document that is nearest to that of the query */
+    double *slopes; /* [B M] dL/dS, without the factor 2^power; length_normalize is in it */
+    double scale;   /* products of h are multiplied with it to become similarities */
+    int power;      /* see elements_power */
+    size_t bytes;
+} plan;
+
+/* What the shapes decide: there may be no data yet. */
+static plan layout_of(const lk_job *job)
+{
+    const options *o = job->options;
+    const double eps = o->normalize ? o->cos_eps : (double)INFINITY;
+    const size_t B = (size_t)size(job, 'B'), M = (size_t)size(job, 'M');
+    plan p = {.bytes = 0};
+    p.queries = pair_units_take(job, &p.bytes, QUERIES, eps);
+    p.documents = pair_units_take(job, &p.bytes, DOCUMENTS, eps);
+    p.queries.mask = &job->in[QUERY_MASK];
+    p.documents.mask = &job->in[DOCUMENT_MASK];
+    p.absent = pair_take(job, &p.bytes, ((size_t)p.documents.rows + LANES) * sizeof *p.absent);
+    p.taint = pair_take(job, &p.bytes, M * sizeof *p.taint);
+    p.empty = pair_take(job, &p.bytes, M * sizeof *p.empty);
+    p.left_out = pair_take(job, &p.bytes, B * sizeof *p.left_out);
+    if (table_wants_gradient(job)) {
+        p.best = pair_take(job, &p.bytes, (size_t)p.queries.rows * M * sizeof *p.best);
+        p.slopes = pair_take(job, &p.bytes, B * M * sizeof *p.slopes);
+    }
+    return p;
+}
+
+static plan plan_of(const lk_job *job)
+{
+    plan p = layout_of(job);
+    p.scale = pair_lack(&p.queries) * pair_lack(&p.documents);
+    p.power = table_power(job, GRAD_OUTPUT);
+    return p;
+}
+
+static size_t state(const lk_job *job)
+{
+    return layout_of(job).bytes;
+}
+
+/* Checks. */
+
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const int64_t B = size(job, 'B'), M = size(job, 'M');
+    lk_status status;
+    if (o->form != CONTRASTIVE && !lk_has(job, TEACHER_SCORES))
+        return lk_fail(job, error, LK_MISSING_INPUT, TEACHER_SCORES, -1,
+                       "teacher_scores is missing; form=distill and margin_mse need it");
+    if ((status = pair_check_width(job, error)) != LK_OK)
+        return status;
+    if (o->form != DISTILL && !lk_has(job, POSITIVE_INDEX) && M < B)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, DOCUMENTS, -1,
+                       "documents has %lld rows; without positive_index it must have at least as "
+                       "many as queries, %lld",
+                       (long long)M, (long long)B);
+    if (size(job, 'U') > INT32_MAX)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, DOCUMENTS, -1,
+                       "documents has more tokens in each than %d", INT32_MAX);
+    return table_check_memory(job, B * size(job, 'T'), M * size(job, 'U'), error);
+}
+
+static bool allowed(const lk_job *job, const plan *p, int64_t i, int64_t j)
+{
+    return !p->empty[j] && is_there(job, CANDIDATE_MASK, i * size(job, 'M') + j);
+}
+
+static int64_t positive_of(const lk_job *job, int64_t i)
+{
+    return job->in[POSITIVE_INDEX].data ? lk_int(&job->in[POSITIVE_INDEX], i) : i;
+}
+
+static int64_t tokens_of(const lk_job *job, int64_t i)
+{
+    const int64_t T = size(job, 'T');
+    int64_t n = 0;
+    for (int64_t t = i * T; t < (i + 1) * T; t++)
+        n += is_there(job, QUERY_MASK, t);
+    return n;
+}
+
+/* What documents there are. */
+static void fill_documents(const lk_job *job, const plan *p)
+{
+    const int64_t M = size(job, 'M'), U = size(job, 'U');
+    for (int64_t j = 0; j < M; j++) {
+        p->empty[j] = true;
+        for (int64_t u = j * U; u < (j + 1) * U; u++) {
+            const bool there = is_there(job, DOCUMENT_MASK, u);
+            p->absent[u] = there ? 0 : -(real)INFINITY;
+            p->taint[j] += there ? (double)p->documents.taint[u] : 0;
+            p->empty[j] = p->empty[j] && !there;
+        }
+    }
+}
+
+/* Which queries are counted; an error for a positive that is excluded. */
+static lk_status fill_queries(lk_job *job, const plan *p, lk_error *error)
+{
+    const options *o = job->options;
+    const int64_t M = size(job, 'M');
+    char place[LK_PLACE_MAX];
+    for (int64_t i = 0; i < job->rows; i++) {
+        const int64_t y = positive_of(job, i);
+        int64_t others = 0;
+        p->left_out[i] = tokens_of(job, i) == 0;
+        if (o->form != DISTILL && !p->left_out[i] && !allowed(job, p, i, y))
+            return p->empty[y] ? lk_fail(job, error, LK_OPTION_CONFLICT, DOCUMENT_MASK, -1,
+                                         "documents[%lld] has no token, but is the positive of "
+                                         "queries[%lld]",
+                                         (long long)y, (long long)i)
+                               : lk_fail(job, error, LK_OPTION_CONFLICT, CANDIDATE_MASK, i * M + y,
+                                         "%s is 0, but that document is the positive of the query",
+                                         lk_place(job, CANDIDATE_MASK, i * M + y, place));
+        for (int64_t j = 0; o->form == MARGIN_MSE && j < M; j++)
+            others += j != y && allowed(job, p, i, j);
+        p->left_out[i] = p->left_out[i] || (o->form == MARGIN_MSE && others == 0);
+        job->counted += !p->left_out[i];
+    }
+    job->denominator[0] = (double)job->counted;
+    return LK_OK;
+}
+
+static lk_status prepare(lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const plan p = plan_of(job);
+    const int64_t M = size(job, 'M');
+    char place[LK_PLACE_MAX];
+    lk_status status;
+    for (int64_t i = 0; o->form != DISTILL && i < job->rows; i++) {
+        const int64_t y = positive_of(job, i);
+        if (y < 0 || y >= M)
+            return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, POSITIVE_INDEX, i,
+                           "%s is %lld; with %lld documents it must be in [0, %lld]",
+                           lk_place(job, POSITIVE_INDEX, i, place), (long long)y, (long long)M,
+                           (long long)M - 1);
+    }
+    if ((status = pair_units_fill(job, &p.queries, QUERIES, NULL, error)) != LK_OK ||
+        (status = pair_units_fill(job, &p.documents, DOCUMENTS, NULL, error)) != LK_OK)
+        return status;
+    fill_documents(job, &p);
+    return fill_queries(job, &p, error);
+}
+
+/* Scratch. */
+
+enum {
+    ROWS_MOST = 128,
+    COLUMNS_MOST = 512
+}; /* tokens on either side that are multiplied together */
+
+static int64_t at_most(int64_t n, int64_t most)
+{
+    return n < most ? n : most;
+}
+
+/* How many queries are compared at a time, and documents. */
+static int64_t together(int64_t tokens, int64_t most)
+{
+    return tokens > 0 && tokens < most ? most / tokens : 1;
+}
+
+typedef struct room {
+    void *product;
+    real *s;        /* products of some tokens */
+    int64_t stride; /* of s */
+    double *scores; /* [queries M] S of the queries that are compared together */
+    double *row[3]; /* [M] of one query, without excluded documents: S, the teacher's, slopes */
+    int64_t *which; /* [M] the documents these are */
+    real *top;      /* [tokens of queries, documents] the nearest token's similarity */
+    int32_t *at;    /* and which it is */
+    double *sums;   /* [U D] or [D] a gradient by h */
+    real *g;        /* [D] the same, rounded */
+} room;
+
+/* The next bytes of scratch, which is NULL while only its size is being added up. */
+static void *take(void *scratch, size_t *used, int64_t count, size_t each)
+{
+    const uintptr_t place = (uintptr_t)scratch + *used;
+    *used += ((size_t)count * each + LK_LINE - 1) / LK_LINE * LK_LINE;
+    return (void *)place;
+}
+
+static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *used)
+{
+    const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
+    const int64_t queries = at_most(together(T, ROWS_MOST), size(job, 'B'));
+    const int64_t documents = at_most(together(U, COLUMNS_MOST), M);
+    const int64_t tokens = at_most(queries * T, ROWS_MOST);
+    const int64_t columns = documents > 1 ? documents * U : at_most(U, COLUMNS_MOST);
+    room r = {.stride = padded_lanes(columns)};
+    *used = 0;
+    r.product = take(scratch, used, (int64_t)product_scratch(tokens, columns, p->queries.width), 1);
+    r.s = take(scratch, used, tokens * r.stride + LANES, sizeof *r.s);
+    r.scores = take(scratch, used, queries * M, sizeof *r.scores);
+    for (int k = 0; k < 3; k++)
+        r.row[k] = take(scratch, used, M, sizeof *r.row[k]);
+    r.which = take(scratch, used, M, sizeof *r.which);
+    r.top = take(scratch, used, tokens * documents, sizeof *r.top);
+    r.at = take(scratch, used, tokens * documents, sizeof *r.at);
+    const int64_t sums = table_wants_gradient(job) ? (U > 1 ? U : 1) * p->queries.stride : 0;
+    r.sums = take(scratch, used, sums, sizeof *r.sums);
+    r.g = take(scratch, used, p->queries.stride, sizeof *r.g);
+    return r;
+}
+
+static size_t scratch_size(const lk_job *job)
+{
+    const plan p = layout_of(job);
+    size_t used;
+    (void)room_of(job, &p, NULL, &used);
+    return used;
+}
+
+/* Scores. */
+
+/* The greatest of n similarities and the first place it has, if it is greater than *top. */
+LK_INLINE void take_greatest(const real *s, const real *absent, int64_t n, int64_t first, real *top,
+                             int32_t *at)
+{
+    vec most = v_set(-(real)INFINITY);
+    mask where = {0}, here = {0};
+    for (int k = 0; k < LANES; k++)
+        here[k] = k;
+    for (int64_t k = 0; k < n; k += LANES) {
+        const vec x = v_read(s + k) + v_read(absent + k);
+        const mask better = (x > most) & m_first(LK_TAIL(k, n));
+        most = v_select(better, x, most);
+        where = (mask)((better & here) | (~better & where));
+        here += LANES;
+    }
+    const real greatest = v_top(most);
+    int64_t least = INT64_MAX;
+    for (int k = 0; k < LANES; k++)
+        if (most[k] == greatest && where[k] < least)
+            least = where[k];
+    if (greatest > *top) {
+        *top = greatest;
+        *at = (int32_t)(first + least);
+    }
+}
+
+/* Of `rows` tokens of queries from `row` on: the nearest tokens of some documents. */
+static void nearest(const lk_job *job, const plan *p, const room *r, int64_t row, int64_t rows,
+                    int64_t document, int64_t documents)
+{
+    const pair_units *q = &p->queries, *d = &p->documents;
+    const int64_t U = size(job, 'U');
+    for (int64_t k = 0; k < rows * documents; k++) {
+        r->top[k] = -(real)INFINITY;
+        r->at[k] = 0;
+    }
+    for (int64_t u = 0; u < U; u += COLUMNS_MOST) {
+        const int64_t n = at_most(U - u, COLUMNS_MOST), first = document * U + u;
+        const product_side a = product_vectors(q->h + row * q->stride, rows, q->stride);
+        const product_side b =
+            product_vectors(d->h + first * d->stride, documents > 1 ? documents * U : n, d->stride);
+        product(&a, &b, q->width, false, r->s, r->stride, r->product);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t k = 0; k < documents; k++)
+                take_greatest(r->s + i * r->stride + k * U, p->absent + first + k * U, n, u,
+                              r->top + i * documents + k, r->at + i * documents + k);
+    }
+}
+
+/* Add these to the scores, of which those of query i come first, and note which tokens they are. */
+static void add_scores(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
+                       int64_t rows, int64_t document, int64_t documents)
+{
+    const int64_t T = size(job, 'T'), M = size(job, 'M');
+    for (int64_t row = 0; row < rows; row++) {
+        const int64_t token = first + row;
+        double *to = r->scores + (token / T - i) * M + document;
+        for (int64_t k = 0; k < documents; k++) {
+            if (is_there(job, QUERY_MASK, token) && !p->empty[document + k])
+                to[k] += p->scale * (double)r->top[row * documents + k] +
+                         (double)p->queries.taint[token] + p->taint[document + k];
+            if (p->best)
+                p->best[token * M + document + k] = r->at[row * documents + k];
+        }
+    }
+}
+
+/* The loss of query i, from its scores; its slopes are noted. */
+static double one_query(const lk_job *job, const plan *p, const room *r, int64_t i, double *scores)
+{
+    const options *o = job->options;
+    const int64_t M = size(job, 'M'), y = o->form == DISTILL ? -1 : positive_of(job, i);
+    const int64_t tokens = tokens_of(job, i);
+    const double share = o->length_normalize && tokens > 0 ? 1 / (double)tokens : 1;
+    int64_t positive = -1;
+    lk_candidates c = {.score = r->row[0], .teacher = r->row[1], .slope = r->row[2]};
+    for (int64_t j = 0; j < M; j++) {
+        scores[j] = allowed(job, p, i, j) ? share * scores[j] : 0;
+        if (job->out[SCORES].data)
+            lk_put(&job->out[SCORES], i * M + j, scores[j]);
+        if (!allowed(job, p, i, j))
+            continue;
+        positive = j == y ? c.n : positive;
+        r->row[0][c.n] = scores[j];
+        r->row[1][c.n] = o->form == CONTRASTIVE ? 0 : pair_number(job, TEACHER_SCORES, i * M + j);
+        r->which[c.n++] = j;
+    }
+    if (p->left_out[i])
+        return 0;
+    const double loss = o->form == CONTRASTIVE ? lk_candidates_contrast(&c, positive, o->scale)
+                        : o->form == DISTILL
+                            ? lk_candidates_distil(&c, o->teacher_temperature, o->scale)
+                            : lk_candidates_margins(&c, positive);
+    const double weight = share * ldexp(pair_weight(job, GRAD_OUTPUT, i), -p->power);
+    for (int64_t k = 0; p->slopes && weight != 0 && k < c.n; k++)
+        p->slopes[i * M + r->which[k]] = weight * c.slope[k];
+    return loss;
+}
+
+static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+{
+    const plan p = plan_of(job);
+    size_t used;
+    const room r = room_of(job, &p, scratch, &used);
+    const int64_t T = size(job, 'T'), M = size(job, 'M');
+    for (int64_t i = first, n; i < first + count; i += n) {
+        n = at_most(first + count - i, together(T, ROWS_MOST));
+        memset(r.scores, 0, (size_t)(n * M) * sizeof *r.scores);
+        for (int64_t t = i * T, tokens; t < (i + n) * T; t += tokens) {
+            tokens = at_most((i + n) * T - t, ROWS_MOST);
+            for (int64_t j = 0, some; j < M; j += some) {
+                some = at_most(M - j, together(size(job, 'U'), COLUMNS_MOST));
+                nearest(job, &p, &r, t, tokens, j, some);
+                add_scores(job, &p, &r, i, t, tokens, j, some);
+            }
+        }
+        for (int64_t k = 0; k < n; k++)
+            pair_put(job, block, i + k, one_query(job, &p, &r, i + k, r.scores + k * M));
+    }
+}
+
+/* Gradients. */
+
+/* sum += g h. */
+static void add_vector(double *sum, double g, const real *h, int64_t stride)
+{
+    const wide by = w_set(g);
+    for (int64_t k = 0; k < stride; k += LANES)
+        w_write(sum + k, w_read(sum + k) + by * v_wide(v_read(h + k)));
+}
+
+/* The gradient of vector i from its sum of G h. */
+static void write_gradient(const lk_job *job, const plan *p, const room *r, int input,
+                           const pair_units *u, int64_t i, const double *sum)
+{
+    elem *grad = (elem *)job->grad[input].data + i * u->width;
+    for (int64_t k = 0; k < u->stride; k++)
+        r->g[k] = (real)sum[k];
+    if (isnan(sum[0]))
+        elements_fill(grad, u->width, (real)NAN);
+    else if (pair_unit_masked(u, i))
+        elements_fill(grad, u->width, 0);
+    else
+        pair_unit_back(u, i, r->g, ldexp(p->scale, p->power), grad);
+}
+
+static void back_queries(const lk_job *job, int64_t first, int64_t count, void *scratch)
+{
+    const plan p = plan_of(job);
+    size_t used;
+    const room r = room_of(job, &p, scratch, &used);
+    const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
+    const int64_t stride = p.queries.stride;
+    for (int64_t token = first * T; token < (first + count) * T; token++) {
+        const double *slopes = p.slopes + token / T * M;
+        memset(r.sums, 0, (size_t)stride * sizeof *r.sums);
+        for (int64_t j = 0; is_there(job, QUERY_MASK, token) && j < M; j++)
+            if (slopes[j] != 0)
+                add_vector(r.sums, slopes[j],
+                           p.documents.h + (j * U + p.best[token * M + j]) * stride, stride);
+        write_gradient(job, &p, &r, QUERIES, &p.queries, token, r.sums);
+    }
+}
+
+static void back_documents(const lk_job *job, int64_t first, int64_t count, void *scratch)
+{
+    const plan p = plan_of(job);
+    size_t used;
+    const room r = room_of(job, &p, scratch, &used);
+    const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
+    const int64_t stride = p.documents.stride;
+    for (int64_t j = first; j < first + count; j++) {
+        memset(r.sums, 0, (size_t)(U * stride) * sizeof *r.sums);
+        for (int64_t token = 0; token < p.queries.rows; token++) {
+            const double slope = p.slopes[token / T * M + j];
+            if (slope != 0 && is_there(job, QUERY_MASK, token))
+                add_vector(r.sums + p.best[token * M + j] * stride, slope,
+                           p.queries.h + token * stride, stride);
+        }
+        for (int64_t u = 0; u < U; u++)
+            write_gradient(job, &p, &r, DOCUMENTS, &p.documents, j * U + u, r.sums + u * stride);
+    }
+}
+
+/* A block has no fewer queries than share the work of copying the documents into panels. */
+static int64_t row_cost(const lk_job *job, const lk_pass *pass)
+{
+    enum { PRODUCTS = 64, SUMS = 4, WHOLE_BLOCK = 64 * 1024 };
+    const double tokens = (double)size(job, 'T') * (double)size(job, 'M');
+    const double width = (double)size(job, 'D');
+    const double compare = tokens * (double)size(job, 'U') * (1 + width / PRODUCTS);
+    const double sums =
+        (pass && pass->input == DOCUMENTS ? (double)size(job, 'B') * (double)size(job, 'T')
+                                          : tokens) *
+        (1 + width / SUMS);
+    const double most = WHOLE_BLOCK / (double)together(size(job, 'T'), ROWS_MOST);
+    const double cost = pass ? sums : compare < most ? compare : most;
+    return cost < 0x1p40 ? (int64_t)cost : (int64_t)1 << 40;
+}
+
+static const char tex[] =
+    "\\ell_i = -\\log\\operatorname{softmax}_j(s\\,S_{ij})_{\\text{positive}},\\quad S_{ij} = "
+    "\\sum_t \\max_u\\ q_{it} \\cdot d_{ju}";
+
+LK_LOSS(late_interaction) = {
+    .is = {.name = "late_interaction",
+           .tex = tex,
+           .title = "Late interaction (ColBERT, MaxSim)",
+           .formula =
+               "S_ij = sum_t max_u query_it . document_ju; contrastive: -log "
+               "softmax_j(scale S_i) of the positive; distill: KL(softmax(teacher_i / "
+               "teacher_temperature) || softmax(scale S_i)) / scale^2; margin_mse: mean over "
+               "the others of ((S_i,pos - S_ij) - (teacher_i,pos - teacher_ij))^2",
+           .help = "Queries and documents are sets of token vectors, which meet only in the end. "
+                   "Padding and excluded documents take no part at all. The similarities of all "
+                   "tokens are not stored: besides copies of the vectors a call needs 4 bytes for "
+                   "each token of a query and document, and 8 for each query and document.",
+           .reference = "Khattab, Zaharia 2020; sentence-transformers multi_vector_encoder losses",
+           .example = "{\"inputs\": {\"queries\": [[[1.6, -0.6], [-0.5, -1.1]], [[0.9, -2.3], "
+                      "[1.7, -0.8]]], \"documents\": [[[0.3, -0.2], [1.5, -2.1]], "
+                      "[[-0.3, -0.4], [1.1, -1.1]], [[-0.2, -0.9], [0.0, 0.6]]]}}",
+           .traits = LK_NONNEGATIVE | LK_COUPLED,
+           .loss_shape = "B",
+           .inputs = inputs,
+           .outputs = outputs,
+           .options = fields},
+    .options_size = sizeof(options),
+    .parts = 1,
+    .row_cost = row_cost,
+    .check = check,
+    .state = state,
+    .prepare = prepare,
+    .scratch = scratch_size,
+    .rows = rows,
+    .passes = {{QUERIES, back_queries}, {DOCUMENTS, back_documents}},
+};
