@@ -425,10 +425,13 @@ format-check:
 ## lint: format, who may include whom, what leaves the library, clang-tidy
 lint: format-check all
 	$(Q)B=$(B) .ci/lint
-	$(Q)clang-tidy --quiet $(SERVER_SOURCES) -- $(filter-out -MMD -MP -Werror,$(SERVER_FLAGS)) 2>/dev/null
-	$(Q)clang-tidy --quiet $(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)) -- $(filter-out -MMD -MP -Werror,$(LIB_FLAGS)) 2>/dev/null
-	$(Q)clang-tidy --quiet $(VARIANT_SOURCES) -- $(filter-out -MMD -MP -Werror $(GCC_LOOPS),$(KERNEL_FLAGS)) \
-		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ISA=scalar -DLK_ELEMENT_F32 2>/dev/null
+	$(Q)$(call tidy,$(SERVER_SOURCES),$(SERVER_FLAGS))
+	$(Q)$(call tidy,$(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)),$(LIB_FLAGS))
+	$(Q)$(call tidy,$(VARIANT_SOURCES),$(filter-out $(GCC_LOOPS),$(KERNEL_FLAGS)) \
+		$(ISA_scalar) -DLK_VARIANT=scalar_F32 -DLK_ISA=scalar -DLK_ELEMENT_F32)
+
+# sources, flags: as many files at once as there are cores.
+tidy = printf '%s\n' $(1) | xargs -P $$(nproc) -I FILE clang-tidy --quiet FILE -- $(filter-out -MMD -MP -Werror,$(2)) 2>/dev/null
 
 ## compile_commands.json: for editors
 compile_commands.json: clean
