@@ -264,13 +264,18 @@ static void compute_all(const run *r, const elementwise_span at, int64_t first, 
     if (whole > 0)
         compute(&s, whole);
     if (n > whole) {
-#define MOVE(member) s.at.member = s.at.member ? s.at.member + whole : NULL;
-        MOVE(a)
-        MOVE(b)
-        MOVE(weight)
-        MOVE(factor) MOVE(up) MOVE(mask) MOVE(values) MOVE(grad_a) MOVE(grad_b)
+#define MOVE(member) s.at.member = s.at.member ? s.at.member + whole : NULL
+        MOVE(a);
+        MOVE(b);
+        MOVE(weight);
+        MOVE(factor);
+        MOVE(up);
+        MOVE(mask);
+        MOVE(values);
+        MOVE(grad_a);
+        MOVE(grad_b);
 #undef MOVE
-            s.first += whole;
+        s.first += whole;
         s.beyond += whole / CHUNK;
         compute_few(&s, n - whole);
     }
