@@ -45,7 +45,7 @@ static bool same_key(const kept_key *a, const kept_key *b)
 
 static bool same_texts(const kept *k, span text, span query)
 {
-    return k->size == text.size && k->query == query.size &&
+    return text.data && k->size == text.size && k->query == query.size &&
            memcmp(k->texts, text.data, k->text) == 0 &&
            memcmp(k->texts + k->text, query.data, query.size) == 0;
 }
@@ -63,7 +63,8 @@ evaluation *kept_take(const kept_key *key, span body)
             return NULL;
         if (!same_texts(e->kept, text, query))
             continue;
-        memmove(&mine.each[i], &mine.each[i + 1], (size_t)(--mine.count - i) * sizeof e);
+        for (mine.count--; i < mine.count; i++)
+            mine.each[i] = mine.each[i + 1];
         evaluation_renew(e, body, key->in->outline ? o.tensor : NULL);
         return e;
     }
@@ -107,7 +108,8 @@ void kept_give(const kept_key *key, evaluation *e, bool good)
     }
     if (mine.count == KEPT)
         drop(mine.each[--mine.count]);
-    memmove(&mine.each[1], &mine.each[0], (size_t)mine.count++ * sizeof e);
+    for (int i = mine.count++; i > 0; i--)
+        mine.each[i] = mine.each[i - 1];
     mine.each[0] = e;
 }
 
