@@ -333,9 +333,12 @@ lint-api:
 	npx --yes @redocly/cli lint api/openapi.json
 	npx --yes @stoplight/spectral-cli lint api/openapi.json --ruleset api/.spectral.yaml
 
-## load: overload, SIGTERM, slow clients, large bodies, soak; figures and charts (tests/load/README.md)
+## load: overload, SIGTERM, slow clients, large bodies, soak; load generators, and a page with charts (tests/load/README.md)
 load: all $(TESTS)/client
-	$(Q).ci/deps slowhttptest curl
+	$(Q).ci/deps slowhttptest curl wrk nghttp2-client hey
+	$(Q)if command -v npm >/dev/null; then mkdir -p $(B)/generators && cp tests/load/package.json $(B)/generators && \
+		npm install --silent --ignore-scripts --no-audit --no-fund --prefix $(B)/generators; fi
+	$(Q)tests/load/report.py --lossd $(B)/lossd --client $(TESTS)/client --modules $(B)/generators --page $(B)/load.html
 	$(Q)tests/load/overload.py --lossd $(B)/lossd --client $(TESTS)/client
 	$(Q)tests/load/sigterm.py --lossd $(B)/lossd
 	$(Q)tests/load/slow.py --lossd $(B)/lossd --plot $(B)/slow.svg

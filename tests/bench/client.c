@@ -2,7 +2,7 @@
  *
  * Sends one request again and again over several connections and says how long the replies took.
  *
- *     client ADDRESS FILE CONNECTIONS SECONDS [RATE]
+ *     client ADDRESS FILE CONNECTIONS SECONDS [RATE [CURVE]]
  *
  * ADDRESS is unix:/path or a port of 127.0.0.1; FILE holds the request as it goes over the wire.
  * Without RATE each connection sends the next request when it has its reply (closed loop). With it
@@ -10,7 +10,8 @@
  * that waiting for a free connection counts too (open loop). Prints four numbers: requests a
  * second, p50, p99 and longest in ms; then of refusals (503 with Retry-After) how many a second,
  * p99 and longest in ms from the last byte of the request; then how many replies differed from the
- * first (of those up to 64 KiB).
+ * first (of those up to 64 KiB). A second line holds CURVE quantiles in ms, of 1 - 10^(-k/20) for
+ * k = 0, 1, ..., as far as there are enough replies; the last one is the longest.
  */
 #define _GNU_SOURCE /* memmem */
 #include <arpa/inet.h>
@@ -171,6 +172,16 @@ static double percentile(times *t, double of)
     return kept == 0 ? 0 : (double)t->each[(size_t)((double)(kept - 1) * of)] * 1e3;
 }
 
+/* Quantiles that come ever closer to the longest: twenty for each nine. */
+static void print_curve(int points)
+{
+    double rest = 1;
+    for (int k = 0; k < points && rest * (double)answered.count >= 1;
+         k++, rest *= 0.8912509381337456)
+        printf("%.4f ", percentile(&answered, 1 - rest));
+    printf("%.4f\n", percentile(&answered, 1));
+}
+
 int main(int argc, char **argv)
 {
     static struct pollfd polls[CONNECTIONS];
@@ -226,5 +237,7 @@ int main(int argc, char **argv)
            percentile(&answered, 0.99), percentile(&answered, 1));
     printf("%.1f %.3f %.3f %zu\n", (double)refused.count / took, percentile(&refused, 0.99),
            percentile(&refused, 1), different);
+    if (argc > 6)
+        print_curve(atoi(argv[6]));
     return 0;
 }

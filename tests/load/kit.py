@@ -33,8 +33,12 @@ def as_json(rows: int, classes: int, outputs: list[str] | None = None) -> bytes:
 class Load:
     """tests/bench/client.c at work; wait gives what it printed."""
 
-    def __init__(self, client: str, address: str, file: str, connections: int, seconds: float, rate: float = 0) -> None:
-        command = [client, address, file, str(connections), str(seconds), *([str(rate)] if rate else [])]
+    def __init__(
+        self, client: str, address: str, file: str, connections: int, seconds: float, rate: float = 0, curve: int = 0
+    ) -> None:
+        command = [client, address, file, str(connections), str(seconds)]
+        command += [str(rate)] if rate or curve else []
+        command += [str(curve)] if curve else []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def wait(self) -> list[float]:

@@ -7,15 +7,16 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT, LEFT, TOP, GAP = 760, 150, 64, 40, 44
-COLOURS = ("#3b82c4", "#d9772b", "#3d9a5f", "#b0559b")
+COLOURS = ("#3b82c4", "#d9772b", "#3d9a5f", "#b0559b", "#8a8f2a")
 
 
 class Panel(NamedTuple):
-    """Lines over a shared x axis; `limit` is drawn as a dashed line."""
+    """Lines over a shared x axis; `limit` is drawn as a dashed line. `powers`: the y axis is logarithmic."""
 
     label: str
     lines: dict[str, list[tuple[float, float]]]
     limit: tuple[str, float] | None = None
+    powers: bool = False
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -33,7 +34,19 @@ def thinned(points: list[tuple[float, float]], most: int = 300) -> list[tuple[fl
     return [max(points[i : i + size], key=lambda p: p[1]) for i in range(0, len(points), size)] if size > 1 else points
 
 
-def chart(title: str, x_label: str, panels: list[Panel]) -> str:
+def y_axis(panel: Panel) -> tuple[float, float, list[float]]:
+    """The lowest and highest value, and those with a line across."""
+    all_y = [y for line in panel.lines.values() for _, y in line] + ([panel.limit[1]] if panel.limit else [])
+    high = (max(all_y) or 1) * 1.05
+    if not panel.powers:
+        return 0, high, ticks(0, high, 4)
+    low = min(y for y in all_y if y > 0)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return 10.0**first, 10.0**last, [10.0**i for i in range(first, last + 1)]
+
+
+def chart(title: str, x_label: str, panels: list[Panel], x_marks: dict[float, str] | None = None) -> str:
+    """`x_marks`: what is written at which places of the x axis, instead of round numbers."""
     xs = [x for panel in panels for line in panel.lines.values() for x, _ in line]
     x0, x1 = min(xs), max(max(xs), min(xs) + 1e-9)
     inner = WIDTH - LEFT - 16
@@ -55,19 +68,19 @@ def chart(title: str, x_label: str, panels: list[Panel]) -> str:
     for k, panel in enumerate(panels):
         top = TOP + k * (HEIGHT + GAP) + 16
         bottom = top + HEIGHT - 16
-        y1 = max([y for line in panel.lines.values() for _, y in line] + [panel.limit[1] if panel.limit else 0]) or 1
-        y1 *= 1.05
+        y0, y1, y_marks = y_axis(panel)
 
         def up(y: float) -> str:
-            return f"{bottom - y / y1 * (bottom - top):.1f}"
+            share = math.log(max(y, y0) / y0) / math.log(y1 / y0) if panel.powers else y / y1
+            return f"{bottom - share * (bottom - top):.1f}"
 
         out.append(f'<text x="{LEFT}" y="{top - 7}">{escape(panel.label)}</text>')
-        for y in ticks(0, y1, 4):
+        for y in y_marks:
             out.append(f'<path class="grid" d="M{LEFT} {up(y)}h{inner}"/>')
             out.append(f'<text class="far" x="{LEFT - 7}" y="{float(up(y)) + 4:.1f}">{y:g}</text>')
-        for x in ticks(x0, x1, 8):
+        for x, mark in (x_marks or {x: f"{x:g}" for x in ticks(x0, x1, 8)}).items():
             out.append(f'<path class="grid" d="M{across(x)} {top}V{bottom}"/>')
-            out.append(f'<text class="mid" x="{across(x)}" y="{bottom + 16}">{x:g}</text>')
+            out.append(f'<text class="mid" x="{across(x)}" y="{bottom + 16}">{mark}</text>')
         if panel.limit:
             name, y = panel.limit
             out.append(f'<path class="limit" d="M{LEFT} {up(y)}h{inner}"/>')
