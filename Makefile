@@ -122,6 +122,8 @@ KERNEL_FLAGS = $(LIB_FLAGS) $(if $(filter release,$(FLAVOUR)),$(KERNEL),$(filter
 
 VARIANT_SOURCES := $(wildcard lib/rows/*.c lib/losses/*.c)
 ONE_LANE := $(shell sed -n 's,^ONE_LANE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
+# What is computed in double, whatever the elements: one variant.
+ONCE := $(shell sed -n 's,^ONCE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
 # What is computed with reals alone, whatever the elements: no variants of 16 bits.
 REALS := lib/rows/head.c $(shell sed -n 's,^REALS(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
 $(foreach e,$(ELEMENTS),$(eval REAL_$(e) := $(if $(filter F64,$(e)),F64,F32)))
@@ -136,9 +138,10 @@ $(B)/lib/$(1)_$(2)/variant.o: lib/variant.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
 	$$(Q)$$(CC) $$(KERNEL_FLAGS) -DLK_VARIANT=$(1)_$(2) -DLK_ONE_LANE=scalar_$(2) \
-		-DLK_REALS=$(1)_$(REAL_$(2)) $$(CFLAGS) -c $$< -o $$@
+		-DLK_ONCE=scalar_F64 -DLK_REALS=$(1)_$(REAL_$(2)) $$(CFLAGS) -c $$< -o $$@
 LIB_OBJS += $(B)/lib/$(1)_$(2)/variant.o $(patsubst lib/%.c,$(B)/lib/$(1)_$(2)/%.o, \
-	$(filter-out $(if $(filter-out scalar,$(1)),$(ONE_LANE)) $(if $(filter-out $(2),$(REAL_$(2))),$(REALS)), \
+	$(filter-out $(if $(filter-out scalar,$(1)),$(ONE_LANE)) \
+		$(if $(filter-out scalar_F64,$(1)_$(2)),$(ONCE)) $(if $(filter-out $(2),$(REAL_$(2))),$(REALS)), \
 		$(VARIANT_SOURCES)))
 endef
 $(foreach isa,$(ISAS),$(foreach e,$(ELEMENTS),$(eval $(call variant_rules,$(isa),$(e)))))

@@ -7,6 +7,7 @@
 #define LK_INTERNAL_H
 
 #include "loss.h"
+#include "vector/convert.h"
 
 /* The sizes that shape patterns of a call have bound so far. */
 typedef struct lk_sizes {
@@ -120,16 +121,5 @@ const lk_loss *lk_loss_variant(const lk_loss *loss, lk_dtype dtype);
 /* graph.c */
 
 extern const lk_loss lk_graph_loss;
-
-/* convert.c */
-
-/* Convert n floats from one type to another, rounded to nearest even. */
-void lk_convert(const void *from, lk_dtype from_dtype, void *to, lk_dtype to_dtype, int64_t n);
-
-/* Multiply n floats by 2^power. */
-void lk_scale(void *data, lk_dtype dtype, int64_t n, int power);
-
-/* One float, widened. */
-double lk_real_at(const void *data, lk_dtype dtype, int64_t i);
 
 #endif

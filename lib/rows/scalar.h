@@ -15,28 +15,8 @@
 #define LK_SCALAR_H
 
 #include "loss.h"
+#include "vector/accurate.h"
 #include "vector/vec.h"
-
-/* Functions that stay accurate where the obvious formula cancels or overflows. NaN gives NaN. */
-
-/* 1/(1 + e^-x). */
-LK_INLINE double scalar_sigmoid(double x)
-{
-    double e = lk_exp(x >= 0 ? -x : x);
-    return x >= 0 ? 1 / (1 + e) : e / (1 + e);
-}
-
-/* log(1 - e^x) for x <= 0. */
-LK_INLINE double scalar_log1mexp(double x)
-{
-    return x > -0x1.62e42fefa39efp-1 ? lk_log(-lk_expm1(x)) : lk_log1p(-lk_exp(x));
-}
-
-/* a*b, but 0 where a is 0, whatever b is. */
-LK_INLINE double scalar_times(double a, double b)
-{
-    return a == 0 ? 0 : a * b;
-}
 
 /* Element i of a constant float input, or the only one it has; `fallback` where it is not given. */
 LK_INLINE double scalar_constant(const lk_job *job, int input, int64_t i, double fallback)
@@ -49,12 +29,6 @@ LK_INLINE double scalar_constant(const lk_job *job, int input, int64_t i, double
         i = 0;
     memcpy(&x, (const char *)t->data + i * (int64_t)sizeof x, sizeof x);
     return (double)x;
-}
-
-/* Is it a value that nonfinite=error refuses? */
-LK_INLINE bool scalar_nonfinite(double x)
-{
-    return isnan(x) || (isinf(x) && x > 0);
 }
 
 enum { SCALARS_MOST = 2, SCALAR_OUTS = LK_MAX_SUMS - 1 };

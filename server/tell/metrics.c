@@ -9,7 +9,7 @@ gauges metric;
 
 /* The statuses of evaluations that are counted; any other counts as the last one. */
 static const int statuses[] = {200, 400, 404, 406, 408, 413, 415, 422, 503, 504, 500};
-enum { LOSSES_MAX = 64, CODECS = 3, STATUSES = sizeof statuses / sizeof *statuses };
+enum { LOSSES_MAX = 128, CODECS = 3, STATUSES = sizeof statuses / sizeof *statuses };
 
 /* A tally of a thread. */
 typedef struct own_tally {

@@ -38,6 +38,8 @@ MORE: dict[str, list[dict]] = {
         {"inputs": {"student_logits": [[1.2, -0.8, -0.5]], "teacher_probs": ROW}},
         {"inputs": {"student_logits": [[1.2, -0.8, -0.5]], "teacher_logprobs": [[-1.5, -1, -1]]}},
     ],
+    "gae": [{"inputs": {"rewards": [0, 1, 2], "values": [0.5, 0.5, 1], "offsets": [0, 2, 3]}}],
+    "group_advantages": [{"inputs": {"rewards": [1, 0, 0.5], "group_ids": [7, 7, 7]}}],
     "info_nce": [{"inputs": {"anchors": [[1, 0], [1, 2]], "candidates": [[1, 1], [2, 1]], "temperature": 0.5}}],
     "linear_cross_entropy": [
         {"inputs": {**HEAD, "lengths": [1]}},
@@ -76,6 +78,11 @@ MORE: dict[str, list[dict]] = {
                 "offsets": [0, 2, 3],
             }
         }
+    ],
+    "router_balance": [
+        {"inputs": {"router_logits": [[1.2, -0.8], [0.9, -1.2]], "expert_index": [[0], [1]]}},
+        {"inputs": {"router_logits": [[1.2, -0.8]], "expert_counts": [3, 1]}, "options": {"num_items": 2}},
+        {"inputs": {"router_logits": [[[1.2, -0.8]], [[0.9, -1.2]]], "mask": [1]}, "options": {"layers": "joint"}},
     ],
     "sequence_cross_entropy": [{"inputs": PACKED}],
     "sigmoid_focal": [{"inputs": {"logits": [-1.5, 2], "targets": [0, 1]}, "options": {"reduction": "sum"}}],

@@ -3,7 +3,10 @@
  * Conversions to float types, for tensors that kernels do not read or write in their own type.
  * Widening is fast, for weights may be as many as logits; narrowing is simple.
  */
-#include "internal.h"
+#include "vector/convert.h"
+
+#include <math.h>
+#include <string.h>
 
 static float from_bits(uint32_t bits)
 {
