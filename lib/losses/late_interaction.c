@@ -253,31 +253,31 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 /* Scratch. */
 
-enum {
-    ROWS_MOST = 128,
-    COLUMNS_MOST = 512
-}; /* tokens on either side that are multiplied together */
+/* Tokens on either side that are multiplied together: many rows share the work of copying the
+ * columns into panels, and columns make whole tiles. */
+enum { ROWS_MOST = 256, COLUMNS_MOST = 480 };
 
 static int64_t at_most(int64_t n, int64_t most)
 {
     return n < most ? n : most;
 }
 
-/* How many queries are compared at a time, and documents. */
-static int64_t together(int64_t tokens, int64_t most)
+/* How many queries are compared at a time. */
+static int64_t together(const lk_job *job)
 {
-    return tokens > 0 && tokens < most ? most / tokens : 1;
+    const int64_t T = size(job, 'T');
+    return T > 0 && T < ROWS_MOST ? ROWS_MOST / T : 1;
 }
 
 typedef struct room {
     void *product;
-    real *s;        /* products of some tokens */
+    real *s;        /* products of some tokens, [rows, columns] */
     int64_t stride; /* of s */
+    real *top;      /* [rows M] the greatest similarity to a token of each document */
+    int32_t *at;    /* [rows M] and which token that is */
     double *scores; /* [queries M] S of the queries that are compared together */
     double *row[3]; /* [M] of one query, without excluded documents: S, the teacher's, slopes */
     int64_t *which; /* [M] the documents these are */
-    real *top;      /* [tokens of queries, documents] the nearest token's similarity */
-    int32_t *at;    /* and which it is */
     double *sums;   /* [U D] or [D] a gradient by h */
     real *g;        /* [D] the same, rounded */
 } room;
@@ -292,22 +292,21 @@ static void *take(void *scratch, size_t *used, int64_t count, size_t each)
 
 static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *used)
 {
-    const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
-    const int64_t queries = at_most(together(T, ROWS_MOST), size(job, 'B'));
-    const int64_t documents = at_most(together(U, COLUMNS_MOST), M);
-    const int64_t tokens = at_most(queries * T, ROWS_MOST);
-    const int64_t columns = documents > 1 ? documents * U : at_most(U, COLUMNS_MOST);
+    const int64_t M = size(job, 'M'), U = size(job, 'U');
+    const int64_t queries = at_most(together(job), size(job, 'B'));
+    const int64_t rows = at_most(queries * size(job, 'T'), ROWS_MOST);
+    const int64_t columns = at_most(p->documents.rows, COLUMNS_MOST);
+    const int64_t sums = table_wants_gradient(job) ? (U > 1 ? U : 1) * p->queries.stride : 0;
     room r = {.stride = padded_lanes(columns)};
     *used = 0;
-    r.product = take(scratch, used, (int64_t)product_scratch(tokens, columns, p->queries.width), 1);
-    r.s = take(scratch, used, tokens * r.stride + LANES, sizeof *r.s);
+    r.product = take(scratch, used, (int64_t)product_scratch(rows, columns, p->queries.width), 1);
+    r.s = take(scratch, used, rows * r.stride + LANES, sizeof *r.s);
+    r.top = take(scratch, used, rows * M, sizeof *r.top);
+    r.at = take(scratch, used, rows * M, sizeof *r.at);
     r.scores = take(scratch, used, queries * M, sizeof *r.scores);
     for (int k = 0; k < 3; k++)
         r.row[k] = take(scratch, used, M, sizeof *r.row[k]);
     r.which = take(scratch, used, M, sizeof *r.which);
-    r.top = take(scratch, used, tokens * documents, sizeof *r.top);
-    r.at = take(scratch, used, tokens * documents, sizeof *r.at);
-    const int64_t sums = table_wants_gradient(job) ? (U > 1 ? U : 1) * p->queries.stride : 0;
     r.sums = take(scratch, used, sums, sizeof *r.sums);
     r.g = take(scratch, used, p->queries.stride, sizeof *r.g);
     return r;
@@ -349,44 +348,45 @@ LK_INLINE void take_greatest(const real *s, const real *absent, int64_t n, int64
     }
 }
 
-/* Of `rows` tokens of queries from `row` on: the nearest tokens of some documents. */
-static void nearest(const lk_job *job, const plan *p, const room *r, int64_t row, int64_t rows,
-                    int64_t document, int64_t documents)
+/* Of `rows` tokens of queries from `first` on: the nearest token of every document. What is
+ * multiplied at a time may begin and end within documents. */
+static void nearest(const lk_job *job, const plan *p, const room *r, int64_t first, int64_t rows)
 {
     const pair_units *q = &p->queries, *d = &p->documents;
-    const int64_t U = size(job, 'U');
-    for (int64_t k = 0; k < rows * documents; k++) {
+    const int64_t U = size(job, 'U'), M = size(job, 'M');
+    const product_side a = product_vectors(q->h + first * q->stride, rows, q->stride);
+    for (int64_t k = 0; k < rows * M; k++) {
         r->top[k] = -(real)INFINITY;
         r->at[k] = 0;
     }
-    for (int64_t u = 0; u < U; u += COLUMNS_MOST) {
-        const int64_t n = at_most(U - u, COLUMNS_MOST), first = document * U + u;
-        const product_side a = product_vectors(q->h + row * q->stride, rows, q->stride);
-        const product_side b =
-            product_vectors(d->h + first * d->stride, documents > 1 ? documents * U : n, d->stride);
+    for (int64_t c = 0, columns; c < d->rows; c += columns) {
+        columns = at_most(d->rows - c, COLUMNS_MOST);
+        const product_side b = product_vectors(d->h + c * d->stride, columns, d->stride);
         product(&a, &b, q->width, false, r->s, r->stride, r->product);
         for (int64_t i = 0; i < rows; i++)
-            for (int64_t k = 0; k < documents; k++)
-                take_greatest(r->s + i * r->stride + k * U, p->absent + first + k * U, n, u,
-                              r->top + i * documents + k, r->at + i * documents + k);
+            for (int64_t k = 0, n; k < columns; k += n) {
+                const int64_t j = (c + k) / U, u = (c + k) % U;
+                n = at_most(U - u, columns - k);
+                take_greatest(r->s + i * r->stride + k, p->absent + c + k, n, u, &r->top[i * M + j],
+                              &r->at[i * M + j]);
+            }
     }
 }
 
 /* Add these to the scores, of which those of query i come first, and note which tokens they are. */
 static void add_scores(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
-                       int64_t rows, int64_t document, int64_t documents)
+                       int64_t rows)
 {
     const int64_t T = size(job, 'T'), M = size(job, 'M');
     for (int64_t row = 0; row < rows; row++) {
         const int64_t token = first + row;
-        double *to = r->scores + (token / T - i) * M + document;
-        for (int64_t k = 0; k < documents; k++) {
-            if (is_there(job, QUERY_MASK, token) && !p->empty[document + k])
-                to[k] += p->scale * (double)r->top[row * documents + k] +
-                         (double)p->queries.taint[token] + p->taint[document + k];
-            if (p->best)
-                p->best[token * M + document + k] = r->at[row * documents + k];
-        }
+        const double taint = (double)p->queries.taint[token];
+        double *to = r->scores + (token / T - i) * M;
+        for (int64_t j = 0; is_there(job, QUERY_MASK, token) && j < M; j++)
+            if (!p->empty[j])
+                to[j] += p->scale * (double)r->top[row * M + j] + taint + p->taint[j];
+        if (p->best)
+            memcpy(p->best + token * M, r->at + row * M, (size_t)M * sizeof *r->at);
     }
 }
 
@@ -429,15 +429,12 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const room r = room_of(job, &p, scratch, &used);
     const int64_t T = size(job, 'T'), M = size(job, 'M');
     for (int64_t i = first, n; i < first + count; i += n) {
-        n = at_most(first + count - i, together(T, ROWS_MOST));
+        n = at_most(first + count - i, together(job));
         memset(r.scores, 0, (size_t)(n * M) * sizeof *r.scores);
         for (int64_t t = i * T, tokens; t < (i + n) * T; t += tokens) {
             tokens = at_most((i + n) * T - t, ROWS_MOST);
-            for (int64_t j = 0, some; j < M; j += some) {
-                some = at_most(M - j, together(size(job, 'U'), COLUMNS_MOST));
-                nearest(job, &p, &r, t, tokens, j, some);
-                add_scores(job, &p, &r, i, t, tokens, j, some);
-            }
+            nearest(job, &p, &r, t, tokens);
+            add_scores(job, &p, &r, i, t, tokens);
         }
         for (int64_t k = 0; k < n; k++)
             pair_put(job, block, i + k, one_query(job, &p, &r, i + k, r.scores + k * M));
@@ -449,9 +446,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 /* sum += g h. */
 static void add_vector(double *sum, double g, const real *h, int64_t stride)
 {
-    const wide by = w_set(g);
-    for (int64_t k = 0; k < stride; k += LANES)
-        w_write(sum + k, w_read(sum + k) + by * v_wide(v_read(h + k)));
+    const wide_half by = half_set(g);
+    for (int64_t k = 0; k < stride; k += HALF_LANES)
+        half_write(sum + k, half_read(sum + k) + by * w_read_half(h + k));
 }
 
 /* The gradient of vector i from its sum of G h. */
@@ -518,7 +515,7 @@ static int64_t row_cost(const lk_job *job, const lk_pass *pass)
         (pass && pass->input == DOCUMENTS ? (double)size(job, 'B') * (double)size(job, 'T')
                                           : tokens) *
         (1 + width / SUMS);
-    const double most = WHOLE_BLOCK / (double)together(size(job, 'T'), ROWS_MOST);
+    const double most = WHOLE_BLOCK / (double)together(job);
     const double cost = pass ? sums : compare < most ? compare : most;
     return cost < 0x1p40 ? (int64_t)cost : (int64_t)1 << 40;
 }

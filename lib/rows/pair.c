@@ -37,14 +37,13 @@ lk_status pair_prepare(lk_job *job, lk_error *error)
 
 double pair_largest(const elem *v, int64_t width)
 {
-    double most = 0;
-    for (int64_t k = 0; k < width; k++) {
-        const double size = fabs((double)r_load(v + k));
-        if (!isfinite(size))
-            return (double)NAN;
-        most = size > most ? size : most;
+    vec most = {0}, taint = {0};
+    for (int64_t k = 0; k < width; k += LANES) {
+        const vec x = v_load_tail(v + k, LK_TAIL(k, width), 0);
+        most = v_max(v_abs(x), most);
+        taint += v_set(0) * x;
     }
-    return most;
+    return isnan(v_sum(taint)) ? (double)NAN : (double)v_top(most);
 }
 
 typedef struct pair_dots {

@@ -202,6 +202,52 @@ def linear_cross_entropy(rows: int, width: int, classes: int) -> Case:
     return case
 
 
+def late_interaction(queries: int, tokens: int, documents: int, words: int, width: int) -> Case:
+    """The similarities of all tokens as one product, or as an einsum."""
+
+    def loss(near: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(near.max(3).values.sum(1), torch.arange(queries))
+
+    def product(q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        near = q.reshape(-1, width) @ d.reshape(-1, width).T
+        return loss(near.view(queries, tokens, documents, words))
+
+    case = Case("late_interaction", f"{queries}x{tokens}, {documents}x{words}, {width}", product,
+                {"queries": F.normalize(torch.randn(queries, tokens, width), dim=2),
+                 "documents": F.normalize(torch.randn(documents, words, width), dim=2)},
+                ["queries", "documents"])
+    case.others.append(lambda q, d: loss(torch.einsum("btd,mud->btmu", q, d)))
+    return case
+
+
+def rnnt(batch: int, steps: int, labels: int, classes: int) -> Case:
+    """The lattice by its diagonals, whose cells do not depend on each other."""
+
+    def function(x: torch.Tensor, y: torch.Tensor, n_x: torch.Tensor, n_y: torch.Tensor) -> torch.Tensor:
+        never = -1e30  # the gradient of logaddexp of two infinities is NaN
+        log_p = F.log_softmax(x, 3)
+        blank = log_p[..., 0]
+        words = y[:, None, :, None].expand(-1, steps, -1, 1)
+        label = F.pad(log_p[:, :, :-1].gather(3, words)[..., 0], (0, 1), value=never)
+        u = torch.arange(labels + 1)
+        alpha = torch.full((batch, labels + 1), never)
+        alpha[:, 0] = 0
+        for n in range(1, steps + labels):
+            t = (n - 1 - u).clamp(0, steps - 1)  # of the diagonal before
+            up = F.pad((alpha + label[:, t, u])[:, :-1], (1, 0), value=never)
+            here = (n - u >= 0) & (n - u < steps)
+            alpha = torch.where(here, torch.logaddexp(alpha + blank[:, t, u], up), never)
+        return -(alpha[:, labels] + blank[:, steps - 1, labels]).mean()
+
+    case = Case("rnnt", f"{batch}x{steps}x{labels}x{classes}", function,
+                {"logits": torch.randn(batch, steps, labels + 1, classes),
+                 "targets": torch.randint(1, classes, (batch, labels)),
+                 "input_lengths": torch.full((batch,), steps), "target_lengths": torch.full((batch,), labels)},
+                ["logits"])
+    case.others.append(function)  # hundreds of small steps: torch.compile takes minutes over them
+    return case
+
+
 def cases() -> list[Case]:
     n = (4096, 1024)
     a, b, v = torch.randn(n), torch.randn(n), {"batch": 4096, "width": 1024}
@@ -260,6 +306,9 @@ def cases() -> list[Case]:
         Case("ctc", f"{batch}x{steps}x{classes}", ctc,
              {"logits": scores, "targets": words, "input_lengths": lengths,
               "target_lengths": sizes}, ["logits"]),
+        rnnt(4, 150, 20, 1024),
+        rnnt(8, 200, 30, 32),
+        late_interaction(16, 32, 32, 180, 128),
     ]
 
 
