@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-static void start(lk_call *call)
+void lk_single_start(lk_call *call)
 {
     single *s = single_of(call);
     s->job.loss = call->loss;
@@ -38,7 +38,7 @@ static void free_plan(lk_call *call)
     clear_plan(single_of(call));
 }
 
-static lk_status input(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
+lk_status lk_single_give(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error)
 {
     const int i = lk_single_input(call->loss, name);
     char names[LK_NAMES_TEXT];
@@ -53,7 +53,7 @@ static lk_status input(lk_call *call, const char *name, const lk_tensor *tensor,
     return status;
 }
 
-static const lk_tensor *tensor(const lk_call *call, const char *name)
+const lk_tensor *lk_single_tensor(const lk_call *call, const char *name)
 {
     const single *s = single_of(call);
     const int i = lk_single_input(call->loss, name);
@@ -443,12 +443,12 @@ static lk_status finish(lk_call *call, lk_error *error)
 const lk_kind lk_single = {
     .size = sizeof(single),
     .outputs = SINGLE_OUTPUTS,
-    .start = start,
+    .start = lk_single_start,
     .free = free_plan,
-    .input = input,
+    .input = lk_single_give,
     .want = lk_single_want,
     .dtypes = lk_single_dtypes,
-    .tensor = tensor,
+    .tensor = lk_single_tensor,
     .check = lk_single_check,
     .plan = plan,
     .scratch = scratch,

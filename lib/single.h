@@ -36,6 +36,12 @@ static inline lk_dtype single_real(const single *s)
     return s->given[s->primary].dtype == LK_F64 ? LK_F64 : LK_F32;
 }
 
+/* single.c: functions of the kind that lk_prefixed has too. */
+
+void lk_single_start(lk_call *call);
+lk_status lk_single_give(lk_call *call, const char *name, const lk_tensor *tensor, lk_error *error);
+const lk_tensor *lk_single_tensor(const lk_call *call, const char *name);
+
 /* check.c: two functions of the kind, and helpers that running needs as well. */
 
 unsigned lk_single_dtypes(const lk_call *call, const char *name);

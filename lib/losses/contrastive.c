@@ -3,6 +3,7 @@
  * Contrastive loss: positive pairs are pulled together, negative pairs pushed apart up to a margin.
  */
 #include "rows/pair.h"
+#include "rows/prefixes.h"
 
 enum { COSINE, L2 }; /* distance */
 
@@ -12,6 +13,7 @@ typedef struct options {
     double margin;
     bool squared;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -21,6 +23,7 @@ static const lk_field fields[] = {
              "pairs with target 0 are pushed this far apart"),
     LK_FIELD(options, squared, "true", 0, 0, 0, "half the squares of the distances"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -87,6 +90,7 @@ LK_LOSS(contrastive) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .check = pair_check_width,
     .prepare = prepare,

@@ -2,6 +2,7 @@
  *
  * CoSENT: a ranking loss on the cosines of pairs, which should be in the order of their targets.
  */
+#include "rows/prefixes.h"
 #include "rows/units.h"
 
 enum { A = PAIR_A, B = PAIR_B, TARGET = PAIR_TARGET };
@@ -10,12 +11,14 @@ typedef struct options {
     lk_reduce reduce;
     double scale;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
     LK_FIELD(options, scale, "20", LK_RANGED | LK_OPEN, 0, (double)INFINITY,
              "the cosines are multiplied with it: 1/temperature"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     LK_NONFINITE_FIELD(options),
     {0},
 };
@@ -172,6 +175,7 @@ LK_LOSS(cosent) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .rows_shape = "N",
     .check = pair_check_width,

@@ -3,6 +3,7 @@
  * Cosine embedding loss: raises the cosine of similar pairs, and lowers that of others to a margin.
  */
 #include "rows/pair.h"
+#include "rows/prefixes.h"
 
 enum { CLAMP, ADDED }; /* norm */
 
@@ -11,6 +12,7 @@ typedef struct options {
     double margin;
     int norm;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -21,6 +23,7 @@ static const lk_field fields[] = {
              "what a vector is divided by: max(|v|, cos_eps), or as in PyTorch "
              "sqrt(|v|^2 + 1e-12), whose gradient at a vector of zeros is 100 times smaller"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -118,6 +121,7 @@ LK_LOSS(cosine_embedding) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .check = check,
     .prepare = prepare,

@@ -4,6 +4,7 @@
  */
 #include "rows/elements.h"
 #include "rows/pair.h"
+#include "rows/prefixes.h"
 
 enum { MSE, DISTANCE }; /* form */
 enum { SIMILARITY };
@@ -12,6 +13,7 @@ typedef struct options {
     lk_reduce reduce;
     int form;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -19,6 +21,7 @@ static const lk_field fields[] = {
     LK_WORDS(options, form, "distance", "mse|distance",
              "(s - target)^2, or 1 - s; with a target the default is mse"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -97,6 +100,7 @@ LK_LOSS(cosine_similarity) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .check = check,
     .prepare = pair_prepare,

@@ -3,6 +3,7 @@
  * InfoNCE: every anchor is classified against all candidates, one of which is its positive.
  */
 #include "rows/elements.h"
+#include "rows/prefixes.h"
 #include "rows/table.h"
 
 enum { ANCHORS, CANDIDATES, POSITIVE_INDEX, CANDIDATE_MASK, TEMPERATURE, GRAD_OUTPUT };
@@ -14,6 +15,7 @@ typedef struct options {
     bool normalize, symmetric;
     double label_smoothing;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -25,6 +27,7 @@ static const lk_field fields[] = {
     LK_FIELD(options, label_smoothing, "0", LK_RANGED, 0, 1,
              "probability mass taken from the positive and spread over the allowed candidates"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -298,6 +301,7 @@ LK_LOSS(info_nce) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .row_cost = row_cost,
     .check = check,

@@ -2,17 +2,20 @@
  *
  * NT-Xent: every positive pair of a batch is compared with the negatives of its first item.
  */
+#include "rows/prefixes.h"
 #include "rows/table.h"
 
 typedef struct options {
     lk_reduce reduce;
     double temperature;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
     PAIR_TEMPERATURE_FIELD(options, "0.07"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     LK_EMPTY_MEAN_FIELD(options),
     LK_NONFINITE_FIELD(options),
     {0},
@@ -102,6 +105,7 @@ LK_LOSS(nt_xent) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .rows_shape = "N",
     .row_cost = row_cost,

@@ -3,12 +3,14 @@
  * Supervised contrastive loss: every item against all others; those with the same label are its
  * positives.
  */
+#include "rows/prefixes.h"
 #include "rows/table.h"
 
 typedef struct options {
     lk_reduce reduce;
     double temperature, base_temperature;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -16,6 +18,7 @@ static const lk_field fields[] = {
     LK_FIELD(options, base_temperature, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,
              "the loss is multiplied with temperature/base_temperature; off: with 1"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     LK_EMPTY_MEAN_FIELD(options),
     LK_NONFINITE_FIELD(options),
     {0},
@@ -113,6 +116,7 @@ LK_LOSS(supcon) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .rows_shape = "N",
     .row_cost = row_cost,

@@ -3,6 +3,7 @@
  * Triplet loss: an anchor should be nearer to its positive than to its negative, by a margin.
  */
 #include "rows/pair.h"
+#include "rows/prefixes.h"
 
 enum { ANCHOR, POSITIVE, NEGATIVE, GRAD_OUTPUT };
 enum { L2, L1, SQUARED_L2, COSINE }; /* distance */
@@ -13,6 +14,7 @@ typedef struct options {
     double margin;
     bool swap, soft;
     double pairwise_eps, cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -26,6 +28,7 @@ static const lk_field fields[] = {
     LK_FIELD(options, pairwise_eps, "1e-6", LK_RANGED, 0, (double)INFINITY,
              "added to every component of a difference; l2 and l1"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -111,6 +114,7 @@ LK_LOSS(triplet) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .check = pair_check_width,
     .prepare = pair_prepare,

@@ -28,6 +28,18 @@ static double head_factor(const trial_input *in, double most)
                                                      : 0;
 }
 
+/* Weights that are an option, and a loss that is a sum of several: the sum of the numbers' sizes,
+ * and how many there are. */
+static double list_factor(const setting *set)
+{
+    double sum = 0;
+    for (const char *c = set->text; *c && strcmp(set->text, "off") != 0; c += strcspn(c, ",")) {
+        c += *c == ',';
+        sum += set->field->type == LK_REALS ? fabs(atof(c)) : 1;
+    }
+    return set->field->type == LK_REALS || set->field->type == LK_LIST ? sum : 1;
+}
+
 sizes sizes_of(const trial *t, const answer *a)
 {
     bool wide = t->element == LK_F64;
@@ -50,6 +62,8 @@ sizes sizes_of(const trial *t, const answer *a)
             s.w *= fmax(1, most);
     }
     s.z *= head;
+    for (int i = 0; i < t->settings; i++)
+        s.w *= fmax(1, list_factor(&t->set[i]));
     for (int i = 0; i < t->settings; i++)
         if (t->set[i].field->type == LK_REAL && strcmp(t->set[i].text, "off") != 0 &&
             strcmp(t->set[i].field->name, "num_items") != 0)

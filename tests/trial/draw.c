@@ -70,9 +70,11 @@ static void draw_option(trial *t, const lk_field *f)
     }
     case LK_LIST:
         to[0] = '\0';
-        for (int64_t i = random_int(0, 3), used = 0; i >= 0; i--)
+        for (int64_t i = random_int(0, 3), used = 0, x = 0, ascends = chance(0.5); i >= 0; i--) {
+            x = ascends ? x + random_int(1, 3) : random_int(0, 5);
             used += snprintf(to + used, sizeof s->text - (size_t)used, "%s%" PRId64,
-                             used ? "," : "", random_int(0, 5));
+                             used ? "," : "", x);
+        }
         return;
     case LK_REALS:
         to[0] = '\0';

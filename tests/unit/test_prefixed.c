@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Losses on the first components of embeddings: the sum of what separate calls on the prefixes
+ * give; errors of `dims` and `dim_weights`.
+ */
+#include "tests/help.h"
+
+#include <losskit.h>
+
+enum { N = 3, D = 5 };
+
+static double a[N * D], b[N * D], target[N] = {0.25, -0.5, 0.75};
+
+static void draw(void)
+{
+    for (int i = 0; i < N * D; i++) {
+        a[i] = random_normal();
+        b[i] = random_normal();
+    }
+}
+
+static lk_named matrix(const char *name, double *data, int64_t width)
+{
+    return (lk_named){name, {data, LK_F64, 2, {N, width}}};
+}
+
+typedef struct result {
+    double loss, grad_a[N * D], grad_target[N], similarity[N];
+} result;
+
+/* cosine_similarity of the first `width` components, in one call. */
+static result evaluate(int64_t width, const char *const *options)
+{
+    result r;
+    double x[2][N * D];
+    for (int i = 0; i < N * width; i++) {
+        x[0][i] = a[i / width * D + i % width];
+        x[1][i] = b[i / width * D + i % width];
+    }
+    lk_error error = {0};
+    const lk_named in[] = {matrix("a", x[0], width),
+                           matrix("b", x[1], width),
+                           {"target", {target, LK_F64, 1, {N}}},
+                           {0}};
+    const lk_named out[] = {{"loss", {&r.loss, LK_F64, 0, {0}}},
+                            matrix("grad.a", r.grad_a, width),
+                            {"grad.target", {r.grad_target, LK_F64, 1, {N}}},
+                            {"similarity", {r.similarity, LK_F64, 1, {N}}},
+                            {0}};
+    if (lk_evaluate("cosine_similarity", options, in, out, &error) != LK_OK)
+        fail_msg("%s", error.text);
+    return r;
+}
+
+static void same(double x, double y)
+{
+    if (!(fabs(x - y) <= 1e-14 * (1 + fabs(y))))
+        fail_msg("%.17g, expected %.17g", x, y);
+}
+
+static void test_sum(void **state)
+{
+    static const struct {
+        const char *options[5];
+        int dims;
+        int64_t d[3];
+        double w[3];
+    } cases[] = {
+        {{"dims", "2"}, 1, {2}, {1}},
+        {{"dims", "1,3,5"}, 3, {1, 3, 5}, {1, 1, 1}},
+        {{"dims", "2,4", "dim_weights", "0.5,-2"}, 2, {2, 4}, {0.5, -2}},
+        {{"dims", "2,4", "dim_weights", "1.5,0"}, 2, {2, 4}, {1.5, 0}},
+        {{"dims", "2,4", "dim_weights", "0,3"}, 2, {2, 4}, {0, 3}},
+        {{"dims", "3", "dim_weights", "0"}, 1, {3}, {0}},
+    };
+    (void)state;
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        draw();
+        const result got = evaluate(D, cases[c].options);
+        result sum = {0};
+        for (int k = 0; k < cases[c].dims; k++) {
+            const int64_t d = cases[c].d[k];
+            const result one = evaluate(d, NULL);
+            sum.loss += cases[c].w[k] * one.loss;
+            for (int64_t i = 0; i < N * d; i++)
+                sum.grad_a[i / d * D + i % d] += cases[c].w[k] * one.grad_a[i];
+            for (int i = 0; i < N; i++)
+                sum.grad_target[i] += cases[c].w[k] * one.grad_target[i];
+            memcpy(sum.similarity, one.similarity, sizeof sum.similarity);
+        }
+        same(got.loss, sum.loss);
+        for (int i = 0; i < N * D; i++)
+            same(got.grad_a[i], sum.grad_a[i]);
+        for (int i = 0; i < N; i++) {
+            same(got.grad_target[i], sum.grad_target[i]);
+            same(got.similarity[i], sum.similarity[i]);
+        }
+    }
+}
+
+/* All components once: the same bits as without the option. */
+static void test_all(void **state)
+{
+    static const char *const whole[] = {"dims", "5", NULL};
+    (void)state;
+    draw();
+    const result got = evaluate(D, whole), expected = evaluate(D, NULL);
+    assert_memory_equal(&got, &expected, sizeof got);
+}
+
+/* What lies beyond the last prefix is not read. */
+static void test_not_read(void **state)
+{
+    static const char *const two[] = {"dims", "2", NULL};
+    (void)state;
+    draw();
+    const result expected = evaluate(D, two);
+    for (int i = 0; i < N; i++)
+        a[i * D + 2] = b[i * D + 4] = (double)NAN;
+    const result got = evaluate(D, two);
+    assert_memory_equal(&got, &expected, sizeof got);
+}
+
+/* The number that the contract states. */
+static void test_stated(void **state)
+{
+    double anchors[] = {1, 0, 1, 2}, candidates[] = {1, 1, 2, 1}, loss, grad[4];
+    const double expected[] = {0, -0.07700373721, -0.03256562402, 0.01628281201};
+    const char *const options[] = {"temperature", "0.5",   "dims", "1,2",
+                                   "dim_weights", "1,0.5", NULL};
+    const lk_named in[] = {{"anchors", {anchors, LK_F64, 2, {2, 2}}},
+                           {"candidates", {candidates, LK_F64, 2, {2, 2}}},
+                           {0}};
+    const lk_named out[] = {
+        {"loss", {&loss, LK_F64, 0, {0}}}, {"grad.anchors", {grad, LK_F64, 2, {2, 2}}}, {0}};
+    lk_error error = {0};
+    (void)state;
+    assert_int_equal(lk_evaluate("info_nce", options, in, out, &error), LK_OK);
+    assert_true(fabs(loss - 1.13083562) <= 1e-9);
+    for (int i = 0; i < 4; i++)
+        assert_true(fabs(grad[i] - expected[i]) <= 1e-9);
+}
+
+static void test_errors(void **state)
+{
+    static const struct {
+        const char *dims, *weights;
+        lk_status status;
+    } cases[] = {
+        {"2,1", "1,1", LK_OPTION_OUT_OF_RANGE}, {"0,1", "1,1", LK_OPTION_OUT_OF_RANGE},
+        {"1,1", "1,1", LK_OPTION_OUT_OF_RANGE}, {"1,6", "1,1", LK_OPTION_OUT_OF_RANGE},
+        {"-1", "1", LK_OPTION_OUT_OF_RANGE},    {"1,2", "1", LK_OPTION_CONFLICT},
+        {"off", "1", LK_OPTION_CONFLICT},       {"1,x", "1", LK_OPTION_INVALID},
+        {"1,5", "1,nan", LK_OPTION_INVALID},    {"1,5", "1,2", LK_OK},
+    };
+    (void)state;
+    draw();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double loss;
+        lk_error error = {0};
+        const char *const options[] = {"dims", cases[i].dims, "dim_weights", cases[i].weights,
+                                       NULL};
+        const lk_named in[] = {matrix("a", a, D), matrix("b", b, D), {0}};
+        const lk_named out[] = {{"loss", {&loss, LK_F64, 0, {0}}}, {0}};
+        assert_int_equal(lk_evaluate("cosine_similarity", options, in, out, &error),
+                         cases[i].status);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sum),      cmocka_unit_test(test_all),
+        cmocka_unit_test(test_not_read), cmocka_unit_test(test_stated),
+        cmocka_unit_test(test_errors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
