@@ -7,7 +7,8 @@
  *
  * usage: test_golden [directory [loss]]
  *
- * The file edges.jsonl holds cases of all losses, with bounds of their own.
+ * The file edges.jsonl holds cases of all losses, with bounds of their own; other files hold cases
+ * of options that several losses have.
  */
 #include "tests/help.h"
 
@@ -623,11 +624,11 @@ int main(int argc, char **argv)
         directory = argv[1];
     for (int i = 0; i < lk_isa_count(); i++)
         isas_used += lk_isa_runs(i);
-    for (int i = 0; i < (lk_loss_count() + 1) * (int)ELEMENTS && count < MOST; i++) {
-        const int k = i / (int)ELEMENTS;
-        const bool edges = k == lk_loss_count();
-        const lk_description *is = edges ? NULL : lk_loss_describe(lk_loss_at(k));
-        const char *file = edges ? "edges" : is->name;
+    static const char *const shared[] = {"edges", "diffusion", "embeddings"};
+    const int files = lk_loss_count() + (int)(sizeof shared / sizeof *shared);
+    for (int i = 0; i < files * (int)ELEMENTS && count < MOST; i++) {
+        const int k = i / (int)ELEMENTS, other = k - lk_loss_count();
+        const char *file = other < 0 ? lk_loss_describe(lk_loss_at(k))->name : shared[other];
         if (only && strcmp(only, file) != 0)
             continue;
         goldens[count].file = file;

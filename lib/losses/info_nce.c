@@ -2,18 +2,37 @@
  *
  * InfoNCE: every anchor is classified against all candidates, one of which is its positive.
  */
+#include "rows/directed.h"
 #include "rows/elements.h"
 #include "rows/prefixes.h"
 #include "rows/table.h"
 
-enum { ANCHORS, CANDIDATES, POSITIVE_INDEX, CANDIDATE_MASK, TEMPERATURE, GRAD_OUTPUT };
-enum { LOSS, SLOPE_SCALE }; /* lk_block.sum */
+enum {
+    ANCHORS,
+    CANDIDATES,
+    POSITIVE_INDEX,
+    CANDIDATE_MASK,
+    TEMPERATURE,
+    GROUP,
+    GUIDE_ANCHORS,
+    GUIDE_CANDIDATES,
+    GRAD_OUTPUT
+};
+enum { ABSOLUTE, RELATIVE }; /* guide_margin_mode */
+enum { LOSS, SLOPE_SCALE };  /* lk_block.sum */
 
 typedef struct options {
     lk_reduce reduce;
     double temperature;
     bool normalize, symmetric;
     double label_smoothing;
+    lk_list directions;
+    int partition;
+    double hardness;
+    int hardness_set;
+    double guide_margin;
+    int guide_margin_mode;
+    double self_margin;
     double cos_eps;
     lk_prefixes prefixes;
 } options;
@@ -26,6 +45,23 @@ static const lk_field fields[] = {
              "the mean of this and of the same with anchors and candidates exchanged (CLIP)"),
     LK_FIELD(options, label_smoothing, "0", LK_RANGED, 0, 1,
              "probability mass taken from the positive and spread over the allowed candidates"),
+    LK_SEVERAL(options, directions, "query_to_doc",
+               "query_to_doc|query_to_query|doc_to_query|doc_to_doc",
+               "what the positive of anchor i is picked out of: all candidates; the other anchors; "
+               "all anchors, by that candidate; candidates of other anchors, by that candidate"),
+    LK_WORDS(options, partition, "joint", "joint|per_direction",
+             "one softmax over all of them, or the mean of one each for query_to_doc and "
+             "doc_to_query"),
+    LK_FIELD(options, hardness, "0", LK_HOLDS | LK_RANGED, 0, (double)INFINITY,
+             "adds hardness * h_i h_j, a constant, to the scores of candidates of hardness_set"),
+    LK_WORDS(options, hardness_set, "in_batch", "in_batch|hard|all",
+             "candidates of other anchors; the anchor's own but for the positive; both"),
+    LK_FIELD(options, guide_margin, "0", 0, 0, 0,
+             "what the guide finds more similar than the positive pair, less this, is left out"),
+    LK_WORDS(options, guide_margin_mode, "absolute", "absolute|relative",
+             "a difference, or a share of the positive's similarity"),
+    LK_FIELD(options, self_margin, "off", LK_OFF | LK_RANGED, 0, (double)INFINITY,
+             "what is more similar than the positive pair, and this, is left out"),
     PAIR_COS_EPS_FIELD(options),
     LK_PREFIX_FIELDS(options),
     {0},
@@ -49,6 +85,20 @@ static const lk_input inputs[] = {
                      .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
                      .range = ">0",
                      .help = "instead of the option, where it is learned"},
+    [GROUP] = {.name = "group",
+               .forms = {{"M", LK_INTS}},
+               .flags = LK_OPTIONAL,
+               .range = "[0,B)",
+               .help = "the anchor that each candidate belongs to; default j modulo B"},
+    [GUIDE_ANCHORS] = {.name = "guide_anchors",
+                       .forms = {{"B G", LK_FLOATS}},
+                       .flags = LK_OPTIONAL,
+                       .help = "the anchors as a guide sees them, whose cosines say what is left "
+                               "out (GISTEmbed)"},
+    [GUIDE_CANDIDATES] = {.name = "guide_candidates",
+                          .forms = {{"M G", LK_FLOATS}},
+                          .flags = LK_OPTIONAL,
+                          .help = "the candidates as the guide sees them"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
@@ -58,8 +108,26 @@ static const lk_output outputs[] = {{0}};
 typedef struct plan {
     pair_table t;      /* anchors by candidates */
     pair_table mirror; /* symmetric: candidates by anchors */
+    directed d;        /* instead of both, if options ask for more: is_directed */
     size_t bytes;
 } plan;
+
+static unsigned directions_of(const lk_job *job)
+{
+    const options *o = job->options;
+    unsigned set = 0;
+    for (int64_t k = 0; k < o->directions.count; k++)
+        set |= 1u << o->directions.value[k];
+    return set;
+}
+
+/* Is there more than the softmax over candidates, whose scores alone decide what is left out? */
+static bool is_directed(const lk_job *job)
+{
+    const options *o = job->options;
+    return directions_of(job) != 1u << QUERY_TO_DOC || o->hardness > 0 || !isnan(o->self_margin) ||
+           lk_has(job, GUIDE_ANCHORS);
+}
 
 static double temperature_of(const lk_job *job)
 {
@@ -81,6 +149,34 @@ static void exclude(const lk_job *job, int64_t i, int64_t j, int64_t count, real
             s[k] = -(real)INFINITY;
 }
 
+static void layout_directed(const lk_job *job, plan *p)
+{
+    const options *o = job->options;
+    const int64_t b = job->in[ANCHORS].shape[0];
+    p->d = (directed){.directions = directions_of(job),
+                      .partition = o->partition,
+                      .hardness_set = o->hardness_set,
+                      .hardness = o->hardness,
+                      .smoothing = o->label_smoothing,
+                      .self_margin = o->self_margin,
+                      .guide_margin = o->guide_margin,
+                      .relative = o->guide_margin_mode == RELATIVE,
+                      .mask = lk_has(job, CANDIDATE_MASK) ? CANDIDATE_MASK : -1,
+                      .group = lk_has(job, GROUP) ? GROUP : -1,
+                      .guided = lk_has(job, GUIDE_ANCHORS),
+                      .anchors = b,
+                      .candidates = job->in[CANDIDATES].shape[0],
+                      .block_rows = job->block_rows > 0 ? job->block_rows : 1};
+    p->d.blocks = (b + p->d.block_rows - 1) / p->d.block_rows;
+    p->d.model.anchors = p->t.rows;
+    p->d.model.candidates = p->t.columns;
+    if (p->d.guided) {
+        p->d.guide.anchors = pair_units_take(job, &p->bytes, GUIDE_ANCHORS, o->cos_eps);
+        p->d.guide.candidates = pair_units_take(job, &p->bytes, GUIDE_CANDIDATES, o->cos_eps);
+    }
+    directed_take(job, &p->bytes, &p->d);
+}
+
 /* What the shapes decide: there may be no data yet. */
 static plan layout_of(const lk_job *job)
 {
@@ -89,6 +185,10 @@ static plan layout_of(const lk_job *job)
     plan p = {.bytes = 0};
     p.t.rows = p.mirror.columns = pair_units_take(job, &p.bytes, ANCHORS, eps);
     p.t.columns = p.mirror.rows = pair_units_take(job, &p.bytes, CANDIDATES, eps);
+    if (is_directed(job)) {
+        layout_directed(job, &p);
+        return p;
+    }
     p.t.mend = job->in[CANDIDATE_MASK].data ? exclude : NULL;
     table_take(job, &p.bytes, &p.t);
     if (!o->symmetric)
@@ -109,6 +209,9 @@ static plan plan_of(const lk_job *job)
     p.t.scale = p.mirror.scale =
         pair_lack(&p.t.rows) / temperature_of(job) * pair_lack(&p.t.columns);
     p.t.power = table_power(job, GRAD_OUTPUT);
+    p.d.lack_a = pair_lack(&p.t.rows);
+    p.d.lack_c = pair_lack(&p.t.columns);
+    p.d.temperature = temperature_of(job);
     return p;
 }
 
@@ -121,6 +224,8 @@ static size_t scratch_size(const lk_job *job)
 {
     const options *o = job->options;
     const plan p = layout_of(job);
+    if (is_directed(job))
+        return directed_scratch(&p.d);
     const size_t one = table_scratch(job, &p.t);
     const size_t other = o->symmetric ? table_scratch(job, &p.mirror) : 0;
     return one > other ? one : other;
@@ -133,9 +238,59 @@ static int64_t row_cost(const lk_job *job, const lk_pass *pass)
     return table_cost(&p.t);
 }
 
+/* With symmetric, nothing that gives directions otherwise. */
+static lk_status check_symmetric(const lk_job *job, lk_error *error)
+{
+    static const char *const others[] = {"directions",   "partition",    "hardness",
+                                         "hardness_set", "guide_margin", "guide_margin_mode",
+                                         "self_margin"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (lk_given(job, others[i]))
+            return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1, "symmetric excludes %s",
+                           others[i]);
+    for (int i = GROUP; i <= GUIDE_CANDIDATES; i++)
+        if (lk_has(job, i))
+            return lk_fail(job, error, LK_OPTION_CONFLICT, i, -1, "symmetric excludes %s",
+                           job->loss->is.inputs[i].name);
+    return LK_OK;
+}
+
+static lk_status check_directions(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const unsigned set = directions_of(job), first = 1u << QUERY_TO_DOC;
+    if (lk_has(job, GUIDE_ANCHORS) != lk_has(job, GUIDE_CANDIDATES)) {
+        const int missing = lk_has(job, GUIDE_ANCHORS) ? GUIDE_CANDIDATES : GUIDE_ANCHORS;
+        return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
+                       "%s is missing; a guide has guide_anchors and guide_candidates",
+                       job->loss->is.inputs[missing].name);
+    }
+    if (lk_has(job, POSITIVE_INDEX) && !lk_has(job, GROUP) &&
+        (set >> DOC_TO_DOC & 1 || o->hardness > 0))
+        return lk_fail(job, error, LK_MISSING_INPUT, GROUP, -1,
+                       "group is missing; with positive_index, %s needs it: the anchor that each "
+                       "candidate belongs to",
+                       o->hardness > 0 ? "hardness" : "doc_to_doc");
+    if (o->symmetric)
+        return check_symmetric(job, error);
+    if (!(set & first))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "directions lacks query_to_doc, which is always one of them");
+    if (o->partition == PER_DIRECTION && (set & ~(first | 1u << DOC_TO_QUERY)))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "partition=per_direction is for query_to_doc and doc_to_query only");
+    if (o->label_smoothing > 0 && (set != first || o->hardness > 0))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "label_smoothing is for directions=query_to_doc without hardness only");
+    return LK_OK;
+}
+
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
+    const lk_status directions = check_directions(job, error);
+    if (directions == LK_MISSING_INPUT) /* the sizes may not be known yet */
+        return directions;
     const int64_t b = job->size['B' - 'A'], m = job->size['M' - 'A'];
     if (m < b)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, CANDIDATES, -1,
@@ -157,12 +312,35 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (o->symmetric && (lk_has(job, POSITIVE_INDEX) || lk_has(job, CANDIDATE_MASK)))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "symmetric excludes positive_index and candidate_mask");
-    return LK_OK;
+    return check_directions(job, error);
 }
 
 static int64_t positive_of(const lk_job *job, int64_t i)
 {
     return job->in[POSITIVE_INDEX].data ? lk_int(&job->in[POSITIVE_INDEX], i) : i;
+}
+
+/* Groups, which the anchors' positives must agree with. */
+static lk_status check_groups(const lk_job *job, lk_error *error)
+{
+    const int64_t b = job->size['B' - 'A'], m = job->size['M' - 'A'];
+    const lk_tensor *group = &job->in[GROUP];
+    char place[LK_PLACE_MAX];
+    for (int64_t j = 0; group->data && j < m; j++)
+        if (lk_int(group, j) < 0 || lk_int(group, j) >= b)
+            return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, GROUP, j,
+                           "%s is %lld; with %lld anchors it must be in [0, %lld]",
+                           lk_place(job, GROUP, j, place), (long long)lk_int(group, j),
+                           (long long)b, (long long)b - 1);
+    for (int64_t i = 0; group->data && i < job->rows; i++) {
+        const int64_t y = positive_of(job, i);
+        if (lk_int(group, y) != i)
+            return lk_fail(job, error, LK_OPTION_CONFLICT, GROUP, y,
+                           "%s is %lld, but that candidate is the positive of anchor %lld",
+                           lk_place(job, GROUP, y, place), (long long)lk_int(group, y),
+                           (long long)i);
+    }
+    return LK_OK;
 }
 
 /* The positives, then the temperature. */
@@ -181,7 +359,7 @@ static lk_status check_numbers(const lk_job *job, lk_error *error)
     if (temperature_of(job) <= 0)
         return lk_fail(job, error, LK_VALUE_OUT_OF_RANGE, TEMPERATURE, 0,
                        "temperature is %g; it must be greater than 0", temperature_of(job));
-    return LK_OK;
+    return check_groups(job, error);
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
@@ -203,6 +381,17 @@ static lk_status prepare(lk_job *job, lk_error *error)
         return status;
     if (pair_refuses(job) && !isfinite(temperature_of(job)))
         return pair_fail_nonfinite(job, TEMPERATURE, 0, error);
+    if (is_directed(job)) {
+        const plan filled = plan_of(job); /* whose vectors lack what is known now */
+        for (int64_t i = 0; i < job->rows; i++)
+            p.d.positive[i] = positive_of(job, i);
+        if (p.d.guided) {
+            directed_units(&p.d.guide.anchors, job->in[GUIDE_ANCHORS].data);
+            directed_units(&p.d.guide.candidates, job->in[GUIDE_CANDIDATES].data);
+        }
+        directed_prepare(&filled.d);
+        return pair_prepare(job, error);
+    }
     for (int64_t i = 0; i < job->rows; i++) {
         p.t.first[i] = positive_of(job, i);
         p.t.span[i] = 1;
@@ -244,6 +433,13 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     const plan p = plan_of(job);
+    if (is_directed(job)) {
+        (void)block; /* the values are known when all rows are visited: finish */
+        for (int64_t i = first; i < first + count; i++)
+            p.d.weight[i] = ldexp(pair_weight(job, GRAD_OUTPUT, i), -p.t.power);
+        directed_rows(job, &p.d, first, count, scratch);
+        return;
+    }
     const int64_t group = table_group(&p.t);
     for (int64_t i = first, n; i < first + count; i += n) {
         double loss[TABLE_ROWS] = {0};
@@ -256,24 +452,63 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     }
 }
 
+/* The gradients of vectors with several directions. */
+static void back_directed(const lk_job *job, const plan *p, int input, int64_t first, int64_t count,
+                          void *scratch)
+{
+    const pair_units *u = input == ANCHORS ? &p->t.rows : &p->t.columns;
+    const double scale = ldexp(p->t.scale, p->t.power);
+    elem *grad = job->grad[input].data;
+    for (int64_t i = first, n; i < first + count; i += n) {
+        n = first + count - i < DIRECTED_ROWS ? first + count - i : DIRECTED_ROWS;
+        const real *by_h = input == ANCHORS ? directed_anchors(job, &p->d, i, n, scratch)
+                                            : directed_candidates(job, &p->d, i, n, scratch);
+        for (int64_t r = 0; r < n; r++)
+            pair_unit_back(u, i + r, by_h + r * u->stride, scale, grad + (i + r) * u->width);
+    }
+}
+
 static void back_anchors(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
-    table_back_rows(job, &p.t, ANCHORS, first, count, scratch);
+    if (is_directed(job))
+        back_directed(job, &p, ANCHORS, first, count, scratch);
+    else
+        table_back_rows(job, &p.t, ANCHORS, first, count, scratch);
 }
 
 static void back_candidates(const lk_job *job, int64_t first, int64_t count, void *scratch)
 {
     const plan p = plan_of(job);
-    table_back_columns(job, &p.t, CANDIDATES, first, count, scratch);
+    if (is_directed(job))
+        back_directed(job, &p, CANDIDATES, first, count, scratch);
+    else
+        table_back_columns(job, &p.t, CANDIDATES, first, count, scratch);
+}
+
+/* Write the values, and return the sum of G s over all entries. */
+static double finish_directed(const lk_job *job)
+{
+    const plan p = plan_of(job);
+    double loss = 0, moment = 0;
+    for (int64_t i = 0; i < job->rows; i++) {
+        const directed_row r = directed_settle(&p.d, i);
+        if (pair_per_row(job) && job->value.data)
+            lk_put(&job->value, i, r.loss);
+        loss += r.loss;
+        moment += r.moment;
+    }
+    if (!pair_per_row(job) && job->value.data && job->scale[0] != 0)
+        lk_put(&job->value, 0, isnan(loss) ? (double)NAN : loss * job->scale[0]);
+    return moment;
 }
 
 static void finish(const lk_job *job, const double *sum)
 {
+    const double moment = is_directed(job) ? finish_directed(job) : sum[SLOPE_SCALE];
     if (job->grad[TEMPERATURE].data)
-        elements_fill(
-            job->grad[TEMPERATURE].data, 1,
-            (real)ldexp(-sum[SLOPE_SCALE] / temperature_of(job), table_power(job, GRAD_OUTPUT)));
+        elements_fill(job->grad[TEMPERATURE].data, 1,
+                      (real)ldexp(-moment / temperature_of(job), table_power(job, GRAD_OUTPUT)));
 }
 
 static const char tex[] =
@@ -282,24 +517,27 @@ static const char tex[] =
     "the positive, smoothed}";
 
 LK_LOSS(info_nce) = {
-    .is = {.name = "info_nce",
-           .tex = tex,
-           .title = "InfoNCE (multiple negatives ranking, CLIP)",
-           .formula =
-               "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "
-               "q one-hot at the positive, smoothed with label_smoothing",
-           .help = "Picks each anchor's own candidate out of all of the batch. With symmetric=true "
-                   "each candidate picks its anchor too.",
-           .reference = "van den Oord et al. 2018; Radford et al. 2021; sentence-transformers "
-                        "MultipleNegativesRankingLoss (scale = 1/temperature)",
-           .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"candidates\": [[1.0, 1.0], [2.0, 1.0]]}, "
-                      "\"options\": {\"temperature\": 0.5}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .loss_shape = "B",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is =
+        {.name = "info_nce",
+         .tex = tex,
+         .title = "InfoNCE (multiple negatives ranking, CLIP)",
+         .formula =
+             "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "
+             "q one-hot at the positive, smoothed with label_smoothing",
+         .help = "Picks each anchor's own candidate out of all of the batch. With symmetric=true "
+                 "each candidate picks its anchor too. directions adds other things to pick it out "
+                 "of, guides and self_margin leave out what is too similar to be wrong.",
+         .reference = "van den Oord et al. 2018; Radford et al. 2021; sentence-transformers "
+                      "MultipleNegativesRankingLoss (scale = 1/temperature), GISTEmbedLoss; Li et "
+                      "al. 2023 (GTE); Solatorio 2024; Lan et al. 2025",
+         .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
+                    "\"candidates\": [[1.0, 1.0], [2.0, 1.0]]}, "
+                    "\"options\": {\"temperature\": 0.5}}",
+         .traits = LK_NONNEGATIVE | LK_COUPLED,
+         .loss_shape = "B",
+         .inputs = inputs,
+         .outputs = outputs,
+         .options = fields},
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

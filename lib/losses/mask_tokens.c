@@ -7,16 +7,16 @@
 #include "loss.h"
 
 enum { INPUT_IDS, SPECIAL_MASK, ATTENTION_MASK, WORD_IDS };
-enum { MASKED_IDS, LABELS };
-enum { BERNOULLI, FIXED_COUNT };       /* selection */
-enum { SELECT, REPLACE, PICK, DRAWS }; /* what a random number is for */
+enum { MASKED_IDS, LABELS, MASK_PROB };
+enum { BERNOULLI, FIXED_COUNT, DIFFUSION }; /* selection */
+enum { SELECT, REPLACE, PICK, DRAWS };      /* what a random number is for */
 
 static const int64_t OFF = INT64_MIN;
 
 typedef struct options {
     lk_reduce reduce;
     int64_t mask_token_id, random_low, random_high, ignore_index, max_predictions;
-    double mlm_probability, mask_replace_prob, random_replace_prob;
+    double mlm_probability, mask_replace_prob, random_replace_prob, diffusion_eps;
     lk_list special_ids;
     int selection;
     uint64_t seed, row_offset;
@@ -35,10 +35,13 @@ static const lk_field fields[] = {
              "one more than the highest; required where random_replace_prob > 0"),
     LK_FIELD(options, special_ids, "", 0, 0, 0, "tokens that are never selected"),
     LK_FIELD(options, ignore_index, "-100", 0, 0, 0, "the label of tokens that are not selected"),
-    LK_WORDS(options, selection, "bernoulli", "bernoulli|fixed_count",
-             "each token by itself, or a fixed share of each row"),
+    LK_WORDS(options, selection, "bernoulli", "bernoulli|fixed_count|diffusion",
+             "each token by itself, or a fixed share of each row, or each by itself with a "
+             "probability that is drawn for the row, and all of them become mask_token_id"),
     LK_FIELD(options, max_predictions, "off", LK_OFF | LK_RANGED, 0, (double)INFINITY,
              "fixed_count: at most so many tokens of a row"),
+    LK_FIELD(options, diffusion_eps, "1e-3", LK_RANGED, 0, 1,
+             "diffusion: the least probability; that of a row is uniform from it to 1"),
     LK_FIELD(options, seed, "0", 0, 0, 0, "the same seed, the same masks"),
     LK_FIELD(options, row_offset, "0", 0, 0, 0,
              "the number of the first row, where a batch is one part of many"),
@@ -76,6 +79,12 @@ static const lk_output outputs[] = {
                 .like = "input_ids",
                 .flags = LK_DEFAULT,
                 .help = "the selected tokens as they were, ignore_index elsewhere"},
+    [MASK_PROB] = {.name = "mask_prob",
+                   .shape = "B",
+                   .dtype = LK_F32,
+                   .flags = LK_DEFAULT,
+                   .help = "the probability that a token of the row is selected; among the default "
+                           "outputs with selection=diffusion"},
     {0},
 };
 
@@ -92,10 +101,35 @@ static lk_status check_id(const lk_job *job, const char *name, int64_t id, lk_er
                    "%s is %lld, which does not fit input_ids' type i32", name, (long long)id);
 }
 
+/* Among the default outputs? Probabilities are where they are drawn. */
+static bool default_output(const lk_job *job, int output)
+{
+    const options *o = job->options;
+    return output == MASKED_IDS || output == LABELS ||
+           (output == MASK_PROB && o->selection == DIFFUSION);
+}
+
+/* What else masks tokens is not used. */
+static lk_status check_diffusion(const lk_job *job, lk_error *error)
+{
+    static const char *const others[] = {"mlm_probability",     "mask_replace_prob",
+                                         "random_replace_prob", "random_low",
+                                         "random_high",         "max_predictions"};
+    const options *o = job->options;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (lk_given(job, others[i]))
+            return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                           "%s is not used with selection=diffusion; leave it out", others[i]);
+    const lk_status status = check_id(job, "mask_token_id", o->mask_token_id, error);
+    return status != LK_OK ? status : check_id(job, "ignore_index", o->ignore_index, error);
+}
+
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     lk_status status;
+    if (o->selection == DIFFUSION)
+        return check_diffusion(job, error);
     if (o->random_replace_prob > 0 && o->random_high == OFF)
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option random_high is missing; with random_replace_prob %g it must be "
@@ -172,6 +206,7 @@ typedef struct row {
     const lk_job *job;
     int64_t b, T;
     uint64_t stream;
+    double probability; /* of selecting a unit, or the share of tokens */
     unit *units;
     unsigned char *selected;
 } row;
@@ -268,10 +303,10 @@ static int64_t gather(const row *r, int64_t *tokens)
 static int64_t choose(const row *r, int64_t units, int64_t tokens)
 {
     const options *o = r->job->options;
-    int64_t chosen = 0, left = (int64_t)floor(o->mlm_probability * (double)tokens + 0.5);
-    if (o->selection == BERNOULLI) {
+    int64_t chosen = 0, left = (int64_t)floor(r->probability * (double)tokens + 0.5);
+    if (o->selection != FIXED_COUNT) {
         for (int64_t k = 0; k < units; k++)
-            if (unit_of(r->units[k].draw) < o->mlm_probability)
+            if (unit_of(r->units[k].draw) < r->probability)
                 r->units[chosen++] = r->units[k];
         return chosen;
     }
@@ -318,7 +353,7 @@ static int64_t replacement(const row *r, int64_t t, int64_t id)
 {
     const options *o = r->job->options;
     const double v = unit_of(draw(r->stream, t, REPLACE));
-    if (v < o->mask_replace_prob)
+    if (o->selection == DIFFUSION || v < o->mask_replace_prob)
         return o->mask_token_id;
     if (!(v < o->mask_replace_prob + o->random_replace_prob))
         return id;
@@ -335,6 +370,12 @@ static void put(const lk_tensor *to, int64_t i, int64_t id)
         memcpy((char *)to->data + i * 4, &narrow, sizeof narrow);
 }
 
+static double probability_of(const options *o, uint64_t stream)
+{
+    const double low = o->diffusion_eps;
+    return o->selection == DIFFUSION ? (1 - low) * unit_of(mix(stream)) + low : o->mlm_probability;
+}
+
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const options *o = job->options;
@@ -344,6 +385,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     for (r.b = first; r.b < first + count; r.b++) {
         int64_t tokens;
         r.stream = mix(o->seed + (o->row_offset + (uint64_t)r.b + 1) * GOLDEN);
+        r.probability = probability_of(o, r.stream);
+        if (job->out[MASK_PROB].data)
+            lk_put(&job->out[MASK_PROB], r.b, r.probability);
         const int64_t units = gather(&r, &tokens);
         mark(&r, choose(&r, units, tokens));
         for (int64_t t = 0; t < r.T; t++) {
@@ -368,10 +412,13 @@ LK_LOSS(mask_tokens) = {
             .title = "Mask tokens for a masked language model",
             .formula = "a token or word is selected with mlm_probability; then it becomes "
                        "mask_token_id, a random token, or stays, and its label is what it was",
-            .help = "The same masks from the same seed on every machine, whatever the batch it is "
-                    "split into: row_offset says which rows these are.",
-            .reference = "Devlin et al. 2019; Hugging Face DataCollatorForLanguageModeling; random "
-                         "numbers: SplitMix64",
+            .help =
+                "The same masks from the same seed on every machine, whatever the batch it is "
+                "split into: row_offset says which rows these are. With selection=diffusion the "
+                "loss of a masked diffusion model is cross_entropy with labels as targets, "
+                "1/mask_prob as sample_weight, and num_items.",
+            .reference = "Devlin et al. 2019; Hugging Face DataCollatorForLanguageModeling; Nie et "
+                         "al. 2025 (LLaDA); random numbers: SplitMix64",
             .example = "{\"inputs\": {\"input_ids\": [[101, 7592, 1010, 2088, 999, 102]]}, "
                        "\"options\": {\"mask_token_id\": 103, \"random_high\": 30522, "
                        "\"special_ids\": [101, 102], \"seed\": 42, \"mlm_probability\": 0.5}}",
@@ -384,6 +431,7 @@ LK_LOSS(mask_tokens) = {
     .parts = 1,
     .rows_shape = "B",
     .check = check,
+    .default_output = default_output,
     .prepare = prepare,
     .scratch = scratch_size,
     .rows = rows,

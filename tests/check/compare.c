@@ -40,6 +40,19 @@ static double list_factor(const setting *set)
     return set->field->type == LK_REALS || set->field->type == LK_LIST ? sum : 1;
 }
 
+/* How much larger scores are than what is divided by an input that must be above 0. */
+static double divided_by(const trial *t)
+{
+    double most = 1;
+    for (int i = 0; i < t->inputs; i++) {
+        const trial_input *in = &t->in[i];
+        const bool divides = in->given && in->is->range && strcmp(in->is->range, ">0") == 0;
+        for (int64_t k = 0; divides && k < in->at.count; k++)
+            most = in->x[k] > 0 ? fmax(most, 1 / in->x[k]) : most;
+    }
+    return most;
+}
+
 sizes sizes_of(const trial *t, const answer *a)
 {
     bool wide = t->element == LK_F64;
@@ -61,7 +74,7 @@ sizes sizes_of(const trial *t, const answer *a)
         else
             s.w *= fmax(1, most);
     }
-    s.z *= head;
+    s.z *= head * divided_by(t);
     for (int i = 0; i < t->settings; i++)
         s.w *= fmax(1, list_factor(&t->set[i]));
     for (int i = 0; i < t->settings; i++)

@@ -438,15 +438,22 @@ static void want_all(trial *t)
     }
 }
 
+static bool may_conflict(const trial_input *in)
+{
+    const unsigned flags = in->is->flags;
+    if (trial_masks(in))
+        return !(flags & LK_IGNORES);
+    return (flags & LK_WEIGHTS) || ((flags & LK_OPTIONAL) && !is_float(in->type));
+}
+
 /* Whether the trial is refused because its values exclude each other. Only masks that select
- * something other than rows can cause that, and weights of which an option takes the logarithm. */
+ * something other than rows can cause that, weights of which an option takes the logarithm, and
+ * optional integers, which may contradict others. */
 static bool numbers_conflict(const trial *t)
 {
     bool chooses = false;
     for (int i = 0; i < t->inputs; i++)
-        chooses = chooses ||
-                  (t->in[i].given && (trial_masks(&t->in[i]) ? !(t->in[i].is->flags & LK_IGNORES)
-                                                             : t->in[i].is->flags & LK_WEIGHTS));
+        chooses = chooses || (t->in[i].given && may_conflict(&t->in[i]));
     if (!chooses)
         return false;
     answer a = evaluate(t, &(how){.isa = "scalar"});

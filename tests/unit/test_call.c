@@ -33,6 +33,7 @@ static float nan_logits[] = {1, 2, 3, 4, NAN, 6};
 static double wide[] = {1, 2, 3, 4, 5, 6};
 static int64_t targets[] = {0, 2};
 static int64_t bad_targets[] = {0, 3};
+static int64_t zeros[] = {0, 0};
 static float shares[] = {1, 0, 0, 0, 0, 1};
 static float weights[] = {1, NAN, 1};
 static float below[] = {-1, -2, 0.5F};
@@ -81,6 +82,12 @@ typedef struct refusal {
         "targets", OF(shares, LK_F32, 2, 3)                                                        \
     }
 #define CE .loss = "cross_entropy"
+#define VECTORS                                                                                    \
+    {"anchors", F32(2, 3)},                                                                        \
+    {                                                                                              \
+        "candidates", F32(2, 3)                                                                    \
+    }
+#define NCE .loss = "info_nce"
 
 static const refusal refusals[] = {
     {CE, .in = {LOGITS}, .status = LK_MISSING_INPUT, .input = "targets"},
@@ -132,6 +139,37 @@ static const refusal refusals[] = {
      .status = LK_WEIGHT_INVALID, .input = "class_weight", .rank = 1, .index = {1}},
     {CE, .in = {LOGITS, TARGETS, {"class_weight", OF(infinite, LK_F32, 3)}},
      .status = LK_WEIGHT_INVALID, .input = "class_weight", .rank = 1, .index = {2}},
+    {NCE, .in = {VECTORS, {"guide_anchors", F32(2, 3)}}, .status = LK_MISSING_INPUT,
+     .input = "guide_candidates"},
+    {NCE, .in = {VECTORS, {"positive_index", OF(targets, LK_I64, 2)}}, .options = {"hardness", "1"},
+     .status = LK_MISSING_INPUT, .input = "group"},
+    {NCE, .in = {VECTORS}, .options = {"symmetric", "true", "self_margin", "0"},
+     .status = LK_OPTION_CONFLICT},
+    {NCE, .in = {VECTORS, {"group", OF(targets, LK_I64, 2)}}, .options = {"symmetric", "true"},
+     .status = LK_OPTION_CONFLICT, .input = "group"},
+    {NCE, .in = {VECTORS}, .options = {"directions", "query_to_query"},
+     .status = LK_OPTION_CONFLICT},
+    {NCE, .in = {VECTORS}, .options = {"directions", "query_to_doc,query_to_doc"},
+     .status = LK_OPTION_INVALID},
+    {NCE, .in = {VECTORS},
+     .options = {"directions", "query_to_doc,doc_to_doc", "partition", "per_direction"},
+     .status = LK_OPTION_CONFLICT},
+    {NCE, .in = {VECTORS}, .options = {"label_smoothing", "0.1", "hardness", "1"},
+     .status = LK_OPTION_CONFLICT},
+    {NCE, .in = {VECTORS}, .options = {"self_margin", "-1"}, .status = LK_OPTION_OUT_OF_RANGE},
+    {NCE, .in = {VECTORS, {"group", OF(targets, LK_I64, 2)}}, .status = LK_TARGET_OUT_OF_RANGE,
+     .input = "group", .rank = 1, .index = {1}},
+    {NCE, .in = {VECTORS, {"group", OF(zeros, LK_I64, 2)}}, .status = LK_OPTION_CONFLICT,
+     .input = "group", .rank = 1, .index = {1}},
+    {.loss = "mask_tokens",
+     .in = {{"input_ids", OF(targets, LK_I64, 1, 2)}},
+     .options = {"mask_token_id", "4", "selection", "diffusion"},
+     .want = {"mask_prob", "loss"},
+     .status = LK_UNKNOWN_OUTPUT},
+    {.loss = "mask_tokens",
+     .in = {{"input_ids", OF(targets, LK_I64, 1, 2)}},
+     .options = {"selection", "diffusion", "random_high", "9"},
+     .status = LK_MISSING_OPTION},
     {.loss = "huber",
      .in = {{"a", F32(1, 3)}, {"b", F32(1, 3)}, {"sample_weight", OF(weights, LK_F32, 1, 3)}},
      .status = LK_WEIGHT_INVALID,

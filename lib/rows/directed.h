@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * InfoNCE in several directions: what a softmax of anchor i compares its positive with, besides all
+ * candidates. There are three tables of similarities: anchors by candidates, anchors by anchors,
+ * and positives by candidates. A row of the loss reads a row of each, and the column of the first
+ * that its positive has; blocks of rows add up their parts of these columns, which are joined once
+ * all rows have been visited. The tables are kept for the gradients.
+ *
+ * All of it is computed with reals, whatever the elements: the variants of 16 bits call that of
+ * f32.
+ */
+#ifndef LK_DIRECTED_H
+#define LK_DIRECTED_H
+
+#include "rows/units.h"
+
+#ifdef LK_ELEMENT_F64
+#define DIRECTED_VARIANT DIRECTED_JOIN(LK_ISA, F64)
+#else
+#define DIRECTED_VARIANT DIRECTED_JOIN(LK_ISA, F32)
+#endif
+#define DIRECTED_JOIN_(isa, type) isa##_##type
+#define DIRECTED_JOIN(isa, type)  DIRECTED_JOIN_(isa, type)
+
+#define directed_units      LK_PASTE(DIRECTED_VARIANT, directed_units)
+#define directed_take       LK_PASTE(DIRECTED_VARIANT, directed_take)
+#define directed_prepare    LK_PASTE(DIRECTED_VARIANT, directed_prepare)
+#define directed_scratch    LK_PASTE(DIRECTED_VARIANT, directed_scratch)
+#define directed_rows       LK_PASTE(DIRECTED_VARIANT, directed_rows)
+#define directed_settle     LK_PASTE(DIRECTED_VARIANT, directed_settle)
+#define directed_anchors    LK_PASTE(DIRECTED_VARIANT, directed_anchors)
+#define directed_candidates LK_PASTE(DIRECTED_VARIANT, directed_candidates)
+
+enum { QUERY_TO_DOC, QUERY_TO_QUERY, DOC_TO_QUERY, DOC_TO_DOC };
+enum { JOINT, PER_DIRECTION };
+enum { HARD_IN_BATCH, HARD_OWN, HARD_ALL };
+
+/* How many vectors at a time the gradients are given for. */
+enum { DIRECTED_ROWS = 128 };
+
+/* Vectors of one kind, the model's or the guide's, and their similarities. */
+typedef struct directed_side {
+    pair_units anchors, candidates, positives; /* positives: those of the anchors, in order */
+    real *ac, *aa, *pc;                        /* the tables; NULL: not needed */
+} directed_side;
+
+typedef struct directed {
+    unsigned directions; /* bits */
+    int partition, hardness_set;
+    double temperature, hardness, smoothing;
+    double self_margin, guide_margin; /* self_margin NaN: off */
+    bool relative;
+    int mask, group; /* inputs; -1: not given */
+    bool guided;
+    int64_t anchors, candidates, blocks, block_rows;
+    int64_t anchors_padded, candidates_padded;
+    directed_side model, guide;
+    double lack_a, lack_c;   /* see pair_lack */
+    int64_t *positive;       /* of each anchor */
+    int64_t *order;          /* the anchors, sorted by positive */
+    int64_t *rank;           /* the place of each anchor there */
+    int64_t *start;          /* of each candidate, where the anchors it is the positive of begin */
+    real *s;                 /* of each anchor and its positive */
+    real *most, *most_guide; /* similarities above these are excluded */
+    double *weight;          /* of each row's gradient */
+    /* Of each row, besides its positive: the greatest score; the sum of e^(score - top); the same
+     * times score - s; with label smoothing the number of scores, and their sum less s. */
+    real *top;
+    double *rest, *moment, *allowed, *sum;
+    /* The same of columns, of each block of rows and each anchor, sorted by positive. */
+    real *column_top;
+    double *column_rest, *column_moment;
+    void *room; /* for a product of two vectors */
+} directed;
+
+/* What all entries of a row have in common: value, and slopes: those of scores x of the row's pool
+ * 0, and of the column, pool 1, are by[pool] e^(x - top[pool]) - off; that of the positive is pull.
+ */
+typedef struct directed_row {
+    double loss, moment, pull, off;
+    double by[2], top[2];
+} directed_row;
+
+/* Fill in units that are normalised, from reals. */
+LK_DRIVER void directed_units(const pair_units *u, const real *v);
+
+/* Take what a call needs of job->state. The options, sizes, inputs and the units of model.anchors
+ * and model.candidates are there. */
+LK_DRIVER void directed_take(const lk_job *job, size_t *used, directed *p);
+
+/* Once positive[] and the units are filled. */
+LK_DRIVER void directed_prepare(const directed *p);
+
+LK_DRIVER size_t directed_scratch(const directed *p);
+
+/* Visit a block of rows. */
+LK_DRIVER void directed_rows(const lk_job *job, const directed *p, int64_t first, int64_t count,
+                             void *scratch);
+
+/* Row i, when all rows have been visited. */
+LK_DRIVER directed_row directed_settle(const directed *p, int64_t i);
+
+/* The gradients by h of `count` <= DIRECTED_ROWS anchors or candidates, divided by the scale
+ * lack_a lack_c / temperature; in scratch, a stride of the units apart. */
+LK_DRIVER const real *directed_anchors(const lk_job *job, const directed *p, int64_t first,
+                                       int64_t count, void *scratch);
+LK_DRIVER const real *directed_candidates(const lk_job *job, const directed *p, int64_t first,
+                                          int64_t count, void *scratch);
+
+#endif
