@@ -367,7 +367,7 @@ static void clear_sums(const prefixed *p)
     for (int i = 0; i < p->all.call.wanted_count; i++) {
         const lk_wanted *w = &p->all.call.wanted[i];
         const lk_tensor sum = w->role == DIAGNOSTIC ? w->tensor : sum_of(p, w, &used);
-        if (is_summed(&p->all.call, w) && bytes_of(&sum) > 0)
+        if (is_summed(&p->all.call, w) && sum.data && bytes_of(&sum) > 0)
             memset(sum.data, 0, bytes_of(&sum));
     }
 }
