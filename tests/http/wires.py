@@ -28,6 +28,7 @@ ROW, PAIR = [[0.25, 0.5, 0.25]], {"a": [0.5, 3.0], "b": [0.0, 0.0]}
 HUBERS = [{"loss": "huber"}, {"loss": "mse"}]
 PACKED = {"logits": [[0.2, 0.4, 0.4], [0.1, 0.3, 0.6], [0, 0, 0]], "targets": [2, 0, 1], "offsets": [0, 2, 3]}
 HEAD = {"hidden": [[[1, -1], [0.5, 2]]], "targets": [[0, 2]], "weight": [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.6]]}
+VECTORS = {"anchors": [[1, 0], [1, 2]], "candidates": [[1, 1], [2, 1]]}
 MORE: dict[str, list[dict]] = {
     "composite": [
         {"inputs": {**PAIR, "weights": [1, 2]}, "options": {"parts": HUBERS}},
@@ -40,7 +41,11 @@ MORE: dict[str, list[dict]] = {
     ],
     "gae": [{"inputs": {"rewards": [0, 1, 2], "values": [0.5, 0.5, 1], "offsets": [0, 2, 3]}}],
     "group_advantages": [{"inputs": {"rewards": [1, 0, 0.5], "group_ids": [7, 7, 7]}}],
-    "info_nce": [{"inputs": {"anchors": [[1, 0], [1, 2]], "candidates": [[1, 1], [2, 1]], "temperature": 0.5}}],
+    "info_nce": [
+        {"inputs": {**VECTORS, "temperature": 0.5}},
+        {"inputs": {**VECTORS, "group": [0, 1]}},
+        {"inputs": {**VECTORS, "guide_anchors": [[1, 0], [0, 1]], "guide_candidates": [[1, 0], [0, 1]]}},
+    ],
     "linear_cross_entropy": [
         {"inputs": {**HEAD, "lengths": [1]}},
         {"inputs": {**HEAD, "position_weight": [[1, 1]]}},
