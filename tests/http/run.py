@@ -287,8 +287,8 @@ def check_usual(connection, lossd: Lossd, closed: bool) -> list[str]:
 
 
 def run(case: Case, lossd: Lossd) -> tuple[list[str], Reply | None]:
+    data, head = case.bytes()  # which may take longer than a connection may say nothing
     connection = lossd.connect()
-    data, head = case.bytes()
     try:
         connection.sendall(data)
         reply = receive(connection, head)
