@@ -642,8 +642,10 @@ void request_leave(request *r)
 {
     if (!r->e)
         return; /* evaluation has not begun */
-    if (!atomic_exchange(&r->left, true))
-        metrics_count(cancelled_total, 1);
+    /* Once: work that was cancelled and has returned looks to libuv as if it were queued. */
+    if (atomic_exchange(&r->left, true))
+        return;
+    metrics_count(cancelled_total, 1);
     (void)uv_cancel((uv_req_t *)&r->work); /* fails if a worker has begun; it sees r->left */
 }
 
