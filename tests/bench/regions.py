@@ -35,10 +35,9 @@ def running(program: str) -> Iterator[tuple[str, int]]:
         url = f"unix:{folder}/s"
         flags = ["--listen", url, "--workers", str(THREADS), "--log-level", "warn"]
         with subprocess.Popen([program, *flags]) as process:
-            for _ in range(200):
-                if pathlib.Path(url[5:]).exists():
-                    break
-                time.sleep(0.02)
+            with lossd.Client(url) as client:
+                while not client.ready():
+                    time.sleep(0.02)
             yield url, process.pid
             process.terminate()
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import calls, tensors
 from .errors import error_from
+from .line import is_last, read_head
 
 CHUNK = 1 << 20
 
@@ -181,7 +182,7 @@ class AsyncClient(calls.Copied):
                     await writer.drain()
                 head = await reader.readuntil(b"\r\n\r\n")
                 heard = True
-                status, reply = _read_head(head)
+                status, reply = read_head(head)
                 body = await _read_body(reader, reply)
             except BaseException as error:
                 # Also when it was cancelled: a connection that is half read is of no more use.
@@ -192,17 +193,11 @@ class AsyncClient(calls.Copied):
                 if isinstance(error, asyncio.IncompleteReadError):
                     raise ConnectionError(f"{self.url} closed the connection before its reply was whole") from error
                 raise
-            if reply.get("connection", "").lower() == "close" or reader.at_eof():
+            if is_last(reply) or reader.at_eof():
                 writer.transport.abort()
             else:
                 self._idle.append(stream)
             return status, reply, body
-
-
-def _read_head(head: bytes) -> tuple[int, dict[str, str]]:
-    top, *lines = head.decode("latin-1").split("\r\n")
-    fields = (line.partition(":") for line in lines if line)
-    return int(top.split()[1]), {name.lower(): value.strip() for name, _, value in fields}
 
 
 async def _read_body(reader: asyncio.StreamReader, reply: Mapping[str, str]) -> np.ndarray:

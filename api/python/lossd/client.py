@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import os
-import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from . import calls, regions, tensors
 from .errors import LossdError, error_from
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, calls.UNIX_BUFFER)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
+from .line import Line, Unheard
 
 
 class Client(calls.ByName, calls.Copied):
@@ -40,7 +27,7 @@ class Client(calls.ByName, calls.Copied):
 
     It can be copied, and pickled unless it has a `context`: the pickle holds the key."""
 
-    own = ("_dial", "_idle", "_lock", "_process", "_described", "_pool")
+    own = ("_address", "_idle", "_lock", "_process", "_described", "_pool")
 
     def __init__(
         self,
@@ -57,12 +44,12 @@ class Client(calls.ByName, calls.Copied):
         self._begin()
 
     def _begin(self) -> None:
-        self._dial = _dialler(self.url, self._context)
-        self._idle: list[http.client.HTTPConnection] = []
+        self._address = calls.address_of(self.url)
+        self._idle: list[Line] = []
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._described: dict[str, dict[str, Any]] | None = None
-        self._pool = regions.Pool(calls.address_of(self.url), self._headers, self.timeout)
+        self._pool = regions.Pool(self._address, self._headers, self.timeout)
 
     def evaluate(
         self,
@@ -138,8 +125,8 @@ class Client(calls.ByName, calls.Copied):
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        for line in idle:
+            line.close()
         self._pool.close()
 
     def __enter__(self) -> Client:
@@ -173,9 +160,9 @@ class Client(calls.ByName, calls.Copied):
             status, body, reply = self._send(method, path, headers, pieces, end)
             if 200 <= status < 300:
                 return body
-            wait = calls.retry_after(reply.get("Retry-After"))
+            wait = calls.retry_after(reply.get("retry-after"))
             if status != 503 or left == 0 or time.monotonic() + wait >= end:
-                raise error_from(status, bytes(body), reply.get("X-Request-Id", ""))
+                raise error_from(status, bytes(body), reply.get("x-request-id", ""))
             left -= 1
             time.sleep(wait)
 
@@ -189,70 +176,23 @@ class Client(calls.ByName, calls.Copied):
             with self._lock:
                 if self._process != os.getpid():  # forked: those connections are the other process's
                     self._process, self._idle = os.getpid(), []
-                connection = self._idle.pop() if self._idle else None
-            kept = connection is not None
-            connection = connection or self._dial(remaining)
-            if connection.sock:
-                connection.sock.settimeout(remaining)
+                line = self._idle.pop() if self._idle else None
+            kept = line is not None
+            line = line or Line(self._address, self._context, end)
+            given = {**self._headers, **calls.limit(remaining), **headers}
             try:
-                connection.request(method, path, pieces, {**self._headers, **calls.limit(remaining), **headers})
-                reply = connection.getresponse()
-            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
-                connection.close()
-                if kept:  # lossd had closed it since; nothing of a reply was seen, and to evaluate twice is no harm
+                status, reply, body, again = line.ask(method, path, given, pieces or [], end)
+            except Unheard:
+                line.close()
+                if kept:  # lossd had closed it since; to evaluate twice is no harm
                     continue
                 raise
-            except BaseException:
-                connection.close()
+            except BaseException:  # a connection that is half read is of no more use
+                line.close()
                 raise
-            return self._receive(connection, reply, end)
-
-    def _receive(
-        self, connection: http.client.HTTPConnection, reply: http.client.HTTPResponse, end: float
-    ) -> tuple[int, np.ndarray, Mapping[str, str]]:
-        line = connection.sock  # gone from there where the connection will be closed
-
-        def within() -> None:
-            """The socket's timeout is for a part of the reply, ours for all of it."""
-            remaining = end - time.monotonic()
-            if remaining <= 0:
-                raise TimeoutError(f"no whole reply of {self.url} in time")
-            if line:
-                line.settimeout(remaining)
-
-        try:
-            size = reply.length
-            if size is None:
-                parts = bytearray()
-                while part := reply.read1(1 << 16):
-                    parts += part
-                    within()
-                body = np.frombuffer(parts, np.uint8)
+            if again:
+                with self._lock:
+                    self._idle.append(line)
             else:
-                body = np.empty(size, np.uint8)  # nobody need clear it first
-                view = memoryview(body)
-                while view:
-                    within()
-                    got = reply.readinto1(view)
-                    if got == 0:
-                        raise http.client.IncompleteRead(bytes(body[: size - len(view)]), len(view))
-                    view = view[got:]
-                reply.read()  # so that the connection may be used again
-        except BaseException:
-            connection.close()
-            raise
-        if reply.will_close:
-            connection.close()
-        else:
-            with self._lock:
-                self._idle.append(connection)
-        return reply.status, body, reply.headers
-
-
-def _dialler(url: str, context: ssl.SSLContext | None) -> Callable[[float], http.client.HTTPConnection]:
-    secure, host, port, path, _ = calls.address_of(url)
-    if path is not None:
-        return lambda timeout: _UnixConnection(path, timeout)
-    if secure:
-        return lambda timeout: http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-    return lambda timeout: http.client.HTTPConnection(host, port, timeout=timeout)
+                line.close()
+            return status, body, reply

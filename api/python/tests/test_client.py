@@ -236,6 +236,43 @@ class Service(unittest.TestCase):
         self.assertIsNone(got["loss"].base, "who keeps the loss keeps the whole reply")
         self.assertIsNotNone(got["grad.a"].base)
 
+    def test_replies_of_others(self) -> None:
+        """What stands before lossd may say the same in other ways."""
+        body = b'{"regions":[{"name":"a/b"}]}'
+        head = b"HTTP/1.1 200 OK\r\n"
+        chunks = b"%x\r\n%s\r\n" % (9, body[:9]) + b"%X;why=not\r\n%s\r\n" % (len(body) - 9, body[9:])
+        whole = (
+            head + b"Content-Length: %d\r\n\r\n" % len(body) + body,
+            b"HTTP/1.1 100 Continue\r\n\r\n" + head + b"CONTENT-LENGTH:%d\r\n\r\n" % len(body) + body,
+            head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\nTrailer: 1\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\n" + body,
+        )
+        cut = (whole[0][:10], whole[0][:-1], whole[2][:-8], b"SSH-2.0-OpenSSH\r\n\r\n")
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+
+            def serve() -> None:
+                for reply in (*whole, *whole, *cut, b""):
+                    part = 1 if reply in cut else len(reply) // 3 + 1
+                    line, _ = listening.accept()
+                    with line:
+                        line.recv(1 << 16)
+                        for at in range(0, len(reply), part):
+                            line.sendall(reply[at : at + part])
+                            time.sleep(0.001)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            client = lossd.Client("http://127.0.0.1:%d" % listening.getsockname()[1], timeout=20)
+            for _ in (*whole, *whole):  # each on a new connection, for the former was closed
+                self.assertEqual(client.resident(), [{"name": "a/b"}])
+            for _ in (*cut, b""):
+                self.assertRaises(ConnectionError, client.resident)
+            thread.join()
+            client.close()
+
     def test_timeout_of_the_first_call(self) -> None:
         with socket.socket() as mute, socket.socket() as slow:
             for listener in (mute, slow):
