@@ -8,10 +8,12 @@ enum { STUDENT, TEACHER_LOGITS, TEACHER_LOGPROBS, TEACHER_PROBS, TARGETS, MASK, 
 
 typedef struct options {
     teacher_options common;
-    int64_t ignore_index;
-    double beta;
+    int64_t ignore_index, vocab_size;
+    double beta, teacher_temperature;
     int divergence;
 } options;
+
+static const int64_t OFF = INT64_MIN;
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(teacher_options),
@@ -21,13 +23,18 @@ static const lk_field fields[] = {
     LK_FIELD(options, beta, "0.5", LK_RANGED, 0, 1,
              "jsd, skew_forward_kl: the teacher's share of the mixture"),
     TEACHER_FIELDS(options),
+    LK_FIELD(options, teacher_temperature, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY,
+             "divides the teacher's logits; off: temperature does"),
+    LK_FIELD(options, vocab_size, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY,
+             "both sides are cut to their first classes, as many as this, and may then have "
+             "different numbers of them"),
     LK_FIELD(options, ignore_index, "-100", 0, 0, 0, "rows with this target are not read"),
     {0},
 };
 
 #define TEACHER(name_, range_, help_)                                                              \
     {                                                                                              \
-        .name = (name_), .forms = {{"* V", LK_FLOATS}}, .flags = LK_OPTIONAL, .range = (range_),   \
+        .name = (name_), .forms = {{"* U", LK_FLOATS}}, .flags = LK_OPTIONAL, .range = (range_),   \
         .help = (help_)                                                                            \
     }
 
@@ -55,6 +62,45 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {{0}};
 
+/* The classes that are compared. */
+static int64_t classes_of(const lk_job *job)
+{
+    const options *o = job->options;
+    return o->vocab_size == OFF ? job->size['V' - 'A'] : o->vocab_size;
+}
+
+static int teacher_of(const lk_job *job)
+{
+    int given = TEACHER_LOGITS;
+    for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
+        if (lk_has(job, i))
+            given = i;
+    return given;
+}
+
+static lk_status check_classes(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const int64_t V = job->size['V' - 'A'], U = job->size['U' - 'A'], n = classes_of(job);
+    const int teacher = teacher_of(job);
+    const char *name = job->loss->is.inputs[teacher].name;
+    if (o->vocab_size == OFF && V != U)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
+                       "%s has %lld classes and student_logits %lld; where the first ones are the "
+                       "same, vocab_size says how many",
+                       name, (long long)U, (long long)V);
+    if (o->vocab_size != OFF && teacher != TEACHER_LOGITS && U != n)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
+                       "%s has %lld classes; with vocab_size it must have as many as that, %lld",
+                       name, (long long)U, (long long)n);
+    if (o->vocab_size != OFF && job->rows > 0 && (n > V || n > U))
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "vocab_size is %lld; it must be in [1,%lld], the classes that both sides "
+                       "have",
+                       (long long)n, (long long)(V < U ? V : U));
+    return LK_OK;
+}
+
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
@@ -72,7 +118,11 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (o->divergence == MSE_LOGITS && !lk_has(job, TEACHER_LOGITS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "divergence=mse_logits needs teacher_logits");
-    return LK_OK;
+    if (!isnan(o->teacher_temperature) && !lk_has(job, TEACHER_LOGITS))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "teacher_temperature needs teacher_logits; log-probabilities and "
+                       "probabilities have none");
+    return check_classes(job, error);
 }
 
 static bool counts(const lk_job *job, int64_t i)
@@ -98,7 +148,8 @@ typedef struct pair {
     int given;      /* which of the teacher's inputs was given */
     int divergence; /* jsd at the ends of beta's range becomes another divergence */
     int64_t classes;
-    real scale, beta, rest, log_rest; /* rest: 1 - beta */
+    real scale, teacher_scale;
+    real beta, rest, log_rest; /* rest: 1 - beta */
     teacher_norm student, teacher;
     bool close;               /* are both distributions close for every class? Then: */
     real base, apart;         /* log p - log q is (x - y) - base - apart */
@@ -144,16 +195,19 @@ LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n, const bool careful
     } else {
         a.lq = a.y;
         if (r->given == TEACHER_LOGITS)
-            a.lq = (a.y * r->scale - v_set(r->teacher.top)) - v_set((real)r->teacher.log_sum);
+            a.lq =
+                (a.y * r->teacher_scale - v_set(r->teacher.top)) - v_set((real)r->teacher.log_sum);
         a.q = v_exp_nonpos(a.lq);
     }
     a.d = a.l - a.lq;
     if (!careful)
         return a;
-    if (r->close && r->given == TEACHER_LOGITS)
+    if (r->close && r->given == TEACHER_LOGITS && r->scale == r->teacher_scale)
         a.d = ((a.x - a.y) * r->scale - v_set(r->base)) - v_set(r->apart);
     else if (r->close)
-        a.d = ((a.x * r->scale - a.lq) - v_set(r->base)) - v_set(r->apart);
+        a.d = ((a.x * r->scale - (r->given == TEACHER_LOGITS ? a.y * r->teacher_scale : a.lq)) -
+               v_set(r->base)) -
+              v_set(r->apart);
     a.near = v_abs(a.d) < v_set(small);
     a.bend = vm_exp_poly(a.d);
     return a;
@@ -540,7 +594,7 @@ static void check_teacher(const lk_job *job, const pair *r, int64_t i, lk_block 
         real y;
         memcpy(&y, r->y + k, sizeof y);
         if (r->given == TEACHER_LOGPROBS ? y > 0 : y < 0 || y > 1) {
-            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, r->given, i * job->size['V' - 'A'] + k,
+            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, r->given, i * job->size['U' - 'A'] + k,
                       (double)y);
             return;
         }
@@ -555,7 +609,7 @@ static pair pair_of(const divergence_plan *plan, int given)
         r.divergence = FORWARD_KL;
     else if (plan->divergence == JSD && plan->beta == 1)
         r.divergence = REVERSE_KL;
-    r.scale = (real)plan->scale;
+    r.scale = r.teacher_scale = (real)plan->scale;
     r.beta = (real)plan->beta;
     r.rest = (real)(1 - plan->beta);
     r.log_rest = (real)lk_log1p(-plan->beta);
@@ -566,12 +620,11 @@ static pair pair_of_call(const lk_job *job)
 {
     const options *o = job->options;
     const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->common),
-                                  job->size['V' - 'A']};
-    int given = TEACHER_LOGITS;
-    for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
-        if (lk_has(job, i))
-            given = i;
-    return pair_of(&plan, given);
+                                  classes_of(job)};
+    pair r = pair_of(&plan, teacher_of(job));
+    if (!isnan(o->teacher_temperature))
+        r.teacher_scale = (real)class_clamp(1 / o->teacher_temperature);
+    return r;
 }
 
 /* For losses with scores of their own making. */
@@ -602,21 +655,29 @@ _Static_assert(sizeof(pair) <= DIVERGENCE_NOTE, "a row fits into its note");
 
 static const divergence_rows driver = {made_value, made_slopes};
 
+/* Are rows of few classes, on both sides, one after another? */
+static bool are_few(const lk_job *job, const pair *r)
+{
+    return r->classes <= FEW && r->classes == job->size['V' - 'A'] &&
+           r->classes == job->size['U' - 'A'];
+}
+
 /* The softmax of rows first..first+count-1, of the student and of a teacher that gives logits. */
 static void normalise(const lk_job *job, const pair *r, int64_t first, int count,
                       teacher_norm *student, teacher_norm *teacher)
 {
-    const int64_t V = r->classes, at = first * V;
-    const elem *x = (const elem *)job->in[STUDENT].data + at;
-    const real *y = (const real *)job->in[r->given].data + at;
-    if (V <= FEW)
-        teacher_normalise_few(x, true, V, count, r->scale, student);
+    const int64_t n = r->classes;
+    const elem *x = (const elem *)job->in[STUDENT].data + first * job->size['V' - 'A'];
+    const real *y = (const real *)job->in[r->given].data + first * job->size['U' - 'A'];
+    const bool few = are_few(job, r), logits = r->given == TEACHER_LOGITS;
+    if (few)
+        teacher_normalise_few(x, true, n, count, r->scale, student);
     else
-        student[0] = teacher_normalise(x, true, V, r->scale);
-    if (r->given == TEACHER_LOGITS && V <= FEW)
-        teacher_normalise_few(y, false, V, count, r->scale, teacher);
-    else if (r->given == TEACHER_LOGITS)
-        teacher[0] = teacher_normalise(y, false, V, r->scale);
+        student[0] = teacher_normalise(x, true, n, r->scale);
+    if (logits && few)
+        teacher_normalise_few(y, false, n, count, r->teacher_scale, teacher);
+    else if (logits)
+        teacher[0] = teacher_normalise(y, false, n, r->teacher_scale);
 }
 
 /* The value of counted row i. */
@@ -624,20 +685,20 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
 {
     const options *o = job->options;
     const bool per_row = o->common.reduce.reduction == LK_NONE, raw = o->divergence == MSE_LOGITS;
-    const int64_t V = r->classes;
-    const double factor = raw ? 1 / (double)V : teacher_factor(&o->common);
+    const int64_t V = job->size['V' - 'A'], n = r->classes;
+    const double factor = raw ? 1 / (double)n : teacher_factor(&o->common);
     const double chain = raw ? factor : factor * teacher_scale(&o->common);
     const real *up = job->in[GRAD_OUTPUT].data;
     real upstream = 1;
     if (up)
         memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
     r->x = (const elem *)job->in[STUDENT].data + i * V;
-    r->y = (const real *)job->in[r->given].data + i * V;
+    r->y = (const real *)job->in[r->given].data + i * job->size['U' - 'A'];
     const double weight = job->scale[0] * (double)upstream * chain;
     const int power = elements_power(weight);
     r->weight = (real)ldexp(weight, -power);
     const int64_t bad =
-        o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r->x, V) : -1;
+        o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r->x, n) : -1;
     if (bad >= 0)
         lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad, (double)r_load(r->x + bad));
     check_teacher(job, r, i, block);
@@ -647,7 +708,9 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
     if (grad)
         one_gradient(r, grad);
     if (grad && power != 0)
-        elements_scale(grad, V, power);
+        elements_scale(grad, n, power);
+    if (grad && n < V)
+        memset(grad + n, 0, (size_t)(V - n) * sizeof *grad);
     return value;
 }
 
@@ -656,8 +719,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const options *o = job->options;
     const bool per_row = o->common.reduce.reduction == LK_NONE;
     const int64_t V = job->size['V' - 'A'], end = first + count;
-    const int together = V <= FEW ? LANES : 1;
     pair r = pair_of_call(job);
+    const int together = are_few(job, &r) ? LANES : 1;
     (void)scratch;
     for (int64_t from = first; from < end; from += together) {
         const int group = end - from < together ? (int)(end - from) : together;

@@ -9,6 +9,7 @@
  */
 #include "candidates.h"
 #include "rows/elements.h"
+#include "rows/prefixes.h"
 #include "rows/product.h"
 #include "rows/table.h"
 #include "vector/wide.h"
@@ -32,6 +33,7 @@ typedef struct options {
     double scale, teacher_temperature;
     bool length_normalize, normalize;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -47,6 +49,7 @@ static const lk_field fields[] = {
     LK_FIELD(options, normalize, "false", 0, 0, 0,
              "compare by cosines; false: the vectors as they are"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -547,6 +550,7 @@ LK_LOSS(late_interaction) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .row_cost = row_cost,
     .check = check,

@@ -4,6 +4,7 @@
  * should be a teacher's margin.
  */
 #include "rows/pair.h"
+#include "rows/prefixes.h"
 
 enum { ANCHORS, POSITIVES, NEGATIVES, TARGET, TEACHER_SCORES, MASK, GRAD_OUTPUT };
 enum { DOT, COSINE }; /* similarity */
@@ -12,12 +13,14 @@ typedef struct options {
     lk_reduce reduce;
     int similarity;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
     LK_WORDS(options, similarity, "dot", "dot|cosine", "how two vectors are compared"),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -206,6 +209,7 @@ LK_LOSS(margin_mse) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .rows_shape = "B",
     .row_cost = row_cost,

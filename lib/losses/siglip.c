@@ -3,6 +3,7 @@
  * SigLIP: every pair of two sets of vectors is classified by itself, as belonging together or not.
  */
 #include "rows/elements.h"
+#include "rows/prefixes.h"
 #include "rows/table.h"
 #include "vector/vmath.h"
 
@@ -14,6 +15,7 @@ typedef struct options {
     double scale, bias;
     bool normalize;
     double cos_eps;
+    lk_prefixes prefixes;
 } options;
 
 static const lk_field fields[] = {
@@ -24,6 +26,7 @@ static const lk_field fields[] = {
     LK_EMPTY_MEAN_FIELD(options),
     LK_NONFINITE_FIELD(options),
     PAIR_COS_EPS_FIELD(options),
+    LK_PREFIX_FIELDS(options),
     {0},
 };
 
@@ -281,6 +284,7 @@ LK_LOSS(siglip) = {
            .outputs = outputs,
            .options = fields},
     .options_size = sizeof(options),
+    .kind = &lk_prefixed,
     .parts = 1,
     .rows_shape = "B",
     .row_cost = row_cost,

@@ -7,9 +7,12 @@
 enum { STUDENT, TEACHER_IDS, TEACHER_LOGPROBS, MASK, GRAD_OUTPUT };
 enum { RENORMALIZE, TRUNCATED, CONDITIONAL, TAIL }; /* tail */
 
+enum { TOPK_FORWARD, TOPK_REVERSE, TOPK_JSD, TOPK_MIXED }; /* divergence */
+
 typedef struct options {
     teacher_options common;
-    int tail;
+    int tail, divergence;
+    double beta, logprob_floor;
 } options;
 
 static const lk_field fields[] = {
@@ -17,6 +20,13 @@ static const lk_field fields[] = {
     LK_WORDS(options, tail, "renormalize", "renormalize|truncated|conditional|tail",
              "what becomes of the teacher's mass that it has not told of: scaled away, left out, "
              "left out on both sides, or one class of its own"),
+    LK_WORDS(options, divergence, "forward_kl", "forward_kl|reverse_kl|jsd|mixed",
+             "how far the student is from the teacher; mixed: beta forward_kl + (1 - beta) "
+             "reverse_kl; all but forward_kl with tail=conditional or tail"),
+    LK_FIELD(options, beta, "0.5", LK_RANGED, 0, 1, "jsd, mixed: the teacher's share"),
+    LK_FIELD(options, logprob_floor, "off", LK_OFF, 0, 0,
+             "log-probabilities of the student below this count as this, and have no slope; with "
+             "tail=renormalize or truncated"),
     TEACHER_FIELDS(options),
     {0},
 };
@@ -67,6 +77,17 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (job->size['V' - 'A'] == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, STUDENT, -1,
                        "student_logits has no classes; the last axis must have at least 1");
+    const options *o = job->options;
+    const bool open = o->tail == RENORMALIZE || o->tail == TRUNCATED;
+    if (o->logprob_floor >= 0)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "logprob_floor is %g; it must be < 0", o->logprob_floor);
+    if (o->divergence != TOPK_FORWARD && open)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "divergences other than forward_kl need tail=conditional or tail=tail");
+    if (!isnan(o->logprob_floor) && !open)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "logprob_floor needs tail=renormalize or tail=truncated");
     return LK_OK;
 }
 
@@ -348,17 +369,154 @@ static double at_id(const listed_row *r, int tail, int64_t id, double lq)
     return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * lk_exp(lp) : 0);
 }
 
+/* With logprob_floor: sum_K q (log q - max(log p, floor)), and the mass of the classes above it. */
+
+static bool is_above(const listed_row *r, int64_t id)
+{
+    const options *o = r->job->options;
+    return !(log_p(r, id) < o->logprob_floor);
+}
+
+static double floored_value(const listed_row *r, int tail, double *mass)
+{
+    const options *o = r->job->options;
+    double value = 0;
+    *mass = 0;
+    for (int64_t k = 0; k < r->job->size['K' - 'A'] && r->teacher.mass > 0; k++) {
+        const int64_t id = id_at(r->job, r->i, k);
+        const double lq = id < 0 ? 0 : log_q(r, k, tail), q = lk_exp(lq);
+        if (id < 0 || q == 0)
+            continue;
+        value += q * (lq - (is_above(r, id) ? log_p(r, id) : o->logprob_floor));
+        *mass += is_above(r, id) ? q : 0;
+    }
+    return value;
+}
+
+/* The other divergences compare cells: the listed classes and, with tail=tail, the rest. */
+
+static double cell_log_p(const listed_row *r, int tail, int64_t id)
+{
+    return tail == CONDITIONAL ? log_share(r, id) : log_p(r, id);
+}
+
+/* log(beta q + (1 - beta) p). */
+static double log_mixture(double beta, double lq, double lp)
+{
+    const double a = lk_log(beta) + lq, b = lk_log1p(-beta) + lp;
+    const double top = a > b ? a : b, low = a > b ? b : a;
+    return top == -(double)INFINITY ? top : top + lk_log1p(lk_exp(low - top));
+}
+
+/* The divergence of a cell, which is never negative: those of all add up, since both sides do to
+ * 1. */
+static double cell_value(int kind, double beta, double lq, double lp)
+{
+    if (kind == TOPK_MIXED)
+        return beta * divergence(lq, lp) + (1 - beta) * divergence(lp, lq);
+    if (kind == TOPK_REVERSE)
+        return divergence(lp, lq);
+    const double lm = log_mixture(beta, lq, lp);
+    return beta * divergence(lq, lm) + (1 - beta) * divergence(lp, lm);
+}
+
+/* The slope r of a cell in p (r - sum p r), of the part of the divergence that has such slopes. */
+static double cell_slope(int kind, double beta, double lq, double lp)
+{
+    if (lp == -(double)INFINITY)
+        return 0;
+    if (kind == TOPK_JSD)
+        return (1 - beta) * (lp - log_mixture(beta, lq, lp));
+    return (kind == TOPK_MIXED ? 1 - beta : 1) * (lp - lq);
+}
+
+typedef struct cells {
+    int kind; /* of the divergence: jsd at the ends of beta's range is another one */
+    double beta, value, mean; /* mean: the sum of p r */
+} cells;
+
+static cells cells_of(const listed_row *r, int tail)
+{
+    const options *o = r->job->options;
+    cells c = {.kind = o->divergence, .beta = o->beta};
+    if (c.kind == TOPK_JSD && (c.beta == 0 || c.beta == 1)) {
+        c.kind = TOPK_MIXED;
+        c.beta = 1 - c.beta;
+    }
+    if (r->teacher.mass == 0 && tail == CONDITIONAL)
+        return c; /* a teacher without mass gives no loss */
+    for (int64_t k = -(tail == TAIL && !r->covered); k < r->job->size['K' - 'A']; k++) {
+        const int64_t id = k < 0 ? -1 : id_at(r->job, r->i, k);
+        if (k >= 0 && id < 0)
+            continue;
+        const double lq = k < 0 ? r->log_unlisted : log_q(r, k, tail);
+        const double lp = k < 0 ? r->beyond : cell_log_p(r, tail, id);
+        c.value += cell_value(c.kind, c.beta, lq, lp);
+        c.mean += lp == -(double)INFINITY ? 0 : lk_exp(lp) * cell_slope(c.kind, c.beta, lq, lp);
+    }
+    return c;
+}
+
+static double cell_gradient(const cells *c, double lq, double lp)
+{
+    const double slope = cell_slope(c->kind, c->beta, lq, lp);
+    const double own = lp == -(double)INFINITY ? 0 : lk_exp(lp) * (slope - c->mean);
+    return own + (c->kind == TOPK_MIXED ? c->beta * difference(lp, lq) : 0);
+}
+
+/* What a row is computed as: its value, and how its gradient is. */
+typedef struct row_kind {
+    int tail;
+    bool floored, celled;
+    double above; /* floored: the mass of the classes above the floor */
+    cells cells;
+} row_kind;
+
+static double kind_value(const listed_row *r, row_kind *kind)
+{
+    if (kind->floored)
+        return floored_value(r, kind->tail, &kind->above);
+    if (!kind->celled)
+        return value_of(r, kind->tail);
+    kind->cells = cells_of(r, kind->tail);
+    return kind->cells.value;
+}
+
+/* The gradient of the unlisted classes, relative to each one's share of the rest. */
+static double kind_off(const listed_row *r, const row_kind *kind)
+{
+    if (kind->floored)
+        return kind->above * lk_exp(r->beyond);
+    if (!kind->celled)
+        return off(r, kind->tail);
+    return kind->tail == TAIL ? cell_gradient(&kind->cells, r->log_unlisted, r->beyond) : 0;
+}
+
+static double kind_at(const listed_row *r, const row_kind *kind, int64_t k, int64_t id)
+{
+    const double lq = log_q(r, k, kind->tail);
+    if (kind->floored) {
+        const double q = r->teacher.mass > 0 && is_above(r, id) ? lk_exp(lq) : 0;
+        return kind->above * lk_exp(log_p(r, id)) - q;
+    }
+    if (!kind->celled)
+        return at_id(r, kind->tail, id, lq);
+    if (kind->tail == CONDITIONAL && !(r->teacher.mass > 0))
+        return 0;
+    return cell_gradient(&kind->cells, lq, cell_log_p(r, kind->tail, id));
+}
+
 /* The gradient may be in place of the scores: so the entries that are written last are computed
  * first. */
-static void gradient(const listed_row *r, const class_plan *plan, int tail, double weight,
-                     elem *grad, double *at)
+static void gradient(const listed_row *r, const class_plan *plan, const row_kind *kind,
+                     double weight, elem *grad, double *at)
 {
     const int64_t K = r->job->size['K' - 'A'];
-    const double by = r->rest.sum > 0 ? weight * off(r, tail) / r->rest.sum : 0;
+    const double by = r->rest.sum > 0 ? weight * kind_off(r, kind) / r->rest.sum : 0;
     const vec c = v_set((real)by), top = v_set((real)r->rest.top);
     for (int64_t k = 0; k < K; k++) {
         const int64_t id = id_at(r->job, r->i, k);
-        at[k] = id < 0 ? 0 : weight * at_id(r, tail, id, log_q(r, k, tail));
+        at[k] = id < 0 ? 0 : weight * kind_at(r, kind, k, id);
     }
     for (int64_t k = 0; k < plan->classes; k += LANES) {
         const int64_t n = LK_TAIL(k, plan->classes);
@@ -403,8 +561,11 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
                           (double)r_load(r.x + bad));
             row_fill(&r, &plan, is_listed);
             /* If all classes are listed there is no tail. */
-            const int tail = o->tail == TAIL && r.covered ? TRUNCATED : o->tail;
-            value = isnan(r.here) ? (double)NAN : factor * value_of(&r, tail);
+            row_kind kind = {.tail = o->tail, .floored = !isnan(o->logprob_floor)};
+            kind.celled = o->divergence != TOPK_FORWARD;
+            if (kind.tail == TAIL && r.covered && !kind.celled)
+                kind.tail = TRUNCATED;
+            value = isnan(r.here) ? (double)NAN : factor * kind_value(&r, &kind);
             const double whole = job->scale[0] * (double)upstream * factor * plan.scale;
             const int power = elements_power(whole);
             const double weight = ldexp(whole, -power);
@@ -413,7 +574,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             else if (grad && isnan(value))
                 elements_fill(grad, V, (real)NAN);
             else if (grad)
-                gradient(&r, &plan, tail, weight, grad, at);
+                gradient(&r, &plan, &kind, weight, grad, at);
             if (grad && power != 0)
                 elements_scale(grad, V, power);
         } else if (grad) {
@@ -446,8 +607,10 @@ LK_LOSS(topk_distillation) = {
                 "KL(q/Q | p restricted to K); tail: truncated with one more class of the masses "
                 "1-Q and 1-sum_K p. All times T^2",
             .help = "For teachers that are stored, or served with their best log-probabilities "
-                    "alone.",
-            .reference = "TRL self-distillation (conditional, tail); DistillKit (renormalize)",
+                    "alone. divergence compares the same cells in other ways: the listed classes "
+                    "and, with tail=tail, the rest.",
+            .reference = "TRL self-distillation (conditional, tail); DistillKit (renormalize); "
+                         "NeMo-RL (mixed); verl (a floor)",
             .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
                        "\"teacher_ids\": [[0, 1]], \"teacher_logprobs\": [[-0.73, -1.13]]}}",
             .traits = LK_SHIFT_FREE | LK_ROWWISE,
