@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Golden cases of late_interaction."""
-from tape import INF, NAN, Golden, Num, Tensor, counted, dot, exp, log, lse, nested, num, reduce, total, unit
+from tape import INF, NAN, Golden, Num, Tensor, counted, dot, exp, log, lse, nested, num, prefixed, reduce, total, unit
 
 
 def definition(x, options):
@@ -52,7 +52,8 @@ def largest(inputs, options):
     return max(1, float(options.get("scale", 1))) * one * max(1, q.shape[1])
 
 
-G = Golden("late_interaction", ("queries", "documents"), definition, largest)
+EMBEDDINGS = ("queries", "documents")
+G = Golden("late_interaction", EMBEDDINGS, prefixed(definition, EMBEDDINGS), largest)
 Q = [[[1.6, -0.6], [-0.5, -1.1]], [[0.9, -2.3], [1.7, -0.8]]]
 D = [[[0.3, -0.2], [1.5, -2.1]], [[-0.3, -0.4], [1.1, -1.1]], [[-0.2, -0.9], [0.0, 0.6]]]
 Y = [[3.0, 1.0, 0.0], [2.0, 5.0, 1.0]]
@@ -97,12 +98,17 @@ G.put("check/margin_mse", given(teacher_scores=nested(Y)), {"form": "margin_mse"
 for form in ("contrastive", "distill", "margin_mse"):
     for reduction in ("none", "sum", "mean"):
         o = {"form": form, "reduction": reduction, "scale": 0.5, "teacher_temperature": 2}
-        G.draw(f"{form}/{reduction}", some(2, 2, 3, 3, 3, teacher=form != "contrastive"), o, least=0.03)
+        if reduction == "none":
+            G.draw(f"{form}/plain", some(2, 2, 3, 3, 3, teacher=form != "contrastive"), o, least=0.03)
         G.draw(f"{form}/{reduction}-all", some(2, 3, 4, 2, 2, "masks", "index", "candidates", "up",
                                               reduction=reduction, teacher=True),
                {**o, "length_normalize": True}, least=0.03)
     G.draw(f"{form}/cosine", some(2, 2, 2, 3, 4, "up", teacher=True),
            {"form": form, "normalize": True, "scale": 2, "num_items": 5}, least=0.03)
+for form in ("contrastive", "distill", "margin_mse"):
+    for n, (dims, o) in enumerate((("2,4", {"normalize": True}), ("1,3", {"dim_weights": "1,0.5"}))):
+        G.draw(f"dims/{form}-{n}", some(1, 2, 3, 2, 4, "masks", "up", teacher=True),
+               {"form": form, "dims": dims, "scale": 0.5, **o}, least=0.02)
 G.draw("cos-eps", some(1, 2, 2, 2, 3), {"normalize": True, "cos_eps": 4}, least=0.01)
 G.draw("one-of-each", some(1, 1, 1, 1, 3, teacher=True), {"form": "distill"}, least=0)
 G.draw("tokens/17", some(1, 2, 2, 17, 2), {"scale": 0.5}, least=0)

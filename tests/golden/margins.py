@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Golden cases of margin_mse."""
-from tape import NAN, INF, Golden, Num, Tensor, counted, dot, nested, reduce, unit
+from tape import NAN, INF, Golden, Num, Tensor, counted, dot, nested, prefixed, reduce, unit
 
 
 def definition(x, options):
@@ -33,7 +33,8 @@ def largest(inputs, options):
     return most[0] * max(most[1:]) * max(1, inputs["anchors"].shape[1]) ** 0.5
 
 
-G = Golden("margin_mse", ("anchors", "positives", "negatives"), definition, largest)
+EMBEDDINGS = ("anchors", "positives", "negatives")
+G = Golden("margin_mse", EMBEDDINGS, prefixed(definition, EMBEDDINGS), largest)
 
 
 def some(B, K, D, *others, kind="float", reduction="mean"):
@@ -67,10 +68,15 @@ for similarity in ("dot", "cosine"):
         G.draw(f"{similarity}/{reduction}", some(2, 3, 4), o)
         G.draw(f"{similarity}/{reduction}-all", some(3, 2, 5, "scores", "mask", "up", reduction=reduction), o)
     G.draw(f"{similarity}/items", some(2, 2, 3, "up"), {"similarity": similarity, "num_items": "7"})
-    G.draw(f"{similarity}/wide", some(1, 2, 37), {"similarity": similarity})
-    G.draw(f"{similarity}/many", some(2, 9, 3, "mask"), {"similarity": similarity, "reduction": "none"})
+    G.draw(f"{similarity}/wide", some(1, 1, 19), {"similarity": similarity})
+    G.draw(f"{similarity}/many", some(1, 9, 2, "mask"), {"similarity": similarity, "reduction": "none"})
 for kind in ("f32", "f16", "bf16"):
     G.draw(f"type/{kind}", some(2, 2, 3, "scores", kind=kind), {})
+for similarity in ("dot", "cosine"):
+    for n, (dims, o) in enumerate((("2,4", {}), ("1,2,4", {"dim_weights": "1,-0.5,0.25"}), ("3", {"reduction": "none"}),
+                                   ("2,3", {"dim_weights": "0,2", "reduction": "sum"}))):
+        o = {"similarity": similarity, "dims": dims, **o}
+        G.draw(f"dims/{similarity}-{n}", some(1, 2, 4, "mask", "up", reduction=o.get("reduction")), o)
 G.draw("eps", some(2, 1, 3), {"similarity": "cosine", "cos_eps": "8"})
 masked = given(mask=nested([[0], [1]], "u8"))
 masked["negatives"] = nested([[[NAN, INF]], [[-1.0, 1.0]]])

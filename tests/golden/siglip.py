@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """Golden cases of siglip."""
-from tape import NAN, Golden, Tensor, dot, empty, nested, num, softplus, total, unit
+from tape import NAN, Golden, Tensor, dot, empty, nested, num, prefixed, softplus, total, unit
 
 
 def definition(x, options):
@@ -33,7 +33,7 @@ def largest(inputs, options):
     return scale * most[0] * most[1] * inputs["a"].shape[1] ** 0.5 + bias
 
 
-G = Golden("siglip", ("a", "b", "scale", "bias"), definition, largest)
+G = Golden("siglip", ("a", "b", "scale", "bias"), prefixed(definition, ("a", "b")), largest)
 A, B = [[1.0, 0.0], [1.0, 2.0]], [[1.0, 1.0], [2.0, 1.0]]
 
 
@@ -64,6 +64,11 @@ for n, (rows, columns, width) in enumerate(((1, 1, 3), (3, 3, 4), (2, 5, 3), (5,
     G.draw(f"shape/{rows}x{columns}-learned", some(rows, columns, width, "positive", "scale", "bias", "up"), {}, least=least)
     G.draw(f"shape/{rows}x{columns}-dot", some(rows, columns, width, "positive", "up", spread=0.75),
            {**mild, "normalize": False}, least=least)
+for n, (dims, o) in enumerate((("2,4", {}), ("1,2,4", {"dim_weights": "1,0.5,0.25"}), ("3", {"normalize": False}),
+                               ("2,3", {"dim_weights": "0,2", "num_items": 5}))):
+    G.draw(f"dims/{n}", some(3, 2, 4, "positive", "up"), {**mild, "dims": dims, **o}, least=0.03)
+    if "normalize" not in o:
+        G.draw(f"dims/{n}-learned", some(2, 3, 4, "positive", "scale", "bias", "up"), {"dims": dims, **o}, least=0.03)
 G.draw("scale-alone", some(3, 3, 3, "scale"), {"bias": -2})
 G.draw("bias-alone", some(3, 3, 3, "bias"), {"scale": 3})
 G.draw("negative-scale", some(2, 2, 3), {"scale": -2, "bias": 0.5})

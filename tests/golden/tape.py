@@ -143,6 +143,12 @@ class Tensor:
             at += i * step
         return self.data[at] if len(index) == len(self.shape) else self.data[at:at + step]
 
+    def cut(self, n):
+        """The first n of each last axis."""
+        width = self.shape[-1]
+        rows = [self.data[i:i + n] for i in range(0, len(self.data), width)]
+        return Tensor([*self.shape[:-1], n], [x for row in rows for x in row], self.dtype)
+
     def leaves(self):
         return Tensor(self.shape, [Num(x) for x in self.data], self.dtype)
 
@@ -217,6 +223,25 @@ def reduce(rows, options, denominator):
         d = float(items) if items is not None else denominator
         value = value / d if d else empty(value, options)
     return Tensor([], [value])
+
+
+def prefixed(definition, embeddings):
+    """The definition with `dims` and `dim_weights`: a weighted sum over the first components of the embeddings."""
+
+    def whole(x, options):
+        if "dims" not in options:
+            return definition(x, options)
+        dims = [int(d) for d in options["dims"].split(",")]
+        weights = [float(w) for w in options.get("dim_weights", ",".join("1" * len(dims))).split(",")]
+        alone = {k: v for k, v in options.items() if k not in ("dims", "dim_weights")}
+        sums = None
+        for d, w in zip(dims, weights):
+            out = definition({n: t.cut(d) if n in embeddings else t for n, t in x.items()}, alone)
+            part = [num(v) * w if w else num(0) for v in out["loss"].data]
+            sums = [a + b for a, b in zip(sums, part)] if sums else part
+        return {**out, "loss": Tensor(out["loss"].shape, sums)}
+
+    return whole
 
 
 def empty(value, options):
