@@ -376,18 +376,33 @@ static void nearest(const lk_job *job, const plan *p, const room *r, int64_t fir
     }
 }
 
+/* The product of two tokens' h, summed in double: it is `found` but for its rounding errors, which
+ * would add up in a score. */
+LK_INLINE double similarity(const plan *p, int64_t token, int64_t other, real found)
+{
+    const int64_t stride = p->queries.stride;
+    const real *a = p->queries.h + token * stride, *b = p->documents.h + other * stride;
+    wide_half sum[WIDE_PARTS] = {{0}};
+    for (int64_t k = 0; k < stride && sizeof(real) < sizeof(double); k += LANES)
+        for (int i = 0; i < WIDE_PARTS; i++)
+            sum[i] += w_read_half(a + k + i * HALF_LANES) * w_read_half(b + k + i * HALF_LANES);
+    return sizeof(real) < sizeof(double) ? w_sum(w_fold(w_whole(sum))) : (double)found;
+}
+
 /* Add these to the scores, of which those of query i come first, and note which tokens they are. */
 static void add_scores(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
                        int64_t rows)
 {
-    const int64_t T = size(job, 'T'), M = size(job, 'M');
+    const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
     for (int64_t row = 0; row < rows; row++) {
         const int64_t token = first + row;
         const double taint = (double)p->queries.taint[token];
         double *to = r->scores + (token / T - i) * M;
         for (int64_t j = 0; is_there(job, QUERY_MASK, token) && j < M; j++)
             if (!p->empty[j])
-                to[j] += p->scale * (double)r->top[row * M + j] + taint + p->taint[j];
+                to[j] += p->scale *
+                             similarity(p, token, j * U + r->at[row * M + j], r->top[row * M + j]) +
+                         taint + p->taint[j];
         if (p->best)
             memcpy(p->best + token * M, r->at + row * M, (size_t)M * sizeof *r->at);
     }
