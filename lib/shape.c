@@ -23,13 +23,24 @@ static bool is_sequences(const char *text)
     return strncmp(text, "B T", 3) == 0 && (text[3] == ' ' || text[3] == '\0');
 }
 
+/* Where sequences are packed, `*` is their positions, P, as "B T" is, and `*-` the sequences, B. */
+static char packed_letter(const char *text)
+{
+    return is_sequences(text) ? 'P' : *text != '*' ? '\0' : text[1] == '-' ? 'B' : 'P';
+}
+
 static pattern take_apart(const char *text, bool packed, const lk_field *fields,
                           const void *options)
 {
     pattern p = {0};
     while (*text != '\0') {
         size_t length = strcspn(text, " ");
-        if (*text == '~') {
+        const char letter = packed ? packed_letter(text) : '\0';
+        if (letter) {
+            length = is_sequences(text) ? 3 : length;
+            p.letter[p.letters] = letter;
+            p.axis[p.letters++] = -1;
+        } else if (*text == '~') {
             p.spreads = true;
         } else if (*text == '*') {
             p.star = true;
@@ -40,10 +51,8 @@ static pattern take_apart(const char *text, bool packed, const lk_field *fields,
                 for (const lk_field *f = fields; f->name; f++)
                     if (strlen(f->name) == length - 2 && memcmp(f->name, text + 2, length - 2) == 0)
                         memcpy(&axis, (const char *)options + f->offset, sizeof axis);
-            const bool joined = packed && is_sequences(text);
-            length = joined ? 3 : length;
             p.more[p.letters] = text[1] == '+' ? text[2] - '0' : 0;
-            p.letter[p.letters] = joined ? 'P' : *text;
+            p.letter[p.letters] = *text;
             p.axis[p.letters++] = axis;
         }
         text += length;

@@ -624,7 +624,7 @@ int main(int argc, char **argv)
         directory = argv[1];
     for (int i = 0; i < lk_isa_count(); i++)
         isas_used += lk_isa_runs(i);
-    static const char *const shared[] = {"edges", "diffusion", "distilled", "embeddings"};
+    static const char *const shared[] = {"edges", "diffusion", "distilled", "embeddings", "packed"};
     const int files = lk_loss_count() + (int)(sizeof shared / sizeof *shared);
     for (int i = 0; i < files * (int)ELEMENTS && count < MOST; i++) {
         const int k = i / (int)ELEMENTS, other = k - lk_loss_count();

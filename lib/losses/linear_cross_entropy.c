@@ -5,7 +5,7 @@
 #include "rows/head.h"
 #include "rows/sequence.h"
 
-enum { HIDDEN = LOGITS, SAMPLE_WEIGHTS = POSITION_WEIGHT + 1, WEIGHT, BIAS, NORM_WEIGHT };
+enum { HIDDEN = LOGITS, SAMPLE_WEIGHTS = OFFSETS + 1, WEIGHT, BIAS, NORM_WEIGHT };
 
 typedef struct options {
     sequence_options sequence;
@@ -16,7 +16,7 @@ static const lk_field fields[] = {
     LK_REDUCTION_FIELD(classwise_options, "mean",
                        "none|sum|mean|sequence_sum|sequence_mean|mean_of_sequence_means|"
                        "mean_of_sequence_sums",
-                       "over rows; hidden [B,T,D]: within each sequence, or both"),
+                       "over rows; with sequences: within each of them, or both"),
     LK_NUM_ITEMS_FIELD(classwise_options),
     LK_EMPTY_MEAN_FIELD(classwise_options),
     LK_NONFINITE_FIELD(classwise_options),
@@ -49,6 +49,7 @@ static const lk_input inputs[] = {
                          .flags = LK_OPTIONAL | LK_WEIGHTS,
                          .range = ">=0",
                          .help = "hidden [B,T,D]: weight of each predicted token; default ones"},
+    [OFFSETS] = LK_OFFSETS_INPUT,
     [SAMPLE_WEIGHTS] = {.name = "sample_weight",
                         .forms = {{"*", LK_FLOATS}},
                         .flags = LK_OPTIONAL | LK_WEIGHTS,
@@ -62,7 +63,13 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {CLASSWISE_DIAGNOSTICS("*"), TEXT_DIAGNOSTICS, {0}};
 
-/* What needs hidden states [B,T,D]. */
+/* Are the rows positions of sequences: hidden [B,T,D], or packed? */
+static bool has_sequences(const lk_job *job)
+{
+    return job->lead_rank == 2 || lk_has(job, OFFSETS);
+}
+
+/* What needs sequences. */
 static const char *needs_sequences(const lk_job *job)
 {
     const sequence_options *o = job->options;
@@ -80,11 +87,11 @@ static lk_status check(const lk_job *job, lk_error *error)
     lk_status status = text_check(job, &o->text, error);
     if (status != LK_OK || (status = head_check(job, error)) != LK_OK)
         return status;
-    if (needs && job->lead_rank != 2)
+    if (needs && !has_sequences(job))
         return lk_fail(job, error, LK_OPTION_CONFLICT, HIDDEN, -1,
-                       "%s needs sequences: hidden of shape [B,T,D]", needs);
-    if (job->in[POSITION_WEIGHT].rank == 1 && lk_has(job, POSITION_WEIGHT) &&
-        job->size['T' - 'A'] != job->lead[1])
+                       "%s needs sequences: hidden of shape [B,T,D], or offsets", needs);
+    if (!lk_has(job, OFFSETS) && job->in[POSITION_WEIGHT].rank == 1 &&
+        lk_has(job, POSITION_WEIGHT) && job->size['T' - 'A'] != job->lead[1])
         return lk_fail(job, error, LK_SHAPE_MISMATCH, POSITION_WEIGHT, -1,
                        "position_weight has %lld elements; it must have %lld, or [%lld,%lld]",
                        (long long)job->size['T' - 'A'], (long long)job->lead[1],
@@ -92,18 +99,21 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (lk_has(job, POSITION_WEIGHT) && lk_has(job, SAMPLE_WEIGHTS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, SAMPLE_WEIGHTS, -1,
                        "sample_weight and position_weight exclude each other: both weigh targets");
-    return classwise_check(job, error);
+    status = classwise_check(job, error);
+    return status == LK_OK ? sequence_check(job, error) : status;
 }
 
 /* Rows of any other shape are sequences of one. */
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const bool sequences = job->lead_rank == 2;
-    job->size['B' - 'A'] = sequences ? job->lead[0] : job->rows;
-    job->size['T' - 'A'] = sequences ? job->lead[1] : 1;
+    const bool padded = job->lead_rank == 2;
+    if (!lk_has(job, OFFSETS))
+        job->size['B' - 'A'] = padded ? job->lead[0] : job->rows;
+    job->size['T' - 'A'] = padded ? job->lead[1] : 1;
     if (lk_has(job, SAMPLE_WEIGHTS)) {
         job->in[POSITION_WEIGHT] = job->in[SAMPLE_WEIGHTS];
         job->in[POSITION_WEIGHT].rank = 2; /* as [B,T] */
+        job->form[POSITION_WEIGHT] = EACH_POSITION;
     }
     const lk_status status = sequence_prepare(job, error);
     if (status == LK_OK)

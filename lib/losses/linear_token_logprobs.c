@@ -6,7 +6,7 @@
 #include "rows/head.h"
 #include "rows/logprobs.h"
 
-enum { HIDDEN = LOGITS, WEIGHT = LOGPROBS_INPUTS, BIAS, NORM_WEIGHT };
+enum { HIDDEN = LOGITS, WEIGHT = LOGPROBS_INPUTS, BIAS, NORM_WEIGHT, PACKED };
 enum { LSES = LOGPROBS_OUTPUTS, PREDICTIONS };
 
 typedef struct options {
@@ -39,6 +39,7 @@ static const lk_input inputs[] = {
     [WEIGHT] = HEAD_WEIGHT,
     [BIAS] = HEAD_BIAS,
     [NORM_WEIGHT] = HEAD_NORM_WEIGHT,
+    [PACKED] = LK_OFFSETS_INPUT,
     {0},
 };
 
@@ -50,9 +51,10 @@ static const lk_output outputs[] = {
     {0},
 };
 
+/* Are the rows positions of sequences: hidden [B,T,D], or packed? */
 static bool has_sequences(const lk_job *job)
 {
-    return job->lead_rank == 2;
+    return job->lead_rank == 2 || lk_has(job, PACKED);
 }
 
 static bool default_output(const lk_job *job, int output)
@@ -71,11 +73,11 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (sized && !has_sequences(job) && (job->out_wanted & sequences))
         return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
                        "sequence_logprobs and mean_logprobs need sequences: hidden of shape "
-                       "[B,T,D]");
+                       "[B,T,D], or offsets");
     if (!has_sequences(job) &&
         (o->shift > 0 || lk_has(job, GRAD_SEQUENCE) || lk_has(job, GRAD_MEAN)))
         return lk_fail(job, error, LK_OPTION_CONFLICT, HIDDEN, -1,
-                       "%s needs sequences: hidden of shape [B,T,D]",
+                       "%s needs sequences: hidden of shape [B,T,D], or offsets",
                        o->shift > 0                 ? "shift"
                        : lk_has(job, GRAD_SEQUENCE) ? "grad_sequence_logprobs"
                                                     : "grad_mean_logprobs");
@@ -85,7 +87,9 @@ static lk_status check(const lk_job *job, lk_error *error)
 /* Rows of any other shape are sequences of one. */
 static int64_t sequences_of(const lk_job *job)
 {
-    return has_sequences(job) ? job->lead[0] : job->rows;
+    return lk_has(job, PACKED)   ? job->size['B' - 'A']
+           : job->lead_rank == 2 ? job->lead[0]
+                                 : job->rows;
 }
 
 static size_t state(const lk_job *job)
@@ -96,7 +100,7 @@ static size_t state(const lk_job *job)
 static lk_status prepare(lk_job *job, lk_error *error)
 {
     job->size['B' - 'A'] = sequences_of(job);
-    job->size['T' - 'A'] = has_sequences(job) ? job->lead[1] : 1;
+    job->size['T' - 'A'] = job->lead_rank == 2 ? job->lead[1] : 1;
     const lk_status status = logprobs_prepare(job, error);
     if (status == LK_OK)
         head_prepare(job);

@@ -32,6 +32,9 @@ static trial pad(const trial *packed, int64_t longest)
 {
     trial t = trial_copy(packed);
     t.size['T' - 'A'] = longest;
+    t.lead_rank = 2; /* of `*` */
+    t.lead[0] = t.size['B' - 'A'];
+    t.lead[1] = longest;
     trial_find(&t, trial_offsets(packed)->is->name)->given = false;
     for (int i = 0; i < t.inputs; i++) {
         const trial_input *from = &packed->in[i];

@@ -28,6 +28,7 @@ ROW, PAIR = [[0.25, 0.5, 0.25]], {"a": [0.5, 3.0], "b": [0.0, 0.0]}
 HUBERS = [{"loss": "huber"}, {"loss": "mse"}]
 PACKED = {"logits": [[0.2, 0.4, 0.4], [0.1, 0.3, 0.6], [0, 0, 0]], "targets": [2, 0, 1], "offsets": [0, 2, 3]}
 HEAD = {"hidden": [[[1, -1], [0.5, 2]]], "targets": [[0, 2]], "weight": [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.6]]}
+HEADS = {**HEAD, "hidden": HEAD["hidden"][0], "targets": [0, 2], "offsets": [0, 1, 2]}
 VECTORS = {"anchors": [[1, 0], [1, 2]], "candidates": [[1, 1], [2, 1]]}
 MORE: dict[str, list[dict]] = {
     "composite": [
@@ -50,8 +51,9 @@ MORE: dict[str, list[dict]] = {
         {"inputs": {**HEAD, "lengths": [1]}},
         {"inputs": {**HEAD, "position_weight": [[1, 1]]}},
         {"inputs": {**HEAD, "position_weight": [1, 1]}},
+        {"inputs": HEADS},
     ],
-    "linear_token_logprobs": [{"inputs": HEAD}],
+    "linear_token_logprobs": [{"inputs": HEAD}, {"inputs": HEADS}],
     "margin_mse": [
         {
             "inputs": {

@@ -42,6 +42,11 @@ static void shape_of(const sample *s, const char *pattern, const sizes *z, lk_te
     for (const char *p = pattern; *p; p += strcspn(p, " "), p += strspn(p, " ")) {
         if (*p == '~')
             continue;
+        if (*p == '*' && z->packed) {
+            fixed[letters] = -1;
+            moved[letters++] = z->letter[p[1] == '-' ? 'B' - 'A' : 'P' - 'A'];
+            continue;
+        }
         if (*p == '*') {
             leads = z->leads - (p[1] == '-' && z->leads > 0);
             continue;

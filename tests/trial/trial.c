@@ -64,7 +64,7 @@ const trial_input *trial_offsets(const trial *t)
 
 /* The shape of a pattern with the trial's sizes: one of losskit.h, or one with single leading sizes
  * by their labels. False if there is no such shape: an option gives an axis an invalid position, or
- * sequences are packed and have no T. */
+ * sequences are packed and have no T: there `*` is the positions, P, and `*-` the sequences, B. */
 bool lay_out(const trial *t, const char *pattern, layout *to)
 {
     char letters[LK_MAX_RANK + 1];
@@ -74,7 +74,11 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
         pattern = loss_pattern(t);
     for (const char *p = pattern; *p;) {
         size_t length = strcspn(p, " ");
-        if (*p == '*') {
+        if (*p == '*' && packed) {
+            axis[n] = -1;
+            more[n] = 0;
+            letters[n++] = p[1] == '-' ? 'B' : 'P';
+        } else if (*p == '*') {
             leads = t->lead_rank - (p[1] == '-');
         } else if (*p != '~') {
             axis[n] = -1;
@@ -93,7 +97,7 @@ bool lay_out(const trial *t, const char *pattern, layout *to)
         }
         p += length + strspn(p + length, " ");
     }
-    *to = (layout){.rank = n + leads, .count = 1, .leading = strchr(pattern, '*') != NULL};
+    *to = (layout){.rank = n + leads, .count = 1, .leading = strchr(pattern, '*') && !packed};
     if (to->rank > LK_MAX_RANK || leads < 0)
         return false;
     for (int i = 0; i < n; i++) {
