@@ -269,12 +269,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         start();
     if (size == 0)
         return 0;
-    const char *stream = (const char *)data + 1;
+    const char *bytes = (const char *)data + 1;
     const size_t cut = size > 1 ? data[0] % size : 0;
-    text passed = {0}, heard = replies_to(stream, size - 1, cut);
+    text passed = {0}, heard = replies_to(bytes, size - 1, cut);
     framing f = {0}, again = {0};
-    append(&passed, stream, size - 1);
-    passed.size = framing_pass(&f, stream, size - 1, passed.data);
+    append(&passed, bytes, size - 1);
+    passed.size = framing_pass(&f, bytes, size - 1, passed.data);
     passed.data[passed.size] = '\0';
     compare(&f, &passed, &heard);
     /* What was passed on is passed on as it is. */
