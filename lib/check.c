@@ -117,12 +117,13 @@ static lk_status check_dtypes(single *s, lk_error *error)
     return LK_OK;
 }
 
-/* The type of an input that was given without one. */
+/* The type of an input that was given without one: that of what is differentiated, and where
+ * nothing is, f32, whatever types the others have. */
 static lk_dtype default_dtype(const single *s, unsigned dtypes)
 {
     lk_dtype primary = s->given[s->primary].dtype;
     if (dtypes & LK_FLOATS)
-        return lk_is_float(primary) ? primary : LK_F32;
+        return has_gradient(s, s->primary) && lk_is_float(primary) ? primary : LK_F32;
     return dtypes & LK_INTS ? LK_I64 : LK_BOOL;
 }
 

@@ -7,7 +7,7 @@
 
 /* The largest document needs a quarter of it (test_trees). Memory that is never written costs
  * nothing. */
-enum { PIECE = 16 * 1024 * 1024, ALIGN = 16 };
+enum { PIECE = 32 * 1024 * 1024, ALIGN = 16 };
 
 static _Thread_local struct {
     char *base; /* NULL: trees are allocated by malloc */
