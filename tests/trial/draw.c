@@ -98,6 +98,16 @@ static void draw_option(trial *t, const lk_field *f)
     }
 }
 
+/* Is it one of the words of "none|sum|mean"? */
+static bool has_word(const char *words, const char *word)
+{
+    const size_t n = strlen(word);
+    for (const char *at = words; (at = strstr(at, word)); at += n)
+        if ((at == words || at[-1] == '|') && (at[n] == '|' || at[n] == '\0'))
+            return true;
+    return false;
+}
+
 static void draw_options(trial *t, const wish *w)
 {
     bool any = !w->plain && chance(0.75);
@@ -109,7 +119,7 @@ static void draw_options(trial *t, const wish *w)
             continue;
         if ((w->sloped && (f->flags & LK_HOLDS)) || (w->single && (f->flags & LK_COUPLES)))
             continue;
-        if (reduction && w->reduction)
+        if (reduction && w->reduction && has_word(f->choices, w->reduction))
             trial_set(t, f->name, w->reduction);
         else if (!f->fallback || (any && chance(0.25)) || (reduction && chance(0.6)) ||
                  (w->needy && f->type == LK_INTEGER && (f->flags & LK_OFF) && chance(0.7)))
@@ -324,8 +334,9 @@ static lk_dtype draw_dtype(unsigned dtypes)
     return type;
 }
 
-/* Check a call with these inputs, options and outputs. */
-static lk_status try_check(const trial *t, lk_error *error)
+/* Check a call with these inputs, options and outputs. Stores what it costs, unless that is NULL.
+ */
+static lk_status try_check(const trial *t, lk_error *error, int64_t *cost)
 {
     lk_call *call = must(lk_call_new(t->loss));
     lk_status status = LK_OK;
@@ -341,6 +352,8 @@ static lk_status try_check(const trial *t, lk_error *error)
         status = lk_call_want(call, t->want[i], error);
     if (status == LK_OK)
         status = lk_call_check(call, error);
+    if (status == LK_OK && cost)
+        *cost = lk_call_cost(call);
     lk_call_free(call);
     return status;
 }
@@ -408,6 +421,7 @@ static bool draw_input(trial *t, trial_input *in, double scale, const wish *w)
 /* Draw all inputs. Returns the result of checking them with the options. */
 static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
 {
+    enum { MOST = 1 << 28 }; /* a quarter of a second */
     double scale = chance(0.5) ? 1 : 1 + 9 * random_unit();
     for (int i = 0; t->is->inputs[i].name; i++, t->inputs++)
         t->in[i] = (trial_input){.is = &t->is->inputs[i]};
@@ -415,7 +429,10 @@ static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
         for (int i = 0; i < t->inputs; i++)
             if (((t->in[i].is->flags & LK_OFFSETS) != 0) == (pass == 0) && !draw_form(t, i))
                 return LK_OPTION_CONFLICT;
-    lk_status status = try_check(t, error);
+    int64_t cost = 0;
+    lk_status status = try_check(t, error, &cost);
+    if (w->huge && cost > MOST)
+        return LK_OPTION_CONFLICT; /* pairs of many */
     for (int i = 0; i < t->inputs && status == LK_OK; i++)
         if (t->in[i].given && !draw_input(t, &t->in[i], scale, w))
             status = LK_OPTION_CONFLICT;
@@ -433,7 +450,7 @@ static void want_all(trial *t)
             trial_want(t, "grad.", t->in[i].is->name);
     for (const lk_output *o = t->is->outputs; o->name; o++) {
         trial_want(t, "", o->name);
-        if (try_check(t, NULL) == LK_UNKNOWN_OUTPUT)
+        if (try_check(t, NULL, NULL) == LK_UNKNOWN_OUTPUT)
             t->wants--;
     }
 }
