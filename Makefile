@@ -313,7 +313,7 @@ test-exhaustive: $(VMATH) $(TESTS)/test_double $(TESTS)/test_number_read $(TESTS
 clients: all
 	$(Q).ci/deps python3-numpy jq libcurl4-openssl-dev
 	tests/console.sh $(B)/lossd api/shell/README.md
-	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio tests.test_local
+	cd api/python && LOSSD=$(abspath $(B))/lossd /usr/bin/python3 -m unittest tests.test_client tests.test_aio tests.test_llama tests.test_local
 	$(Q)$(MAKE) --no-print-directory $(B)/clients/test_lossd
 	cd api/c && LOSSD=$(abspath $(B))/lossd $(abspath $(B))/clients/test_lossd
 	$(Q)if command -v javac >/dev/null; then javac -Xlint:all -Werror -d $(B)/clients/java api/java/*.java && \
