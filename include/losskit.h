@@ -8,8 +8,9 @@
  * particular loss.
  *
  * There are two ways to evaluate: lk_evaluate() in one step, or an lk_call, whose blocks may be run
- * by any number of threads. Both give the same bits, whatever the threads, the alignment, and the
- * other outputs that are requested.
+ * by any number of threads. The same inputs and options give the same bits, on every processor,
+ * instruction set and operating system, whatever the threads, the alignment, the split of a batch
+ * over calls, and the other outputs that are requested.
  *
  * The library starts no threads, does no I/O, never prints, never exits, and reads no environment
  * variables. Every function may be called from any thread. An object may be used by only one thread
@@ -277,7 +278,8 @@ const lk_loss *lk_loss_find(const char *name);
 /* The description of a loss. Never NULL. */
 const lk_description *lk_loss_describe(const lk_loss *loss);
 
-/* Instruction sets. */
+/* Instruction sets. They differ in speed, not in results; but of a NaN nothing is promised, except
+ * that it is one. */
 
 /* The instruction sets that this build was compiled for, fastest first. The last one is "scalar",
  * which runs everywhere and is the reference. lk_isa_name(i) is NULL outside 0..lk_isa_count()-1.
@@ -295,6 +297,10 @@ bool lk_isa_use(const char *name);
 
 /* The name of the selected instruction set. */
 const char *lk_isa_used(void);
+
+/* Whether this processor has fused multiply-adds. Without them the results are the same, but take
+ * many times as long. */
+bool lk_isa_fuses(void);
 
 /* Calls. */
 

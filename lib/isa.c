@@ -6,6 +6,8 @@
  */
 #include "internal.h"
 
+#include "vector/fused.h"
+
 #include <stdatomic.h>
 
 #if defined(__x86_64__)
@@ -111,6 +113,11 @@ bool lk_isa_use(const char *name)
 const char *lk_isa_used(void)
 {
     return isas[used()].name;
+}
+
+bool lk_isa_fuses(void)
+{
+    return lk_has_fma();
 }
 
 static const lk_loss *const *scalar(void)

@@ -230,6 +230,10 @@ static void on_started(uv_async_t *handle)
     for (int i = 0; http_url(server, i); i++)
         log_line(LOG_INFO, "listening", "url", http_url(server, i), "isa", lk_isa_used(), "workers",
                  workers, "loops", loops, "version", lk_version(), NULL);
+    if (!lk_isa_fuses())
+        log_line(LOG_WARN, "slow processor", "why",
+                 "it has no fused multiply-add; results are the same, and take many times as long",
+                 NULL);
     log_flush();
     greet(all.flags, server);
     systemd_notify("READY=1");
