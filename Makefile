@@ -254,10 +254,10 @@ $(REPLAYS): $(TESTS)/fuzz_%: tests/fuzz/fuzz_%.c tests/fuzz/replay.c $(TESTED_OB
 	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $(filter-out %.h %.def,$^) $(LDFLAGS) $(TEST_PACKAGES_LIBS) -lm -o $@
 
 define vmath_rules
-$(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c | ready
+$(TESTS)/test_vmath_$(1)_$(2): tests/unit/test_vmath.c $(B)/lib/vector/fused.o | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
-	$$(Q)$$(CC) $$(TEST_FLAGS) $$(KERNEL) $$(ISA_$(1)) -DLK_ELEMENT_$(2) $$(CFLAGS) $$< $$(LDFLAGS) \
+	$$(Q)$$(CC) $$(TEST_FLAGS) $$(KERNEL) $$(ISA_$(1)) -DLK_ELEMENT_$(2) $$(CFLAGS) $$(filter %.c %.o,$$^) $$(LDFLAGS) \
 		$$(TEST_PACKAGES_LIBS) -lm -o $$@
 endef
 $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(eval $(call vmath_rules,$(isa),$(e)))))
@@ -268,7 +268,7 @@ $(foreach isa,$(ISAS),$(foreach e,F64 F32 F16 BF16,$(eval $(call vmath_rules,$(i
 test: check
 
 # A variant that this processor lacks is named and left out.
-check: all $(UNITS) $(PROGRAMS) $(REPLAYS) $(VMATH) header-check api-check
+check: all $(UNITS) $(PROGRAMS) $(TESTS)/bits $(REPLAYS) $(VMATH) header-check api-check
 	$(Q)$(foreach name,FLAVOUR CC CXX AR PKG_CONFIG EMULATOR,$(name)="$($(name))") tests/run.sh $(TESTS)
 
 STEPS := $(LIB_OBJS) $(B)/liblosskit.a $(B)/liblosskit.so.0 $(SERVER_OBJS) $(B)/lossd $(if $(TESTING),\

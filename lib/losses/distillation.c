@@ -371,37 +371,38 @@ LK_INLINE double sweep_values(pair *r, const int divergence, const bool careful,
     r->anchor = r->sum = r->plus = r->minus = r->even = 0;
     for (int64_t c = 0; c < r->classes; c += CHUNK) {
         const int64_t end = r->classes - c < CHUNK ? r->classes : c + CHUNK;
-        vec value = {0}, slope = {0}, anchor = {0}, lead = {0}, plus = {0}, minus = {0}, even = {0};
+        tally value = {0}, slope = {0}, anchor = {0}, plus = {0}, minus = {0}, even = {0};
+        vec lead = {0};
         for (int64_t k = c; k < end; k += LANES) {
             const int64_t n = LK_TAIL(k, end);
             const mask inside = m_first(n);
             const lanes a = lanes_of(r, k, n, careful);
-            value += v_where(inside, careful ? careful_value(r, &a, divergence)
-                                             : plain_value(r, &a, divergence));
+            tally_add(&value, v_where(inside, careful ? careful_value(r, &a, divergence)
+                                                      : plain_value(r, &a, divergence)));
             if (careful)
                 far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), far);
             if (slopes && divergence == TVD) {
                 const vec p = v_where(inside, a.p), d = difference(&a, careful);
-                plus += v_where(d > zero, p);
-                minus += v_where(d < zero, p);
-                even += v_where(d == zero, p);
+                tally_add(&plus, v_where(d > zero, p));
+                tally_add(&minus, v_where(d < zero, p));
+                tally_add(&even, v_where(d == zero, p));
             } else if (slopes && divergence == JSD && !careful) {
-                slope += v_where(inside, a.p * slope_of(r, &a, divergence, false));
+                tally_add(&slope, v_where(inside, a.p * slope_of(r, &a, divergence, false)));
             } else if (slopes && has_mean(divergence) && careful) {
                 const mask leads = inside & (a.p > v_set(leading));
                 const vec by = slope_of(r, &a, divergence, careful);
-                slope += v_where(inside & ~leads, a.p * by);
-                anchor += v_where(leads, by);
+                tally_add(&slope, v_where(inside & ~leads, a.p * by));
+                tally_add(&anchor, v_where(leads, by));
                 lead += v_where(leads, v_set(1));
             }
         }
-        total += (double)v_sum(value);
-        r->sum += (double)v_sum(slope);
-        r->anchor += (double)v_sum(anchor);
-        led += (double)v_sum(lead);
-        r->plus += (double)v_sum(plus);
-        r->minus += (double)v_sum(minus);
-        r->even += (double)v_sum(even);
+        total += (double)tally_sum(value);
+        r->sum += (double)tally_sum(slope);
+        r->anchor += (double)tally_sum(anchor);
+        led += v_count(lead);
+        r->plus += (double)tally_sum(plus);
+        r->minus += (double)tally_sum(minus);
+        r->even += (double)tally_sum(even);
     }
     if (led > 0)
         r->sum -= r->student.others / r->student.sum * r->anchor;
@@ -416,7 +417,8 @@ LK_INLINE double sweep_values(pair *r, const int divergence, const bool careful,
 static double over_of(const pair *r)
 {
     const vec lead = v_set(leading), one = v_set(1);
-    double over = 0, leads = 0;
+    wide_tally over = {0};
+    double leads = 0;
     if (r->given == TEACHER_LOGITS)
         return 0;
     for (int64_t k = 0; k < r->classes; k += LANES) {
@@ -424,17 +426,17 @@ static double over_of(const pair *r)
         const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
         const mask leader = inside & (a.q > lead);
         const vec short_of_1 = r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq);
-        over += wide_sum(v_wide(v_select(leader, short_of_1, v_where(inside, a.q))));
-        leads += (double)v_sum(v_where(leader, one));
+        wide_add(&over, v_wide(v_select(leader, short_of_1, v_where(inside, a.q))));
+        leads += v_count(v_where(leader, one));
     }
-    return over + (leads - 1);
+    return wide_sum(over) + (leads - 1);
 }
 
 /* For distributions that are close everywhere: log p - log q without the terms that are common to
  * the row, using sum p = 1. The teacher's largest class is the origin. */
 static void draw_near(pair *r)
 {
-    double apart = r->over;
+    wide_tally apart = {0};
     int64_t origin = 0;
     real most = -(real)INFINITY;
     for (int64_t k = 0; k < r->classes; k++) {
@@ -450,9 +452,9 @@ static void draw_near(pair *r)
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const mask inside = m_first(LK_TAIL(k, r->classes));
         const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
-        apart += wide_sum(v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
+        wide_add(&apart, v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
     }
-    r->apart = (real)lk_log1p(apart);
+    r->apart = (real)lk_log1p(r->over + wide_sum(apart));
 }
 
 /* sign(p-q) minus its mean under p. These nearly cancel where one sign has most of the mass, so the

@@ -382,11 +382,12 @@ LK_INLINE double similarity(const plan *p, int64_t token, int64_t other, real fo
 {
     const int64_t stride = p->queries.stride;
     const real *a = p->queries.h + token * stride, *b = p->documents.h + other * stride;
-    wide_half sum[WIDE_PARTS] = {{0}};
-    for (int64_t k = 0; k < stride && sizeof(real) < sizeof(double); k += LANES)
-        for (int i = 0; i < WIDE_PARTS; i++)
-            sum[i] += w_read_half(a + k + i * HALF_LANES) * w_read_half(b + k + i * HALF_LANES);
-    return sizeof(real) < sizeof(double) ? w_sum(w_fold(w_whole(sum))) : (double)found;
+    wide_sums sum = {0};
+    for (int64_t k = 0; k < stride && sizeof(real) < sizeof(double); k += STRIDE) {
+        const wide_stride x = w_read_stride(a + k), y = w_read_stride(b + k);
+        w_add_products(&sum, &x, &y);
+    }
+    return sizeof(real) < sizeof(double) ? w_sum(sum) : (double)found;
 }
 
 /* Add these to the scores, of which those of query i come first, and note which tokens they are. */

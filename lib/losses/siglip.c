@@ -5,6 +5,7 @@
 #include "rows/elements.h"
 #include "rows/prefixes.h"
 #include "rows/table.h"
+#include "vector/tally.h"
 #include "vector/vmath.h"
 
 enum { A, B, POSITIVE, SCALE, BIAS, GRAD_OUTPUT };
@@ -214,15 +215,15 @@ static void one_row(const lk_job *job, int64_t i, const real *c, lk_block *block
 {
     const int64_t columns = job->size['M' - 'A'];
     const vec scale = option_of(job, SCALE), bias = option_of(job, BIAS);
-    wide loss = {0}, by_scale = {0}, by_bias = {0};
+    wide_tally loss = {0}, by_scale = {0}, by_bias = {0};
     for (int64_t k = 0; k < columns; k += LANES) {
         const mask there = m_first(LK_TAIL(k, columns));
         const vec x = v_read(c + k);
         const logits l = logits_of(job, scale, bias, i, k, LK_TAIL(k, columns), x);
         const vec slope = v_where(there, slope_of(&l));
-        loss += v_wide(v_where(there, softplus_of(&l)));
-        by_scale += v_wide(slope) * v_wide(v_where(there, x));
-        by_bias += v_wide(slope);
+        wide_add(&loss, v_wide(v_where(there, softplus_of(&l))));
+        wide_add(&by_scale, v_wide(slope) * v_wide(v_where(there, x)));
+        wide_add(&by_bias, v_wide(slope));
     }
     pair_put(job, block, i, wide_sum(loss));
     block->sum[SLOPE_SCALE] += wide_sum(by_scale);

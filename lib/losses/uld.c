@@ -98,7 +98,7 @@ static room room_of(const lk_job *job, void *scratch, size_t *bytes)
 {
     const int64_t V = size(job, 'V'), W = size(job, 'W'), most = V > W ? V : W;
     const size_t ranks = (size_t)most * sizeof(lk_rank), teacher = (size_t)W * sizeof(double);
-    const size_t reals = (size_t)(most + LANES) * sizeof(real);
+    const size_t reals = (size_t)padded_lanes(most) * sizeof(real);
     char *at = scratch;
     *bytes = 2 * ranks + teacher + 2 * reals;
     if (!at)

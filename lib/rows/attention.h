@@ -8,6 +8,7 @@
 
 #include "rows/class_row.h"
 #include "rows/scalar.h"
+#include "vector/tally.h"
 #include "vector/vmath.h"
 
 enum { MASKED = -1, NO_WORD = -2 };
@@ -30,7 +31,7 @@ typedef struct attention {
     double *c;     /* [S] the sum of it over the earlier steps */
     double *later; /* [S] F: the gradient that later steps contribute */
     double *d;     /* [S] the gradient that the coverage of all steps contributes */
-    real *z;       /* [S] scores, exponentials, gradients; in whole vectors */
+    real *z;       /* [S] scores, exponentials, gradients; in whole strides */
 } attention;
 
 /* The attention of a step, to e->a, and the logarithm of the attention on the word y, both from
@@ -63,13 +64,13 @@ LK_STATIC double attention_of_scores(attention *e, step *s, const elem *x, int64
     }
     const vec top = v_set((real)s->top);
     for (int64_t k = 0; k < e->S; k += CHUNK) {
-        vec sum = {0};
+        tally sum = {0};
         for (int64_t i = k; i < e->S && i < k + CHUNK; i += LANES) {
             const vec z = v_exp_nonpos(v_read(e->z + i) - top);
             v_write(e->z + i, z);
-            sum += z;
+            tally_add(&sum, z);
         }
-        s->missed += (double)v_sum(sum);
+        s->missed += (double)tally_sum(sum);
     }
     s->sum = s->missed;
     for (int64_t i = 0; i < e->S; i++) {

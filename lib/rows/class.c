@@ -284,7 +284,8 @@ typedef struct few_visit {
     int64_t apart;   /* from row to row, in elements */
     lk_block *block; /* that of the next group, before block_end */
     int64_t block_end;
-    double sum[CLASSWISE_SUMS][LANES]; /* of the block, a lane each */
+    double sum[CLASSWISE_SUMS][STRIDE]; /* of the block: each STRIDE-th row */
+    int lane;                           /* the sum of the next row */
 } few_visit;
 
 /* class_refuse for a row whose classes may lie apart. */
@@ -338,12 +339,13 @@ static void few_end(few_visit *v, int64_t first, const class_targets *t, const f
     for (int k = 0; k < LANES; k += HALF_LANES) {
         half_write(main + k, weighed(t->main + k, r->main + k));
         half_write(z + k, weighed(t->z + k, r->z_part + k));
-        half_write(v->sum[MAIN] + k, half_read(v->sum[MAIN] + k) + half_read(main + k));
-        half_write(v->sum[Z] + k, half_read(v->sum[Z] + k) + half_read(z + k));
+        double *sum = v->sum[MAIN] + v->lane + k, *sum_z = v->sum[Z] + v->lane + k;
+        half_write(sum, half_read(sum) + half_read(main + k));
+        half_write(sum_z, half_read(sum_z) + half_read(z + k));
     }
     for (int k = 0; job->out_wanted && k < r->count; k++) {
-        v->sum[SUM_NLL][k] += (double)r->nll[k];
-        v->sum[SUM_RIGHT][k] += r->y[k] >= 0 && r->argmax[k] == r->y[k];
+        v->sum[SUM_NLL][v->lane + k] += (double)r->nll[k];
+        v->sum[SUM_RIGHT][v->lane + k] += r->y[k] >= 0 && r->argmax[k] == r->y[k];
         put_row(job, NLL, first + k, (double)r->nll[k]);
         put_row(job, LSE, first + k, (double)r->lse[k]);
         put_row(job, ENTROPY, first + k, (double)r->entropy[k]);
@@ -351,22 +353,25 @@ static void few_end(few_visit *v, int64_t first, const class_targets *t, const f
     }
     for (int k = 0; (v->value || o->reduce.reduction == LK_NONE) && k < r->count; k++)
         put_parts(job, v->value, first + k, main[k], z[k]);
+    v->lane = (v->lane + LANES) % STRIDE;
 }
 
 /* The sums of the block are complete. */
 static void few_end_block(few_visit *v)
 {
     for (int i = 0; i < CLASSWISE_SUMS; i++)
-        for (int k = 0; k < LANES; k++) {
+        for (int k = 0; k < STRIDE; k++) {
             v->block->sum[i] += v->sum[i][k];
             v->sum[i][k] = 0;
         }
+    v->lane = 0;
 }
 
 /* Rows that are evenly apart. A group never spans two blocks. */
 static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
 {
     class_targets t = {0};
+    v->lane = 0;
     for (const int64_t stop = first + count; first < stop; first += r.count) {
         if (first == v->block_end) {
             few_end_block(v);

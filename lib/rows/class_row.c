@@ -5,6 +5,7 @@
 #include "rows/class_row.h"
 
 #include "rows/class_terms.h"
+#include "vector/tally.h"
 #include "vector/vmath.h"
 
 bool class_streams(const elem *grad, int64_t rows, int64_t width)
@@ -48,7 +49,7 @@ LK_INLINE real class_weight(const class_plan *p, int64_t k)
     return w;
 }
 
-/* z of the classes k..k+n-1 (n <= CHUNK), in whole vectors, padded with -inf, which changes neither
+/* z of the classes k..k+n-1 (n <= CHUNK), in whole strides, padded with -inf, which changes neither
  * a maximum nor a sum of exponentials. Returns the maximum, ignoring NaN. */
 LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, real *z,
                                const bool capped)
@@ -79,6 +80,8 @@ LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, re
         v_write(z + k, u);
         a = v_max(u, a);
     }
+    for (const int64_t padded = padded_lanes(n); PARTS > 1 && k < padded; k += LANES)
+        v_write(z + k, v_set(-(real)INFINITY));
     return v_top(v_max(a, b));
 }
 
@@ -116,22 +119,27 @@ LK_INLINE vec class_exp(real *z, vec shift, const bool keep, vec *tops)
     return v_where(~top, e);
 }
 
-/* The sum of e^(z - shift); with `keep` the exponentials replace z. With `apart`, elements equal to
- * the shift are counted in *tops instead of summed. */
+/* The sum of e^(z - shift) of whole strides; with `keep` the exponentials replace z. With `apart`,
+ * elements equal to the shift are counted in *tops instead of summed. */
 LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep, const bool apart,
                              double *tops)
 {
     const vec s = v_set(shift);
-    vec sum[4] = {{0}, {0}, {0}, {0}}, count = {0};
+    tally sum[4] = {{.added = 0}, {.added = 0}, {.added = 0}, {.added = 0}};
+    vec count = {0};
     int64_t k = 0;
-    for (; k + 4 * LANES <= n; k += 4 * LANES)
-        for (int i = 0; i < 4; i++)
-            sum[i] += class_exp(z + k + i * LANES, s, keep, apart ? &count : NULL);
+    for (; k + 4 * STRIDE <= n; k += 4 * STRIDE) {
+        PARTS_UNROLLED
+        for (int i = 0; i < 4 * PARTS; i++) {
+            vec *tops_of = apart ? &count : NULL;
+            tally_add(&sum[i / PARTS], class_exp(z + k + i * LANES, s, keep, tops_of));
+        }
+    }
     for (; k < n; k += LANES)
-        sum[0] += class_exp(z + k, s, keep, apart ? &count : NULL);
+        tally_add(&sum[0], class_exp(z + k, s, keep, apart ? &count : NULL));
     if (apart)
-        *tops += (double)v_sum(count);
-    return v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        *tops += v_count(count);
+    return tally_sum(tally_four(sum));
 }
 
 real class_exps(real *z, int64_t n, real shift)
@@ -144,7 +152,7 @@ real class_sum_exp(real *z, int64_t n, real shift)
     return class_exps_of(z, n, shift, false, false, NULL);
 }
 
-/* Add one chunk of a row to its sums, in whole vectors; with a shift of its own, the exponentials
+/* Add one chunk of a row to its sums, in whole strides; with a shift of its own, the exponentials
  * are kept in z. */
 static __attribute__((noinline)) void class_add_exps(class_norm *r, const class_row *row, real *z,
                                                      int64_t n, real shift)
@@ -284,7 +292,7 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
     const vec lane = __builtin_convertvector(m_iota(), vec);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec off = {0}, cross = {0}, others = {0}, tops = {0}, excess = {0};
+        tally off = {0}, cross = {0}, others = {0}, tops = {0}, excess = {0};
         vec leader = v_set(-1);
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
@@ -295,27 +303,27 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
                 vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
                 vec wq = v_where(inside, w * q);
                 const mask here = d == zero;
-                cross += v_where(wq != zero, wq * d);
-                others += v_where(~here, wq);
-                tops += v_where(here, wq);
+                tally_add(&cross, v_where(wq != zero, wq * d));
+                tally_add(&others, v_where(~here, wq));
+                tally_add(&tops, v_where(here, wq));
                 leader = v_select(here, lane + v_set((real)i), leader);
                 if (p->minus_entropy)
-                    excess += v_where(wq != zero, wq * (v_log(q) - (d - log_sum)));
+                    tally_add(&excess, v_where(wq != zero, wq * (v_log(q) - (d - log_sum))));
             } else {
                 vec w = class_weights(p, k + i, lanes);
                 int64_t y = row->y - k - i;
                 mask apart = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
-                off += v_where(inside & apart & (w != zero), w * d);
+                tally_add(&off, v_where(inside & apart & (w != zero), w * d));
             }
         }
         if (!row->t) {
-            s.off_scores += (double)v_sum(off);
+            s.off_scores += (double)tally_sum(off);
             continue;
         }
-        s.cross += (double)v_sum(cross);
-        s.others += (double)v_sum(others);
-        s.tops += (double)v_sum(tops);
-        s.excess += p->minus_entropy ? (double)v_sum(excess) : 0;
+        s.cross += (double)tally_sum(cross);
+        s.others += (double)tally_sum(others);
+        s.tops += (double)tally_sum(tops);
+        s.excess += p->minus_entropy ? (double)tally_sum(excess) : 0;
         s.leader = r->own == 1 && v_top(leader) >= 0 ? k + (int64_t)v_top(leader) : s.leader;
     }
     return s;
@@ -328,18 +336,19 @@ double class_entropy(const class_plan *p, const class_row *row, const class_norm
     const vec top = v_set(r->top), zero = {0}, one = v_set(1);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        vec heat = {0}, below = {0}, at = {0};
+        tally heat = {0}, below = {0};
+        vec at = {0};
         class_scores(p, row->x + k, n, z);
         for (int64_t i = 0; i < n; i += LANES) {
             const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
             const mask here = d == zero;
-            heat += v_where(e != zero, e * d);
-            below += v_where(~here, e);
+            tally_add(&heat, v_where(e != zero, e * d));
+            tally_add(&below, v_where(~here, e));
             at += v_where(here, one);
         }
-        total += (double)v_sum(heat);
-        others += (double)v_sum(below);
-        tops += (double)v_sum(at);
+        total += (double)tally_sum(heat);
+        others += (double)tally_sum(below);
+        tops += v_count(at);
     }
     *gap = -total / (tops + others);
     return class_log_sum(tops, others) + *gap;

@@ -110,14 +110,14 @@ LK_DRIVER size_t class_kept_size(int64_t width);
  * gives the same bits on the fast path, but not elsewhere. */
 LK_DRIVER void class_keep(const class_plan *p, class_row *row, void *scratch, int k);
 
-/* z of n classes (n <= CHUNK), in whole vectors, padded with -inf, which changes neither a maximum
+/* z of n classes (n <= CHUNK), in whole strides, padded with -inf, which changes neither a maximum
  * nor a sum of exponentials. Returns the maximum, ignoring NaN. */
 LK_DRIVER real class_scores(const class_plan *p, const elem *x, int64_t n, real *z);
 
-/* The maximum of whole vectors, ignoring NaN. */
+/* The maximum of whole strides, ignoring NaN. */
 LK_DRIVER real class_max(const real *z, int64_t n);
 
-/* Replace z by e^(z - shift), in whole vectors. Returns their sum. */
+/* Replace z by e^(z - shift), in whole strides. Returns their sum. */
 LK_DRIVER real class_exps(real *z, int64_t n, real shift);
 
 /* The same sum, leaving z unchanged. */

@@ -5,6 +5,7 @@
 #include "rows/directed.h"
 
 #include "rows/product.h"
+#include "vector/tally.h"
 #include "vector/vmath.h"
 #include "vector/wide.h"
 
@@ -306,7 +307,7 @@ static real top_of(const real *x, int64_t n, real top)
 static void add_line(sums *to, const real *x, const real *s, int64_t n, double own, bool smooth)
 {
     const vec none = v_set(-(real)INFINITY), top = v_set(to->top);
-    wide rest = {0}, moment = {0}, allowed = {0}, sum = {0};
+    wide_tally rest = {0}, moment = {0}, allowed = {0}, sum = {0};
     for (int64_t k = 0; k < n; k += LANES) {
         const int64_t left = LK_TAIL(k, n);
         const vec y = v_read_tail(x + k, left, -(real)INFINITY);
@@ -314,11 +315,11 @@ static void add_line(sums *to, const real *x, const real *s, int64_t n, double o
         const wide e = v_wide(v_where(there, v_exp_nonpos(y - top)));
         const wide d = v_wide(v_read_tail(s + k, left, 0)) - w_set(own);
         const wide_mask count = __builtin_convertvector(there, wide_mask);
-        rest += e;
-        moment += (wide)((wide_mask)(e * d) & count);
+        wide_add(&rest, e);
+        wide_add(&moment, (wide)((wide_mask)(e * d) & count));
         if (smooth) {
-            allowed += (wide)((wide_mask)w_set(1) & count);
-            sum += (wide)((wide_mask)d & count);
+            wide_add(&allowed, (wide)((wide_mask)w_set(1) & count));
+            wide_add(&sum, (wide)((wide_mask)d & count));
         }
     }
     to->rest += wide_sum(rest);

@@ -53,8 +53,7 @@ void elements_narrow(const real *x, int64_t n, elem *to)
     }
 }
 
-/* So many sums run beside each other, whatever the length of a vector: element i goes to sum i
- * modulo that. */
+/* So many sums run beside each other: element i goes to sum i modulo that. */
 enum { SUMS = 32, HALVES = SUMS / HALF_LANES };
 
 LK_INLINE void add(wide_half sum[HALVES], const real *x)
@@ -77,5 +76,5 @@ double elements_sum(const real *x, int64_t n)
     for (int left = HALVES / 2; left > 0; left /= 2)
         for (int p = 0; p < left; p++)
             sum[p] += sum[p + left];
-    return w_sum(sum[0]);
+    return half_sum(sum[0]);
 }

@@ -43,7 +43,7 @@ double pair_largest(const elem *v, int64_t width)
         most = v_max(v_abs(x), most);
         taint += v_set(0) * x;
     }
-    return isnan(v_sum(taint)) ? (double)NAN : (double)v_top(most);
+    return isnan(v_count(taint)) ? (double)NAN : (double)v_top(most);
 }
 
 typedef struct pair_dots {
@@ -54,29 +54,30 @@ typedef struct pair_dots {
 LK_INLINE pair_dots pair_products(const bool far, const pair *p, const elem *x, const elem *y,
                                   int64_t width)
 {
-    wide_half xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
+    wide_sums xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
-    for (; !far && k + 2 * LANES <= width; k += 2 * LANES) {
-        wide a = w_load(x + k, LANES), b = w_load(y + k, LANES);
-        wide a2 = w_load(x + k + LANES, LANES), b2 = w_load(y + k + LANES, LANES);
-        xx += w_fold(a * a);
-        xy += w_fold(a * b);
-        yy += w_fold(b * b);
-        xx2 += w_fold(a2 * a2);
-        xy2 += w_fold(a2 * b2);
-        yy2 += w_fold(b2 * b2);
+    for (; !far && k + 2 * STRIDE <= width; k += 2 * STRIDE) {
+        const wide_stride a = w_load_stride(x + k, STRIDE), b = w_load_stride(y + k, STRIDE);
+        const wide_stride a2 = w_load_stride(x + k + STRIDE, STRIDE);
+        const wide_stride b2 = w_load_stride(y + k + STRIDE, STRIDE);
+        w_add_products(&xx, &a, &a);
+        w_add_products(&xy, &a, &b);
+        w_add_products(&yy, &b, &b);
+        w_add_products(&xx2, &a2, &a2);
+        w_add_products(&xy2, &a2, &b2);
+        w_add_products(&yy2, &b2, &b2);
     }
-    for (; k < width; k += LANES) {
-        wide a = w_load(x + k, LK_TAIL(k, width)), b = w_load(y + k, LK_TAIL(k, width));
+    for (; k < width; k += STRIDE) {
+        wide_stride a = w_load_stride(x + k, width - k), b = w_load_stride(y + k, width - k);
         if (far) {
-            a = w_scaled(a, p->scale_x);
-            b = w_scaled(b, p->scale_y);
+            a = w_stride_scaled(a, p->scale_x);
+            b = w_stride_scaled(b, p->scale_y);
         }
-        xx += w_fold(a * a);
-        xy += w_fold(a * b);
-        yy += w_fold(b * b);
+        w_add_products(&xx, &a, &a);
+        w_add_products(&xy, &a, &b);
+        w_add_products(&yy, &b, &b);
     }
-    return (pair_dots){w_sum(xx + xx2), w_sum(xy + xy2), w_sum(yy + yy2)};
+    return (pair_dots){w_sum(w_both(xx, &xx2)), w_sum(w_both(xy, &xy2)), w_sum(w_both(yy, &yy2))};
 }
 
 void pair_dot(pair *p, const elem *x, const elem *y, int64_t width)
@@ -146,19 +147,20 @@ LK_INLINE wide_half pair_difference(const bool far, const pair *p, wide_half x, 
     return x - y + half_set(p->shift);
 }
 
-/* The terms of pair_sum_of in some lanes, of which n count. */
-LK_INLINE wide_half pair_terms(const bool squares, const bool far, const pair *p, int64_t n, wide x,
-                               wide y)
+/* Add the terms of a stride of pair_sum_of, of which n count. */
+PARTS_INLINE void pair_add_terms(const bool squares, const bool far, const pair *p, int64_t n,
+                                 const elem *x, const elem *y, wide_sums *sum)
 {
-    const wide_mask counts = __builtin_convertvector(m_first(n), wide_mask);
-    wide_half term[WIDE_PARTS];
-    for (int i = 0; i < WIDE_PARTS; i++) {
-        wide_half r = pair_difference(far, p, w_part(x, i), w_part(y, i));
-        if (n < LANES)
-            r = (wide_half)((half_mask)r & (half_mask)w_part((wide)counts, i));
-        term[i] = squares ? r * r : half_abs(r);
+    const wide_stride a = w_load_stride(x, n), b = w_load_stride(y, n);
+    wide_stride term;
+    PARTS_UNROLLED
+    for (int h = 0; h < STRIDE_HALVES; h++) {
+        wide_half r = pair_difference(far, p, a.half[h], b.half[h]);
+        if (n < STRIDE)
+            r = half_where(half_first(n - h * HALF_LANES), r);
+        term.half[h] = squares ? r * r : half_abs(r);
     }
-    return WIDE_PARTS == 1 ? term[0] : term[0] + term[WIDE_PARTS - 1];
+    w_add(sum, &term);
 }
 
 /* The sum of |r|, or of its squares, over r = x - y + shift. */
@@ -166,18 +168,15 @@ LK_INLINE double pair_sum_of(const bool squares, const bool far, const pair *p, 
                              const elem *y, int64_t width)
 {
     const pair here = *p;
-    wide_half total = {0}, total2 = {0};
+    wide_sums total = {0}, total2 = {0};
     int64_t k = 0;
-    for (; k + 2 * LANES <= width; k += 2 * LANES) {
-        const elem *x2 = x + k + LANES, *y2 = y + k + LANES;
-        total += pair_terms(squares, far, &here, LANES, w_load(x + k, LANES), w_load(y + k, LANES));
-        total2 += pair_terms(squares, far, &here, LANES, w_load(x2, LANES), w_load(y2, LANES));
+    for (; k + 2 * STRIDE <= width; k += 2 * STRIDE) {
+        pair_add_terms(squares, far, &here, STRIDE, x + k, y + k, &total);
+        pair_add_terms(squares, far, &here, STRIDE, x + k + STRIDE, y + k + STRIDE, &total2);
     }
-    for (; k < width; k += LANES) {
-        const int64_t n = LK_TAIL(k, width);
-        total += pair_terms(squares, far, &here, n, w_load(x + k, n), w_load(y + k, n));
-    }
-    return w_sum(total + total2);
+    for (; k < width; k += STRIDE)
+        pair_add_terms(squares, far, &here, width - k, x + k, y + k, &total);
+    return w_sum(w_both(total, &total2));
 }
 
 /* The largest |x - y + shift| of the scaled vectors. */

@@ -4,6 +4,7 @@
  */
 #include "rows/plain.h"
 
+#include "vector/tally.h"
 #include "vector/vmath.h"
 
 /* Scores of at most this magnitude are "calm": their exponentials, 2^-58 to 2^58, and the sum of a
@@ -36,8 +37,8 @@ typedef struct plain_part {
 /* The position of class k of n in the order of pairs (v_pair_place). */
 LK_INLINE int64_t plain_place(int64_t k, int64_t n)
 {
-    const int64_t pair = k / (2 * LANES) * (2 * LANES);
-    return pair + 2 * LANES <= n ? pair + v_pair_place(k - pair) : k;
+    const int64_t pair = k / (2 * STRIDE) * (2 * STRIDE);
+    return pair + 2 * STRIDE <= n ? pair + v_pair_place(k - pair) : k;
 }
 
 /* The mask of the lane `place - k`: the target's, in a vector that begins at k. */
@@ -67,15 +68,18 @@ LK_INLINE vec plain_slopes(const plain_part *part, plain_slope s, int64_t i, con
     return has_target ? v_select(plain_lane(part->place, i), v_set(part->at), g) : g;
 }
 
-LK_INLINE void plain_write_pair(const plain_part *part, plain_slope s, int64_t i,
-                                const bool has_target)
+PARTS_INLINE void plain_write_pair(const plain_part *part, plain_slope s, int64_t i,
+                                   const bool has_target)
 {
-    const vec u = plain_slopes(part, s, i, has_target);
-    const vec w = plain_slopes(part, s, i + LANES, has_target);
-    if (part->stream)
-        v_stream_pair(part->to + i, u, w);
-    else
-        v_store_pair(part->to + i, u, w);
+    PARTS_UNROLLED
+    for (int k = 0; k < PARTS; k++) {
+        const vec u = plain_slopes(part, s, i + k * LANES, has_target);
+        const vec w = plain_slopes(part, s, i + STRIDE + k * LANES, has_target);
+        if (part->stream)
+            v_stream_pair(part->to + i, k, u, w);
+        else
+            v_store_pair(part->to + i, k, u, w);
+    }
 }
 
 /* Write the gradient of a part, from element `i` on. */
@@ -84,51 +88,56 @@ static void plain_write(const plain_part *given, int64_t i)
     const plain_part part = *given;
     const plain_slope s = plain_slope_by(part.by);
     const int64_t pairs = isnan(part.by) ? i : part.n;
-    for (; i + 2 * LANES <= pairs; i += 2 * LANES)
+    for (; i + 2 * STRIDE <= pairs; i += 2 * STRIDE)
         plain_write_pair(&part, s, i, true);
     for (; i < part.n; i += LANES)
         v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
 
-/* e^z of a pair of vectors, added to the sums; keeps the largest |z|. */
-LK_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, vec *sum, vec *most)
+/* e^z of a pair, added to the sums; keeps the largest |z|. */
+PARTS_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, tally *sum,
+                             vec *most)
 {
-    vec u, w;
-    v_load_pair(x, &u, &w);
-    u = scaled ? scale * u : u;
-    w = scaled ? scale * w : w;
-    most[0] = v_max_abs(u, most[0]);
-    most[1] = v_max_abs(w, most[1]);
-    u = v_exp_small(u);
-    w = v_exp_small(w);
-    v_write(e, u);
-    v_write(e + LANES, w);
-    sum[0] += u;
-    sum[1] += w;
+    PARTS_UNROLLED
+    for (int k = 0; k < PARTS; k++) {
+        vec u, w;
+        v_load_pair(x, k, &u, &w);
+        u = scaled ? scale * u : u;
+        w = scaled ? scale * w : w;
+        most[0] = v_max_abs(u, most[0]);
+        most[1] = v_max_abs(w, most[1]);
+        u = v_exp_small(u);
+        w = v_exp_small(w);
+        v_write(e + k * LANES, u);
+        v_write(e + STRIDE + k * LANES, w);
+        tally_add(&sum[0], u);
+        tally_add(&sum[1], w);
+    }
 }
 
 /* e^z of n classes and their sum. True if all scores are calm; otherwise the results are of no use.
  * If a part is given, as many of its classes are written in the same loop, except for a remainder
- * of less than four vectors. */
+ * of less than four strides. */
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled, const plain_part *given, const bool has_target)
 {
     const plain_part part = given ? *given : (plain_part){0}; /* a copy: no store aliases it */
     const vec scale = v_set(by);
     const plain_slope slope = plain_slope_by(part.by);
-    vec sum[4] = {{0}, {0}, {0}, {0}}, most[4] = {{0}, {0}, {0}, {0}};
+    tally sum[4] = {{.added = 0}, {.added = 0}, {.added = 0}, {.added = 0}};
+    vec most[4] = {{0}, {0}, {0}, {0}};
     int64_t k = 0;
-    for (; k + 4 * LANES <= n; k += 4 * LANES) {
-        for (size_t i = 0; i < 4 * LANES; i += LK_LINE / sizeof(elem))
+    for (; k + 4 * STRIDE <= n; k += 4 * STRIDE) {
+        for (size_t i = 0; i < 4 * STRIDE; i += LK_LINE / sizeof(elem))
             v_fetch(x + k + i);
         plain_pair(x + k, e + k, scale, scaled, sum, most);
-        plain_pair(x + k + 2 * LANES, e + k + 2 * LANES, scale, scaled, sum + 2, most + 2);
+        plain_pair(x + k + 2 * STRIDE, e + k + 2 * STRIDE, scale, scaled, sum + 2, most + 2);
         if (given) {
             plain_write_pair(&part, slope, k, has_target);
-            plain_write_pair(&part, slope, k + 2 * LANES, has_target);
+            plain_write_pair(&part, slope, k + 2 * STRIDE, has_target);
         }
     }
-    for (; k + 2 * LANES <= n; k += 2 * LANES)
+    for (; k + 2 * STRIDE <= n; k += 2 * STRIDE)
         plain_pair(x + k, e + k, scale, scaled, sum, most);
     for (; k < n; k += LANES) {
         const int64_t lanes = LK_TAIL(k, n);
@@ -137,9 +146,11 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
         most[0] = v_max_abs(u, most[0]);
         u = v_where(m_first(lanes), v_exp_small(u));
         v_write(e + k, u);
-        sum[0] += u;
+        tally_add(&sum[0], u);
     }
-    *total = v_sum_wide((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (const int64_t padded = padded_lanes(n); PARTS > 1 && k < padded; k += LANES)
+        v_write(e + k, v_set(0));
+    *total = tally_sum_wide(tally_four(sum));
     return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3]))) <= CALM;
 }
 
@@ -153,7 +164,7 @@ static bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, d
  * scaled. */
 LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
 {
-    const int64_t whole = n / (4 * LANES) * (4 * LANES);
+    const int64_t whole = n / (4 * STRIDE) * (4 * STRIDE);
     return p->scale == 1 && part->n >= whole && !isnan(part->by) ? whole : 0;
 }
 
@@ -165,46 +176,56 @@ static bool plain_calm_beside(const elem *x, int64_t n, real *e, double *total,
                            : plain_calm_of(x, n, 1, e, total, false, part, true);
 }
 
-/* The scaled scores in the order of pairs, padded with -inf. Returns their maximum. */
+/* The scaled scores in the order of pairs, in whole strides, padded with -inf. Returns their
+ * maximum. */
 static real plain_scores(const class_plan *p, const elem *x, int64_t n, real *z)
 {
-    const vec scale = v_set((real)p->scale);
-    vec a = v_set(-(real)INFINITY), b = a;
+    const vec scale = v_set((real)p->scale), lowest = v_set(-(real)INFINITY);
+    vec a = lowest, b = a;
     int64_t k = 0;
-    for (; k + 2 * LANES <= n; k += 2 * LANES) {
-        vec u, w;
-        v_load_pair(x + k, &u, &w);
-        u = scale * u;
-        w = scale * w;
-        v_write(z + k, u);
-        v_write(z + k + LANES, w);
-        a = v_max(u, a);
-        b = v_max(w, b);
+    for (; k + 2 * STRIDE <= n; k += 2 * STRIDE) {
+        PARTS_UNROLLED
+        for (int i = 0; i < PARTS; i++) {
+            vec u, w;
+            v_load_pair(x + k, i, &u, &w);
+            u = scale * u;
+            w = scale * w;
+            v_write(z + k + i * LANES, u);
+            v_write(z + k + STRIDE + i * LANES, w);
+            a = v_max(u, a);
+            b = v_max(w, b);
+        }
     }
     for (; k < n; k += LANES) {
         const int64_t lanes = LK_TAIL(k, n);
         vec u = scale * v_load_tail(x + k, lanes, 0);
-        u = v_select(m_first(lanes), u, v_set(-(real)INFINITY));
+        u = v_select(m_first(lanes), u, lowest);
         v_write(z + k, u);
         a = v_max(u, a);
     }
+    for (const int64_t padded = padded_lanes(n); PARTS > 1 && k < padded; k += LANES)
+        v_write(z + k, lowest);
     return v_top(v_max(a, b));
 }
 
-/* The sum of n reals, in whole vectors, without the one at `place`, which may be nearly the whole
+/* The sum of n reals, in whole strides, without the one at `place`, which may be nearly the whole
  * sum. That one is masked out rather than overwritten with 0: loading a vector just after a scalar
  * store into it stalls (no store forwarding). */
 LK_INLINE double plain_sum_others(const real *e, int64_t n, int64_t place)
 {
-    vec a = {0}, b = {0};
+    tally a = {.added = 0}, b = a;
     int64_t k = 0;
-    for (; k + 2 * LANES <= n; k += 2 * LANES) {
-        a += v_where(~plain_lane(place, k), v_read(e + k));
-        b += v_where(~plain_lane(place, k + LANES), v_read(e + k + LANES));
+    for (; k + 2 * STRIDE <= n; k += 2 * STRIDE) {
+        PARTS_UNROLLED
+        for (int i = 0; i < PARTS; i++) {
+            const int64_t u = k + i * LANES, w = u + STRIDE;
+            tally_add(&a, v_where(~plain_lane(place, u), v_read(e + u)));
+            tally_add(&b, v_where(~plain_lane(place, w), v_read(e + w)));
+        }
     }
     for (; k < n; k += LANES)
-        a += v_where(~plain_lane(place, k), v_read(e + k));
-    return v_sum_wide(a + b);
+        tally_add(&a, v_where(~plain_lane(place, k), v_read(e + k)));
+    return tally_sum_wide(tally_both(a, b));
 }
 
 /* Whether to try the calm path on the next chunk: after a failure it is skipped for a while. */

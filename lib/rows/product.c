@@ -11,14 +11,6 @@
 
 #include "vector/vec.h"
 
-/* Before a loop of a constant number of rounds: none is left of it, so that arrays which it indexes
- * lie in registers. */
-#if defined(__clang__)
-#define UNROLLED _Pragma("clang loop unroll(full)")
-#else
-#define UNROLLED _Pragma("GCC unroll 16")
-#endif
-
 /* A tile: rows, and vectors of columns. Its sums, a vector of each column and one of a row take
  * nearly as many registers as there are, and its rows make whole panels of vectors. */
 #if LK_VECTOR_BYTES == 64 || LK_VECTOR_BYTES == 16

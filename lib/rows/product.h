@@ -3,8 +3,8 @@
  * Matrix products. out_ij is the sum over k of a_ik b_jk, in an order that nothing but `depth`
  * decides: PRODUCT_TERMS products at a time are added up one after another, each by a multiply-add
  * that begins at 0, and then these sums, in order. So the bits of an element depend on nothing but
- * the two vectors it is the product of, and on whether the instruction set rounds a multiply-add
- * once (v_fma): not on what else is multiplied with them, nor on blocks or threads.
+ * the two vectors it is the product of: not on what else is multiplied with them, nor on blocks,
+ * threads or instruction sets.
  */
 #ifndef LK_PRODUCT_H
 #define LK_PRODUCT_H

@@ -6,6 +6,7 @@
 
 #include "rows/elements.h"
 #include "rows/product.h"
+#include "vector/tally.h"
 #include "vector/vmath.h"
 #include "vector/wide.h"
 
@@ -37,10 +38,10 @@ static void *take_doubles(const lk_job *job, size_t *used, int64_t n)
     return pair_take(job, used, (size_t)n * sizeof(double));
 }
 
-/* Each array ends with a vector more than there are rows. */
+/* Each array ends with a stride more than there are rows. */
 table_slopes table_slopes_take(const lk_job *job, size_t *used, int64_t rows)
 {
-    const int64_t n = rows + LANES;
+    const int64_t n = rows + STRIDE;
     table_slopes g;
     g.top = take_reals(job, used, n);
     g.by = take_reals(job, used, n);
@@ -136,13 +137,15 @@ static void finish_scores(const lk_job *job, const pair_table *t, int64_t i, int
         x += v_set(0) * x;
         v_write(s + k, v_select(m_first(LK_TAIL(k, count)), x, none));
     }
+    for (int64_t k = (count + LANES - 1) / LANES * LANES; k < padded_lanes(count); k += LANES)
+        v_write(s + k, none);
     if (t->self && i >= j && i < j + count)
         s[i - j] = -(real)INFINITY;
     if (t->mend)
         t->mend(job, i, j, count, s);
 }
 
-/* The scores of rows i.. and columns j.., `stride` apart: whole vectors. */
+/* The scores of rows i.. and columns j.., `stride` apart: whole strides. */
 static void compute_scores(const lk_job *job, const pair_table *t, int64_t i, int64_t rows,
                            int64_t j, int64_t columns, real *s, int64_t stride, void *room)
 {
@@ -162,7 +165,7 @@ const real *table_scores(const lk_job *job, const pair_table *t, int64_t i, int6
     return s;
 }
 
-/* The vectors of a row that have positives in them, k from `low` to `high`, and where the positives
+/* The strides of a row that have positives in them, k from `low` to `high`, and where the positives
  * are. */
 typedef struct positives {
     int64_t first, end, low, high;
@@ -173,7 +176,7 @@ LK_INLINE positives positives_of(const pair_table *t, int64_t i, int64_t j, int6
 {
     positives p = {t->first[i] - j, t->first[i] + t->span[i] - j, 0, 0};
     if (p.first < count && p.end > 0) {
-        p.low = p.first > 0 ? p.first / LANES * LANES : 0;
+        p.low = p.first > 0 ? p.first / STRIDE * STRIDE : 0;
         p.high = padded_lanes(p.end < count ? p.end : count);
     }
     return p;
@@ -210,12 +213,12 @@ static real shift_of(vec tops)
 static double sum_exp(const real *s, int64_t low, int64_t high, real shift)
 {
     double sum = 0;
-    for (int64_t c = low; c < high; c += TABLE_TERMS * LANES) {
-        const int64_t end = at_most(high, c + TABLE_TERMS * LANES);
-        vec total = {0};
+    for (int64_t c = low; c < high; c += TABLE_TERMS * STRIDE) {
+        const int64_t end = at_most(high, c + TABLE_TERMS * STRIDE);
+        tally total = {0};
         for (int64_t k = c; k < end; k += LANES)
-            total += v_exp_nonpos(v_read(s + k) - v_set(shift));
-        sum += (double)v_sum(total);
+            tally_add(&total, v_exp_nonpos(v_read(s + k) - v_set(shift)));
+        sum += (double)tally_sum(total);
     }
     return sum;
 }
@@ -225,12 +228,12 @@ static double sum_scores(const real *s, int64_t padded, real shift)
 {
     const vec minus_inf = v_set(-(real)INFINITY);
     double sum = 0;
-    for (int64_t c = 0; c < padded; c += TABLE_TERMS * LANES) {
-        const int64_t end = at_most(padded, c + TABLE_TERMS * LANES);
-        vec total = {0};
+    for (int64_t c = 0; c < padded; c += TABLE_TERMS * STRIDE) {
+        const int64_t end = at_most(padded, c + TABLE_TERMS * STRIDE);
+        tally total = {0};
         for (int64_t k = c; k < end; k += LANES)
-            total += v_where(v_read(s + k) != minus_inf, v_read(s + k) - v_set(shift));
-        sum += (double)v_sum(total);
+            tally_add(&total, v_where(v_read(s + k) != minus_inf, v_read(s + k) - v_set(shift)));
+        sum += (double)tally_sum(total);
     }
     return sum;
 }
@@ -241,13 +244,13 @@ double table_softmax(const pair_table *t, int64_t i, const real *s, const table_
     const double many = target->positives, eps = target->eps;
     const real top = shift_of(tops(s, 0, t->padded, v_set(-(real)INFINITY)));
     /* The positives are left out of the sum and added last: near 1, 1 - p keeps its digits. */
-    wide hits = {0}, scores = {0}, others = {0};
+    wide_tally hits = {0}, scores = {0}, others = {0};
     for (int64_t k = p.low; k < p.high; k += LANES) {
         const vec x = v_read(s + k), d = x - v_set(top), e = v_exp_nonpos(d);
         const mask positive = positives_in(&p, k, x);
-        hits += v_wide(v_where(positive, e));
-        scores += v_wide(v_where(positive, d));
-        others += v_wide(v_where(~positive, e));
+        wide_add(&hits, v_wide(v_where(positive, e)));
+        wide_add(&scores, v_wide(v_where(positive, d)));
+        wide_add(&others, v_wide(v_where(~positive, e)));
     }
     const double hit = wide_sum(hits), mean = wide_sum(scores) / many;
     const double rest =
@@ -290,25 +293,25 @@ double table_each(const pair_table *t, int64_t i, const real *s, double weight)
         most = v_max(v_select(positives_in(&p, k, x), none, x), most);
     }
     const real top = shift_of(most);
-    wide others = {0};
+    wide_tally others = {0};
     for (int64_t k = p.low; k < p.high; k += LANES) {
         const vec x = v_read(s + k);
-        others += v_wide(v_where(~positives_in(&p, k, x), v_exp_nonpos(x - v_set(top))));
+        wide_add(&others, v_wide(v_where(~positives_in(&p, k, x), v_exp_nonpos(x - v_set(top)))));
     }
     const double sum =
         sum_exp(s, 0, p.low, top) + wide_sum(others) + sum_exp(s, p.high, t->padded, top);
     const double lse = (double)top + lk_log(sum);
     /* log(e^s_p + sum) - s_p = softplus(lse - s_p): the slope of a positive is -sigmoid of that,
      * and those of the negatives are their softmax times the sum of these. */
-    wide losses = {0}, pulls = {0};
+    wide_tally losses = {0}, pulls = {0};
     for (int64_t k = p.low; k < p.high; k += LANES) {
         const vec x = v_read(s + k);
         const vec d = __builtin_convertvector(w_set(lse) - v_wide(x), vec);
         const vec e = v_exp_nonpos(-v_abs(d));
         const mask positive = positives_in(&p, k, x);
         const vec above = v_select(d <= (vec){0}, (vec){0}, d);
-        losses += v_wide(v_where(positive, above + v_log1p(e)));
-        pulls += v_wide(v_where(positive, sigmoid_of(d, e)));
+        wide_add(&losses, v_wide(v_where(positive, above + v_log1p(e))));
+        wide_add(&pulls, v_wide(v_where(positive, sigmoid_of(d, e))));
     }
     if (t->by_row.top && weight != 0) {
         const table_slopes *g = &t->by_row;
@@ -412,14 +415,14 @@ double table_moment(const pair_table *t, int64_t i, const real *s)
 {
     const positives p = positives_of(t, i, 0, t->padded);
     const slope row = slope_of_row(&t->by_row, i);
-    wide sum = {0};
+    wide_tally sum = {0};
     for (int64_t k = 0; k < t->padded; k += LANES) {
         const vec x = v_read(s + k);
         const bool near = k >= p.low && k < p.high;
         const vec g =
             near ? slopes_near(false, t, &row, &p, 0, k, x) : slopes_at(false, t, &row, k, x);
         /* G of a row add up to 0, so any number may be taken from its scores. */
-        sum += v_wide(v_where(g != (vec){0}, g * (x - row.top)));
+        wide_add(&sum, v_wide(v_where(g != (vec){0}, g * (x - row.top))));
     }
     return wide_sum(sum);
 }

@@ -52,7 +52,7 @@ struct pair_table {
     pair_units rows, columns;
     double scale;
     int power;      /* G is without the factor 2^power, which the gradients are multiplied by */
-    int64_t padded; /* columns, in whole vectors */
+    int64_t padded; /* columns, in whole strides */
     bool self;      /* rows and columns are the same, and no vector is compared with itself */
     bool each;      /* a positive is compared with the negatives, not with other positives */
     /* Of each row: its positives are columns first..first+span-1, but not itself. */

@@ -9,7 +9,7 @@ LK_INLINE vec read_some(const void *y, const bool elems, int64_t k, int64_t n)
     return elems ? v_load_tail((const elem *)y + k, n, 0) : v_read_tail((const real *)y + k, n, 0);
 }
 
-/* The scaled scores of a chunk, in whole vectors, padded with -inf. Returns the maximum. */
+/* The scaled scores of a chunk, in whole strides, padded with -inf. Returns the maximum. */
 LK_INLINE real scores_of(const void *y, const bool elems, int64_t k, int64_t n, real scale, real *z)
 {
     const vec lowest = v_set(-(real)INFINITY);
@@ -27,6 +27,8 @@ LK_INLINE real scores_of(const void *y, const bool elems, int64_t k, int64_t n, 
         v_write(z + i, x);
         most[0] = v_max(x, most[0]);
     }
+    for (const int64_t padded = padded_lanes(n); PARTS > 1 && i < padded; i += LANES)
+        v_write(z + i, lowest);
     return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
 }
 
@@ -58,31 +60,35 @@ double teacher_exponentials(const void *y, bool elems, int64_t classes, real sca
 LK_INLINE void add(const real *z, int64_t n, real shift, double *tops, double *others)
 {
     const vec from = v_set(shift), one = v_set(1);
-    vec above = {0}, below[4] = {{0}, {0}, {0}, {0}};
+    vec above = {0};
+    tally below[4] = {{.added = 0}, {.added = 0}, {.added = 0}, {.added = 0}};
     int64_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES) {
-        vec e[4];
-        mask top[4];
-        for (int j = 0; j < 4; j++) {
-            e[j] = v_exp_nonpos(v_read(z + i + j * LANES) - from);
-            top[j] = e[j] == one;
-        }
-        if (__builtin_expect(!m_none((top[0] | top[1]) | (top[2] | top[3])), 0))
+    for (; i + 4 * STRIDE <= n; i += 4 * STRIDE) {
+        PARTS_UNROLLED
+        for (int part = 0; part < PARTS; part++) {
+            vec e[4];
+            mask top[4];
             for (int j = 0; j < 4; j++) {
-                above += v_where(top[j], one);
-                e[j] = v_where(~top[j], e[j]);
+                e[j] = v_exp_nonpos(v_read(z + i + j * STRIDE + part * LANES) - from);
+                top[j] = e[j] == one;
             }
-        for (int j = 0; j < 4; j++)
-            below[j] += e[j];
+            if (__builtin_expect(!m_none((top[0] | top[1]) | (top[2] | top[3])), 0))
+                for (int j = 0; j < 4; j++) {
+                    above += v_where(top[j], one);
+                    e[j] = v_where(~top[j], e[j]);
+                }
+            for (int j = 0; j < 4; j++)
+                tally_add(&below[j], e[j]);
+        }
     }
     for (; i < n; i += LANES) {
         const vec e = v_exp_nonpos(v_read(z + i) - from);
         const mask top = e == one;
         above += v_where(top, one);
-        below[0] += v_where(~top, e);
+        tally_add(&below[0], v_where(~top, e));
     }
-    *tops += (double)v_sum(above);
-    *others += (double)v_sum((below[0] + below[1]) + (below[2] + below[3]));
+    *tops += v_count(above);
+    *others += (double)tally_sum(tally_four(below));
 }
 
 teacher_norm teacher_normalise(const void *y, bool elems, int64_t classes, real scale)

@@ -8,6 +8,7 @@
 #define LK_TEACHER_H
 
 #include "rows/few.h"
+#include "vector/tally.h"
 #include "vector/vmath.h"
 
 /* The first member of such a loss's option struct. */
@@ -78,7 +79,7 @@ typedef struct teacher_norm {
 #define teacher_normalise     LK_PASTE(LK_VARIANT, teacher_normalise)
 #define teacher_normalise_few LK_PASTE(LK_VARIANT, teacher_normalise_few)
 
-/* e^(z - top) of the scaled scores of a row y, of elements or of reals, in whole vectors. Returns
+/* e^(z - top) of the scaled scores of a row y, of elements or of reals, in whole strides. Returns
  * their sum, NaN if the row has no softmax. */
 LK_DRIVER double teacher_exponentials(const void *y, bool elems, int64_t classes, real scale,
                                       real *e);

@@ -32,19 +32,19 @@ pair_units pair_units_take(const lk_job *job, size_t *used, int input, double ep
     u.stride = padded_lanes(u.width);
     u.h = pair_take(job, used, (size_t)(u.rows * u.stride) * sizeof *u.h);
     u.n = pair_take(job, used, (size_t)u.rows * sizeof *u.n);
-    u.taint = pair_take(job, used, (size_t)(u.rows + LANES) * sizeof *u.taint);
+    u.taint = pair_take(job, used, (size_t)(u.rows + STRIDE) * sizeof *u.taint);
     return u;
 }
 
 /* The norm of v; times root squared where that is not 1. */
 static double pair_norm(const elem *v, int64_t width, double root)
 {
-    wide_half total = {0};
-    for (int64_t k = 0; k < width; k += LANES) {
-        wide x = w_load(v + k, LK_TAIL(k, width));
+    wide_sums total = {0};
+    for (int64_t k = 0; k < width; k += STRIDE) {
+        wide_stride x = w_load_stride(v + k, width - k);
         if (root != 1)
-            x = w_scaled(x, root);
-        total += w_fold(x * x);
+            x = w_stride_scaled(x, root);
+        w_add_products(&total, &x, &x);
     }
     return sqrt(w_sum(total));
 }
@@ -59,7 +59,7 @@ static void put_unit(const pair_units *u, int64_t i, const elem *v, double root,
         taint += v_set(0) * __builtin_convertvector(h, vec);
     }
     u->n[i] = isnan(n) ? 1 : n / root / root;
-    u->taint[i] = v_sum(taint);
+    u->taint[i] = (real)v_count(taint); /* of lanes that are 0 or NaN */
     if (isnan(u->taint[i]))
         memset(u->h + i * u->stride, 0, (size_t)u->stride * sizeof *u->h);
 }
@@ -100,9 +100,11 @@ void pair_unit_none(const pair_units *u, int64_t i)
 void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale, elem *grad)
 {
     const real *h = u->h + i * u->stride;
-    wide_half along = {0};
-    for (int64_t k = 0; k < u->stride && u->n[i] > u->eps; k += LANES)
-        along += w_fold(v_wide(v_read(g + k)) * v_wide(v_read(h + k)));
+    wide_sums along = {0};
+    for (int64_t k = 0; k < u->stride && u->n[i] > u->eps; k += STRIDE) {
+        const wide_stride x = w_read_stride(g + k), y = w_read_stride(h + k);
+        w_add_products(&along, &x, &y);
+    }
     const wide c = w_set(w_sum(along)), by = w_set(scale), n = w_set(u->n[i]);
     for (int64_t k = 0; k < u->width; k += LANES) {
         wide x = v_wide(v_read(g + k));

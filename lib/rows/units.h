@@ -48,7 +48,7 @@ LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
  * component that is not finite has h = 0, and makes whatever it is compared with NaN: its `taint`
  * is NaN, that of others 0. So products over many vectors may have it among them. */
 typedef struct pair_units {
-    real *h, *taint; /* taint: a vector more than there are rows */
+    real *h, *taint; /* taint: a stride more than there are rows */
     double *n;
     int64_t rows, width, stride;
     double eps;            /* infinite: not normalised */

@@ -5,6 +5,7 @@
  *
  *   elem   an element in memory                real   the computing type (double or float)
  *   LANES  how many reals a vector holds
+ *   STRIDE how many a sum takes side by side, on every ISA
  *
  * The vectors themselves are in vector/vec.h, which takes ten times as long to compile: a loss
  * whose driver does all vector arithmetic includes only this header.
@@ -42,10 +43,14 @@ enum { LANES = 1 };
 enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
 #endif
 
-/* n reals in whole vectors. */
+/* Reals are added up in so many sums beside each other, whatever a vector holds: see
+ * vector/tally.h. Of vectors there are PARTS to a stride. */
+enum { STRIDE = 64 / (int)sizeof(real), PARTS = STRIDE / LANES };
+
+/* n reals in whole strides. */
 static inline int64_t padded_lanes(int64_t n)
 {
-    return (n + LANES - 1) / LANES * LANES;
+    return (n + STRIDE - 1) / STRIDE * STRIDE;
 }
 
 /* Size of a cache line in bytes. */

@@ -13,12 +13,35 @@
 #define LK_VEC_H
 
 #include "vector/element.h"
+#include "vector/fused.h"
 
 #include <math.h>
 #include <stdbool.h>
 
 #if LK_VECTOR_BYTES >= 32
 #include <immintrin.h>
+#elif LK_VECTOR_BYTES == 16
+#include <arm_neon.h>
+#endif
+
+/* Before a loop of a constant number of rounds: none is left of it, so that arrays which it indexes
+ * lie in registers. */
+#if defined(__clang__)
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#define ROLLED   _Pragma("clang loop unroll(disable)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#define ROLLED   _Pragma("GCC unroll 1")
+#endif
+
+/* A stride of one-lane vectors has too many parts for registers: there loops over them, and what is
+ * done once a row, are not repeated wherever they are used. */
+#if LK_VECTOR_BYTES > 0
+#define PARTS_UNROLLED UNROLLED
+#define PARTS_INLINE   LK_INLINE
+#else
+#define PARTS_UNROLLED ROLLED
+#define PARTS_INLINE   static __attribute__((noinline, unused))
 #endif
 
 typedef real vec __attribute__((vector_size(LANES * sizeof(real))));
@@ -98,7 +121,7 @@ LK_INLINE vec v_max_abs(vec a, vec b)
 #endif
 }
 
-/* a*b + c, rounded once where the ISA has it. */
+/* a*b + c, rounded once. */
 LK_INLINE vec v_fma(vec a, vec b, vec c)
 {
 #if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
@@ -109,8 +132,14 @@ LK_INLINE vec v_fma(vec a, vec b, vec c)
     return (vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 #elif LK_VECTOR_BYTES == 32
     return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif LK_VECTOR_BYTES == 16 && defined(LK_ELEMENT_F64)
+    return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#elif LK_VECTOR_BYTES == 16
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#elif defined(LK_ELEMENT_F64)
+    return v_set(lk_fma(a[0], b[0], c[0]));
 #else
-    return a * b + c;
+    return v_set(lk_fmaf(a[0], b[0], c[0]));
 #endif
 }
 
@@ -148,6 +177,15 @@ LK_INLINE mask m_bytes(const unsigned char *p)
     return (mask)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(x)) != 0;
 #elif LK_VECTOR_BYTES == 32
     return (mask)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)) != 0;
+#elif LK_VECTOR_BYTES == 16 && defined(LK_ELEMENT_F64)
+    uint16_t x;
+    memcpy(&x, p, sizeof x);
+    const uint16x8_t bytes = vmovl_u8((uint8x8_t)vdup_n_u16(x));
+    return (mask)vmovl_u32(vget_low_u32(vmovl_u16(vget_low_u16(bytes)))) != 0;
+#elif LK_VECTOR_BYTES == 16
+    uint32_t x;
+    memcpy(&x, p, sizeof x);
+    return (mask)vmovl_u16(vget_low_u16(vmovl_u8((uint8x8_t)vdup_n_u32(x)))) != 0;
 #else
     typedef unsigned char bytes __attribute__((vector_size(LANES)));
     bytes x;
@@ -165,6 +203,8 @@ LK_INLINE bool m_none(mask m)
     return _mm512_movepi32_mask((__m512i)m) == 0;
 #elif LK_VECTOR_BYTES == 32
     return _mm256_movemask_epi8((__m256i)m) == 0;
+#elif LK_VECTOR_BYTES == 16
+    return vmaxvq_u32((uint32x4_t)m) == 0;
 #else
     ilane any = 0;
     for (int k = 0; k < LANES; k++)
@@ -185,20 +225,12 @@ LK_INLINE bool v_has_infinity(vec x)
 #endif
 }
 
-/* The lanes as doubles, for sums over many rows. */
+/* The lanes as doubles. */
 typedef double wide __attribute__((vector_size(LANES * sizeof(double))));
 
 LK_INLINE wide v_wide(vec x)
 {
     return __builtin_convertvector(x, wide);
-}
-
-LK_INLINE double wide_sum(wide x)
-{
-    double sum = 0;
-    for (int i = 0; i < LANES; i++)
-        sum += x[i];
-    return sum;
 }
 
 /* Lane i + half in lane i, for i < half; the other lanes are undefined. */
@@ -214,6 +246,9 @@ LK_INLINE vec v_upper(vec x, int half)
     return half == 4   ? __builtin_shufflevector(x, x, 4, 5, 6, 7, 4, 5, 6, 7)
            : half == 2 ? __builtin_shufflevector(x, x, 2, 3, 2, 3, 4, 5, 6, 7)
                        : __builtin_shufflevector(x, x, 1, 1, 2, 3, 4, 5, 6, 7);
+#elif LK_VECTOR_BYTES == 32 || (LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64))
+    return half == 2 ? __builtin_shufflevector(x, x, 2, 3, 2, 3)
+                     : __builtin_shufflevector(x, x, 1, 1, 2, 3);
 #else
     for (int i = 0; i < half; i++)
         x[i] = x[i + half];
@@ -221,39 +256,20 @@ LK_INLINE vec v_upper(vec x, int half)
 #endif
 }
 
-/* Sum and maximum over the lanes, always in the same order (a tree). v_top ignores NaN like
- * v_max. */
-LK_INLINE real v_sum(vec x)
+/* The sum over the lanes of whole numbers, such as counts: exact. */
+LK_INLINE double v_count(vec x)
 {
     for (int half = LANES / 2; half > 0; half /= 2)
         x += v_upper(x, half);
-    return x[0];
+    return (double)x[0];
 }
 
+/* The maximum over the lanes, which ignores NaN like v_max. For sums: vector/tally.h. */
 LK_INLINE real v_top(vec x)
 {
     for (int half = LANES / 2; half > 0; half /= 2)
         x = v_max(x, v_upper(x, half));
     return x[0];
-}
-
-/* The sum over the lanes as a double, which is exact for floats of similar magnitude. */
-LK_INLINE double v_sum_wide(vec x)
-{
-#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
-    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
-    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1));
-    return _mm512_reduce_add_pd(low + high);
-#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
-    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x));
-    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1));
-    const __m256d both = low + high;
-    return (both[0] + both[2]) + (both[1] + both[3]);
-#elif LK_VECTOR_BYTES > 0 && !defined(LK_ELEMENT_F64)
-    return wide_sum(v_wide(x));
-#else
-    return (double)v_sum(x);
-#endif
 }
 
 /* Loads and stores of reals. _n: only the first n, 0 < n < LANES; `fill` in the other lanes. */
@@ -361,6 +377,18 @@ LK_INLINE vec h_widen(halves h)
 LK_INLINE halves h_narrow(vec x)
 {
     return (halves)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+#elif LK_VECTOR_BYTES == 16
+
+LK_INLINE vec h_widen(halves h)
+{
+    return (vec)vcvt_f32_f16((float16x4_t)h);
+}
+
+LK_INLINE halves h_narrow(vec x)
+{
+    return (halves)vcvt_f16_f32((float32x4_t)x);
 }
 
 #else
@@ -521,16 +549,25 @@ LK_INLINE void v_stream(elem *p, vec x)
 #endif
 }
 
-/* Loads 2*LANES elements into two vectors, in an order that v_store_pair reverses: for 16-bit
- * elements it is cheaper to separate even and odd elements than first and second halves.
- * v_pair_place gives the position of element i, i < 2*LANES, in the two vectors. v_store_pair must
- * not be given NaN; v_stream_pair needs an address aligned to LANES elements. */
-#if defined(LK_ELEMENT_BF16) && LK_VECTOR_BYTES >= 32
+/* 2*STRIDE elements, a pair, as vectors of which two at a time, part `part` of PARTS, are loaded
+ * and stored together. As reals a pair lies in an order of its own: for 16-bit elements it is
+ * cheaper to separate even and odd elements than first and second halves. v_pair_place gives the
+ * place of element i, i < 2*STRIDE; there vector a of a part begins at part*LANES, and b STRIDE
+ * after it. v_store_pair must not be given NaN; v_stream_pair needs an address aligned to LANES
+ * elements. */
+#if defined(LK_ELEMENT_BF16)
 
-LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
+LK_INLINE int64_t v_pair_place(int64_t i)
+{
+    return i / 2 + i % 2 * STRIDE;
+}
+
+#if LK_VECTOR_BYTES > 0
+
+LK_INLINE void v_load_pair(const elem *p, int part, vec *a, vec *b)
 {
     uvec both;
-    memcpy(&both, p, sizeof both);
+    memcpy(&both, p + 2 * part * LANES, sizeof both);
     *a = (vec)(both << 16);
     *b = (vec)(both & 0xffff0000u);
 }
@@ -540,54 +577,74 @@ LK_INLINE uvec h_join(vec a, vec b)
     const uvec even = h_round(a) >> 16, odd = h_round(b);
 #if LK_VECTOR_BYTES == 64
     return (uvec)_mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)even, (__m512i)odd);
-#else
+#elif LK_VECTOR_BYTES == 32
     return (uvec)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+#else
+    return even | (odd & 0xffff0000u);
 #endif
 }
 
-LK_INLINE void v_store_pair(elem *p, vec a, vec b)
+LK_INLINE void v_store_pair(elem *p, int part, vec a, vec b)
 {
     const uvec both = h_join(a, b);
-    memcpy(p, &both, sizeof both);
+    memcpy(p + 2 * part * LANES, &both, sizeof both);
 }
 
-LK_INLINE void v_stream_pair(elem *p, vec a, vec b)
+LK_INLINE void v_stream_pair(elem *p, int part, vec a, vec b)
 {
 #if LK_VECTOR_BYTES == 64
-    _mm512_stream_si512((__m512i *)p, (__m512i)h_join(a, b));
+    _mm512_stream_si512((__m512i *)(p + 2 * part * LANES), (__m512i)h_join(a, b));
+#elif LK_VECTOR_BYTES == 32
+    _mm256_stream_si256((__m256i *)(p + 2 * part * LANES), (__m256i)h_join(a, b));
 #else
-    _mm256_stream_si256((__m256i *)p, (__m256i)h_join(a, b));
+    v_store_pair(p, part, a, b);
 #endif
 }
 
-LK_INLINE int64_t v_pair_place(int64_t i)
-{
-    return i / 2 + i % 2 * LANES;
-}
-
 #else
 
-LK_INLINE void v_load_pair(const elem *p, vec *a, vec *b)
+LK_INLINE void v_load_pair(const elem *p, int part, vec *a, vec *b)
 {
-    *a = v_load(p);
-    *b = v_load(p + LANES);
+    *a = v_load(p + 2 * part);
+    *b = v_load(p + 2 * part + 1);
 }
 
-LK_INLINE void v_store_pair(elem *p, vec a, vec b)
+LK_INLINE void v_store_pair(elem *p, int part, vec a, vec b)
 {
-    v_store(p, a);
-    v_store(p + LANES, b);
+    v_store(p + 2 * part, a);
+    v_store(p + 2 * part + 1, b);
 }
 
-LK_INLINE void v_stream_pair(elem *p, vec a, vec b)
+LK_INLINE void v_stream_pair(elem *p, int part, vec a, vec b)
 {
-    v_stream(p, a);
-    v_stream(p + LANES, b);
+    v_store_pair(p, part, a, b);
 }
+
+#endif
+
+#else
 
 LK_INLINE int64_t v_pair_place(int64_t i)
 {
     return i;
+}
+
+LK_INLINE void v_load_pair(const elem *p, int part, vec *a, vec *b)
+{
+    *a = v_load(p + part * LANES);
+    *b = v_load(p + STRIDE + part * LANES);
+}
+
+LK_INLINE void v_store_pair(elem *p, int part, vec a, vec b)
+{
+    v_store(p + part * LANES, a);
+    v_store(p + STRIDE + part * LANES, b);
+}
+
+LK_INLINE void v_stream_pair(elem *p, int part, vec a, vec b)
+{
+    v_stream(p + part * LANES, a);
+    v_stream(p + STRIDE + part * LANES, b);
 }
 
 #endif

@@ -2,15 +2,15 @@
  *
  * e^x, log x and related functions on the vectors of vector/vec.h, without branches on lane values.
  *
- * Their accuracy, with and without fused multiply-add:
+ * Their accuracy:
  *   real float    within 1 ulp of the exact value, for every argument
  *   real double   within 2 ulp
  * NaN, infinities and signed zeros give what C specifies, except that v_exp is 0 where the exact
  * value would be subnormal. Arguments may be subnormal.
  *
- * The bits may differ between variants: a fused multiply-add rounds once where a plain one does
- * twice. The polynomials are minimax (Remez exchange, then a search over neighbouring coefficients
- * for float); the bound at each is of its own error, before rounding.
+ * The bits are the same on every ISA. The polynomials are minimax (Remez exchange, then a search
+ * over neighbouring coefficients for float); the bound at each is of its own error, before
+ * rounding.
  */
 #ifndef LK_VMATH_H
 #define LK_VMATH_H
@@ -83,27 +83,12 @@ LK_INLINE vec vm_exp_poly(vec r)
 /* x = n ln 2 + r: gives e^r, and in the low bits of *n the integer n + bias. */
 LK_INLINE vec vm_exp_reduced(vec x, int bias, uvec *n)
 {
-#if LK_VECTOR_BYTES >= 32
     const real round = VM_ROUND + (real)bias;
     vec rounded = v_fma(x, v_set(VM_LOG2_E), v_set(round));
     vec k = rounded - v_set(round);
     *n = (uvec)rounded;
     vec r = v_fma(k, v_set(-VM_LN2_LO), v_fma(k, v_set(-VM_LN2_HI), x));
     return v_fma(v_fma(vm_exp_poly(r), r, v_set(1)), r, v_set(1));
-#else
-    /* A rounded product may lie halfway between two integers, and an odd bias there would choose
-     * another n than an even one: the bias comes after. */
-    vec rounded = x * v_set(VM_LOG2_E) + v_set(VM_ROUND);
-    vec k = rounded - v_set(VM_ROUND);
-    *n = (uvec)rounded + (ulane)bias;
-    /* Unfused, the roundings of r and of its products would add up to more than an ulp. Here only
-     * the last sum rounds at full weight: hi is exact, and what 1 + hi drops is kept. */
-    vec hi = k * v_set(-VM_LN2_HI) + x, lo = k * v_set(-VM_LN2_LO);
-    vec r = hi + lo;
-    vec sum = v_set(1) + hi;
-    vec dropped = hi - (sum - v_set(1));
-    return sum + (dropped + (r * r * vm_exp_poly(r) + lo));
-#endif
 }
 
 /* e^x for x <= 64, intended for x <= 0: the results of v_exp at less cost. Undefined for larger
@@ -230,14 +215,7 @@ LK_INLINE vec v_tanh(vec x)
     p = v_fma(p, square, v_set(0x1.110be4p-3f));
     p = v_fma(p, square, v_set(-0x1.55553cp-2f));
 #endif
-#if LK_VECTOR_BYTES >= 32 || defined(LK_ELEMENT_F64)
     vec small = v_fma(a, square * p, a);
-#else
-    /* Unfused, the roundings would add up to more than an ulp. */
-    wide z = __builtin_convertvector(a, wide);
-    z += z * (z * z * __builtin_convertvector(p, wide));
-    vec small = __builtin_convertvector(z, vec);
-#endif
     return vm_sign(v_select(a < v_set(least_large), small, large), x);
 }
 

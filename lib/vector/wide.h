@@ -14,17 +14,10 @@
 
 typedef int64_t wide_mask __attribute__((vector_size(LANES * sizeof(double))));
 
-/* The accumulators of sums of wide vectors: halves where a register holds only half of one, since
- * gcc keeps longer vectors in memory between iterations of a loop. */
+/* What a register holds of a wide vector: its half where reals are floats, since gcc keeps longer
+ * vectors in memory between iterations of a loop. */
 enum { WIDE_PARTS = LANES > 1 && sizeof(real) < sizeof(double) ? 2 : 1 };
 typedef double wide_half __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(double))));
-
-LK_INLINE wide_half w_fold(wide x)
-{
-    wide_half part[WIDE_PARTS];
-    memcpy(part, &x, sizeof x);
-    return WIDE_PARTS == 1 ? part[0] : part[0] + part[WIDE_PARTS - 1];
-}
 
 typedef real half_reals __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(real))));
 
@@ -85,6 +78,15 @@ LK_INLINE half_mask half_is_nan(wide_half x)
     return ~(half_abs(x) <= half_set((double)INFINITY));
 }
 
+/* The lanes 0..n-1. */
+LK_INLINE half_mask half_first(int64_t n)
+{
+    half_mask at = {0};
+    for (int i = 1; i < HALF_LANES; i++)
+        at[i] = i;
+    return at < n - (half_mask){0};
+}
+
 LK_INLINE wide_half half_read(const double *p)
 {
     wide_half x;
@@ -95,6 +97,14 @@ LK_INLINE wide_half half_read(const double *p)
 LK_INLINE void half_write(double *p, wide_half x)
 {
     memcpy(p, &x, sizeof x);
+}
+
+LK_INLINE double half_sum(wide_half x)
+{
+    for (int half = HALF_LANES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            x[i] += x[i + half];
+    return x[0];
 }
 
 /* -1, 0 or 1; 0 for NaN. */
@@ -211,12 +221,92 @@ LK_INLINE void w_write(double *p, wide x)
     memcpy(p, &x, sizeof x);
 }
 
-LK_INLINE double w_sum(wide_half x)
+/* The doubles of a stride of elements, and sums of them: as with a tally (vector/tally.h), their
+ * order is the same on every ISA. There are as many sums as 64 bytes hold; where that is half of a
+ * stride, its second half is first added to its first. */
+enum { STRIDE_HALVES = STRIDE / HALF_LANES, SUM_HALVES = 64 / (int)sizeof(wide_half) };
+
+typedef struct wide_stride {
+    wide_half half[STRIDE_HALVES];
+} wide_stride;
+
+typedef struct wide_sums {
+    wide_half half[SUM_HALVES];
+} wide_sums;
+
+/* The first n elements of a stride; 0 in the lanes beyond. */
+PARTS_INLINE wide_stride w_load_stride(const elem *p, int64_t n)
 {
-    for (int half = HALF_LANES / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            x[i] += x[i + half];
-    return x[0];
+    wide_stride to;
+    PARTS_UNROLLED
+    for (int i = 0; i < PARTS; i++) {
+        const int64_t left = n - i * LANES;
+        const vec x = left >= LANES ? v_load(p + i * LANES)
+                      : left > 0    ? v_load_n(p + i * LANES, left, 0)
+                                    : (vec){0};
+        const wide all = v_wide(x);
+        PARTS_UNROLLED
+        for (int k = 0; k < WIDE_PARTS; k++)
+            to.half[i * WIDE_PARTS + k] = w_part(all, k);
+    }
+    return to;
+}
+
+/* A whole stride of reals. */
+PARTS_INLINE wide_stride w_read_stride(const real *p)
+{
+    wide_stride to;
+    PARTS_UNROLLED
+    for (int h = 0; h < STRIDE_HALVES; h++)
+        to.half[h] = w_read_half(p + h * HALF_LANES);
+    return to;
+}
+
+PARTS_INLINE void w_add(wide_sums *sum, const wide_stride *x)
+{
+    PARTS_UNROLLED
+    for (int h = 0; h < SUM_HALVES; h++)
+        sum->half[h] += STRIDE_HALVES > SUM_HALVES
+                            ? x->half[h] + x->half[h + STRIDE_HALVES - SUM_HALVES]
+                            : x->half[h];
+}
+
+/* Times the square of a root: see half_scaled. */
+PARTS_INLINE wide_stride w_stride_scaled(wide_stride x, double root)
+{
+    PARTS_UNROLLED
+    for (int h = 0; h < STRIDE_HALVES; h++)
+        x.half[h] = half_scaled(x.half[h], root);
+    return x;
+}
+
+/* Add the products of two strides. */
+PARTS_INLINE void w_add_products(wide_sums *sum, const wide_stride *x, const wide_stride *y)
+{
+    wide_stride product;
+    PARTS_UNROLLED
+    for (int h = 0; h < STRIDE_HALVES; h++)
+        product.half[h] = x->half[h] * y->half[h];
+    w_add(sum, &product);
+}
+
+PARTS_INLINE wide_sums w_both(wide_sums a, const wide_sums *b)
+{
+    PARTS_UNROLLED
+    for (int h = 0; h < SUM_HALVES; h++)
+        a.half[h] += b->half[h];
+    return a;
+}
+
+/* The sum of all. */
+PARTS_INLINE double w_sum(wide_sums sum)
+{
+    for (int left = SUM_HALVES / 2; left > 0; left /= 2) {
+        PARTS_UNROLLED
+        for (int h = 0; h < left; h++)
+            sum.half[h] += sum.half[h + left];
+    }
+    return half_sum(sum.half[0]);
 }
 
 /* x times the square of a root; the square itself may overflow where the product does not. */

@@ -74,15 +74,9 @@ static size_t real_size(const variant *v)
     return v->element == LK_F64 ? sizeof(double) : sizeof(float);
 }
 
-/* What v_fma is there. */
 static double one_fma(const variant *v, double a, double b, double c)
 {
-    const bool fused = strncmp(v->isa, "avx", 3) == 0;
-    if (v->element == LK_F64)
-        return fused ? fma(a, b, c) : a * b + c;
-    if (fused)
-        return (double)fmaf((float)a, (float)b, (float)c);
-    return (double)((float)a * (float)b + (float)c);
+    return v->element == LK_F64 ? fma(a, b, c) : (double)fmaf((float)a, (float)b, (float)c);
 }
 
 static double one_sum(const variant *v, double a, double b)
