@@ -113,6 +113,7 @@ static const struct {
 /* The functions of one build. */
 #define FUNCTIONS(X)                                                                               \
     X(loss_find, const lk_loss *, (const char *))                                                  \
+    X(isa_use, bool, (const char *))                                                               \
     X(isa_used, const char *, (void))                                                              \
     X(version, const char *, (void))                                                               \
     X(call_new, lk_call *, (const lk_loss *))                                                      \
@@ -406,17 +407,22 @@ static bool is_word(const char *word, const char *in)
 int main(int argc, char **argv)
 {
     int threads = 1, at = 1;
-    const char *only = "";
+    const char *only = "", *isa = "auto";
     for (; at + 1 < argc && argv[at][0] == '-'; at += 2)
         if (strcmp(argv[at], "--threads") == 0)
             threads = argv[at + 1][0] - '0';
         else if (strcmp(argv[at], "--only") == 0)
             only = argv[at + 1];
+        else if (strcmp(argv[at], "--isa") == 0)
+            isa = argv[at + 1];
         else
             break;
     if (argc - at != 2 || threads < 1 || threads > 2)
-        stop("usage: former [--threads 1|2] [--only PART-OF-A-LINE] FORMER.so OURS.so");
+        stop(
+            "usage: former [--threads 1|2] [--isa NAME] [--only PART-OF-A-LINE] FORMER.so OURS.so");
     const library former = load(argv[at]), ours = load(argv[at + 1]);
+    if (!former.isa_use(isa) || !ours.isa_use(isa))
+        stop("this processor, or one of the builds, lacks that instruction set");
     printf("%s (%s), and %s (%s); %d thread%s; medians, and the ratios of medians and of the "
            "shortest\n%-22s %-4s %9s %9s %6s %6s\n",
            former.version(), former.isa_used(), ours.version(), ours.isa_used(), threads,
