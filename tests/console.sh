@@ -8,8 +8,7 @@ page=$2
 work=$(mktemp -d)
 pid=
 trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null; rm -rf "$work"' EXIT
-# One instruction set, or the last digits would depend on the processor.
-export LOSSD_ISA=scalar lossd
+export lossd
 : > "$work/log"
 "$lossd" --listen 127.0.0.1:0 2> "$work/log" &
 pid=$!

@@ -88,6 +88,7 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "
     *) [ -n "$mode" ] || run_beside "$name" "${emulator[@]}" "$program" ;;
     esac
 done
+[ -n "$mode" ] || run_beside "bits" "${emulator[@]}" "$programs/bits" tests/bits.txt
 wait
 if [ -z "$mode" ]; then
     for target in tests/fuzz/seeds/*; do

@@ -29,8 +29,6 @@ before=$(count)
 said inside sh -c 'apt-get install -y --no-install-recommends systemd-sysv dbus curl /srv/lossd_*.deb'
 passed "installed: $(($(count) - before)) packages, with systemd and curl"
 
-# One instruction set, or the last digits would depend on the processor.
-echo LOSSD_ISA=scalar >>"$root/etc/default/lossd"
 awk '/^```console$/ {on = 1; next} on && /^```$/ {exit} on' README.md >"$work/example"
 "$PWD/docker/packages/boot.sh" "$root" >"$work/boot" 2>&1 &
 machine=$!

@@ -406,15 +406,18 @@ void openapi_write(const lk_loss *all, buffer *to)
 #include "routes.def"
 #undef ROUTE
     trees_write(
-        json_pack("{s:s, s:{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s}}, s:[{s:s}], s:o, s:[{}, {s:[]}], "
-                  "s:o, s:{s:o, s:o, s:{s:{s:s, s:s, s:s}}}}",
-                  "openapi", "3.1.0", "info", "title", "lossd", "version", lk_version(),
-                  "description",
-                  "Loss functions of Transformer models, with their gradients, over HTTP.",
-                  "contact", "name", "losskit", "license", "name", "MIT", "identifier", "MIT",
-                  "servers", "url", "http://127.0.0.1:8080", "tags", tags(), "security", "key",
-                  "paths", paths, "components", "schemas", schemas, "parameters",
-                  shared_parameters(), "securitySchemes", "key", "type", "http", "scheme", "bearer",
-                  "description", "Asked for where the service was started with --api-key-file."),
+        json_pack(
+            "{s:s, s:{s:s, s:s, s:s, s:{s:s}, s:{s:s, s:s}}, s:[{s:s}], s:o, s:[{}, {s:[]}], "
+            "s:o, s:{s:o, s:o, s:{s:{s:s, s:s, s:s}}}}",
+            "openapi", "3.1.0", "info", "title", "lossd", "version", lk_version(), "description",
+            "Loss functions of Transformer models, with their gradients, over HTTP. The same "
+            "inputs and options give the same bits: on every processor, instruction set and "
+            "operating system, whatever the number of threads, the body format, the alignment "
+            "in memory and the split of a batch over requests.",
+            "contact", "name", "losskit", "license", "name", "MIT", "identifier", "MIT", "servers",
+            "url", "http://127.0.0.1:8080", "tags", tags(), "security", "key", "paths", paths,
+            "components", "schemas", schemas, "parameters", shared_parameters(), "securitySchemes",
+            "key", "type", "http", "scheme", "bearer", "description",
+            "Asked for where the service was started with --api-key-file."),
         true, to);
 }

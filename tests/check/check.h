@@ -75,6 +75,8 @@ const char *output_pattern(const trial *t, const char *name);
 void compare(const trial *t, const answer *reference, const answer *other, double times,
              const char *who);
 void compare_bits(const trial *t, const answer *a, const answer *b, const char *what);
+/* The same, but of a NaN instruction sets may give others: IEEE 754 leaves sign and digits open. */
+void compare_isas(const trial *t, const answer *a, const answer *b, const char *what);
 
 /* The checks. */
 

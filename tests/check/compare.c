@@ -233,21 +233,38 @@ void compare(const trial *t, const answer *reference, const answer *other, doubl
     }
 }
 
-/* Compare every output that both have, bit for bit. */
-void compare_bits(const trial *t, const answer *a, const answer *b, const char *what)
+/* Has element i the same bits? With any_nan, any NaN is the same. */
+static bool same_bits(const lk_tensor *x, const lk_tensor *y, int64_t i, bool any_nan)
+{
+    const size_t size = lk_dtype_size(x->dtype), at = (size_t)i * size;
+    return memcmp((char *)x->data + at, (char *)y->data + at, size) == 0 ||
+           (any_nan && is_float(x->dtype) && isnan(load(x->data, x->dtype, i)) &&
+            isnan(load(y->data, y->dtype, i)));
+}
+
+static void compare_outputs(const trial *t, const answer *a, const answer *b, bool any_nan,
+                            const char *what)
 {
     if (!both_given(t, a, b, what))
         return;
     for (int i = 0; i < a->count; i++) {
         const lk_tensor *x = &a->out[i].tensor, *y = answer_find(b, a->out[i].name);
-        size_t size = lk_dtype_size(x->dtype);
         for (int64_t k = 0; y && k < lk_tensor_count(x); k++) {
-            if (memcmp((char *)x->data + (size_t)k * size, (char *)y->data + (size_t)k * size,
-                       size) == 0)
+            if (same_bits(x, y, k, any_nan))
                 continue;
             complain(t, "%s[%" PRId64 "] is %.17g, and %.17g %s", a->out[i].name, k,
                      load(x->data, x->dtype, k), load(y->data, x->dtype, k), what);
             break;
         }
     }
+}
+
+void compare_bits(const trial *t, const answer *a, const answer *b, const char *what)
+{
+    compare_outputs(t, a, b, false, what);
+}
+
+void compare_isas(const trial *t, const answer *a, const answer *b, const char *what)
+{
+    compare_outputs(t, a, b, true, what);
 }

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--refresh", action="store_true")
     arguments = parser.parse_args()
     passed = failed = 0
-    with Lossd(arguments.lossd, "--isa", "scalar") as lossd:
+    with Lossd(arguments.lossd) as lossd:
 
         def ask(found: re.Match) -> str:
             nonlocal passed, failed
