@@ -258,7 +258,9 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 /* Tokens on either side that are multiplied together: many rows share the work of copying the
  * columns into panels, and columns make whole tiles. */
-enum { ROWS_MOST = 256, COLUMNS_MOST = 480 };
+enum { ROWS_MOST = 256, COLUMNS_MOST = 240 };
+
+enum { AHEAD = 4 }; /* vectors that are fetched before they are added */
 
 static int64_t at_most(int64_t n, int64_t most)
 {
@@ -282,6 +284,7 @@ typedef struct room {
     double *row[3]; /* [M] of one query, without excluded documents: S, the teacher's, slopes */
     int64_t *which; /* [M] the documents these are */
     double *sums;   /* [U D] or [D] a gradient by h */
+    bool *summed;   /* [U] is there one for the token? */
     real *g;        /* [D] the same, rounded */
 } room;
 
@@ -311,6 +314,7 @@ static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *use
         r.row[k] = take(scratch, used, M, sizeof *r.row[k]);
     r.which = take(scratch, used, M, sizeof *r.which);
     r.sums = take(scratch, used, sums, sizeof *r.sums);
+    r.summed = take(scratch, used, U, sizeof *r.summed);
     r.g = take(scratch, used, p->queries.stride, sizeof *r.g);
     return r;
 }
@@ -325,55 +329,35 @@ static size_t scratch_size(const lk_job *job)
 
 /* Scores. */
 
-/* The greatest of n similarities and the first place it has, if it is greater than *top. */
+/* If one of n similarities is greater than *top: the greatest, and the first place that it has. */
 LK_INLINE void take_greatest(const real *s, const real *absent, int64_t n, int64_t first, real *top,
                              int32_t *at)
 {
-    vec most = v_set(-(real)INFINITY);
-    mask where = {0}, here = {0};
-    for (int k = 0; k < LANES; k++)
-        here[k] = k;
-    for (int64_t k = 0; k < n; k += LANES) {
-        const vec x = v_read(s + k) + v_read(absent + k);
-        const mask better = (x > most) & m_first(LK_TAIL(k, n));
-        most = v_select(better, x, most);
-        where = (mask)((better & here) | (~better & where));
-        here += LANES;
-    }
-    const real greatest = v_top(most);
-    int64_t least = INT64_MAX;
-    for (int k = 0; k < LANES; k++)
-        if (most[k] == greatest && where[k] < least)
-            least = where[k];
-    if (greatest > *top) {
-        *top = greatest;
-        *at = (int32_t)(first + least);
-    }
+    const vec none = v_set(-(real)INFINITY);
+    vec most[2] = {none, none};
+    int64_t k = 0;
+    for (; k + 2 * LANES <= n; k += 2 * LANES)
+        for (int i = 0; i < 2; i++)
+            most[i] = v_max(v_read(s + k + i * LANES) + v_read(absent + k + i * LANES), most[i]);
+    for (; k < n; k += LANES)
+        most[0] =
+            v_max(v_select(m_first(n - k), v_read(s + k) + v_read(absent + k), none), most[0]);
+    const real greatest = v_top(v_max(most[0], most[1]));
+    if (!(greatest > *top))
+        return;
+    *top = greatest;
+    for (k = 0; m_none(v_read(s + k) + v_read(absent + k) == v_set(greatest)); k += LANES)
+        ;
+    while (s[k] + absent[k] != greatest)
+        k++;
+    *at = (int32_t)(first + k);
 }
 
-/* Of `rows` tokens of queries from `first` on: the nearest token of every document. What is
- * multiplied at a time may begin and end within documents. */
-static void nearest(const lk_job *job, const plan *p, const room *r, int64_t first, int64_t rows)
+/* The vectors of documents are far apart, in an order that processors do not foresee. */
+LK_INLINE void fetch(const real *h, int64_t stride)
 {
-    const pair_units *q = &p->queries, *d = &p->documents;
-    const int64_t U = size(job, 'U'), M = size(job, 'M');
-    const product_side a = product_vectors(q->h + first * q->stride, rows, q->stride);
-    for (int64_t k = 0; k < rows * M; k++) {
-        r->top[k] = -(real)INFINITY;
-        r->at[k] = 0;
-    }
-    for (int64_t c = 0, columns; c < d->rows; c += columns) {
-        columns = at_most(d->rows - c, COLUMNS_MOST);
-        const product_side b = product_vectors(d->h + c * d->stride, columns, d->stride);
-        product(&a, &b, q->width, false, r->s, r->stride, r->product);
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t k = 0, n; k < columns; k += n) {
-                const int64_t j = (c + k) / U, u = (c + k) % U;
-                n = at_most(U - u, columns - k);
-                take_greatest(r->s + i * r->stride + k, p->absent + c + k, n, u, &r->top[i * M + j],
-                              &r->at[i * M + j]);
-            }
-    }
+    for (int64_t k = 0; k < stride; k += LK_LINE / (int64_t)sizeof *h)
+        __builtin_prefetch((const void *)((uintptr_t)h + (uintptr_t)k * sizeof *h));
 }
 
 /* The product of two tokens' h, summed in double: it is `found` but for its rounding errors, which
@@ -390,23 +374,52 @@ LK_INLINE double similarity(const plan *p, int64_t token, int64_t other, real fo
     return sizeof(real) < sizeof(double) ? w_sum(sum) : (double)found;
 }
 
-/* Add these to the scores, of which those of query i come first, and note which tokens they are. */
+/* Of `rows` tokens of queries from `first` on: the part of the scores of document j, whose nearest
+ * tokens are known. The scores of query i come first. */
 static void add_scores(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
-                       int64_t rows)
+                       int64_t rows, int64_t j)
 {
     const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
-    for (int64_t row = 0; row < rows; row++) {
-        const int64_t token = first + row;
-        const double taint = (double)p->queries.taint[token];
-        double *to = r->scores + (token / T - i) * M;
-        for (int64_t j = 0; is_there(job, QUERY_MASK, token) && j < M; j++)
-            if (!p->empty[j])
-                to[j] += p->scale *
-                             similarity(p, token, j * U + r->at[row * M + j], r->top[row * M + j]) +
-                         taint + p->taint[j];
-        if (p->best)
-            memcpy(p->best + token * M, r->at + row * M, (size_t)M * sizeof *r->at);
+    const int64_t stride = p->documents.stride;
+    for (int64_t row = 0; row < rows && !p->empty[j]; row++) {
+        const int64_t token = first + row, other = j * U + r->at[row * M + j];
+        if (row + AHEAD < rows)
+            fetch(p->documents.h + (j * U + r->at[(row + AHEAD) * M + j]) * stride, stride);
+        if (is_there(job, QUERY_MASK, token))
+            r->scores[(token / T - i) * M + j] +=
+                p->scale * similarity(p, token, other, r->top[row * M + j]) +
+                (double)p->queries.taint[token] + p->taint[j];
     }
+}
+
+/* The nearest tokens of every document, and what they add to the scores. What is multiplied at a
+ * time may begin and end within documents. */
+static void compare(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
+                    int64_t rows)
+{
+    const pair_units *q = &p->queries, *d = &p->documents;
+    const int64_t U = size(job, 'U'), M = size(job, 'M');
+    const product_side a = product_vectors(q->h + first * q->stride, rows, q->stride);
+    for (int64_t k = 0; k < rows * M; k++) {
+        r->top[k] = -(real)INFINITY;
+        r->at[k] = 0;
+    }
+    for (int64_t c = 0, columns; c < d->rows; c += columns) {
+        columns = at_most(d->rows - c, COLUMNS_MOST);
+        const product_side b = product_vectors(d->h + c * d->stride, columns, d->stride);
+        product(&a, &b, q->width, false, r->s, r->stride, r->product);
+        for (int64_t k = 0, n; k < columns; k += n) {
+            const int64_t j = (c + k) / U, u = (c + k) % U;
+            n = at_most(U - u, columns - k);
+            for (int64_t row = 0; row < rows; row++)
+                take_greatest(r->s + row * r->stride + k, p->absent + c + k, n, u,
+                              &r->top[row * M + j], &r->at[row * M + j]);
+            if (u + n == U)
+                add_scores(job, p, r, i, first, rows, j);
+        }
+    }
+    if (p->best)
+        memcpy(p->best + first * M, r->at, (size_t)(rows * M) * sizeof *r->at);
 }
 
 /* The loss of query i, from its scores; its slopes are noted. */
@@ -452,8 +465,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         memset(r.scores, 0, (size_t)(n * M) * sizeof *r.scores);
         for (int64_t t = i * T, tokens; t < (i + n) * T; t += tokens) {
             tokens = at_most((i + n) * T - t, ROWS_MOST);
-            nearest(job, &p, &r, t, tokens);
-            add_scores(job, &p, &r, i, t, tokens);
+            compare(job, &p, &r, i, t, tokens);
         }
         for (int64_t k = 0; k < n; k++)
             pair_put(job, block, i + k, one_query(job, &p, &r, i + k, r.scores + k * M));
@@ -470,17 +482,19 @@ static void add_vector(double *sum, double g, const real *h, int64_t stride)
         half_write(sum + k, half_read(sum + k) + by * w_read_half(h + k));
 }
 
-/* The gradient of vector i from its sum of G h. */
+/* The gradient of vector i from its sum of G h; NULL: it is 0. */
 static void write_gradient(const lk_job *job, const plan *p, const room *r, int input,
                            const pair_units *u, int64_t i, const double *sum)
 {
     elem *grad = (elem *)job->grad[input].data + i * u->width;
+    if (!sum || pair_unit_masked(u, i)) {
+        elements_fill(grad, u->width, 0);
+        return;
+    }
     for (int64_t k = 0; k < u->stride; k++)
         r->g[k] = (real)sum[k];
     if (isnan(sum[0]))
         elements_fill(grad, u->width, (real)NAN);
-    else if (pair_unit_masked(u, i))
-        elements_fill(grad, u->width, 0);
     else
         pair_unit_back(u, i, r->g, ldexp(p->scale, p->power), grad);
 }
@@ -494,11 +508,14 @@ static void back_queries(const lk_job *job, int64_t first, int64_t count, void *
     const int64_t stride = p.queries.stride;
     for (int64_t token = first * T; token < (first + count) * T; token++) {
         const double *slopes = p.slopes + token / T * M;
+        const int32_t *best = p.best + token * M;
         memset(r.sums, 0, (size_t)stride * sizeof *r.sums);
-        for (int64_t j = 0; is_there(job, QUERY_MASK, token) && j < M; j++)
+        for (int64_t j = 0; is_there(job, QUERY_MASK, token) && j < M; j++) {
+            if (j + AHEAD < M)
+                fetch(p.documents.h + ((j + AHEAD) * U + best[j + AHEAD]) * stride, stride);
             if (slopes[j] != 0)
-                add_vector(r.sums, slopes[j],
-                           p.documents.h + (j * U + p.best[token * M + j]) * stride, stride);
+                add_vector(r.sums, slopes[j], p.documents.h + (j * U + best[j]) * stride, stride);
+        }
         write_gradient(job, &p, &r, QUERIES, &p.queries, token, r.sums);
     }
 }
@@ -511,15 +528,20 @@ static void back_documents(const lk_job *job, int64_t first, int64_t count, void
     const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
     const int64_t stride = p.documents.stride;
     for (int64_t j = first; j < first + count; j++) {
-        memset(r.sums, 0, (size_t)(U * stride) * sizeof *r.sums);
+        memset(r.summed, 0, (size_t)U * sizeof *r.summed);
         for (int64_t token = 0; token < p.queries.rows; token++) {
             const double slope = p.slopes[token / T * M + j];
-            if (slope != 0 && is_there(job, QUERY_MASK, token))
-                add_vector(r.sums + p.best[token * M + j] * stride, slope,
-                           p.queries.h + token * stride, stride);
+            const int32_t u = p.best[token * M + j];
+            if (slope == 0 || !is_there(job, QUERY_MASK, token))
+                continue;
+            if (!r.summed[u])
+                memset(r.sums + u * stride, 0, (size_t)stride * sizeof *r.sums);
+            r.summed[u] = true;
+            add_vector(r.sums + u * stride, slope, p.queries.h + token * stride, stride);
         }
         for (int64_t u = 0; u < U; u++)
-            write_gradient(job, &p, &r, DOCUMENTS, &p.documents, j * U + u, r.sums + u * stride);
+            write_gradient(job, &p, &r, DOCUMENTS, &p.documents, j * U + u,
+                           r.summed[u] ? r.sums + u * stride : NULL);
     }
 }
 

@@ -309,6 +309,7 @@ def cases() -> list[Case]:
         rnnt(4, 150, 20, 1024),
         rnnt(8, 200, 30, 32),
         late_interaction(16, 32, 32, 180, 128),
+        late_interaction(32, 32, 64, 180, 128),
     ]
 
 
