@@ -237,8 +237,7 @@ int64_t evaluation_reading(const evaluation *e)
 static void add_time(evaluation *e)
 {
     const size_t text = e->out->bound(e);
-    e->work = lk_call_cost(e->call) + evaluation_reading(e) +
-              NS_WRITE * (int64_t)(text < TOO_MUCH ? text : TOO_MUCH);
+    e->work = lk_call_cost(e->call) + NS_WRITE * (int64_t)(text < TOO_MUCH ? text : TOO_MUCH);
 }
 
 /* The steps. */
@@ -392,7 +391,6 @@ static void move_span(span *part, const evaluation *e, span body)
 
 void evaluation_renew(evaluation *e, span body, const span *tensors)
 {
-    const int64_t reading = evaluation_reading(e);
     for (int i = 0; i < e->sources; i++)
         if (tensors)
             e->source[i].text = tensors[i];
@@ -400,7 +398,6 @@ void evaluation_renew(evaluation *e, span body, const span *tensors)
             move_span(&e->source[i].text, e, body);
     move_span(&e->oip.id, e, body);
     e->body = body;
-    e->work += evaluation_reading(e) - reading;
     e->arena_used = 0;
     e->text.size = 0;
     e->pieces = 0;

@@ -588,13 +588,14 @@ static bool may_pack(const request *r)
 static bool run_here(request *r)
 {
     const uint64_t start = uv_hrtime();
-    if (evaluation_reading(r->e) > SMALL_WORK)
+    const int64_t reading = evaluation_reading(r->e);
+    if (reading > SMALL_WORK)
         return false;
-    spent.ns += OVERHEAD + evaluation_reading(r->e);
+    spent.ns += OVERHEAD + reading;
     if (!open_body(r) &&
         (r->problem.status != 0 || !reserve(r, r->need - r->reserved, &r->problem)))
         return true;
-    if (r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r) || place_shared(r->e))
+    if (reading + r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r) || place_shared(r->e))
         return false; /* pages of memory that is shared may have to be had first */
     spent.ns += r->e->work;
     r->here = true;

@@ -62,8 +62,8 @@ typedef struct evaluation {
 
     size_t need;      /* after open: bytes that the other steps will allocate */
     int64_t elements; /* of the largest input */
-    int64_t work;     /* roughly how long all steps take, in ns on one thread */
-    char *arena;      /* decoded inputs, outputs that are not written in place, scratch */
+    int64_t work; /* roughly how long all steps take besides reading text, in ns on one thread */
+    char *arena;  /* decoded inputs, outputs that are not written in place, scratch */
     size_t arena_size, arena_used;
     int shards;
     char *scratch; /* of all shards */
