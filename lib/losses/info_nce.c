@@ -2,7 +2,7 @@
  *
  * InfoNCE: every anchor is classified against all candidates, one of which is its positive.
  */
-#include "rows/directed.h"
+#include "rows/directed_back.h"
 #include "rows/elements.h"
 #include "rows/prefixes.h"
 #include "rows/table.h"

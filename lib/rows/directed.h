@@ -22,20 +22,22 @@
 #define DIRECTED_JOIN_(isa, type) isa##_##type
 #define DIRECTED_JOIN(isa, type)  DIRECTED_JOIN_(isa, type)
 
-#define directed_units      LK_PASTE(DIRECTED_VARIANT, directed_units)
-#define directed_take       LK_PASTE(DIRECTED_VARIANT, directed_take)
-#define directed_prepare    LK_PASTE(DIRECTED_VARIANT, directed_prepare)
-#define directed_scratch    LK_PASTE(DIRECTED_VARIANT, directed_scratch)
-#define directed_rows       LK_PASTE(DIRECTED_VARIANT, directed_rows)
-#define directed_settle     LK_PASTE(DIRECTED_VARIANT, directed_settle)
-#define directed_anchors    LK_PASTE(DIRECTED_VARIANT, directed_anchors)
-#define directed_candidates LK_PASTE(DIRECTED_VARIANT, directed_candidates)
+#define directed_units          LK_PASTE(DIRECTED_VARIANT, directed_units)
+#define directed_take           LK_PASTE(DIRECTED_VARIANT, directed_take)
+#define directed_prepare        LK_PASTE(DIRECTED_VARIANT, directed_prepare)
+#define directed_rows           LK_PASTE(DIRECTED_VARIANT, directed_rows)
+#define directed_settle         LK_PASTE(DIRECTED_VARIANT, directed_settle)
+#define directed_candidate_line LK_PASTE(DIRECTED_VARIANT, directed_candidate_line)
+#define directed_anchor_line    LK_PASTE(DIRECTED_VARIANT, directed_anchor_line)
+#define directed_positive_line  LK_PASTE(DIRECTED_VARIANT, directed_positive_line)
+#define directed_column_line    LK_PASTE(DIRECTED_VARIANT, directed_column_line)
+#define directed_visit_products LK_PASTE(DIRECTED_VARIANT, directed_visit_products)
 
 enum { QUERY_TO_DOC, QUERY_TO_QUERY, DOC_TO_QUERY, DOC_TO_DOC };
 enum { JOINT, PER_DIRECTION };
 enum { HARD_IN_BATCH, HARD_OWN, HARD_ALL };
 
-/* How many vectors at a time the gradients are given for. */
+/* How many rows, or vectors that the gradients are given of, are computed at a time. */
 enum { DIRECTED_ROWS = 128 };
 
 /* Vectors of one kind, the model's or the guide's, and their similarities. */
@@ -91,8 +93,6 @@ LK_DRIVER void directed_take(const lk_job *job, size_t *used, directed *p);
 /* Once positive[] and the units are filled. */
 LK_DRIVER void directed_prepare(const directed *p);
 
-LK_DRIVER size_t directed_scratch(const directed *p);
-
 /* Visit a block of rows. */
 LK_DRIVER void directed_rows(const lk_job *job, const directed *p, int64_t first, int64_t count,
                              void *scratch);
@@ -100,11 +100,59 @@ LK_DRIVER void directed_rows(const lk_job *job, const directed *p, int64_t first
 /* Row i, when all rows have been visited. */
 LK_DRIVER directed_row directed_settle(const directed *p, int64_t i);
 
-/* The gradients by h of `count` <= DIRECTED_ROWS anchors or candidates, divided by the scale
- * lack_a lack_c / temperature; in scratch, a stride of the units apart. */
-LK_DRIVER const real *directed_anchors(const lk_job *job, const directed *p, int64_t first,
-                                       int64_t count, void *scratch);
-LK_DRIVER const real *directed_candidates(const lk_job *job, const directed *p, int64_t first,
-                                          int64_t count, void *scratch);
+/* Parts of it, for the gradients (rows/directed_back.h). Lines are entries' scores, where -inf is
+ * what is excluded or no entry. */
+
+LK_INLINE int64_t at_most(int64_t n, int64_t most)
+{
+    return n < most ? n : most;
+}
+
+LK_INLINE bool has(const directed *p, int direction)
+{
+    return p->directions >> direction & 1;
+}
+
+/* Room of a run: lines, then what else it needs. */
+typedef struct lines {
+    real *ac, *aa, *pc, *column, *room;
+    real *after;
+} lines;
+
+LK_INLINE lines lines_of(const directed *p, void *scratch, size_t products)
+{
+    lines l;
+    l.ac = (real *)((char *)scratch + products);
+    l.aa = l.ac + p->candidates_padded;
+    l.pc = l.aa + p->anchors_padded;
+    l.column = l.pc + p->candidates_padded;
+    l.room = l.column + p->anchors_padded;
+    l.after = l.room + 4 * p->anchors_padded;
+    return l;
+}
+
+LK_INLINE int64_t lines_reals(const directed *p)
+{
+    return 2 * p->candidates_padded + 6 * p->anchors_padded;
+}
+
+/* Entries of query_to_doc of row i, candidates j..j+n-1, but for the positive. */
+LK_DRIVER void directed_candidate_line(const lk_job *job, const directed *p, int64_t i, int64_t j,
+                                       int64_t n, real *x);
+
+/* Entries of query_to_query: of row i, or (`turned`) those of all rows with anchor i. */
+LK_DRIVER void directed_anchor_line(const directed *p, int64_t i, bool turned, real *x);
+
+/* Entries of doc_to_doc of row i, candidates j..j+n-1. */
+LK_DRIVER void directed_positive_line(const lk_job *job, const directed *p, int64_t i, int64_t j,
+                                      int64_t n, real *x);
+
+/* Entries of doc_to_query with anchor i, of the rows order[m..m+n-1], but for the row itself.
+ * `room` has four times as many reals as there are rows. */
+LK_DRIVER void directed_column_line(const directed *p, int64_t i, int64_t m, int64_t n, real *x,
+                                    real *room);
+
+/* Bytes of the products of a visit, whole lines. */
+LK_DRIVER size_t directed_visit_products(const directed *p);
 
 #endif
