@@ -38,6 +38,14 @@ import java.util.stream.IntStream;
 public final class Lossd {
     private static final String MEDIA = "application/x-safetensors";
 
+    // What java.net.http reads and writes at a time. By default it is 16 KiB, of which a large tensor has thousands: each
+    // goes through its executor, and together they take six times as long. Read when its first client is made.
+    static {
+        if (System.getProperty("jdk.httpclient.bufsize") == null) {
+            System.setProperty("jdk.httpclient.bufsize", "262144");
+        }
+    }
+
     private final String url;
     private final String apiKey;
     private final Duration timeout;
