@@ -99,6 +99,11 @@ if [ -z "$mode" ]; then
     run "examples" python3 tests/http/examples.py --lossd "$lossd"
     run "recipes" python3 tests/http/recipes.py --lossd "$lossd"
     run "wires" python3 tests/http/wires.py --lossd "$lossd"
+    if command -v node > /dev/null; then
+        run "formulas" node tests/browser/formulas.mjs --lossd "$lossd"
+    else
+        printf '  left out  formulas: there is no node\n'
+    fi
     run "oip client" python3 tests/http/oip_client.py --lossd "$lossd"
     run "drain" python3 tests/http/drain.py --lossd "$lossd"
     if [ -z "${EMULATOR:-}" ]; then # they have deadlines

@@ -255,10 +255,16 @@ class Trial {
   }
 }
 
-/* In LaTeX where the loss has it, else in plain text. */
+/* In LaTeX where the loss has it, and all of it is known here; else in plain text. */
 function formula(loss) {
-  if (!loss.tex) return make("pre", {}, loss.formula);
-  return make("div", { className: "formula", title: loss.formula, tabIndex: 0, role: "group", ariaLabel: `Formula of ${loss.name}` }, typeset(loss.tex));
+  let math;
+  try {
+    math = loss.tex && typeset(loss.tex);
+  } catch (error) {
+    console.error(`${loss.name}: ${error.message}`);
+  }
+  if (!math) return make("pre", {}, loss.formula);
+  return make("div", { className: "formula", title: loss.formula, tabIndex: 0, role: "group", ariaLabel: `Formula of ${loss.name}` }, math);
 }
 
 const trials = new Map();
@@ -309,6 +315,44 @@ const sight = new IntersectionObserver((entries) => {
   }
 });
 
+/* What a loss is made from, by which the list is grouped: the first of these that is said of one of its inputs. */
+const GROUPS = [
+  ["Several losses", (loss) => loss.made_of_parts],
+  ["Transforms", (loss) => !loss.path.startsWith("/v1/losses/")],
+  ["Student and teacher", takes(/^(student|teacher)_/)],
+  ["Hidden states and a head", takes(/^hidden/)],
+  ["Preferences and policies", takes(/^(chosen|rejected|reference|ref|policy)_|^(logps|old_logprobs|advantages|values|rewards)$/)],
+  ["Logits", takes(/logits$/)],
+  ["Embeddings", takes(/^(embeddings?|anchors?|quer(y|ies)|keys?|documents?|images?|texts?|features|positives?|x1)$/)],
+  ["Tensors and targets", () => true],
+];
+
+function takes(name) {
+  return (loss) => loss.inputs.some((input) => input.required && name.test(input.name));
+}
+
+function entry(id, title, words) {
+  return make("li", { title }, make("a", { href: `#${id}` }, words));
+}
+
+/* The losses by group, and the other routes. */
+function contents(losses) {
+  const left = new Set(losses);
+  const groups = GROUPS.map(([name, has]) => {
+    const own = [...left].filter(has);
+    own.forEach((loss) => left.delete(loss));
+    return [name, own];
+  });
+  const found = (loss) => [loss.name, loss.title, ...loss.inputs.map((one) => one.name), ...loss.options.map((one) => one.name)];
+  return [...groups.toReversed().filter(([, own]) => own.length > 0).map(([name, own]) => make("li", { className: "group" },
+    make("span", { className: "dim" }, `${name} (${own.length})`),
+    make("ul", {}, own.map((loss) => {
+      const item = entry(loss.name, loss.title, loss.name);
+      item.dataset.words = found(loss).join(" ").toLowerCase();
+      return item;
+    })))), entry("other-routes", "", "Other routes")];
+}
+
 async function load() {
   const got = await Promise.all([ask("v1/losses"), ask("openapi.json")]);
   const refused = got.find((reply) => !reply.ok);
@@ -317,8 +361,7 @@ async function load() {
   const [name, request] = asked();
   at("version").textContent = api.info.version;
   at("losses").replaceChildren(...losses.map((loss) => section(loss, loss.name === name ? request : undefined)), others(api));
-  at("contents").replaceChildren(...[...losses.map((loss) => [loss.name, loss.title]), ["other-routes", ""]].map(
-    ([id, title]) => make("li", { title }, make("a", { href: `#${id}` }, id.replace("other-routes", "Other routes")))));
+  at("contents").replaceChildren(...contents(losses));
   at(name)?.scrollIntoView();
   for (const one of at("losses").children) sight.observe(one);
 }
@@ -328,9 +371,12 @@ window.onhashchange = () => {
   if (request) trials.get(name)?.begin(request);
   at(name)?.scrollIntoView();
 };
+/* All words must be found, in a loss's name, title, inputs or options. */
 at("filter").oninput = () => {
-  const wanted = at("filter").value.trim().toLowerCase();
-  for (const item of at("contents").children)
-    item.hidden = !`${item.textContent} ${item.title}`.toLowerCase().includes(wanted);
+  const wanted = at("filter").value.trim().toLowerCase().split(/\s+/);
+  for (const item of at("contents").querySelectorAll("[data-words]"))
+    item.hidden = !wanted.every((word) => item.dataset.words.includes(word));
+  for (const group of at("contents").querySelectorAll(".group"))
+    group.hidden = !group.querySelector("[data-words]:not([hidden])");
 };
 withKey(load);

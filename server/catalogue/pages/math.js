@@ -3,12 +3,23 @@
 
 const typeset = (() => {
   const LETTERS = { alpha: "α", beta: "β", gamma: "γ", delta: "δ", epsilon: "ϵ", varepsilon: "ε", zeta: "ζ", eta: "η", theta: "θ", kappa: "κ", lambda: "λ", mu: "μ", nu: "ν", xi: "ξ", pi: "π", rho: "ρ", sigma: "σ", tau: "τ", phi: "ϕ", varphi: "φ", chi: "χ", psi: "ψ", omega: "ω", Gamma: "Γ", Delta: "Δ", Theta: "Θ", Lambda: "Λ", Sigma: "Σ", Phi: "Φ", Psi: "Ψ", Omega: "Ω", ell: "ℓ", infty: "∞" };
-  const SIGNS = { cdot: "⋅", times: "×", le: "≤", leq: "≤", lt: "<", ge: "≥", geq: "≥", gt: ">", ne: "≠", neq: "≠", in: "∈", notin: "∉", pm: "±", to: "→", sim: "∼", approx: "≈", mid: "∣", parallel: "∥", dots: "…", ldots: "…", cdots: "⋯", partial: "∂", nabla: "∇", top: "⊤", cap: "∩", cup: "∪", odot: "⊙", circ: "∘" };
-  const FENCES = { lvert: "|", rvert: "|", lVert: "‖", rVert: "‖", lbrace: "{", rbrace: "}", "{": "{", "}": "}", lfloor: "⌊", rfloor: "⌋", lceil: "⌈", rceil: "⌉", langle: "⟨", rangle: "⟩" };
+  const SIGNS = { cdot: "⋅", times: "×", le: "≤", leq: "≤", lt: "<", ge: "≥", geq: "≥", gt: ">", ne: "≠", neq: "≠", in: "∈", notin: "∉", pm: "±", to: "→", sim: "∼", approx: "≈", mid: "∣", parallel: "∥", dots: "…", ldots: "…", cdots: "⋯", partial: "∂", nabla: "∇", top: "⊤", cap: "∩", cup: "∪", odot: "⊙", oplus: "⊕", circ: "∘", star: "⋆", ast: "∗", prime: "′", perp: "⊥", neg: "¬", wedge: "∧", vee: "∨", forall: "∀", exists: "∃", subset: "⊂", subseteq: "⊆", setminus: "∖", ll: "≪", gg: "≫", propto: "∝", equiv: "≡", gets: "←", leftarrow: "←", rightarrow: "→", mapsto: "↦", colon: ":" };
+  const FENCES = { vert: "|", Vert: "‖", "|": "‖", lvert: "|", rvert: "|", lVert: "‖", rVert: "‖", lbrace: "{", rbrace: "}", "{": "{", "}": "}", lfloor: "⌊", rfloor: "⌋", lceil: "⌈", rceil: "⌉", langle: "⟨", rangle: "⟩" };
   const LARGE = { sum: "∑", prod: "∏", int: "∫" };
-  const WORDS = ["log", "ln", "exp", "max", "min", "cos", "sin", "tanh", "arccos", "cosh", "sup", "inf", "Pr", "det", "arg"];
+  const WORDS = ["log", "ln", "exp", "max", "min", "cos", "sin", "tanh", "arccos", "sinh", "cosh", "lim", "sup", "inf", "Pr", "det", "arg", "deg", "dim", "gcd", "ker"];
   const SPACES = { ",": 0.17, ":": 0.22, ";": 0.28, " ": 0.25, "!": -0.17, quad: 1, qquad: 2 };
-  const ACCENTS = { hat: "^", bar: "‾", tilde: "~", vec: "→" };
+  const ACCENTS = { hat: "^", widehat: "^", bar: "‾", overline: "‾", tilde: "~", vec: "→", dot: "˙" };
+
+  const FRACTIONS = ["frac", "tfrac", "dfrac"];
+  const VARIANTS = { mathbf: "bold", mathcal: "script", mathbb: "double-struck" };
+  /* Letters of another face are characters of their own; where the first capital, small letter and digit are. */
+  const FACES = { bold: [0x1d400, 0x1d41a, 0x1d7ce], script: [0x1d49c, 0x1d4b6], "double-struck": [0x1d538, 0x1d552, 0x1d7d8] };
+  const OLDER = { "script B": "ℬ", "script E": "ℰ", "script F": "ℱ", "script H": "ℋ", "script I": "ℐ", "script L": "ℒ", "script M": "ℳ", "script R": "ℛ", "double-struck C": "ℂ", "double-struck H": "ℍ", "double-struck N": "ℕ", "double-struck P": "ℙ", "double-struck Q": "ℚ", "double-struck R": "ℝ", "double-struck Z": "ℤ" };
+  const inFace = (letter, face) => {
+    const kind = [/[A-Z]/, /[a-z]/, /\d/].findIndex((one) => one.test(letter));
+    const first = kind < 0 ? undefined : FACES[face][kind];
+    return OLDER[`${face} ${letter}`] ?? (first ? String.fromCodePoint(first + letter.charCodeAt(0) - "Aa0".charCodeAt(kind)) : letter);
+  };
 
   const element = (name, ...children) => {
     const made = document.createElementNS("http://www.w3.org/1998/Math/MathML", name);
@@ -116,6 +127,10 @@ const typeset = (() => {
       return name === "cases" ? element("mrow", sign("{", { stretchy: "true" }), made) : made;
     }
 
+    variant(face) {
+      return element("mi", [...this.words()].map((letter) => inFace(letter, face)).join(""));
+    }
+
     word(text) {
       const made = element("mi", text);
       made.dataset.word = "yes";
@@ -149,10 +164,11 @@ const typeset = (() => {
       if (name === "operatorname") return this.word(this.words());
       if (name === "text") return element("mtext", this.words().replace(/^ | $/g, "\u00a0"));
       if (name === "mathrm") return element("mtext", this.words());
-      if (name === "frac") return element("mfrac", this.group(), this.group());
+      if (name in VARIANTS) return this.variant(VARIANTS[name]);
+      if (FRACTIONS.includes(name)) return element("mfrac", this.group(), this.group());
       if (name === "sqrt") return element("msqrt", this.group());
       if (name in ACCENTS) return element("mover", this.group(), sign(ACCENTS[name], { stretchy: "false" }));
-      if (name === "_" || name === "%") return element("mtext", name);
+      if ("_%#&$".includes(name)) return element("mtext", name);
       if (name === "begin") {
         const kind = this.words();
         if (kind === "cases" || kind === "aligned") return this.lines(kind);
