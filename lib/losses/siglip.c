@@ -276,7 +276,8 @@ LK_LOSS(siglip) = {
                       "bias)), z_ij = 1 where the two belong together, else -1",
            .help = "Aligns two kinds of embeddings, such as images and texts. Unlike softmax over "
                    "the batch, each pair stands by itself, so a batch may have any number of "
-                   "positives.",
+                   "positives. Similarities are kept for the gradients in up to 64 MiB, and else "
+                   "computed again.",
            .reference = "Zhai et al. 2023; open_clip SigLipLoss",
            .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
                       "\"b\": [[1.0, 1.0], [2.0, 1.0]]}}",
