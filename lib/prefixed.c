@@ -116,7 +116,7 @@ static void add_prefix(const lk_tensor *from, double weight, const lk_tensor *to
 {
     const int64_t d = from->rank > 0 ? from->shape[from->rank - 1] : 1;
     const int64_t stride = to->rank > 0 ? to->shape[to->rank - 1] : 1;
-    const int64_t rows = d > 0 ? lk_tensor_count(from) / d : 0;
+    const int64_t rows = d > 0 && to->data ? lk_tensor_count(from) / d : 0;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t k = 0; k < d; k++)
             lk_put(to, i * stride + k,

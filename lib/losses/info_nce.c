@@ -517,27 +517,29 @@ static const char tex[] =
     "the positive, smoothed}";
 
 LK_LOSS(info_nce) = {
-    .is =
-        {.name = "info_nce",
-         .tex = tex,
-         .title = "InfoNCE (multiple negatives ranking, CLIP)",
-         .formula =
-             "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "
-             "q one-hot at the positive, smoothed with label_smoothing",
-         .help = "Picks each anchor's own candidate out of all of the batch. With symmetric=true "
-                 "each candidate picks its anchor too. directions adds other things to pick it out "
-                 "of, guides and self_margin leave out what is too similar to be wrong.",
-         .reference = "van den Oord et al. 2018; Radford et al. 2021; sentence-transformers "
-                      "MultipleNegativesRankingLoss (scale = 1/temperature), GISTEmbedLoss; Li et "
-                      "al. 2023 (GTE); Solatorio 2024; Lan et al. 2025",
-         .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
-                    "\"candidates\": [[1.0, 1.0], [2.0, 1.0]]}, "
-                    "\"options\": {\"temperature\": 0.5}}",
-         .traits = LK_NONNEGATIVE | LK_COUPLED,
-         .loss_shape = "B",
-         .inputs = inputs,
-         .outputs = outputs,
-         .options = fields},
+    .is = {.name = "info_nce",
+           .tex = tex,
+           .title = "InfoNCE (multiple negatives ranking, CLIP)",
+           .formula =
+               "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "
+               "q one-hot at the positive, smoothed with label_smoothing",
+           .help =
+               "Picks each anchor's own candidate out of all of the batch. With symmetric=true "
+               "each candidate picks its anchor too. directions adds other things to pick it out "
+               "of, guides and self_margin leave out what is too similar to be wrong; with any of "
+               "them the similarities are kept, a table of each kind and the guide's.",
+           .reference =
+               "van den Oord et al. 2018; Radford et al. 2021; sentence-transformers "
+               "MultipleNegativesRankingLoss (scale = 1/temperature), GISTEmbedLoss; Li et "
+               "al. 2023 (GTE); Solatorio 2024; Lan et al. 2025",
+           .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
+                      "\"candidates\": [[1.0, 1.0], [2.0, 1.0]]}, "
+                      "\"options\": {\"temperature\": 0.5}}",
+           .traits = LK_NONNEGATIVE | LK_COUPLED,
+           .loss_shape = "B",
+           .inputs = inputs,
+           .outputs = outputs,
+           .options = fields},
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,
