@@ -94,6 +94,9 @@ static void plain_write(const plain_part *given, int64_t i)
         v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
 
+/* Maxima are taken in several chains where registers are left for them. */
+enum { CHAINS = PARTS == 1 ? 4 : 1 };
+
 /* e^z of a pair, added to the sums; keeps the largest |z|. */
 PARTS_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, tally *sum,
                              vec *most)
@@ -105,7 +108,7 @@ PARTS_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scale
         u = scaled ? scale * u : u;
         w = scaled ? scale * w : w;
         most[0] = v_max_abs(u, most[0]);
-        most[1] = v_max_abs(w, most[1]);
+        most[1 % CHAINS] = v_max_abs(w, most[1 % CHAINS]);
         u = v_exp_small(u);
         w = v_exp_small(w);
         v_write(e + k * LANES, u);
@@ -131,7 +134,8 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
         for (size_t i = 0; i < 4 * STRIDE; i += LK_LINE / sizeof(elem))
             v_fetch(x + k + i);
         plain_pair(x + k, e + k, scale, scaled, sum, most);
-        plain_pair(x + k + 2 * STRIDE, e + k + 2 * STRIDE, scale, scaled, sum + 2, most + 2);
+        plain_pair(x + k + 2 * STRIDE, e + k + 2 * STRIDE, scale, scaled, sum + 2,
+                   most + 2 % CHAINS);
         if (given) {
             plain_write_pair(&part, slope, k, has_target);
             plain_write_pair(&part, slope, k + 2 * STRIDE, has_target);
