@@ -29,19 +29,13 @@ static const lk_input inputs[] = {
                  .forms = {{"*", LK_INDICES}},
                  .range = "[0,C)",
                  .help = "the right class of each row"},
-    [MASK] = {.name = "mask",
-              .forms = {{"*", LK_MASKS}},
-              .flags = LK_OPTIONAL | LK_IGNORES,
-              .help = "rows with 0 are ignored and not read; default all counted"},
+    [MASK] = NUMBERS_MASK,
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     [CLASS_WEIGHT] = {.name = "class_weight",
                       .forms = {{"C", LK_FLOATS}},
                       .flags = LK_OPTIONAL | LK_WEIGHTS,
                       .help = "weight of each class; default ones"},
-    [SAMPLE_WEIGHT] = {.name = "sample_weight",
-                       .forms = {{"*", LK_FLOATS}},
-                       .flags = LK_OPTIONAL | LK_WEIGHTS,
-                       .help = "weight of each row; default ones"},
+    [SAMPLE_WEIGHT] = NUMBERS_WEIGHT,
     {0},
 };
 
@@ -54,9 +48,9 @@ static const lk_output outputs[] = {
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
-    if (job->size['C' - 'A'] == 0 && job->rows > 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGPROBS, -1,
-                       "logprobs has no classes; the class axis must have at least 1");
+    const lk_status status = numbers_check(job, error);
+    if (status != LK_OK)
+        return status;
     if (o->class_dim == 0)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "class_dim is 0; it must be -1 or 1");

@@ -152,6 +152,28 @@ LK_STATIC void numbers_count(lk_job *job, const numbers_loss is)
     job->denominator[0] = sum;
 }
 
+/* Rows need classes, C. */
+LK_STATIC lk_status numbers_check(const lk_job *job, lk_error *error)
+{
+    const char *const name = job->loss->is.inputs[0].name;
+    if (job->size['C' - 'A'] == 0 && job->rows > 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, 0, -1,
+                       "%s has no classes; the class axis must have at least 1", name);
+    return LK_OK;
+}
+
+/* The usual inputs. */
+#define NUMBERS_MASK                                                                               \
+    {                                                                                              \
+        .name = "mask", .forms = {{"*", LK_MASKS}}, .flags = LK_OPTIONAL | LK_IGNORES,             \
+        .help = "rows with 0 are ignored and not read; default all counted"                        \
+    }
+#define NUMBERS_WEIGHT                                                                             \
+    {                                                                                              \
+        .name = "sample_weight", .forms = {{"*", LK_FLOATS}}, .flags = LK_OPTIONAL | LK_WEIGHTS,   \
+        .help = "weight of each row; default ones"                                                 \
+    }
+
 #define NUMBERS_KERNELS(is)                                                                        \
     static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,             \
                      void *scratch)                                                                \

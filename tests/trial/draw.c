@@ -359,13 +359,20 @@ static lk_status try_check(const trial *t, lk_error *error, int64_t *cost)
 }
 
 /* Make the pattern of an input that broadcasts that of one shape which does: some of the leading
- * sizes, which are all there are, by their labels, or 1 in their place. */
+ * sizes, by their labels, and of the letters after the star, or 1 in their place. */
 static void draw_spread(const trial *t, trial_input *in)
 {
-    const int missing = (int)random_int(0, chance(0.5) ? 0 : t->lead_rank);
+    char axes[LK_MAX_RANK + 1];
+    int rank = 0;
+    for (; rank < t->lead_rank; rank++)
+        axes[rank] = (char)('a' + rank);
+    for (const char *c = in->pattern; *c && rank < LK_MAX_RANK; c++)
+        if (*c >= 'A' && *c <= 'Z')
+            axes[rank++] = *c;
+    const int missing = (int)random_int(0, chance(0.5) ? 0 : rank);
     char *to = in->pattern;
-    for (int k = missing; k < t->lead_rank; k++) {
-        *to++ = chance(0.3) ? '1' : (char)('a' + k);
+    for (int k = missing; k < rank; k++) {
+        *to++ = chance(0.3) ? '1' : axes[k];
         *to++ = ' ';
     }
     *(to > in->pattern ? to - 1 : to) = '\0';
