@@ -24,6 +24,7 @@ typedef struct prefixed {
     size_t size;
     size_t scratch, needs; /* the most that an entry needs */
     int64_t cost;
+    bool begun; /* the sums are cleared: not before, since others may use their memory till then */
     lk_error bad; /* of the first entry that failed */
 } prefixed;
 
@@ -253,6 +254,21 @@ static bool start_entry(prefixed *p, int k)
     return p->bad.status == LK_OK;
 }
 
+/* Clear the sums of this round, unless that is done. */
+static void begin_sums(prefixed *p)
+{
+    size_t used = 0;
+    if (p->begun)
+        return;
+    p->begun = true;
+    for (int i = 0; i < p->all.call.wanted_count; i++) {
+        const lk_wanted *w = &p->all.call.wanted[i];
+        const lk_tensor sum = w->role == DIAGNOSTIC ? w->tensor : sum_of(p, w, &used);
+        if (is_summed(&p->all.call, w) && sum.data && bytes_of(&sum) > 0)
+            memset(sum.data, 0, bytes_of(&sum));
+    }
+}
+
 /* Add what the entry computed to the sums. */
 static void finish_entry(prefixed *p)
 {
@@ -260,6 +276,7 @@ static void finish_entry(prefixed *p)
     const double weight = weight_of(call, p->at);
     size_t used = 0;
     p->bad.status = lk_call_finish(p->entry, &p->bad);
+    begin_sums(p);
     for (int i = 0; i < call->wanted_count && p->bad.status == LK_OK; i++) {
         const lk_wanted *w = &call->wanted[i];
         if (w->role == DIAGNOSTIC)
@@ -361,21 +378,10 @@ static lk_status check(lk_call *call, lk_error *error)
     return measure(prefixed_of(call), error);
 }
 
-static void clear_sums(const prefixed *p)
-{
-    size_t used = 0;
-    for (int i = 0; i < p->all.call.wanted_count; i++) {
-        const lk_wanted *w = &p->all.call.wanted[i];
-        const lk_tensor sum = w->role == DIAGNOSTIC ? w->tensor : sum_of(p, w, &used);
-        if (is_summed(&p->all.call, w) && sum.data && bytes_of(&sum) > 0)
-            memset(sum.data, 0, bytes_of(&sum));
-    }
-}
-
 static lk_status start_round(prefixed *p, lk_error *error)
 {
     p->bad = (lk_error){0};
-    clear_sums(p);
+    p->begun = false;
     if (!start_entry(p, 0) && error)
         *error = p->bad;
     return p->bad.status;
@@ -438,10 +444,11 @@ static bool next(lk_call *call)
 
 static lk_status finish(lk_call *call, lk_error *error)
 {
-    const prefixed *p = prefixed_of(call);
+    prefixed *p = prefixed_of(call);
     size_t used = 0;
     if (entries_of(call) == 0)
         return lk_single.finish(call, error);
+    begin_sums(p); /* of no entry */
     if (p->bad.status != LK_OK && error)
         *error = p->bad;
     for (int i = 0; i < call->wanted_count && p->bad.status == LK_OK; i++) {
