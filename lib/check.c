@@ -422,7 +422,7 @@ lk_tensor lk_single_shown(const single *s, int i)
 static void note_names(single *s)
 {
     lk_job *job = &s->job;
-    job->given = job->out_wanted = 0; /* check may be called again */
+    job->given = job->out_wanted = job->grad_wanted = 0; /* check may be called again */
     job->offsets = -1;
     for (int i = 0; i < LK_MAX_INPUTS; i++) {
         if (s->given[i].rank < 0)
@@ -431,9 +431,15 @@ static void note_names(single *s)
         if (job->loss->is.inputs[i].flags & LK_OFFSETS)
             job->offsets = i;
     }
-    for (int k = 0; k < s->call.wanted_count; k++)
-        if (s->call.wanted[k].role == DIAGNOSTIC)
-            job->out_wanted |= 1u << s->call.wanted[k].i;
+    for (int k = 0; k < s->call.wanted_count; k++) {
+        const lk_wanted *w = &s->call.wanted[k];
+        if (w->role == DIAGNOSTIC)
+            job->out_wanted |= 1u << w->i;
+        else if (w->role == GRADIENT)
+            job->grad_wanted |= 1u << w->i;
+        else
+            job->out_wanted |= 1u << LK_MAX_OUTPUTS; /* `loss`: no diagnostic has that bit */
+    }
     job->lead_rank = 0;
     job->rows = 0;
     memset(job->lead, 0, sizeof job->lead);

@@ -3,13 +3,15 @@
  * Cross entropy of a linear head: of hidden states and the weight that makes them logits.
  */
 #include "rows/head.h"
-#include "rows/sequence.h"
+#include "rows/shard.h"
 
-enum { HIDDEN = LOGITS, SAMPLE_WEIGHTS = OFFSETS + 1, WEIGHT, BIAS, NORM_WEIGHT };
+enum { HIDDEN = LOGITS, SAMPLE_WEIGHTS = OFFSETS + 1, WEIGHT, BIAS, NORM_WEIGHT, TOTAL_LSE };
+enum { TARGET_LOGIT = WORD_PERPLEXITY + 1 };
 
 typedef struct options {
     sequence_options sequence;
     head_options head;
+    int64_t vocab_total, vocab_start;
 } options;
 
 static const lk_field fields[] = {
@@ -27,6 +29,11 @@ static const lk_field fields[] = {
     TEXT_FIELDS(sequence_options),
     CLASS_FIELDS,
     HEAD_FIELDS(options),
+    LK_FIELD(options, vocab_total, "off", LK_OFF | LK_RANGED | LK_HOLDS, 1, (double)INFINITY,
+             "weight and bias are those of a part of so many classes, which targets and "
+             "class_weight refer to: see the input lse"),
+    LK_FIELD(options, vocab_start, "0", LK_RANGED, 0, (double)INFINITY,
+             "with vocab_total: the first class of the part"),
     {0},
 };
 
@@ -38,17 +45,18 @@ static const lk_input inputs[] = {
                  .help = "the class of each row; position t + shift is what position t predicts"},
     [MASK] = CLASSWISE_MASK("*"),
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
-    [CLASS_WEIGHT] = CLASSWISE_CLASS_WEIGHT("C"),
+    [CLASS_WEIGHT] = CLASSWISE_CLASS_WEIGHT("V"),
     [LENGTHS] = {.name = "lengths",
                  .forms = {{"*-", LK_INTS}},
                  .flags = LK_OPTIONAL,
                  .range = "[0,*]",
                  .help = "hidden [B,T,D]: tokens of each sequence; what lies beyond is ignored"},
-    [POSITION_WEIGHT] = {.name = "position_weight",
-                         .forms = {{"*", LK_FLOATS}, {"T", LK_FLOATS}},
-                         .flags = LK_OPTIONAL | LK_WEIGHTS,
-                         .range = ">=0",
-                         .help = "hidden [B,T,D]: weight of each predicted token; default ones"},
+    [POSITION_WEIGHT] =
+        {.name = "position_weight",
+         .forms = {[EACH_POSITION] = {"*", LK_FLOATS}, [EACH_PLACE] = {"T", LK_FLOATS}},
+         .flags = LK_OPTIONAL | LK_WEIGHTS,
+         .range = ">=0",
+         .help = "hidden [B,T,D]: weight of each predicted token; default ones"},
     [OFFSETS] = LK_OFFSETS_INPUT,
     [SAMPLE_WEIGHTS] = {.name = "sample_weight",
                         .forms = {{"*", LK_FLOATS}},
@@ -58,10 +66,32 @@ static const lk_input inputs[] = {
     [WEIGHT] = HEAD_WEIGHT,
     [BIAS] = HEAD_BIAS,
     [NORM_WEIGHT] = HEAD_NORM_WEIGHT,
+    [TOTAL_LSE] = {.name = "lse",
+                   .forms = {{"*", LK_FLOATS}},
+                   .flags = LK_OPTIONAL,
+                   .help = "with vocab_total: the logsumexp of the outputs lse of all parts. With "
+                           "it loss, nll, z_loss, entropy, grad.hidden and grad.norm_weight are "
+                           "the part's share, which add up to those of all classes; without it "
+                           "there are lse and target_logit alone"},
     {0},
 };
 
-static const lk_output outputs[] = {CLASSWISE_DIAGNOSTICS("*"), TEXT_DIAGNOSTICS, {0}};
+static const lk_output outputs[] = {
+    CLASSWISE_DIAGNOSTICS("*"),
+    TEXT_DIAGNOSTICS,
+    [TARGET_LOGIT] = LK_OUTPUT("target_logit", "*", LK_ANY,
+                               "scaled score of the target; 0 where it is of another part of the "
+                               "classes, or ignored"),
+    {0}};
+
+static shard shard_of(const lk_job *job)
+{
+    const options *o = job->options;
+    return (shard){.total = o->vocab_total,
+                   .start = o->vocab_start,
+                   .classes = job->in[WEIGHT].shape[0],
+                   .combined = lk_has(job, TOTAL_LSE)};
+}
 
 /* Are the rows positions of sequences: hidden [B,T,D], or packed? */
 static bool has_sequences(const lk_job *job)
@@ -87,11 +117,13 @@ static lk_status check(const lk_job *job, lk_error *error)
     lk_status status = text_check(job, &o->text, error);
     if (status != LK_OK || (status = head_check(job, error)) != LK_OK)
         return status;
+    if ((status = sequence_check(job, error)) != LK_OK)
+        return status;
     if (needs && !has_sequences(job))
         return lk_fail(job, error, LK_OPTION_CONFLICT, HIDDEN, -1,
                        "%s needs sequences: hidden of shape [B,T,D], or offsets", needs);
-    if (!lk_has(job, OFFSETS) && job->in[POSITION_WEIGHT].rank == 1 &&
-        lk_has(job, POSITION_WEIGHT) && job->size['T' - 'A'] != job->lead[1])
+    if (lk_has(job, POSITION_WEIGHT) && job->form[POSITION_WEIGHT] == EACH_PLACE &&
+        job->size['T' - 'A'] != job->lead[1])
         return lk_fail(job, error, LK_SHAPE_MISMATCH, POSITION_WEIGHT, -1,
                        "position_weight has %lld elements; it must have %lld, or [%lld,%lld]",
                        (long long)job->size['T' - 'A'], (long long)job->lead[1],
@@ -99,22 +131,44 @@ static lk_status check(const lk_job *job, lk_error *error)
     if (lk_has(job, POSITION_WEIGHT) && lk_has(job, SAMPLE_WEIGHTS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, SAMPLE_WEIGHTS, -1,
                        "sample_weight and position_weight exclude each other: both weigh targets");
-    status = classwise_check(job, error);
-    return status == LK_OK ? sequence_check(job, error) : status;
+    const shard s = shard_of(job);
+    if ((status = shard_check(job, &s, CLASS_WEIGHT, TOTAL_LSE, error)) != LK_OK)
+        return status;
+    lk_job whole = *job;
+    if (s.total > 0)
+        whole.size['C' - 'A'] = s.total;
+    return classwise_check(&whole, error);
+}
+
+/* Without the logsumexp of all parts, a part tells its own. */
+static bool default_output(const lk_job *job, int output)
+{
+    const shard s = shard_of(job);
+    return shard_asks(&s) ? output == LSE || output == TARGET_LOGIT : output < 0;
+}
+
+static bool default_gradient(const lk_job *job, int input)
+{
+    const shard s = shard_of(job);
+    (void)input;
+    return !shard_asks(&s);
 }
 
 /* Rows of any other shape are sequences of one. */
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const bool padded = job->lead_rank == 2;
-    if (!lk_has(job, OFFSETS))
-        job->size['B' - 'A'] = padded ? job->lead[0] : job->rows;
-    job->size['T' - 'A'] = padded ? job->lead[1] : 1;
+    const options *o = job->options;
+    if (!lk_has(job, OFFSETS)) {
+        const bool sequences = has_sequences(job);
+        job->size['B' - 'A'] = sequences ? job->lead[0] : job->rows;
+        job->size['T' - 'A'] = sequences ? job->lead[1] : 1;
+    }
     if (lk_has(job, SAMPLE_WEIGHTS)) {
         job->in[POSITION_WEIGHT] = job->in[SAMPLE_WEIGHTS];
-        job->in[POSITION_WEIGHT].rank = 2; /* as [B,T] */
         job->form[POSITION_WEIGHT] = EACH_POSITION;
     }
+    if (o->vocab_total > 0)
+        job->size['C' - 'A'] = o->vocab_total;
     const lk_status status = sequence_prepare(job, error);
     if (status == LK_OK)
         head_prepare(job);
@@ -167,6 +221,7 @@ static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk
                   void *to)
 {
     const class_plan p = plan_of(job);
+    const shard part = shard_of(job);
     const class_target t = sequence_target(job, i);
     const double upstream = real_or_one(job, GRAD_OUTPUT, t.up);
     class_row row = {.x = x,
@@ -178,10 +233,21 @@ static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk
     note *n = to;
     (void)y;
     n->y = t.y;
-    n->norm = class_normalise(&p, &row);
-    n->slope = class_conclude(&p, &row, &n->norm);
-    if (p.want_entropy)
-        row.entropy = (real)class_entropy(&p, &row, &n->norm, &gap);
+    if (part.total > 0 && !part.combined) {
+        const shard_logits own = shard_ask(&part, &p, &row);
+        put_row(job, LSE, i, own.lse);
+        put_row(job, TARGET_LOGIT, i, own.target);
+        return false;
+    }
+    if (part.total > 0) {
+        n->slope = shard_conclude(&part, &p, &row, real_or_one(job, TOTAL_LSE, i), &n->norm);
+    } else {
+        n->norm = class_normalise(&p, &row);
+        n->slope = class_conclude(&p, &row, &n->norm);
+        if (p.want_entropy)
+            row.entropy = (real)class_entropy(&p, &row, &n->norm, &gap);
+    }
+    put_row(job, TARGET_LOGIT, i, row.y >= 0 ? (double)n->norm.at : 0);
     classwise_put(job, i, t.main, t.z, &row, values(job), block);
     return row.rho != 0 || row.zeta != 0;
 }
@@ -189,6 +255,7 @@ static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk
 static void ignore(const lk_job *job, int64_t i, lk_block *block)
 {
     const class_row none = {.y = -1, .argmax = -1};
+    put_row(job, TARGET_LOGIT, i, 0);
     classwise_put(job, i, 0, 0, &none, values(job), block);
 }
 
@@ -197,22 +264,30 @@ static void slopes(const lk_job *job, int64_t i, const void *from, int64_t first
                    real *x, const real *y)
 {
     const note *n = from;
+    const shard part = shard_of(job);
     class_plan p = plan_of(job);
     class_slope slope = n->slope;
     const class_row row = {.x = x, .y = n->y, .grad_x = x};
     (void)i;
     (void)y;
+    first += part.total > 0 ? part.start : 0;
     p.classes = p.width = count;
     p.weight = p.weight ? p.weight + first : NULL;
     slope.y = n->y >= first && n->y < first + count ? n->y - first : -1;
     class_gradient(&p, &row, &n->norm, &slope);
 }
 
+static int64_t classes(const lk_job *job)
+{
+    const options *o = job->options;
+    return o->vocab_total > 0 ? job->in[WEIGHT].shape[0] : classwise_classes(job);
+}
+
 static const head_loss driver = {
     .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
     .options = head_options_of,
     .state = sequence_state_size,
-    .classes = classwise_classes,
+    .classes = classes,
     .counts = counts,
     .note = sizeof(note),
     .value = value,
@@ -249,6 +324,8 @@ LK_LOSS(linear_cross_entropy) = {
     .driver = &driver,
     .row_cost = head_row_cost,
     .check = check,
+    .default_gradient = default_gradient,
+    .default_output = default_output,
     .state = head_state,
     .prepare = prepare,
     .scratch = head_scratch,

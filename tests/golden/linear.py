@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from oracle import F64, NAN, Book, Draw, Inputs, same, stated
+from oracle import F64, NAN, Book, Draw, Inputs, same, short, stated
 from sequence import ROW_OPTIONS, named, number_of, sequence, token_logprobs
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -59,7 +59,8 @@ def with_scores(inputs, head, shape):
 def linear_cross_entropy(inputs, options):
     head = Head(inputs, options)
     lead, classes = head.x.shape[:-1], head.x.shape[-1]
-    flat = len(lead) != 2
+    packed = "offsets" in inputs.tensors
+    flat = len(lead) != 2 and not packed
     rows = with_scores(inputs, head, (lead.numel(), 1, classes) if flat else head.x.shape)
     if flat:
         for name in ("targets", "mask", "grad_output"):
@@ -74,6 +75,64 @@ def linear_cross_entropy(inputs, options):
             outputs[name] = outputs[name].reshape(lead)
     outputs.update(head.back(e))
     return outputs, head.scale() * number_of(options, "logit_scale", 1)
+
+
+def shard(inputs, options, others):
+    """A part of the classes: `others` are the weight, bias and place of the rest, (weight, bias, below), of which
+    `below` classes come before those of the inputs. Returns lse of all, what the first call gives, and the shares."""
+    head = Head(inputs, options)
+    weight, bias, below = others
+    start, stop = below, below + head.x.shape[-1]
+    rest = head.multiplied.detach() @ weight.T + (0 if bias is None else bias)
+    total = stop - start + weight.shape[0]
+    x = head.x.detach().requires_grad_(True)
+
+    def bent(u):
+        cap = number_of(options, "softcap", None)
+        return number_of(options, "logit_scale", 1) * (cap * torch.tanh(u / cap) if cap else u)
+
+    z, elsewhere = bent(x), bent(rest)
+    everything = torch.cat([elsewhere[..., :below], z.detach(), elsewhere[..., below:]], -1)
+    lse = inputs.get("lse")
+    lse = torch.logsumexp(everything, -1) if lse is None else lse.to(F64)
+    y = inputs.get("targets")
+    counted = y != int(options.get("ignore_index", "-100"))
+    if inputs.get("mask") is not None:
+        counted &= inputs.get("mask").bool()
+    w = inputs.get("class_weight")
+    w = torch.ones(total, dtype=F64) if w is None else w.to(F64)
+    eps, lam = number_of(options, "label_smoothing", 0), number_of(options, "z_loss", 0)
+    hot = torch.nn.functional.one_hot(torch.where(counted, y, 0), total).to(F64)
+    if options.get("smoothing_mode") == "others":
+        q = (1 - eps) * hot + eps / (total - 1) * (1 - hot)
+    else:
+        q = (1 - eps) * hot + eps / total
+    m = inputs.get("sample_weight")
+    m = counted.to(F64) * (1 if m is None else m.to(F64))
+    reduction = options.get("reduction", "mean")
+    by = (m * w[torch.where(counted, y, 0)]).sum() if reduction == "mean" else 1
+    by_z = m.sum() if reduction == "mean" else 1
+    here = (y >= start) & (y < stop) & counted
+    l = z.detach()[..., :] - lse[..., None]
+    own = slice(start, stop)
+    p = l.exp()
+    main = -(w[own] * q[..., own] * l).sum(-1)
+    square = torch.where(here, lam * lse * lse, 0.0)
+    main_rho, zeta = m / by, m / by_z
+    value = main_rho * main + zeta * square
+    loss = value if reduction == "none" else value.sum()
+    up = inputs.get("grad_output")
+    up = torch.ones(y.shape, dtype=F64) if up is None else up.to(F64).expand(y.shape)
+    mass = (w * q).sum(-1, keepdim=True)
+    e = (up * main_rho)[..., None] * (mass * p - w[own] * q[..., own]) + (up * zeta * 2 * lam * lse)[..., None] * p
+    slope, = torch.autograd.grad(z, x, e)
+    zero = torch.zeros((), dtype=F64)
+    outputs = {"loss": loss, "lse": torch.where(counted, lse, zero), "count": counted.sum(),
+               "nll": torch.where(here, lse - everything.gather(-1, torch.where(counted, y, 0)[..., None])[..., 0], zero),
+               "entropy": torch.where(counted, -(p * l).sum(-1), zero), **head.back(slope)}
+    asked = {"lse": torch.where(counted, torch.logsumexp(z.detach(), -1), zero),
+             "target_logit": torch.where(here, everything.gather(-1, torch.where(counted, y, 0)[..., None])[..., 0], zero)}
+    return lse, asked, outputs, head.scale() * number_of(options, "logit_scale", 1)
 
 
 def put(book, evaluate, name, inputs, options, want):
@@ -107,7 +166,7 @@ FEW = ["loss", *GRADS]
 def cross_entropy_cases():
     book = Book("linear_cross_entropy")
 
-    def build(name, lead, classes, depth, options=None, extra=(), want=FEW, floats=("float",) * 4, kind="i64"):
+    def build(name, lead, classes, depth, options=None, extra=(), want=FEW, floats=("float",) * 4, kind="i64", ends=None):
         draw, inputs, options = Draw("linear " + name), Inputs(), options or {}
         draw_head(draw, inputs, lead, classes, depth, extra, floats)
         y = draw.integers(lead, 0, int(options.get("vocab_size", classes)))
@@ -123,29 +182,70 @@ def cross_entropy_cases():
             inputs.put("position_weight", draw.between(lead, 0.25, 2))
         if "lengths" in extra:
             inputs.put("lengths", draw.integers(lead[:1], 0, lead[1] + 1), kind)
+        if ends:
+            inputs.put("offsets", torch.tensor(ends), kind)
         if "grad_output" in extra:
             loss = linear_cross_entropy(inputs, options)[0]["loss"]
             inputs.put("grad_output", draw.normal(tuple(loss.shape), 1))
         put(book, linear_cross_entropy, name, inputs, options, want)
 
+    def shards(name, lead, classes, start, depth, options=None, extra=(), floats=("float",) * 4):
+        """The part of some classes from `start` on, of classes[0] in all."""
+        draw, inputs, options = Draw("linear shard " + name), Inputs(), dict(options or {})
+        draw_head(draw, inputs, lead, classes[1], depth, extra, floats)
+        count = classes[0] - classes[1]
+        others = (draw.normal((count, depth), 2 / math.sqrt(depth)),
+                  draw.normal((count,), 1) if "bias" in extra else None, start)
+        y = draw.integers(lead, 0, classes[0])
+        inputs.put("targets", torch.where(draw.flags(lead, 0.2), torch.full_like(y, -100), y), "i64")
+        if "mask" in extra:
+            inputs.put("mask", draw.flags(lead), "bool")
+        if "class_weight" in extra:
+            inputs.put("class_weight", draw.between((classes[0],), 0.25, 2))
+        if "sample_weight" in extra:
+            inputs.put("sample_weight", draw.between(lead, 0.25, 2))
+        options.update(vocab_total=classes[0], vocab_start=start)
+        lse, asked, _, scale = shard(inputs, options, others)
+        book.add(name + "/ask", inputs, options, asked, scale)
+        inputs.put("lse", torch.tensor([short(v) for v in lse.reshape(-1).tolist()], dtype=F64).reshape(lse.shape))
+        if "grad_output" in extra:
+            inputs.put("grad_output", draw.normal(lead if options.get("reduction") == "none" else (), 1))
+        _, _, outputs, scale = shard(inputs, options, others)
+        book.add(name, inputs, options, outputs, scale)
+
     for reduction in ("none", "sum", "mean"):
         for extra in ((), ("bias",), ("norm_weight", "mask"), ("bias", "norm_weight", "class_weight", "sample_weight"),
                       ("bias", "mask", "grad_output")):
-            build(f"{reduction}/{'-'.join(extra) or 'plain'}", (5,), 7, 6, {"reduction": reduction}, extra)
+            build(f"{reduction}/{'-'.join(extra) or 'plain'}", (5,), 6, 5, {"reduction": reduction}, extra)
     for reduction in ("none", "mean", "sequence_sum", "sequence_mean", "mean_of_sequence_means", "mean_of_sequence_sums"):
         build(f"sequences/{reduction}", (3, 4), 6, 5, {"reduction": reduction, "shift": "1", "z_loss": "0.125"},
               ("bias", "lengths", "position_weight", "grad_output"))
     for options in ROW_OPTIONS:
-        build("option/" + named(options), (6,), 9, 5, options, ("norm_weight",))
+        build("option/" + named(options), (5,), 7, 4, options, ("norm_weight",))
     build("diagnostics/rows", (7,), 6, 4, {}, ("bias",),
           ["loss", "nll", "lse", "entropy", "predicted", "count", "accuracy", "perplexity", "nll_sum"])
     build("diagnostics/text", (2, 5), 6, 4, {"shift": "1", "num_bytes": "9", "num_words": "3"}, (),
           ["loss", "nll", "entropy", "bits_per_token", "bits_per_byte", "byte_perplexity", "word_perplexity"])
-    for lead, classes, depth in (((1,), 1, 1), ((1,), 2, 1), ((2,), 1, 3), ((33,), 17, 16), ((3,), 515, 129), ((300,), 3, 2), ((2, 2, 3), 5, 4), ((), 5, 4)):
+    for lead, classes, depth in (((1,), 1, 1), ((1,), 2, 1), ((2,), 1, 3), ((33,), 5, 16), ((2,), 515, 1), ((2,), 2, 129), ((300,), 3, 1), ((2, 2, 3), 5, 4), ((), 5, 4)):
         build(f"shape/{'x'.join(map(str, lead)) or 'one'}-{classes}-{depth}", lead, classes, depth, {}, ("bias",))
     for floats in (("f32", "bf16", "f16", "f32"), ("bf16", "f32", "bf16", "f16"), ("f16", "bf16", "f32", "bf16"), ("bf16", "bf16", "bf16", "bf16")):
-        build("types/" + "-".join(floats), (6,), 35, 18, {"norm_eps": "0.001"}, ("bias", "norm_weight"), floats=floats)
+        build("types/" + "-".join(floats), (3,), 19, 9, {"norm_eps": "0.001"}, ("bias", "norm_weight"), floats=floats)
     build("num_items", (5,), 4, 3, {"num_items": "7.5"}, ("sample_weight",))
+    for reduction in ("none", "mean", "sequence_sum", "sequence_mean", "mean_of_sequence_means", "mean_of_sequence_sums"):
+        for shift in ("0", "1"):
+            build(f"packed/{reduction}-{shift}", (8,), 6, 5, {"reduction": reduction, "shift": shift},
+                  ("bias", "position_weight", "grad_output"), ends=[0, 3, 3, 7, 8])
+    build("packed/rows", (5,), 4, 3, {"shift": "4"}, ("mask",), ends=[0, 5])
+    shards("shard/first", (5,), (9, 4), 0, 3)
+    shards("shard/last", (5,), (9, 4), 5, 3, {"reduction": "none"}, ("bias", "grad_output"))
+    shards("shard/middle", (6,), (9, 3), 4, 4, {"reduction": "sum", "label_smoothing": "0.25"}, ("norm_weight",))
+    shards("shard/others", (6,), (9, 3), 1, 4, {"label_smoothing": "0.25", "smoothing_mode": "others"}, ("class_weight",))
+    shards("shard/weighted", (7,), (12, 5), 2, 4, {"z_loss": "0.125", "label_smoothing": "0.125", "logit_scale": "0.5"},
+           ("bias", "class_weight", "sample_weight", "mask", "grad_output"))
+    shards("shard/capped", (4,), (7, 6), 1, 3, {"softcap": "3", "z_loss": "0.5"}, ("bias", "norm_weight"))
+    shards("shard/one", (4,), (5, 1), 3, 3, {"label_smoothing": "0.5"})
+    shards("shard/wide", (1,), (600, 530), 40, 1)
+    shards("shard/types", (5,), (40, 35), 3, 6, {}, ("bias", "norm_weight"), ("f32", "bf16", "f16", "f32"))
     for nan in ("zero", "nan"):
         inputs = Inputs()
         inputs.put("hidden", torch.tensor([[NAN, 1.0], [0.5, 1.0]], dtype=F64))
@@ -172,6 +272,26 @@ def cross_entropy_cases():
     stated(got["loss"], 0.8602408994, "loss")
     stated(got["grad.hidden"], [[-0.006093071087, -0.00609291226], [0.1634100818, -0.040852527]], "grad.hidden")
     stated(got["grad.norm_weight"], [-0.005441953893, -0.3625333479], "grad.norm_weight")
+    whole = check_head()
+    whole.put("targets", torch.tensor([0, 2]), "i64")
+    share = 0
+    for name, first, last, loss in (("low", 0, 2, 0.2261325348), ("high", 2, 3, 0.430997402)):
+        inputs, options = check_head(), {"vocab_total": 3, "vocab_start": first}
+        weight, bias = whole.get("weight"), whole.get("bias")
+        inputs.tensors["weight"], inputs.tensors["bias"] = weight[first:last], bias[first:last]
+        inputs.put("targets", torch.tensor([0, 2]), "i64")
+        others = (torch.cat([weight[:first], weight[last:]]), torch.cat([bias[:first], bias[last:]]), first)
+        lse, asked, _, scale = shard(inputs, options, others)
+        stated(asked["lse"], [0.9411538747, 1.163261688] if first == 0 else [-1.2, 0.85], "lse of a part")
+        book.add(f"contract/shard-{name}-ask", inputs, options, asked, scale)
+        inputs.tensors["lse"], inputs.dtypes["lse"] = lse, "f64"
+        _, _, outputs, scale = shard(inputs, options, others)
+        stated(outputs["loss"], loss, "loss of a part")
+        if first == 0:
+            stated(outputs["grad.hidden"], [[-0.04163948652, 0.08811219419], [0.04442030044, 0.0689275193]], "grad.hidden")
+        share = share + outputs["grad.hidden"]
+        book.add(f"contract/shard-{name}", inputs, options, outputs, scale)
+    stated(share, [[-0.06792967605, 0.1196604216], [0.1888406009, -0.1043768412]], "grad.hidden of both parts")
     book.write(os.path.join(HERE, "linear_cross_entropy.jsonl"))
     print("linear_cross_entropy", len(book.lines))
 
@@ -182,7 +302,7 @@ def cross_entropy_cases():
 def linear_token_logprobs(inputs, options):
     head = Head(inputs, options)
     lead, classes = head.x.shape[:-1], head.x.shape[-1]
-    flat = len(lead) != 2
+    flat = len(lead) != 2 and "offsets" not in inputs.tensors
     rows = with_scores(inputs, head, (lead.numel(), 1, classes) if flat else head.x.shape)
     for name in ("targets", "mask", "grad_logprobs", "grad_entropy"):
         if flat and name in rows.tensors:
@@ -197,10 +317,10 @@ def linear_token_logprobs(inputs, options):
 
 def token_cases():
     book = Book("linear_token_logprobs")
-    rows, sequences = ["loss", "logprobs", "entropy", *GRADS], ["sequence_logprobs", "mean_logprobs"]
+    rows, by_sequence = ["loss", "logprobs", "entropy", *GRADS], ["sequence_logprobs", "mean_logprobs"]
     every = ("grad_output", "grad_logprobs", "grad_entropy", "grad_sequence_logprobs", "grad_mean_logprobs")
 
-    def build(name, lead, classes, depth, options=None, extra=(), floats=("float",) * 4, kind="i64"):
+    def build(name, lead, classes, depth, options=None, extra=(), floats=("float",) * 4, kind="i64", ends=None):
         draw, inputs, options = Draw("linear token " + name), Inputs(), options or {}
         draw_head(draw, inputs, lead, classes, depth, extra, floats)
         y = draw.integers(lead, 0, int(options.get("vocab_size", classes)))
@@ -208,12 +328,16 @@ def token_cases():
         inputs.put("targets", torch.where(draw.flags(lead, 0.2), torch.full_like(y, ignored), y), kind)
         if "mask" in extra:
             inputs.put("mask", draw.flags(lead), "bool")
+        sequences = lead[:1]
+        if ends:
+            inputs.put("offsets", torch.tensor(ends), kind)
+            sequences = (len(ends) - 1,)
         shapes = {"grad_output": (), "grad_logprobs": lead, "grad_entropy": lead,
-                  "grad_sequence_logprobs": lead[:1], "grad_mean_logprobs": lead[:1]}
+                  "grad_sequence_logprobs": sequences, "grad_mean_logprobs": sequences}
         for one in every:
             if one in extra:
                 inputs.put(one, draw.normal(shapes[one], 1))
-        put(book, linear_token_logprobs, name, inputs, options, rows + (sequences if len(lead) == 2 else []))
+        put(book, linear_token_logprobs, name, inputs, options, rows + (by_sequence if len(lead) == 2 or ends else []))
 
     for options in ({}, {"shift": "1"}, {"logit_scale": "0.5"}, {"softcap": "3"}, {"ignore_index": "1"}, {"vocab_size": "5"},
                     {"shift": "2", "logit_scale": "2", "softcap": "8"}):
@@ -223,10 +347,12 @@ def token_cases():
         build("only/" + one, (3, 4), 5, 7, {"shift": "1"}, (one,))
     for lead in ((5,), (1,), (2, 2, 3), ()):
         build(f"rows/{'x'.join(map(str, lead)) or 'one'}", lead, 4, 3, {}, ("bias", "grad_logprobs", "grad_entropy"))
-    for classes, depth in ((1, 1), (2, 1), (17, 16), (515, 33), (33, 130)):
+    for shift in ("0", "1", "3"):
+        build(f"packed/{shift}", (8,), 5, 4, {"shift": shift}, ("bias", "mask", *every), ends=[0, 3, 3, 7, 8])
+    for classes, depth in ((1, 1), (2, 1), (17, 16), (515, 2), (5, 130)):
         build(f"shape/{classes}-{depth}", (2, 3), classes, depth, {}, ("grad_logprobs", "grad_entropy"))
     for floats in (("f32", "bf16", "f16", "f32"), ("bf16", "f32", "bf16", "f16"), ("f16", "bf16", "f32", "bf16")):
-        build("types/" + "-".join(floats), (2, 3), 35, 18, {}, ("bias", "norm_weight", "grad_logprobs"), floats)
+        build("types/" + "-".join(floats), (2, 3), 19, 9, {}, ("bias", "norm_weight", "grad_logprobs"), floats)
     inputs = check_head()
     inputs.put("targets", torch.tensor([0, 2]), "i64")
     got = put(book, linear_token_logprobs, "contract/logprobs", inputs, {}, rows)
@@ -288,7 +414,7 @@ def linear_kl(inputs, options):
 def kl_cases():
     book = Book("linear_kl")
 
-    def build(name, lead, classes, depth, options=None, extra=(), floats=("float",) * 4, theirs=None):
+    def build(name, lead, classes, depth, options=None, extra=(), floats=("float",) * 4, theirs=None, want=FEW):
         draw, inputs, options = Draw("linear kl " + name), Inputs(), options or {}
         draw_head(draw, inputs, lead, classes, depth, extra, floats)
         inputs.put("teacher_hidden", draw.normal((*lead, depth + 2), 1), floats[1])
@@ -302,7 +428,7 @@ def kl_cases():
         if "grad_output" in extra:
             loss = linear_kl(inputs, options)[0]["loss"]
             inputs.put("grad_output", draw.normal(tuple(loss.shape), 1))
-        put(book, linear_kl, name, inputs, options, FEW)
+        put(book, linear_kl, name, inputs, options, want)
 
     for kind in ({}, {"divergence": "reverse_kl"}, {"divergence": "jsd"}, {"divergence": "jsd", "beta": "0.1"},
                  {"divergence": "jsd", "beta": "1"}):
@@ -311,11 +437,14 @@ def kl_cases():
               ("bias", "teacher_bias", "norm_weight", "mask", "grad_output"))
         build(f"{named(kind)}/caps", (4,), 9, 5, dict(kind, softcap="2", teacher_softcap="3", teacher_temperature="0.5"), ("bias",))
         build(f"{named(kind)}/cut", (4,), 9, 5, dict(kind, vocab_size="6", scale_by_t2="false", temperature="1.5"), ("teacher_bias",), theirs=7)
-        build(f"{named(kind)}/wide", (3,), 515, 33, kind, ("bias",))
+        build(f"{named(kind)}/wide", (3,), 35, 5, kind, ("bias",))
+    for kind in ({}, {"divergence": "jsd"}):
+        build(f"{named(kind)}/wider", (2,), 515, 1, kind, want=["loss", "grad.hidden"])
+    build("deep", (3,), 3, 130, {}, ("bias",))
     build("sum", (4,), 5, 4, {"reduction": "sum", "ignore_index": "1"}, ("targets", "grad_output"))
     build("num_items", (4,), 5, 4, {"num_items": "7.5"}, ("mask",))
     for floats in (("f32", "bf16", "f16", "f32"), ("bf16", "f32", "bf16", "f16"), ("f16", "bf16", "f32", "bf16")):
-        build("types/" + "-".join(floats), (6,), 35, 18, {}, ("bias", "norm_weight", "teacher_bias"), floats)
+        build("types/" + "-".join(floats), (3,), 19, 9, {}, ("bias", "norm_weight", "teacher_bias"), floats)
     for kind, loss in (("forward_kl", 0.1534051599), ("reverse_kl", 0.1596039896), ("jsd", 0.03894911665)):
         inputs = check_head()
         for name, data in (("teacher_hidden", [[0.5, 1], [-1, 0.3]]), ("teacher_weight", [[0.2, 0.1], [-0.3, 0.5], [0.4, -0.6]])):

@@ -52,6 +52,8 @@ MORE: dict[str, list[dict]] = {
         {"inputs": {**HEAD, "position_weight": [[1, 1]]}},
         {"inputs": {**HEAD, "position_weight": [1, 1]}},
         {"inputs": HEADS},
+        {"inputs": {**HEAD, "class_weight": [1, 2, 1]}},
+        {"inputs": {**HEAD, "lse": [[1.25, 2]]}, "options": {"vocab_total": 4, "vocab_start": 1}},
     ],
     "linear_token_logprobs": [{"inputs": HEAD}, {"inputs": HEADS}],
     "margin_mse": [

@@ -521,6 +521,8 @@ trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
             mend_targets(&t);
         if (status == LK_OK)
             want_all(&t);
+        if (status == LK_OK && try_check(&t, NULL, NULL) == LK_UNKNOWN_OUTPUT)
+            status = LK_OPTION_CONFLICT; /* there is no loss */
         if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&
             status != LK_MISSING_INPUT && status != LK_MISSING_OPTION &&
             status != LK_SHAPE_MISMATCH && status != LK_RANK_MISMATCH &&
