@@ -2,6 +2,8 @@
 #include "eval.h"
 
 #include "evaluate.h"
+#include "region.h"
+#include "resident.h"
 #include "wire/npz.h"
 #include "wire/wires.h"
 
@@ -285,8 +287,11 @@ int eval(const flags *f, char **words, int count, bool lines)
     request r = {.query = buffer_new(QUERY_MAX), .arrays = buffer_new((size_t)f->max_body)};
     problem p = {0};
     int status = EVAL_BAD_USAGE;
+    region_setup((size_t)f->region_budget, "");
     if (count < 1)
         fprintf(stderr, "lossd: eval takes the name of a loss, and a file or standard input\n");
+    else if (!resident_start(f))
+        status = 1;
     else if (!read_words(f, words, count, &r))
         status = 1;
     else if (r.members > 0 && (r.path || lines))

@@ -124,6 +124,43 @@ def lines(run: Eval) -> None:
         assert process.wait(60) == 0
 
 
+def safetensors(**tensors: tuple[str, list[int], list[float]]) -> bytes:
+    head, data = {}, b""
+    for name, (dtype, shape, values) in tensors.items():
+        code = {"F32": "f", "I64": "q"}[dtype]
+        part = struct.pack(f"<{len(values)}{code}", *values)
+        head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    text = json.dumps(head).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def hidden_states(run: Eval) -> None:
+    """A file as inference engines write them, and the head of another one: api/recipes.md."""
+    hidden, ids = [1, -1, 0.5, 2, 0.25, 0.5], [1, 0, 2]
+    head = {"weight": [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.6]]}
+    flat = [x for row in head["weight"] for x in row]
+    run.write("states.safetensors", safetensors(hidden_states=("F32", [3, 2], hidden), token_ids=("I64", [3], ids)))
+    run.write("head.safetensors", safetensors(weight=("F32", [3, 2], flat)))
+    regions = ("--region", "states=states.safetensors", "--region", "head=head.safetensors")
+    names = {"hidden": "states/hidden_states", "targets": "states/token_ids", "weight": "head/weight"}
+    inputs = {name: {"region": region} for name, region in names.items()}
+    inputs["offsets"] = [0, 3]
+    carried = {"hidden": [hidden[:2], hidden[2:4], hidden[4:]], "targets": ids, "offsets": [0, 3], **head}
+    for loss, outputs in (
+        ("linear_cross_entropy", ["loss", "perplexity", "nll"]),
+        ("linear_token_logprobs", ["logprobs", "sequence_logprobs"]),
+    ):
+        request = {"options": {"shift": 1}, "outputs": outputs}
+        named = run.run(loss, *regions, stdin=json.dumps({**request, "inputs": inputs}).encode())
+        whole = run.run(loss, stdin=json.dumps({**request, "inputs": carried}).encode())
+        assert named.returncode == 0 and named.stdout == whole.stdout, (named, whole)
+    asked = json.dumps({"inputs": inputs}).encode()
+    run.fails("region_invalid", "linear_cross_entropy", *regions[:2], stdin=asked)
+    run.fails("nowhere.safetensors", "mse", "--region", "x=nowhere.safetensors", stdin=asked)
+    run.fails("budget of all regions", "mse", *regions, "--region-budget", "64", stdin=asked)
+
+
 def damaged(run: Eval) -> None:
     whole = npz(a=npy([1, 2], (2,)), b=npy([0, 0], (2,)))
     random.seed(0)
@@ -141,7 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Eval(lossd, pathlib.Path(folder))
         (run.folder / "a=b").mkdir()
-        for test in (files, refusals, lines, damaged):
+        for test in (files, refusals, lines, hidden_states, damaged):
             test(run)
 
 
