@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """A body of lines (application/x-ndjson) compared with the same requests sent one by one over 8 connections, and the
-memory of lossd while a long body passes through it.
+memory of lossd while a long body passes through it (--rounds 0: that alone).
 
     tests/bench/lines.py [--lossd build/lossd] [--client build/release/tests/client] [--rounds 5] [--gib 10]
 
@@ -108,8 +108,9 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=10)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(f"{'requests a second':<39} {'8 connections':>13} {'lines':>11} {'ratio':>8}")
-        for rows, classes in ((1, 3), (4, 32), (32, 128), (128, 1000), (128, 4000)):
+        if args.rounds > 0:
+            print(f"{'requests a second':<39} {'8 connections':>13} {'lines':>11} {'ratio':>8}")
+        for rows, classes in ((1, 3), (4, 32), (32, 128), (128, 1000), (128, 4000)) if args.rounds > 0 else ():
             for query in ("", "?outputs=loss"):
                 compare(args, rows, classes, query, pathlib.Path(folder))
     one = line(64, 1000)
