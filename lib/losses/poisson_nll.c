@@ -3,6 +3,7 @@
  * The negative log-likelihood of counts that have a Poisson distribution.
  */
 #include "rows/elementwise.h"
+#include "vector/accurate.h"
 
 typedef struct options {
     lk_reduce reduce;
@@ -28,32 +29,35 @@ static const lk_input inputs[] = {
 };
 
 /* y log y - y + log(2 pi y)/2 where y > 1. */
-LK_INLINE vec stirling(vec y)
+LK_INLINE double stirling(double y)
 {
-    const vec one = v_set(1), half = v_set((real)0.5);
-    const vec log_y = v_log(v_select(y > one, y, one));
-    return v_where(y > one, y * (log_y - one) + half * (log_y + v_set((real)0x1.d67f1c864beb5p+0)));
+    return y > 1 ? y * (lk_log(y) - 1) + (lk_log(y) + 0x1.d67f1c864beb5p+0) / 2 : 0;
+}
+
+/* In double: e^x and y x, and e^x and y, cancel where the prediction is good. */
+LK_INLINE double one(const options *o, double x, double y, double *slope)
+{
+    const double shifted = x + o->eps, more = o->full ? stirling(y) : 0;
+    if (!o->log_input) {
+        *slope = 1 - y / shifted;
+        return x - scalar_times(y, lk_log(shifted)) + more;
+    }
+    const double expected = lk_exp(x);
+    *slope = expected - y;
+    return expected - scalar_times(y, x) + more;
 }
 
 LK_INLINE void each(const void *given, element *e)
 {
     const options *o = given;
-    const real least = sizeof(real) == sizeof(double) ? (real)0x1p-1000 : (real)0x1p-120;
-    const vec one = v_set(1), zero = {0}, y = e->factor, x = e->a;
-    e->legal = y >= zero;
-    if (o->log_input) {
-        const vec expected = v_exp(x);
-        e->legal_a = m_set(-1);
-        e->value.a = expected - v_where(y != zero, y * x);
-        e->slope_a = expected - y;
-    } else {
-        const vec shifted = x + v_set((real)o->eps > least ? (real)o->eps : least);
-        e->legal_a = ~(x < zero);
-        e->value.a = x - v_where(y != zero, y * v_log(shifted));
-        e->slope_a = one - y / shifted;
+    const vec zero = {0};
+    e->legal = e->factor >= zero;
+    e->legal_a = o->log_input ? m_set(-1) : ~(e->a < zero);
+    for (int k = 0; k < LANES; k++) {
+        double slope;
+        e->value.a[k] = (real)one(o, (double)e->a[k], (double)e->factor[k], &slope);
+        e->slope_a[k] = (real)slope;
     }
-    if (o->full)
-        e->value.a += stirling(y);
 }
 
 SCORE_KERNELS(options, .ranged = B, .ranged_a = true)

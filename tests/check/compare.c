@@ -81,6 +81,13 @@ sizes sizes_of(const trial *t, const answer *a)
         if (t->set[i].field->type == LK_REAL && strcmp(t->set[i].text, "off") != 0 &&
             strcmp(t->set[i].field->name, "num_items") != 0)
             scale_by(&s, fabs(atof(t->set[i].text)));
+    /* What similarities are multiplied with, where it is the default. */
+    const char *scale = trial_option(t, "scale");
+    for (int i = 0; i < t->settings && scale; i++)
+        if (strcmp(t->set[i].field->name, "scale") == 0)
+            scale = NULL;
+    if (scale)
+        scale_by(&s, fabs(atof(scale)));
     const char *items = trial_option(t, "num_items");
     if (option_is(t, "reduction", "mean")) {
         double divisor = fmax(1, s.terms);

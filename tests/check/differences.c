@@ -48,7 +48,10 @@ static double functional(trial *t, double *noise)
  * divided by h small.
  *
  * If the slope jumps between -2h and 2h, the two may agree and yet be wrong, but then the second
- * difference over h is as large as the jump, and not as small as h f''. Such points are skipped. */
+ * difference over h is as large as the jump, and not as small as h f''. A jump that is small beside
+ * other slopes is told from h f'' by its being as large with half the step. Such points are
+ * skipped.
+ */
 static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, double scale,
                         double h)
 {
@@ -63,10 +66,12 @@ static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, d
         return; /* the mean of nothing, with empty_mean=nan; an impossible target */
     double d1 = (f[3] - f[1]) / (2 * h), d2 = (f[4] - f[0]) / (4 * h);
     double bend = fabs(f[4] - 2 * f[2] + f[0]) / (2 * h);
+    double bend_near = fabs(f[3] - 2 * f[2] + f[1]) / h;
+    bool jumps = bend > 8 * most / h && bend_near > 0.6 * bend;
     scale = fmax(scale, fabs(d1));
     differences++;
     if (!isfinite(d1) || fabs(d1 - d2) > 1e-3 * scale + 4 * most / h ||
-        bend > 0.1 * scale + 8 * most / h) {
+        bend > 0.1 * scale + 8 * most / h || jumps) {
         skipped++;
         return;
     }
