@@ -126,12 +126,16 @@ static group measure(const lk_job *job, const lk_rank *order, int64_t n)
 {
     const options *o = job->options;
     group g = {0};
-    double squares = 0;
+    double rest = 0, squares = 0;
     for (int64_t k = 0; k < n; k++) {
         g.n += numbers_marked(job, MASK, order[k].at);
         g.mean += numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) : 0;
     }
     g.mean /= g.n > 0 ? g.n : 1;
+    for (int64_t k = 0; k < n; k++)
+        rest += numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) - g.mean : 0;
+    if (isfinite(rest))
+        g.mean += rest / (g.n > 0 ? g.n : 1); /* of equal rewards it is just these */
     for (int64_t k = 0; k < n; k++) {
         const double off =
             numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) - g.mean : 0;

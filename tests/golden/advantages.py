@@ -180,6 +180,7 @@ def advantages():
     build("one-group", 17, {"group_size": 17})
     build("sizes-of-1", 3, {"group_size": 1})
     build("mixed", 40, {}, 9, True)
+    build("equal", 6, {"group_size": 3, "eps": 0}, kind="f64", rewards=[0.1, 0.1, 0.1, 0.7, 0.7, 0.7])
     build("close", 6, {"group_size": 3, "scale": "none"}, rewards=[100, 100.5, 101, -64, -65, -64.5])
     build("empty", 0, {"group_size": 4})
     build("empty-ids", 0, {}, torch.zeros((0,), dtype=torch.int64))
