@@ -291,6 +291,14 @@ static void refuse_rest(lines *l, const problem *p)
         refuse_line(l, p);
 }
 
+static bool is_working(const lines *l)
+{
+    bool working = false;
+    for (const line *n = l->first; n; n = n->next)
+        working = working || (!n->done && n != l->current);
+    return working;
+}
+
 static void go_on(lines *l)
 {
     exchange *x = l->x;
@@ -302,6 +310,7 @@ static void go_on(lines *l)
         refuse_rest(l, &p);
         write_replies(l);
     }
+    stream_works(x, is_working(l));
     stream_flush(x);
     if (l->ended && !l->first)
         stream_end(x);

@@ -33,6 +33,7 @@ struct stream {
     bool closed;  /* the end has been framed */
     bool left;    /* the client has */
     bool held;
+    bool works; /* what has come is being worked on */
     uint64_t since;
     void *session; /* of TLS; NULL: none */
     uint64_t turn; /* the iteration in which `burst` bytes were sent */
@@ -85,7 +86,11 @@ static void enter(stream *s)
     else if (s->ended)
         peer_enter(all, x->peer, PEER_BODY, now, 0);
     else
-        peer_enter(all, x->peer, s->since > 0 ? PEER_BODY : PEER_IDLE, now, 0);
+        peer_enter(all, x->peer,
+                   s->since > 0 ? PEER_BODY
+                   : s->works   ? PEER_WORK
+                                : PEER_IDLE,
+                   now, 0);
 }
 
 void stream_since(exchange *x, uint64_t since)
@@ -94,6 +99,15 @@ void stream_since(exchange *x, uint64_t since)
     x->stream->since = since;
     if (since == 0 || !same)
         enter(x->stream);
+}
+
+void stream_works(exchange *x, bool works)
+{
+    stream *s = x->stream;
+    const bool same = works == s->works;
+    s->works = works;
+    if (!same && !s->held && !s->ended && s->since == 0)
+        enter(s);
 }
 
 void stream_received(exchange *x, size_t size)

@@ -33,6 +33,10 @@ void stream_more(exchange *x);
  * much time as between requests. */
 void stream_since(exchange *x, uint64_t since);
 
+/* Is any of what was taken being worked on? Meanwhile, the client need not send: the time that it
+ * has between two units begins when it ends. */
+void stream_works(exchange *x, bool works);
+
 /* Does the server stop, so that no other unit should begin? */
 bool stream_closing(const exchange *x);
 

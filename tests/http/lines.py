@@ -344,6 +344,34 @@ def who_sends_too_slowly_is_told_and_closed(path: str) -> None:
             stream.line()
             same(stream.more(), False, "closed")
             assert time.monotonic() - start > 0.9, "lines may come as rarely as requests"
+    rows, width = 16384, 256
+    header = json.dumps({"a": {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, rows * width * 4]}})
+    vectors = len(header).to_bytes(8, "little") + header.encode() + bytes(rows * width * 4)
+
+    def line(rows: int) -> bytes:
+        some = {"region": "x/a", "shape": [rows, width]}
+        return json.dumps({"inputs": {"anchors": some, "candidates": some}, "outputs": ["loss"]}).encode() + b"\n"
+
+    with Lossd(path, "--idle-timeout", "1s", "--request-timeout", "60s", "--workers", "1") as lossd:
+        with lossd.connect() as s:
+            s.sendall(request("PUT", "/v1/regions/x", {}, vectors))
+            same(receive(s).status, 200)
+        rows, took = 1024, 0.0
+        while took < 0.7 and rows < 16384:  # on this machine, as busy as it is
+            rows *= 2
+            with lossd.connect() as s:
+                start = time.monotonic()
+                s.sendall(request("POST", "/v1/losses/info_nce", {"Content-Type": "application/json"}, line(rows)))
+                same(receive(s).status, 200)
+                took = time.monotonic() - start
+        with lossd.connect() as s:  # the time between two begins when the first one is answered
+            stream = Stream(s, "/v1/losses/info_nce")
+            stream.chunk(line(rows) * 3)
+            stream.head()
+            same([b'"loss"' in stream.line() for _ in range(3)], [True] * 3)
+            answered = time.monotonic()
+            same(stream.more(), False, "closed")
+            assert time.monotonic() - answered > 0.5, "the client has time for the next line"
     with Lossd(path, "--request-timeout", "300ms") as lossd, lossd.connect() as s:
         stream = Stream(s, TARGET)  # a body may take longer than a request
         for i in range(8):
