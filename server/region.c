@@ -125,20 +125,13 @@ static bool is_for(const region *r, const asker *who)
                                : true;
 }
 
-/* Holding the lock. */
-static region *look_up(const char *name, const asker *who)
+/* Regions of different kinds may have the same name. Holding the lock. */
+static region *look_up(const char *name, region_kind kind, const asker *who)
 {
     region *r = *bucket_of(name);
-    while (r && (strcmp(r->name, name) != 0 || !is_for(r, who)))
+    while (r && (r->kind != kind || strcmp(r->name, name) != 0 || !is_for(r, who)))
         r = r->next;
     return r;
-}
-
-/* The same for one kind. */
-static region *look_up_kind(const char *name, region_kind kind, const asker *who)
-{
-    region *r = look_up(name, who);
-    return r && r->kind == kind ? r : NULL;
 }
 
 static void count_kind(const region *r, int by)
@@ -205,33 +198,41 @@ static const region_tensor *tensor_of(const region *r, const char *name)
     return NULL;
 }
 
-/* Holding the lock. */
-static bool look_up_view(const char *name, const asker *who, region_view *to)
+/* A resident tensor, whose name is that of its region and its own. Holding the lock. */
+static bool look_up_tensor(const char *name, const asker *who, region_view *to)
 {
     const size_t own = strcspn(name, "/");
     char resident[REGION_OWN];
-    const region_tensor *t = NULL;
-    region *r = look_up(name, who);
-    if (r && r->kind != RESIDENT) {
-        *to = (region_view){.region = r,
-                            .at = r->at,
-                            .size = r->size,
-                            .writable = r->writable,
-                            .tensor = {.dtype = LK_ANY}};
-        return true;
-    }
     if (name[own] != '/' || own >= sizeof resident)
         return false;
     memcpy(resident, name, own);
     resident[own] = '\0';
-    r = look_up_kind(resident, RESIDENT, who);
-    t = r ? tensor_of(r, name + own + 1) : NULL;
+    region *r = look_up(resident, RESIDENT, who);
+    const region_tensor *t = r ? tensor_of(r, name + own + 1) : NULL;
     if (!t)
         return false;
     *to = (region_view){.region = r,
                         .at = r->at + t->offset,
                         .size = (size_t)lk_tensor_count(&t->is) * lk_dtype_size(t->is.dtype),
                         .tensor = t->is};
+    return true;
+}
+
+/* Holding the lock. */
+static bool look_up_view(const char *name, const asker *who, region_view *to)
+{
+    if (look_up_tensor(name, who, to))
+        return true;
+    region *r = look_up(name, CLIENT, who);
+    if (!r)
+        r = look_up(name, TRITON, who);
+    if (!r)
+        return false;
+    *to = (region_view){.region = r,
+                        .at = r->at,
+                        .size = r->size,
+                        .writable = r->writable,
+                        .tensor = {.dtype = LK_ANY}};
     return true;
 }
 
@@ -447,7 +448,7 @@ static bool put(const char *name, uint64_t key, bool fixed, const region_memory 
     if (count > 0)
         memcpy(r->tensor, tensors, (size_t)count * sizeof *tensors);
     pthread_mutex_lock(&all.lock);
-    old = look_up_kind(name, RESIDENT, &who);
+    old = look_up(name, RESIDENT, &who);
     bool ok = !old || (replace && !old->fixed) ||
               problem_set(p, 409, "region_exists",
                           old->fixed ? "region %s was given at start (--region) and stays"
@@ -517,7 +518,7 @@ static bool not_there(const char *name, problem *p)
 bool region_delete(const char *name, const asker *who, problem *p)
 {
     pthread_mutex_lock(&all.lock);
-    region *r = look_up_kind(name, RESIDENT, who);
+    region *r = look_up(name, RESIDENT, who);
     const bool fixed = r && r->fixed;
     if (r && !fixed)
         retract(r);
@@ -569,7 +570,7 @@ void region_list(const asker *who, buffer *to)
 bool region_tell(const char *name, const asker *who, buffer *to, problem *p)
 {
     pthread_mutex_lock(&all.lock);
-    const region *r = look_up_kind(name, RESIDENT, who);
+    const region *r = look_up(name, RESIDENT, who);
     if (r) {
         buffer_printf(to, "{\"name\":\"%s\",\"kind\":\"resident\",\"bytes\":%zu,\"tensors\":[",
                       r->name, r->size);
@@ -649,7 +650,8 @@ bool region_register(const char *name, const char *key, uint64_t offset, uint64_
     r->listener = who->listener;
     snprintf(r->name, sizeof r->name, "%s", name);
     pthread_mutex_lock(&all.lock);
-    const bool ok = (!look_up(name, who) ||
+    region_view other;
+    const bool ok = (!look_up_view(name, who, &other) ||
                      problem_set(p, 400, "region_exists",
                                  "shared memory region '%s' already in manager", name)) &&
                     publish(r, p);
