@@ -351,7 +351,7 @@ static void run_regions(exchange *x)
     const asker who = asker_of(x);
     buffer text = buffer_new(TEXT_MAX);
     problem p;
-    if (upgrade && strcmp(upgrade, HANDOVER) == 0) {
+    if (upgrade && !x->old && strcmp(upgrade, HANDOVER) == 0) { /* HTTP/1.0 has no upgrades */
         x->reply.upgrade = HANDOVER;
         if (http_is_unix(x)) {
             x->reply.status = 101;

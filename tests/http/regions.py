@@ -346,6 +346,9 @@ def test_names(c: Client) -> None:
     memory = Memory()
     with c.upgrade() as s:
         name = str(hand(s, message(SIZE), memory.fd)["region"])
+        with c.connect() as old:  # which has no upgrades, so that they are ignored
+            old.sendall(b"GET /v1/regions HTTP/1.0\r\nUpgrade: losskit-region/1\r\nConnection: upgrade\r\n\r\n")
+            assert receive(old).status == 200
         texts = set()
         for guess in (name[:-1], name + "0", name.upper(), name + "/x", "0" * 32, "", "../" + name, name + "\u0000"):
             if guess.upper() != name:  # of digits alone
@@ -610,6 +613,16 @@ def test_triton(path: str, folder: str) -> None:
             ):
                 reply = post("/region/wrong/register", wrong)
                 assert reply.status == 400 and b"error" in reply.body, (wrong, reply)
+            # A resident region of the same name hides nothing, nor is it hidden.
+            resident = safetensors([("a", "F32", [1], struct.pack("<f", 3))], {})
+            assert post("/region/both/register", key).status == 200
+            assert c.call("PUT", "/v1/regions/both", {}, resident).status == 200
+            assert loss_of(c.evaluate(tensors("both"))) == loss_of(want)
+            refused(c.call("PUT", "/v1/regions/both", {}, resident), "region_exists")
+            assert loss_of(c.evaluate({"a": {"region": "both/a"}, "b": [0]}, loss="mse")) == 9
+            assert c.call("DELETE", "/v1/regions/both").status == 204
+            assert post("/unregister").status == 200
+            assert post("/region/my%20region/register", key).status == 200
             if os.geteuid() == 0:
                 os.chown(shm, 65534, 65534)
                 assert post("/region/wrong/register", key).status == 400
