@@ -96,6 +96,8 @@ static places places_of(const lk_job *job)
 static int64_t group_of(const lk_job *job, const places *p, int64_t i)
 {
     const options *o = job->options;
+    if (p->tokens <= 0 || p->length <= 0)
+        return 0; /* there is no row to ask for */
     const int64_t layer = o->layers == SEPARATE ? i / p->tokens : 0;
     return (layer * p->tokens + i % p->tokens) / p->length;
 }
