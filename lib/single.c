@@ -100,12 +100,13 @@ static lk_status take_data(single *s, lk_error *error)
  * them. */
 static bool must_convert(const single *s, int i)
 {
+    if (s->given[i].rank < 0)
+        return false; /* or i is beyond the inputs of this loss */
     const lk_input *input = &s->call.loss->is.inputs[i];
     const lk_dtype dtype = s->given[i].dtype, real = single_real(s);
     const bool numbers = s->call.loss->reals && (lk_input_dtypes(input) & LK_FLOATS);
-    return s->given[i].rank >= 0 && (lk_is_float(dtype) || numbers) &&
-           !(input->flags & LK_DIFFERENTIABLE) && dtype != real &&
-           !((input->flags & LK_OWN_TYPE) && dtype != LK_F64 && real != LK_F64);
+    return (lk_is_float(dtype) || numbers) && !(input->flags & LK_DIFFERENTIABLE) &&
+           dtype != real && !((input->flags & LK_OWN_TYPE) && dtype != LK_F64 && real != LK_F64);
 }
 
 enum { LINE = 64 }; /* bytes of a cache line, and of the longest vector */
