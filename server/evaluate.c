@@ -14,7 +14,7 @@
 
 enum {
     ALIGNMENT = 64,
-    SHARD_ELEMENTS = 128 * 1024, /* less than this is not worth a trip to another thread */
+    SHARD_WORK = 128 * 1024, /* ns: less than this is not worth a trip to another thread */
 };
 
 /* The edit distance of two names: insertions, deletions and changes. Long names are cut. */
@@ -207,7 +207,7 @@ static void add_up(evaluation *e, int shards)
         if (!home_of(e, i) && !is_over(e, i))
             add(&e->arena_size, tensor_bytes(&t));
     }
-    int64_t most = e->elements / SHARD_ELEMENTS;
+    const int64_t most = lk_call_cost(e->call) / SHARD_WORK;
     e->shards = most < 1 ? 1 : most < shards ? (int)most : shards;
     e->scratch_each = aligned(lk_call_scratch(e->call));
     for (int i = 0; i < e->shards; i++)

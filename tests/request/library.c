@@ -49,6 +49,7 @@ lk_status ask(const sample *s, expected *a)
     }
     if (a->status == LK_OK)
         a->status = lk_call_plan(call, &a->error);
+    a->cost = lk_call_cost(call);
     if (a->status == LK_OK) {
         size_t size = (lk_call_scratch(call) + 63) / 64 * 64;
         void *scratch = size ? aligned_alloc(64, size) : NULL;

@@ -57,6 +57,7 @@ void sample_free(sample *s);
 typedef struct expected {
     lk_status status;
     lk_error error;
+    int64_t cost; /* lk_call_cost */
     int outputs;
     struct {
         char name[48];
