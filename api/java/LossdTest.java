@@ -10,13 +10,14 @@ import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.net.Socket;
-import java.net.http.HttpClient;
-import java.net.http.HttpTimeoutException;
+import java.net.SocketTimeoutException;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -27,6 +28,9 @@ import java.util.concurrent.Callable;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.SSLException;
+import javax.net.ssl.TrustManagerFactory;
 import lossd.Lossd.LossdException;
 import lossd.Lossd.Tensor;
 
@@ -106,8 +110,11 @@ final class LossdTest {
 
     private static void everySharedCase() throws Exception {
         final Lossd lossd = new Lossd(url);
-        final String path = (String) lossd.describe("mask_tokens").get("path");
-        check(path.equals("/v1/transforms/mask_tokens"), path);
+        final Map<String, Boolean> transforms = new LinkedHashMap<>();
+        for (String name : lossd.losses()) {
+            transforms.put(name, ((String) lossd.describe(name).get("path")).startsWith("/v1/transforms/"));
+        }
+        check(transforms.get("mask_tokens") && !transforms.get("mse"), "paths");
         int values = 0;
         for (String line : Files.readAllLines(Path.of("../cases.jsonl"))) {
             final Map<String, Object> one = Lossd.Json.map(Lossd.Json.read(line));
@@ -117,7 +124,7 @@ final class LossdTest {
             final String loss = (String) one.get("loss");
             final Map<String, Object> options = Lossd.Json.map(one.get("options"));
             final String[] names = wanted.keySet().toArray(new String[0]);
-            final Map<String, Tensor> got = path.endsWith("/" + loss) ? lossd.transform(loss, inputs, options, names)
+            final Map<String, Tensor> got = transforms.get(loss) ? lossd.transform(loss, inputs, options, names)
                     : lossd.evaluate(loss, inputs, options, names);
             check(List.copyOf(got.keySet()).equals(List.of(names)), one.get("name") + ": " + got.keySet());
             final double tolerance = ((Number) one.get("tolerance")).doubleValue();
@@ -151,7 +158,12 @@ final class LossdTest {
                 "a name is a name");
         fails(IllegalArgumentException.class, () -> Tensor.of(new float[2], 3));
         fails(IllegalArgumentException.class, () -> new Tensor(Lossd.Dtype.F16, new int[] {2}, new float[2]));
-        fails(IllegalArgumentException.class, () -> new Lossd("unix:/run/lossd.sock"));
+        for (String wrong : List.of("unix:lossd.sock", "ftp://127.0.0.1", "127.0.0.1:8080", "http:///v1")) {
+            final IllegalArgumentException no = fails(IllegalArgumentException.class, () -> new Lossd(wrong));
+            check(no.getMessage().contains("unix:/path") || wrong.startsWith("127"), no.getMessage());
+        }
+        fails(IllegalArgumentException.class,
+                () -> new Lossd(url, "key\r\nX-Key: b", Duration.ofSeconds(1), 0, null));
     }
 
     private static void elementTypesAndOptions() throws Exception {
@@ -242,6 +254,11 @@ final class LossdTest {
 
     /** Answers every request with these bytes, a connection each; null: never. */
     private static ServerSocket answering(byte[] reply, List<Socket> connections) throws IOException {
+        return answering(reply, connections, false);
+    }
+
+    /** The same, and closes them. */
+    private static ServerSocket answering(byte[] reply, List<Socket> connections, boolean isLast) throws IOException {
         final ServerSocket socket = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
         final Thread thread = new Thread(() -> {
             try {
@@ -256,6 +273,9 @@ final class LossdTest {
                         }
                         s.getOutputStream().write(reply);
                         s.getOutputStream().flush();
+                        if (isLast) {
+                            s.shutdownOutput();
+                        }
                     }
                 }
             } catch (IOException e) {
@@ -341,17 +361,15 @@ final class LossdTest {
         final byte[] half = Arrays.copyOf(http(new byte[100]), 80); // a head, and not all of the body
         for (byte[] reply : new byte[][] {null, half}) {
             final ServerSocket server = answering(reply, connections);
-            final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
             final Lossd lossd =
-                    new Lossd("http://127.0.0.1:" + server.getLocalPort(), null, Duration.ofMillis(300), 4, http);
+                    new Lossd("http://127.0.0.1:" + server.getLocalPort(), null, Duration.ofMillis(300), 4, null);
             final long begun = System.nanoTime();
-            fails(HttpTimeoutException.class, lossd::losses);
+            fails(SocketTimeoutException.class, lossd::losses);
             check(System.nanoTime() - begun < TimeUnit.SECONDS.toNanos(3), "it took too long");
             check(!lossd.ready(), "ready");
             server.close();
         }
-        check(new Lossd(url, null, Duration.ofSeconds(Long.MAX_VALUE), 0, HttpClient.newHttpClient()).ready(),
-                "as long as it takes");
+        check(new Lossd(url, null, Duration.ofSeconds(Long.MAX_VALUE), 0, null).ready(), "as long as it takes");
         final ServerSocket server = answering(null, connections);
         final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort());
         final CompletableFuture<?> call = lossd.evaluateAsync("mse", Map.of(), Map.of());
@@ -359,19 +377,34 @@ final class LossdTest {
             Thread.sleep(1);
         }
         call.cancel(true);
-        final Socket left = connections.get(4);
-        left.setSoTimeout(5000);
+        ends(connections.get(4));
+        final Thread waiting = Thread.currentThread();
+        final Thread other = new Thread(() -> {
+            while (connections.size() < 6) {
+                Thread.onSpinWait();
+            }
+            waiting.interrupt();
+        });
+        other.start();
+        fails(InterruptedException.class, () -> lossd.evaluate("mse", Map.of(), Map.of()));
+        other.join();
+        ends(connections.get(5));
+        server.close();
+    }
+
+    /** The other side closes the connection, and soon. */
+    private static void ends(Socket socket) throws IOException {
+        socket.setSoTimeout(5000);
         try {
-            final InputStream in = left.getInputStream();
+            final InputStream in = socket.getInputStream();
             while (in.read() >= 0) { // what was sent, then the end
                 continue;
             }
-        } catch (java.net.SocketTimeoutException e) {
-            throw new AssertionError("the connection of a cancelled call stays open", e);
+        } catch (SocketTimeoutException e) {
+            throw new AssertionError("the connection of a call that was ended stays open", e);
         } catch (IOException e) {
             // reset: closed as well
         }
-        server.close();
     }
 
     /** A kept connection that was closed: the call goes out once more. */
@@ -383,27 +416,142 @@ final class LossdTest {
             check(lossd.evaluate("mse", pair, Map.of()).get("loss").item() == 9, "call " + i);
             Thread.sleep(990 + 10 * i);
         }
-        try (ServerSocket server = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
-            final Lossd other = new Lossd("http://127.0.0.1:" + server.getLocalPort());
-            final CompletableFuture<?> call = other.evaluateAsync("mse", pair, Map.of());
-            server.setSoTimeout(5000);
-            for (int i = 0; i < 2; i++) { // once more, and no oftener
-                try (Socket s = server.accept()) {
-                    s.getInputStream().read();
+        final ServerSocket server = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        final Lossd other = new Lossd("http://127.0.0.1:" + server.getLocalPort());
+        final CompletableFuture<?> call = other.evaluateAsync("mse", pair, Map.of());
+        try (Socket s = server.accept()) { // a new connection that is closed is no kept one
+            s.getInputStream().read();
+        }
+        final Throwable thrown = fails(ExecutionException.class, () -> call.get(5, TimeUnit.SECONDS)).getCause();
+        check(thrown instanceof IOException && thrown.getMessage().contains("closed before a reply"), "" + thrown);
+        server.close();
+        final IOException gone = fails(IOException.class, () -> other.evaluate("mse", pair, Map.of()));
+        check(gone.getMessage().startsWith("lossd at http://127.0.0.1:" + server.getLocalPort()), gone.getMessage());
+        lossd.close();
+        check(lossd.evaluate("mse", pair, Map.of()).get("loss").item() == 9, "after it was closed");
+    }
+
+    /** Bodies as a proxy may send them, and as they come. */
+    private static void bodiesOfProxies() throws Exception {
+        final String entry = "{\"loss\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}";
+        final String body = new String(of(entry), StandardCharsets.ISO_8859_1);
+        final String chunks = "5;x=y\r\n" + body.substring(0, 5) + "\r\n" + Integer.toHexString(body.length() - 5)
+                + "\r\n" + body.substring(5) + "\r\n0\r\nA: b\r\n\r\n";
+        final String length = "HTTP/1.1 200 OK\r\ncontent-length:  " + body.length() + " \r\n\r\n";
+        final Map<String, Boolean> replies = new LinkedHashMap<>();
+        replies.put("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, true);
+        replies.put("HTTP/1.1 100 Continue\r\n\r\n" + length + body, true);
+        replies.put("HTTP/1.0 200 OK\r\n\r\n" + body, true);
+        replies.put("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n" + body, false);
+        replies.put("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n" + body, false);
+        replies.put("HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + body, false);
+        replies.put("SSH-2.0-x\r\n", false);
+        replies.put("HTTP/1.1 200 OK\r\nA: " + "b".repeat(100_000) + "\r\n\r\n" + body, false);
+        for (Map.Entry<String, Boolean> reply : replies.entrySet()) {
+            final List<Socket> connections = new ArrayList<>();
+            final byte[] bytes = reply.getKey().getBytes(StandardCharsets.ISO_8859_1);
+            final ServerSocket server = answering(bytes, connections, true);
+            final Lossd lossd = new Lossd("http://127.0.0.1:" + server.getLocalPort() + "/prefix/");
+            final Callable<Map<String, Tensor>> call = () -> lossd.evaluate("mse", Map.of(), Map.of());
+            final String what = reply.getKey().lines().findFirst().get();
+            if (reply.getValue()) {
+                check(call.call().get("loss").item() == 0, what);
+            } else {
+                check(fails(IOException.class, call).getMessage().startsWith("lossd at http"), what);
+            }
+            server.close();
+        }
+    }
+
+    /** Tensors larger than any buffer, of elements that do not fill one. */
+    private static void largeOnes(String where) throws Exception {
+        try (Lossd lossd = new Lossd(where)) {
+            for (int count : new int[] {1, 7, 131_071, 300_001}) {
+                final double[] wide = new double[count];
+                final float[] a = new float[count];
+                final short[] narrow = new short[count];
+                for (int i = 0; i < count; i++) {
+                    a[i] = i % 101;
+                    wide[i] = a[i];
+                    narrow[i] = (short) (Float.floatToIntBits(a[i]) >> 16);
+                }
+                final Map<Tensor, Tensor> pairs = new LinkedHashMap<>();
+                pairs.put(Tensor.of(wide, count), Tensor.of(new double[count], count));
+                pairs.put(Tensor.of(a, count), Tensor.of(new float[count], count));
+                pairs.put(new Tensor(Lossd.Dtype.BF16, new int[] {count}, narrow),
+                        new Tensor(Lossd.Dtype.BF16, new int[] {count}, new short[count]));
+                for (Map.Entry<Tensor, Tensor> pair : pairs.entrySet()) {
+                    final Tensor t = pair.getKey();
+                    final Tensor slope = lossd.evaluate("mse", Map.of("a", t, "b", pair.getValue()),
+                            Map.of("reduction", "sum")).get("grad.a");
+                    for (int i = 0; i < count; i++) {
+                        check(slope.get(i) == 2 * t.get(i), t.dtype() + " " + count + ": " + i);
+                    }
                 }
             }
-            final Throwable thrown = fails(ExecutionException.class, () -> call.get(5, TimeUnit.SECONDS)).getCause();
-            check(thrown instanceof IOException, thrown.toString());
         }
+    }
+
+    private static void overUnixSockets() throws Exception {
+        final Path folder = Files.createTempDirectory("lossd");
+        final Path socket = folder.resolve("s");
+        start("--listen", "unix:" + socket);
+        while (!Files.exists(socket)) {
+            Thread.sleep(1);
+        }
+        largeOnes("unix:" + socket);
+        final String gone = fails(IOException.class, new Lossd("unix:" + folder.resolve("none"))::losses).getMessage();
+        check(gone.startsWith("lossd at unix:"), gone);
+        Files.delete(socket);
+        Files.delete(folder);
+    }
+
+    private static void overTls() throws Exception {
+        final Path folder = Files.createTempDirectory("lossd");
+        final String key = folder.resolve("key.pem").toString();
+        final Path certificate = folder.resolve("cert.pem");
+        final int made;
+        try {
+            made = new ProcessBuilder("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+                    "-nodes", "-keyout", key, "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+                    "-out", certificate.toString(), "-days", "1").start().waitFor();
+        } catch (IOException e) {
+            System.out.println("left out, there is no openssl:");
+            return;
+        }
+        check(made == 0, "openssl");
+        final String secure = start("--tls-cert", certificate.toString(), "--tls-key", key);
+        final KeyStore trusted = KeyStore.getInstance(KeyStore.getDefaultType());
+        trusted.load(null);
+        trusted.setCertificateEntry("it", CertificateFactory.getInstance("X.509")
+                .generateCertificate(Files.newInputStream(certificate)));
+        final TrustManagerFactory managers = TrustManagerFactory.getInstance("PKIX");
+        managers.init(trusted);
+        final SSLContext context = SSLContext.getInstance("TLS");
+        context.init(null, managers.getTrustManagers(), null);
+        try (Lossd lossd = new Lossd(secure, null, Duration.ofSeconds(5), 0, context)) {
+            final float[] values = new float[100_001];
+            values[100_000] = 3;
+            final Map<String, Tensor> pair = Map.of("a", Tensor.of(values, values.length), "b",
+                    Tensor.of(new float[values.length], values.length));
+            for (int i = 0; i < 2; i++) {
+                final Tensor slope = lossd.evaluate("mse", pair, Map.of("reduction", "sum")).get("grad.a");
+                check(slope.get(100_000) == 6 && slope.get(0) == 0, "over TLS");
+            }
+        }
+        final IOException unknown = fails(IOException.class, new Lossd(secure)::losses);
+        check(unknown.getCause() instanceof SSLException, "an unknown authority: " + unknown);
+        final String other = secure.replace("127.0.0.1", "localhost");
+        final Lossd named = new Lossd(other, null, Duration.ofSeconds(5), 0, context);
+        check(fails(IOException.class, named::losses).getCause() instanceof SSLException, "another's certificate");
     }
 
     private static void keys() throws Exception {
         final Path file = Files.createTempFile("lossd", "keys");
         Files.writeString(file, "a-key-of-some-length\n");
         final String keyed = start("--api-key-file", file.toString());
-        final HttpClient http = HttpClient.newBuilder().version(HttpClient.Version.HTTP_1_1).build();
         for (String key : new String[] {null, "another-key-of-length", "a-key-of-some-length"}) {
-            final Lossd lossd = new Lossd(keyed, key, Duration.ofSeconds(5), 0, http);
+            final Lossd lossd = new Lossd(keyed, key, Duration.ofSeconds(5), 0, null);
             if ("a-key-of-some-length".equals(key)) {
                 check(lossd.losses().size() > 30, "with the key");
             } else {
@@ -435,7 +583,8 @@ final class LossdTest {
         final Map<String, String> options = Map.ofEntries(Lossd.resident("class_weight", "head/w"));
         check(client.evaluate("cross_entropy", inputs, options).get("loss").item() == want, "a resident input");
         client.forget("head");
-        final LossdException gone = fails(LossdException.class, () -> client.evaluate("cross_entropy", inputs, options));
+        final LossdException gone =
+                fails(LossdException.class, () -> client.evaluate("cross_entropy", inputs, options));
         check(gone.code.equals("region_invalid") && gone.input.equals("class_weight"), "after it was forgotten");
     }
 
@@ -450,6 +599,10 @@ final class LossdTest {
         tests.put("hostile refusals", LossdTest::hostileRefusals);
         tests.put("time and cancelling", LossdTest::timeAndCancelling);
         tests.put("closed connections", LossdTest::closedConnections);
+        tests.put("bodies of proxies", LossdTest::bodiesOfProxies);
+        tests.put("large ones", () -> largeOnes(url));
+        tests.put("over Unix sockets", LossdTest::overUnixSockets);
+        tests.put("over TLS", LossdTest::overTls);
         tests.put("keys", LossdTest::keys);
         tests.put("resident tensors", LossdTest::residentTensors);
         int failed = 0;

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // Clients of one lossd compared with each other, and with TensorFlow.js on WebAssembly in this process: cross entropy
-// of float32 logits with its gradient, over TCP and over a Unix socket. Each takes its turn in every round; medians
-// and ninths tenths in ms, and how they compare with Python's client.
+// of float32 logits with its gradient, over TCP and over a Unix socket. Each is first called alone until its compiler has
+// learnt what there is to learn (WARM), then takes its turn in every round; medians and ninth tenths in ms, and how they
+// compare with Python's client.
 //
 //     tests/bench/clients/clients.mjs [--lossd build/lossd] [--rounds 30] [--modules FOLDER]
 //
@@ -27,6 +28,7 @@ const { values: flags } = parseArgs({
     modules: { type: "string" },
   },
 });
+const WARM = 4000; // ms: some ten thousand small calls, as many as the JDK's second compiler waits for
 const folder = mkdtempSync(join(tmpdir(), "clients-"));
 const children = [];
 
@@ -128,18 +130,18 @@ async function compare(urls, rows, classes, rounds, programs) {
     const python = { env: { ...process.env, PYTHONPATH: join(root, "api/python") } };
     runs[`${way}, Python`] = timedBy("/usr/bin/python3", [join(here, "client.py"), url, ...size], python);
     runs[`${way}, JavaScript`] = timed(() => client.evaluate("cross_entropy", sent));
-    if (programs.java && way === "TCP") runs["TCP, Java"] = timedBy("java", ["-cp", folder, "Turns", url, ...size]);
+    if (programs.java) runs[`${way}, Java`] = timedBy("java", ["-cp", folder, "Turns", url, ...size]);
     if (programs.c) runs[`${way}, C`] = timedBy(programs.c, [url, ...size]);
   }
   if (flags.modules) runs["TensorFlow.js in process"] = await tensorflow(sent);
 
   const times = Object.fromEntries(Object.keys(runs).map((name) => [name, []]));
-  const warm = Math.ceil(rounds / 3); // compilers that learn
-  for (let round = -warm; round < rounds; round++) {
-    for (const [name, once] of Object.entries(runs)) {
-      const ms = await once();
-      if (round >= 0) times[name].push(ms);
-    }
+  for (const once of Object.values(runs)) {
+    const end = performance.now() + WARM;
+    while (performance.now() < end) await once();
+  }
+  for (let round = 0; round < rounds; round++) {
+    for (const [name, once] of Object.entries(runs)) times[name].push(await once());
   }
   console.log(`\n${rows}x${classes}, ms             median     90 %   of Python's`);
   for (const [name, each] of Object.entries(times)) {
