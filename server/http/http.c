@@ -6,8 +6,8 @@
  */
 #include "http/http.h"
 
+#include "http/gate.h"
 #include "http/handover.h"
-#include "http/intake.h"
 #include "http/receive.h"
 #include "http/reply.h"
 #include "http/server.h"
@@ -55,7 +55,7 @@ static void begin_connection(listener *l, struct MHD_Connection *connection, voi
     peer *p = peer_add(&l->server->peers, fd);
     listen_accepted(&l->at, fd);
     *context = p;
-    if (!p || !intake_open(fd, &p->framing, l->tls)) {
+    if (!p || !gate_open(fd, &p->framing, l->tls)) {
         shutdown(fd, SHUT_RDWR); /* no deadline would end it, or no check of what it sends */
         return;
     }
@@ -83,7 +83,7 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
     atomic_fetch_sub(&metric.connections, 1);
     if (!p)
         return;
-    intake_close(p->fd);
+    gate_close(p->fd);
     tls_detach(p->tls);
     peer_remove(p);
 }
@@ -316,7 +316,8 @@ http *http_start(uv_loop_t *loop, const flags *f, const handler *h, const http *
     server->sweep.data = server;
     peers_setup(&server->peers, f);
     server->exhausted = reply_exhausted();
-    if (!server->exhausted || !start_listeners(server, f, other)) {
+    server->nothing = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    if (!server->exhausted || !server->nothing || !start_listeners(server, f, other)) {
         http_stop(server);
         return NULL;
     }
@@ -378,11 +379,13 @@ void http_stop(http *server)
         MHD_stop_daemon(l->daemon);
     }
     pages_age(0);
-    intake_end();
+    gate_end();
     server->handler->rest();
     log_flush();
     if (server->exhausted)
         MHD_destroy_response(server->exhausted);
+    if (server->nothing)
+        MHD_destroy_response(server->nothing);
     close_handle(server, (uv_handle_t *)&server->prepare);
     close_handle(server, (uv_handle_t *)&server->timer);
     close_handle(server, (uv_handle_t *)&server->sweep);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 static peer *peer_of(struct MHD_Connection *connection)
 {
@@ -159,16 +160,16 @@ static enum MHD_Result take_some(exchange *x, const char *data, size_t *size)
     return MHD_YES;
 }
 
-/* The body of such an exchange is complete; then, all of the reply has been sent, and the
- * connection ends. */
+/* The body of such an exchange is complete; then, all of the reply has been sent. */
 static enum MHD_Result end_stream(exchange *x)
 {
     if (!x->refused) {
-        (void)was_refused(x);
+        if (!was_refused(x))
+            stream_whole(x);
         x->server->handler->run(x);
     }
     if (stream_is_over(x))
-        return MHD_NO;
+        return stream_keeps(x) && reply_nothing(x) ? MHD_YES : MHD_NO;
     stream_hold(x);
     return MHD_YES;
 }
@@ -256,6 +257,8 @@ void receive_end(void *cls, struct MHD_Connection *connection, void **state,
     *state = NULL;
     if (!x)
         return;
+    if (x->stream && stream_keeps(x) && !reply_was_nothing(x))
+        shutdown(x->peer->fd, SHUT_RDWR); /* something was sent: what follows would be misread */
     if (!x->upgraded)
         exchange_finish(x, PEER_IDLE);
     stream_free(x);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/reply.h"
 
+#include "http/gate.h"
 #include "http/handover.h"
 #include "http/server.h"
 #include "tell/metrics.h"
@@ -8,6 +9,7 @@
 #include <microhttpd.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 void http_reply_kept(exchange *x, int status, const char *media, span text)
@@ -78,17 +80,27 @@ static void share(const exchange *x, struct MHD_Response *response)
 
 void reply_head(const exchange *x, const char *media, buffer *to)
 {
-    const char *origin = http_header(x, "Origin");
-    buffer_printf(to,
-                  "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n"
-                  "Connection: close\r\n",
-                  media, x->id);
+    const char *origin = http_header(x, "Origin"), *asked = http_header(x, "Connection");
+    buffer_printf(to, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n", media, x->id);
+    if (x->old || x->server->closing || (asked && strcasecmp(asked, "close") == 0))
+        buffer_text(to, "Connection: close\r\n");
     if (!x->old)
         buffer_text(to, "Transfer-Encoding: chunked\r\n");
     if (x->shared && origin)
         buffer_texts(to, "Access-Control-Allow-Origin: ", origin, "\r\nVary: Origin\r\n",
                      "Access-Control-Expose-Headers: ", exposed, "\r\n", NULL);
     buffer_text(to, "\r\n");
+}
+
+bool reply_nothing(const exchange *x)
+{
+    gate_mute(x->peer->fd);
+    return MHD_queue_response(x->connection, 200, x->server->nothing) == MHD_YES;
+}
+
+bool reply_was_nothing(const exchange *x)
+{
+    return gate_unmute(x->peer->fd);
 }
 
 static const char exhausted_text[] =

@@ -21,8 +21,12 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 /* Send the reply. False: the connection must be closed. */
 bool reply_send(exchange *x);
 
-/* Write the head of a reply of status 200 that is streamed. */
+/* Write the head of a reply of status 200 that is streamed. When all of it was sent, libmicrohttpd
+ * is given an empty one that is dropped; reply_was_nothing, when that was sent, is false if it was
+ * not. */
 void reply_head(const exchange *x, const char *media, buffer *to);
+bool reply_nothing(const exchange *x);
+bool reply_was_nothing(const exchange *x);
 
 /* The rest of the request will never come, or is not read: send the reply, or 408 if there is none,
  * before the connection is closed. */

@@ -43,6 +43,7 @@ typedef struct http {
     uint64_t idle; /* iterations of the loop in a row that ran at once, without any event */
     size_t drain_max;
     struct MHD_Response *exhausted; /* the reply for when there is no memory to make one */
+    struct MHD_Response *nothing;   /* what follows a streamed reply, and is not sent */
 } http;
 
 static inline void begin_turn(http *server)

@@ -29,6 +29,7 @@ struct stream {
     uv_poll_t poll;
     bool polls;   /* poll is open */
     bool waiting; /* for the client to take what is there */
+    bool whole;   /* all of the body has come */
     bool ended;   /* nothing more will be written */
     bool closed;  /* the end has been framed */
     bool left;    /* the client has */
@@ -268,13 +269,24 @@ bool stream_is_over(const exchange *x)
     return s->left || (s->closed && s->end == 0);
 }
 
-/* All was sent. A client that still sends would see a reset instead of the reply, if the connection
- * were closed at once: so it sees that no more is coming, and may end. */
+void stream_whole(exchange *x)
+{
+    x->stream->whole = true;
+}
+
+bool stream_keeps(const exchange *x)
+{
+    const stream *s = x->stream;
+    return s->whole && !s->left && !x->close && !x->old && !x->server->closing;
+}
+
+/* All was sent. If the connection is not kept, a client that still sends would see a reset instead
+ * of the reply, if it were closed at once: so it sees that no more is coming, and may end. */
 static void finish(stream *s)
 {
     if (!stream_is_over(s->x))
         return;
-    if (!s->left)
+    if (!s->left && !stream_keeps(s->x))
         shutdown(s->x->peer->fd, s->x->server->closing ? SHUT_RDWR : SHUT_WR);
     stream_more(s->x);
 }

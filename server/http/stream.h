@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Replies that are written while the body is still coming. libmicrohttpd replies only when a
- * request is complete; so these are written to the connection beside it, and it is closed after
- * them. The body is received as usual, but by the handler's `take`.
+ * request is complete; so these are written to the connection beside it; to
+ * libmicrohttpd it is then an empty reply, which is dropped (gate.h). The body is received as
+ * usual, but by the handler's `take`.
  */
 #ifndef LOSSD_STREAM_H
 #define LOSSD_STREAM_H
@@ -44,6 +45,10 @@ bool stream_closing(const exchange *x);
 
 /* Bytes of the body have come. */
 void stream_received(exchange *x, size_t size);
+
+/* All of the body has come, so that the connection may be kept. */
+void stream_whole(exchange *x);
+bool stream_keeps(const exchange *x);
 
 /* Has the client left, as far as was seen? Has all of the reply been sent, or that? */
 bool stream_has_left(const exchange *x);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/tls.h"
 
-#include "http/intake.h"
+#include "http/gate.h"
 #include "tell/log.h"
 
 #include <errno.h>
@@ -177,8 +177,15 @@ static ssize_t read_record(void *from, void *to, size_t size)
     return gnutls_record_recv_seq(from, to, size, number);
 }
 
-/* libmicrohttpd calls this one; see intake.h. */
+/* libmicrohttpd calls these two; see gate.h. */
 ssize_t gnutls_record_recv(gnutls_session_t session, void *data, size_t data_size)
 {
-    return intake_read(gnutls_transport_get_int(session), data, data_size, read_record, session);
+    return gate_read(gnutls_transport_get_int(session), data, data_size, read_record, session);
+}
+
+ssize_t gnutls_record_send(gnutls_session_t session, const void *data, size_t data_size)
+{
+    return gate_drops(gnutls_transport_get_int(session))
+               ? (ssize_t)data_size
+               : gnutls_record_send2(session, data, data_size, 0, 0);
 }

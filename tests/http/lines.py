@@ -76,6 +76,7 @@ class Stream:
                     raise ConnectionError("closed in a chunk")
             chunk, self.data = self.data[:size], self.data[size + 2 :]
             yield chunk
+        self.take(b"\r\n")
 
     def line(self) -> bytes:
         """The next line, which is a chunk of its own if nothing else was to be said."""
@@ -124,6 +125,10 @@ def numbered(line: int, problem: bytes) -> bytes:
 
 
 TARGET = "/v1/losses/cross_entropy"
+FOLDER = os.path.join(os.path.dirname(__file__), "..", "data", "tls")
+TLS = ["--tls-cert", f"{FOLDER}/server.pem", "--tls-key", f"{FOLDER}/server.key"]
+AUTHORITY = ssl.create_default_context(cafile=f"{FOLDER}/ca.pem")
+AUTHORITY.check_hostname = False
 
 
 @check
@@ -169,7 +174,7 @@ def what_is_between_lines_counts_but_has_no_answer(path: str) -> None:
         strict = converse(lossd, target + "&strict_json=true", [good.replace(b"2", b"Infinity")])[1]
         same(json.loads(strict)["outputs"]["loss"], None, "the query holds for every line")
         head, _ = converse(lossd, target, [good], {"X-Request-Id": "mine"})
-        assert b"X-Request-Id: mine" in head and b"Connection: close" in head, head
+        assert b"X-Request-Id: mine" in head and b"Connection" not in head, head
 
 
 @check
@@ -184,7 +189,48 @@ def answers_come_before_the_body_ends(path: str) -> None:
             same(stream.line(), alone(lossd, TARGET, line), f"line {i}")
         stream.end()
         same(list(stream.chunks()), [])
-        same(stream.more(), False, "the connection ends after the reply")
+
+
+def take_turns(s: socket.socket) -> None:
+    """Lines and requests one after the other on a connection, and several sent at once."""
+    lines = [classes(1 + i, 3, i) for i in range(20)]
+    want = []
+    for line in lines:
+        s.sendall(request("POST", TARGET, {"Content-Type": "application/json"}, line))
+        want.append(receive(s).body)
+    for count in (20, 0, 1):
+        stream = Stream(s, TARGET)
+        stream.chunk(b"\n".join(lines[:count]))
+        stream.end()
+        stream.head()
+        same(b"".join(stream.chunks()), b"".join(want[:count]), f"{count} lines")
+        same(stream.data, b"", "nothing follows")
+        s.sendall(request("POST", TARGET, {"Content-Type": "application/json"}, lines[2]))
+        same(receive(s).body, want[2], "a request after lines")
+    body = b"\n".join(lines)
+    s.sendall(
+        request("POST", TARGET, MEDIA, body)
+        + request("POST", TARGET, MEDIA, lines[3])
+        + request("POST", TARGET, {**MEDIA, "Connection": "close"}, lines[4])
+        + request("GET", "/healthz")
+    )
+    stream = Stream.__new__(Stream)
+    stream.s, stream.data = s, b""
+    for some, last in ((want, False), (want[3:4], False), (want[4:5], True)):
+        same(b"Connection: close" in stream.head(), last)
+        same(b"".join(stream.chunks()), b"".join(some), "lines behind lines")
+    same((stream.more(), stream.data), (False, b""), "closed as was asked")
+
+
+@check
+def the_connection_is_kept(path: str) -> None:
+    for flags in ([], ["--listen", f"unix:/tmp/lossd-kept-{os.getpid()}.sock"]):
+        with Lossd(path, *flags) as lossd, lossd.connect() as s:
+            take_turns(s)
+    with Lossd(path, *TLS) as lossd:
+        host, port = lossd.url.removeprefix("https://").rsplit(":", 1)
+        with AUTHORITY.wrap_socket(socket.create_connection((host, int(port)), timeout=60)) as s:
+            take_turns(s)
 
 
 @check
@@ -200,14 +246,10 @@ def old_clients_and_tls_and_sockets_are_served(path: str) -> None:
         head, _, body = got.partition(b"\r\n\r\n")
         same(body, want, "HTTP/1.0")
         assert b"Transfer-Encoding" not in head, head
-    folder = os.path.join(os.path.dirname(__file__), "..", "data", "tls")
-    flags = ["--tls-cert", f"{folder}/server.pem", "--tls-key", f"{folder}/server.key"]
-    context = ssl.create_default_context(cafile=f"{folder}/ca.pem")
-    context.check_hostname = False
     many = [classes(100, 200, i) for i in range(20)]
-    with Lossd(path, *flags) as lossd:
+    with Lossd(path, *TLS) as lossd:
         host, port = lossd.url.removeprefix("https://").rsplit(":", 1)
-        c = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
+        c = http.client.HTTPSConnection(host, int(port), context=AUTHORITY, timeout=60)
         c.request("POST", TARGET, b"\n".join(many), {**MEDIA, "Content-Length": str(len(b"\n".join(many)))})
         body = c.getresponse().read()
         same(body.count(b"\n"), 20, "answers over TLS")

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "http/intake.h"
+#include "http/gate.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -8,11 +8,11 @@
 /* The connections of this thread, by descriptor. */
 static _Thread_local struct {
     framing *framing; /* NULL: not a connection */
-    bool tls;
+    bool tls, mute, dropped;
 } * connection;
 static _Thread_local int connections;
 
-bool intake_open(int fd, framing *f, bool tls)
+bool gate_open(int fd, framing *f, bool tls)
 {
     if (fd >= connections) {
         const int more = fd + fd / 2 + 16;
@@ -25,10 +25,11 @@ bool intake_open(int fd, framing *f, bool tls)
     }
     connection[fd].framing = f;
     connection[fd].tls = tls;
+    connection[fd].mute = false;
     return true;
 }
 
-void intake_end(void)
+void gate_end(void)
 {
     free(connection);
     connection = NULL;
@@ -49,7 +50,7 @@ static ssize_t read_socket(void *from, void *to, size_t size)
 /* Drop what follows a refused request: unread, it would reset the connection when that is closed,
  * maybe before the client has read the reply. Returns what the source does when there is nothing
  * left; or the end, for a client that sends without pause. */
-static ssize_t drop(char *to, size_t size, intake_source *source, void *from)
+static ssize_t drop(char *to, size_t size, gate_source *source, void *from)
 {
     ssize_t got = 1;
     for (int i = 0; i < 16 && got > 0; i++)
@@ -57,7 +58,7 @@ static ssize_t drop(char *to, size_t size, intake_source *source, void *from)
     return got > 0 ? 0 : got;
 }
 
-void intake_close(int fd)
+void gate_close(int fd)
 {
     char unread[16 * 1024];
     const framing *f = framing_of(fd);
@@ -69,7 +70,7 @@ void intake_close(int fd)
 
 /* libmicrohttpd takes it that a socket is empty when it gets less than it has asked for, and waits
  * for more. So read until that is true. */
-ssize_t intake_read(int fd, void *to, size_t size, intake_source *source, void *from)
+ssize_t gate_read(int fd, void *to, size_t size, gate_source *source, void *from)
 {
     framing *f = framing_of(fd);
     char *out = to;
@@ -93,13 +94,41 @@ ssize_t intake_read(int fd, void *to, size_t size, intake_source *source, void *
     return done > 0 ? (ssize_t)done : drop(to, size, source, from);
 }
 
-/* This is recv() for the linker. In C it has another name, since the C library's header may have an
- * inline function of that one. */
-ssize_t intake_recv(int fd, void *to, size_t size, int how) __asm__("recv");
+void gate_mute(int fd)
+{
+    connection[fd].mute = true;
+    connection[fd].dropped = false;
+}
 
-ssize_t intake_recv(int fd, void *to, size_t size, int how)
+bool gate_unmute(int fd)
+{
+    connection[fd].mute = false;
+    return connection[fd].dropped;
+}
+
+bool gate_drops(int fd)
+{
+    if (!framing_of(fd) || !connection[fd].mute)
+        return false;
+    connection[fd].dropped = true;
+    return true;
+}
+
+/* These are recv() and send() for the linker. In C they have other names, since the C library's
+ * header may have inline functions of those. */
+ssize_t gate_recv(int fd, void *to, size_t size, int how) __asm__("recv");
+
+ssize_t gate_recv(int fd, void *to, size_t size, int how)
 {
     const bool tls = framing_of(fd) && connection[fd].tls;
     return how != 0 || tls ? recvfrom(fd, to, size, how, NULL, NULL)
-                           : intake_read(fd, to, size, read_socket, &fd);
+                           : gate_read(fd, to, size, read_socket, &fd);
+}
+
+ssize_t gate_send(int fd, const void *from, size_t size, int how) __asm__("send");
+
+ssize_t gate_send(int fd, const void *from, size_t size, int how)
+{
+    const bool tls = framing_of(fd) && connection[fd].tls; /* then it is a record, or part of one */
+    return !tls && gate_drops(fd) ? (ssize_t)size : sendto(fd, from, size, how, NULL, 0);
 }

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What passes between libmicrohttpd and its connections: what it reads goes through framing.h
+ * first, and what it writes may be dropped, where a reply was written beside it.
+ *
+ * libmicrohttpd has no hooks for that. It calls recv() and send(), or gnutls_record_recv() and
+ * gnutls_record_send() with TLS, and this program defines these functions itself: the dynamic
+ * linker, like a static one, gives a function of the program to the libraries that call it in place
+ * of one of another library. gate.c defines the first two and tls.c the others. For all other
+ * descriptors and sessions they do what the functions that they stand for do. A static libgnutls
+ * defines functions of these names too, and needs -Wl,--allow-multiple-definition.
+ *
+ * If a library is linked in such a way that it still calls the others, requests arrive that framing
+ * has not seen, which receive.c then refuses; and gate_unmute tells that nothing was dropped. A
+ * connection belongs to the thread that opened it: for
+ * all other threads its descriptor is none.
+ */
+#ifndef LOSSD_GATE_H
+#define LOSSD_GATE_H
+
+#include "http/framing.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* A connection begins: what is read from it passes through `f` until gate_close. `tls`: this is
+ * not what recv() returns, but what TLS makes of it. False without memory. */
+bool gate_open(int fd, framing *f, bool tls);
+void gate_close(int fd);
+
+/* Drop what libmicrohttpd writes to the connection until gate_unmute, which tells whether anything
+ * was. */
+void gate_mute(int fd);
+bool gate_unmute(int fd);
+
+/* Is this to be dropped? For those who stand for a function that writes. */
+bool gate_drops(int fd);
+
+/* The last connection of this thread is closed: free their table. */
+void gate_end(void);
+
+/* Reads at most `size` bytes, like recv(): 0 at the end, negative if there is nothing or an error.
+ */
+typedef ssize_t gate_source(void *from, void *to, size_t size);
+
+/* Read from a source, for the connection if it is one. */
+ssize_t gate_read(int fd, void *to, size_t size, gate_source *source, void *from);
+
+#endif
