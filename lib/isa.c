@@ -54,7 +54,7 @@ enum {
 enum { ISA_COUNT = sizeof isas / sizeof *isas };
 _Static_assert(LK_F64 == 0 && LK_F32 == 1 && LK_F16 == 2 && LK_BF16 == 3, "isa.losses is by dtype");
 
-/* The only global variable: -1 until an instruction set is chosen. */
+/* The only global variable: -1 until an instruction set is chosen, by name or at the first call. */
 static atomic_int chosen = -1;
 
 int lk_isa_count(void)
@@ -89,10 +89,15 @@ static int best(void)
     return i;
 }
 
+/* The best one is looked for once: in a virtual machine the instruction that asks the processor
+ * takes longer than a small call. */
 static int used(void)
 {
     int i = atomic_load_explicit(&chosen, memory_order_relaxed);
-    return i < 0 ? best() : i;
+    if (i >= 0)
+        return i;
+    const int found = best();
+    return atomic_compare_exchange_strong(&chosen, &i, found) ? found : i;
 }
 
 bool lk_isa_use(const char *name)
