@@ -11,6 +11,7 @@
 #include "http/receive.h"
 #include "http/reply.h"
 #include "http/server.h"
+#include "http/stream.h"
 #include "http/systemd.h"
 #include "http/tls.h"
 #include "tell/log.h"
@@ -93,8 +94,15 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
 static void end_late(peer *p)
 {
     const struct linger at_once = {.l_onoff = 1};
-    if (p->phase == PEER_HEAD || p->phase == PEER_BODY)
-        reply_early(p->exchange);
+    exchange *x = p->exchange;
+    const bool coming = p->phase == PEER_HEAD || p->phase == PEER_BODY;
+    const bool answering = coming && x->stream && !stream_has_ended(x);
+    if (coming)
+        reply_early(x);
+    if (answering && !stream_is_over(x)) { /* what has come is answered before it ends */
+        stream_hold(x);
+        return;
+    }
     if (p->phase == PEER_REPLY) /* discard what the client has not read */
         setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     p->deadline = 0;

@@ -42,9 +42,7 @@ void peer_remove(peer *p)
     free(p);
 }
 
-/* How long a transfer of that many bytes may take, in ns; bounded so that deadlines do not
- * overflow. */
-static uint64_t time_for(const peers *all, size_t bytes)
+uint64_t peer_time(const peers *all, size_t bytes)
 {
     return (uint64_t)((double)bytes / (double)all->rate * (double)SECOND);
 }
@@ -70,7 +68,7 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
         p->deadline = 0;
         break;
     case PEER_REPLY:
-        p->deadline = now + all->body + time_for(all, bytes);
+        p->deadline = now + all->body + peer_time(all, bytes);
         break;
     }
 }
@@ -78,7 +76,7 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
 void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes)
 {
     p->since = 0;
-    p->deadline += time_for(all, bytes);
+    p->deadline += peer_time(all, bytes);
     if (p->deadline > start + all->request)
         p->deadline = start + all->request;
 }

@@ -52,6 +52,9 @@ void peers_setup(peers *all, const flags *f);
 peer *peer_add(peers *all, int fd);
 void peer_remove(peer *p);
 
+/* How long a transfer of that many bytes may take, in ns. */
+uint64_t peer_time(const peers *all, size_t bytes);
+
 /* Enter another phase and set its deadline, from `now` on, which may be when the present iteration
  * of the loop began. `bytes` is the length of a reply. */
 void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t bytes);

@@ -224,10 +224,12 @@ void reply_early(exchange *x)
                     "--request-timeout)");
         http_reply_problem(x, &p);
     }
-    metrics_refused(r->code);
-    if (x->stream)
+    if (x->stream) {
         x->server->handler->run(x); /* the reply has begun: the problem ends it */
-    if (x->stream || !x->peer->plain)
+        return;
+    }
+    metrics_refused(r->code);
+    if (!x->peer->plain)
         return;
     buffer text = buffer_new(8192);
     buffer_printf(&text,

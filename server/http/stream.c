@@ -36,6 +36,8 @@ struct stream {
     bool held;
     bool works; /* what has come is being worked on */
     uint64_t since;
+    uint64_t owed; /* since when, while it is held, the client is to take what is there; 0: not */
+    uint64_t late; /* how much longer it has taken in all than the bytes may take, in ns */
     void *session; /* of TLS; NULL: none */
     uint64_t turn; /* the iteration in which `burst` bytes were sent */
     size_t burst;
@@ -76,14 +78,19 @@ bool stream_open(exchange *x, const char *media)
     return true;
 }
 
-/* The phase that the connection is in: by whom is waited for. */
+/* The phase that the connection is in: by whom is waited for. A client that reads too slowly is no
+ * longer waited for in all than one that reads nothing of a single block. */
 static void enter(stream *s)
 {
     exchange *x = s->x;
     const peers *all = &x->server->peers;
     const uint64_t now = uv_hrtime();
-    if (s->held)
-        peer_enter(all, x->peer, s->waiting ? PEER_REPLY : PEER_WORK, now, s->end - s->at);
+    s->late += s->owed ? now - s->owed : 0;
+    s->owed = s->held && s->waiting ? now : 0;
+    if (s->owed)
+        peer_enter(all, x->peer, PEER_REPLY, now - s->late, s->end - s->at);
+    else if (s->held)
+        peer_enter(all, x->peer, PEER_WORK, now, 0);
     else if (s->ended)
         peer_enter(all, x->peer, PEER_BODY, now, 0);
     else
@@ -176,6 +183,14 @@ static ssize_t send_bytes(const stream *s, const char *data, size_t size)
                       : send(s->x->peer->fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+static void count_sent(stream *s, size_t size)
+{
+    const uint64_t may_take = peer_time(&s->x->server->peers, size);
+    s->late -= s->late < may_take ? s->late : may_take;
+    s->at += size;
+    s->burst += size;
+}
+
 /* Has this iteration of the loop sent enough? */
 static bool is_enough(stream *s)
 {
@@ -192,8 +207,7 @@ static bool send_some(stream *s)
     while (s->at < s->end && !s->waiting) {
         const ssize_t sent = is_enough(s) ? 0 : send_bytes(s, s->out + s->at, s->end - s->at);
         if (sent > 0) {
-            s->at += (size_t)sent;
-            s->burst += (size_t)sent;
+            count_sent(s, (size_t)sent);
         } else if (sent == 0 || errno == EAGAIN || errno == EWOULDBLOCK) {
             wait_for_room(s);
         } else if (errno != EINTR) {
@@ -261,6 +275,11 @@ size_t stream_write(exchange *x, const char *data, size_t size)
 bool stream_has_left(const exchange *x)
 {
     return x->stream->left;
+}
+
+bool stream_has_ended(const exchange *x)
+{
+    return x->stream->ended;
 }
 
 bool stream_is_over(const exchange *x)

@@ -50,8 +50,10 @@ void stream_received(exchange *x, size_t size);
 void stream_whole(exchange *x);
 bool stream_keeps(const exchange *x);
 
-/* Has the client left, as far as was seen? Has all of the reply been sent, or that? */
+/* Has the client left, as far as was seen? Is the reply complete? Has all of it been sent, or the
+ * client left? */
 bool stream_has_left(const exchange *x);
+bool stream_has_ended(const exchange *x);
 bool stream_is_over(const exchange *x);
 
 /* The exchange is over. */

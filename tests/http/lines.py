@@ -6,6 +6,7 @@ bounded, whoever sends or reads too slowly is closed, and nobody else waits."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -368,6 +369,31 @@ def who_does_not_read_is_closed_and_holds_no_memory(path: str) -> None:
 
 
 @check
+def who_reads_too_slowly_is_closed(path: str) -> None:
+    """However often it reads a little."""
+    many = ",".join(["3"] * 1000)
+    block, sent = f'{{"inputs":{{"a":[{many}],"b":[{many}]}}}}\n'.encode() * 16, threading.Event()
+    with Lossd(path, "--body-timeout", "500ms", "--body-rate", "1GiB") as lossd:
+        with lossd.connect() as s:
+            stream = Stream(s, "/v1/losses/mse?reduction=none")
+
+            def send() -> None:
+                with contextlib.suppress(OSError):
+                    while not sent.is_set():
+                        stream.chunk(block)
+
+            sender = threading.Thread(target=send)
+            sender.start()
+            start = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                while s.recv(1 << 16) and time.monotonic() - start < 30:
+                    time.sleep(0.01)
+            sent.set()
+            assert time.monotonic() - start < 30, "it was not closed"
+            sender.join()
+
+
+@check
 def who_sends_too_slowly_is_told_and_closed(path: str) -> None:
     flags = ("--body-timeout", "400ms", "--idle-timeout", "1s")
     with Lossd(path, *flags) as lossd:
@@ -394,7 +420,8 @@ def who_sends_too_slowly_is_told_and_closed(path: str) -> None:
         some = {"region": "x/a", "shape": [rows, width]}
         return json.dumps({"inputs": {"anchors": some, "candidates": some}, "outputs": ["loss"]}).encode() + b"\n"
 
-    with Lossd(path, "--idle-timeout", "1s", "--request-timeout", "60s", "--workers", "1") as lossd:
+    flags = ("--idle-timeout", "1s", "--body-timeout", "400ms", "--request-timeout", "60s", "--workers", "1")
+    with Lossd(path, *flags) as lossd:
         with lossd.connect() as s:
             s.sendall(request("PUT", "/v1/regions/x", {}, vectors))
             same(receive(s).status, 200)
@@ -414,6 +441,12 @@ def who_sends_too_slowly_is_told_and_closed(path: str) -> None:
             answered = time.monotonic()
             same(stream.more(), False, "closed")
             assert time.monotonic() - answered > 0.5, "the client has time for the next line"
+        with lossd.connect() as s:  # what has come is answered
+            stream = Stream(s, "/v1/losses/info_nce")
+            stream.chunk(line(rows) + b"{")
+            stream.head()
+            answers = b"".join(stream.chunks()).splitlines()
+            same([b'"loss"' in answers[0], json.loads(answers[1])["code"]], [True, "client_too_slow"])
     with Lossd(path, "--request-timeout", "300ms") as lossd, lossd.connect() as s:
         stream = Stream(s, TARGET)  # a body may take longer than a request
         for i in range(8):
