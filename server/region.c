@@ -263,8 +263,10 @@ bool region_overlap(const region *a, const char *a_at, size_t a_size, const regi
 /* Map `size` bytes of a file. NULL with a problem if that fails. */
 static char *map_file(int fd, uint64_t offset, size_t size, bool writable, problem *p)
 {
-    const int how = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    char *at = mmap(NULL, size, how, MAP_SHARED, fd, (off_t)offset);
+    /* What is only read is the same memory either way; before Linux 6.7 memory that is sealed
+     * against writing cannot be mapped as shared. */
+    char *at = mmap(NULL, size, writable ? PROT_READ | PROT_WRITE : PROT_READ,
+                    writable ? MAP_SHARED : MAP_PRIVATE, fd, (off_t)offset);
     if (at == MAP_FAILED) {
         problem_set(p, 507, "region_budget", "%zu bytes cannot be mapped: %s", size,
                     strerror(errno));
@@ -331,6 +333,11 @@ static bool is_sealed(int fd, const struct stat *is)
            on.f_type == TMPFS_MAGIC;
 }
 
+static bool may_read(int fd)
+{
+    return (fcntl(fd, F_GETFL) & O_ACCMODE) != O_WRONLY;
+}
+
 static bool may_write(int fd)
 {
     const int seals = fcntl(fd, F_GET_SEALS);
@@ -348,10 +355,10 @@ static region *map_handed(uint64_t size, uint64_t reserved, int fd, problem *p)
                     (unsigned long long)size, (unsigned long long)reserved);
         return NULL;
     }
-    if (fstat(fd, &is) != 0 || !is_sealed(fd, &is)) {
+    if (fstat(fd, &is) != 0 || !is_sealed(fd, &is) || !may_read(fd)) {
         problem_set(p, 422, "region_invalid",
-                    "the descriptor must be a memfd, of ordinary pages, with the seals "
-                    "F_SEAL_SHRINK and F_SEAL_SEAL");
+                    "the descriptor must be a memfd, of ordinary pages, that may be read, with the "
+                    "seals F_SEAL_SHRINK and F_SEAL_SEAL");
         return NULL;
     }
     if (size > (uint64_t)is.st_size) {
@@ -442,7 +449,8 @@ static bool put(const char *name, uint64_t key, bool fixed, const region_memory 
     r->fixed = fixed;
     r->at = r->map = memory->at;
     r->size = memory->size;
-    r->mapped = r->charged = memory->room;
+    r->charged = memory->size;
+    r->mapped = memory->room;
     r->drop = memory->drop;
     r->tensors = count;
     if (count > 0)

@@ -70,7 +70,7 @@ void region_unreserve(size_t bytes);
 typedef struct region_memory {
     char *at;
     size_t size; /* of the file */
-    size_t room; /* of the memory */
+    size_t room; /* of the memory, which is hardly more */
     void (*drop)(char *at, size_t room);
 } region_memory;
 
@@ -81,7 +81,7 @@ typedef struct region_tensor {
     lk_tensor is; /* its data is not set */
 } region_tensor;
 
-/* Make a resident region of memory whose room is reserved already; on success both belong to the
+/* Make a resident region of memory whose size is reserved already; on success both belong to the
  * region. False with a problem: the name is invalid or in use, or there are too many. */
 bool region_put(const char *name, const asker *who, const region_memory *memory,
                 const region_tensor *tensors, int count, bool replace, problem *p);

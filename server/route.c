@@ -345,22 +345,38 @@ static void reply_json(exchange *x, int status, buffer *text)
     http_reply_text(x, status, "application/json", text);
 }
 
+/* Does the client go on with the other protocol? HTTP/1.0 has no upgrades, the reply to HEAD is
+ * that to GET, and a connection that is to be closed after the reply carries no other protocol. */
+static bool asks_handover(const exchange *x)
+{
+    return !x->old && strcmp(x->method, "GET") == 0 && http_header_lists(x, "Upgrade", HANDOVER) &&
+           http_header_lists(x, "Connection", "upgrade") &&
+           !http_header_lists(x, "Connection", "close");
+}
+
+static bool begin_handover(exchange *x, problem *p)
+{
+    if (!http_is_unix(x)) {
+        x->reply.upgrade = HANDOVER;
+        return problem_set(p, 426, "upgrade_required",
+                           "memory is handed over on a Unix socket; this connection is TCP, which "
+                           "carries no descriptors");
+    }
+    if (draining)
+        return problem_set(p, 503, "draining", "lossd stops: it takes no memory over");
+    x->reply.upgrade = HANDOVER;
+    x->reply.status = 101;
+    return true;
+}
+
 static void run_regions(exchange *x)
 {
-    const char *upgrade = http_header(x, "Upgrade");
     const asker who = asker_of(x);
     buffer text = buffer_new(TEXT_MAX);
     problem p;
-    if (upgrade && !x->old && strcmp(upgrade, HANDOVER) == 0) { /* HTTP/1.0 has no upgrades */
-        x->reply.upgrade = HANDOVER;
-        if (http_is_unix(x)) {
-            x->reply.status = 101;
-            return;
-        }
-        problem_set(&p, 426, "upgrade_required",
-                    "memory is handed over on a Unix socket; this connection is TCP, which carries "
-                    "no descriptors");
-        http_reply_problem(x, &p);
+    if (asks_handover(x)) {
+        if (!begin_handover(x, &p))
+            http_reply_problem(x, &p);
         return;
     }
     region_list(&who, &text);
@@ -414,15 +430,17 @@ static bool wants_replace(const exchange *x, bool *replace, problem *p)
 static bool put_body(exchange *x, problem *p)
 {
     const asker who = asker_of(x);
-    const region_memory memory = {x->room.at, x->body_size, x->room.size, pages_drop};
     bool replace;
-    release_reserved(x);
-    if (!wants_replace(x, &replace, p) || !region_reserve(memory.room, p))
+    if (!wants_replace(x, &replace, p))
         return false;
-    x->reserved = memory.room;
+    if (x->body_size > 0)
+        pages_fit(&x->room, x->body_size);
+    x->body = x->room.at;
+    const region_memory memory = {x->body, x->body_size, x->room.size, pages_drop};
     if (!resident_put(x->target.segment[2], &who, &memory, replace, p))
         return false;
-    x->reserved = 0;
+    x->reserved -= x->body_size; /* the rest, of a body whose length was not announced */
+    release_reserved(x);
     x->room = (pages){0};
     return true;
 }

@@ -36,6 +36,29 @@ int http_header_times(const exchange *x, const char *name)
     return t.times;
 }
 
+/* Looks for a word in the occurrences of a header. */
+typedef struct search_for {
+    const char *name, *word;
+    bool found;
+} search_for;
+
+static enum MHD_Result search_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    search_for *s = cls;
+    (void)kind;
+    s->found = s->found || (value && strcasecmp(s->name, name) == 0 &&
+                            head_lists((span){value, strlen(value)}, s->word));
+    return MHD_YES;
+}
+
+bool http_header_lists(const exchange *x, const char *name, const char *word)
+{
+    search_for s = {name, word, false};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, search_header, &s);
+    return s.found;
+}
+
 /* Drawn from the kernel many at a time. */
 static uint64_t random_bits(uint64_t fallback)
 {

@@ -136,6 +136,9 @@ const char *http_header(const exchange *x, const char *name);
 /* How many times the header occurs. */
 int http_header_times(const exchange *x, const char *name);
 
+/* Is the word in the header, which is a list and may occur several times? */
+bool http_header_lists(const exchange *x, const char *name, const char *word);
+
 /* Did the request come over a loopback address or a Unix socket? */
 bool http_is_local(const exchange *x);
 

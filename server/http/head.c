@@ -20,6 +20,21 @@ bool head_is_host(char c)
     return c != '\0' && !strchr("#^`|", c) && (head_is_tchar(c) || strchr("(),:;=[]", c));
 }
 
+bool head_lists(span list, const char *word)
+{
+    const size_t size = strlen(word);
+    for (const char *at = list.data, *end = at + list.size, *comma; at < end; at = comma + 1) {
+        comma = memchr(at, ',', (size_t)(end - at));
+        comma = comma ? comma : end;
+        while (at < comma && (*at == ' ' || *at == '\t'))
+            at++;
+        const span one = head_trimmed((span){at, (size_t)(comma - at)});
+        if (one.size == size && strncasecmp(one.data, word, size) == 0)
+            return true;
+    }
+    return false;
+}
+
 span head_trimmed(span value)
 {
     while (value.size > 0 &&

@@ -25,6 +25,9 @@ bool head_is_token(span text);
 /* Is it a character of a host and optional port, by RFC 3986? */
 bool head_is_host(char c);
 
+/* Is the word one of a list with commas, in letters of either case? */
+bool head_lists(span list, const char *word);
+
 /* A header's value without trailing white space, which is not part of it. */
 span head_trimmed(span value);
 

@@ -94,6 +94,24 @@ bool pages_grow(pages *p, size_t size)
     return true;
 }
 
+void pages_fit(pages *p, size_t size)
+{
+    enum { PAGE = 64 * 1024 /* on any machine a multiple of one */ };
+    const size_t whole = (size + PAGE - 1) / PAGE * PAGE;
+    if (size < LARGE) {
+        char *at = p->size < LARGE ? realloc(p->at, size) : malloc(size);
+        if (!at)
+            return;
+        if (p->size >= LARGE) {
+            memcpy(at, p->at, size);
+            pages_free(p);
+        }
+        *p = (pages){at, size};
+    } else if (whole < p->size && munmap(p->at + whole, p->size - whole) == 0) {
+        p->size = whole;
+    }
+}
+
 void pages_free(pages *p)
 {
     if (p->size < LARGE) {

@@ -24,6 +24,10 @@ void pages_setup(size_t most);
  * memory: then nothing has changed. */
 bool pages_grow(pages *p, size_t size);
 
+/* Give back what exceeds `size`, which is not 0, where that is possible. The contents are kept; the
+ * address may change. */
+void pages_fit(pages *p, size_t size);
+
 void pages_free(pages *p);
 
 /* The same for memory that was taken over; not kept for reuse. On any thread. */

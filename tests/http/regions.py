@@ -286,6 +286,7 @@ def test_what_is_no_sealed_memory(c: Client, folder: str) -> None:
         "no seals": Memory(0).fd,
         "may shrink": Memory(SEAL).fd,
         "more seals": Memory(SHRINK | GROW).fd,
+        "what may not be read": os.open(f"/proc/self/fd/{Memory().fd}", os.O_WRONLY),
     }
     with contextlib.suppress(OSError):  # where the kernel has none
         huge = os.memfd_create("huge", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
@@ -346,6 +347,13 @@ def test_names(c: Client) -> None:
     memory = Memory()
     with c.upgrade() as s:
         name = str(hand(s, message(SIZE), memory.fd)["region"])
+        for headers in ({**UPGRADE, "Connection": "Upgrade, close"}, {**UPGRADE, "Connection": "keep-alive"}):
+            assert c.call("GET", "/v1/regions", headers).status == 200
+        listed = {"Connection": "keep-alive, Upgrade", "Upgrade": "other/2, losskit-region/1"}
+        assert c.call("GET", "/v1/regions", listed).status == 101
+        with c.connect() as head:
+            head.sendall(request("HEAD", "/v1/regions", UPGRADE))
+            assert head.recv(12) == b"HTTP/1.1 200"
         with c.connect() as old:  # which has no upgrades, so that they are ignored
             old.sendall(b"GET /v1/regions HTTP/1.0\r\nUpgrade: losskit-region/1\r\nConnection: upgrade\r\n\r\n")
             assert receive(old).status == 200
@@ -559,6 +567,29 @@ def test_keys(path: str, folder: str) -> None:
         assert c.call("PUT", "/v1/regions/fits", one, large[:-1000].replace(b"[1000]", b"[750] ").replace(b"4000]", b"3000]")).status == 200
 
 
+def test_budget(path: str, folder: str) -> None:
+    """A region takes its bytes of it, neither more nor less."""
+    size = 9 << 20
+    body = safetensors([("a", "F32", [size // 4 - 32], bytes(size - 128))], {})
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    for budget, headers, sent in ((len(body), {}, body), (1 << 30, {"Transfer-Encoding": "chunked"}, chunks)):
+        with Lossd(path, "--listen", f"unix:{folder}/b", "--region-budget", str(budget)) as lossd:
+            c = Client(lossd, folder + "/b")
+            reply = c.call("PUT", "/v1/regions/x", headers, sent)
+            assert reply.status == 200, reply
+            assert int(c.metrics()['lossd_region_bytes{kind="resident"}']) == len(body)
+
+
+def test_stop(path: str, folder: str) -> None:
+    with Lossd(path, "--listen", f"unix:{folder}/d", "--drain-delay", "2s") as lossd:
+        c = Client(lossd, folder + "/d")
+        with c.connect() as s:
+            lossd.process.terminate()
+            wait_until("it to stop", lambda: c.call("GET", "/readyz").status == 503)
+            s.sendall(request("GET", "/v1/regions", UPGRADE))
+            refused(receive(s), "draining")
+
+
 # Triton's shared memory.
 
 
@@ -693,6 +724,8 @@ def main() -> None:
             test_client_memory(options.lossd, folder, loops, options.rounds)
         test_files(options.lossd, folder)
         test_keys(options.lossd, folder)
+        test_budget(options.lossd, folder)
+        test_stop(options.lossd, folder)
         test_triton(options.lossd, folder)
     print(f"regions: {options.rounds} rounds")
 

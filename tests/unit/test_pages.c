@@ -45,6 +45,25 @@ static void grows_and_keeps_what_it_holds(void **unused)
     pages_age(0);
 }
 
+static void gives_back_what_it_does_not_need(void **unused)
+{
+    (void)unused;
+    static const size_t steps[][2] = {
+        {3 * MIB, 1000}, {9 * MIB, 5 * MIB}, {40 * MIB + 3, 9 * MIB + 7}, {5000, 5000}};
+    pages_setup(64 * MIB);
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        const size_t most = steps[i][0], size = steps[i][1];
+        pages p = {0};
+        assert_true(pages_grow(&p, most));
+        fill(&p, 0, most);
+        pages_fit(&p, size);
+        assert_in_range(p.size, size, size + 64 * 1024);
+        check(&p, size);
+        pages_free(&p);
+    }
+    pages_age(0);
+}
+
 static pages of(size_t size)
 {
     pages p = {0};
@@ -138,6 +157,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(grows_and_keeps_what_it_holds),
+        cmocka_unit_test(gives_back_what_it_does_not_need),
         cmocka_unit_test(gives_what_it_kept_to_the_next),
         cmocka_unit_test(keeps_no_more_than_it_may),
         cmocka_unit_test(gives_back_what_has_waited),
