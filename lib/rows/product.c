@@ -172,11 +172,18 @@ static void panels_fill(const panels *p, const product_side *side, int64_t i, in
         panels_from(false, p, side, i, k, to);
 }
 
-/* A tile of the result, of that many vectors of columns. */
+/* A tile of the result, of that many vectors of columns. Its lines are fetched while the sums are
+ * computed. */
 LK_INLINE void tile_of(const int vectors, const real *a, const real *b, int64_t depth, bool onto,
                        real *out, int64_t stride)
 {
     vec sum[TILE_ROWS][TILE_VECTORS] = {{{0}}};
+    UNROLLED
+    for (int r = 0; r < TILE_ROWS; r++) {
+        UNROLLED
+        for (int v = 0; v < vectors; v++)
+            __builtin_prefetch(out + r * stride + v * LANES, 1);
+    }
     for (int64_t k = 0; k < depth; k++) {
         vec column[TILE_VECTORS];
         UNROLLED
