@@ -2,12 +2,15 @@
 """lossd compared with what a team would write instead: FastAPI with two uvicorn workers, PyTorch and safetensors
 (fastapi_service.py), on the same cores, with the same requests, alternating.
 
-    tests/bench/beside_fastapi.py [--chroot /srv/sid]     where python3-fastapi, -uvicorn, -torch and -safetensors are
+    PYTHONPATH=api/python tests/bench/beside_fastapi.py [--chroot /srv/sid]
+
+There python3-fastapi, -uvicorn, -torch and -safetensors are.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -17,34 +20,32 @@ import subprocess
 import tempfile
 import time
 
-from service import Client, Server, in_turns, safetensors, small_rate
+import lossd
+import numpy as np
+from service import CLASSES, ROWS, Client, Server, in_turns, logits, safetensors, small_rate, targets
 
 SCRIPT = pathlib.Path(__file__).parent / "fastapi_service.py"
 
 
 class Other:
-    """uvicorn with two workers on a free port of 127.0.0.1."""
+    """uvicorn with two workers: on a free port of 127.0.0.1, or on a Unix socket."""
 
-    def __init__(self, chroot: str | None) -> None:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = str(s.getsockname()[1])
-        folder = SCRIPT.parent
-        inside = []
+    def __init__(self, chroot: str | None, folder: str | None = None) -> None:
+        inside = ["chroot", chroot] if chroot else []
+        self.address = f"unix:{folder}/uvicorn" if folder else str(free_port())
+        where = ["--uds", f"{folder}/uvicorn"[len(chroot or "") :]] if folder else ["--port", self.address]
+        scripts = SCRIPT.parent
         if chroot:
             shutil.copy(SCRIPT, f"{chroot}/tmp/{SCRIPT.name}")
-            folder = pathlib.Path("/tmp")
-            inside = ["chroot", chroot]
+            scripts = pathlib.Path("/tmp")
         clean = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_") and k != "PYTHONPATH"}
-        command = [*inside, "python3", "-m", "uvicorn", "--app-dir", str(folder), f"{SCRIPT.stem}:app", "--workers", "2"]
-        command += ["--port", self.port, "--log-level", "warning", "--no-access-log"]
-        self.process = subprocess.Popen(command, env=clean)
+        command = [*inside, "python3", "-m", "uvicorn", "--app-dir", str(scripts), f"{SCRIPT.stem}:app", "--workers", "2"]
+        self.process = subprocess.Popen([*command, *where, "--log-level", "warning", "--no-access-log"], env=clean)
         for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", int(self.port))).close()
+            with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+                Client(self.address, 1).socket.close()
                 return
-            except ConnectionRefusedError:
-                time.sleep(0.1)
+            time.sleep(0.1)
         raise SystemExit("uvicorn did not start")
 
     def stop(self) -> None:
@@ -52,8 +53,69 @@ class Other:
         self.process.wait(20)
 
 
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 def of_fastapi(request: bytes) -> bytes:
     return request.replace(b"/v1/losses/cross_entropy", b"/cross_entropy", 1)
+
+
+class Region:
+    """The logits and their gradient in memory that is shared with lossd: lossd's Python client."""
+
+    def __init__(self, url: str, rows: int, classes: int) -> None:
+        self.client = lossd.Client(url)
+        self.logits = self.client.empty((rows, classes))
+        self.logits.array[:] = np.frombuffer(logits("F32", rows, classes), "f4").reshape(rows, classes)
+        self.targets = np.frombuffer(targets(rows, classes), "i8")
+
+    def time(self, _: bytes) -> float:
+        begun = time.perf_counter()
+        self.client.cross_entropy(self.logits.array, self.targets, in_place=["logits"])
+        return time.perf_counter() - begun
+
+
+def rates(a: argparse.Namespace, folder: str) -> None:
+    request, each = safetensors("F32", 32, 128), []
+    servers = {"lossd": Server(a.lossd, folder, "--workers", "2"), "fastapi": Other(a.chroot)}
+    try:
+        for _ in range(a.rounds + 1):
+            turn = []
+            for name, server in servers.items():
+                address, sent = (server.port, request) if name == "lossd" else (server.address, of_fastapi(request))
+                turn.append(small_rate(f"{a.tools}/client", folder, address, sent, 32, a.seconds))
+            each.append(turn)
+    finally:
+        for server in servers.values():
+            server.stop()
+    each = each[1:]  # the first warms both up
+    ours, theirs = (statistics.median(rate) for rate in zip(*each))
+    ratio = statistics.median(x / y for x, y in each)
+    print(f"32x128, 32 connections, TCP         {ours:9.0f} /s {theirs:9.0f} /s {ratio:7.1f} x")
+
+
+def times(a: argparse.Namespace, folder: str, unix: bool) -> None:
+    request = safetensors("F32", ROWS, CLASSES)
+    mine, other = Server(a.lossd, folder, "--workers", "2"), Other(a.chroot, folder if unix else None)
+    try:
+        turns = {
+            "lossd": (Client(mine.unix if unix else mine.port), request),
+            "fastapi": (Client(other.address), of_fastapi(request)),
+        }
+        if unix:
+            turns["region"] = (Region(mine.unix, ROWS, CLASSES), b"")
+        in_turns(turns, 2)
+        t = in_turns(turns, 2 * a.rounds)
+        names = {"lossd": "Unix socket" if unix else "TCP", "region": "shared memory, Python client"}
+        for name in [name for name in turns if name != "fastapi"]:
+            where = f"{ROWS}x{CLASSES}, {names[name]}"
+            print(f"{where:43} {t[name] * 1e3:5.1f} ms {t['fastapi'] * 1e3:9.1f} ms {t['fastapi'] / t[name]:7.1f} x")
+    finally:
+        mine.stop()
+        other.stop()
 
 
 def main() -> None:
@@ -64,32 +126,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1)
     a = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        lossd, other = Server(a.lossd, folder, "--workers", "2"), Other(a.chroot)
-        try:
-            little, large = safetensors("F32", 32, 128), safetensors("F32", 128, 50257)
-            requests = {"lossd": little, "fastapi": of_fastapi(little)}
-            ports = {"lossd": lossd.port, "fastapi": other.port}
-            rates: dict[str, list[float]] = {"lossd": [], "fastapi": []}
-            for i in range(a.rounds + 1):
-                for name, request in requests.items():
-                    rate = small_rate(f"{a.tools}/client", folder, ports[name], request, 32, a.seconds)
-                    rates[name] += [rate] if i else []  # the first warms both up
-            ours, theirs = (statistics.median(rates[name]) for name in ("lossd", "fastapi"))
-            each = [x / y for x, y in zip(rates["lossd"], rates["fastapi"])]
-            print("two workers each, TCP              lossd     FastAPI       ratio")
-            print(f"32x128 f32, 32 connections   {ours:8.0f} /s {theirs:8.0f} /s {statistics.median(each):8.1f}x")
-            turns = {
-                "lossd": (Client(lossd.port), large),
-                "fastapi": (Client(other.port), of_fastapi(large)),
-            }
-            in_turns(turns, 2)
-            t = in_turns(turns, 2 * a.rounds)
-            ratio = t["fastapi"] / t["lossd"]
-            print(f"128x50257 f32, one at a time {t['lossd'] * 1e3:8.1f} ms {t['fastapi'] * 1e3:8.1f} ms {ratio:8.1f}x")
-        finally:
-            lossd.stop()
-            other.stop()
+    print("f32, loss and gradient, two workers each    lossd      FastAPI     ratio")
+    with tempfile.TemporaryDirectory(dir=f"{a.chroot or ''}/tmp") as folder:
+        rates(a, folder)
+        times(a, folder, False)
+        times(a, folder, True)
 
 
 if __name__ == "__main__":
