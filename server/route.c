@@ -577,9 +577,16 @@ static bool same_method(const route *r, const exchange *x)
            (strcmp(x->method, "HEAD") == 0 && strcmp(r->method, "GET") == 0);
 }
 
-/* The routes of a path. */
+static const route *find_route(const exchange *x)
+{
+    for (int i = 0; i < ROUTES; i++)
+        if (same_method(&routes[i], x) && matches(&routes[i], x))
+            return &routes[i];
+    return NULL;
+}
+
+/* The methods of a path. */
 typedef struct site {
-    const route *route; /* the one for the request's method; NULL for none */
     bool get, post, put;
 } site;
 
@@ -589,8 +596,6 @@ static site find_site(const exchange *x)
     for (int i = 0; i < ROUTES; i++) {
         if (!matches(&routes[i], x))
             continue;
-        if (!here.route && same_method(&routes[i], x))
-            here.route = &routes[i];
         here.get = here.get || strcmp(routes[i].method, "GET") == 0;
         here.post = here.post || strcmp(routes[i].method, "POST") == 0;
         here.put = here.put || strcmp(routes[i].method, "PUT") == 0;
@@ -619,7 +624,8 @@ static void reply_options(exchange *x, const site *here)
 static bool find_and_begin(exchange *x, problem *p)
 {
     const bool options = strcmp(x->method, "OPTIONS") == 0;
-    site here = find_site(x);
+    const route *found = find_route(x);
+    site here = found ? (site){0} : find_site(x);
     if (!access_by_origin(http_header(x, "Origin"), http_header(x, "Host"), http_is_local(x),
                           &x->shared, p))
         return false;
@@ -629,13 +635,13 @@ static bool find_and_begin(exchange *x, problem *p)
         reply_options(x, &here);
         return true;
     }
-    if (!access_by_key(here.route ? here.route->access : ACCESS_KEYED,
+    if (!access_by_key(found ? found->access : ACCESS_KEYED,
                        http_header(x, "Authorization"), x->key, &x->key_id, p))
         return false;
-    if (here.route) {
-        x->route = here.route;
-        x->unwanted = !here.route->begin;
-        return !here.route->begin || here.route->begin(x, p);
+    if (found) {
+        x->route = found;
+        x->unwanted = !found->begin;
+        return !found->begin || found->begin(x, p);
     }
     if (here.get || here.post) {
         x->reply.allow = allowed(&here);

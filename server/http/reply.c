@@ -190,9 +190,11 @@ bool reply_send(exchange *x)
     if (!response)
         return MHD_queue_response(x->connection, 503, x->server->exhausted) == MHD_YES;
     header(response, "Content-Type", r->media);
-    char length[24];
-    snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
-    header(response, "Inference-Header-Content-Length", r->head > 0 ? length : NULL);
+    if (r->head > 0) {
+        char length[24];
+        snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
+        header(response, "Inference-Header-Content-Length", length);
+    }
     header(response, "Content-Encoding", r->encoding);
     header(response, "Vary", r->encoding ? "Accept-Encoding" : NULL);
     header(response, "X-Request-Id", x->id);

@@ -114,6 +114,26 @@ static bool ends_token(char c)
     return ends[(unsigned char)c];
 }
 
+/* Skip a number and, in an array, those that follow it. The array then has one more than is counted
+ * in `n`. Returns whether any of them is a word. */
+static bool skip_numbers(cursor *c, nest *n)
+{
+    const char *p = c->p, *const end = c->end;
+    bool words = false;
+    for (;;) {
+        words |= *p == 't' || *p == 'f';
+        while (p < end && !ends_token(*p))
+            p++;
+        const char *next = end - p > 2 && p[1] == ' ' ? p + 2 : p + 1;
+        if (n->depth == 0 || next >= end || *p != ',' || !begins_number(*next))
+            break;
+        n->at[n->depth - 1]++;
+        p = next;
+    }
+    c->p = p;
+    return words;
+}
+
 bool tensor_text_walk(cursor *c, const char *input, lk_tensor *t, problem *p)
 {
     nest n = {.input = input, .rank = -1, .p = p};
@@ -136,9 +156,7 @@ bool tensor_text_walk(cursor *c, const char *input, lk_tensor *t, problem *p)
             if (n.rank >= 0 && n.depth != n.rank)
                 return ragged(&n, n.depth, "a number", -1, "an array");
             n.rank = n.depth;
-            words |= byte == 't' || byte == 'f';
-            while (c->p < c->end && !ends_token(*c->p))
-                c->p++;
+            words |= skip_numbers(c, &n);
         } else {
             return bad_token(&n, byte, span_is((span){c->p, cursor_left(c) < 4 ? 0 : 4}, "null"));
         }
