@@ -635,8 +635,8 @@ static bool find_and_begin(exchange *x, problem *p)
         reply_options(x, &here);
         return true;
     }
-    if (!access_by_key(found ? found->access : ACCESS_KEYED,
-                       http_header(x, "Authorization"), x->key, &x->key_id, p))
+    if (!access_by_key(found ? found->access : ACCESS_KEYED, http_header(x, "Authorization"),
+                       x->key, &x->key_id, p))
         return false;
     if (found) {
         x->route = found;
