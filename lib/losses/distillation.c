@@ -7,7 +7,8 @@
 enum { STUDENT, TEACHER_LOGITS, TEACHER_LOGPROBS, TEACHER_PROBS, TARGETS, MASK, GRAD_OUTPUT };
 
 typedef struct options {
-    teacher_options common;
+    lk_reduce reduce;
+    teacher_options teacher;
     int64_t ignore_index, vocab_size;
     double beta, teacher_temperature;
     int divergence;
@@ -16,7 +17,7 @@ typedef struct options {
 static const int64_t OFF = INT64_MIN;
 
 static const lk_field fields[] = {
-    LK_REDUCE_FIELDS(teacher_options),
+    LK_REDUCE_FIELDS(options),
     LK_WORDS(options, divergence, "forward_kl",
              "forward_kl|reverse_kl|jsd|tvd|skew_forward_kl|mse_logits",
              "how far the student is from the teacher"),
@@ -621,7 +622,7 @@ static pair pair_of(const divergence_plan *plan, int given)
 static pair pair_of_call(const lk_job *job)
 {
     const options *o = job->options;
-    const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->common),
+    const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->teacher),
                                   classes_of(job)};
     pair r = pair_of(&plan, teacher_of(job));
     if (!isnan(o->teacher_temperature))
@@ -686,10 +687,10 @@ static void normalise(const lk_job *job, const pair *r, int64_t first, int count
 static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_block *block)
 {
     const options *o = job->options;
-    const bool per_row = o->common.reduce.reduction == LK_NONE, raw = o->divergence == MSE_LOGITS;
+    const bool per_row = o->reduce.reduction == LK_NONE, raw = o->divergence == MSE_LOGITS;
     const int64_t V = job->size['V' - 'A'], n = r->classes;
-    const double factor = raw ? 1 / (double)n : teacher_factor(&o->common);
-    const double chain = raw ? factor : factor * teacher_scale(&o->common);
+    const double factor = raw ? 1 / (double)n : teacher_factor(&o->teacher);
+    const double chain = raw ? factor : factor * teacher_scale(&o->teacher);
     const real *up = job->in[GRAD_OUTPUT].data;
     real upstream = 1;
     if (up)
@@ -700,7 +701,7 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
     const int power = elements_power(weight);
     r->weight = (real)ldexp(weight, -power);
     const int64_t bad =
-        o->common.reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r->x, n) : -1;
+        o->reduce.nonfinite == LK_REFUSE_NONFINITE ? elements_nonfinite(r->x, n) : -1;
     if (bad >= 0)
         lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad, (double)r_load(r->x + bad));
     check_teacher(job, r, i, block);
@@ -719,7 +720,7 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
     const options *o = job->options;
-    const bool per_row = o->common.reduce.reduction == LK_NONE;
+    const bool per_row = o->reduce.reduction == LK_NONE;
     const int64_t V = job->size['V' - 'A'], end = first + count;
     pair r = pair_of_call(job);
     const int together = are_few(job, &r) ? LANES : 1;

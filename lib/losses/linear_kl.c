@@ -19,7 +19,8 @@ enum {
 };
 
 typedef struct options {
-    teacher_options common;
+    lk_reduce reduce;
+    teacher_options teacher;
     head_options head;
     int64_t ignore_index, vocab_size;
     double beta, teacher_temperature, softcap, teacher_softcap;
@@ -30,7 +31,7 @@ typedef struct options {
     LK_FIELD(options, name_, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY, help_)
 
 static const lk_field fields[] = {
-    LK_REDUCE_FIELDS(teacher_options),
+    LK_REDUCE_FIELDS(options),
     LK_WORDS(options, divergence, "forward_kl", "forward_kl|reverse_kl|jsd",
              "how far the student is from the teacher"),
     LK_FIELD(options, beta, "0.5", LK_RANGED, 0, 1, "jsd: the teacher's share of the mixture"),
@@ -137,20 +138,20 @@ static void bends(const lk_job *job, head_bend to[2])
     to[1] = (head_bend){.cap = o->teacher_softcap > 0 ? (real)class_clamp(o->teacher_softcap) : 0,
                         .times = 1};
     if (o->teacher_temperature > 0)
-        to[1].times = (real)(o->common.temperature / o->teacher_temperature);
+        to[1].times = (real)(o->teacher.temperature / o->teacher_temperature);
 }
 
 /* The factor of all gradients. */
 static double whole_weight(const lk_job *job)
 {
     const options *o = job->options;
-    const bool per_row = o->common.reduce.reduction == LK_NONE;
+    const bool per_row = o->reduce.reduction == LK_NONE;
     const real *up = job->in[GRAD_OUTPUT].data;
     real upstream = 1;
     if (up && !per_row)
         memcpy(&upstream, up, sizeof upstream);
-    return job->scale[0] * (double)upstream * teacher_factor(&o->common) *
-           teacher_scale(&o->common);
+    return job->scale[0] * (double)upstream * teacher_factor(&o->teacher) *
+           teacher_scale(&o->teacher);
 }
 
 static int power(const lk_job *job)
@@ -163,7 +164,7 @@ static double weight_of(const lk_job *job, int64_t i)
     const options *o = job->options;
     const real *up = job->in[GRAD_OUTPUT].data;
     real upstream = 1;
-    if (up && o->common.reduce.reduction == LK_NONE)
+    if (up && o->reduce.reduction == LK_NONE)
         memcpy(&upstream, up + i, sizeof upstream);
     return ldexp(whole_weight(job), -power(job)) * (double)upstream;
 }
@@ -180,10 +181,10 @@ static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk
                   void *note)
 {
     const options *o = job->options;
-    const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->common), classes(job)};
-    const double d = teacher_factor(&o->common) * rows_of()->value(&plan, x, y, note);
+    const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->teacher), classes(job)};
+    const double d = teacher_factor(&o->teacher) * rows_of()->value(&plan, x, y, note);
     block->sum[0] += d;
-    if (o->common.reduce.reduction == LK_NONE && job->value.data)
+    if (o->reduce.reduction == LK_NONE && job->value.data)
         lk_put(&job->value, i, d);
     return weight_of(job, i) != 0;
 }
@@ -192,7 +193,7 @@ static void ignore(const lk_job *job, int64_t i, lk_block *block)
 {
     const options *o = job->options;
     (void)block;
-    if (o->common.reduce.reduction == LK_NONE && job->value.data)
+    if (o->reduce.reduction == LK_NONE && job->value.data)
         lk_put(&job->value, i, 0);
 }
 

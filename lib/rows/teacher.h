@@ -11,9 +11,8 @@
 #include "vector/tally.h"
 #include "vector/vmath.h"
 
-/* The first member of such a loss's option struct. */
+/* How both sides are softened: a member of such a loss's option struct. */
 typedef struct teacher_options {
-    lk_reduce reduce;
     double temperature;
     bool scale_by_t2;
 } teacher_options;
@@ -23,11 +22,11 @@ typedef struct teacher_options {
      .type = LK_REAL,                                                                              \
      .flags = LK_RANGED | LK_OPEN,                                                                 \
      .max = (double)INFINITY,                                                                      \
-     .offset = offsetof(st, common.temperature),                                                   \
+     .offset = offsetof(st, teacher.temperature),                                                  \
      .fallback = "1",                                                                              \
      .help = "divides the scores of both sides before softmax"},                                   \
     {                                                                                              \
-        .name = "scale_by_t2", .type = LK_FLAG, .offset = offsetof(st, common.scale_by_t2),        \
+        .name = "scale_by_t2", .type = LK_FLAG, .offset = offsetof(st, teacher.scale_by_t2),       \
         .fallback = "true",                                                                        \
         .help = "multiply by the square of the temperature, so that gradients keep their size"     \
     }

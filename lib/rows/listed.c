@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Rows beside a teacher that lists some classes: see rows/listed.h.
+ */
+#include "rows/listed.h"
+
+#include "ranks.h"
+
+static int64_t listed_by(const listed_plan *plan)
+{
+    return plan->job->size['K' - 'A'];
+}
+
+static int64_t id_at(const listed_plan *plan, int64_t i, int64_t k)
+{
+    return lk_int(&plan->job->in[plan->ids], i * listed_by(plan) + k);
+}
+
+static double logprob_at(const listed_plan *plan, int64_t i, int64_t k)
+{
+    const char *data = plan->job->in[plan->logprobs].data;
+    real x;
+    memcpy(&x, data + (i * listed_by(plan) + k) * (int64_t)sizeof x, sizeof x);
+    return (double)x;
+}
+
+lk_status listed_check(const lk_job *job, const listed_options *o, lk_error *error)
+{
+    if (o->logprob_floor >= 0)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "logprob_floor is %g; it must be < 0", o->logprob_floor);
+    if (!isnan(o->logprob_floor) && o->tail != RENORMALIZE && o->tail != TRUNCATED)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "logprob_floor needs tail=renormalize or tail=truncated");
+    return LK_OK;
+}
+
+static lk_status check_ids(const listed_plan *plan, int64_t i, unsigned char *seen, lk_error *error)
+{
+    const lk_job *job = plan->job;
+    const int64_t K = listed_by(plan), classes = plan->classes;
+    char place[LK_PLACE_MAX];
+    lk_status status = LK_OK;
+    for (int64_t k = 0; k < K && status == LK_OK; k++) {
+        const int64_t id = id_at(plan, i, k);
+        if (id < -1 || id >= classes)
+            status = lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, plan->ids, i * K + k,
+                             "%s is %lld; with %lld classes it must be in [0, %lld], or -1",
+                             lk_place(job, plan->ids, i * K + k, place), (long long)id,
+                             (long long)classes, (long long)classes - 1);
+        else if (id >= 0 && (seen[id / 8] >> (id % 8) & 1))
+            status = lk_fail(job, error, LK_OPTION_CONFLICT, plan->ids, i * K + k,
+                             "%s is %lld, which its row has already; the ids of a row must be "
+                             "distinct",
+                             lk_place(job, plan->ids, i * K + k, place), (long long)id);
+        else if (id >= 0)
+            seen[id / 8] |= (unsigned char)(1 << id % 8);
+    }
+    for (int64_t k = 0; k < K; k++)
+        if (id_at(plan, i, k) >= 0 && id_at(plan, i, k) < classes)
+            seen[id_at(plan, i, k) / 8] = 0;
+    return status;
+}
+
+/* The probability mass Q of the classes that the teacher lists, and its excess over 1. The largest
+ * probability is kept apart, so that a small remainder keeps full precision. */
+typedef struct teacher_mass {
+    double mass, over;
+    double top, log_sum; /* log of the mass, as the log of the largest probability and the log of
+                            the ratio */
+} teacher_mass;
+
+static teacher_mass mass_of(const listed_plan *plan, int64_t i)
+{
+    const int64_t K = listed_by(plan);
+    teacher_mass m = {.over = -1, .top = -(double)INFINITY};
+    int64_t most = -1;
+    double others = 0, ratio = 0;
+    for (int64_t k = 0; k < K; k++)
+        if (id_at(plan, i, k) >= 0 && (most < 0 || logprob_at(plan, i, k) > m.top))
+            m.top = logprob_at(plan, i, most = k);
+    for (int64_t k = 0; k < K; k++) {
+        if (id_at(plan, i, k) < 0 || k == most)
+            continue;
+        others += lk_exp(logprob_at(plan, i, k));
+        ratio += lk_exp(logprob_at(plan, i, k) - m.top);
+    }
+    m.log_sum = lk_log1p(ratio);
+    m.mass = lk_exp(m.top) + others;
+    m.over = lk_expm1(m.top) + others;
+    return m;
+}
+
+lk_status listed_check_row(const listed_plan *plan, int64_t i, unsigned char *seen, lk_error *error)
+{
+    const int64_t first = i * listed_by(plan);
+    char place[LK_PLACE_MAX];
+    const lk_status status = check_ids(plan, i, seen, error);
+    if (status != LK_OK)
+        return status;
+    const double mass = mass_of(plan, i).mass;
+    if (mass > 1.001)
+        return lk_fail(plan->job, error, LK_VALUE_OUT_OF_RANGE, plan->logprobs, first,
+                       "the probabilities of the row of %s add up to %g; it must be at most 1",
+                       lk_place(plan->job, plan->logprobs, first, place), mass);
+    return LK_OK;
+}
+
+/* What the derivatives of a row need. */
+typedef struct listed_note {
+    double value;
+    double off, sum; /* of the rest: its derivative, relative to each class's share of it, and the
+                        sum of e^(z - top) */
+    real scale, top;
+    int64_t count, room;
+    lk_rank classes[]; /* the listed ones, ascending, and their places in the list, of `room`; then
+                          as much room, where their derivatives are */
+} listed_note;
+
+size_t listed_note_size(int64_t listed)
+{
+    return sizeof(listed_note) + 2 * (size_t)listed * sizeof(lk_rank);
+}
+
+/* The log of a sum of e^z, as its largest z and the sum relative to that. */
+typedef struct log_sum {
+    double top, sum;
+} log_sum;
+
+static double log_of(log_sum l)
+{
+    return l.sum > 0 || isnan(l.sum) ? l.top + lk_log(l.sum) : -(double)INFINITY;
+}
+
+/* One counted row. All values are computed from the listed classes, the rest, and the odds between
+ * the two: no mass is subtracted from 1, so nothing cancels. */
+typedef struct listed_row {
+    const listed_plan *plan;
+    int64_t i;
+    const elem *x;
+    real scale;
+    bool covered; /* are all classes listed, so that there is no rest? */
+    teacher_mass teacher;
+    double log_unlisted;  /* log(1 - Q) */
+    log_sum listed, rest; /* of the student's scores */
+    double log_listed;    /* log of listed.sum */
+    double here, beyond;  /* log of the student's mass on the listed classes, and on the rest */
+} listed_row;
+
+static double score(const listed_row *r, int64_t id)
+{
+    return (double)r_load(r->x + id) * (double)r->scale;
+}
+
+/* The sum over the student's scores of the listed classes. */
+static void sum_listed(listed_row *r)
+{
+    const int64_t K = listed_by(r->plan);
+    int64_t most = -1;
+    for (int64_t k = 0; k < K; k++) {
+        const int64_t id = id_at(r->plan, r->i, k);
+        if (id >= 0 && (most < 0 || score(r, id) > r->listed.top)) {
+            most = id;
+            r->listed.top = score(r, id);
+        }
+    }
+    if (most < 0 || r->listed.top == -(double)INFINITY)
+        r->listed.top = 0;
+    for (int64_t k = 0; k < K; k++)
+        if (id_at(r->plan, r->i, k) >= 0 && id_at(r->plan, r->i, k) != most)
+            r->listed.sum += lk_exp(score(r, id_at(r->plan, r->i, k)) - r->listed.top);
+    const double own = most < 0 ? 0 : lk_exp(score(r, most) - r->listed.top);
+    r->log_listed = own == 1 ? lk_log1p(r->listed.sum) : lk_log(own + r->listed.sum);
+    r->listed.sum += own;
+}
+
+/* The present classes of the list, ascending: in what follows they are met one after another, so
+ * that the cost is O(V + K) but for sorting them. */
+static void sort_listed(const listed_row *r, listed_note *n)
+{
+    const int64_t K = listed_by(r->plan);
+    n->count = 0;
+    for (int64_t k = 0; k < K; k++) {
+        const int64_t id = id_at(r->plan, r->i, k);
+        if (id >= 0)
+            n->classes[n->count++] = (lk_rank){(uint64_t)id, k};
+    }
+    const lk_rank *sorted = lk_ranks_sort(n->classes, n->classes + K, n->count);
+    if (sorted != n->classes)
+        memcpy(n->classes, sorted, (size_t)n->count * sizeof *sorted);
+}
+
+/* The same sum over the other classes. */
+static void sum_rest(listed_row *r, const listed_note *listed)
+{
+    const int64_t classes = r->plan->classes;
+    const class_plan scores = {
+        .classes = classes, .width = classes, .inner = 1, .scale = r->plan->scale};
+    real z[CHUNK], top = -(real)INFINITY;
+    r->covered = listed->count == classes;
+    for (int64_t c = 0, k = 0; c < classes; c += CHUNK) {
+        const int64_t n = classes - c < CHUNK ? classes - c : CHUNK;
+        class_scores(&scores, r->x + c, n, z);
+        for (; k < listed->count && (int64_t)listed->classes[k].key < c + n; k++)
+            z[(int64_t)listed->classes[k].key - c] = -(real)INFINITY;
+        const real most = class_max(z, padded_lanes(n));
+        if (most > top) {
+            if (r->rest.sum > 0)
+                r->rest.sum *= lk_exp((double)top - (double)most);
+            top = most;
+        }
+        r->rest.sum += (double)class_sum_exp(z, padded_lanes(n), isinf(top) && top < 0 ? 0 : top);
+    }
+    r->rest.top = isinf(top) && top < 0 ? 0 : (double)top;
+}
+
+static void row_fill(listed_row *r, const listed_note *listed)
+{
+    r->teacher = mass_of(r->plan, r->i);
+    const double mass = r->teacher.mass, over = r->teacher.over;
+    r->log_unlisted = mass < 0.5 ? lk_log1p(-mass) : over < 0 ? lk_log(-over) : -(double)INFINITY;
+    sum_listed(r);
+    sum_rest(r, listed);
+    const double odds = log_of(r->listed) - log_of(r->rest);
+    r->here = -lk_softplus(-odds);
+    r->beyond = -lk_softplus(odds);
+}
+
+/* log p of a listed class, and log p restricted to the listed classes. */
+static double log_share(const listed_row *r, int64_t id)
+{
+    return (score(r, id) - r->listed.top) - r->log_listed;
+}
+
+static double log_p(const listed_row *r, int64_t id)
+{
+    return r->listed.sum > 0 || isnan(r->listed.sum) ? log_share(r, id) + r->here
+                                                     : -(double)INFINITY;
+}
+
+/* q (log q - log p) + p - q, which is never negative, and 0 where p is q. */
+static double divergence(double lq, double lp)
+{
+    const double gap = lq - lp;
+    double term = gap * gap / 2, sum = term;
+    if (lq == -(double)INFINITY)
+        return lk_exp(lp);
+    if (!(fabs(gap) < 0.1))
+        return lk_exp(lq) * (gap + lk_expm1(-gap));
+    for (int n = 3; n < 14; n++)
+        sum += term *= -gap / n;
+    return lk_exp(lq) * sum;
+}
+
+/* p - q. */
+static double difference(double lp, double lq)
+{
+    if (!(fabs(lp - lq) < 1))
+        return lk_exp(lp) - lk_exp(lq);
+    return lk_exp(lq) * lk_expm1(lp - lq);
+}
+
+/* log q of a listed class, over all classes or restricted to the listed ones. */
+static double log_q(const listed_row *r, int64_t k, int tail)
+{
+    const double lq = logprob_at(r->plan, r->i, k);
+    if (tail == TRUNCATED || tail == TAIL)
+        return lq;
+    return (lq - r->teacher.top) - r->teacher.log_sum;
+}
+
+/* The sum of the divergences of the classes, corrected by the sum of p - q over them. */
+static double value_of(const listed_row *r, int tail)
+{
+    const double over = r->teacher.over, mass = r->teacher.mass;
+    double value = 0;
+    if (mass == 0 && (tail == RENORMALIZE || tail == CONDITIONAL))
+        return 0; /* a teacher without mass gives no loss */
+    for (int64_t k = 0; k < listed_by(r->plan); k++) {
+        const int64_t id = id_at(r->plan, r->i, k);
+        if (id >= 0)
+            value += divergence(log_q(r, k, tail),
+                                tail == CONDITIONAL ? log_share(r, id) : log_p(r, id));
+    }
+    switch (tail) {
+    case RENORMALIZE:
+        return value + lk_exp(r->beyond);
+    case CONDITIONAL:
+        return value;
+    case TRUNCATED:
+        return value + (mass < 0.5 ? mass - lk_exp(r->here) : lk_exp(r->beyond) + over);
+    default:
+        return value + divergence(r->log_unlisted, r->beyond) + (over > 0 ? over : 0);
+    }
+}
+
+/* The gradient of the unlisted classes, relative to each one's share of the rest. */
+static double off(const listed_row *r, int tail)
+{
+    switch (tail) {
+    case RENORMALIZE:
+        return r->teacher.mass > 0 ? lk_exp(r->beyond) : 0;
+    case TRUNCATED:
+        return r->teacher.mass * lk_exp(r->beyond);
+    case CONDITIONAL:
+        return 0;
+    default:
+        return difference(r->beyond, r->log_unlisted);
+    }
+}
+
+static double at_id(const listed_row *r, int tail, int64_t id, double lq)
+{
+    const double lp = log_p(r, id);
+    if (tail == CONDITIONAL)
+        return r->teacher.mass > 0 ? difference(log_share(r, id), lq) : 0;
+    if (tail == RENORMALIZE && !(r->teacher.mass > 0))
+        return 0;
+    return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * lk_exp(lp) : 0);
+}
+
+/* With logprob_floor: sum_K q (log q - max(log p, floor)), and the mass of the classes above it. */
+
+static bool is_above(const listed_row *r, int64_t id)
+{
+    return !(log_p(r, id) < r->plan->options.logprob_floor);
+}
+
+static double floored_value(const listed_row *r, int tail, double *mass)
+{
+    const double floor = r->plan->options.logprob_floor;
+    double value = 0;
+    *mass = 0;
+    for (int64_t k = 0; k < listed_by(r->plan) && r->teacher.mass > 0; k++) {
+        const int64_t id = id_at(r->plan, r->i, k);
+        const double lq = id < 0 ? 0 : log_q(r, k, tail), q = lk_exp(lq);
+        if (id < 0 || q == 0)
+            continue;
+        value += q * (lq - (is_above(r, id) ? log_p(r, id) : floor));
+        *mass += is_above(r, id) ? q : 0;
+    }
+    return value;
+}
+
+/* The other divergences compare cells: the listed classes and, with tail=tail, the rest. */
+
+static double cell_log_p(const listed_row *r, int tail, int64_t id)
+{
+    return tail == CONDITIONAL ? log_share(r, id) : log_p(r, id);
+}
+
+/* log(beta q + (1 - beta) p). */
+static double log_mixture(double beta, double lq, double lp)
+{
+    const double a = lk_log(beta) + lq, b = lk_log1p(-beta) + lp;
+    const double top = a > b ? a : b, low = a > b ? b : a;
+    return top == -(double)INFINITY ? top : top + lk_log1p(lk_exp(low - top));
+}
+
+/* The divergence of a cell, which is never negative: those of all add up, since both sides do to
+ * 1. */
+static double cell_value(int kind, double beta, double lq, double lp)
+{
+    if (kind == LISTED_MIXED)
+        return beta * divergence(lq, lp) + (1 - beta) * divergence(lp, lq);
+    if (kind == LISTED_REVERSE)
+        return divergence(lp, lq);
+    const double lm = log_mixture(beta, lq, lp);
+    return beta * divergence(lq, lm) + (1 - beta) * divergence(lp, lm);
+}
+
+/* The slope r of a cell in p (r - sum p r), of the part of the divergence that has such slopes. */
+static double cell_slope(int kind, double beta, double lq, double lp)
+{
+    if (lp == -(double)INFINITY)
+        return 0;
+    if (kind == LISTED_JSD)
+        return (1 - beta) * (lp - log_mixture(beta, lq, lp));
+    return (kind == LISTED_MIXED ? 1 - beta : 1) * (lp - lq);
+}
+
+typedef struct cells {
+    int kind; /* of the divergence: jsd at the ends of beta's range is another one */
+    double beta, value, mean; /* mean: the sum of p r */
+} cells;
+
+static cells cells_of(const listed_row *r, int tail)
+{
+    cells c = {.kind = r->plan->divergence, .beta = r->plan->beta};
+    if (c.kind == LISTED_JSD && (c.beta == 0 || c.beta == 1)) {
+        c.kind = LISTED_MIXED;
+        c.beta = 1 - c.beta;
+    }
+    if (r->teacher.mass == 0 && tail == CONDITIONAL)
+        return c; /* a teacher without mass gives no loss */
+    for (int64_t k = -(tail == TAIL && !r->covered); k < listed_by(r->plan); k++) {
+        const int64_t id = k < 0 ? -1 : id_at(r->plan, r->i, k);
+        if (k >= 0 && id < 0)
+            continue;
+        const double lq = k < 0 ? r->log_unlisted : log_q(r, k, tail);
+        const double lp = k < 0 ? r->beyond : cell_log_p(r, tail, id);
+        c.value += cell_value(c.kind, c.beta, lq, lp);
+        c.mean += lp == -(double)INFINITY ? 0 : lk_exp(lp) * cell_slope(c.kind, c.beta, lq, lp);
+    }
+    return c;
+}
+
+static double cell_gradient(const cells *c, double lq, double lp)
+{
+    const double slope = cell_slope(c->kind, c->beta, lq, lp);
+    const double own = lp == -(double)INFINITY ? 0 : lk_exp(lp) * (slope - c->mean);
+    return own + (c->kind == LISTED_MIXED ? c->beta * difference(lp, lq) : 0);
+}
+
+/* What a row is computed as: its value, and how its gradient is. */
+typedef struct row_kind {
+    int tail;
+    bool floored, celled;
+    double above; /* floored: the mass of the classes above the floor */
+    cells cells;
+} row_kind;
+
+static double kind_value(const listed_row *r, row_kind *kind)
+{
+    if (kind->floored)
+        return floored_value(r, kind->tail, &kind->above);
+    if (!kind->celled)
+        return value_of(r, kind->tail);
+    kind->cells = cells_of(r, kind->tail);
+    return kind->cells.value;
+}
+
+/* The gradient of the unlisted classes, relative to each one's share of the rest. */
+static double kind_off(const listed_row *r, const row_kind *kind)
+{
+    if (kind->floored)
+        return kind->above * lk_exp(r->beyond);
+    if (!kind->celled)
+        return off(r, kind->tail);
+    return kind->tail == TAIL ? cell_gradient(&kind->cells, r->log_unlisted, r->beyond) : 0;
+}
+
+static double kind_at(const listed_row *r, const row_kind *kind, int64_t k, int64_t id)
+{
+    const double lq = log_q(r, k, kind->tail);
+    if (kind->floored) {
+        const double q = r->teacher.mass > 0 && is_above(r, id) ? lk_exp(lq) : 0;
+        return kind->above * lk_exp(log_p(r, id)) - q;
+    }
+    if (!kind->celled)
+        return at_id(r, kind->tail, id, lq);
+    if (kind->tail == CONDITIONAL && !(r->teacher.mass > 0))
+        return 0;
+    return cell_gradient(&kind->cells, lq, cell_log_p(r, kind->tail, id));
+}
+
+/* Note what the derivatives are made of. */
+static void note_slopes(const listed_row *r, const row_kind *kind, listed_note *n)
+{
+    double *slope = (double *)(n->classes + listed_by(r->plan));
+    n->off = r->rest.sum > 0 ? kind_off(r, kind) : 0;
+    n->sum = r->rest.sum > 0 ? r->rest.sum : 1;
+    n->top = (real)r->rest.top;
+    n->scale = r->scale;
+    n->room = listed_by(r->plan);
+    for (int64_t j = 0; j < n->count; j++)
+        slope[j] = kind_at(r, kind, n->classes[j].at, (int64_t)n->classes[j].key);
+}
+
+double listed_value(const listed_plan *plan, int64_t i, const elem *x, void *note)
+{
+    listed_note *n = note;
+    listed_row r = {.plan = plan, .i = i, .x = x, .scale = (real)plan->scale};
+    row_kind kind = {.tail = plan->options.tail, .floored = !isnan(plan->options.logprob_floor)};
+    sort_listed(&r, n);
+    row_fill(&r, n);
+    /* If all classes are listed there is no tail. */
+    kind.celled = plan->divergence != LISTED_FORWARD;
+    if (kind.tail == TAIL && r.covered && !kind.celled)
+        kind.tail = TRUNCATED;
+    n->value = isnan(r.here) ? (double)NAN : kind_value(&r, &kind);
+    if (plan->slopes)
+        note_slopes(&r, &kind, n);
+    return n->value;
+}
+
+/* The place of the first listed class that is not before `first`. */
+static int64_t place_from(const listed_note *n, int64_t first)
+{
+    int64_t low = 0, high = n->count;
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if ((int64_t)n->classes[middle].key < first)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+void listed_slopes(const void *note, double weight, int64_t first, int64_t count, const elem *x,
+                   elem *to)
+{
+    const listed_note *n = note;
+    const double *slope = (const double *)(n->classes + n->room);
+    if (weight == 0 || isnan(n->value)) {
+        elements_fill(to, count, weight == 0 ? 0 : (real)NAN);
+        return;
+    }
+    const vec c = v_set((real)(weight * n->off / n->sum)), top = v_set(n->top);
+    for (int64_t k = 0; k < count; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, count);
+        const vec z = v_load_tail(x + k, lanes, 0) * n->scale;
+        v_store_tail(to + k, lanes, c * v_exp_nonpos(z - top));
+    }
+    for (int64_t j = place_from(n, first); j < n->count; j++) {
+        const int64_t id = (int64_t)n->classes[j].key;
+        if (id >= first + count)
+            break;
+        r_store(to + (id - first), (real)(weight * slope[j]));
+    }
+}
