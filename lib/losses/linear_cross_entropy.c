@@ -3,14 +3,26 @@
  * Cross entropy of a linear head: of hidden states and the weight that makes them logits.
  */
 #include "rows/head.h"
+#include "rows/listed.h"
 #include "rows/shard.h"
 
-enum { HIDDEN = LOGITS, SAMPLE_WEIGHTS = OFFSETS + 1, WEIGHT, BIAS, NORM_WEIGHT, TOTAL_LSE };
+enum {
+    HIDDEN = LOGITS,
+    SAMPLE_WEIGHTS = OFFSETS + 1,
+    WEIGHT,
+    BIAS,
+    NORM_WEIGHT,
+    TOTAL_LSE,
+    TEACHER_IDS,
+    TEACHER_LOGPROBS
+};
 enum { TARGET_LOGIT = WORD_PERPLEXITY + 1 };
 
 typedef struct options {
     sequence_options sequence;
     head_options head;
+    teacher_options teacher;
+    listed_options listed;
     int64_t vocab_total, vocab_start;
 } options;
 
@@ -34,6 +46,9 @@ static const lk_field fields[] = {
              "class_weight refer to: see the input lse"),
     LK_FIELD(options, vocab_start, "0", LK_RANGED, 0, (double)INFINITY,
              "with vocab_total: the first class of the part"),
+    LISTED_TAIL(options),
+    LISTED_FLOOR(options),
+    TEACHER_FIELDS(options),
     {0},
 };
 
@@ -41,8 +56,10 @@ static const lk_input inputs[] = {
     [HIDDEN] = HEAD_HIDDEN("the last hidden states, one a row"),
     [TARGETS] = {.name = "targets",
                  .forms = {{"*", LK_INDICES}},
+                 .flags = LK_OPTIONAL,
                  .range = "[0,C)",
-                 .help = "the class of each row; position t + shift is what position t predicts"},
+                 .help = "the class of each row; position t + shift is what position t predicts. "
+                         "With a teacher optional: they only tell which rows to ignore"},
     [MASK] = CLASSWISE_MASK("*"),
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     [CLASS_WEIGHT] = CLASSWISE_CLASS_WEIGHT("V"),
@@ -73,6 +90,12 @@ static const lk_input inputs[] = {
                            "it loss, nll, z_loss, entropy, grad.hidden and grad.norm_weight are "
                            "the part's share, which add up to those of all classes; without it "
                            "there are lse and target_logit alone"},
+    [TEACHER_IDS] = LISTED_IDS(LK_OPTIONAL, "C",
+                               "with teacher_logprobs: distinct classes, -1: absent. The loss is "
+                               "topk_distillation against them, where targets would be"),
+    [TEACHER_LOGPROBS] =
+        LISTED_LOGPROBS(LK_OPTIONAL, "a teacher's log-probabilities of teacher_ids, which add up "
+                                     "to at most 1; rows are those of targets"),
     {0},
 };
 
@@ -93,6 +116,12 @@ static shard shard_of(const lk_job *job)
                    .combined = lk_has(job, TOTAL_LSE)};
 }
 
+/* Are rows scored against a teacher, and not against targets? */
+static bool has_teacher(const lk_job *job)
+{
+    return lk_has(job, TEACHER_IDS);
+}
+
 /* Are the rows positions of sequences: hidden [B,T,D], or packed? */
 static bool has_sequences(const lk_job *job)
 {
@@ -110,34 +139,116 @@ static const char *needs_sequences(const lk_job *job)
                                                   : NULL;
 }
 
-static lk_status check(const lk_job *job, lk_error *error)
+/* Faults are looked for in the order of lk_status_order: of names, of shapes, of options. */
+
+static lk_status check_names(const lk_job *job, lk_error *error)
 {
-    const sequence_options *o = job->options;
-    const char *needs = needs_sequences(job);
-    lk_status status = text_check(job, &o->text, error);
-    if (status != LK_OK || (status = head_check(job, error)) != LK_OK)
+    const options *o = job->options;
+    const shard s = shard_of(job);
+    const uint32_t of_teacher = 1u << LK_MAX_OUTPUTS | 1u << COUNT | 1u << DENOMINATOR;
+    if (lk_has(job, TEACHER_IDS) != lk_has(job, TEACHER_LOGPROBS)) {
+        const int missing = lk_has(job, TEACHER_IDS) ? TEACHER_LOGPROBS : TEACHER_IDS;
+        return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
+                       "%s is missing; a teacher has teacher_ids and teacher_logprobs",
+                       inputs[missing].name);
+    }
+    if (!has_teacher(job) && !lk_has(job, TARGETS))
+        return lk_fail(job, error, LK_MISSING_INPUT, TARGETS, -1,
+                       "targets is missing; without teacher_ids and teacher_logprobs it is what "
+                       "rows are scored against");
+    if (has_teacher(job) && (job->out_wanted & ~of_teacher))
+        return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
+                       "with teacher_ids there are loss, gradients, count and denominator alone");
+    const lk_status status = text_check(job, &o->sequence.text, error);
+    return status == LK_OK ? shard_check_outputs(job, &s, error) : status;
+}
+
+static lk_status check_shapes(const lk_job *job, lk_error *error)
+{
+    const shard s = shard_of(job);
+    const lk_status status = head_check(job, error);
+    if (status != LK_OK)
         return status;
-    if ((status = sequence_check(job, error)) != LK_OK)
-        return status;
-    if (needs && !has_sequences(job))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, HIDDEN, -1,
-                       "%s needs sequences: hidden of shape [B,T,D], or offsets", needs);
     if (lk_has(job, POSITION_WEIGHT) && job->form[POSITION_WEIGHT] == EACH_PLACE &&
-        job->size['T' - 'A'] != job->lead[1])
+        has_sequences(job) && !lk_has(job, OFFSETS) && job->size['T' - 'A'] != job->lead[1])
         return lk_fail(job, error, LK_SHAPE_MISMATCH, POSITION_WEIGHT, -1,
                        "position_weight has %lld elements; it must have %lld, or [%lld,%lld]",
                        (long long)job->size['T' - 'A'], (long long)job->lead[1],
                        (long long)job->lead[0], (long long)job->lead[1]);
+    return shard_check_weights(job, &s, CLASS_WEIGHT, error);
+}
+
+/* The first of some options that was given. */
+static const char *given_of(const lk_job *job, const char *const *names)
+{
+    while (*names && !lk_given(job, *names))
+        names++;
+    return *names;
+}
+
+/* What belongs to targets, and what to a teacher. */
+static lk_status check_sides(const lk_job *job, lk_error *error)
+{
+    static const char *const of_targets[] = {"num_bytes",
+                                             "num_words",
+                                             "label_smoothing",
+                                             "smoothing_mode",
+                                             "logit_scale",
+                                             "softcap",
+                                             "z_loss",
+                                             "focal_gamma",
+                                             "poly1",
+                                             "target_scaling",
+                                             "subtract_entropy",
+                                             "vocab_total",
+                                             "vocab_start",
+                                             NULL};
+    static const char *const of_teacher[] = {"tail", "logprob_floor", "temperature", "scale_by_t2",
+                                             NULL};
+    const options *o = job->options;
+    const char *name = given_of(job, has_teacher(job) ? of_targets : of_teacher);
+    const int input = lk_has(job, CLASS_WEIGHT) ? CLASS_WEIGHT : TOTAL_LSE;
+    if (name && has_teacher(job))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "%s is for targets; it does not go with teacher_ids", name);
+    if (name)
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "%s is for a teacher: it needs teacher_ids and teacher_logprobs", name);
+    if (has_teacher(job) && lk_has(job, input))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, input, -1,
+                       "%s is for targets; it does not go with teacher_ids", inputs[input].name);
+    return listed_check(job, &o->listed, error);
+}
+
+static lk_status check_options(const lk_job *job, lk_error *error)
+{
+    const options *o = job->options;
+    const char *needs = needs_sequences(job);
+    const shard s = shard_of(job);
+    lk_status status;
+    if ((status = check_sides(job, error)) != LK_OK ||
+        (status = sequence_check(job, error)) != LK_OK)
+        return status;
+    if (needs && !has_sequences(job))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, HIDDEN, -1,
+                       "%s needs sequences: hidden of shape [B,T,D], or offsets", needs);
     if (lk_has(job, POSITION_WEIGHT) && lk_has(job, SAMPLE_WEIGHTS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, SAMPLE_WEIGHTS, -1,
                        "sample_weight and position_weight exclude each other: both weigh targets");
-    const shard s = shard_of(job);
-    if ((status = shard_check(job, &s, CLASS_WEIGHT, TOTAL_LSE, error)) != LK_OK)
+    if ((status = shard_check_options(job, &s, TOTAL_LSE, error)) != LK_OK)
         return status;
     lk_job whole = *job;
-    if (s.total > 0)
-        whole.size['C' - 'A'] = s.total;
+    if (o->vocab_total > 0)
+        whole.size['C' - 'A'] = o->vocab_total;
     return classwise_check(&whole, error);
+}
+
+static lk_status check(const lk_job *job, lk_error *error)
+{
+    lk_status status;
+    if ((status = check_names(job, error)) != LK_OK || (status = check_shapes(job, error)) != LK_OK)
+        return status;
+    return check_options(job, error);
 }
 
 /* Without the logsumexp of all parts, a part tells its own. */
@@ -152,6 +263,34 @@ static bool default_gradient(const lk_job *job, int input)
     const shard s = shard_of(job);
     (void)input;
     return !shard_asks(&s);
+}
+
+/* How rows are compared with a teacher's. */
+static listed_plan teacher_plan(const lk_job *job)
+{
+    const options *o = job->options;
+    return (listed_plan){.job = job,
+                         .ids = TEACHER_IDS,
+                         .logprobs = TEACHER_LOGPROBS,
+                         .classes = classwise_classes(job),
+                         .options = o->listed,
+                         .divergence = LISTED_FORWARD,
+                         .scale = teacher_scale(&o->teacher),
+                         .slopes = job->grad_wanted != 0};
+}
+
+/* With a teacher a bit for each class follows what sequences need. */
+static size_t state(const lk_job *job)
+{
+    const size_t sequences = sequence_state_size(job);
+    return has_teacher(job) ? sequences + listed_seen_size(classwise_classes(job)) : sequences;
+}
+
+static lk_status check_listed(const lk_job *job, int64_t place, lk_error *error)
+{
+    const listed_plan plan = teacher_plan(job);
+    unsigned char *seen = (unsigned char *)job->state + sequence_state_size(job);
+    return listed_check_row(&plan, place, seen, error);
 }
 
 /* Rows of any other shape are sequences of one. */
@@ -169,7 +308,8 @@ static lk_status prepare(lk_job *job, lk_error *error)
     }
     if (o->vocab_total > 0)
         job->size['C' - 'A'] = o->vocab_total;
-    const lk_status status = sequence_prepare(job, error);
+    const lk_status status =
+        sequence_prepare_rows(job, has_teacher(job) ? check_listed : sequence_check_target, error);
     if (status == LK_OK)
         head_prepare(job);
     return status;
@@ -199,10 +339,45 @@ static bool counts(const lk_job *job, int64_t i)
     return sequence_place(job, i) >= 0;
 }
 
-static int power(const lk_job *job)
+static double *values(const lk_job *job)
 {
-    return plan_of(job).power;
+    sequence_state *state = job->state;
+    return by_sequence(job->options) ? state->part + 2 * job->rows : NULL;
 }
+
+/* Rows against a teacher. */
+
+/* The factor of all gradients, which rows and their upstream gradients multiply. */
+static double teacher_factors(const lk_job *job)
+{
+    const options *o = job->options;
+    return job->scale[MAIN] * teacher_factor(&o->teacher) * teacher_scale(&o->teacher);
+}
+
+static int teacher_power(const lk_job *job)
+{
+    const bool one = job->in[GRAD_OUTPUT].data && job->in[GRAD_OUTPUT].rank == 0;
+    return elements_power(teacher_factors(job) * (one ? real_or_one(job, GRAD_OUTPUT, 0) : 1));
+}
+
+static double teacher_weight(const lk_job *job, const class_target *t)
+{
+    return ldexp(teacher_factors(job), -teacher_power(job)) * t->main *
+           real_or_one(job, GRAD_OUTPUT, t->up);
+}
+
+static bool teacher_value(const lk_job *job, int64_t i, const class_target *t, const real *x,
+                          lk_block *block, void *note)
+{
+    const options *o = job->options;
+    const listed_plan plan = teacher_plan(job);
+    class_row row = {.y = -1, .argmax = -1};
+    row.main = teacher_factor(&o->teacher) * listed_value(&plan, sequence_place(job, i), x, note);
+    classwise_put(job, i, t->main, 0, &row, values(job), block);
+    return teacher_weight(job, t) != 0;
+}
+
+/* Rows against targets. */
 
 /* What a row leaves for its slopes. */
 typedef struct note {
@@ -211,28 +386,19 @@ typedef struct note {
     class_slope slope;
 } note;
 
-static double *values(const lk_job *job)
-{
-    sequence_state *state = job->state;
-    return by_sequence(job->options) ? state->part + 2 * job->rows : NULL;
-}
-
-static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk_block *block,
-                  void *to)
+static bool target_value(const lk_job *job, int64_t i, const class_target *t, const real *x,
+                         lk_block *block, note *n)
 {
     const class_plan p = plan_of(job);
     const shard part = shard_of(job);
-    const class_target t = sequence_target(job, i);
-    const double upstream = real_or_one(job, GRAD_OUTPUT, t.up);
+    const double upstream = real_or_one(job, GRAD_OUTPUT, t->up);
     class_row row = {.x = x,
-                     .y = t.y,
-                     .rho = t.main * p.main * upstream,
-                     .zeta = t.z * p.z * upstream,
+                     .y = t->y,
+                     .rho = t->main * p.main * upstream,
+                     .zeta = t->z * p.z * upstream,
                      .argmax = -1};
     double gap;
-    note *n = to;
-    (void)y;
-    n->y = t.y;
+    n->y = t->y;
     if (part.total > 0 && !part.combined) {
         const shard_logits own = shard_ask(&part, &p, &row);
         put_row(job, LSE, i, own.lse);
@@ -248,8 +414,38 @@ static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk
             row.entropy = (real)class_entropy(&p, &row, &n->norm, &gap);
     }
     put_row(job, TARGET_LOGIT, i, row.y >= 0 ? (double)n->norm.at : 0);
-    classwise_put(job, i, t.main, t.z, &row, values(job), block);
+    classwise_put(job, i, t->main, t->z, &row, values(job), block);
     return row.rho != 0 || row.zeta != 0;
+}
+
+/* The row's own formula, on some of its classes. */
+static void target_slopes(const lk_job *job, const note *n, int64_t first, int64_t count, real *x)
+{
+    const shard part = shard_of(job);
+    class_plan p = plan_of(job);
+    class_slope slope = n->slope;
+    const class_row row = {.x = x, .y = n->y, .grad_x = x};
+    first += part.total > 0 ? part.start : 0;
+    p.classes = p.width = count;
+    p.weight = p.weight ? p.weight + first : NULL;
+    slope.y = n->y >= first && n->y < first + count ? n->y - first : -1;
+    class_gradient(&p, &row, &n->norm, &slope);
+}
+
+/* Rows of either kind. */
+
+static size_t note_size(const lk_job *job)
+{
+    return has_teacher(job) ? listed_note_size(job->size['K' - 'A']) : sizeof(note);
+}
+
+static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk_block *block,
+                  void *to)
+{
+    const class_target t = sequence_target(job, i);
+    (void)y;
+    return has_teacher(job) ? teacher_value(job, i, &t, x, block, to)
+                            : target_value(job, i, &t, x, block, to);
 }
 
 static void ignore(const lk_job *job, int64_t i, lk_block *block)
@@ -259,22 +455,21 @@ static void ignore(const lk_job *job, int64_t i, lk_block *block)
     classwise_put(job, i, 0, 0, &none, values(job), block);
 }
 
-/* The row's own formula, on some of its classes. */
 static void slopes(const lk_job *job, int64_t i, const void *from, int64_t first, int64_t count,
                    real *x, const real *y)
 {
-    const note *n = from;
-    const shard part = shard_of(job);
-    class_plan p = plan_of(job);
-    class_slope slope = n->slope;
-    const class_row row = {.x = x, .y = n->y, .grad_x = x};
-    (void)i;
     (void)y;
-    first += part.total > 0 ? part.start : 0;
-    p.classes = p.width = count;
-    p.weight = p.weight ? p.weight + first : NULL;
-    slope.y = n->y >= first && n->y < first + count ? n->y - first : -1;
-    class_gradient(&p, &row, &n->norm, &slope);
+    if (has_teacher(job)) {
+        const class_target t = sequence_target(job, i);
+        listed_slopes(from, teacher_weight(job, &t), first, count, x, x);
+    } else {
+        target_slopes(job, from, first, count, x);
+    }
+}
+
+static int power(const lk_job *job)
+{
+    return has_teacher(job) ? teacher_power(job) : plan_of(job).power;
 }
 
 static int64_t classes(const lk_job *job)
@@ -286,10 +481,10 @@ static int64_t classes(const lk_job *job)
 static const head_loss driver = {
     .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
     .options = head_options_of,
-    .state = sequence_state_size,
+    .state = state,
     .classes = classes,
     .counts = counts,
-    .note = sizeof(note),
+    .note = note_size,
     .value = value,
     .ignore = ignore,
     .slopes = slopes,
@@ -303,12 +498,15 @@ LK_LOSS(linear_cross_entropy) = {
         {
             .name = "linear_cross_entropy",
             .title = "Cross entropy of a linear head, from hidden states",
-            .formula = "loss_i = cross_entropy(x_i, targets_i), x = hidden weight' + bias; with "
+            .formula = "loss_i = cross_entropy(x_i, targets_i), or topk_distillation(x_i, "
+                       "teacher_ids_i, teacher_logprobs_i), x = hidden weight' + bias; with "
                        "norm_weight hidden is norm_weight * hidden / rms(hidden)",
             .help = "For heads with many classes, whose logits are much larger than the hidden "
                     "states: logits are made of a few rows at a time and never stored. "
                     "grad.weight, grad.bias and grad.norm_weight are computed if they are asked "
-                    "for.",
+                    "for. In place of targets rows may be scored against a teacher's most likely "
+                    "classes; of the options for targets vocab_size, ignore_index, shift and the "
+                    "reductions go with it.",
             .reference = "PyTorch torch.nn.functional.linear_cross_entropy; Liger-Kernel fused "
                          "linear cross entropy; Wijmans et al. 2024 (Cut Your Losses)",
             .example = "{\"inputs\": {\"hidden\": [[1, -1], [0.5, 2]], \"targets\": [0, 2], "

@@ -206,6 +206,12 @@ static void slopes(const lk_job *job, int64_t i, const void *note, int64_t first
 
 static const head_side teacher = {TEACHER_HIDDEN, TEACHER_WEIGHT, TEACHER_BIAS, -1};
 
+static size_t note_size(const lk_job *job)
+{
+    (void)job;
+    return DIVERGENCE_NOTE;
+}
+
 static const head_loss driver = {
     .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
     .teacher = &teacher,
@@ -213,7 +219,7 @@ static const head_loss driver = {
     .state = state,
     .classes = classes,
     .counts = counts,
-    .note = DIVERGENCE_NOTE,
+    .note = note_size,
     .value = value,
     .ignore = ignore,
     .bends = bends,

@@ -178,13 +178,19 @@ static int power(const lk_job *job)
     return 0;
 }
 
+static size_t note_size(const lk_job *job)
+{
+    (void)job;
+    return sizeof(logprobs_row);
+}
+
 static const head_loss driver = {
     .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
     .options = head_options_of,
     .state = state,
     .classes = classwise_classes,
     .counts = counts,
-    .note = sizeof(logprobs_row),
+    .note = note_size,
     .value = value,
     .ignore = ignore,
     .slopes = slopes,

@@ -181,13 +181,14 @@ LK_INLINE void put_parts(const lk_job *job, double *value, int64_t i, double mai
     put_row(job, Z_LOSS, i, z);
 }
 
-/* Does position `i` of mask and targets count, or is it ignored? */
+/* Does position `i` of mask and targets, where there are any, count, or is it ignored? */
 LK_INLINE bool classwise_counts(const lk_job *job, int64_t i)
 {
     const classwise_options *o = job->options;
     if (job->in[MASK].data && lk_int(&job->in[MASK], i) == 0)
         return false;
-    return job->form[TARGETS] == PROBABILITY || lk_int(&job->in[TARGETS], i) != o->row.ignore_index;
+    return !job->in[TARGETS].data || job->form[TARGETS] == PROBABILITY ||
+           lk_int(&job->in[TARGETS], i) != o->row.ignore_index;
 }
 
 LK_DRIVER lk_status classwise_check(const lk_job *job, lk_error *error);

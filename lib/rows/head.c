@@ -123,7 +123,8 @@ typedef struct head {
     head_bend bend[2];
     int64_t *order; /* the counted rows */
     bool *live;     /* of each of them: is its E other than 0? */
-    char *notes;
+    char *notes;    /* of each of them, of as many bytes */
+    size_t note;
     real *shares; /* of each of them, in the gradient of norm_weight; NULL: not wanted */
     size_t bytes; /* of the whole state */
 } head;
@@ -163,7 +164,8 @@ static head head_of(const lk_job *job)
         h.teacher = take_side(job, of->teacher, h.classes, &h.bytes);
     h.order = take(job, &h.bytes, rows * sizeof *h.order);
     h.live = take(job, &h.bytes, rows * sizeof *h.live);
-    h.notes = take(job, &h.bytes, rows * of->note);
+    h.note = of->note(job);
+    h.notes = take(job, &h.bytes, rows * h.note);
     if (norm >= 0 && (job->grad_wanted >> norm & 1))
         h.shares = take(job, &h.bytes, rows * (size_t)h.own.depth * sizeof(real));
     return h;
@@ -461,14 +463,14 @@ static bool row_value(const head *h, const room *r, int64_t q, int64_t k, lk_blo
         bend_scores(&h->bend[of], x[of], h->classes, r->bent[of]);
         x[of] = r->bent[of];
     }
-    return h->of->value(h->job, h->order[q], x[0], x[1], block, h->notes + (size_t)q * h->of->note);
+    return h->of->value(h->job, h->order[q], x[0], x[1], block, h->notes + (size_t)q * h->note);
 }
 
 /* Its scores of some classes become E. */
 static void row_slopes(const head *h, const room *r, int64_t q, int64_t k, int64_t first,
                        int64_t count)
 {
-    const void *note = h->notes + (size_t)q * h->of->note;
+    const void *note = h->notes + (size_t)q * h->note;
     real *x = scores_at(r, 0, k, count), *y = scores_at(r, 1, k, count);
     if (!h->bends) {
         h->of->slopes(h->job, h->order[q], note, first, count, x, y);

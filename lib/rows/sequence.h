@@ -119,7 +119,7 @@ LK_STATIC class_target sequence_target(const lk_job *job, int64_t i)
     class_target t = {.counts = place >= 0, .y = -1};
     if (!t.counts)
         return t;
-    t.y = lk_int(&job->in[TARGETS], place);
+    t.y = job->in[TARGETS].data ? lk_int(&job->in[TARGETS], place) : -1;
     t.up = o->common.reduce.reduction == LK_NONE ? i : by_sequence(o) ? lk_sequence_of(job, i) : 0;
     t.main = state->part[2 * i];
     t.z = state->part[2 * i + 1];
@@ -163,8 +163,17 @@ LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
+/* Is what a counted position is scored against, at a place of the target-side inputs, valid? */
+typedef lk_status (*sequence_checks)(const lk_job *job, int64_t place, lk_error *error);
+
+LK_STATIC lk_status sequence_check_target(const lk_job *job, int64_t place, lk_error *error)
+{
+    return classwise_check_target(job, TARGETS, place, error);
+}
+
 /* The weights of one sequence before any division, and their sums. */
-LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n, lk_error *error)
+LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, sequence_checks valid, double *D,
+                                   double *n, lk_error *error)
 {
     sequence_state *state = job->state;
     const int64_t first = lk_sequence(job, b), end = lk_sequence(job, b + 1);
@@ -175,11 +184,12 @@ LK_STATIC lk_status sequence_weigh(lk_job *job, int64_t b, double *D, double *n,
         int64_t place = sequence_place(job, i);
         if (place < 0)
             continue;
-        if ((status = classwise_check_target(job, TARGETS, place, error)) != LK_OK)
+        if ((status = valid(job, place, error)) != LK_OK)
             return status;
         double m = real_or_one(job, POSITION_WEIGHT, by_place ? place - first : place);
+        const bool by_class = job->in[CLASS_WEIGHT].data;
         job->counted++;
-        *D += m * real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], place));
+        *D += by_class ? m * real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], place)) : m;
         *n += m;
         state->part[2 * i] = state->part[2 * i + 1] = m;
     }
@@ -195,7 +205,7 @@ LK_STATIC void sequence_divide(lk_job *job, int64_t b, double main, double z)
     }
 }
 
-LK_STATIC lk_status sequence_prepare(lk_job *job, lk_error *error)
+LK_STATIC lk_status sequence_prepare_rows(lk_job *job, sequence_checks valid, lk_error *error)
 {
     const sequence_options *o = job->options;
     const int reduction = o->common.reduce.reduction;
@@ -203,7 +213,7 @@ LK_STATIC lk_status sequence_prepare(lk_job *job, lk_error *error)
     double D, n, all_D = 0, all_n = 0, with_D = 0, with_n = 0;
     lk_status status = sequence_check_lengths(job, error);
     for (int64_t b = 0; status == LK_OK && b < B; b++) {
-        status = sequence_weigh(job, b, &D, &n, error);
+        status = sequence_weigh(job, b, valid, &D, &n, error);
         if (reduction == SEQUENCE_MEAN || reduction == MEAN_OF_SEQUENCE_MEANS)
             sequence_divide(job, b, D, n);
         all_D += D;
@@ -223,6 +233,11 @@ LK_STATIC lk_status sequence_prepare(lk_job *job, lk_error *error)
     }
     classwise_total_weight(job);
     return status;
+}
+
+LK_STATIC lk_status sequence_prepare(lk_job *job, lk_error *error)
+{
+    return sequence_prepare_rows(job, sequence_check_target, error);
 }
 
 LK_STATIC void sequence_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,

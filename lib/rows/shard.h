@@ -22,30 +22,11 @@ LK_STATIC bool shard_asks(const shard *s)
     return s->total > 0 && !s->combined;
 }
 
-/* What shards exclude, and whether there is a class weight for each class. */
-LK_STATIC lk_status shard_check(const lk_job *job, const shard *s, int class_weight, int lse,
-                                lk_error *error)
+LK_STATIC lk_status shard_check_outputs(const lk_job *job, const shard *s, lk_error *error)
 {
-    const sequence_options *o = job->options;
-    const class_options *row = &o->common.row;
-    const int64_t classes = s->total > 0 ? s->total : s->classes;
     const uint32_t whole = 1u << PREDICTED | 1u << ACCURACY | 1u << PERPLEXITY |
                            1u << BYTE_PERPLEXITY | 1u << WORD_PERPLEXITY;
     const uint32_t told = 1u << LSE | 1u << (WORD_PERPLEXITY + 1);
-    if (s->total <= 0 && (lk_has(job, lse) || lk_given(job, "vocab_start")))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1, "%s needs vocab_total",
-                       lk_has(job, lse) ? "the input lse" : "vocab_start");
-    if (s->total > 0 && (row->focal_gamma > 0 || row->poly1 != 0 || row->target_scaling > 0 ||
-                         row->subtract_entropy || row->vocab_size > 0))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
-                       "vocab_total excludes vocab_size, focal_gamma, poly1, target_scaling and "
-                       "subtract_entropy");
-    if (s->total > 0 && s->start > s->total - s->classes)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "weight has %lld classes from vocab_start=%lld on; with vocab_total=%lld "
-                       "there can be %lld",
-                       (long long)s->classes, (long long)s->start, (long long)s->total,
-                       (long long)(s->total > s->start ? s->total - s->start : 0));
     if (shard_asks(s) && (job->grad_wanted || (job->out_wanted & ~told)))
         return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
                        "vocab_total without the input lse gives lse and target_logit alone; "
@@ -54,11 +35,42 @@ LK_STATIC lk_status shard_check(const lk_job *job, const shard *s, int class_wei
         return lk_fail(job, error, LK_UNKNOWN_OUTPUT, -1, -1,
                        "predicted, accuracy and perplexities need all classes: they do not go "
                        "with vocab_total");
+    return LK_OK;
+}
+
+/* Is there a class weight for each class? */
+LK_STATIC lk_status shard_check_weights(const lk_job *job, const shard *s, int class_weight,
+                                        lk_error *error)
+{
+    const int64_t classes = s->total > 0 ? s->total : s->classes;
     if (lk_has(job, class_weight) && job->in[class_weight].shape[0] != classes)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, class_weight, -1,
                        "class_weight has %lld elements; it must have one for each of the %lld "
                        "classes",
                        (long long)job->in[class_weight].shape[0], (long long)classes);
+    return LK_OK;
+}
+
+/* What shards exclude. */
+LK_STATIC lk_status shard_check_options(const lk_job *job, const shard *s, int lse, lk_error *error)
+{
+    const sequence_options *o = job->options;
+    const class_options *row = &o->common.row;
+    const bool cut = row->vocab_size > 0 && row->vocab_size < s->total;
+    if (s->total <= 0 && (lk_has(job, lse) || lk_given(job, "vocab_start")))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1, "%s needs vocab_total",
+                       lk_has(job, lse) ? "the input lse" : "vocab_start");
+    if (s->total > 0 && (row->focal_gamma > 0 || row->poly1 != 0 || row->target_scaling > 0 ||
+                         row->subtract_entropy || cut))
+        return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
+                       "vocab_total excludes vocab_size below it, focal_gamma, poly1, "
+                       "target_scaling and subtract_entropy");
+    if (s->total > 0 && s->start > s->total - s->classes)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "weight has %lld classes from vocab_start=%lld on; with vocab_total=%lld "
+                       "there can be %lld",
+                       (long long)s->classes, (long long)s->start, (long long)s->total,
+                       (long long)(s->total > s->start ? s->total - s->start : 0));
     return LK_OK;
 }
 

@@ -76,6 +76,7 @@ void test_reductions(void **state)
                 begin_round(7, i, e, round);
                 check_reductions(loss, &(wish){.element = elements[e],
                                                .reduction = "none",
+                                               .valued = true,
                                                .single = true,
                                                .plain = round % 2,
                                                .one_lead = true});

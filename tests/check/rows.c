@@ -125,7 +125,8 @@ static void check_ignored(const lk_loss *loss, const wish *w)
         }
         free(row);
     }
-    for (int64_t r = 0; r < rows && option_is(&t, "reduction", "none"); r++)
+    const bool by_row = answer_find(&clean, "loss") && option_is(&t, "reduction", "none");
+    for (int64_t r = 0; r < rows && by_row; r++)
         if (ignore[r] && answer_value(&clean, "loss", r) != 0)
             complain(&t, "the loss of an ignored row is %g, not 0",
                      answer_value(&clean, "loss", r));
@@ -164,7 +165,8 @@ static void check_removed(const lk_loss *loss, const wish *w)
         trial less = trial_pick(&t, keep, kept);
         answer few = expect(&less, &(how){0});
         sizes s = sizes_of(&t, &all);
-        bool per_row = lk_tensor_count(answer_find(&all, "loss")) != 1;
+        const lk_tensor *value = answer_find(&all, "loss");
+        bool per_row = value && lk_tensor_count(value) != 1;
         for (int k = 0; k < all.count && few.status == LK_OK; k++) {
             const lk_tensor *x = &all.out[k].tensor;
             if (x->rank > 0 || per_row || !strncmp(all.out[k].name, "grad.", 5))

@@ -135,6 +135,97 @@ def shard(inputs, options, others):
     return lse, asked, outputs, head.scale() * number_of(options, "logit_scale", 1)
 
 
+def listed_row(x, ids, logprobs, options):
+    """One row of scores against a teacher that lists some classes."""
+    tau, tail = number_of(options, "temperature", 1), options.get("tail", "renormalize")
+    floor = number_of(options, "logprob_floor", None)
+    present = ids >= 0
+    ids, lq = ids[present], logprobs[present]
+    l = torch.log_softmax(x / tau, -1)
+    over = torch.log_softmax(x[ids] / tau, -1) if tail == "conditional" and len(ids) else l[ids]
+    q, lp, rest = lq.exp(), over, torch.ones_like(l, dtype=torch.bool)
+    rest[ids] = False
+    if tail in ("renormalize", "conditional"):
+        if not q.sum() > 0:
+            return 0 * torch.nan_to_num(l, 0, 0, 0).sum()
+        lq = lq - lq.logsumexp(-1)
+        q = lq.exp()
+    if floor is not None:
+        lp = torch.where(lp < floor, torch.full_like(lp, floor), lp)
+    some = q > 0
+    value = (q[some] * (lq[some] - lp[some])).sum()
+    if tail == "tail" and rest.any():
+        beyond = 1 - q.sum()
+        value = value + (beyond * (beyond.log() - l[rest].logsumexp(-1)) if beyond > 0 else 0)
+    return value * (tau * tau if options.get("scale_by_t2", "true") == "true" else 1)
+
+
+def linear_listed(inputs, options):
+    """linear_cross_entropy against a teacher that lists some classes."""
+    lead, width = inputs.get("hidden").shape[:-1], inputs.get("weight").shape[0]
+    classes = int(number_of(options, "vocab_size", width))
+    n, shift = lead.numel(), int(options.get("shift", 0))
+
+    def flat(name, otherwise):
+        tensor = inputs.get(name)
+        return otherwise if tensor is None else tensor.reshape(-1, *tensor.shape[len(lead):])
+
+    ids, logprobs = flat("teacher_ids", None), flat("teacher_logprobs", None).to(F64)
+    targets, ignored = flat("targets", None), int(options.get("ignore_index", "-100"))
+    mask = flat("mask", torch.ones(n, dtype=torch.bool))
+    weight = flat("sample_weight", flat("position_weight", torch.ones(n, dtype=F64))).to(F64)
+    offsets, lengths = inputs.get("offsets"), inputs.get("lengths")
+    if offsets is not None:
+        ends = offsets.tolist()
+    else:
+        ends = list(range(0, n + 1, lead[1] if len(lead) == 2 else 1))
+    place, sequence = [-1] * n, [0] * n
+    for b, (first, end) in enumerate(zip(ends, ends[1:])):
+        stop = end if lengths is None else first + int(lengths[b])
+        for i in range(first, end):
+            sequence[i], at = b, i + shift
+            if at < stop and mask[at] and (targets is None or targets[at] != ignored):
+                place[i] = at
+    read = Inputs()
+    read.tensors = dict(inputs.tensors)
+    counted = torch.tensor([at >= 0 for at in place], dtype=torch.bool).reshape(*lead, 1)
+    read.tensors["hidden"] = torch.where(counted, inputs.get("hidden"), torch.zeros_like(inputs.get("hidden")))
+    head = Head(read, options)
+    x = head.x.detach().reshape(n, width).requires_grad_(True)
+    zero = torch.zeros((), dtype=F64)
+    terms = [zero if at < 0 else listed_row(x[i, :classes], ids[at], logprobs[at], options) for i, at in enumerate(place)]
+    m = [0.0 if at < 0 else float(weight[at]) for at in place]
+    sequences = len(ends) - 1
+    total = [sum(m[i] for i in range(n) if sequence[i] == b) for b in range(sequences)]
+    sums = [sum((m[i] * terms[i] for i in range(n) if sequence[i] == b), zero) for b in range(sequences)]
+    items = number_of(options, "num_items", None)
+    reduction = options.get("reduction", "mean")
+    if reduction == "none":
+        value = torch.stack([m[i] * terms[i] for i in range(n)]).reshape(lead) if n else torch.zeros(lead, dtype=F64)
+    elif reduction == "sum":
+        value = sum(sums, zero)
+    elif reduction == "mean":
+        by = sum(total) if items is None else items
+        value = sum(sums, zero) / by if by else zero
+    elif reduction == "sequence_sum":
+        value = torch.stack(sums)
+    elif reduction == "mean_of_sequence_sums":
+        value = sum(sums, zero) / (sequences if items is None else items)
+    else:
+        means = [s / d if d else zero for s, d in zip(sums, total)]
+        some = sum(d > 0 for d in total)
+        value = torch.stack(means) if reduction == "sequence_mean" else sum(means, zero) / (items or some or 1)
+    up = inputs.get("grad_output")
+    up = torch.ones_like(value) if up is None else up.to(F64).reshape(value.shape)
+    if value.requires_grad:
+        e, = torch.autograd.grad((up * value).sum(), x)
+    else:
+        e = torch.zeros_like(x)
+    outputs = {"loss": value.detach(), "count": counted.sum(),
+               "denominator": torch.tensor(float(items or sum(total)), dtype=F64), **head.back(e.reshape(head.x.shape))}
+    return outputs, head.scale() / number_of(options, "temperature", 1)
+
+
 def put(book, evaluate, name, inputs, options, want):
     outputs, scale = evaluate(inputs, options)
     book.add(name, inputs, options, {k: outputs[k] for k in want if k in outputs}, scale)
@@ -161,6 +252,87 @@ def draw_head(draw, inputs, lead, classes, depth, extra=(), floats=("float",) * 
 
 GRADS = ["grad." + name for name in PARAMETERS]
 FEW = ["loss", *GRADS]
+
+
+TAILS = ("renormalize", "truncated", "conditional", "tail")
+
+
+def listed_cases(book):
+    def build(name, lead, classes, depth, listed, options=None, extra=(), floats=("float",) * 4, ends=None, spoil=None):
+        draw, inputs, options = Draw("linear listed " + name), Inputs(), options or {}
+        draw_head(draw, inputs, lead, classes, depth, extra, floats)
+        rows, some = math.prod(lead), int(options.get("vocab_size", classes))
+        ids = torch.tensor([draw.random.sample(range(some), listed) for _ in range(rows)], dtype=torch.int64)
+        if "absent" in extra:
+            ids = torch.where(draw.flags(ids.shape, 0.3), torch.full_like(ids, -1), ids)
+        inputs.put("teacher_ids", ids.reshape(*lead, listed), "i32" if "i32" in extra else "i64")
+        least = math.log(listed)
+        logprobs = torch.tensor([short(-least - draw.random.uniform(0, 3)) for _ in range(rows * listed)], dtype=F64)
+        inputs.put("teacher_logprobs", logprobs.reshape(*lead, listed))
+        if "targets" in extra:
+            y = draw.integers(lead, 0, 2 * classes)  # which may be no classes: they only tell what to ignore
+            ignored = int(options.get("ignore_index", "-100"))
+            inputs.put("targets", torch.where(draw.flags(lead, 0.3), torch.full_like(y, ignored), y), "i64")
+        if "mask" in extra:
+            inputs.put("mask", draw.flags(lead), "bool")
+        for weight in ("sample_weight", "position_weight"):
+            if weight in extra:
+                inputs.put(weight, draw.between(lead, 0.25, 2))
+        if "lengths" in extra:
+            inputs.put("lengths", draw.integers(lead[:1], 0, lead[1] + 1), "i64")
+        if ends:
+            inputs.put("offsets", torch.tensor(ends), "i64")
+        if spoil:
+            spoil(inputs)
+        if "grad_output" in extra:
+            loss = linear_listed(inputs, options)[0]["loss"]
+            inputs.put("grad_output", draw.normal(tuple(loss.shape), 1))
+        put(book, linear_listed, "teacher/" + name, inputs, options, FEW + ["count", "denominator"])
+
+    for tail in TAILS:
+        base = {"tail": tail}
+        for reduction in ("none", "sum", "mean"):
+            build(f"{tail}/{reduction}", (5,), 9, 4, 3, {**base, "reduction": reduction}, ("bias", "targets", "grad_output"))
+        build(f"{tail}/temperature", (4,), 7, 3, 2, {**base, "temperature": "2.5", "reduction": "none"}, ("norm_weight", "mask"))
+        build(f"{tail}/no-t2", (4,), 7, 3, 4, {**base, "temperature": "0.5", "scale_by_t2": "false"}, ("absent", "i32"))
+        build(f"{tail}/cut", (4,), 9, 3, 3, {**base, "vocab_size": "5"}, ("bias", "sample_weight"))
+        build(f"{tail}/wide", (1,), 530, 1, 60, base, ("bias", "absent"))
+        build(f"{tail}/all", (3,), 5, 4, 5, base, ("bias", "grad_output"))
+        for floats in (("f32", "bf16", "f16", "f32"), ("bf16", "f32", "bf16", "f16"), ("f16", "bf16", "f32", "bf16")):
+            build(f"{tail}/types-{'-'.join(floats)}", (3,), 19, 9, 4, base, ("bias", "norm_weight"), floats)
+    for tail in TAILS[:2]:
+        build(f"{tail}/floor", (5,), 9, 4, 3, {"tail": tail, "logprob_floor": "-2", "temperature": "1.5"}, ("bias", "grad_output"))
+    for reduction in ("none", "mean", "sequence_sum", "sequence_mean", "mean_of_sequence_means", "mean_of_sequence_sums"):
+        build(f"sequences/{reduction}", (3, 4), 6, 5, 2, {"reduction": reduction, "shift": "1"},
+              ("lengths", "position_weight", "targets", "grad_output"))
+        build(f"packed/{reduction}", (8,), 6, 5, 2, {"reduction": reduction, "shift": "1", "tail": "tail"},
+              ("bias", "mask", "position_weight", "grad_output"), ends=[0, 3, 3, 7, 8])
+    build("num_items", (5,), 6, 3, 2, {"num_items": "7.5"}, ("mask", "sample_weight"))
+    for lead in ((1,), (2, 1, 3), ()):
+        build(f"shape/{'x'.join(map(str, lead)) or 'one'}", lead, 5, 3, 2, {}, ("bias", "mask"))
+
+    def unread(inputs):
+        """Rows that are ignored hold what would be refused, or spread."""
+        inputs.put("targets", torch.tensor([-100, 0, -100]), "i64")
+        inputs.tensors["hidden"][0] = NAN
+        inputs.tensors["teacher_ids"][2] = 77
+        inputs.tensors["teacher_logprobs"][0] = NAN
+        inputs.tensors["teacher_logprobs"][2] = 5
+
+    def sure(inputs):
+        """All of the teacher's mass on one class, others impossible."""
+        inputs.tensors["teacher_logprobs"][:] = torch.tensor([0, -math.inf], dtype=F64)
+
+    for tail in TAILS:
+        build(f"{tail}/unread", (3,), 6, 4, 2, {"tail": tail}, ("bias",), spoil=unread)
+        build(f"{tail}/sure", (3,), 6, 4, 2, {"tail": tail}, ("bias",), spoil=sure)
+    inputs = check_head()
+    inputs.put("teacher_ids", torch.tensor([[0, 1], [2, 0]]), "i64")
+    inputs.tensors["teacher_logprobs"] = torch.tensor([[0.6, 0.3], [0.5, 0.5]], dtype=F64).log()
+    inputs.dtypes["teacher_logprobs"] = "f64"
+    got = put(book, linear_listed, "contract/teacher", inputs, {"tail": "truncated"}, FEW)
+    stated(got["loss"], 0.3390994853, "loss")
+    stated(got["grad.hidden"], [[-0.03113670845, 0.01769437948], [-0.01115939913, 0.09562315878]], "grad.hidden")
 
 
 def cross_entropy_cases():
@@ -246,6 +418,7 @@ def cross_entropy_cases():
     shards("shard/one", (4,), (5, 1), 3, 3, {"label_smoothing": "0.5"})
     shards("shard/wide", (1,), (600, 530), 40, 1)
     shards("shard/types", (5,), (40, 35), 3, 6, {}, ("bias", "norm_weight"), ("f32", "bf16", "f16", "f32"))
+    listed_cases(book)
     for nan in ("zero", "nan"):
         inputs = Inputs()
         inputs.put("hidden", torch.tensor([[NAN, 1.0], [0.5, 1.0]], dtype=F64))

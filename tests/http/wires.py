@@ -54,6 +54,7 @@ MORE: dict[str, list[dict]] = {
         {"inputs": HEADS},
         {"inputs": {**HEAD, "class_weight": [1, 2, 1]}},
         {"inputs": {**HEAD, "lse": [[1.25, 2]]}, "options": {"vocab_total": 4, "vocab_start": 1}},
+        {"inputs": {**HEAD, "teacher_ids": [[[0, 1], [2, 0]]], "teacher_logprobs": [[[-1, -1], [-0.5, -2]]]}},
     ],
     "linear_token_logprobs": [{"inputs": HEAD}, {"inputs": HEADS}],
     "margin_mse": [

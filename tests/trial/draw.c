@@ -177,7 +177,8 @@ static void relate_values(const trial *t, trial_input *in)
             in->x[i] = round_to(in->type, in->x[i] - at_least_log(K) - 0.01);
             continue;
         }
-        const int64_t C = t->size[letter[1] - 'A'], row = i / K * K;
+        const int64_t all = t->size[letter[1] - 'A'], most = option_limit(t);
+        const int64_t C = all < most ? all : most, row = i / K * K;
         for (int64_t tries = 0, k = row; k < i; k++) {
             if (in->x[k] != in->x[i] || in->x[i] < 0)
                 continue;
@@ -254,8 +255,9 @@ static bool draw_values(trial *t, trial_input *in, double scale, const wish *w)
     bool real = is_float(in->type);
     double marks[TRIAL_OPTIONS];
     const trial_input *twin = range_twin(t, in);
-    /* An input that targets are compared with has no sentinels. */
-    int n_marks = range && strchr(range, '+') && !twin ? 0 : sentinels(t, marks);
+    /* An input that targets are compared with, or a list of classes, has no sentinels. */
+    const bool unmarked = range && ((strchr(range, '+') && !twin) || strstr(range, ", distinct"));
+    int n_marks = unmarked ? 0 : sentinels(t, marks);
     int64_t n = in->at.count;
     double lo = 0, hi = 1;
     char opening = 0, closing = 0, top[32] = "";
@@ -446,20 +448,29 @@ static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
     return status;
 }
 
+/* Request an output if it exists. */
+static void want_known(trial *t, const char *prefix, const char *name)
+{
+    trial_want(t, prefix, name);
+    if (try_check(t, NULL, NULL) == LK_UNKNOWN_OUTPUT)
+        t->wants--;
+}
+
 /* Request every output that exists: some need a certain form of an input, or an option. */
 static void want_all(trial *t)
 {
     t->wants = 0;
-    if (!(t->is->traits & LK_TRANSFORM))
-        trial_want(t, "", "loss");
+    want_known(t, "", "loss");
     for (int i = 0; i < t->inputs; i++)
         if (t->in[i].given && (t->in[i].is->flags & LK_DIFFERENTIABLE) && is_float(t->in[i].type))
-            trial_want(t, "grad.", t->in[i].is->name);
-    for (const lk_output *o = t->is->outputs; o->name; o++) {
-        trial_want(t, "", o->name);
-        if (try_check(t, NULL, NULL) == LK_UNKNOWN_OUTPUT)
-            t->wants--;
-    }
+            want_known(t, "grad.", t->in[i].is->name);
+    for (const lk_output *o = t->is->outputs; o->name; o++)
+        want_known(t, "", o->name);
+}
+
+static bool wants_loss(const trial *t)
+{
+    return t->wants > 0 && strcmp(t->want[0], "loss") == 0;
 }
 
 static bool may_conflict(const trial_input *in)
@@ -521,8 +532,8 @@ trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
             mend_targets(&t);
         if (status == LK_OK)
             want_all(&t);
-        if (status == LK_OK && try_check(&t, NULL, NULL) == LK_UNKNOWN_OUTPUT)
-            status = LK_OPTION_CONFLICT; /* there is no loss */
+        if (status == LK_OK && w.valued && !wants_loss(&t))
+            status = LK_OPTION_CONFLICT;
         if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&
             status != LK_MISSING_INPUT && status != LK_MISSING_OPTION &&
             status != LK_SHAPE_MISMATCH && status != LK_RANK_MISMATCH &&

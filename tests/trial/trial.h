@@ -70,6 +70,7 @@ typedef struct wish {
     bool nonfinite;        /* some NaN and infinities among the differentiable inputs */
     bool one_lead;         /* exactly one size for `*` */
     bool sloped;           /* no option that makes a gradient another than the value's slope */
+    bool valued;           /* not one that gives diagnostics alone: a part's first call */
     bool single;           /* no option that makes a row depend on others */
     bool aligned;          /* no integer option that could shift rows against their targets */
     bool needy;            /* the loss reported that it needs an option that is usually optional */
