@@ -133,7 +133,8 @@ define variant_rules
 $(B)/lib/$(1)_$(2)/%.o: lib/%.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")
-	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ISA=$(1) -DLK_ELEMENT_$(2) $$(CFLAGS) -c $$< -o $$@
+	$$(Q)$$(CC) $$(KERNEL_FLAGS) $$(ISA_$(1)) -DLK_VARIANT=$(1)_$(2) -DLK_ISA=$(1) -DLK_ELEMENT_$(2) \
+		$(if $(filter scalar_F64,$(1)_$(2)),-DLK_DESCRIBES) $$(CFLAGS) -c $$< -o $$@
 $(B)/lib/$(1)_$(2)/variant.o: lib/variant.c | ready
 	@mkdir -p $$(@D)
 	$$(call say,CC,"$$< ($(1) $(2))")

@@ -31,7 +31,7 @@ lk_call *lk_call_new(const lk_loss *loss)
     call->kind = kind;
     call->options = (char *)call + size;
     call->wanted = (lk_wanted *)(void *)((char *)call + size + options);
-    lk_fields_default(loss->is.options, call->options);
+    lk_fields_default(loss->is->options, call->options);
     if (kind->start)
         kind->start(call);
     return call;
@@ -58,12 +58,12 @@ lk_status lk_call_option(lk_call *call, const char *name, const char *text, lk_e
 {
     if (call->stage != FILLING)
         return lk_misuse(error, "options are set before the check");
-    const lk_field *fields = call->loss->is.options;
+    const lk_field *fields = call->loss->is->options;
     const lk_field *field = lk_field_find(fields, name);
     char names[LK_NAMES_TEXT];
     if (!field)
         return lk_error_set(error, LK_UNKNOWN_OPTION, "", "there is no option \"%.40s\"; %s has %s",
-                            name, call->loss->is.name,
+                            name, call->loss->is->name,
                             lk_names_text(fields, sizeof *fields, names));
     const uint64_t bit = (uint64_t)1 << (field - fields);
     if (call->options_given & bit)

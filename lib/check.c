@@ -9,8 +9,8 @@ enum { BLOCK_ELEMENTS = 64 * 1024 }; /* minimum work of a block, in elements */
 
 int lk_single_input(const lk_loss *loss, const char *name)
 {
-    for (int i = 0; loss->is.inputs[i].name; i++)
-        if (strcmp(loss->is.inputs[i].name, name) == 0)
+    for (int i = 0; loss->is->inputs[i].name; i++)
+        if (strcmp(loss->is->inputs[i].name, name) == 0)
             return i;
     return -1;
 }
@@ -18,13 +18,13 @@ int lk_single_input(const lk_loss *loss, const char *name)
 unsigned lk_single_dtypes(const lk_call *call, const char *name)
 {
     const int i = lk_single_input(call->loss, name);
-    return i < 0 ? 0 : lk_input_dtypes(&call->loss->is.inputs[i]);
+    return i < 0 ? 0 : lk_input_dtypes(&call->loss->is->inputs[i]);
 }
 
 lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wanted,
                          lk_error *error)
 {
-    const lk_description *is = &call->loss->is;
+    const lk_description *is = call->loss->is;
     const bool transform = is->traits & LK_TRANSFORM;
     char names[LK_NAMES_TEXT];
     wanted->i = -1;
@@ -54,12 +54,12 @@ lk_status lk_single_want(const lk_call *call, const char *output, lk_wanted *wan
 
 static bool has_gradient(const single *s, int i)
 {
-    return (s->call.loss->is.inputs[i].flags & LK_DIFFERENTIABLE) && s->given[i].rank >= 0;
+    return (s->call.loss->is->inputs[i].flags & LK_DIFFERENTIABLE) && s->given[i].rank >= 0;
 }
 
 static lk_status check_missing(const single *s, lk_error *error)
 {
-    const lk_description *is = &s->call.loss->is;
+    const lk_description *is = s->call.loss->is;
     for (int i = 0; is->inputs[i].name; i++)
         if (s->given[i].rank < 0 && !(is->inputs[i].flags & LK_OPTIONAL))
             return lk_error_set(error, LK_MISSING_INPUT, is->inputs[i].name,
@@ -91,7 +91,7 @@ static const char *dtype_list(unsigned dtypes, char to[80])
 
 static lk_status check_dtypes(single *s, lk_error *error)
 {
-    const lk_input *inputs = s->call.loss->is.inputs;
+    const lk_input *inputs = s->call.loss->is->inputs;
     char list[80];
     for (int i = 0; inputs[i].name; i++) {
         unsigned all = lk_input_dtypes(&inputs[i]);
@@ -105,10 +105,10 @@ static lk_status check_dtypes(single *s, lk_error *error)
     while (inputs[s->primary].name && !has_gradient(s, s->primary))
         s->primary++;
     if (!inputs[s->primary].name) {
-        if (!(s->call.loss->is.traits & LK_TRANSFORM))
+        if (!(s->call.loss->is->traits & LK_TRANSFORM))
             return lk_error_set(error, LK_MISSING_INPUT, inputs[0].name,
                                 "%s needs an input that it can differentiate",
-                                s->call.loss->is.name);
+                                s->call.loss->is->name);
         s->primary = 0;
         return LK_OK;
     }
@@ -131,11 +131,11 @@ const char *lk_single_loss_pattern(const single *s)
 {
     const lk_reduce *reduce = s->job.options;
     const lk_loss *loss = s->call.loss;
-    if (!loss->is.loss_shape)
+    if (!loss->is->loss_shape)
         return "";
-    if (loss->is.loss_shapes)
-        return loss->is.loss_shapes[reduce->reduction];
-    return reduce->reduction == LK_NONE ? loss->is.loss_shape : "";
+    if (loss->is->loss_shapes)
+        return loss->is->loss_shapes[reduce->reduction];
+    return reduce->reduction == LK_NONE ? loss->is->loss_shape : "";
 }
 
 /* Store the shape patterns that an input may have. Returns how many. */
@@ -160,7 +160,7 @@ static const lk_field *axis_option(const lk_description *is)
 /* "with class_dim=1 ", for messages about shapes that depend on that option. */
 static const char *axis_text(const single *s, char to[64])
 {
-    const lk_field *axis = axis_option(&s->call.loss->is);
+    const lk_field *axis = axis_option(s->call.loss->is);
     int64_t value;
     to[0] = '\0';
     if (axis && s->given[0].rank > 2) {
@@ -173,7 +173,7 @@ static const char *axis_text(const single *s, char to[64])
 /* The error of an input that does not broadcast. LK_OK: it need not. */
 static lk_status check_spread(const single *s, int i, lk_error *error)
 {
-    const lk_description *is = &s->call.loss->is;
+    const lk_description *is = s->call.loss->is;
     const lk_tensor *t = &s->given[i];
     lk_tensor to;
     char shape[LK_SHAPE_TEXT], all[LK_SHAPE_TEXT];
@@ -197,7 +197,7 @@ static lk_status check_spread(const single *s, int i, lk_error *error)
 
 static lk_status no_form(const single *s, int i, lk_error *error)
 {
-    const lk_input *input = &s->call.loss->is.inputs[i];
+    const lk_input *input = &s->call.loss->is->inputs[i];
     const lk_tensor *t = &s->given[i];
     const char *pattern[3];
     int forms = patterns(s, input, pattern), by_rank = -1;
@@ -228,7 +228,7 @@ static lk_status no_form(const single *s, int i, lk_error *error)
  * else leniently. */
 static lk_status choose_form(single *s, int i, lk_error *error)
 {
-    const lk_input *input = &s->call.loss->is.inputs[i];
+    const lk_input *input = &s->call.loss->is->inputs[i];
     lk_tensor *t = &s->given[i];
     const char *pattern[3];
     int forms = patterns(s, input, pattern);
@@ -237,7 +237,7 @@ static lk_status choose_form(single *s, int i, lk_error *error)
             unsigned dtypes = input->forms[f].dtypes;
             if (t->dtype != LK_ANY && !(dtypes >> t->dtype & 1))
                 continue;
-            if (!lk_shape_bind(pattern[f], t, pass == 0, &s->sizes, s->call.loss->is.options,
+            if (!lk_shape_bind(pattern[f], t, pass == 0, &s->sizes, s->call.loss->is->options,
                                s->call.options))
                 continue;
             s->job.form[i] = f;
@@ -252,13 +252,13 @@ static lk_status choose_form(single *s, int i, lk_error *error)
 /* An option that selects an axis must be in range before shapes can be checked. */
 static lk_status check_axes(const single *s, lk_error *error)
 {
-    const lk_field *axis = axis_option(&s->call.loss->is);
+    const lk_field *axis = axis_option(s->call.loss->is);
     return axis ? lk_field_check(axis, s->call.options, error) : LK_OK;
 }
 
 static lk_status check_shapes(single *s, lk_error *error)
 {
-    const lk_input *inputs = s->call.loss->is.inputs;
+    const lk_input *inputs = s->call.loss->is->inputs;
     lk_status status;
     lk_sizes_clear(&s->sizes);
     s->sizes.packed = s->job.offsets >= 0;
@@ -288,7 +288,7 @@ static lk_status check_shapes(single *s, lk_error *error)
 static bool by_default(const single *s, int i)
 {
     const lk_loss *loss = s->job.loss;
-    return has_gradient(s, i) && (loss->is.inputs[i].flags & LK_GRADIENT) &&
+    return has_gradient(s, i) && (loss->is->inputs[i].flags & LK_GRADIENT) &&
            lk_is_float(s->given[i].dtype) &&
            (!loss->default_gradient || loss->default_gradient(&s->job, i));
 }
@@ -298,13 +298,13 @@ static bool output_by_default(const single *s, int i)
     const lk_loss *loss = s->job.loss;
     if (loss->default_output)
         return loss->default_output(&s->job, i);
-    return i < 0 ? !(loss->is.traits & LK_TRANSFORM)
-                 : (loss->is.outputs[i].flags & LK_DEFAULT) != 0;
+    return i < 0 ? !(loss->is->traits & LK_TRANSFORM)
+                 : (loss->is->outputs[i].flags & LK_DEFAULT) != 0;
 }
 
 static void default_outputs(single *s)
 {
-    const lk_description *is = &s->call.loss->is;
+    const lk_description *is = s->call.loss->is;
     char name[48];
     if (output_by_default(s, -1))
         (void)lk_wanted_add(&s->call, "loss", VALUE, 0);
@@ -322,7 +322,7 @@ static void default_outputs(single *s)
 static bool may_overwrite(const single *s, int i)
 {
     const void *data = s->given[i].data;
-    if (!(s->call.loss->is.inputs[i].flags & LK_ROW_LOCAL))
+    if (!(s->call.loss->is->inputs[i].flags & LK_ROW_LOCAL))
         return false;
     for (int k = 0; k < LK_MAX_INPUTS; k++)
         if (k != i && s->given[k].rank >= 0 && data && s->given[k].data == data)
@@ -339,7 +339,7 @@ static lk_status check_wanted(const single *s, lk_error *error)
         if (w->role != GRADIENT)
             continue;
         const lk_tensor *t = &s->given[w->i];
-        const char *name = s->call.loss->is.inputs[w->i].name;
+        const char *name = s->call.loss->is->inputs[w->i].name;
         if (t->rank < 0)
             return lk_error_set(error, LK_UNKNOWN_OUTPUT, name,
                                 "there is no output \"%s\": %s was not given", w->name, name);
@@ -352,7 +352,7 @@ static lk_status check_wanted(const single *s, lk_error *error)
 
 static lk_status check_outputs(single *s, lk_error *error)
 {
-    const lk_description *is = &s->call.loss->is;
+    const lk_description *is = s->call.loss->is;
     lk_dtype real = single_real(s);
     s->job.out_wanted = s->job.grad_wanted = 0;
     if (s->call.wanted_count == 0)
@@ -428,7 +428,7 @@ static void note_names(single *s)
         if (s->given[i].rank < 0)
             continue;
         job->given |= 1u << i;
-        if (job->loss->is.inputs[i].flags & LK_OFFSETS)
+        if (job->loss->is->inputs[i].flags & LK_OFFSETS)
             job->offsets = i;
     }
     for (int k = 0; k < s->call.wanted_count; k++) {
@@ -463,9 +463,9 @@ static lk_status check_own(const single *s, int last, lk_error *error)
 static lk_status fill_job(single *s, lk_error *error)
 {
     lk_job *job = &s->job;
-    const lk_input *inputs = s->call.loss->is.inputs;
+    const lk_input *inputs = s->call.loss->is->inputs;
     const char *pattern =
-        s->call.loss->rows_shape ? s->call.loss->rows_shape : s->call.loss->is.loss_shape;
+        s->call.loss->rows_shape ? s->call.loss->rows_shape : s->call.loss->is->loss_shape;
     lk_tensor rows = {0};
     for (int i = 0; inputs[i].name; i++)
         if (job->given >> i & 1)
@@ -502,13 +502,13 @@ static void plan_blocks(single *s)
 
 static lk_status check_options(const single *s, lk_error *error)
 {
-    const lk_field *fields = s->call.loss->is.options;
+    const lk_field *fields = s->call.loss->is->options;
     const lk_reduce *reduce = s->job.options;
     lk_status status;
     for (const lk_field *f = fields; f->name; f++)
         if ((status = lk_field_check(f, s->call.options, error)) != LK_OK)
             return status;
-    if (s->call.loss->is.loss_shape && lk_field_find(fields, "num_items") &&
+    if (s->call.loss->is->loss_shape && lk_field_find(fields, "num_items") &&
         reduce->reduction != LK_MEAN && !isnan(reduce->num_items))
         return lk_error_set(
             error, LK_OPTION_CONFLICT, "",

@@ -51,7 +51,7 @@ lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int inpu
 {
     va_list args;
     va_start(args, format);
-    set_error(error, status, input < 0 ? "" : job->loss->is.inputs[input].name, format, args);
+    set_error(error, status, input < 0 ? "" : job->loss->is->inputs[input].name, format, args);
     va_end(args);
     if (error && input >= 0 && index >= 0) {
         error->rank = job->in[input].rank;
@@ -65,7 +65,7 @@ const char *lk_place(const lk_job *job, int input, int64_t index, char to[LK_PLA
     const lk_tensor *t = &job->in[input];
     int64_t at[LK_MAX_RANK];
     unravel(t, index, at);
-    size_t used = (size_t)snprintf(to, LK_PLACE_MAX, "%s", job->loss->is.inputs[input].name);
+    size_t used = (size_t)snprintf(to, LK_PLACE_MAX, "%s", job->loss->is->inputs[input].name);
     for (int axis = 0; axis < t->rank && used < LK_PLACE_MAX; axis++)
         used += (size_t)snprintf(to + used, LK_PLACE_MAX - used, "[%lld]", (long long)at[axis]);
     return to;

@@ -245,7 +245,7 @@ lk_status lk_field_check(const lk_field *field, const void *options, lk_error *e
 
 bool lk_given(const lk_job *job, const char *option)
 {
-    const lk_field *fields = job->loss->is.options;
+    const lk_field *fields = job->loss->is->options;
     const lk_field *field = lk_field_find(fields, option);
     return field && (job->options_given >> (field - fields) & 1);
 }

@@ -71,35 +71,36 @@ static const char tex[] =
     "\\text{uncertainty} &= \\sum_k\\left(a_k e^{-s_k} L_k + \\frac{s_k}{2}\\right),\\quad s = "
     "\\text{log\\_vars} \\end{aligned}";
 
+static const lk_description is = {
+    .name = "composite",
+    .tex = tex,
+    .title = "Several losses as one",
+    .formula = "weighted_sum: sum_k w_k L_k; "
+               "uncertainty: sum_k a_k exp(-s_k) L_k + s_k/2, s = log_vars",
+    .help = "Parts that name the same tensor share it, and its gradient is the sum of "
+            "theirs. part.<k>.<output> is an output of part k, counted from 0, or of the "
+            "part of that name: among `outputs` it asks for it, and as an input of a part "
+            "it lets one part read another. Gradients flow back through the loss of a part "
+            "and through the log-probabilities and the entropy that parts compute, so that "
+            "one request goes from logits to their gradient; other outputs are constants. "
+            "A part that is read, or is a transform, and has no weight of its own does not "
+            "enter the loss.",
+    .reference = "uncertainty weights: Kendall, Gal, Cipolla 2018",
+    .example = "{\"inputs\": {\"logits\": [[[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]], "
+               "\"targets\": [[0, 1]], \"old_logprobs\": [[-0.4, -2.8]], "
+               "\"ref_logprobs\": [[-0.3, -3.0]], \"advantages\": [1.5]}, \"options\": "
+               "{\"parts\": [{\"loss\": \"token_logprobs\", \"name\": \"policy\"}, "
+               "{\"loss\": \"policy_gradient\", \"inputs\": {\"logprobs\": "
+               "\"part.policy.logprobs\", \"entropy\": \"part.policy.entropy\"}, "
+               "\"options\": {\"kl_weight\": 0.04, \"entropy_weight\": 0.01}}]}}",
+    .traits = LK_DYNAMIC | LK_COUPLED,
+    .inputs = inputs,
+    .outputs = outputs,
+    .options = fields,
+};
+
 const lk_loss lk_graph_loss = {
-    .is =
-        {
-            .name = "composite",
-            .tex = tex,
-            .title = "Several losses as one",
-            .formula = "weighted_sum: sum_k w_k L_k; "
-                       "uncertainty: sum_k a_k exp(-s_k) L_k + s_k/2, s = log_vars",
-            .help = "Parts that name the same tensor share it, and its gradient is the sum of "
-                    "theirs. part.<k>.<output> is an output of part k, counted from 0, or of the "
-                    "part of that name: among `outputs` it asks for it, and as an input of a part "
-                    "it lets one part read another. Gradients flow back through the loss of a part "
-                    "and through the log-probabilities and the entropy that parts compute, so that "
-                    "one request goes from logits to their gradient; other outputs are constants. "
-                    "A part that is read, or is a transform, and has no weight of its own does not "
-                    "enter the loss.",
-            .reference = "uncertainty weights: Kendall, Gal, Cipolla 2018",
-            .example = "{\"inputs\": {\"logits\": [[[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]], "
-                       "\"targets\": [[0, 1]], \"old_logprobs\": [[-0.4, -2.8]], "
-                       "\"ref_logprobs\": [[-0.3, -3.0]], \"advantages\": [1.5]}, \"options\": "
-                       "{\"parts\": [{\"loss\": \"token_logprobs\", \"name\": \"policy\"}, "
-                       "{\"loss\": \"policy_gradient\", \"inputs\": {\"logprobs\": "
-                       "\"part.policy.logprobs\", \"entropy\": \"part.policy.entropy\"}, "
-                       "\"options\": {\"kl_weight\": 0.04, \"entropy_weight\": 0.01}}]}}",
-            .traits = LK_DYNAMIC | LK_COUPLED,
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &is,
     .options_size = sizeof(graph_options),
     .kind = &kind,
 };

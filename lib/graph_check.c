@@ -165,7 +165,7 @@ static lk_tensor input_of(const graph *g, int k, int i)
 {
     const part *p = &g->part[k];
     const bool upstream =
-        strcmp(p->is->inputs[i].name, g->call.loss->is.inputs[UPSTREAM].name) == 0;
+        strcmp(p->is->inputs[i].name, g->call.loss->is->inputs[UPSTREAM].name) == 0;
     if (p->deferred && p->above[i].rank >= 0)
         return p->above[i];
     if (p->from[i] >= 0)
@@ -262,7 +262,7 @@ static lk_status check_call(graph *g, int k, lk_error *error)
         return LK_OK;
     }
     /* The graph gives a part a scalar as its upstream gradient. */
-    if (strcmp(error->input, g->call.loss->is.inputs[UPSTREAM].name) == 0)
+    if (strcmp(error->input, g->call.loss->is->inputs[UPSTREAM].name) == 0)
         return not_one_number(k, error);
     return lk_graph_part_error(g, k, status, error);
 }
@@ -306,7 +306,7 @@ static lk_status check_part(graph *g, int k, lk_error *error)
 /* weights, log_vars and grad_output: [K], [K], []. */
 static lk_status check_reserved(graph *g, int which, lk_error *error)
 {
-    const lk_input *own = g->call.loss->is.inputs;
+    const lk_input *own = g->call.loss->is->inputs;
     named *t = lk_graph_find(g, own[which].name);
     if (!t)
         return LK_OK;
@@ -373,7 +373,7 @@ static bool is_differentiated(const graph *g, const named *t, unsigned flags)
 {
     if (lk_graph_reserves(g, t->name))
         return !(flags & LK_GRADIENT) &&
-               strcmp(t->name, g->call.loss->is.inputs[UPSTREAM].name) != 0;
+               strcmp(t->name, g->call.loss->is->inputs[UPSTREAM].name) != 0;
     for (int k = 0; k < g->parts; k++)
         for (int i = 0; g->part[k].is->inputs[i].name; i++)
             if (g->part[k].live && g->part[k].tensor[i] == (int)(t - g->tensor) &&
@@ -542,7 +542,7 @@ lk_status lk_graph_check(lk_call *call, lk_error *error)
     error = error ? error : &ignored;
     if (g->parts == 0)
         return lk_error_set(error, LK_MISSING_OPTION, "", "option parts is missing: %s",
-                            call->loss->is.options[0].help);
+                            call->loss->is->options[0].help);
     for (int i = 0; i < g->tensors; i++) { /* left by a check that failed */
         g->tensor[i].gradient = -1;
         g->tensor[i].used = false;

@@ -20,7 +20,7 @@ named *lk_graph_find(const graph *g, const char *name)
 bool lk_graph_reserves(const graph *g, const char *name)
 {
     for (int i = 0; i < RESERVED; i++)
-        if (strcmp(g->call.loss->is.inputs[i].name, name) == 0)
+        if (strcmp(g->call.loss->is->inputs[i].name, name) == 0)
             return true;
     return false;
 }
@@ -135,7 +135,7 @@ unsigned lk_graph_dtypes(const lk_call *call, const char *name)
 {
     const graph *g = graph_of(call);
     unsigned all = ~0u;
-    for (const lk_input *own = call->loss->is.inputs; own->name; own++)
+    for (const lk_input *own = call->loss->is->inputs; own->name; own++)
         if (strcmp(own->name, name) == 0)
             return lk_input_dtypes(own);
     for (int k = 0; k < g->parts; k++) {
@@ -173,13 +173,13 @@ lk_status lk_graph_part(lk_call *call, const char *loss, const double *weight, l
     if (k == PARTS_MAX)
         return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "parts has more than %d entries",
                             PARTS_MAX);
-    if (strcmp(loss, call->loss->is.name) == 0)
+    if (strcmp(loss, call->loss->is->name) == 0)
         return lk_error_set(error, LK_OPTION_CONFLICT, "",
                             "parts[%d].loss is %s; a part must be a loss of its own", k, loss);
     if (!found)
         return lk_error_set(error, LK_OPTION_INVALID, "",
                             "parts[%d].loss is \"%.40s\"; there is no such loss", k, loss);
-    if (weight && (found->is.traits & LK_TRANSFORM))
+    if (weight && (found->is->traits & LK_TRANSFORM))
         return lk_error_set(error, LK_OPTION_CONFLICT, "",
                             "parts[%d].weight is %g; %s is a transform and has no loss", k, *weight,
                             loss);
@@ -187,8 +187,7 @@ lk_status lk_graph_part(lk_call *call, const char *loss, const double *weight, l
         return lk_error_set(error, LK_OPTION_INVALID, "",
                             "parts[%d].weight is %g; it must be finite", k, *weight);
     part *p = &g->part[k];
-    *p =
-        (part){.loss = found, .is = &found->is, .weight = weight ? *weight : 1, .weighted = weight};
+    *p = (part){.loss = found, .is = found->is, .weight = weight ? *weight : 1, .weighted = weight};
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         p->tensor[i] = p->from[i] = -1;
     p->call = lk_call_new(found);

@@ -54,7 +54,7 @@ int64_t lk_graph_cost(const lk_call *call)
 
 static double number_at(const graph *g, int own, int64_t i, double fallback)
 {
-    const named *t = lk_graph_find(g, g->call.loss->is.inputs[own].name);
+    const named *t = lk_graph_find(g, g->call.loss->is->inputs[own].name);
     return t ? lk_real_at(t->is.data, t->is.dtype, i) : fallback;
 }
 
@@ -87,7 +87,7 @@ static lk_status check_data(const graph *g, lk_error *error)
             return lk_misuse(error, "an output is not bound");
     for (int k = 0; k < g->parts; k++)
         if (!isfinite(number_at(g, WEIGHTS, k, 1)))
-            return lk_error_set(error, LK_WEIGHT_INVALID, g->call.loss->is.inputs[WEIGHTS].name,
+            return lk_error_set(error, LK_WEIGHT_INVALID, g->call.loss->is->inputs[WEIGHTS].name,
                                 "weights[%d] is %g; a weight must be finite", k,
                                 number_at(g, WEIGHTS, k, 1));
     return LK_OK;
@@ -469,7 +469,7 @@ void lk_graph_run(lk_call *call, int64_t first, int64_t count, void *scratch)
 /* The gradients with respect to weights and log_vars. */
 static void own_gradient(const graph *g, int own, const double *gradient)
 {
-    const named *t = lk_graph_find(g, g->call.loss->is.inputs[own].name);
+    const named *t = lk_graph_find(g, g->call.loss->is->inputs[own].name);
     if (t && t->gradient >= 0)
         lk_convert(gradient, LK_F64, g->call.wanted[t->gradient].tensor.data, t->is.dtype,
                    g->parts);

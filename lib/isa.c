@@ -138,7 +138,7 @@ const lk_loss *lk_isa_loss_at(int i)
 const lk_loss *lk_isa_loss(const char *name)
 {
     for (int i = 0; i < LOSS_COUNT; i++)
-        if (strcmp(scalar()[i]->is.name, name) == 0)
+        if (strcmp(scalar()[i]->is->name, name) == 0)
             return scalar()[i];
     return NULL;
 }

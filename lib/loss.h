@@ -125,7 +125,7 @@ typedef struct lk_pass {
 } lk_pass;
 
 struct lk_loss {
-    lk_description is;
+    const lk_description *is;
     size_t options_size;
 
     /* What evaluates it. NULL: a single evaluation (lib/single.c), with the members below. */
@@ -133,7 +133,7 @@ struct lk_loss {
 
     int parts;
 
-    /* The shape whose product is the number of rows. NULL: is.loss_shape, or a single row. */
+    /* The shape whose product is the number of rows. NULL: is->loss_shape, or a single row. */
     const char *rows_shape;
 
     /* The cost of a row of the loss (pass NULL) or of a pass, in elements processed; it determines
@@ -199,9 +199,28 @@ struct lk_loss {
     const void *driver;
 };
 
-/* LK_LOSS(name) = {...} defines the loss of this variant, the only symbol that its file exports. */
 #define LK_PASTE_(variant, name) lk_##variant##_##name
 #define LK_PASTE(variant, name)  LK_PASTE_(variant, name)
+
+/* LK_DESCRIBE(name, .title = ..., ...) is the description of a loss, which all variants share: it
+ * is compiled into one, the only one that every loss has, and merely checked in the others. Their
+ * tables, which nothing else names, are left out with it. */
+#define LK_IS(name) lk_is_##name
+#if defined(LK_DESCRIBES)
+#define LK_DESCRIBE(name_, ...)                                                                    \
+    LK_DRIVER extern const lk_description LK_IS(name_);                                            \
+    const lk_description LK_IS(name_) = {.name = #name_, __VA_ARGS__}
+#else
+#define LK_DESCRIBE(name_, ...)                                                                    \
+    LK_STATIC const lk_description *checked_description(void)                                      \
+    {                                                                                              \
+        static const lk_description is = {.name = #name_, __VA_ARGS__};                            \
+        return &is;                                                                                \
+    }                                                                                              \
+    LK_DRIVER extern const lk_description LK_IS(name_)
+#endif
+
+/* LK_LOSS(name) = {...} defines the loss of this variant, the only symbol that its file exports. */
 #define LK_LOSS(name)                                                                              \
     extern const lk_loss LK_PASTE(LK_VARIANT, name);                                               \
     const lk_loss LK_PASTE(LK_VARIANT, name)

@@ -35,7 +35,7 @@ static prefixed *prefixed_of(const lk_call *call)
 
 static const lk_prefixes *prefixes_of(const lk_call *call)
 {
-    const lk_field *dims = lk_field_find(call->loss->is.options, "dims");
+    const lk_field *dims = lk_field_find(call->loss->is->options, "dims");
     return (const void *)((const char *)call->options + dims->offset);
 }
 
@@ -87,7 +87,7 @@ static bool is_embedding(const lk_input *input)
 static lk_tensor part_of(const single *s, int i, int64_t d)
 {
     lk_tensor t = s->given[i];
-    const lk_input *input = &s->call.loss->is.inputs[i];
+    const lk_input *input = &s->call.loss->is->inputs[i];
     if (is_embedding(input))
         t.shape[t.rank - 1] = d;
     if ((input->flags & LK_DIFFERENTIABLE) && lk_is_float(t.dtype) && t.dtype != LK_F64)
@@ -148,7 +148,7 @@ static bool is_summed(const lk_call *call, const lk_wanted *w)
 static lk_status give_inputs(prefixed *p, lk_call *entry, int64_t d, size_t *used, lk_error *error)
 {
     const single *s = &p->all;
-    const lk_input *inputs = s->call.loss->is.inputs;
+    const lk_input *inputs = s->call.loss->is->inputs;
     lk_status status = LK_OK;
     for (int i = 0; inputs[i].name && status == LK_OK; i++) {
         if (s->given[i].rank < 0)
@@ -211,7 +211,7 @@ static size_t sums_size(const prefixed *p)
 static lk_status make_entry(prefixed *p, int k, size_t *used, lk_error *error)
 {
     const lk_call *call = &p->all.call;
-    const lk_field *dims = lk_field_find(call->loss->is.options, "dims");
+    const lk_field *dims = lk_field_find(call->loss->is->options, "dims");
     const int64_t d = prefixes_of(call)->dims.value[k];
     lk_call *entry = lk_call_new(call->loss);
     lk_status status;

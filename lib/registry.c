@@ -27,10 +27,10 @@ const lk_loss *lk_loss_at(int i)
 
 const lk_loss *lk_loss_find(const char *name)
 {
-    return strcmp(name, lk_graph_loss.is.name) == 0 ? &lk_graph_loss : lk_isa_loss(name);
+    return strcmp(name, lk_graph_loss.is->name) == 0 ? &lk_graph_loss : lk_isa_loss(name);
 }
 
 const lk_description *lk_loss_describe(const lk_loss *loss)
 {
-    return &loss->is;
+    return loss->is;
 }

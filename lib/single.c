@@ -12,7 +12,7 @@ void lk_single_start(lk_call *call)
     single *s = single_of(call);
     s->job.loss = call->loss;
     s->job.options = call->options;
-    if (!lk_field_find(call->loss->is.options, "num_items"))
+    if (!lk_field_find(call->loss->is->options, "num_items"))
         ((lk_reduce *)call->options)->num_items = (double)NAN;
     for (int i = 0; i < LK_MAX_INPUTS; i++)
         s->given[i].rank = -1;
@@ -45,8 +45,8 @@ lk_status lk_single_give(lk_call *call, const char *name, const lk_tensor *tenso
     if (i < 0)
         return lk_error_set(
             error, LK_UNKNOWN_INPUT, "", "there is no input \"%.40s\"; %s has %s", name,
-            call->loss->is.name,
-            lk_names_text(call->loss->is.inputs, sizeof *call->loss->is.inputs, names));
+            call->loss->is->name,
+            lk_names_text(call->loss->is->inputs, sizeof *call->loss->is->inputs, names));
     lk_status status = lk_tensor_check(name, tensor, error);
     if (status == LK_OK)
         single_of(call)->given[i] = *tensor;
@@ -67,7 +67,7 @@ const lk_tensor *lk_single_tensor(const lk_call *call, const char *name)
  * requested". */
 static lk_status take_data(single *s, lk_error *error)
 {
-    const lk_input *inputs = s->call.loss->is.inputs;
+    const lk_input *inputs = s->call.loss->is->inputs;
     void *nothing = s->call.options;
     for (int i = 0; inputs[i].name; i++) {
         lk_tensor *t = &s->job.in[i];
@@ -102,7 +102,7 @@ static bool must_convert(const single *s, int i)
 {
     if (s->given[i].rank < 0)
         return false; /* or i is beyond the inputs of this loss */
-    const lk_input *input = &s->call.loss->is.inputs[i];
+    const lk_input *input = &s->call.loss->is->inputs[i];
     const lk_dtype dtype = s->given[i].dtype, real = single_real(s);
     const bool numbers = s->call.loss->reals && (lk_input_dtypes(input) & LK_FLOATS);
     return (lk_is_float(dtype) || numbers) && !(input->flags & LK_DIFFERENTIABLE) &&
@@ -146,8 +146,8 @@ static lk_status convert_inputs(single *s, lk_error *error)
         if (!s->converted[i])
             s->converted[i] = malloc((size_t)count * lk_dtype_size(real));
         if (!s->converted[i])
-            return lk_error_set(error, LK_NO_MEMORY, s->call.loss->is.inputs[i].name,
-                                "no memory to convert %s", s->call.loss->is.inputs[i].name);
+            return lk_error_set(error, LK_NO_MEMORY, s->call.loss->is->inputs[i].name,
+                                "no memory to convert %s", s->call.loss->is->inputs[i].name);
         lk_convert(t->data, t->dtype, s->converted[i], real, count);
         t->data = s->converted[i];
         t->dtype = real;
@@ -165,9 +165,9 @@ lk_status lk_refuse_weight(const lk_job *job, lk_error *error, int input, int64_
 static lk_status check_weights(const single *s, lk_error *error)
 {
     const lk_job *job = &s->job;
-    for (int i = 0; !job->loss->checks_weights && job->loss->is.inputs[i].name; i++) {
+    for (int i = 0; !job->loss->checks_weights && job->loss->is->inputs[i].name; i++) {
         const lk_tensor *t = &job->in[i];
-        if (!(job->loss->is.inputs[i].flags & LK_WEIGHTS) || !t->data)
+        if (!(job->loss->is->inputs[i].flags & LK_WEIGHTS) || !t->data)
             continue;
         const int64_t count = lk_tensor_count(t);
         for (int64_t k = 0; k < count; k++) {
@@ -210,7 +210,7 @@ static void *allocate(size_t bytes, const char *what, lk_error *error)
 static void set_scales(lk_job *job)
 {
     const lk_reduce *reduce = job->options;
-    bool chosen = job->loss->is.loss_shape != NULL;
+    bool chosen = job->loss->is->loss_shape != NULL;
     for (int part = 0; part < LK_MAX_PARTS; part++) {
         if (chosen && reduce->reduction == LK_MEAN && !isnan(reduce->num_items))
             job->denominator[part] = reduce->num_items;
@@ -393,7 +393,7 @@ static lk_status report_bad(const single *s, lk_error *error)
     }
     if (!worst)
         return LK_OK;
-    const lk_input *input = &s->call.loss->is.inputs[worst->bad_input];
+    const lk_input *input = &s->call.loss->is->inputs[worst->bad_input];
     const char *range = input->range ? input->range : "a number";
     char place[LK_PLACE_MAX], value[LK_NUMBER_TEXT];
     lk_place(&s->job, worst->bad_input, worst->bad_index, place);
@@ -411,7 +411,7 @@ static void write_value(const single *s, const double *sum)
     const lk_reduce *reduce = job->options;
     double value = 0;
     if (!job->value.data || lk_single_loss_pattern(s)[0] != '\0' ||
-        (job->loss->is.loss_shape && reduce->reduction == LK_NONE))
+        (job->loss->is->loss_shape && reduce->reduction == LK_NONE))
         return;
     for (int part = 0; part < job->loss->parts; part++) {
         if (job->scale[part] != 0)

@@ -81,22 +81,19 @@ static const char tex[] =
     "\\text{loss} = \\frac{1}{N} \\sum_i \\frac{(r_i - \\hat r_i)^2}{\\log_2(1 + r_i)},\\qquad "
     "\\hat r_i = 1 + \\sum_{j \\neq i} \\sigma(\\alpha (s_j - s_i))";
 
+LK_DESCRIBE(
+    adr_mse, .tex = tex, .title = "Squared error of approximated ranks (ADR-MSE)",
+    .formula = "sum_i (r_i - r'_i)^2 / log2(1 + r_i); r: rank by label, r'_i = 1 + sum_(j != "
+               "i) sigmoid(alpha (s_j - s_i)); mean: over the items",
+    .help = "Distils the order of a list, of a large language model for instance, into a "
+            "ranking model; errors at the top count most.",
+    .reference = "Schlatt et al. 2025; sentence-transformers cross_encoder/losses/adr_mse.py",
+    .example = "{\"inputs\": {\"scores\": [[0.2, 1.1, -0.3, 0.6]], \"labels\": [[2.0, 0.0, "
+               "1.0, 1.0]]}}",
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(adr_mse) = {
-    .is =
-        {.name = "adr_mse",
-         .tex = tex,
-         .title = "Squared error of approximated ranks (ADR-MSE)",
-         .formula = "sum_i (r_i - r'_i)^2 / log2(1 + r_i); r: rank by label, r'_i = 1 + sum_(j != "
-                    "i) sigmoid(alpha (s_j - s_i)); mean: over the items",
-         .help = "Distils the order of a list, of a large language model for instance, into a "
-                 "ranking model; errors at the top count most.",
-         .reference = "Schlatt et al. 2025; sentence-transformers cross_encoder/losses/adr_mse.py",
-         .example = "{\"inputs\": {\"scores\": [[0.2, 1.1, -0.3, 0.6]], \"labels\": [[2.0, 0.0, "
-                    "1.0, 1.0]]}}",
-         .traits = LK_NONNEGATIVE | LK_COUPLED,
-         .inputs = inputs,
-         .outputs = outputs,
-         .options = fields},
+    .is = &LK_IS(adr_mse),
     .row_cost = list_pairs_cost,
     .check = list_check,
     LIST_MEMBERS(options),

@@ -57,20 +57,17 @@ static const char tex[] =
     "\\ell = w\\left(\\pi\\,y\\,\\log(1 + e^{-x}) + (1 - y)\\,\\log(1 + e^{x})\\right),\\quad x "
     "= \\text{logits},\\ y = \\text{targets},\\ w = \\text{weight},\\ \\pi = \\text{pos\\_weight}";
 
+LK_DESCRIBE(bce_with_logits, .tex = tex, .title = "Binary cross entropy of logits",
+            .formula = "weight * (pos_weight * y * softplus(-x) + (1-y) * softplus(x)), "
+                       "x = logits, y = targets; mean: over the counted elements",
+            .help = "Classification with labels that do not exclude each other.",
+            .reference = "PyTorch torch.nn.functional.binary_cross_entropy_with_logits",
+            .example = "{\"inputs\": {\"logits\": [-1.5, 0.0, 2.0], \"targets\": [0, 1, 1]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(bce_with_logits) = {
-    .is = {.name = "bce_with_logits",
-           .tex = tex,
-           .title = "Binary cross entropy of logits",
-           .formula = "weight * (pos_weight * y * softplus(-x) + (1-y) * softplus(x)), "
-                      "x = logits, y = targets; mean: over the counted elements",
-           .help = "Classification with labels that do not exclude each other.",
-           .reference = "PyTorch torch.nn.functional.binary_cross_entropy_with_logits",
-           .example = "{\"inputs\": {\"logits\": [-1.5, 0.0, 2.0], \"targets\": [0, 1, 1]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(bce_with_logits),
     .options_size = sizeof(options),
     .parts = 1,
     .light = ELEMENTWISE_COSTLY,

@@ -74,21 +74,18 @@ static const char tex[] =
     "\\ell = \\frac{1}{2}\\left(y\\,d^2 + (1 - y)\\,\\max(0,\\ m - d)^2\\right),\\quad d = 1 - "
     "\\cos(a, b)\\ \\text{or}\\ \\lVert a - b\\rVert,\\ m = \\text{margin}";
 
+LK_DESCRIBE(contrastive, .tex = tex, .title = "Contrastive loss",
+            .formula = "(y d^2 + (1 - y) max(0, margin - d)^2)/2, d = 1 - cos(a, b) or |a - b|",
+            .help = "Draws similar pairs together and pushes the others apart, up to a margin.",
+            .reference = "Hadsell et al. 2006; sentence-transformers ContrastiveLoss",
+            .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
+                       "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1, 0]}, "
+                       "\"options\": {\"distance\": \"l2\", \"margin\": 2}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = outputs, .options = fields);
+
 LK_LOSS(contrastive) = {
-    .is = {.name = "contrastive",
-           .tex = tex,
-           .title = "Contrastive loss",
-           .formula = "(y d^2 + (1 - y) max(0, margin - d)^2)/2, d = 1 - cos(a, b) or |a - b|",
-           .help = "Draws similar pairs together and pushes the others apart, up to a margin.",
-           .reference = "Hadsell et al. 2006; sentence-transformers ContrastiveLoss",
-           .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1, 0]}, "
-                      "\"options\": {\"distance\": \"l2\", \"margin\": 2}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(contrastive),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

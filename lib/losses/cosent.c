@@ -270,21 +270,19 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 static const char tex[] = "\\log\\left(1 + \\sum_{y_i < y_j} e^{s_i - s_j}\\right),\\quad s = "
                           "\\text{scale}\\cdot\\cos(a, b),\\ y = \\text{target}";
 
+LK_DESCRIBE(
+    cosent, .tex = tex, .title = "CoSENT",
+    .formula = "log(1 + sum of e^(s_i - s_j) over target_i < target_j), s = scale*cos(a, b)",
+    .help = "Ranks pairs: wherever a target is less than another, so should the similarity "
+            "be. With similarity=angle it is AnglE's loss: cosines have no slope where they "
+            "are near 1 or -1, angles have.",
+    .reference = "sentence-transformers CoSENTLoss, AnglELoss; Li, Li 2024",
+    .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
+               "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [0.2, 0.9]}}",
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(cosent) = {
-    .is = {.name = "cosent",
-           .tex = tex,
-           .title = "CoSENT",
-           .formula = "log(1 + sum of e^(s_i - s_j) over target_i < target_j), s = scale*cos(a, b)",
-           .help = "Ranks pairs: wherever a target is less than another, so should the similarity "
-                   "be. With similarity=angle it is AnglE's loss: cosines have no slope where they "
-                   "are near 1 or -1, angles have.",
-           .reference = "sentence-transformers CoSENTLoss, AnglELoss; Li, Li 2024",
-           .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [0.2, 0.9]}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(cosent),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

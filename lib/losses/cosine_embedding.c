@@ -104,22 +104,19 @@ static const char tex[] =
     "\\max(0,\\ s - \\text{margin}) & y = -1 \\end{cases}\\qquad s = \\cos(a, b),\\ y = "
     "\\text{target}";
 
+LK_DESCRIBE(
+    cosine_embedding, .tex = tex, .title = "Cosine embedding loss",
+    .formula = "s = cos(a, b); 1 - s where target = 1, max(0, s - margin) where target = -1",
+    .help = "Draws the pairs that belong together to each other, and turns the others apart.",
+    .reference = "PyTorch torch.nn.functional.cosine_embedding_loss",
+    .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
+               "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1, -1]}, "
+               "\"options\": {\"margin\": 0.5}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(cosine_embedding) = {
-    .is = {.name = "cosine_embedding",
-           .tex = tex,
-           .title = "Cosine embedding loss",
-           .formula = "s = cos(a, b); 1 - s where target = 1, max(0, s - margin) where target = -1",
-           .help =
-               "Draws the pairs that belong together to each other, and turns the others apart.",
-           .reference = "PyTorch torch.nn.functional.cosine_embedding_loss",
-           .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1, -1]}, "
-                      "\"options\": {\"margin\": 0.5}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(cosine_embedding),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

@@ -85,20 +85,17 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 static const char tex[] = "\\ell = \\begin{cases} (s - y)^2 & \\text{with a target}\\ y \\\\ "
                           "1 - s & \\text{without} \\end{cases}\\qquad s = \\cos(a, b)";
 
+LK_DESCRIBE(cosine_similarity, .tex = tex, .title = "Cosine similarity",
+            .formula = "s = cos(a, b); (s - target)^2, or 1 - s without a target",
+            .help = "Trains embeddings towards known similarities, or pairs towards each other.",
+            .reference = "sentence-transformers CosineSimilarityLoss; PyTorch cosine_similarity",
+            .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
+                       "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1.0, 0.5]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = outputs, .options = fields);
+
 LK_LOSS(cosine_similarity) = {
-    .is = {.name = "cosine_similarity",
-           .tex = tex,
-           .title = "Cosine similarity",
-           .formula = "s = cos(a, b); (s - target)^2, or 1 - s without a target",
-           .help = "Trains embeddings towards known similarities, or pairs towards each other.",
-           .reference = "sentence-transformers CosineSimilarityLoss; PyTorch cosine_similarity",
-           .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"b\": [[1.0, 1.0], [2.0, 1.0]], \"target\": [1.0, 0.5]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(cosine_similarity),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

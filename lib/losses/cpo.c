@@ -21,25 +21,22 @@ static const char tex[] =
     "\\alpha\\,\\text{nll}_{\\text{chosen}},\\quad \\varepsilon = \\text{label\\_smoothing} "
     "\\end{aligned}";
 
+LK_DESCRIBE(
+    cpo, .tex = tex, .title = "Contrastive preference optimisation",
+    .formula = "u = beta (chosen_logps - rejected_logps) - gamma; -(1-e) log sigmoid(u) - e "
+               "log sigmoid(-u) + alpha chosen_nll, e = label_smoothing; hinge: max(0, 1 - "
+               "u); ipo: (chosen_logps - rejected_logps - 1/(2 beta))^2. With shape a, "
+               "log-probabilities x become (1 - exp(-a x))/a",
+    .help = "Preferences without a reference model; chosen_nll keeps the policy close to the "
+            "preferred answers. The inputs are sums of log-probabilities.",
+    .reference = "Xu et al. 2024; Gupta et al. 2025 (shape: AlphaPO); TRL cpo_trainer.py",
+    .example =
+        "{\"inputs\": {\"chosen_logps\": [-10.0, -12.0], \"rejected_logps\": [-11.0, -9.0]}}",
+    .traits = LK_ROWWISE, .loss_shape = "N", .inputs = inputs, .outputs = pair_outputs,
+    .options = fields);
+
 LK_LOSS(cpo) = {
-    .is =
-        {.name = "cpo",
-         .tex = tex,
-         .title = "Contrastive preference optimisation",
-         .formula = "u = beta (chosen_logps - rejected_logps) - gamma; -(1-e) log sigmoid(u) - e "
-                    "log sigmoid(-u) + alpha chosen_nll, e = label_smoothing; hinge: max(0, 1 - "
-                    "u); ipo: (chosen_logps - rejected_logps - 1/(2 beta))^2. With shape a, "
-                    "log-probabilities x become (1 - exp(-a x))/a",
-         .help = "Preferences without a reference model; chosen_nll keeps the policy close to the "
-                 "preferred answers. The inputs are sums of log-probabilities.",
-         .reference = "Xu et al. 2024; Gupta et al. 2025 (shape: AlphaPO); TRL cpo_trainer.py",
-         .example =
-             "{\"inputs\": {\"chosen_logps\": [-10.0, -12.0], \"rejected_logps\": [-11.0, -9.0]}}",
-         .traits = LK_ROWWISE,
-         .loss_shape = "N",
-         .inputs = inputs,
-         .outputs = pair_outputs,
-         .options = fields},
+    .is = &LK_IS(cpo),
     .check = contrast_check,
     SCALARWISE_MEMBERS(contrast_options, scalarwise_prepare),
 };

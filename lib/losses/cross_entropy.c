@@ -51,30 +51,24 @@ static const char tex[] =
     "\\zeta = \\text{z\\_loss} \\\\ "
     "\\text{mean} &= \\frac{\\sum_i \\ell_i}{\\sum_i w_{y_i}} \\end{aligned}";
 
+LK_DESCRIBE(
+    cross_entropy, .tex = tex,
+    .title = "Cross entropy of logits with class indices or probabilities",
+    .formula = "loss_i = -sum_k w_k q_ik log softmax(z_i)_k + z_loss * lse(z_i)^2, "
+               "z = logit_scale * softcap * tanh(logits / softcap); "
+               "mean: sum_i / sum_i w_(y_i)",
+    .help = "The loss of classifiers and language models. q is one-hot at the target class, "
+            "smoothed with label_smoothing, or given as probabilities. Ignored rows are not "
+            "read and get a zero gradient.",
+    .reference = "PyTorch torch.nn.functional.cross_entropy; z-loss: Chowdhery et al. 2022; "
+                 "focal: Lin et al. 2017; PolyLoss: Leng et al. 2022; label smoothing: "
+                 "Szegedy et al. 2016",
+    .example = "{\"inputs\": {\"logits\": [[0.2, 0.4, 0.4]], \"targets\": [2]}}",
+    .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+    .outputs = outputs, .options = fields);
+
 LK_LOSS(cross_entropy) = {
-    .is =
-        {
-            .name = "cross_entropy",
-            .tex = tex,
-            .title = "Cross entropy of logits with class indices or probabilities",
-            .formula = "loss_i = -sum_k w_k q_ik log softmax(z_i)_k + z_loss * lse(z_i)^2, "
-                       "z = logit_scale * softcap * tanh(logits / softcap); "
-                       "mean: sum_i / sum_i w_(y_i)",
-            .help =
-                "The loss of classifiers and language models. q is one-hot at the target class, "
-                "smoothed with label_smoothing, or given as probabilities. Ignored rows are not "
-                "read and get a zero gradient.",
-            .reference =
-                "PyTorch torch.nn.functional.cross_entropy; z-loss: Chowdhery et al. 2022; "
-                "focal: Lin et al. 2017; PolyLoss: Leng et al. 2022; label smoothing: "
-                "Szegedy et al. 2016",
-            .example = "{\"inputs\": {\"logits\": [[0.2, 0.4, 0.4]], \"targets\": [2]}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "*",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &LK_IS(cross_entropy),
     .options_size = sizeof(classwise_options),
     .parts = 2,
     .check = check,

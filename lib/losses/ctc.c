@@ -534,12 +534,7 @@ static const char tex[] =
     "\\operatorname{softmax}(\\text{logits}_t)_{\\pi_t},\\quad B\\ \\text{merges repeats and "
     "removes blanks}";
 
-LK_LOSS(ctc) = {
-    .is =
-        {
-            .name = "ctc",
-            .tex = tex,
-            .title = "Connectionist temporal classification",
+LK_DESCRIBE(ctc, .tex = tex, .title = "Connectionist temporal classification",
             .formula = "-log of the sum, over all paths of one class a step that give the target "
                        "once repeats are merged and blanks removed, of the product of "
                        "softmax(logits) along the path",
@@ -550,12 +545,11 @@ LK_LOSS(ctc) = {
             .example = "{\"inputs\": {\"logits\": [[[0.1, 0.6, 0.1, 0.1, 0.1], "
                        "[0.1, 0.1, 0.6, 0.1, 0.1]]], \"targets\": [[1, 2]], "
                        "\"input_lengths\": [2], \"target_lengths\": [2]}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "B",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "B",
+            .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(ctc) = {
+    .is = &LK_IS(ctc),
     .options_size = sizeof(options),
     .parts = 1,
     .row_cost = row_cost,

@@ -84,7 +84,7 @@ static lk_status check_classes(const lk_job *job, lk_error *error)
     const options *o = job->options;
     const int64_t V = job->size['V' - 'A'], U = job->size['U' - 'A'], n = classes_of(job);
     const int teacher = teacher_of(job);
-    const char *name = job->loss->is.inputs[teacher].name;
+    const char *name = job->loss->is->inputs[teacher].name;
     if (o->vocab_size == OFF && V != U)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
                        "%s has %lld classes and student_logits %lld; where the first ones are the "
@@ -758,29 +758,23 @@ static const char tex[] =
     "\\text{skew\\_forward\\_kl} &= T^2\\operatorname{KL}(q \\parallel M) \\\\ "
     "\\text{mse\\_logits} &= \\operatorname{mean}\\,(x - y)^2 \\end{aligned}";
 
+LK_DESCRIBE(
+    distillation, .tex = tex, .title = "Distillation: divergence of a student from a teacher",
+    .formula = "p = softmax(student/T), q the teacher's. forward_kl: sum q (log q - log p); "
+               "reverse_kl: sum p (log p - log q); jsd: beta KL(q|M) + (1-beta) KL(p|M), "
+               "M = beta q + (1-beta) p; tvd: sum |p-q| / 2; skew_forward_kl: KL(q|M); "
+               "mse_logits: mean (x-y)^2. All but the last times T^2",
+    .help = "The teacher comes as logits, log-probabilities or probabilities. jsd with "
+            "beta 0 is forward_kl, with beta 1 reverse_kl.",
+    .reference = "Hinton et al. 2015; Agarwal et al. 2024 (GKD)",
+    .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
+               "\"teacher_logits\": [[0.5, 0.1, -0.4]]}, \"options\": "
+               "{\"temperature\": 2}}",
+    .traits = LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(distillation) = {
-    .is =
-        {
-            .name = "distillation",
-            .tex = tex,
-            .title = "Distillation: divergence of a student from a teacher",
-            .formula =
-                "p = softmax(student/T), q the teacher's. forward_kl: sum q (log q - log p); "
-                "reverse_kl: sum p (log p - log q); jsd: beta KL(q|M) + (1-beta) KL(p|M), "
-                "M = beta q + (1-beta) p; tvd: sum |p-q| / 2; skew_forward_kl: KL(q|M); "
-                "mse_logits: mean (x-y)^2. All but the last times T^2",
-            .help = "The teacher comes as logits, log-probabilities or probabilities. jsd with "
-                    "beta 0 is forward_kl, with beta 1 reverse_kl.",
-            .reference = "Hinton et al. 2015; Agarwal et al. 2024 (GKD)",
-            .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
-                       "\"teacher_logits\": [[0.5, 0.1, -0.4]]}, \"options\": "
-                       "{\"temperature\": 2}}",
-            .traits = LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "*",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &LK_IS(distillation),
     .options_size = sizeof(options),
     .parts = 1,
     .check = check,

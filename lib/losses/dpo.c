@@ -390,12 +390,9 @@ static const char tex[] =
     "\\text{sigmoid\\_norm} &= -\\log\\sigma\\left(\\beta\\left(\\frac{c}{n_c} - "
     "\\frac{r}{n_r}\\right)\\right) \\end{aligned}";
 
-LK_LOSS(dpo) = {
-    .is = {.name = "dpo",
-           .tex = tex,
-           .title = "Direct preference optimisation",
-           .formula =
-               "c = chosen_logps - ref_chosen_logps, r likewise, u = beta (c - r); sigmoid: "
+LK_DESCRIBE(
+    dpo, .tex = tex, .title = "Direct preference optimisation",
+    .formula = "c = chosen_logps - ref_chosen_logps, r likewise, u = beta (c - r); sigmoid: "
                "-(1-e) log s(u) - e log s(-u); hinge: max(0, 1-u); ipo: (c/n_c - r/n_r - "
                "1/(2 beta))^2; robust: (-(1-e) log s(u) + e log s(-u))/(1-2e); exo_pair: "
                "KL((s(u), s(-u)) || (1-e, e)); nca_pair: -log s(beta c) - log s(-beta c)/2 - "
@@ -408,23 +405,21 @@ LK_LOSS(dpo) = {
                "+ t "
                "exp(-u), t = s(u/discopop_tau); s = sigmoid. f_divergence replaces c and r: "
                "forward_kl -exp(-c), js log s(c), alpha exp((f_alpha-1) c)/(f_alpha-1)",
-           .help = "Tunes a policy on pairs of a preferred and a rejected answer, without a reward "
-                   "model. The inputs are sums of the log-probabilities of the answers' tokens.",
-           .reference =
-               "Rafailov et al. 2023; hinge: Zhao et al. 2023; ipo: Azar et al. 2023; "
-               "robust: Chowdhury et al. 2024; exo_pair: Ji et al. 2024; nca_pair: Chen "
-               "et al. 2024; bco_pair: Jung et al. 2024; sppo_hard: Wu et al. 2024; apo: "
-               "D'Oosterlinck et al. 2024; aot: Melnyk et al. 2024; discopop: Lu et al. 2024; "
-               "f_divergence: Wang et al. 2023; pair_weight: Zhou et al. 2024 (WPO); TRL "
-               "dpo_trainer.py",
-           .example =
-               "{\"inputs\": {\"chosen_logps\": [-10.0, -12.0], \"rejected_logps\": [-11.0, -9.0], "
+    .help = "Tunes a policy on pairs of a preferred and a rejected answer, without a reward "
+            "model. The inputs are sums of the log-probabilities of the answers' tokens.",
+    .reference = "Rafailov et al. 2023; hinge: Zhao et al. 2023; ipo: Azar et al. 2023; "
+                 "robust: Chowdhury et al. 2024; exo_pair: Ji et al. 2024; nca_pair: Chen "
+                 "et al. 2024; bco_pair: Jung et al. 2024; sppo_hard: Wu et al. 2024; apo: "
+                 "D'Oosterlinck et al. 2024; aot: Melnyk et al. 2024; discopop: Lu et al. 2024; "
+                 "f_divergence: Wang et al. 2023; pair_weight: Zhou et al. 2024 (WPO); TRL "
+                 "dpo_trainer.py",
+    .example = "{\"inputs\": {\"chosen_logps\": [-10.0, -12.0], \"rejected_logps\": [-11.0, -9.0], "
                "\"ref_chosen_logps\": [-10.5, -11.0], \"ref_rejected_logps\": [-10.0, -9.5]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "N",
-           .inputs = inputs,
-           .outputs = pair_outputs,
-           .options = fields},
+    .traits = LK_ROWWISE, .loss_shape = "N", .inputs = inputs, .outputs = pair_outputs,
+    .options = fields);
+
+LK_LOSS(dpo) = {
+    .is = &LK_IS(dpo),
     .check = check,
     .state = state,
     SCALARWISE_MEMBERS(options, prepare),

@@ -191,23 +191,20 @@ static const char tex[] =
     "\\begin{aligned} \\delta_t &= r_t + \\gamma V_{t+1} - V_t \\\\ A_t &= \\delta_t + "
     "\\gamma\\lambda A_{t+1},\\qquad R_t = A_t + V_t \\end{aligned}";
 
+LK_DESCRIBE(
+    gae, .tex = tex, .title = "Generalised advantage estimation",
+    .formula = "d_t = rewards_t + gamma values_(t+1) - values_t; advantages_t = d_t + gamma "
+               "lambda advantages_(t+1); returns = advantages + values",
+    .help = "For PPO: advantages go to policy_gradient, returns to value_clip. Positions that "
+            "are not counted are skipped, so that what follows a counted position is the "
+            "next counted one. Sequences are rows of [B,T], or packed with offsets.",
+    .reference = "Schulman et al. 2016; verl core_algos.py compute_gae_advantage_return",
+    .example = "{\"inputs\": {\"rewards\": [[0, 0, 1.0]], \"values\": [[0.5, 0.6, 0.7]]}, "
+               "\"options\": {\"gamma\": 0.9, \"lambda\": 0.8}}",
+    .traits = LK_TRANSFORM | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(gae) = {
-    .is = {.name = "gae",
-           .tex = tex,
-           .title = "Generalised advantage estimation",
-           .formula = "d_t = rewards_t + gamma values_(t+1) - values_t; advantages_t = d_t + gamma "
-                      "lambda advantages_(t+1); returns = advantages + values",
-           .help =
-               "For PPO: advantages go to policy_gradient, returns to value_clip. Positions that "
-               "are not counted are skipped, so that what follows a counted position is the "
-               "next counted one. Sequences are rows of [B,T], or packed with offsets.",
-           .reference = "Schulman et al. 2016; verl core_algos.py compute_gae_advantage_return",
-           .example = "{\"inputs\": {\"rewards\": [[0, 0, 1.0]], \"values\": [[0.5, 0.6, 0.7]]}, "
-                      "\"options\": {\"gamma\": 0.9, \"lambda\": 0.8}}",
-           .traits = LK_TRANSFORM | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(gae),
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "B",

@@ -200,23 +200,19 @@ static const char tex[] = "\\ell = \\tfrac{1}{2}\\left(\\log v + \\frac{(x - y)^
                           "\\left(+\\ \\tfrac{1}{2}\\log 2\\pi\\right),\\qquad v = "
                           "\\max(\\text{var},\\ \\varepsilon)";
 
-LK_LOSS(gaussian_nll) = {
-    .is = {.name = "gaussian_nll",
-           .tex = tex,
-           .title = "Gaussian negative log-likelihood",
-           .formula = "(log v + (input - target)^2 / v) / 2, v = max(var, eps); full adds log(2 "
-                      "pi)/2",
-           .help = "Regression by a model that predicts how certain it is. The gradient of var is "
-                   "that of v where var is below eps, too.",
-           .reference = "PyTorch torch.nn.functional.gaussian_nll_loss; Nix and Weigend 1994",
-           .example =
-               "{\"inputs\": {\"input\": [1.0, 2.0], \"target\": [0.5, 3.0], \"var\": [0.25, "
+LK_DESCRIBE(
+    gaussian_nll, .tex = tex, .title = "Gaussian negative log-likelihood",
+    .formula = "(log v + (input - target)^2 / v) / 2, v = max(var, eps); full adds log(2 "
+               "pi)/2",
+    .help = "Regression by a model that predicts how certain it is. The gradient of var is "
+            "that of v where var is below eps, too.",
+    .reference = "PyTorch torch.nn.functional.gaussian_nll_loss; Nix and Weigend 1994",
+    .example = "{\"inputs\": {\"input\": [1.0, 2.0], \"target\": [0.5, 3.0], \"var\": [0.25, "
                "0.5]}}",
-           .traits = 0,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .traits = 0, .loss_shape = "*", .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(gaussian_nll) = {
+    .is = &LK_IS(gaussian_nll),
     .options_size = sizeof(options),
     .parts = 1,
     .row_cost = row_cost,

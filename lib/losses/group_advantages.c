@@ -207,23 +207,20 @@ static const char tex[] =
     "A_i = \\frac{r_i - b_i}{s_i + \\varepsilon},\\qquad b_i = \\bar r_{g(i)} \\text{ or } "
     "\\frac{n \\bar r_{g(i)} - r_i}{n - 1},\\quad s_i = \\text{standard deviation}";
 
+LK_DESCRIBE(
+    group_advantages, .tex = tex, .title = "Advantages of answers within their group (GRPO, RLOO)",
+    .formula = "(rewards - base) / (std + eps); base: mean of the group, or of its other "
+               "answers; std: of the group, or of all; scale=none: rewards - base",
+    .help = "Advantages for policy_gradient: how much better an answer is than the others to "
+            "the same question. An answer that is alone in its group has advantage 0.",
+    .reference = "Shao et al. 2024; Ahmadian et al. 2024 (RLOO); Liu et al. 2025 (Dr. GRPO); "
+                 "TRL grpo_trainer.py; verl core_algos.py",
+    .example = "{\"inputs\": {\"rewards\": [1.0, 0, 0.5, 2.0, 2.0, 2.0]}, \"options\": "
+               "{\"group_size\": 3}}",
+    .traits = LK_TRANSFORM | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(group_advantages) = {
-    .is =
-        {.name = "group_advantages",
-         .tex = tex,
-         .title = "Advantages of answers within their group (GRPO, RLOO)",
-         .formula = "(rewards - base) / (std + eps); base: mean of the group, or of its other "
-                    "answers; std: of the group, or of all; scale=none: rewards - base",
-         .help = "Advantages for policy_gradient: how much better an answer is than the others to "
-                 "the same question. An answer that is alone in its group has advantage 0.",
-         .reference = "Shao et al. 2024; Ahmadian et al. 2024 (RLOO); Liu et al. 2025 (Dr. GRPO); "
-                      "TRL grpo_trainer.py; verl core_algos.py",
-         .example = "{\"inputs\": {\"rewards\": [1.0, 0, 0.5, 2.0, 2.0, 2.0]}, \"options\": "
-                    "{\"group_size\": 3}}",
-         .traits = LK_TRANSFORM | LK_COUPLED,
-         .inputs = inputs,
-         .outputs = outputs,
-         .options = fields},
+    .is = &LK_IS(group_advantages),
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "N",

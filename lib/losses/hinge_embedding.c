@@ -32,17 +32,15 @@ LK_INLINE void each(const void *given, element *e)
 
 SCORE_KERNELS(options, .ranged = B)
 
+LK_DESCRIBE(hinge_embedding, .title = "Hinge embedding loss",
+            .formula = "x where target is 1, max(0, margin - x) where it is -1; x = input",
+            .help = "For distances of pairs that are alike or not.",
+            .reference = "PyTorch torch.nn.functional.hinge_embedding_loss",
+            .example = "{\"inputs\": {\"input\": [0.2, 0.4], \"target\": [1, -1]}}",
+            .traits = LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(hinge_embedding) = {
-    .is = {.name = "hinge_embedding",
-           .title = "Hinge embedding loss",
-           .formula = "x where target is 1, max(0, margin - x) where it is -1; x = input",
-           .help = "For distances of pairs that are alike or not.",
-           .reference = "PyTorch torch.nn.functional.hinge_embedding_loss",
-           .example = "{\"inputs\": {\"input\": [0.2, 0.4], \"target\": [1, -1]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(hinge_embedding),
     ELEMENTWISE_MEMBERS(options, ELEMENTWISE_CHEAP),
 };

@@ -36,18 +36,15 @@ static const char tex[] =
     "\\delta\\left(\\lvert r\\rvert - \\frac{1}{2}\\delta\\right) & \\text{otherwise} "
     "\\end{cases}\\qquad r = a - b";
 
+LK_DESCRIBE(huber, .tex = tex, .title = "Huber loss",
+            .formula = "r = a - b; r^2/2 where |r| <= delta, else delta*(|r| - delta/2)",
+            .help = "Regression that is not ruled by outliers.",
+            .reference = "Huber 1964; PyTorch torch.nn.functional.huber_loss",
+            .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = regression_inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(huber) = {
-    .is = {.name = "huber",
-           .tex = tex,
-           .title = "Huber loss",
-           .formula = "r = a - b; r^2/2 where |r| <= delta, else delta*(|r| - delta/2)",
-           .help = "Regression that is not ruled by outliers.",
-           .reference = "Huber 1964; PyTorch torch.nn.functional.huber_loss",
-           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = regression_inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(huber),
     REGRESSION_MEMBERS(options),
 };

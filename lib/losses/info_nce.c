@@ -251,7 +251,7 @@ static lk_status check_symmetric(const lk_job *job, lk_error *error)
     for (int i = GROUP; i <= GUIDE_CANDIDATES; i++)
         if (lk_has(job, i))
             return lk_fail(job, error, LK_OPTION_CONFLICT, i, -1, "symmetric excludes %s",
-                           job->loss->is.inputs[i].name);
+                           job->loss->is->inputs[i].name);
     return LK_OK;
 }
 
@@ -263,7 +263,7 @@ static lk_status check_directions(const lk_job *job, lk_error *error)
         const int missing = lk_has(job, GUIDE_ANCHORS) ? GUIDE_CANDIDATES : GUIDE_ANCHORS;
         return lk_fail(job, error, LK_MISSING_INPUT, missing, -1,
                        "%s is missing; a guide has guide_anchors and guide_candidates",
-                       job->loss->is.inputs[missing].name);
+                       job->loss->is->inputs[missing].name);
     }
     if (lk_has(job, POSITIVE_INDEX) && !lk_has(job, GROUP) &&
         (set >> DOC_TO_DOC & 1 || o->hardness > 0))
@@ -516,30 +516,25 @@ static const char tex[] =
     "\\frac{\\cos(\\text{anchor}_i, \\text{candidate}_j)}{\\tau},\\quad q\\ \\text{one-hot at "
     "the positive, smoothed}";
 
-LK_LOSS(info_nce) = {
-    .is = {.name = "info_nce",
-           .tex = tex,
-           .title = "InfoNCE (multiple negatives ranking, CLIP)",
-           .formula =
-               "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "
+LK_DESCRIBE(
+    info_nce, .tex = tex, .title = "InfoNCE (multiple negatives ranking, CLIP)",
+    .formula = "-sum_j q_ij log softmax(s_i)_j, s_ij = cos(anchor_i, candidate_j)/temperature, "
                "q one-hot at the positive, smoothed with label_smoothing",
-           .help =
-               "Picks each anchor's own candidate out of all of the batch. With symmetric=true "
-               "each candidate picks its anchor too. directions adds other things to pick it out "
-               "of, guides and self_margin leave out what is too similar to be wrong; with any of "
-               "them the similarities are kept, a table of each kind and the guide's.",
-           .reference =
-               "van den Oord et al. 2018; Radford et al. 2021; sentence-transformers "
-               "MultipleNegativesRankingLoss (scale = 1/temperature), GISTEmbedLoss; Li et "
-               "al. 2023 (GTE); Solatorio 2024; Lan et al. 2025",
-           .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"candidates\": [[1.0, 1.0], [2.0, 1.0]]}, "
-                      "\"options\": {\"temperature\": 0.5}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .loss_shape = "B",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .help = "Picks each anchor's own candidate out of all of the batch. With symmetric=true "
+            "each candidate picks its anchor too. directions adds other things to pick it out "
+            "of, guides and self_margin leave out what is too similar to be wrong; with any of "
+            "them the similarities are kept, a table of each kind and the guide's.",
+    .reference = "van den Oord et al. 2018; Radford et al. 2021; sentence-transformers "
+                 "MultipleNegativesRankingLoss (scale = 1/temperature), GISTEmbedLoss; Li et "
+                 "al. 2023 (GTE); Solatorio 2024; Lan et al. 2025",
+    .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
+               "\"candidates\": [[1.0, 1.0], [2.0, 1.0]]}, "
+               "\"options\": {\"temperature\": 0.5}}",
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .loss_shape = "B", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
+LK_LOSS(info_nce) = {
+    .is = &LK_IS(info_nce),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

@@ -89,24 +89,20 @@ static const char tex[] =
     "\\ell = q\\,(\\log q - x),\\quad x = \\text{input},\\quad q = \\text{target}\\ \\text{or}\\ "
     "e^{\\text{target}}";
 
+LK_DESCRIBE(kl_div, .tex = tex, .title = "Kullback-Leibler divergence",
+            .formula = "q * (log q - x), x = input, q = target, or exp(target) with log_target; 0 "
+                       "where q = 0; batchmean: the sum divided by the entries "
+                       "of the first axis that have a counted row",
+            .help = "The order is PyTorch's: the model's log-probabilities first, then what they "
+                    "should be.",
+            .reference = "Kullback, Leibler 1951; PyTorch torch.nn.functional.kl_div",
+            .example = "{\"inputs\": {\"input\": [[-0.7, -1.6, -1.2]], "
+                       "\"target\": [[0.5, 0.2, 0.3]]}}",
+            .traits = LK_ROWWISE, .loss_shape = "*", .loss_shapes = shapes, .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(kl_div) = {
-    .is = {.name = "kl_div",
-           .tex = tex,
-           .title = "Kullback-Leibler divergence",
-           .formula = "q * (log q - x), x = input, q = target, or exp(target) with log_target; 0 "
-                      "where q = 0; batchmean: the sum divided by the entries "
-                      "of the first axis that have a counted row",
-           .help = "The order is PyTorch's: the model's log-probabilities first, then what they "
-                   "should be.",
-           .reference = "Kullback, Leibler 1951; PyTorch torch.nn.functional.kl_div",
-           .example = "{\"inputs\": {\"input\": [[-0.7, -1.6, -1.2]], "
-                      "\"target\": [[0.5, 0.2, 0.3]]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "*",
-           .loss_shapes = shapes,
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(kl_div),
     .options_size = sizeof(options),
     .parts = 1,
     .light = ELEMENTWISE_COSTLY,

@@ -92,26 +92,24 @@ static const char tex[] =
     "w_u\\,\\left(1 - \\sigma(\\beta\\,(\\text{kl} - x))\\right) & \\text{undesirable} "
     "\\end{cases}\\qquad x = \\log\\frac{\\pi(y)}{\\pi_{\\text{ref}}(y)}";
 
+LK_DESCRIBE(
+    kto, .tex = tex, .title = "Kahneman-Tversky optimisation",
+    .formula = "x = logps - ref_logps; desirable_weight (1 - sigmoid(beta (x - kl))) where "
+               "labels, else undesirable_weight (1 - sigmoid(beta (kl - x))); bco: "
+               "softplus(-(beta x - reward_shift)) where labels, else softplus(beta x - "
+               "reward_shift), weighted likewise",
+    .help = "Tunes a policy on single answers that are known to be good or bad. The inputs "
+            "are sums of the log-probabilities of the answers' tokens.",
+    .reference =
+        "Ethayarajh et al. 2024; D'Oosterlinck et al. 2024 (apo_zero_unpaired); Jung et al. "
+        "2024 (bco); TRL kto_trainer.py, bco_trainer.py",
+    .example = "{\"inputs\": {\"logps\": [-10.0, -12.0], \"ref_logps\": [-10.5, -11.0], "
+               "\"labels\": [true, false], \"kl\": 0.2}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "N", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(kto) = {
-    .is = {.name = "kto",
-           .tex = tex,
-           .title = "Kahneman-Tversky optimisation",
-           .formula = "x = logps - ref_logps; desirable_weight (1 - sigmoid(beta (x - kl))) where "
-                      "labels, else undesirable_weight (1 - sigmoid(beta (kl - x))); bco: "
-                      "softplus(-(beta x - reward_shift)) where labels, else softplus(beta x - "
-                      "reward_shift), weighted likewise",
-           .help = "Tunes a policy on single answers that are known to be good or bad. The inputs "
-                   "are sums of the log-probabilities of the answers' tokens.",
-           .reference =
-               "Ethayarajh et al. 2024; D'Oosterlinck et al. 2024 (apo_zero_unpaired); Jung et al. "
-               "2024 (bco); TRL kto_trainer.py, bco_trainer.py",
-           .example = "{\"inputs\": {\"logps\": [-10.0, -12.0], \"ref_logps\": [-10.5, -11.0], "
-                      "\"labels\": [true, false], \"kl\": 0.2}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(kto),
     .check = check,
     SCALARWISE_MEMBERS(options, scalarwise_prepare),
 };

@@ -168,26 +168,23 @@ static const char tex[] =
     "G_j| \\\\ \\text{ndcg2pp}: \\omega &= \\mu\\,\\text{ndcg2} + \\text{lambdarank} "
     "\\end{aligned}";
 
-LK_LOSS(lambda_rank) = {
-    .is = {.name = "lambda_rank",
-           .tex = tex,
-           .title = "Weighted pairs of a list (RankNet, LambdaRank, LambdaLoss)",
-           .formula =
-               "sum over pairs with y_i > y_j of w_ij softplus(-sigma (s_i - s_j)) / ln(log_base); "
+LK_DESCRIBE(
+    lambda_rank, .tex = tex, .title = "Weighted pairs of a list (RankNet, LambdaRank, LambdaLoss)",
+    .formula = "sum over pairs with y_i > y_j of w_ij softplus(-sigma (s_i - s_j)) / ln(log_base); "
                "w: "
                "1; |1/D_i - 1/D_j| |G_i - G_j| by the places i, j in the order of the scores; the "
                "same with |i - j| and |i - j| + 1; D_i = log2(1 + i), G = (2^y - 1)/max DCG; mean: "
                "over the pairs",
-           .help = "Raises the NDCG of lists: pairs count by what exchanging them would change. "
-                   "weighting=none is RankNet, whose labels may be any numbers.",
-           .reference = "Burges et al. 2005; Burges 2010; Wang et al. 2018; sentence-transformers "
-                        "cross_encoder/losses/lambda_loss.py",
-           .example = "{\"inputs\": {\"scores\": [[0.2, 1.1, -0.3, 0.6]], \"labels\": [[2.0, 0.0, "
-                      "1.0, 1.0]]}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .help = "Raises the NDCG of lists: pairs count by what exchanging them would change. "
+            "weighting=none is RankNet, whose labels may be any numbers.",
+    .reference = "Burges et al. 2005; Burges 2010; Wang et al. 2018; sentence-transformers "
+                 "cross_encoder/losses/lambda_loss.py",
+    .example = "{\"inputs\": {\"scores\": [[0.2, 1.1, -0.3, 0.6]], \"labels\": [[2.0, 0.0, "
+               "1.0, 1.0]]}}",
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(lambda_rank) = {
+    .is = &LK_IS(lambda_rank),
     .row_cost = list_pairs_cost,
     .check = list_check,
     .state = state_size,

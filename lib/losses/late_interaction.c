@@ -565,28 +565,25 @@ static const char tex[] =
     "\\ell_i = -\\log\\operatorname{softmax}_j(s\\,S_{ij})_{\\text{positive}},\\quad S_{ij} = "
     "\\sum_t \\max_u\\ q_{it} \\cdot d_{ju}";
 
+LK_DESCRIBE(late_interaction, .tex = tex, .title = "Late interaction (ColBERT, MaxSim)",
+            .formula =
+                "S_ij = sum_t max_u query_it . document_ju; contrastive: -log "
+                "softmax_j(scale S_i) of the positive; distill: KL(softmax(teacher_i / "
+                "teacher_temperature) || softmax(scale S_i)) / scale^2; margin_mse: mean over "
+                "the others of ((S_i,pos - S_ij) - (teacher_i,pos - teacher_ij))^2",
+            .help = "Queries and documents are sets of token vectors, which meet only in the end. "
+                    "Padding and excluded documents take no part at all. The similarities of all "
+                    "tokens are not stored: besides copies of the vectors a call needs 4 bytes for "
+                    "each token of a query and document, and 8 for each query and document.",
+            .reference = "Khattab, Zaharia 2020; sentence-transformers multi_vector_encoder losses",
+            .example = "{\"inputs\": {\"queries\": [[[1.6, -0.6], [-0.5, -1.1]], [[0.9, -2.3], "
+                       "[1.7, -0.8]]], \"documents\": [[[0.3, -0.2], [1.5, -2.1]], "
+                       "[[-0.3, -0.4], [1.1, -1.1]], [[-0.2, -0.9], [0.0, 0.6]]]}}",
+            .traits = LK_NONNEGATIVE | LK_COUPLED, .loss_shape = "B", .inputs = inputs,
+            .outputs = outputs, .options = fields);
+
 LK_LOSS(late_interaction) = {
-    .is = {.name = "late_interaction",
-           .tex = tex,
-           .title = "Late interaction (ColBERT, MaxSim)",
-           .formula =
-               "S_ij = sum_t max_u query_it . document_ju; contrastive: -log "
-               "softmax_j(scale S_i) of the positive; distill: KL(softmax(teacher_i / "
-               "teacher_temperature) || softmax(scale S_i)) / scale^2; margin_mse: mean over "
-               "the others of ((S_i,pos - S_ij) - (teacher_i,pos - teacher_ij))^2",
-           .help = "Queries and documents are sets of token vectors, which meet only in the end. "
-                   "Padding and excluded documents take no part at all. The similarities of all "
-                   "tokens are not stored: besides copies of the vectors a call needs 4 bytes for "
-                   "each token of a query and document, and 8 for each query and document.",
-           .reference = "Khattab, Zaharia 2020; sentence-transformers multi_vector_encoder losses",
-           .example = "{\"inputs\": {\"queries\": [[[1.6, -0.6], [-0.5, -1.1]], [[0.9, -2.3], "
-                      "[1.7, -0.8]]], \"documents\": [[[0.3, -0.2], [1.5, -2.1]], "
-                      "[[-0.3, -0.4], [1.1, -1.1]], [[-0.2, -0.9], [0.0, 0.6]]]}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .loss_shape = "B",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(late_interaction),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

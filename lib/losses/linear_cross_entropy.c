@@ -493,11 +493,7 @@ static const head_loss driver = {
 
 static const char *const shapes[] = {"*", "", "", "*-", "*-", "", ""};
 
-LK_LOSS(linear_cross_entropy) = {
-    .is =
-        {
-            .name = "linear_cross_entropy",
-            .title = "Cross entropy of a linear head, from hidden states",
+LK_DESCRIBE(linear_cross_entropy, .title = "Cross entropy of a linear head, from hidden states",
             .formula = "loss_i = cross_entropy(x_i, targets_i), or topk_distillation(x_i, "
                        "teacher_ids_i, teacher_logprobs_i), x = hidden weight' + bias; with "
                        "norm_weight hidden is norm_weight * hidden / rms(hidden)",
@@ -511,12 +507,11 @@ LK_LOSS(linear_cross_entropy) = {
                          "linear cross entropy; Wijmans et al. 2024 (Cut Your Losses)",
             .example = "{\"inputs\": {\"hidden\": [[1, -1], [0.5, 2]], \"targets\": [0, 2], "
                        "\"weight\": [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.6]]}}",
-            .loss_shape = "*",
-            .loss_shapes = shapes,
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .loss_shape = "*", .loss_shapes = shapes, .inputs = inputs, .outputs = outputs,
+            .options = fields);
+
+LK_LOSS(linear_cross_entropy) = {
+    .is = &LK_IS(linear_cross_entropy),
     .options_size = sizeof(options),
     .parts = 2,
     .driver = &driver,

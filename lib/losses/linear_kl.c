@@ -227,11 +227,7 @@ static const head_loss driver = {
     .power = power,
 };
 
-LK_LOSS(linear_kl) = {
-    .is =
-        {
-            .name = "linear_kl",
-            .title = "Distillation between two linear heads, from hidden states",
+LK_DESCRIBE(linear_kl, .title = "Distillation between two linear heads, from hidden states",
             .formula = "x = hidden weight' + bias, y = teacher_hidden teacher_weight' + "
                        "teacher_bias, p = softmax(x/T), q = softmax(y/T). forward_kl: sum q (log q "
                        "- log p); reverse_kl: sum p (log p - log q); jsd: beta KL(q|M) + (1-beta) "
@@ -245,12 +241,11 @@ LK_LOSS(linear_kl) = {
                 "0.4], [-0.5, 0.6]], \"teacher_hidden\": [[0.5, 1], [-1, 0.3]], "
                 "\"teacher_weight\": [[0.2, 0.1], [-0.3, 0.5], [0.4, -0.6]]}, \"options\": "
                 "{\"temperature\": 2}}",
-            .traits = LK_ROWWISE,
-            .loss_shape = "*",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .traits = LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+            .options = fields);
+
+LK_LOSS(linear_kl) = {
+    .is = &LK_IS(linear_kl),
     .options_size = sizeof(options),
     .parts = 1,
     .driver = &driver,

@@ -197,10 +197,7 @@ static const head_loss driver = {
     .power = power,
 };
 
-LK_LOSS(linear_token_logprobs) = {
-    .is =
-        {
-            .name = "linear_token_logprobs",
+LK_DESCRIBE(linear_token_logprobs,
             .title = "Log-probabilities of given tokens by a linear head, from hidden states",
             .formula = "logprobs_i = log softmax(z_i)_y, y = targets_i, z = logit_scale * softcap "
                        "* tanh(x / softcap), x = hidden weight' + bias; loss: their sum",
@@ -211,10 +208,10 @@ LK_LOSS(linear_token_logprobs) = {
             .reference = "Liger-Kernel fused linear losses; verl linear cross entropy kernel",
             .example = "{\"inputs\": {\"hidden\": [[1, -1], [0.5, 2]], \"targets\": [0, 2], "
                        "\"weight\": [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.6]]}}",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(linear_token_logprobs) = {
+    .is = &LK_IS(linear_token_logprobs),
     .options_size = sizeof(options),
     .parts = 1,
     .driver = &driver,

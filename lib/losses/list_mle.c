@@ -76,23 +76,20 @@ static const char tex[] =
     "\\ell = \\sum_i \\omega_i \\left(\\log \\sum_{j \\ge i} e^{s_{\\pi(j)}} - "
     "s_{\\pi(i)}\\right),\\qquad \\pi: \\text{items by label}";
 
+LK_DESCRIBE(
+    list_mle, .tex = tex, .title = "Likelihood of the order of a list (ListMLE)",
+    .formula = "sum_i w_i (lse(scores of items i, i+1, ...) - score_i), items in the order of "
+               "their labels; w = 1, or with position_weight 2^(n - i) - 1 over its sum",
+    .help = "Teaches the whole order of a list. Items of equal labels are taken in the order "
+            "they are given in.",
+    .reference = "Xia et al. 2008; Lan et al. 2014 (position_weight); sentence-transformers "
+                 "cross_encoder/losses/list_mle.py, plist_mle.py",
+    .example = "{\"inputs\": {\"scores\": [[0.2, 1.1, -0.3, 0.6]], \"labels\": [[2.0, 0.0, "
+               "1.0, 1.0]]}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "Q", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(list_mle) = {
-    .is =
-        {.name = "list_mle",
-         .tex = tex,
-         .title = "Likelihood of the order of a list (ListMLE)",
-         .formula = "sum_i w_i (lse(scores of items i, i+1, ...) - score_i), items in the order of "
-                    "their labels; w = 1, or with position_weight 2^(n - i) - 1 over its sum",
-         .help = "Teaches the whole order of a list. Items of equal labels are taken in the order "
-                 "they are given in.",
-         .reference = "Xia et al. 2008; Lan et al. 2014 (position_weight); sentence-transformers "
-                      "cross_encoder/losses/list_mle.py, plist_mle.py",
-         .example = "{\"inputs\": {\"scores\": [[0.2, 1.1, -0.3, 0.6]], \"labels\": [[2.0, 0.0, "
-                    "1.0, 1.0]]}}",
-         .traits = LK_NONNEGATIVE | LK_ROWWISE,
-         .loss_shape = "Q",
-         .inputs = inputs,
-         .outputs = outputs,
-         .options = fields},
+    .is = &LK_IS(list_mle),
     LIST_MEMBERS(options),
 };

@@ -44,17 +44,16 @@ LK_INLINE vec slope(const options *o, vec r)
 
 REGRESSION_KERNELS(options, value, slope)
 
+LK_DESCRIBE(
+    log_cosh, .title = "Log-cosh loss",
+    .formula = "r = a - b; log cosh r = |r| + log(1 + e^(-2|r|)) - log 2",
+    .help = "Regression that is not ruled by outliers, and twice differentiable everywhere.",
+    .reference = "optax log_cosh",
+    .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = regression_inputs,
+    .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(log_cosh) = {
-    .is = {.name = "log_cosh",
-           .title = "Log-cosh loss",
-           .formula = "r = a - b; log cosh r = |r| + log(1 + e^(-2|r|)) - log 2",
-           .help = "Regression that is not ruled by outliers, and twice differentiable everywhere.",
-           .reference = "optax log_cosh",
-           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = regression_inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(log_cosh),
     ELEMENTWISE_MEMBERS(options, ELEMENTWISE_COSTLY),
 };

@@ -189,25 +189,23 @@ static const char tex[] =
     "\\ell_{ik} = \\left(s(a_i, p_i) - s(a_i, n_{ik}) - y_{ik}\\right)^2,\\quad y_{ik} = "
     "\\text{target}\\ \\text{or}\\ \\text{teacher}_{i0} - \\text{teacher}_{i,k+1}";
 
+LK_DESCRIBE(
+    margin_mse, .tex = tex, .title = "MarginMSE",
+    .formula = "(s(anchor_i, positive_i) - s(anchor_i, negative_ik) - y_ik)^2, y the "
+               "teacher's margins: target, or teacher_scores of the positive minus those of "
+               "the negatives",
+    .help = "Distils a cross-encoder's scores into embeddings: how much better the positive "
+            "is than each negative counts, not the scores themselves.",
+    .reference = "Hofstätter et al. 2020; sentence-transformers MarginMSELoss",
+    .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
+               "\"positives\": [[1.0, 1.0], [2.0, 1.0]], "
+               "\"negatives\": [[[0.0, 1.0]], [[-1.0, 1.0]]], "
+               "\"target\": [[0.5], [2.0]]}}",
+    .traits = LK_NONNEGATIVE, .loss_shape = "B K", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(margin_mse) = {
-    .is = {.name = "margin_mse",
-           .tex = tex,
-           .title = "MarginMSE",
-           .formula = "(s(anchor_i, positive_i) - s(anchor_i, negative_ik) - y_ik)^2, y the "
-                      "teacher's margins: target, or teacher_scores of the positive minus those of "
-                      "the negatives",
-           .help = "Distils a cross-encoder's scores into embeddings: how much better the positive "
-                   "is than each negative counts, not the scores themselves.",
-           .reference = "Hofstätter et al. 2020; sentence-transformers MarginMSELoss",
-           .example = "{\"inputs\": {\"anchors\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"positives\": [[1.0, 1.0], [2.0, 1.0]], "
-                      "\"negatives\": [[[0.0, 1.0]], [[-1.0, 1.0]]], "
-                      "\"target\": [[0.5], [2.0]]}}",
-           .traits = LK_NONNEGATIVE,
-           .loss_shape = "B K",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(margin_mse),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

@@ -46,18 +46,16 @@ LK_INLINE void each(const void *given, element *e)
 
 ELEMENTWISE_KERNELS(options, .constant = true, .factor = TARGET, .ranged = TARGET)
 
+LK_DESCRIBE(margin_ranking, .title = "Margin ranking loss",
+            .formula = "max(0, margin - target (a - b))",
+            .help = "Learns an order from pairs of scores.",
+            .reference = "PyTorch torch.nn.functional.margin_ranking_loss (input1 is a, input2 b)",
+            .example = "{\"inputs\": {\"a\": [0.2, -1.0], \"b\": [0.7, -0.4], "
+                       "\"target\": [1, -1]}, \"options\": {\"margin\": 0.3}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(margin_ranking) = {
-    .is = {.name = "margin_ranking",
-           .title = "Margin ranking loss",
-           .formula = "max(0, margin - target (a - b))",
-           .help = "Learns an order from pairs of scores.",
-           .reference = "PyTorch torch.nn.functional.margin_ranking_loss (input1 is a, input2 b)",
-           .example = "{\"inputs\": {\"a\": [0.2, -1.0], \"b\": [0.7, -0.4], "
-                      "\"target\": [1, -1]}, \"options\": {\"margin\": 0.3}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(margin_ranking),
     ELEMENTWISE_MEMBERS(options, ELEMENTWISE_CHEAP),
 };

@@ -239,23 +239,20 @@ static const char tex[] =
     "\\cos(\\text{embedding}, \\text{prototype}_k),\\quad z_y = s\\,\\cos(\\theta_y + m)\\ "
     "\\text{or}\\ s\\,(c_y - m)";
 
+LK_DESCRIBE(margin_softmax, .tex = tex, .title = "Margin softmax (ArcFace, CosFace)",
+            .formula = "-log softmax(z)_y, z_k = scale*c_k, c_k = cos(embedding, prototype_k); "
+                       "z_y = scale*cos(angle_y + margin) or scale*(c_y - margin)",
+            .help = "Classification by the nearest prototype; the margin keeps the classes apart.",
+            .reference = "Deng et al. 2019 (ArcFace); Wang et al. 2018 (CosFace); "
+                         "pytorch-metric-learning ArcFaceLoss, CosFaceLoss",
+            .example = "{\"inputs\": {\"embeddings\": [[2.0, 1.0], [1.0, 2.0]], "
+                       "\"prototypes\": [[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], "
+                       "\"targets\": [0, 1]}, \"options\": {\"scale\": 4}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "N", .inputs = inputs,
+            .outputs = outputs, .options = fields);
+
 LK_LOSS(margin_softmax) = {
-    .is = {.name = "margin_softmax",
-           .tex = tex,
-           .title = "Margin softmax (ArcFace, CosFace)",
-           .formula = "-log softmax(z)_y, z_k = scale*c_k, c_k = cos(embedding, prototype_k); "
-                      "z_y = scale*cos(angle_y + margin) or scale*(c_y - margin)",
-           .help = "Classification by the nearest prototype; the margin keeps the classes apart.",
-           .reference = "Deng et al. 2019 (ArcFace); Wang et al. 2018 (CosFace); "
-                        "pytorch-metric-learning ArcFaceLoss, CosFaceLoss",
-           .example = "{\"inputs\": {\"embeddings\": [[2.0, 1.0], [1.0, 2.0]], "
-                      "\"prototypes\": [[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], "
-                      "\"targets\": [0, 1]}, \"options\": {\"scale\": 4}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(margin_softmax),
     .options_size = sizeof(options),
     .parts = 1,
     .row_cost = row_cost,

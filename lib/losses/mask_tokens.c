@@ -404,29 +404,23 @@ static const char tex[] =
     "\\text{a random token} \\\\ "
     "x \\end{cases}\\qquad \\text{label} = x";
 
+LK_DESCRIBE(
+    mask_tokens, .tex = tex, .title = "Mask tokens for a masked language model",
+    .formula = "a token or word is selected with mlm_probability; then it becomes "
+               "mask_token_id, a random token, or stays, and its label is what it was",
+    .help = "The same masks from the same seed on every machine, whatever the batch it is "
+            "split into: row_offset says which rows these are. With selection=diffusion the "
+            "loss of a masked diffusion model is cross_entropy with labels as targets, "
+            "1/mask_prob as sample_weight, and num_items.",
+    .reference = "Devlin et al. 2019; Hugging Face DataCollatorForLanguageModeling; Nie et "
+                 "al. 2025 (LLaDA); random numbers: SplitMix64",
+    .example = "{\"inputs\": {\"input_ids\": [[101, 7592, 1010, 2088, 999, 102]]}, "
+               "\"options\": {\"mask_token_id\": 103, \"random_high\": 30522, "
+               "\"special_ids\": [101, 102], \"seed\": 42, \"mlm_probability\": 0.5}}",
+    .traits = LK_TRANSFORM | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(mask_tokens) = {
-    .is =
-        {
-            .name = "mask_tokens",
-            .tex = tex,
-            .title = "Mask tokens for a masked language model",
-            .formula = "a token or word is selected with mlm_probability; then it becomes "
-                       "mask_token_id, a random token, or stays, and its label is what it was",
-            .help =
-                "The same masks from the same seed on every machine, whatever the batch it is "
-                "split into: row_offset says which rows these are. With selection=diffusion the "
-                "loss of a masked diffusion model is cross_entropy with labels as targets, "
-                "1/mask_prob as sample_weight, and num_items.",
-            .reference = "Devlin et al. 2019; Hugging Face DataCollatorForLanguageModeling; Nie et "
-                         "al. 2025 (LLaDA); random numbers: SplitMix64",
-            .example = "{\"inputs\": {\"input_ids\": [[101, 7592, 1010, 2088, 999, 102]]}, "
-                       "\"options\": {\"mask_token_id\": 103, \"random_high\": 30522, "
-                       "\"special_ids\": [101, 102], \"seed\": 42, \"mlm_probability\": 0.5}}",
-            .traits = LK_TRANSFORM | LK_COUPLED,
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &LK_IS(mask_tokens),
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "B",

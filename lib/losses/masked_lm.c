@@ -37,24 +37,18 @@ static const char tex[] =
     "-\\log\\operatorname{softmax}(\\text{logits}_i)_{y_i},\\quad M\\ \\text{the masked "
     "positions}";
 
-LK_LOSS(masked_lm) = {
-    .is =
-        {
-            .name = "masked_lm",
-            .tex = tex,
-            .title = "Masked language model loss",
+LK_DESCRIBE(masked_lm, .tex = tex, .title = "Masked language model loss",
             .formula = "cross entropy of the masked positions; mean: divided by their number",
             .help = "What BERT is trained with. Its perplexity is what the literature calls "
                     "pseudo-perplexity.",
             .reference = "Devlin et al. 2019; Hugging Face ForMaskedLMLoss",
             .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6]]], "
                        "\"targets\": [[-100, 2]]}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "*",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "*",
+            .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(masked_lm) = {
+    .is = &LK_IS(masked_lm),
     .options_size = sizeof(classwise_options),
     .parts = 2,
     .check = classwise_check,

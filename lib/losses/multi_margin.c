@@ -92,22 +92,20 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 static const char tex[] = "\\ell = \\frac{w_y}{C} \\sum_{j \\neq y} \\max(0,\\ \\mu - x_y + x_j)^p";
 
+LK_DESCRIBE(
+    multi_margin, .tex = tex, .title = "Multi-class margin loss",
+    .formula = "w_y / C sum_(j != y) max(0, margin - logits_y + logits_j)^p; mean: over the "
+               "counted rows",
+    .help = "The hinge loss of classifiers: nothing is lost where the right class leads all "
+            "others by the margin.",
+    .reference = "PyTorch torch.nn.functional.multi_margin_loss; Crammer and Singer 2001",
+    .example = "{\"inputs\": {\"logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], "
+               "\"targets\": [0, 1]}}",
+    .traits = LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(multi_margin) = {
-    .is = {.name = "multi_margin",
-           .tex = tex,
-           .title = "Multi-class margin loss",
-           .formula = "w_y / C sum_(j != y) max(0, margin - logits_y + logits_j)^p; mean: over the "
-                      "counted rows",
-           .help = "The hinge loss of classifiers: nothing is lost where the right class leads all "
-                   "others by the margin.",
-           .reference = "PyTorch torch.nn.functional.multi_margin_loss; Crammer and Singer 2001",
-           .example = "{\"inputs\": {\"logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], "
-                      "\"targets\": [0, 1]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(multi_margin),
     .check = numbers_check,
     NUMBERS_MEMBERS(options, prepare),
 };

@@ -106,23 +106,20 @@ static const char tex[] =
     "\\ell = \\frac{1}{C} \\sum_{j \\in Y} \\sum_{i \\notin Y} \\max(0,\\ 1 - "
     "x_j + x_i)";
 
+LK_DESCRIBE(
+    multilabel_margin, .tex = tex, .title = "Multi-label margin loss",
+    .formula = "1/C sum over listed j and other i of max(0, 1 - logits_j + logits_i); mean: "
+               "over the counted rows",
+    .help = "For samples that belong to several classes: each of them should score higher by "
+            "1 than all others.",
+    .reference = "PyTorch torch.nn.functional.multilabel_margin_loss",
+    .example = "{\"inputs\": {\"logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], "
+               "\"targets\": [[0, 2, -1], [1, -1, 0]]}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(multilabel_margin) = {
-    .is = {.name = "multilabel_margin",
-           .tex = tex,
-           .title = "Multi-label margin loss",
-           .formula = "1/C sum over listed j and other i of max(0, 1 - logits_j + logits_i); mean: "
-                      "over the counted rows",
-           .help =
-               "For samples that belong to several classes: each of them should score higher by "
-               "1 than all others.",
-           .reference = "PyTorch torch.nn.functional.multilabel_margin_loss",
-           .example = "{\"inputs\": {\"logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], "
-                      "\"targets\": [[0, 2, -1], [1, -1, 0]]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(multilabel_margin),
     .row_cost = row_cost,
     .check = numbers_check,
     NUMBERS_MEMBERS(options, prepare),

@@ -89,23 +89,20 @@ static const char tex[] =
     "\\ell = -\\frac{1}{C} \\sum_c w_c \\left(y_c \\log\\sigma(x_c) + (1 - y_c) "
     "\\log\\sigma(-x_c)\\right)";
 
+LK_DESCRIBE(multilabel_soft_margin, .tex = tex, .title = "Multi-label soft margin loss",
+            .formula =
+                "1/C sum_c w_c (y_c softplus(-x_c) + (1 - y_c) softplus(x_c)); mean: over the "
+                "counted rows",
+            .help = "Binary cross entropy, whose mean over the classes is the loss of a row. For "
+                    "losses of elements, or positives that weigh more, use bce_with_logits.",
+            .reference = "PyTorch torch.nn.functional.multilabel_soft_margin_loss",
+            .example = "{\"inputs\": {\"logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], "
+                       "\"targets\": [[1.0, 0, 1.0], [0, 1.0, 0]]}}",
+            .traits = LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+            .options = fields);
+
 LK_LOSS(multilabel_soft_margin) = {
-    .is = {.name = "multilabel_soft_margin",
-           .tex = tex,
-           .title = "Multi-label soft margin loss",
-           .formula =
-               "1/C sum_c w_c (y_c softplus(-x_c) + (1 - y_c) softplus(x_c)); mean: over the "
-               "counted rows",
-           .help = "Binary cross entropy, whose mean over the classes is the loss of a row. For "
-                   "losses of elements, or positives that weigh more, use bce_with_logits.",
-           .reference = "PyTorch torch.nn.functional.multilabel_soft_margin_loss",
-           .example = "{\"inputs\": {\"logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]], "
-                      "\"targets\": [[1.0, 0, 1.0], [0, 1.0, 0]]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(multilabel_soft_margin),
     .row_cost = row_cost,
     .check = numbers_check,
     NUMBERS_MEMBERS(options, prepare),

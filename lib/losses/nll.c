@@ -148,21 +148,18 @@ static void finish(const lk_job *job, const double *sum)
 static const char tex[] = "\\ell_i = -w_{y_i}\\,\\log p_{i y_i},\\qquad \\text{mean} = "
                           "\\frac{\\sum_i \\ell_i}{\\sum_i w_{y_i}}";
 
+LK_DESCRIBE(nll, .tex = tex, .title = "Negative log-likelihood of log-probabilities",
+            .formula = "loss_i = -w_(y_i) logprobs_(i, y_i); mean: sum_i / sum_i w_(y_i)",
+            .help = "The cross entropy of a model that ends in log_softmax. Only the entry of the "
+                    "target is read, and it is not normalised; for logits use cross_entropy.",
+            .reference = "PyTorch torch.nn.functional.nll_loss",
+            .example = "{\"inputs\": {\"logprobs\": [[-0.3, -2.3, -1.8], [-1.2, -0.5, -2.4]], "
+                       "\"targets\": [0, 1]}}",
+            .traits = LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+            .options = fields);
+
 LK_LOSS(nll) = {
-    .is = {.name = "nll",
-           .tex = tex,
-           .title = "Negative log-likelihood of log-probabilities",
-           .formula = "loss_i = -w_(y_i) logprobs_(i, y_i); mean: sum_i / sum_i w_(y_i)",
-           .help = "The cross entropy of a model that ends in log_softmax. Only the entry of the "
-                   "target is read, and it is not normalised; for logits use cross_entropy.",
-           .reference = "PyTorch torch.nn.functional.nll_loss",
-           .example = "{\"inputs\": {\"logprobs\": [[-0.3, -2.3, -1.8], [-1.2, -0.5, -2.4]], "
-                      "\"targets\": [0, 1]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(nll),
     .options_size = sizeof(options),
     .parts = 1,
     .check = check,

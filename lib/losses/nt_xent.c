@@ -87,23 +87,19 @@ static const char tex[] =
     "\\ne y_i} e^{s_{ik}}\\right) - s_{ip}\\right),\\quad s_{ij} = \\frac{\\cos(i, "
     "j)}{\\tau},\\quad P\\ \\text{the pairs of one label}";
 
-LK_LOSS(nt_xent) = {
-    .is = {.name = "nt_xent",
-           .tex = tex,
-           .title = "NT-Xent (SimCLR)",
-           .formula =
-               "mean over the pairs i, p with one label of log(e^(s_ip) + sum of e^(s_ik) over "
+LK_DESCRIBE(
+    nt_xent, .tex = tex, .title = "NT-Xent (SimCLR)",
+    .formula = "mean over the pairs i, p with one label of log(e^(s_ip) + sum of e^(s_ik) over "
                "other labels) - s_ip, s_ij = cos(i, j)/temperature",
-           .help = "Every pair of items with the same label against all items with other labels. "
-                   "With two views of each item it is SimCLR's loss.",
-           .reference = "Chen et al. 2020; optax ntxent; pytorch-metric-learning NTXentLoss",
-           .example =
-               "{\"inputs\": {\"embeddings\": [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]],"
+    .help = "Every pair of items with the same label against all items with other labels. "
+            "With two views of each item it is SimCLR's loss.",
+    .reference = "Chen et al. 2020; optax ntxent; pytorch-metric-learning NTXentLoss",
+    .example = "{\"inputs\": {\"embeddings\": [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]],"
                " \"labels\": [0, 0, 1, 1]}, \"options\": {\"temperature\": 0.5}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(nt_xent) = {
+    .is = &LK_IS(nt_xent),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

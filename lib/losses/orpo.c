@@ -60,22 +60,19 @@ static const char tex[] =
     "\\log\\pi_{\\text{chosen}},\\ r = \\log\\pi_{\\text{rejected}} \\\\ "
     "\\ell &= -\\beta\\,\\log\\sigma(o) + \\text{nll}_{\\text{chosen}} \\end{aligned}";
 
+LK_DESCRIBE(orpo, .tex = tex, .title = "Odds ratio preference optimisation",
+            .formula = "o = c - r - (log(1 - e^c) - log(1 - e^r)), c = chosen_logps, r = "
+                       "rejected_logps; -beta log sigmoid(o) + chosen_nll",
+            .help = "Preferences without a reference model, as a penalty beside the likelihood of "
+                    "the preferred answers. The inputs are means of the log-probabilities of the "
+                    "answers' tokens.",
+            .reference = "Hong et al. 2024; TRL orpo_trainer.py",
+            .example = "{\"inputs\": {\"chosen_logps\": [-0.5, -1.0], \"rejected_logps\": "
+                       "[-1.5, -0.7]}}",
+            .traits = LK_ROWWISE, .loss_shape = "N", .inputs = inputs, .outputs = pair_outputs,
+            .options = fields);
+
 LK_LOSS(orpo) = {
-    .is = {.name = "orpo",
-           .tex = tex,
-           .title = "Odds ratio preference optimisation",
-           .formula = "o = c - r - (log(1 - e^c) - log(1 - e^r)), c = chosen_logps, r = "
-                      "rejected_logps; -beta log sigmoid(o) + chosen_nll",
-           .help = "Preferences without a reference model, as a penalty beside the likelihood of "
-                   "the preferred answers. The inputs are means of the log-probabilities of the "
-                   "answers' tokens.",
-           .reference = "Hong et al. 2024; TRL orpo_trainer.py",
-           .example = "{\"inputs\": {\"chosen_logps\": [-0.5, -1.0], \"rejected_logps\": "
-                      "[-1.5, -0.7]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "N",
-           .inputs = inputs,
-           .outputs = pair_outputs,
-           .options = fields},
+    .is = &LK_IS(orpo),
     SCALARWISE_MEMBERS(options, scalarwise_prepare),
 };

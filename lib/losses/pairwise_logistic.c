@@ -43,23 +43,20 @@ static const char tex[] =
     "\\ell = \\log\\left(1 + e^{-(s_{\\text{chosen}} - s_{\\text{rejected}} - m)}\\right),\\quad "
     "m = \\text{margin}";
 
-LK_LOSS(pairwise_logistic) = {
-    .is = {.name = "pairwise_logistic",
-           .tex = tex,
-           .title = "Pairwise logistic loss of reward models",
-           .formula =
-               "softplus(-(chosen_scores - rejected_scores - margin)) + centre (chosen_scores + "
+LK_DESCRIBE(
+    pairwise_logistic, .tex = tex, .title = "Pairwise logistic loss of reward models",
+    .formula = "softplus(-(chosen_scores - rejected_scores - margin)) + centre (chosen_scores + "
                "rejected_scores)^2",
-           .help = "The negative log-likelihood of the preferences under the model of Bradley and "
-                   "Terry. The rewards it reports are the scores.",
-           .reference = "Bradley and Terry 1952; Ouyang et al. 2022; Touvron et al. 2023 (margin); "
-                        "Eisenstein et al. 2023 (centre)",
-           .example = "{\"inputs\": {\"chosen_scores\": [1.5, 0.2], \"rejected_scores\": "
-                      "[0.5, 0.4]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "N",
-           .inputs = inputs,
-           .outputs = pair_outputs,
-           .options = fields},
+    .help = "The negative log-likelihood of the preferences under the model of Bradley and "
+            "Terry. The rewards it reports are the scores.",
+    .reference = "Bradley and Terry 1952; Ouyang et al. 2022; Touvron et al. 2023 (margin); "
+                 "Eisenstein et al. 2023 (centre)",
+    .example = "{\"inputs\": {\"chosen_scores\": [1.5, 0.2], \"rejected_scores\": "
+               "[0.5, 0.4]}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "N", .inputs = inputs,
+    .outputs = pair_outputs, .options = fields);
+
+LK_LOSS(pairwise_logistic) = {
+    .is = &LK_IS(pairwise_logistic),
     SCALARWISE_MEMBERS(options, scalarwise_prepare),
 };

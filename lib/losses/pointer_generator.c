@@ -649,12 +649,7 @@ static const char tex[] =
     "A &= \\sum_{i\\,:\\,\\text{source\\_ids}_i = y} a_i,\\quad c = \\sum_{\\text{earlier "
     "steps}} a,\\quad \\lambda = \\text{coverage\\_weight} \\end{aligned}";
 
-LK_LOSS(pointer_generator) = {
-    .is =
-        {
-            .name = "pointer_generator",
-            .tex = tex,
-            .title = "Pointer-generator with coverage",
+LK_DESCRIBE(pointer_generator, .tex = tex, .title = "Pointer-generator with coverage",
             .formula =
                 "-log(g P(y) + (1-g) A + eps) + coverage_weight sum_i min(a_i, c_i); P = "
                 "softmax(vocab_logits), a = softmax(attn_logits), g = sigmoid(p_gen_logit), A = "
@@ -668,11 +663,10 @@ LK_LOSS(pointer_generator) = {
                        "\"attn_logits\": [[[0.5, 0.1], [0.2, 0.9]]], "
                        "\"p_gen_logit\": [[0.8, -0.3]], \"source_ids\": [[1, 3]], "
                        "\"targets\": [[2, 3]]}, \"options\": {\"coverage_weight\": 1}}",
-            .loss_shape = "B T",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .loss_shape = "B T", .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(pointer_generator) = {
+    .is = &LK_IS(pointer_generator),
     .options_size = sizeof(options),
     .parts = 1,
     .rows_shape = "B",

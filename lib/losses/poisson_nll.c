@@ -62,18 +62,16 @@ LK_INLINE void each(const void *given, element *e)
 
 SCORE_KERNELS(options, .ranged = B, .ranged_a = true)
 
+LK_DESCRIBE(poisson_nll, .title = "Poisson negative log-likelihood",
+            .formula = "e^x - y x, or x - y log(x + eps) with log_input=false; x = input, "
+                       "y = target; full adds y log y - y + log(2 pi y)/2 where y > 1",
+            .help = "Regression of counts.",
+            .reference = "PyTorch torch.nn.functional.poisson_nll_loss",
+            .example = "{\"inputs\": {\"input\": [0.2, -1.0, 2.5], \"target\": [0, 3, 1]}}",
+            .traits = LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(poisson_nll) = {
-    .is = {.name = "poisson_nll",
-           .title = "Poisson negative log-likelihood",
-           .formula = "e^x - y x, or x - y log(x + eps) with log_input=false; x = input, "
-                      "y = target; full adds y log y - y + log(2 pi y)/2 where y > 1",
-           .help = "Regression of counts.",
-           .reference = "PyTorch torch.nn.functional.poisson_nll_loss",
-           .example = "{\"inputs\": {\"input\": [0.2, -1.0, 2.5], \"target\": [0, 3, 1]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(poisson_nll),
     ELEMENTWISE_MEMBERS(options, ELEMENTWISE_COSTLY),
 };

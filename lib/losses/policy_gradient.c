@@ -590,37 +590,34 @@ static const char tex[] =
     "w_{\\text{kl}}\\,\\text{kl} - w_{\\text{entropy}}\\,\\text{entropy}\\right),\\quad N\\ "
     "\\text{by aggregation} \\end{aligned}";
 
+LK_DESCRIBE(
+    policy_gradient, .tex = tex,
+    .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
+    .formula =
+        "w = exp(logprobs - old_logprobs), by level of the token or of the mean; clip: l = "
+        "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: -clip(w, "
+        "ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: -4/tau sigmoid(tau (w - "
+        "1)) A; importance: -w A; reinforce: -A logprobs; dro: -A logprobs + dro_beta/2 log(w)"
+        "^2; dppo: -min(w, ratio_max) A, 0 where the probability has moved beyond delta_low "
+        "or "
+        "delta_high; gmpo: -exp(mean of log w within [-eps_low, eps_high]) A; vespo: "
+        "-exp(lambda + k omega - lambda exp(omega)) A logprobs, exp(..) constant, omega the "
+        "sum of log w; loss = sum over counted tokens of (is_weights is_mode(old_logprobs - "
+        "sampling_logprobs) l + kl_weight kl - entropy_weight entropy) over what aggregation "
+        "says",
+    .help = "Reinforces sampled tokens by the advantage of their sequence, without letting "
+            "the policy run away from the one that sampled them. Sequences are rows of [B,T], "
+            "or packed one after another with offsets.",
+    .reference = "Schulman et al. 2017; Shao et al. 2024; Yu et al. 2025 (DAPO); Liu et al. "
+                 "2025 (Dr. GRPO); Zheng et al. 2025 (GSPO); TRL grpo_trainer.py, gmpo_trainer.py; "
+                 "verl core_algos.py, rollout_corr_helper.py; prime-rl; tinker",
+    .example = "{\"inputs\": {\"logprobs\": [[-1.0, -0.5], [-0.3, -1.2]], "
+               "\"old_logprobs\": [[-1.2, -0.4], [-0.6, -1.0]], \"advantages\": [1.0, "
+               "-0.5]}}",
+    .traits = LK_ROWWISE | LK_HELD, .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(policy_gradient) = {
-    .is =
-        {.name = "policy_gradient",
-         .tex = tex,
-         .title = "Policy gradient with a clipped ratio (PPO, GRPO and kin)",
-         .formula =
-             "w = exp(logprobs - old_logprobs), by level of the token or of the mean; clip: l = "
-             "-min(min(w, delta) A, clip(w, 1 - eps_low, 1 + eps_high) A); cispo: -clip(w, "
-             "ratio_low, ratio_high) A logprobs, clip(..) constant; sapo: -4/tau sigmoid(tau (w - "
-             "1)) A; importance: -w A; reinforce: -A logprobs; dro: -A logprobs + dro_beta/2 log(w)"
-             "^2; dppo: -min(w, ratio_max) A, 0 where the probability has moved beyond delta_low "
-             "or "
-             "delta_high; gmpo: -exp(mean of log w within [-eps_low, eps_high]) A; vespo: "
-             "-exp(lambda + k omega - lambda exp(omega)) A logprobs, exp(..) constant, omega the "
-             "sum of log w; loss = sum over counted tokens of (is_weights is_mode(old_logprobs - "
-             "sampling_logprobs) l + kl_weight kl - entropy_weight entropy) over what aggregation "
-             "says",
-         .help = "Reinforces sampled tokens by the advantage of their sequence, without letting "
-                 "the policy run away from the one that sampled them. Sequences are rows of [B,T], "
-                 "or packed one after another with offsets.",
-         .reference =
-             "Schulman et al. 2017; Shao et al. 2024; Yu et al. 2025 (DAPO); Liu et al. "
-             "2025 (Dr. GRPO); Zheng et al. 2025 (GSPO); TRL grpo_trainer.py, gmpo_trainer.py; "
-             "verl core_algos.py, rollout_corr_helper.py; prime-rl; tinker",
-         .example = "{\"inputs\": {\"logprobs\": [[-1.0, -0.5], [-0.3, -1.2]], "
-                    "\"old_logprobs\": [[-1.2, -0.4], [-0.6, -1.0]], \"advantages\": [1.0, "
-                    "-0.5]}}",
-         .traits = LK_ROWWISE | LK_HELD,
-         .inputs = inputs,
-         .outputs = outputs,
-         .options = fields},
+    .is = &LK_IS(policy_gradient),
     .options_size = sizeof(policy_options),
     .parts = 2,
     .rows_shape = "B",

@@ -51,20 +51,18 @@ static lk_status check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
+LK_DESCRIBE(quantile, .title = "Quantile loss",
+            .formula = "max(q (b - a), (q - 1)(b - a)), q = quantile",
+            .help = "Predicts a quantile instead of the mean: a is what a share q of the targets b "
+                    "lies below.",
+            .reference = "Koenker, Bassett 1978",
+            .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 4.0]}, "
+                       "\"options\": {\"quantile\": 0.9}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = regression_inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(quantile) = {
-    .is = {.name = "quantile",
-           .title = "Quantile loss",
-           .formula = "max(q (b - a), (q - 1)(b - a)), q = quantile",
-           .help = "Predicts a quantile instead of the mean: a is what a share q of the targets b "
-                   "lies below.",
-           .reference = "Koenker, Bassett 1978",
-           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 4.0]}, "
-                      "\"options\": {\"quantile\": 0.9}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = regression_inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(quantile),
     REGRESSION_MEMBERS(options),
     .check = check,
 };

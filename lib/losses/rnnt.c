@@ -313,26 +313,23 @@ static const char tex[] =
     "\\operatorname{softmax}(\\text{logits}_{t u})_k,\\quad \\pi\\ \\text{the paths that emit the "
     "target's labels in order and a blank at the end of each step}";
 
-LK_LOSS(rnnt) = {
-    .is = {.name = "rnnt",
-           .tex = tex,
-           .title = "Transducer (RNN-T)",
-           .formula =
-               "-log of the sum, over all paths that emit the target's labels in order and a "
+LK_DESCRIBE(
+    rnnt, .tex = tex, .title = "Transducer (RNN-T)",
+    .formula = "-log of the sum, over all paths that emit the target's labels in order and a "
                "blank at the end of each step, of the product of softmax(logits[t,u]) along "
                "the path; u labels are emitted before",
-           .help = "Trains a recogniser of speech whose next label depends on those before it. "
-                   "Besides its tensors a run needs 72 bytes for each step and number of labels of "
-                   "one example. torchaudio's blank is the last class.",
-           .reference = "Graves 2012; torchaudio rnnt_loss; transformers loss_rnnt (reductions)",
-           .example = "{\"inputs\": {\"logits\": [[[[0.1, 0.6, 0.1], [0.5, 0.1, 0.2]], "
-                      "[[0.3, 0.2, 0.9], [1.0, 0.4, 0.1]]]], \"targets\": [[1]], "
-                      "\"input_lengths\": [2], \"target_lengths\": [1]}}",
-           .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
-           .loss_shape = "B",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .help = "Trains a recogniser of speech whose next label depends on those before it. "
+            "Besides its tensors a run needs 72 bytes for each step and number of labels of "
+            "one example. torchaudio's blank is the last class.",
+    .reference = "Graves 2012; torchaudio rnnt_loss; transformers loss_rnnt (reductions)",
+    .example = "{\"inputs\": {\"logits\": [[[[0.1, 0.6, 0.1], [0.5, 0.1, 0.2]], "
+               "[[0.3, 0.2, 0.9], [1.0, 0.4, 0.1]]]], \"targets\": [[1]], "
+               "\"input_lengths\": [2], \"target_lengths\": [1]}}",
+    .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "B", .inputs = inputs,
+    .outputs = outputs, .options = fields);
+
+LK_LOSS(rnnt) = {
+    .is = &LK_IS(rnnt),
     .options_size = sizeof(options),
     .parts = 1,
     .row_cost = row_cost,

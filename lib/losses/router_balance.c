@@ -330,26 +330,23 @@ static const char tex[] =
     "\\operatorname{softmax}(x_t) \\text{ or } \\frac{r_t}{\\sum_e r_{te}},\\quad r = \\sigma(x) "
     "\\text{ or } \\sqrt{\\log(1 + e^x)} \\end{aligned}";
 
-LK_LOSS(router_balance) = {
-    .is = {.name = "router_balance",
-           .tex = tex,
-           .title = "Load balancing of a mixture of experts",
-           .formula =
-               "E sum_e f_e P_e; f_e: tokens sent to expert e / (top_k tokens), a constant; "
+LK_DESCRIBE(
+    router_balance, .tex = tex, .title = "Load balancing of a mixture of experts",
+    .formula = "E sum_e f_e P_e; f_e: tokens sent to expert e / (top_k tokens), a constant; "
                "P_e: mean over tokens of s_e; s = softmax(x), or r/sum r with r = sigmoid(x) "
                "or sqrt(softplus(x))",
-           .help = "Added with a small weight, it keeps a router from sending most tokens to a few "
-                   "experts. Perfect balance gives 1. Over micro-batches: expert_counts of the "
-                   "whole batch and num_items.",
-           .reference = "Fedus et al. 2022; Megatron-LM moe_utils.py; transformers "
-                        "modeling_mixtral.py load_balancing_loss_func (divide_by_k=false, "
-                        "layers=joint)",
-           .example = "{\"inputs\": {\"router_logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]}, "
-                      "\"options\": {\"top_k\": 2}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .help = "Added with a small weight, it keeps a router from sending most tokens to a few "
+            "experts. Perfect balance gives 1. Over micro-batches: expert_counts of the "
+            "whole batch and num_items.",
+    .reference = "Fedus et al. 2022; Megatron-LM moe_utils.py; transformers "
+                 "modeling_mixtral.py load_balancing_loss_func (divide_by_k=false, "
+                 "layers=joint)",
+    .example = "{\"inputs\": {\"router_logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]}, "
+               "\"options\": {\"top_k\": 2}}",
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(router_balance) = {
+    .is = &LK_IS(router_balance),
     .rows_shape = "*",
     .row_cost = row_cost,
     .check = check,

@@ -62,20 +62,17 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 static const char tex[] = "\\ell = \\left(\\log \\sum_e e^{x_e}\\right)^2";
 
+LK_DESCRIBE(router_z, .tex = tex, .title = "Router z-loss of a mixture of experts",
+            .formula = "lse(router_logits)^2; mean: over the counted tokens",
+            .help = "Keeps the logits of a router small, and with them its rounding errors. Beside "
+                    "router_balance.",
+            .reference = "Zoph et al. 2022; Megatron-LM moe_utils.py z_loss_func",
+            .example = "{\"inputs\": {\"router_logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = outputs, .options = fields);
+
 LK_LOSS(router_z) = {
-    .is = {.name = "router_z",
-           .tex = tex,
-           .title = "Router z-loss of a mixture of experts",
-           .formula = "lse(router_logits)^2; mean: over the counted tokens",
-           .help = "Keeps the logits of a router small, and with them its rounding errors. Beside "
-                   "router_balance.",
-           .reference = "Zoph et al. 2022; Megatron-LM moe_utils.py z_loss_func",
-           .example = "{\"inputs\": {\"router_logits\": [[1.2, -0.8, -0.5], [0.9, -1.2, 1.1]]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(router_z),
     .check = check,
     NUMBERS_MEMBERS(options, prepare),
 };

@@ -69,31 +69,23 @@ static const char tex[] =
     "\\ell_{b,t} = -\\log\\operatorname{softmax}(\\text{logits}_{b,t})_{y_{b,t + "
     "\\text{shift}}},\\quad y = \\text{targets}";
 
+LK_DESCRIBE(
+    sequence_cross_entropy, .tex = tex,
+    .title = "Cross entropy of every position of a batch of sequences",
+    .formula = "loss_(b,t) = cross_entropy(logits_(b,t), targets_(b,t+shift)), reduced over "
+               "positions, within sequences, or both",
+    .help = "With shift=1 the loss of causal language models; num_items makes the losses of "
+            "micro-batches add up. With offsets the sequences are packed one after another, "
+            "without padding. Perplexity, bits per token and bits per byte are outputs.",
+    .reference = "Hugging Face ForCausalLMLoss; Megatron-LM's masked mean; bits per byte as in "
+                 "the Language Model Evaluation Harness",
+    .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6], [0, 0, 0]]], "
+               "\"targets\": [[0, 2, 1]]}, \"options\": {\"shift\": 1}}",
+    .traits = LK_NONNEGATIVE | LK_SHIFT_FREE, .loss_shape = "B T", .loss_shapes = shapes,
+    .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(sequence_cross_entropy) = {
-    .is =
-        {
-            .name = "sequence_cross_entropy",
-            .tex = tex,
-            .title = "Cross entropy of every position of a batch of sequences",
-            .formula =
-                "loss_(b,t) = cross_entropy(logits_(b,t), targets_(b,t+shift)), reduced over "
-                "positions, within sequences, or both",
-            .help =
-                "With shift=1 the loss of causal language models; num_items makes the losses of "
-                "micro-batches add up. With offsets the sequences are packed one after another, "
-                "without padding. Perplexity, bits per token and bits per byte are outputs.",
-            .reference =
-                "Hugging Face ForCausalLMLoss; Megatron-LM's masked mean; bits per byte as in "
-                "the Language Model Evaluation Harness",
-            .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6], [0, 0, 0]]], "
-                       "\"targets\": [[0, 2, 1]]}, \"options\": {\"shift\": 1}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE,
-            .loss_shape = "B T",
-            .loss_shapes = shapes,
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &LK_IS(sequence_cross_entropy),
     .options_size = sizeof(sequence_options),
     .parts = 2,
     .check = check,

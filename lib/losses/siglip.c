@@ -268,23 +268,21 @@ static const char tex[] =
     "\\beta\\right)\\right),\\quad \\zeta_{ij} = 1\\ \\text{where}\\ a_i, b_j\\ \\text{belong "
     "together, else}\\ -1";
 
+LK_DESCRIBE(siglip, .tex = tex, .title = "SigLIP (sigmoid loss of pairs)",
+            .formula = "1/B times the sum over all pairs of softplus(-z_ij (scale cos(a_i, b_j) + "
+                       "bias)), z_ij = 1 where the two belong together, else -1",
+            .help = "Aligns two kinds of embeddings, such as images and texts. Unlike softmax over "
+                    "the batch, each pair stands by itself, so a batch may have any number of "
+                    "positives. Similarities are kept for the gradients in up to 64 MiB, and else "
+                    "computed again.",
+            .reference = "Zhai et al. 2023; open_clip SigLipLoss",
+            .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
+                       "\"b\": [[1.0, 1.0], [2.0, 1.0]]}}",
+            .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs,
+            .options = fields);
+
 LK_LOSS(siglip) = {
-    .is = {.name = "siglip",
-           .tex = tex,
-           .title = "SigLIP (sigmoid loss of pairs)",
-           .formula = "1/B times the sum over all pairs of softplus(-z_ij (scale cos(a_i, b_j) + "
-                      "bias)), z_ij = 1 where the two belong together, else -1",
-           .help = "Aligns two kinds of embeddings, such as images and texts. Unlike softmax over "
-                   "the batch, each pair stands by itself, so a batch may have any number of "
-                   "positives. Similarities are kept for the gradients in up to 64 MiB, and else "
-                   "computed again.",
-           .reference = "Zhai et al. 2023; open_clip SigLipLoss",
-           .example = "{\"inputs\": {\"a\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"b\": [[1.0, 1.0], [2.0, 1.0]]}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(siglip),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

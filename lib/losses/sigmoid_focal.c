@@ -88,20 +88,17 @@ static const char tex[] =
     "\\ell = w\\,a\\,(1 - p_t)^\\gamma\\,\\operatorname{bce}(x, y),\\quad a = \\alpha y + (1 - "
     "\\alpha)(1 - y),\\quad 1 - p_t = p + y - 2py,\\quad p = \\sigma(x)";
 
+LK_DESCRIBE(sigmoid_focal, .tex = tex, .title = "Focal loss of logits",
+            .formula = "weight * a * bce * (1-p_t)^gamma, a = alpha*y + (1-alpha)*(1-y), "
+                       "1-p_t = p + y - 2*p*y, p = sigmoid(logits), y = targets",
+            .help = "For labels of which most do not apply, as in the detection of objects.",
+            .reference = "Lin et al. 2017; torchvision sigmoid_focal_loss",
+            .example = "{\"inputs\": {\"logits\": [-1.5, 0.0, 2.0], \"targets\": [0, 1, 1]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(sigmoid_focal) = {
-    .is = {.name = "sigmoid_focal",
-           .tex = tex,
-           .title = "Focal loss of logits",
-           .formula = "weight * a * bce * (1-p_t)^gamma, a = alpha*y + (1-alpha)*(1-y), "
-                      "1-p_t = p + y - 2*p*y, p = sigmoid(logits), y = targets",
-           .help = "For labels of which most do not apply, as in the detection of objects.",
-           .reference = "Lin et al. 2017; torchvision sigmoid_focal_loss",
-           .example = "{\"inputs\": {\"logits\": [-1.5, 0.0, 2.0], \"targets\": [0, 1, 1]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(sigmoid_focal),
     .options_size = sizeof(options),
     .parts = 1,
     .light = ELEMENTWISE_COSTLY,

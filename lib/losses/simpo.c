@@ -20,24 +20,20 @@ static const char tex[] =
     "\\alpha\\,\\text{nll}_{\\text{chosen}},\\quad \\varepsilon = \\text{label\\_smoothing} "
     "\\end{aligned}";
 
+LK_DESCRIBE(
+    simpo, .tex = tex, .title = "Simple preference optimisation",
+    .formula = "u = beta (chosen_logps - rejected_logps) - gamma; -(1-e) log sigmoid(u) - e "
+               "log sigmoid(-u) + alpha chosen_nll, e = label_smoothing; hinge: max(0, 1 - "
+               "u). With shape a, log-probabilities x become (1 - exp(-a x))/a",
+    .help = "Preferences without a reference model, where long answers are worth no more than "
+            "short ones. The inputs are means of the log-probabilities of the answers' tokens.",
+    .reference = "Meng et al. 2024; Gupta et al. 2025 (shape: AlphaPO); TRL CPOTrainer",
+    .example = "{\"inputs\": {\"chosen_logps\": [-0.5, -1.0], \"rejected_logps\": [-1.5, -0.7]}}",
+    .traits = LK_ROWWISE, .loss_shape = "N", .inputs = inputs, .outputs = pair_outputs,
+    .options = fields);
+
 LK_LOSS(simpo) = {
-    .is = {.name = "simpo",
-           .tex = tex,
-           .title = "Simple preference optimisation",
-           .formula = "u = beta (chosen_logps - rejected_logps) - gamma; -(1-e) log sigmoid(u) - e "
-                      "log sigmoid(-u) + alpha chosen_nll, e = label_smoothing; hinge: max(0, 1 - "
-                      "u). With shape a, log-probabilities x become (1 - exp(-a x))/a",
-           .help =
-               "Preferences without a reference model, where long answers are worth no more than "
-               "short ones. The inputs are means of the log-probabilities of the answers' tokens.",
-           .reference = "Meng et al. 2024; Gupta et al. 2025 (shape: AlphaPO); TRL CPOTrainer",
-           .example =
-               "{\"inputs\": {\"chosen_logps\": [-0.5, -1.0], \"rejected_logps\": [-1.5, -0.7]}}",
-           .traits = LK_ROWWISE,
-           .loss_shape = "N",
-           .inputs = inputs,
-           .outputs = pair_outputs,
-           .options = fields},
+    .is = &LK_IS(simpo),
     .check = contrast_check,
     SCALARWISE_MEMBERS(contrast_options, scalarwise_prepare),
 };

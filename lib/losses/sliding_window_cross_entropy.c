@@ -321,30 +321,24 @@ static const char tex[] =
     "-\\log\\operatorname{softmax}(\\text{logits}_{j,i})_{y_{j s + i + 1}},\\quad s = "
     "\\text{stride}";
 
+LK_DESCRIBE(
+    sliding_window_cross_entropy, .tex = tex, .title = "Cross entropy under a sliding window",
+    .formula = "strided: row i of window j predicts token j*stride + i + 1 and counts where no "
+               "earlier window has it; mean over the counted rows. mean: the mean over windows "
+               "of the mean loss of each window's positions",
+    .help = "strided is how the perplexity of a text longer than the context is measured: "
+            "with stride < L every token but the first counts exactly once. mean weighs "
+            "the positions of one sequence by the windows they are in.",
+    .reference = "Hugging Face, Perplexity of fixed-length models (with the count of each "
+                 "window's targets corrected)",
+    .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6]], "
+               "[[0.5, 0.1, 0.2], [0.3, 0.3, 0.1]]], \"tokens\": [0, 2, 1]}, "
+               "\"options\": {\"stride\": 1}}",
+    .traits = LK_NONNEGATIVE | LK_COUPLED | LK_SHIFT_FREE, .loss_shape = "* L", .inputs = inputs,
+    .outputs = outputs, .options = fields);
+
 LK_LOSS(sliding_window_cross_entropy) = {
-    .is =
-        {
-            .name = "sliding_window_cross_entropy",
-            .tex = tex,
-            .title = "Cross entropy under a sliding window",
-            .formula =
-                "strided: row i of window j predicts token j*stride + i + 1 and counts where no "
-                "earlier window has it; mean over the counted rows. mean: the mean over windows "
-                "of the mean loss of each window's positions",
-            .help = "strided is how the perplexity of a text longer than the context is measured: "
-                    "with stride < L every token but the first counts exactly once. mean weighs "
-                    "the positions of one sequence by the windows they are in.",
-            .reference = "Hugging Face, Perplexity of fixed-length models (with the count of each "
-                         "window's targets corrected)",
-            .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6]], "
-                       "[[0.5, 0.1, 0.2], [0.3, 0.3, 0.1]]], \"tokens\": [0, 2, 1]}, "
-                       "\"options\": {\"stride\": 1}}",
-            .traits = LK_NONNEGATIVE | LK_COUPLED | LK_SHIFT_FREE,
-            .loss_shape = "* L",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &LK_IS(sliding_window_cross_entropy),
     .options_size = sizeof(options),
     .parts = 2,
     .check = check,

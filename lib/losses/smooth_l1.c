@@ -45,18 +45,15 @@ static const char tex[] =
     "\\ell = \\begin{cases} \\frac{r^2}{2\\beta} & \\lvert r\\rvert < \\beta \\\\ "
     "\\lvert r\\rvert - \\frac{1}{2}\\beta & \\text{otherwise} \\end{cases}\\qquad r = a - b";
 
+LK_DESCRIBE(smooth_l1, .tex = tex, .title = "Smooth L1 loss",
+            .formula = "r = a - b; r^2/(2 beta) where |r| < beta, else |r| - beta/2",
+            .help = "Huber loss divided by its delta: the slope never exceeds 1.",
+            .reference = "Girshick 2015; PyTorch torch.nn.functional.smooth_l1_loss",
+            .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = regression_inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(smooth_l1) = {
-    .is = {.name = "smooth_l1",
-           .tex = tex,
-           .title = "Smooth L1 loss",
-           .formula = "r = a - b; r^2/(2 beta) where |r| < beta, else |r| - beta/2",
-           .help = "Huber loss divided by its delta: the slope never exceeds 1.",
-           .reference = "Girshick 2015; PyTorch torch.nn.functional.smooth_l1_loss",
-           .example = "{\"inputs\": {\"a\": [0.5, 3.0], \"b\": [0.0, 0.0]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = regression_inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(smooth_l1),
     REGRESSION_MEMBERS(options),
 };

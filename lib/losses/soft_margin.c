@@ -31,17 +31,14 @@ LK_INLINE void each(const void *given, element *e)
 
 SCORE_KERNELS(options, .ranged = B)
 
+LK_DESCRIBE(soft_margin, .title = "Soft margin loss", .formula = "log(1 + e^(-target input))",
+            .help = "Classification into two classes, called 1 and -1.",
+            .reference = "PyTorch torch.nn.functional.soft_margin_loss",
+            .example = "{\"inputs\": {\"input\": [0.2, -1.0], \"target\": [1, -1]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = elementwise_outputs, .options = fields);
+
 LK_LOSS(soft_margin) = {
-    .is = {.name = "soft_margin",
-           .title = "Soft margin loss",
-           .formula = "log(1 + e^(-target input))",
-           .help = "Classification into two classes, called 1 and -1.",
-           .reference = "PyTorch torch.nn.functional.soft_margin_loss",
-           .example = "{\"inputs\": {\"input\": [0.2, -1.0], \"target\": [1, -1]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = elementwise_outputs,
-           .options = fields},
+    .is = &LK_IS(soft_margin),
     ELEMENTWISE_MEMBERS(options, ELEMENTWISE_COSTLY),
 };

@@ -187,12 +187,7 @@ static const char tex[] = "\\ell = \\frac{1}{2}\\left(\\operatorname{ce}(\\text{
                           "\\text{start\\_positions}) + \\operatorname{ce}(\\text{end\\_logits}, "
                           "\\text{end\\_positions})\\right)";
 
-LK_LOSS(span) = {
-    .is =
-        {
-            .name = "span",
-            .tex = tex,
-            .title = "Extractive question answering: start and end of the answer",
+LK_DESCRIBE(span, .tex = tex, .title = "Extractive question answering: start and end of the answer",
             .formula = "(cross_entropy(start_logits, start_positions) + "
                        "cross_entropy(end_logits, end_positions)) / 2",
             .help = "What BERT is trained with on SQuAD. A position at or beyond the end of the "
@@ -201,12 +196,11 @@ LK_LOSS(span) = {
             .example = "{\"inputs\": {\"start_logits\": [[1.2, -0.8, -0.5]], "
                        "\"end_logits\": [[0.3, 0.1, -0.4]], \"start_positions\": [0], "
                        "\"end_positions\": [1]}}",
-            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "B",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "B",
+            .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(span) = {
+    .is = &LK_IS(span),
     .options_size = sizeof(classwise_options),
     .parts = HALVES,
     .check = check,

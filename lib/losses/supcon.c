@@ -96,25 +96,20 @@ static const char tex[] =
     "P_i\\rvert}\\sum_{p \\in P_i} s_{ip}\\right),\\quad s_{ij} = \\frac{\\cos(i, "
     "j)}{\\tau},\\quad P_i\\ \\text{the others with the label of}\\ i";
 
-LK_LOSS(supcon) = {
-    .is = {.name = "supcon",
-           .tex = tex,
-           .title = "Supervised contrastive loss",
-           .formula =
-               "mean over i of lse of s_ik over k != i - mean of s_ip over the others with i's "
+LK_DESCRIBE(
+    supcon, .tex = tex, .title = "Supervised contrastive loss",
+    .formula = "mean over i of lse of s_ik over k != i - mean of s_ip over the others with i's "
                "label, s_ij = cos(i, j)/temperature",
-           .help =
-               "Every item against all others: those with its label are the targets, alike. Items "
-               "whose label is theirs alone are no anchors.",
-           .reference = "Khosla et al. 2020 (L_out); HobbitLong/SupContrast; "
-                        "pytorch-metric-learning SupConLoss",
-           .example =
-               "{\"inputs\": {\"embeddings\": [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]],"
+    .help = "Every item against all others: those with its label are the targets, alike. Items "
+            "whose label is theirs alone are no anchors.",
+    .reference = "Khosla et al. 2020 (L_out); HobbitLong/SupContrast; "
+                 "pytorch-metric-learning SupConLoss",
+    .example = "{\"inputs\": {\"embeddings\": [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [-1.0, 1.0]],"
                " \"labels\": [0, 0, 0, 1]}, \"options\": {\"temperature\": 0.5}}",
-           .traits = LK_NONNEGATIVE | LK_COUPLED,
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .traits = LK_NONNEGATIVE | LK_COUPLED, .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(supcon) = {
+    .is = &LK_IS(supcon),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

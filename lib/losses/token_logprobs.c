@@ -139,12 +139,7 @@ static const char tex[] =
     "\\text{shift}}},\\quad z = \\text{logit\\_scale}\\cdot c\\,\\tanh(\\text{logits}/c),\\ c = "
     "\\text{softcap}";
 
-LK_LOSS(token_logprobs) = {
-    .is =
-        {
-            .name = "token_logprobs",
-            .tex = tex,
-            .title = "Log-probabilities of given tokens",
+LK_DESCRIBE(token_logprobs, .tex = tex, .title = "Log-probabilities of given tokens",
             .formula = "logprobs_(b,t) = log softmax(z_(b,t))_y, y = targets_(b,t+shift), "
                        "z = logit_scale * softcap * tanh(logits / softcap); loss: their sum",
             .help = "What preference and policy losses take as input. Send their gradients back "
@@ -153,11 +148,10 @@ LK_LOSS(token_logprobs) = {
             .reference = "TRL selective_log_softmax and entropy_from_logits",
             .example = "{\"inputs\": {\"logits\": [[[0.2, 0.4, 0.4], [0.1, 0.3, 0.6]]], "
                        "\"targets\": [[2, 0]]}}",
-            .traits = LK_SHIFT_FREE,
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+            .traits = LK_SHIFT_FREE, .inputs = inputs, .outputs = outputs, .options = fields);
+
+LK_LOSS(token_logprobs) = {
+    .is = &LK_IS(token_logprobs),
     .options_size = sizeof(logprobs_options),
     .parts = 1,
     .rows_shape = "B T",

@@ -154,30 +154,24 @@ static const char tex[] =
     "\\text{tail} &= \\text{truncated} + T^2(1 - Q)\\left(\\log(1 - Q) - \\log\\left(1 - \\sum_K "
     "p\\right)\\right) \\end{aligned}";
 
+LK_DESCRIBE(
+    topk_distillation, .tex = tex, .title = "Distillation from a teacher's most likely classes",
+    .formula = "q the teacher's probabilities of K classes, Q their sum, p = softmax(student/T). "
+               "renormalize: KL(q/Q | p); truncated: sum_K q (log q - log p); conditional: "
+               "KL(q/Q | p restricted to K); tail: truncated with one more class of the masses "
+               "1-Q and 1-sum_K p. All times T^2",
+    .help = "For teachers that are stored, or served with their best log-probabilities "
+            "alone. divergence compares the same cells in other ways: the listed classes "
+            "and, with tail=tail, the rest.",
+    .reference = "TRL self-distillation (conditional, tail); DistillKit (renormalize); "
+                 "NeMo-RL (mixed); verl (a floor)",
+    .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
+               "\"teacher_ids\": [[0, 1]], \"teacher_logprobs\": [[-0.73, -1.13]]}}",
+    .traits = LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(topk_distillation) = {
-    .is =
-        {
-            .name = "topk_distillation",
-            .tex = tex,
-            .title = "Distillation from a teacher's most likely classes",
-            .formula =
-                "q the teacher's probabilities of K classes, Q their sum, p = softmax(student/T). "
-                "renormalize: KL(q/Q | p); truncated: sum_K q (log q - log p); conditional: "
-                "KL(q/Q | p restricted to K); tail: truncated with one more class of the masses "
-                "1-Q and 1-sum_K p. All times T^2",
-            .help = "For teachers that are stored, or served with their best log-probabilities "
-                    "alone. divergence compares the same cells in other ways: the listed classes "
-                    "and, with tail=tail, the rest.",
-            .reference = "TRL self-distillation (conditional, tail); DistillKit (renormalize); "
-                         "NeMo-RL (mixed); verl (a floor)",
-            .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
-                       "\"teacher_ids\": [[0, 1]], \"teacher_logprobs\": [[-0.73, -1.13]]}}",
-            .traits = LK_SHIFT_FREE | LK_ROWWISE,
-            .loss_shape = "*",
-            .inputs = inputs,
-            .outputs = outputs,
-            .options = fields,
-        },
+    .is = &LK_IS(topk_distillation),
     .options_size = sizeof(options),
     .parts = 1,
     .check = check,

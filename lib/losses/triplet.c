@@ -97,22 +97,19 @@ static const char tex[] =
     "\\ell = \\max\\left(0,\\ d(\\text{anchor}, \\text{positive}) - d(\\text{anchor}, "
     "\\text{negative}) + \\text{margin}\\right)";
 
+LK_DESCRIBE(triplet, .tex = tex, .title = "Triplet margin loss",
+            .formula = "max(0, d(anchor, positive) - d(anchor, negative) + margin)",
+            .help = "Keeps the negative further from the anchor than the positive by a margin.",
+            .reference = "PyTorch triplet_margin_loss, triplet_margin_with_distance_loss; "
+                         "sentence-transformers TripletLoss; pytorch-metric-learning (soft)",
+            .example = "{\"inputs\": {\"anchor\": [[1.0, 0.0], [1.0, 2.0]], "
+                       "\"positive\": [[1.0, 1.0], [2.0, 1.0]], "
+                       "\"negative\": [[0.0, 1.0], [-1.0, 1.0]]}}",
+            .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs,
+            .outputs = outputs, .options = fields);
+
 LK_LOSS(triplet) = {
-    .is = {.name = "triplet",
-           .tex = tex,
-           .title = "Triplet margin loss",
-           .formula = "max(0, d(anchor, positive) - d(anchor, negative) + margin)",
-           .help = "Keeps the negative further from the anchor than the positive by a margin.",
-           .reference = "PyTorch triplet_margin_loss, triplet_margin_with_distance_loss; "
-                        "sentence-transformers TripletLoss; pytorch-metric-learning (soft)",
-           .example = "{\"inputs\": {\"anchor\": [[1.0, 0.0], [1.0, 2.0]], "
-                      "\"positive\": [[1.0, 1.0], [2.0, 1.0]], "
-                      "\"negative\": [[0.0, 1.0], [-1.0, 1.0]]}}",
-           .traits = LK_NONNEGATIVE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(triplet),
     .options_size = sizeof(options),
     .kind = &lk_prefixed,
     .parts = 1,

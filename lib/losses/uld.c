@@ -234,23 +234,21 @@ static const char tex[] =
     "\\operatorname{softmax}(\\text{student}/\\tau),\\ q\\ \\text{the teacher's},\\ \\text{each "
     "sorted, the shorter one followed by zeros}";
 
+LK_DESCRIBE(uld, .tex = tex, .title = "Universal logit distillation",
+            .formula =
+                "sum_i |p_(i) - q_(i)|, p = softmax(student/temperature) and the teacher's q "
+                "each sorted from the greatest on, the shorter one followed by zeros",
+            .help = "Distils from a teacher of another vocabulary: what counts is how sharp its "
+                    "distribution is, not which tokens it prefers. A run needs 56 bytes for each "
+                    "class of the larger vocabulary.",
+            .reference = "Boizard et al. 2024; TRL GOLDTrainer",
+            .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
+                       "\"teacher_logits\": [[0.5, 0.1, -0.4, 1.0]]}}",
+            .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE, .loss_shape = "*",
+            .inputs = inputs, .outputs = outputs, .options = fields);
+
 LK_LOSS(uld) = {
-    .is = {.name = "uld",
-           .tex = tex,
-           .title = "Universal logit distillation",
-           .formula = "sum_i |p_(i) - q_(i)|, p = softmax(student/temperature) and the teacher's q "
-                      "each sorted from the greatest on, the shorter one followed by zeros",
-           .help = "Distils from a teacher of another vocabulary: what counts is how sharp its "
-                   "distribution is, not which tokens it prefers. A run needs 56 bytes for each "
-                   "class of the larger vocabulary.",
-           .reference = "Boizard et al. 2024; TRL GOLDTrainer",
-           .example = "{\"inputs\": {\"student_logits\": [[1.2, -0.8, -0.5]], "
-                      "\"teacher_logits\": [[0.5, 0.1, -0.4, 1.0]]}}",
-           .traits = LK_NONNEGATIVE | LK_SHIFT_FREE | LK_ROWWISE,
-           .loss_shape = "*",
-           .inputs = inputs,
-           .outputs = outputs,
-           .options = fields},
+    .is = &LK_IS(uld),
     .options_size = sizeof(options),
     .parts = 1,
     .row_cost = row_cost,

@@ -96,24 +96,20 @@ static const char tex[] =
     "v_{\\text{old}} + \\varepsilon) \\\\ \\ell &= \\max\\left(h(v - R),\\ h(v_c - R)\\right), "
     "\\qquad h(u) = \\tfrac{1}{2} u^2 \\text{ or Huber's loss} \\end{aligned}";
 
+LK_DESCRIBE(
+    value_clip, .tex = tex, .title = "Clipped value loss of PPO",
+    .formula = "vc = clip(values, old_values - eps, old_values + eps); max(h(values - returns), "
+               "h(vc - returns)), h(u) = u^2/2 or Huber's loss; mean: over the counted",
+    .help = "Keeps a value model from moving far in one step, beside policy_gradient for the "
+            "policy.",
+    .reference = "Schulman et al. 2017; TRL ppo_trainer.py; verl core_algos.py; AReaL (huber)",
+    .example = "{\"inputs\": {\"values\": [0.5, 1.4], \"old_values\": [0.4, 1.0], "
+               "\"returns\": [1.0, 0.8]}}",
+    .traits = LK_NONNEGATIVE | LK_ROWWISE, .loss_shape = "*", .inputs = inputs, .outputs = outputs,
+    .options = fields);
+
 LK_LOSS(value_clip) = {
-    .is =
-        {.name = "value_clip",
-         .tex = tex,
-         .title = "Clipped value loss of PPO",
-         .formula =
-             "vc = clip(values, old_values - eps, old_values + eps); max(h(values - returns), "
-             "h(vc - returns)), h(u) = u^2/2 or Huber's loss; mean: over the counted",
-         .help = "Keeps a value model from moving far in one step, beside policy_gradient for the "
-                 "policy.",
-         .reference = "Schulman et al. 2017; TRL ppo_trainer.py; verl core_algos.py; AReaL (huber)",
-         .example = "{\"inputs\": {\"values\": [0.5, 1.4], \"old_values\": [0.4, 1.0], "
-                    "\"returns\": [1.0, 0.8]}}",
-         .traits = LK_NONNEGATIVE | LK_ROWWISE,
-         .loss_shape = "*",
-         .inputs = inputs,
-         .outputs = outputs,
-         .options = fields},
+    .is = &LK_IS(value_clip),
     .check = check,
     SCALARWISE_MEMBERS(options, prepare),
 };

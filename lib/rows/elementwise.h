@@ -9,7 +9,8 @@
  *     LK_INLINE product value(const options *o, vec r) { ... }
  *     LK_INLINE vec slope(const options *o, vec r) { ... }
  *     REGRESSION_KERNELS(options, value, slope)
- *     LK_LOSS(name) = {.is = {..., .inputs = regression_inputs, .outputs = elementwise_outputs},
+ *     LK_DESCRIBE(name, ..., .inputs = regression_inputs, .outputs = elementwise_outputs);
+ *     LK_LOSS(name) = {.is = &LK_IS(name),
  *                      REGRESSION_MEMBERS(options)};
  *
  * A loss is compiled to one loop, over the elements of a chunk. All that does not depend on the

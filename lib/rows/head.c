@@ -180,7 +180,7 @@ lk_status head_check(const lk_job *job, lk_error *error)
             if (job->in[sides[k]->weight].shape[axis] == 0)
                 return lk_fail(job, error, LK_SHAPE_MISMATCH, sides[k]->weight, -1,
                                "%s has no %s; there must be at least 1",
-                               job->loss->is.inputs[sides[k]->weight].name,
+                               job->loss->is->inputs[sides[k]->weight].name,
                                axis == 0 ? "classes" : "components");
     return LK_OK;
 }

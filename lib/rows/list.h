@@ -120,7 +120,7 @@ LK_STATIC void list_rows(const lk_job *job, int64_t first, int64_t count, lk_blo
                          void *scratch, void (*each)(const lk_job *job, list *l), double most)
 {
     const lk_reduce *reduce = job->options;
-    const bool per_row = job->loss->is.loss_shape && reduce->reduction == LK_NONE;
+    const bool per_row = job->loss->is->loss_shape && reduce->reduction == LK_NONE;
     list l = list_place(job, scratch);
     for (int64_t q = first; q < first + count; q++) {
         list_gather(job, q, most, &l, block);

@@ -114,7 +114,7 @@ LK_STATIC void numbers_rows(const lk_job *job, int64_t first, int64_t count, lk_
                             void *scratch, const numbers_loss is)
 {
     const lk_reduce *reduce = job->options;
-    const bool per_row = job->loss->is.loss_shape && reduce->reduction == LK_NONE;
+    const bool per_row = job->loss->is->loss_shape && reduce->reduction == LK_NONE;
     const int64_t n = numbers_width(job);
     double *x = scratch, *slope = x + n;
     for (int64_t i = first; i < first + count; i++) {
@@ -155,7 +155,7 @@ LK_STATIC void numbers_count(lk_job *job, const numbers_loss is)
 /* Rows need classes, C. */
 LK_STATIC lk_status numbers_check(const lk_job *job, lk_error *error)
 {
-    const char *const name = job->loss->is.inputs[0].name;
+    const char *const name = job->loss->is->inputs[0].name;
     if (job->size['C' - 'A'] == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, 0, -1,
                        "%s has no classes; the class axis must have at least 1", name);

@@ -23,7 +23,7 @@ lk_status pair_check_width(const lk_job *job, lk_error *error)
     if (job->size['D' - 'A'] == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, 0, -1,
                        "%s has vectors without components; D must be at least 1",
-                       job->loss->is.inputs[0].name);
+                       job->loss->is->inputs[0].name);
     return LK_OK;
 }
 

@@ -60,7 +60,7 @@ LK_INLINE double pair_sigmoid(double x)
 LK_INLINE bool pair_per_row(const lk_job *job)
 {
     const lk_reduce *reduce = job->options;
-    return job->loss->is.loss_shape && reduce->reduction == LK_NONE;
+    return job->loss->is->loss_shape && reduce->reduction == LK_NONE;
 }
 
 LK_INLINE bool pair_refuses(const lk_job *job)

@@ -6,7 +6,7 @@
  *
  *     static void row(const lk_job *job, scalar_row *r) { ... r->x[0] ... r->value = ... }
  *     SCALARWISE_KERNELS(row, inputs, mask, grad_output)
- *     LK_LOSS(name) = {.is = {...}, SCALARWISE_MEMBERS(options, scalarwise_prepare)};
+ *     LK_LOSS(name) = {.is = &LK_IS(name), SCALARWISE_MEMBERS(options, scalarwise_prepare)};
  *
  * Everything is computed in double, whatever the element type: N is a number of sequences, so there
  * is little to compute, and log-probabilities of sequences are large beside their differences.
@@ -57,7 +57,7 @@ LK_INLINE lk_status scalarwise_prepare(lk_job *job, lk_error *error)
 
 LK_INLINE bool scalarwise_is_mean(const lk_job *job, int output)
 {
-    return job->loss->is.outputs[output].shape[0] == '\0';
+    return job->loss->is->outputs[output].shape[0] == '\0';
 }
 
 /* `mask_input` is 0 if the loss has no mask; input 0 is never a mask here. */
@@ -66,8 +66,8 @@ LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, 
                                const int mask_input, const int grad_output)
 {
     const lk_reduce *reduce = job->options;
-    const bool per_row = job->loss->is.loss_shape && reduce->reduction == LK_NONE;
-    const lk_output *outputs = job->loss->is.outputs;
+    const bool per_row = job->loss->is->loss_shape && reduce->reduction == LK_NONE;
+    const lk_output *outputs = job->loss->is->outputs;
     for (int64_t i = first; i < first + count; i++) {
         scalar_row r = {.i = i, .block = block, .up = {i, i}};
         const bool counts =
@@ -100,7 +100,7 @@ LK_INLINE void scalarwise_finish(const lk_job *job, const double *sum)
 {
     const lk_reduce *reduce = job->options;
     const double nothing = reduce->empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
-    for (int k = 0; job->loss->is.outputs[k].name; k++)
+    for (int k = 0; job->loss->is->outputs[k].name; k++)
         if (job->out[k].data && scalarwise_is_mean(job, k))
             lk_put(&job->out[k], 0, job->counted > 0 ? sum[1 + k] / (double)job->counted : nothing);
 }

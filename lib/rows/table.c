@@ -24,7 +24,7 @@ lk_status table_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *
     if (reals > 0x1p58)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, 0, -1,
                        "%s has more rows than memory can hold the similarities of",
-                       job->loss->is.inputs[0].name);
+                       job->loss->is->inputs[0].name);
     return LK_OK;
 }
 

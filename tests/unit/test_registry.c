@@ -108,14 +108,14 @@ static void test_variants(void **state)
     (void)state;
     for (int k = 0; k < lk_loss_count(); k++) {
         const lk_loss *loss = lk_loss_at(k);
-        if (loss->is.traits & LK_DYNAMIC)
+        if (loss->is->traits & LK_DYNAMIC)
             continue; /* its parts have variants */
         for (int i = 0; i < lk_isa_count(); i++) {
             if (!lk_isa_use(lk_isa_name(i)))
                 continue;
             for (int d = LK_F64; d <= LK_BF16; d++) {
                 const lk_loss *variant = lk_loss_variant(loss, (lk_dtype)d);
-                assert_string_equal(variant->is.name, loss->is.name);
+                assert_string_equal(variant->is->name, loss->is->name);
                 const bool once = lk_loss_variant(loss, LK_F64) == lk_loss_variant(loss, LK_F32);
                 const bool reals = d > LK_F32 && variant == lk_loss_variant(loss, LK_F32);
                 for (int other = LK_F64; other < (reals ? LK_F32 : d); other++)
