@@ -140,7 +140,7 @@ def lines_are_answered_as_alone(path: str) -> None:
     lines[33] = b'{"inputs":{"logits":[[1,2]],"targets":[2]}}'
     lines[58] = classes(300, 500)  # for the workers
     for flags in ([], ["--workers", "1"], ["--inline-limit", "0"]):
-        with Lossd(path, *flags) as lossd:
+        with Lossd(path, "--body-timeout", "600s", *flags) as lossd:  # a byte a chunk may take its time
             want = b""
             for number, line in enumerate(lines, 1):
                 answer = alone(lossd, TARGET, line)

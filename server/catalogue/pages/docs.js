@@ -315,16 +315,17 @@ const sight = new IntersectionObserver((entries) => {
   }
 });
 
-/* What a loss is made from, by which the list is grouped: the first of these that is said of one of its inputs. */
+/* What a loss is made from, by which the losses are grouped: the first of these that is said of one of its inputs. And
+   the place of the group: what most people come for is first. */
 const GROUPS = [
-  ["Several losses", (loss) => loss.made_of_parts],
-  ["Transforms", (loss) => !loss.path.startsWith("/v1/losses/")],
-  ["Student and teacher", takes(/^(student|teacher)_/)],
-  ["Hidden states and a head", takes(/^hidden/)],
-  ["Preferences and policies", takes(/^(chosen|rejected|reference|ref|policy)_|^(logps|old_logprobs|advantages|values|rewards)$/)],
-  ["Logits", takes(/logits$/)],
-  ["Embeddings", takes(/^(embeddings?|anchors?|quer(y|ies)|keys?|documents?|images?|texts?|features|positives?|x1)$/)],
-  ["Tensors and targets", () => true],
+  ["Several losses", 7, (loss) => loss.made_of_parts],
+  ["Transforms", 8, (loss) => !loss.path.startsWith("/v1/losses/")],
+  ["Student and teacher", 5, takes(/^(student|teacher)_/)],
+  ["Hidden states and a head", 2, takes(/^hidden/)],
+  ["Preferences and policies", 4, takes(/^(chosen|rejected|reference|ref|policy)_|^(logps|old_logprobs|advantages|values|rewards)$/)],
+  ["Logits", 1, takes(/logits$/)],
+  ["Embeddings", 3, takes(/^(embeddings?|anchors?|quer(y|ies)|keys?|documents?|images?|texts?|features|positives?|x1)$/)],
+  ["Tensors and targets", 6, () => true],
 ];
 
 function takes(name) {
@@ -335,16 +336,21 @@ function entry(id, title, words) {
   return make("li", { title }, make("a", { href: `#${id}` }, words));
 }
 
-/* The losses by group, and the other routes. */
-function contents(losses) {
+/* The names of the groups, in their places, each with its losses. */
+function grouped(losses) {
   const left = new Set(losses);
-  const groups = GROUPS.map(([name, has]) => {
+  const groups = GROUPS.map(([name, place, has]) => {
     const own = [...left].filter(has);
     own.forEach((loss) => left.delete(loss));
-    return [name, own];
+    return { name, place, own };
   });
+  return groups.filter(({ own }) => own.length > 0).sort((a, b) => a.place - b.place);
+}
+
+/* The losses by group, and the other routes. */
+function contents(groups) {
   const found = (loss) => [loss.name, loss.title, ...loss.inputs.map((one) => one.name), ...loss.options.map((one) => one.name)];
-  return [...groups.toReversed().filter(([, own]) => own.length > 0).map(([name, own]) => make("li", { className: "group" },
+  return [...groups.map(({ name, own }) => make("li", { className: "group" },
     make("span", { className: "dim" }, `${name} (${own.length})`),
     make("ul", {}, own.map((loss) => {
       const item = entry(loss.name, loss.title, loss.name);
@@ -360,8 +366,10 @@ async function load() {
   const [{ losses }, api] = await Promise.all(got.map((reply) => reply.json()));
   const [name, request] = asked();
   at("version").textContent = api.info.version;
-  at("losses").replaceChildren(...losses.map((loss) => section(loss, loss.name === name ? request : undefined)), others(api));
-  at("contents").replaceChildren(...contents(losses));
+  const groups = grouped(losses);
+  const sections = groups.flatMap(({ own }) => own.map((loss) => section(loss, loss.name === name ? request : undefined)));
+  at("losses").replaceChildren(...sections, others(api));
+  at("contents").replaceChildren(...contents(groups));
   at(name)?.scrollIntoView();
   for (const one of at("losses").children) sight.observe(one);
 }

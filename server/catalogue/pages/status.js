@@ -116,24 +116,35 @@ function cards(now, before, minute) {
     card("sent a second", bytes(rate(now, before, "sent_bytes_total")), { number: rate(now, before, "sent_bytes_total") }));
 }
 
-/* Of a counter, by label: what there was since the start, and a second now; what never was is left out. */
-function counted(now, before, name, by) {
+/* Of a counter, by labels: what there was since the start, and a second now; what never was is left out. */
+function counted(now, before, name, labels) {
+  const by = (all) => labels.map((label) => all[label]).join(" ");
   const old = sums(before, name, by);
   return [...sums(now, name, by)].filter(([, value]) => value > 0)
-    .map(([label, value]) => [label, amount(value), amount((value - (old.get(label) ?? 0)) / (now.time - before.time))])
-    .sort((a, b) => (a[0] < b[0] ? -1 : 1));
+    .map(([words, value]) => [...words.split(" "), amount(value), amount((value - (old.get(words) ?? 0)) / (now.time - before.time))])
+    .sort((a, b) => (a.join() < b.join() ? -1 : 1));
+}
+
+/* Memory that requests may name, of the kinds of which there is some. */
+function regions(now) {
+  const size = sums(now, "region_bytes", ({ kind }) => kind);
+  return [...sums(now, "regions", ({ kind }) => kind)].filter(([, count]) => count > 0)
+    .map(([kind, count]) => [kind, amount(count), bytes(size.get(kind))]);
 }
 
 function tables(now, before, minute) {
-  const list = (title, head, rows) => [make("h2", {}, title), rows.length ? table([head, "since the start", "a second"], rows, "list") : make("p", { className: "dim" }, "none so far")];
-  const shown = /_(bucket|sum|count)$|^lossd_(requests_total|rejected_total|elements_total|build_info|connections|queue_\w+|workers\w*|memory_budget_bytes|received_bytes_total|sent_bytes_total)$/;
+  const list = (title, heads, rows, none) =>
+    [make("h2", {}, title), rows.length ? table(heads, rows, "list figures") : make("p", { className: "dim" }, none)];
+  const counts = (title, name, labels) => list(title, [...labels, "since the start", "a second"], counted(now, before, name, labels), "none so far");
+  const shown = /_(bucket|sum|count)$|^lossd_(regions|region_bytes|requests_total|rejected_total|elements_total|build_info|connections|queue_\w+|workers\w*|memory_budget_bytes|received_bytes_total|sent_bytes_total)$/;
   const rest = [...now.families].filter(([name, { type }]) => !shown.test(name) && (type === "gauge" || type === "counter"))
     .map(([name, { help }]) => [code(name), amount(now.value(name.slice(6))), help]);
   const parts = PARTS.map((part) => [part, ...[0.5, 0.9, 0.99].map((q) => ms(quantile(now, minute, `${part}_duration_seconds`, q)))]);
   return [
-    ...list("Requests", "loss, format, status", counted(now, before, "requests_total", ({ loss, codec, status }) => `${loss} ${codec} ${status}`)),
-    ...list("Refusals", "reason", counted(now, before, "rejected_total", ({ reason }) => reason)),
-    make("h2", {}, "Where the time of the last minute went"), table(["", "median", "90 %", "99 %"], parts, "list"),
+    ...counts("Requests", "requests_total", ["loss", "codec", "status"]),
+    ...counts("Refused for want of room, time or right", "rejected_total", ["reason"]),
+    make("h2", {}, "Where the time of the last minute went"), table(["", "median", "90 %", "99 %"], parts, "list times"),
+    ...list("Regions", ["kind", "number", "bytes"], regions(now), "none now"),
     make("h2", {}, "Others"), table(["metric", "now", ""], rest, "list"),
   ];
 }
