@@ -421,8 +421,7 @@ static void visit(const lk_job *job, const pair_table *t, int64_t i, int64_t cou
         const table_target target = {.positives = 1,
                                      .eps = eps,
                                      .allowed = eps > 0 ? allowed_of(job, i + r) : 1,
-                                     .weight = ldexp(weight, -power),
-                                     .by_positive = 1};
+                                     .weight = ldexp(weight, -power)};
         loss[r] += share * table_softmax(t, i + r, s + r * t->padded, &target);
         if (job->grad[TEMPERATURE].data)
             block->sum[SLOPE_SCALE] += table_moment(t, i + r, s + r * t->padded);
@@ -464,7 +463,7 @@ static void back_directed(const lk_job *job, const plan *p, int input, int64_t f
         const real *by_h = input == ANCHORS ? directed_anchors(job, &p->d, i, n, scratch)
                                             : directed_candidates(job, &p->d, i, n, scratch);
         for (int64_t r = 0; r < n; r++)
-            pair_unit_back(u, i + r, by_h + r * u->stride, scale, grad + (i + r) * u->width);
+            pair_unit_back(u, i + r, by_h + r * u->stride, scale, NULL, grad + (i + r) * u->width);
     }
 }
 

@@ -496,7 +496,7 @@ static void write_gradient(const lk_job *job, const plan *p, const room *r, int 
     if (isnan(sum[0]))
         elements_fill(grad, u->width, (real)NAN);
     else
-        pair_unit_back(u, i, r->g, ldexp(p->scale, p->power), grad);
+        pair_unit_back(u, i, r->g, ldexp(p->scale, p->power), NULL, grad);
 }
 
 static void back_queries(const lk_job *job, int64_t first, int64_t count, void *scratch)

@@ -43,14 +43,24 @@ static const lk_input inputs[] = {
 
 static const lk_output outputs[] = {{0}};
 
+/* An embedding and its target. */
+typedef struct aim {
+    double cosine;
+    double bend; /* the slope of the target's score by the cosine, over scale */
+    double pull; /* of the loss by the cosine */
+    real score;
+} aim;
+
 typedef struct plan {
     pair_table t; /* embeddings by prototypes */
-    real *target; /* by embedding: the score of its target */
-    double *bend; /* and the slope of that by the cosine, over scale */
+    aim *aims;    /* by embedding */
+    /* The embeddings of a class, one after another, as numbers from 1; 0 after the last. */
+    int64_t *first, *next;
     size_t bytes;
 } plan;
 
 static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s);
+static void add_targets(const lk_job *job, int input, int64_t i, double *sum);
 
 /* What the shapes decide: there may be no data yet. */
 static plan layout_of(const lk_job *job)
@@ -61,10 +71,12 @@ static plan layout_of(const lk_job *job)
     p.t.columns = pair_units_take(job, &p.bytes, PROTOTYPES, o->cos_eps);
     p.t.scale = o->scale;
     p.t.mend = put_target;
+    p.t.add = add_targets;
     table_take(job, &p.bytes, &p.t);
-    const size_t n = (size_t)p.t.rows.rows;
-    p.target = pair_take(job, &p.bytes, n * sizeof *p.target);
-    p.bend = pair_take(job, &p.bytes, n * sizeof *p.bend);
+    const size_t n = (size_t)p.t.rows.rows, classes = (size_t)p.t.columns.rows;
+    p.aims = pair_take(job, &p.bytes, n * sizeof *p.aims);
+    p.first = pair_take(job, &p.bytes, classes * sizeof *p.first);
+    p.next = pair_take(job, &p.bytes, n * sizeof *p.next);
     return p;
 }
 
@@ -164,35 +176,44 @@ static lk_status prepare(lk_job *job, lk_error *error)
         p.t.span[i] = 1;
         job->counted++;
     }
+    for (int64_t i = job->rows; i-- > 0;) {
+        if (p.t.span[i] == 0)
+            continue;
+        int64_t *first = p.first + p.t.first[i];
+        p.next[i] = *first;
+        *first = i + 1;
+    }
     job->denominator[0] = (double)job->counted;
     return pair_units_fill(job, &p.t.columns, PROTOTYPES, NULL, error);
 }
 
-/* The target's cosine under the margin, and the slope of that. */
-static pair_row target_score(int kind, double m, double c)
+/* The target's score under the margin, over scale, and its slope by the cosine. */
+static pair_row target_score(int kind, double m, pair_angle a)
 {
     if (kind == COSFACE)
-        return (pair_row){c - m, 1};
-    const double sine = sqrt(1 - c * c); /* |c| <= 1 */
+        return (pair_row){a.cosine - m, 1};
     const double cos_m = lk_cos(m), sin_m = lk_sin(m);
-    if (c > -cos_m)
-        return (pair_row){c * cos_m - sine * sin_m,
-                          cos_m + c * sin_m / (sine < 1e-6 ? 1e-6 : sine)};
-    return (pair_row){c - m * sin_m, 1};
+    if (a.cosine > -cos_m)
+        return (pair_row){a.cosine * cos_m - a.sine * sin_m,
+                          cos_m + a.cosine * sin_m / (a.sine < 1e-6 ? 1e-6 : a.sine)};
+    return (pair_row){a.cosine - m * sin_m, 1};
 }
 
+/* The slope by the cosine grows as the sine falls, as the cosine's own gradient does: all that
+ * belongs to the target is in double, and its gradient is apart from those of the table. */
 static void find_target(const lk_job *job, const plan *p, int64_t i)
 {
     const options *o = job->options;
     const int64_t y = p->t.first[i], width = p->t.rows.width;
-    const elem *x = job->in[EMBEDDING].data, *w = job->in[PROTOTYPES].data;
-    /* Near 1 the sine keeps only half of the cosine's digits: this one is computed in double. */
-    pair c;
-    pair_cosine(&c, PAIR_SIMILARITY, x + i * width, w + y * width, width, o->cos_eps);
-    const pair_row f = target_score(o->kind, margin_of(job), c.value);
+    const elem *x = (const elem *)job->in[EMBEDDING].data + i * width;
+    const elem *w = (const elem *)job->in[PROTOTYPES].data + y * width;
+    aim *a = p->aims + i;
+    const pair_angle angle = pair_unit_angle(&p->t.rows, i, x, &p->t.columns, y, w);
+    const pair_row f = target_score(o->kind, margin_of(job), angle);
     const real score = (real)(o->scale * f.value);
-    p->target[i] = score + 0 * score; /* NaN if it is not finite, as other scores are */
-    p->bend[i] = f.slope;
+    a->score = score + 0 * score; /* NaN if it is not finite, as other scores are */
+    a->cosine = angle.cosine;
+    a->bend = f.slope;
 }
 
 static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s)
@@ -200,7 +221,20 @@ static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, r
     const plan p = plan_of(job);
     const int64_t y = p.t.first[i];
     if (p.t.span[i] > 0 && y >= j && y < j + count)
-        s[y - j] = p.target[i];
+        s[y - j] = p.aims[i].score;
+}
+
+/* The loss of row i, whose scores are s. */
+static double visit(const lk_job *job, const plan *p, int64_t i, const real *s)
+{
+    const double weight = pair_weight(job, GRAD_OUTPUT, i);
+    const table_target target = {.positives = 1, .weight = ldexp(weight, -p->t.power)};
+    const double loss = table_softmax(&p->t, i, s, &target);
+    if (p->t.by_row.top) {
+        aim *a = p->aims + i;
+        a->pull = ldexp(p->t.scale, p->t.power) * a->bend * table_take_positive(&p->t, i);
+    }
+    return loss;
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
@@ -213,13 +247,33 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
             if (counted(job, r))
                 find_target(job, &p, r);
         const real *s = table_scores(job, &p.t, i, n, scratch);
-        for (int64_t r = i; r < i + n; r++, s += p.t.padded) {
-            const double weight = pair_weight(job, GRAD_OUTPUT, r);
-            const table_target target = {
-                .positives = 1, .weight = ldexp(weight, -p.t.power), .by_positive = p.bend[r]};
-            pair_put(job, block, r, counted(job, r) ? table_softmax(&p.t, r, s, &target) : 0);
-        }
+        for (int64_t r = i; r < i + n; r++, s += p.t.padded)
+            pair_put(job, block, r, counted(job, r) ? visit(job, &p, r, s) : 0);
     }
+}
+
+/* The target's part of the gradient of embedding i, or of its prototype. */
+static void add_target(const lk_job *job, const plan *p, int input, int64_t i, double *sum)
+{
+    const pair_units *rows = &p->t.rows, *columns = &p->t.columns;
+    const int64_t y = p->t.first[i];
+    const elem *x = (const elem *)job->in[EMBEDDING].data + i * rows->width;
+    const elem *w = (const elem *)job->in[PROTOTYPES].data + y * rows->width;
+    const aim *a = p->aims + i;
+    if (input == EMBEDDING)
+        pair_unit_turn(rows, i, x, columns, y, w, a->cosine, a->pull, sum);
+    else
+        pair_unit_turn(columns, y, w, rows, i, x, a->cosine, a->pull, sum);
+}
+
+/* The targets' part of the gradient of embedding or prototype k. */
+static void add_targets(const lk_job *job, int input, int64_t k, double *sum)
+{
+    const plan p = plan_of(job);
+    if (input == EMBEDDING && counted(job, k))
+        add_target(job, &p, input, k, sum);
+    for (int64_t i = input == PROTOTYPES ? p.first[k] : 0; i > 0; i = p.next[i - 1])
+        add_target(job, &p, input, i - 1, sum);
 }
 
 static void back_embeddings(const lk_job *job, int64_t first, int64_t count, void *scratch)
@@ -261,5 +315,6 @@ LK_LOSS(margin_softmax) = {
     .prepare = prepare,
     .scratch = scratch_size,
     .rows = rows,
-    .passes = {{EMBEDDING, back_embeddings}, {PROTOTYPES, back_prototypes}},
+    /* The embeddings' gradient may be written over them: it is the last. */
+    .passes = {{PROTOTYPES, back_prototypes}, {EMBEDDING, back_embeddings}},
 };

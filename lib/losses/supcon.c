@@ -76,8 +76,8 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         const real *s = table_scores(job, t, i, n, scratch);
         for (int64_t r = 0; r < n; r++) {
             const table_target target = {.positives = (double)(t->span[i + r] - 1),
-                                         .weight = factor * pair_weight(job, LABELS_GRAD_OUTPUT, 0),
-                                         .by_positive = 1};
+                                         .weight =
+                                             factor * pair_weight(job, LABELS_GRAD_OUTPUT, 0)};
             if (target.positives > 0) /* else no anchor; its slopes are 0 already */
                 pair_put(job, block, i + r,
                          factor * table_softmax(t, i + r, s + r * t->padded, &target));

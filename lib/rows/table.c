@@ -100,7 +100,8 @@ static real *after_products(const pair_table *t, void *scratch)
     return (real *)((char *)scratch + products_scratch(t));
 }
 
-/* In a pass there follow the scores, then G, of a part of the table, and the gradients by h. */
+/* In a pass there follow the scores, then G, of a part of the table, the gradients by h, and one
+ * vector of doubles, for what is added to a gradient. */
 static int64_t part_reals(const pair_table *t)
 {
     const int64_t n = most_vectors(t);
@@ -112,7 +113,8 @@ size_t table_scratch(const lk_job *job, const pair_table *t)
     const int64_t visit = t->kept ? 0 : at_most(table_group(t), t->rows.rows) * t->padded;
     const int64_t by_h = at_most(most_vectors(t), TABLE_ROWS) * t->rows.stride;
     const int64_t pass = table_wants_gradient(job) ? part_reals(t) + by_h : 0;
-    return products_scratch(t) + (size_t)(visit > pass ? visit : pass) * sizeof(real);
+    const size_t more = t->add ? (size_t)t->rows.stride * sizeof(double) : 0;
+    return products_scratch(t) + (size_t)(visit > pass ? visit : pass) * sizeof(real) + more;
 }
 
 /* So many products of two numbers cost as much as to read an element and compute its exponential. A
@@ -264,17 +266,24 @@ double table_softmax(const pair_table *t, int64_t i, const real *s, const table_
     if (t->by_row.top && target->weight != 0) {
         const table_slopes *g = &t->by_row;
         const double off = eps > 0 ? eps / target->allowed : 0, weight = target->weight;
-        const double by = target->by_positive;
         g->top[i] = top;
         g->by[i] = (real)(weight / sum);
         g->off[i] = (real)(weight * off);
         /* e/sum - (1 - eps)/many - off, rewritten so that nothing cancels. */
-        g->pull[i] = by * weight / sum;
+        g->pull[i] = weight / sum;
         g->hit[i] = hit / many;
         g->rest[i] = rest / many;
-        g->more[i] = by * weight * (eps / many - off);
+        g->more[i] = weight * (eps / many - off);
     }
     return loss;
+}
+
+double table_take_positive(const pair_table *t, int64_t i)
+{
+    const table_slopes *g = &t->by_row;
+    const double taken = g->more[i] - g->pull[i] * g->rest[i];
+    g->pull[i] = g->more[i] = 0;
+    return taken;
 }
 
 /* e^-|x|, and from it the sigmoid. */
@@ -449,13 +458,20 @@ static void part_slopes(const lk_job *job, const pair_table *t, int64_t i, int64
 
 /* Write the gradients of `count` vectors from vector i on, `by_h` the sums of G_ij h_j. */
 static void write_gradients(const lk_job *job, const pair_table *t, const pair_units *u, int input,
-                            int64_t i, int64_t count, const real *by_h)
+                            int64_t i, int64_t count, real *by_h)
 {
     elem *grad = job->grad[input].data;
     const double scale = ldexp(t->scale, t->power);
-    for (int64_t r = 0; r < count; r++)
-        pair_unit_back(u, i + r, by_h + r * u->stride, scale,
+    double *more = NULL;
+    for (int64_t r = 0; r < count; r++) {
+        if (t->add) {
+            more = (double *)(by_h + at_most(most_vectors(t), TABLE_ROWS) * u->stride);
+            memset(more, 0, (size_t)u->stride * sizeof *more);
+            t->add(job, input, i + r, more);
+        }
+        pair_unit_back(u, i + r, by_h + r * u->stride, scale, more,
                        grad + (t->at ? t->at[i + r].at : i + r) * u->width);
+    }
 }
 
 /* The vectors of `others` from j on, as those of a product over them: by component. */

@@ -18,21 +18,22 @@
 #include "rows/units.h"
 
 /* Each variant has its own copy, under its own names; defined in rows/table.c. */
-#define table_check_memory LK_PASTE(LK_VARIANT, table_check_memory)
-#define table_slopes_take  LK_PASTE(LK_VARIANT, table_slopes_take)
-#define table_take         LK_PASTE(LK_VARIANT, table_take)
-#define table_scratch      LK_PASTE(LK_VARIANT, table_scratch)
-#define table_cost         LK_PASTE(LK_VARIANT, table_cost)
-#define table_group        LK_PASTE(LK_VARIANT, table_group)
-#define table_scores       LK_PASTE(LK_VARIANT, table_scores)
-#define table_softmax      LK_PASTE(LK_VARIANT, table_softmax)
-#define table_each         LK_PASTE(LK_VARIANT, table_each)
-#define table_moment       LK_PASTE(LK_VARIANT, table_moment)
-#define table_back_rows    LK_PASTE(LK_VARIANT, table_back_rows)
-#define table_back_columns LK_PASTE(LK_VARIANT, table_back_columns)
-#define labelled_of        LK_PASTE(LK_VARIANT, labelled_of)
-#define labelled_check     LK_PASTE(LK_VARIANT, labelled_check)
-#define labelled_fill      LK_PASTE(LK_VARIANT, labelled_fill)
+#define table_check_memory  LK_PASTE(LK_VARIANT, table_check_memory)
+#define table_slopes_take   LK_PASTE(LK_VARIANT, table_slopes_take)
+#define table_take          LK_PASTE(LK_VARIANT, table_take)
+#define table_scratch       LK_PASTE(LK_VARIANT, table_scratch)
+#define table_cost          LK_PASTE(LK_VARIANT, table_cost)
+#define table_group         LK_PASTE(LK_VARIANT, table_group)
+#define table_scores        LK_PASTE(LK_VARIANT, table_scores)
+#define table_softmax       LK_PASTE(LK_VARIANT, table_softmax)
+#define table_take_positive LK_PASTE(LK_VARIANT, table_take_positive)
+#define table_each          LK_PASTE(LK_VARIANT, table_each)
+#define table_moment        LK_PASTE(LK_VARIANT, table_moment)
+#define table_back_rows     LK_PASTE(LK_VARIANT, table_back_rows)
+#define table_back_columns  LK_PASTE(LK_VARIANT, table_back_columns)
+#define labelled_of         LK_PASTE(LK_VARIANT, labelled_of)
+#define labelled_check      LK_PASTE(LK_VARIANT, labelled_check)
+#define labelled_fill       LK_PASTE(LK_VARIANT, labelled_fill)
 
 /* Refuse x times y scores if the sizes of what depends on them would overflow. */
 LK_DRIVER lk_status table_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error);
@@ -64,6 +65,9 @@ struct pair_table {
     const pair_place *at; /* vector at[i].at of the input is row i; NULL: vector i is */
     /* Changes the scores of row i from column j on: excluded ones become -inf. NULL: none. */
     void (*mend)(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s);
+    /* Adds to the gradient of vector i of an input, in double, what its G in the table do not give.
+     * NULL: nothing. */
+    void (*add)(const lk_job *job, int input, int64_t i, double *sum);
     /* The scores of row i from column j on become their G, in whole vectors: where each score has
      * its own, and no row is compared by softmax. NULL: G are what visits of the rows noted. */
     void (*slopes)(const lk_job *job, const pair_table *t, int64_t i, int64_t j, int64_t count,
@@ -94,11 +98,14 @@ typedef struct table_target {
     double positives;
     double eps, allowed;
     double weight;
-    double by_positive; /* the slopes of positives are multiplied with it as well */
 } table_target;
 
 LK_DRIVER double table_softmax(const pair_table *t, int64_t i, const real *s,
                                const table_target *target);
+
+/* The G of a row's one positive after its visit, which is 0 in the table from then on: its part of
+ * the gradients is that of `add`. */
+LK_DRIVER double table_take_positive(const pair_table *t, int64_t i);
 
 /* The sum over positives p of log(e^s_p + sum over negatives of e^s_j) - s_p. */
 LK_DRIVER double table_each(const pair_table *t, int64_t i, const real *s, double weight);

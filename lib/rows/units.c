@@ -97,7 +97,56 @@ void pair_unit_none(const pair_units *u, int64_t i)
     u->n[i] = 1; /* h is 0, as the state was */
 }
 
-void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale, elem *grad)
+/* The square of a normalised vector's length: 1, but for one that is divided by eps. */
+static double unit_square(const pair_units *u, int64_t i, double square)
+{
+    return u->n[i] > u->eps ? 1 : square;
+}
+
+pair_angle pair_unit_angle(const pair_units *u, int64_t i, const elem *x, const pair_units *v,
+                           int64_t j, const elem *y)
+{
+    const wide_half by_x = half_set(u->n[i]), by_y = half_set(v->n[j]);
+    wide_sums aa = {0}, ab = {0}, bb = {0}, apart = {0}, along = {0};
+    for (int64_t k = 0; k < u->width; k += STRIDE) {
+        wide_stride a = w_load_stride(x + k, u->width - k), b = w_load_stride(y + k, u->width - k);
+        wide_stride difference, sum;
+        for (int h = 0; h < STRIDE_HALVES; h++) {
+            a.half[h] /= by_x;
+            b.half[h] /= by_y;
+            difference.half[h] = a.half[h] - b.half[h];
+            sum.half[h] = a.half[h] + b.half[h];
+        }
+        w_add_products(&aa, &a, &a);
+        w_add_products(&ab, &a, &b);
+        w_add_products(&bb, &b, &b);
+        w_add_products(&apart, &difference, &difference);
+        w_add_products(&along, &sum, &sum);
+    }
+    /* |a - b|^2 |a + b|^2 = (a^2 + b^2)^2 - 4 c^2: near 1 or -1, 1 - c^2 keeps its digits. */
+    const double mean = (unit_square(u, i, w_sum(aa)) + unit_square(v, j, w_sum(bb))) / 2;
+    return (pair_angle){
+        .cosine = w_sum(ab),
+        .sine = sqrt(w_sum(apart) * w_sum(along) / 4 + (1 - mean) * (1 + mean)),
+    };
+}
+
+void pair_unit_turn(const pair_units *u, int64_t i, const elem *x, const pair_units *v, int64_t j,
+                    const elem *y, double cosine, double by, double *sum)
+{
+    const wide n = w_set(u->n[i]), m = w_set(v->n[j]);
+    const wide along = w_set(u->n[i] > u->eps ? cosine : 0), factor = w_set(by);
+    if (by == 0)
+        return;
+    for (int64_t k = 0; k < u->width; k += LANES) {
+        const int64_t lanes = LK_TAIL(k, u->width);
+        const wide slope = w_load(y + k, lanes) / m - along * (w_load(x + k, lanes) / n);
+        w_write(sum + k, isnan(by) ? factor : w_read(sum + k) + factor * slope / n);
+    }
+}
+
+void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale, const double *more,
+                    elem *grad)
 {
     const real *h = u->h + i * u->stride;
     wide_sums along = {0};
@@ -110,7 +159,10 @@ void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale,
         wide x = v_wide(v_read(g + k));
         if (u->n[i] > u->eps)
             x -= c * v_wide(v_read(h + k));
-        w_store(grad + k, LK_TAIL(k, u->width), by * x / n);
+        x = by * x / n;
+        if (more)
+            x += w_read(more + k);
+        w_store(grad + k, LK_TAIL(k, u->width), x);
     }
 }
 

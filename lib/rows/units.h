@@ -13,6 +13,8 @@
 #define pair_units_take     LK_PASTE(LK_VARIANT, pair_units_take)
 #define pair_unit           LK_PASTE(LK_VARIANT, pair_unit)
 #define pair_unit_none      LK_PASTE(LK_VARIANT, pair_unit_none)
+#define pair_unit_angle     LK_PASTE(LK_VARIANT, pair_unit_angle)
+#define pair_unit_turn      LK_PASTE(LK_VARIANT, pair_unit_turn)
 #define pair_unit_back      LK_PASTE(LK_VARIANT, pair_unit_back)
 #define pair_fail_nonfinite LK_PASTE(LK_VARIANT, pair_fail_nonfinite)
 #define pair_units_fill     LK_PASTE(LK_VARIANT, pair_units_fill)
@@ -68,9 +70,22 @@ LK_INLINE bool pair_unit_masked(const pair_units *u, int64_t i)
 /* Vector i is not read, and compared with nothing. */
 LK_DRIVER void pair_unit_none(const pair_units *u, int64_t i);
 
-/* dL/dv from g = dL/dh: (g - [|v| > eps] (g h) h) scale / n, for vector i. */
+/* The cosine c of two vectors, x and y, which are i of u and j of v, and sqrt(1 - c^2). */
+typedef struct pair_angle {
+    double cosine, sine;
+} pair_angle;
+
+LK_DRIVER pair_angle pair_unit_angle(const pair_units *u, int64_t i, const elem *x,
+                                     const pair_units *v, int64_t j, const elem *y);
+
+/* Add by dc/dx to a sum of u->stride doubles; nothing where `by` is 0, NaN where it is that. */
+LK_DRIVER void pair_unit_turn(const pair_units *u, int64_t i, const elem *x, const pair_units *v,
+                              int64_t j, const elem *y, double cosine, double by, double *sum);
+
+/* dL/dv from g = dL/dh: (g - [|v| > eps] (g h) h) scale / n, for vector i, and `more` of it (NULL:
+ * nothing), which is added before the sum is rounded. */
 LK_DRIVER void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale,
-                              elem *grad);
+                              const double *more, elem *grad);
 
 /* What products of h lack of products of v. */
 LK_INLINE double pair_lack(const pair_units *u)
