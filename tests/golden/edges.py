@@ -424,6 +424,30 @@ def factors():
          others={"targets": ([0, 1], "i64")})
 
 
+# An angle that is small, where a margin's slope is large: 1 / sin(angle), times a gradient as small as that.
+
+
+def angles():
+    shift = mpf(0.5)
+
+    def arcface(t, targets):
+        rows = []
+        for v, k in zip(t["embeddings"], targets):
+            c = [cosine(v, w, mpf(1e-40)) for w in t["prototypes"]]
+            c[k] = mp.cos(mp.acos(c[k]) + shift)
+            rows.append(cross([4 * s for s in c], k))
+        return mean(rows)
+    close = 1 + 2.0 ** -12
+    for name, x, w, targets in (
+            ("parallel", [[1, 2], [3, -1], [2, 4 * close]], [[close, 2], [-1, 0.25], [3, -close]], [0, 2, 0]),
+            ("parallel-wide", [[1, 0.5, -2] * 7], [[0.5, 0.25, -1] * 6 + [0.5, 0.25, -close], [1, 1, 0.5] * 7], [0]),
+            ("parallel-large", [[1e30, 2e30]], [[1e-30, close * 2e-30], [3, 1]], [0])):
+        for dtype, relative in (("f64", 1e-11), ("f32", 2e-6)):
+            case(name, "margin_softmax", lambda t: arcface(t, targets), {"embeddings": x, "prototypes": w},
+                 {"scale": 4, "margin": 0.5, "cos_eps": "1e-40"}, ("embeddings", "prototypes"), (dtype,), relative,
+                 others={"targets": (targets, "i64")})
+
+
 # Labels: the limits at a score of -inf, which is a score like others.
 
 
@@ -590,12 +614,47 @@ def topk_distillations():
                  relative=4e-12 if name == "close" and mode == "conditional" else None)
 
 
+# Weights of 0 beside others: nothing is left of their terms, whatever these hold.
+
+
+def weightless():
+    x, spoiled = [0.5, -1, 0.25], ["nan", 1, "inf"]
+    for width in (3, 70):
+        more = [-3] * (width - 3)
+        p = [mp.exp(v) for v in log_softmax([mpf(v) for v in x + more])]
+        slopes_of = [word(2 * v - (2 if k == 1 else 0)) for k, v in enumerate(p)]
+        for loss in ("cross_entropy", "masked_lm", "sequence_cross_entropy"):
+            def wrap(rows):
+                return [rows] if loss == "sequence_cross_entropy" else rows
+            case(f"weightless-{width}", loss, None,
+                 {"logits": wrap([x + more, spoiled + more]), "class_weight": [0, 2, -1] + [1] * len(more)},
+                 {"reduction": "sum"}, others={"targets": (wrap([1, 0]), "i64")},
+                 outputs={"loss": word(-2 * mp.log(p[1])), "grad.logits": wrap([slopes_of, [0] * width])})
+    for power, value, slopes_of in ((1, mpf(4.75), [1, -2, 1]), (2, mpf(11.3125), [5, -9.5, 4.5])):
+        case(f"weightless-{power}", "multi_margin", None, {"logits": [x, spoiled], "class_weight": [0, 2, -1]},
+             {"reduction": "sum", "p": power}, others={"targets": ([1, 0], "i64")},
+             outputs={"loss": word(value * 2 / 3), "grad.logits": [[word(mpf(2) * v / 3) for v in slopes_of], [0, 0, 0]]})
+
+    def share(v):
+        return 1 / (1 + mp.exp(-mpf(v)))
+    case("weightless", "multilabel_soft_margin", None,
+         {"logits": [["nan", 1, -0.5]], "weight": [0, 2, 1], "targets": [[1, 0, 1]]},
+         outputs={"loss": word((-2 * mp.log(share(-1)) - mp.log(share(-0.5))) / 3),
+                  "grad.logits": [[0, word(2 * share(1) / 3), word((share(-0.5) - 1) / 3)]]})
+    case("weightless", "kto", None, {"logps": ["nan", -12], "ref_logps": [-10, -11]},
+         {"loss_type": "bco", "beta": 0.125, "desirable_weight": 0, "reduction": "sum"},
+         others={"labels": ([True, False], "bool")},
+         outputs={"loss": word(-mp.log(share(0.125))), "grad.logps": [0, word(share(-0.125) / 8)]})
+
+
 vectors()
 regressions()
 factors()
+angles()
 distillations()
 topk_distillations()
 labels()
+weightless()
 path = pathlib.Path(__file__).with_suffix(".jsonl")
 path.write_text("".join(line + "\n" for line in LINES))
 print(f"edges: {len(LINES)} cases, {path.stat().st_size} bytes")
