@@ -496,8 +496,9 @@ static void write_outputs(const graph *g, const double *value)
         if (g->part[k].inner)
             continue;
         total += share;
-        by_weight[k] = upstream * g->part[k].weight * value[k];
-        by_log_var[k] = upstream * (0.5 - share);
+        const double by = upstream * g->part[k].weight;
+        by_weight[k] = by == 0 ? 0 : by * value[k];
+        by_log_var[k] = upstream == 0 ? 0 : upstream * (0.5 - share);
         if (o->combine == UNCERTAINTY)
             total += 0.5 * number_at(g, LOG_VARS, k, 0);
     }

@@ -109,6 +109,7 @@ typedef struct lk_job {
     int64_t counted;
     double denominator[LK_MAX_PARTS];
     double total_weight; /* sum of the class weights */
+    bool weightless;     /* all class weights are 0 */
     void *state;         /* private to the loss, for the lifetime of the call; see lk_loss.state */
     void *kept; /* see lk_loss.kept; NULL unless the gradients are computed after the values */
 

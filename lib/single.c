@@ -226,6 +226,7 @@ static lk_status prepare(single *s, lk_error *error)
     lk_job *job = &s->job;
     job->counted = 0;
     job->total_weight = 0;
+    job->weightless = false;
     for (int part = 0; part < LK_MAX_PARTS; part++)
         job->denominator[part] = 1;
     lk_status status = job->loss->prepare(job, error);

@@ -249,8 +249,8 @@ static void angle_rows(const lk_job *job, int64_t first, int64_t count, lk_block
         const pair_row r = row(job, i, 0);
         const double by_t = g.t > 0 ? sqrt(2) : g.t < 0 ? -sqrt(2) : 0 * g.t;
         pair_put(job, block, i, r.value);
-        angle_back(&g, by_t * r.slope * pair_weight(job, PAIR_GRAD_OUTPUT, i), a, b, width,
-                   grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
+        angle_back(&g, scalar_times(pair_weight(job, PAIR_GRAD_OUTPUT, i), by_t * r.slope), a, b,
+                   width, grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
     }
 }
 

@@ -65,7 +65,7 @@ static pair_row row(const lk_job *job, int64_t i, double s)
     if (form_of(job) == MSE)
         r = s - (double)elements_at(job->in[PAIR_TARGET].data, i);
     if (job->grad[PAIR_TARGET].data) {
-        double g = r == 0 ? 0 : -2 * r * pair_weight(job, PAIR_GRAD_OUTPUT, i);
+        double g = scalar_times(pair_weight(job, PAIR_GRAD_OUTPUT, i), r == 0 ? 0 : -2 * r);
         elements_fill((elem *)job->grad[PAIR_TARGET].data + i, 1, (real)g);
     }
     return form_of(job) == MSE ? (pair_row){r * r, 2 * r} : (pair_row){1 - s, -1};

@@ -482,10 +482,10 @@ static double one_example(example *e, const class_plan *p, int64_t b, double sha
     if (longer && !isnan(log_p))
         log_p = -(double)INFINITY;
     const double rho = share * e->job->scale[0] * scalar_constant(e->job, UPSTREAM, b, 1);
-    if (e->grad && isnan(log_p))
-        fill(e->grad, e->T * e->C, (real)NAN);
-    else if (e->grad && (isinf(log_p) || rho == 0))
+    if (e->grad && (isinf(log_p) || rho == 0))
         memset(e->grad, 0, (size_t)(e->T * e->C) * sizeof(elem));
+    else if (e->grad && isnan(log_p))
+        fill(e->grad, e->T * e->C, (real)NAN);
     else if (e->grad)
         gradient(e, rho);
     if (isinf(log_p) && o->zero_infinity)

@@ -362,8 +362,8 @@ static void row(const lk_job *job, scalar_row *r)
     const bent chosen = bend(o, c), rejected = bend(o, d);
     value_of(job, r, chosen.value, rejected.value);
     r->value = scalar_times(weight, r->value);
-    r->slope[CHOSEN] = weight * scalar_times(r->slope[CHOSEN], chosen.slope);
-    r->slope[REJECTED] = weight * scalar_times(r->slope[REJECTED], rejected.slope);
+    r->slope[CHOSEN] = scalar_times(weight, scalar_times(r->slope[CHOSEN], chosen.slope));
+    r->slope[REJECTED] = scalar_times(weight, scalar_times(r->slope[REJECTED], rejected.slope));
 }
 
 SCALARWISE_KERNELS(row, 2, 0, GRAD_OUTPUT)

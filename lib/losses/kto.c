@@ -80,8 +80,8 @@ static void row(const lk_job *job, scalar_row *r)
     const double v = sign * (o->beta * x - shift), miss = scalar_sigmoid(-v);
     r->out[REWARDS] = o->beta * x;
     r->value = scalar_times(weight, o->loss_type == BCO ? lk_softplus(-v) : miss);
-    r->slope[LOGPS] =
-        -sign * weight * o->beta * (o->loss_type == BCO ? miss : scalar_sigmoid(v) * miss);
+    r->slope[LOGPS] = scalar_times(
+        weight, -sign * o->beta * (o->loss_type == BCO ? miss : scalar_sigmoid(v) * miss));
 }
 
 SCALARWISE_KERNELS(row, 1, 0, GRAD_OUTPUT)

@@ -392,9 +392,10 @@ static bool target_value(const lk_job *job, int64_t i, const class_target *t, co
     const class_plan p = plan_of(job);
     const shard part = shard_of(job);
     const double upstream = real_or_one(job, GRAD_OUTPUT, t->up);
+    const double main = class_main(&p, t->y, t->main);
     class_row row = {.x = x,
                      .y = t->y,
-                     .rho = t->main * p.main * upstream,
+                     .rho = main * p.main * upstream,
                      .zeta = t->z * p.z * upstream,
                      .argmax = -1};
     double gap;
@@ -414,7 +415,7 @@ static bool target_value(const lk_job *job, int64_t i, const class_target *t, co
             row.entropy = (real)class_entropy(&p, &row, &n->norm, &gap);
     }
     put_row(job, TARGET_LOGIT, i, row.y >= 0 ? (double)n->norm.at : 0);
-    classwise_put(job, i, t->main, t->z, &row, values(job), block);
+    classwise_put(job, i, main, t->z, &row, values(job), block);
     return row.rho != 0 || row.zeta != 0;
 }
 

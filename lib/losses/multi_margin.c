@@ -58,13 +58,13 @@ static void row(const lk_job *job, numbers *r)
         const double u = o->margin - r->x[y] + r->x[j];
         if (j == y || !(u > 0))
             continue;
-        const double slope = share * (o->p == 1 ? 1 : 2 * u);
+        const double slope = scalar_times(share, o->p == 1 ? 1 : 2 * u);
         r->value += scalar_times(share, o->p == 1 ? u : u * u);
         r->slope[j] += slope;
         r->slope[y] -= slope;
     }
     if (numbers_hopeless(r->x, r->n))
-        r->value = (double)NAN;
+        r->value = scalar_times(share, (double)NAN);
 }
 
 static const numbers_loss is = {

@@ -62,7 +62,7 @@ static void row(const lk_job *job, numbers *r)
             lk_refuse(r->block, LK_VALUE_OUT_OF_RANGE, TARGETS, at, y);
         const double lost = scalar_times(y, lk_softplus(-x)) + scalar_times(1 - y, lk_softplus(x));
         const double share = w[c] / (double)r->n;
-        r->value += scalar_nonfinite(x) ? (double)NAN : scalar_times(share, lost);
+        r->value += scalar_times(share, scalar_nonfinite(x) ? (double)NAN : lost);
         r->slope[c] = scalar_times(share, y == 1 ? -scalar_sigmoid(-x) : scalar_sigmoid(x) - y);
     }
 }

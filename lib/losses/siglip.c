@@ -124,7 +124,7 @@ static void slopes(const lk_job *job, const pair_table *t, int64_t i, int64_t j,
                    real *s)
 {
     const vec scale = option_of(job, SCALE), bias = option_of(job, BIAS);
-    const vec weight = v_set((real)ldexp(weight_of(job) * scale_of(job), -t->power));
+    const vec weight = v_set((real)ldexp(scalar_times(weight_of(job), scale_of(job)), -t->power));
     for (int64_t k = 0; k < count; k += LANES) {
         const logits l = logits_of(job, scale, bias, i, j + k, LK_TAIL(k, count), v_read(s + k));
         v_write(s + k, v_where(weight != (vec){0}, weight * slope_of(&l)));
@@ -148,7 +148,7 @@ static pair_table table_of(const lk_job *job)
     size_t bytes = 0;
     pair_table t = layout_of(job, &bytes);
     t.scale = pair_lack(&t.rows) * pair_lack(&t.columns);
-    t.power = elements_power(weight_of(job) * scale_of(job));
+    t.power = elements_power(scalar_times(weight_of(job), scale_of(job)));
     return t;
 }
 

@@ -62,6 +62,9 @@ void classwise_total_weight(lk_job *job)
     job->total_weight = weighted ? 0 : (double)classwise_classes(job);
     for (int64_t k = 0; weighted && k < classwise_classes(job); k++)
         job->total_weight += real_or_one(job, CLASS_WEIGHT, k);
+    job->weightless = weighted;
+    for (int64_t k = 0; job->weightless && k < classwise_classes(job); k++)
+        job->weightless = real_or_one(job, CLASS_WEIGHT, k) == 0;
 }
 
 /* Rows. */
@@ -112,6 +115,13 @@ LK_INLINE class_batch batch_after(class_batch at, int64_t rows, int64_t width)
                          .t = at.t ? at.t + step : NULL,
                          .grad_x = at.grad_x ? at.grad_x + step : NULL,
                          .grad_t = at.grad_t ? at.grad_t + step : NULL};
+}
+
+/* See class_main. */
+LK_INLINE void weigh_classes(const class_plan *p, int count, class_targets *t)
+{
+    for (int k = 0; p->weight && k < count; k++)
+        t->main[k] = t->counts[k] ? class_main(p, t->y[k], t->main[k]) : 0;
 }
 
 /* Set up row k of a batch with its target. True if the row counts and must be computed. */
@@ -179,6 +189,7 @@ static void some_rows(visit *v, class_targets_of targets_of, class_batch at, int
         const int rows = left < most ? (int)left : most;
         int lives = 0;
         targets_of(v->job, at.first, rows, &target);
+        weigh_classes(&v->plan, rows, &target);
         for (int k = 0; k < rows; k++) {
             const int slot = most > 1 ? k : v->slot;
             row[k] = &v->row[slot];
@@ -383,6 +394,7 @@ static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
         if (r.count < LANES)
             t = (class_targets){0};
         v->targets_of(v->job, first, r.count, &t);
+        weigh_classes(v->plan->row, r.count, &t);
         few_begin(v, first, &t, &r);
         few_compute(v->plan, &r);
         few_end(v, first, &t, &r);
@@ -426,7 +438,7 @@ void classwise_factors(const lk_job *job, class_plan *p)
     const double z = fabs(job->scale[Z] * upstream * p->z_loss);
     p->power = elements_power(main > z ? main : z);
     p->main = ldexp(job->scale[MAIN], -p->power);
-    p->z = ldexp(job->scale[Z], -p->power);
+    p->z = p->z_loss == 0 ? 0 : ldexp(job->scale[Z], -p->power);
 }
 
 /* Multiply the gradient of some rows by 2^power. */

@@ -142,6 +142,16 @@ LK_INLINE void class_put_target(class_targets *to, int k, class_target t)
     to->z[k] = t.counts ? t.z : 0;
 }
 
+/* The weight of the main part of a row: 0 if the class weights of all its terms are, whatever the
+ * row holds. */
+LK_INLINE double class_main(const class_plan *p, int64_t y, double main)
+{
+    real w = 1;
+    if (p->weight && p->off == 0 && y >= 0)
+        memcpy(&w, p->weight + y, sizeof w);
+    return w == 0 || p->weightless ? 0 : main;
+}
+
 /* Fills in the targets of rows first..first+count-1; `count` is at most CLASS_GROUP. */
 typedef void (*class_targets_of)(const lk_job *job, int64_t first, int count, class_targets *to);
 

@@ -26,6 +26,7 @@ typedef struct class_plan {
     int64_t inner;   /* stride between the classes of a row in the caller's tensor, in elements */
     const real *weight; /* w, or NULL */
     double total_weight;
+    bool weightless;           /* all w are 0 */
     double smoothing, off, on; /* eps; index form: q of the other classes, q of the target */
     double scale, z_loss, gamma, poly1, target_scaling;
     real cap;       /* 0: no softcap */

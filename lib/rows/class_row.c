@@ -22,6 +22,7 @@ class_plan class_plan_make(const lk_job *job, const class_options *o, int64_t wi
     double eps = o->label_smoothing;
     p.classes = o->vocab_size > 0 ? o->vocab_size : p.width;
     p.total_weight = job->total_weight;
+    p.weightless = job->weightless;
     p.smoothing = eps;
     if (o->smoothing_mode == CLASS_UNIFORM) {
         p.off = p.classes > 0 ? eps / (double)p.classes : 0;

@@ -408,6 +408,6 @@ LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *
 
 void pair_triple_back(const pair_triple *t, double weight, int64_t width, elem *const *grad)
 {
-    if (!pair_flat(weight * t->c_ap, grad, 3, width))
+    if (!pair_flat(scalar_times(weight, t->c_ap), grad, 3, width))
         PAIR_BY_FAMILY(pair_triple_family(t), pair_triple_back_of, t, weight, width, grad);
 }

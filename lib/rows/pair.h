@@ -8,6 +8,7 @@
 #define LK_PAIR_H
 
 #include "loss.h"
+#include "vector/accurate.h"
 #include "vector/element.h"
 
 /* Each variant has its own copy, under its own names; defined in rows/pair.c. */
@@ -220,7 +221,7 @@ LK_INLINE void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_blo
         pair_of(&p, kind, x, y, width, eps, 0);
         const pair_row r = row(job, i, p.value);
         pair_put(job, block, i, r.value);
-        pair_back(&p, r.slope * pair_weight(job, PAIR_GRAD_OUTPUT, i), x, y, width,
+        pair_back(&p, scalar_times(pair_weight(job, PAIR_GRAD_OUTPUT, i), r.slope), x, y, width,
                   grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
     }
 }

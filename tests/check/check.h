@@ -90,5 +90,6 @@ void test_traits(void **state);     /* traits.c */
 void test_reductions(void **state); /* reductions.c */
 void test_linear(void **state);
 void test_packed(void **state); /* packed.c */
+void test_zeros(void **state);  /* zeros.c */
 
 #endif

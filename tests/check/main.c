@@ -35,6 +35,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_row_alone), cmocka_unit_test(test_ignored_rows),
         cmocka_unit_test(test_traits),    cmocka_unit_test(test_reductions),
         cmocka_unit_test(test_linear),    cmocka_unit_test(test_packed),
+        cmocka_unit_test(test_zeros),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A factor of 0, a weight or an upstream gradient, leaves nothing of a term and of its gradient,
+ * whatever the inputs hold.
+ */
+#include "tests/check/check.h"
+
+/* Is that output the loss or a gradient, and 0 throughout? */
+static bool is_zero(const answer *a, int k)
+{
+    const lk_tensor *x = &a->out[k].tensor;
+    for (int64_t i = 0; i < lk_tensor_count(x); i++)
+        if (load(x->data, x->dtype, i) != 0)
+            return false;
+    return true;
+}
+
+static bool is_gradient(const answer *a, int k)
+{
+    return strncmp(a->out[k].name, "grad.", 5) == 0;
+}
+
+/* NaN for all that is differentiated, where the loss takes it. */
+static void spoil(trial *t)
+{
+    for (int i = 0; i < t->inputs; i++) {
+        trial_input *in = &t->in[i];
+        const bool bounded = in->is->range && strcmp(in->is->range, ">0") == 0;
+        for (int64_t j = 0; in->given && (in->is->flags & LK_DIFFERENTIABLE) &&
+                            is_float(in->type) && !bounded && j < in->at.count;
+             j++)
+            in->x[j] = (double)NAN;
+    }
+}
+
+/* What is 0 with a factor of 0 is so for inputs of NaN. `values`: the loss, too, is 0. */
+static void check_zero(trial *t, bool values, const char *factor)
+{
+    answer clean = evaluate(t, &(how){.isa = isa_drawn()});
+    bool zero = clean.status == LK_OK;
+    for (int k = 0; k < clean.count; k++)
+        if (values && strcmp(clean.out[k].name, "loss") == 0)
+            zero = zero && is_zero(&clean, k); /* else it is a factor of a part of the loss */
+    spoil(t);
+    answer other = zero ? evaluate(t, &(how){.isa = isa_drawn()}) : (answer){.status = LK_MISUSE};
+    for (int k = 0; k < other.count && other.status == LK_OK; k++)
+        if (is_gradient(&other, k) || (values && strcmp(other.out[k].name, "loss") == 0))
+            if (!is_zero(&other, k) || !is_zero(&clean, k))
+                complain(t, "%s is not 0 with %s of 0", other.out[k].name, factor);
+    answer_free(&clean);
+    answer_free(&other);
+}
+
+/* One weight at a time. */
+static void check_weights(const lk_loss *loss, const wish *w)
+{
+    trial t;
+    if (!draw(&t, loss, w))
+        return;
+    for (int i = 0; i < t.inputs; i++) {
+        const lk_input *is = t.in[i].is;
+        if (!(is->flags & LK_WEIGHTS))
+            continue;
+        trial one = trial_copy(&t);
+        trial_add(&one, is->name, t.element, 0);
+        check_zero(&one, true, is->name);
+        trial_free(&one);
+    }
+    trial_free(&t);
+}
+
+/* All upstream gradients. */
+static void check_upstream(const lk_loss *loss, const wish *w)
+{
+    trial t;
+    if (!draw(&t, loss, w))
+        return;
+    for (int i = 0; i < t.inputs; i++)
+        for (int64_t j = 0; t.in[i].given && cotangent_of(&t.in[i]) && j < t.in[i].at.count; j++)
+            t.in[i].x[j] = 0;
+    trial_add(&t, "grad_output", t.element, 0);
+    check_zero(&t, false, "grad_output");
+    trial_free(&t);
+}
+
+void test_zeros(void **state)
+{
+    (void)state;
+    failures = 0;
+    FOR_EACH_LOSS (i) {
+        for (int e = 0; e < 4; e++) {
+            for (int64_t round = 0; round < count; round++) {
+                const wish w = {.element = elements[e], .plain = true, .small = true};
+                begin_round(10, i, e, round);
+                check_weights(lk_loss_at(i), &w);
+                check_upstream(lk_loss_at(i), &(wish){.element = elements[e], .small = true});
+            }
+        }
+    }
+    assert_int_equal(failures, 0);
+}
