@@ -64,9 +64,12 @@ static void each(const lk_job *job, list *l)
     for (int64_t i = 0; i < n; i++) {
         const int64_t k = order[i].at;
         const double w = o->position_weight ? weight(o, n, i) / total : 1;
-        l->value += scalar_times(w, rest[i] - l->score[k]);
+        /* The last item competes with none: it has all the probability, even at -inf. */
+        const bool sure = i + 1 == n && !scalar_nonfinite(l->score[k]);
+        const double behind = sure ? 0 : l->score[k] - rest[i];
+        l->value += scalar_times(w, -behind);
+        l->slope[k] = lk_exp(l->score[k] + drawn) + w * lk_expm1(behind);
         drawn = add_logs(drawn, lk_log(w) - rest[i]);
-        l->slope[k] = lk_exp(l->score[k] + drawn) - w;
     }
 }
 

@@ -74,7 +74,9 @@ def list_mle(inputs, options):
         w = [2 ** (n - i) - 1 if flag(options, "position_weight") else 1 for i in range(n)]
         w = [x / sum(w) for x in w] if flag(options, "position_weight") else w
         counted += n > 0
-        terms = [w[i] * (torch.logsumexp(s[order[i:]], 0) - s[order[i]]) for i in range(n)]
+        # The last item competes with none: 0, its limit, at -inf.
+        sure = n if n == 0 or s[order[-1]] > -INF or s[order[-1]].isnan() else n - 1
+        terms = [w[i] * (torch.logsumexp(s[order[i:]], 0) - s[order[i]]) for i in range(sure)]
         rows.append(torch.stack(terms).sum() if terms else torch.zeros((), dtype=F64))
     rows = torch.stack(rows) if rows else (scores * 0).sum(-1)
     return differentiate(reduce(rows, options, counted), inputs, {"scores": scores})
@@ -172,7 +174,12 @@ def cases(loss):
         build(book, "long", (1, 1100), {"position_weight": "true"}, levels=0, want=("loss",))
         build(book, "any-label", (2, 5), {}, levels=0)
         write(book, "far", given([[100.0, -100.0, 64.0]], [[0.0, 1.0, 0.5]]), {"reduction": "none"})
-        write(book, "impossible", given([[1.0, 0.5, -INF]], [[2.0, 1.0, 0.0]]), None, ("loss",))
+        for weighted in ("false", "true"):
+            options = {"position_weight": weighted}
+            write(book, f"impossible/last/{weighted}", given([[1.0, 0.5, -INF]], [[2.0, 1.0, 0.0]]), options)
+            write(book, f"impossible/first/{weighted}", given([[-INF, 0.5, 1.0]], [[2.0, 1.0, 0.0]]), options)
+            write(book, f"impossible/two/{weighted}", given([[1.0, -INF, -INF]], [[2.0, 1.0, 0.0]]), options, ("loss",))
+            write(book, f"impossible/alone/{weighted}", given([[-INF], [0.5]], [[2.0], [1.0]]), options)
     if loss == "adr_mse":
         for alpha in (0.25, 1, 4):
             build(book, f"alpha/{alpha}", (2, 5), {"alpha": alpha}, ("mask",))
