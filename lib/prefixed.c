@@ -6,8 +6,9 @@
  *
  * A call with `dims` makes a call of the same loss without them for each d, one after the other
  * (the entry), through the public functions alone. An entry reads copies of the prefixes, in f32 if
- * the elements have 16 bits, and its results are added to the sums of all, which are rounded to 16
- * bits once, at the end. A call without `dims` is an ordinary single evaluation.
+ * the elements have 16 bits, and its results are added to the sums of all, in f64, which are
+ * rounded once, at the end. The longest prefix comes first: it finds the first value that is not
+ * finite. A call without `dims` is an ordinary single evaluation.
  *
  * Gradients that are deferred are those of a second round of entries, which compute only them.
  */
@@ -125,13 +126,13 @@ static void add_prefix(const lk_tensor *from, double weight, const lk_tensor *to
                        weight * lk_real_at(from->data, from->dtype, i * d + k));
 }
 
-/* The sum of an output over the entries: the output itself, unless that has 16 bits. */
+/* The sum of an output over the entries: the output itself, if that is f64. */
 static lk_tensor sum_of(const prefixed *p, const lk_wanted *w, size_t *used)
 {
     lk_tensor t = w->tensor;
-    if (lk_dtype_size(t.dtype) != 2)
+    if (t.dtype == LK_F64)
         return t;
-    t.dtype = LK_F32;
+    t.dtype = LK_F64;
     t.data = take(p, used, bytes_of(&t));
     return t;
 }
@@ -237,16 +238,16 @@ static void drop_entry(prefixed *p)
     p->entry = NULL;
 }
 
-/* The next entry, planned. False: there is none, or it failed. */
+/* Entry k or the next below it, planned. False: there is none, or it failed. */
 static bool start_entry(prefixed *p, int k)
 {
     const lk_call *call = &p->all.call;
     size_t used;
-    while (k < entries_of(call) && !has_entry(call, k))
-        k++;
+    while (k >= 0 && !has_entry(call, k))
+        k--;
     p->at = k;
     drop_entry(p);
-    if (k == entries_of(call) || p->bad.status != LK_OK)
+    if (k < 0 || p->bad.status != LK_OK)
         return false;
     p->bad.status = make_entry(p, k, &used, &p->bad);
     if (p->bad.status == LK_OK)
@@ -382,7 +383,7 @@ static lk_status start_round(prefixed *p, lk_error *error)
 {
     p->bad = (lk_error){0};
     p->begun = false;
-    if (!start_entry(p, 0) && error)
+    if (!start_entry(p, entries_of(&p->all.call) - 1) && error)
         *error = p->bad;
     return p->bad.status;
 }
@@ -439,7 +440,7 @@ static bool next(lk_call *call)
     if (lk_call_next(p->entry))
         return true;
     finish_entry(p);
-    return start_entry(p, p->at + 1);
+    return start_entry(p, p->at - 1);
 }
 
 static lk_status finish(lk_call *call, lk_error *error)

@@ -167,12 +167,69 @@ static void test_errors(void **state)
     }
 }
 
+/* The first value that is not finite, whichever prefixes have it; one beyond them all is not read.
+ */
+static void test_nonfinite(void **state)
+{
+    static const char *const options[] = {"dims", "1,3,4", "nonfinite", "error", NULL};
+    double loss;
+    lk_error error = {0};
+    (void)state;
+    draw();
+    b[1 * D + 4] = b[1 * D + 2] = a[2 * D] = a[1 * D + 3] = a[4] = (double)NAN;
+    const lk_named in[] = {matrix("a", a, D), matrix("b", b, D), {0}};
+    const lk_named out[] = {{"loss", {&loss, LK_F64, 0, {0}}}, {0}};
+    assert_int_equal(lk_evaluate("cosine_similarity", options, in, out, &error),
+                     LK_NONFINITE_INPUT);
+    assert_string_equal(error.input, "a");
+    assert_int_equal(error.index[0], 1);
+    assert_int_equal(error.index[1], 3);
+}
+
+/* Many prefixes, whose sum is rounded to f32 once. */
+static void test_many(void **state)
+{
+    enum { MANY = 512, STEP = 8 };
+    static float x[MANY], y[MANY], grad[MANY];
+    static double wide_x[MANY], wide_y[MANY], wide_grad[MANY];
+    static char dims[MANY];
+    const char *const options[] = {"dims", dims, NULL};
+    (void)state;
+    random_state = 1;
+    for (int k = 0; k < MANY; k++) {
+        wide_x[k] = (double)(x[k] = (float)random_normal());
+        wide_y[k] = (double)(y[k] = (float)random_normal());
+        if (k % STEP == 0)
+            snprintf(dims + strlen(dims), sizeof dims - strlen(dims), "%s%d", k > 0 ? "," : "",
+                     k + STEP);
+    }
+    double most = 0;
+    float loss;
+    double wide_loss;
+    lk_error error;
+    const lk_named in[] = {{"a", {x, LK_F32, 2, {1, MANY}}}, {"b", {y, LK_F32, 2, {1, MANY}}}, {0}};
+    const lk_named out[] = {
+        {"loss", {&loss, LK_F32, 0, {0}}}, {"grad.a", {grad, LK_F32, 2, {1, MANY}}}, {0}};
+    const lk_named wide_in[] = {
+        {"a", {wide_x, LK_F64, 2, {1, MANY}}}, {"b", {wide_y, LK_F64, 2, {1, MANY}}}, {0}};
+    const lk_named wide_out[] = {
+        {"loss", {&wide_loss, LK_F64, 0, {0}}}, {"grad.a", {wide_grad, LK_F64, 2, {1, MANY}}}, {0}};
+    assert_int_equal(lk_evaluate("cosine_similarity", options, in, out, &error), LK_OK);
+    assert_int_equal(lk_evaluate("cosine_similarity", options, wide_in, wide_out, &error), LK_OK);
+    assert_true(fabs((double)loss - wide_loss) <= ldexp(fabs(wide_loss), -23));
+    for (int k = 0; k < MANY; k++)
+        most = fmax(most, fabs(wide_grad[k]));
+    for (int k = 0; k < MANY; k++)
+        assert_true(fabs((double)grad[k] - wide_grad[k]) <= ldexp(most, -24));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sum),      cmocka_unit_test(test_all),
         cmocka_unit_test(test_not_read), cmocka_unit_test(test_stated),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_errors),   cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_many),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
