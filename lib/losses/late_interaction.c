@@ -216,7 +216,8 @@ static lk_status fill_queries(lk_job *job, const plan *p, lk_error *error)
         int64_t others = 0;
         p->left_out[i] = tokens_of(job, i) == 0;
         if (o->form != DISTILL && !p->left_out[i] && !allowed(job, p, i, y))
-            return p->empty[y] ? lk_fail(job, error, LK_OPTION_CONFLICT, DOCUMENT_MASK, -1,
+            return p->empty[y] ? lk_fail(job, error, LK_OPTION_CONFLICT,
+                                         lk_has(job, DOCUMENT_MASK) ? DOCUMENT_MASK : DOCUMENTS, -1,
                                          "documents[%lld] has no token, but is the positive of "
                                          "queries[%lld]",
                                          (long long)y, (long long)i)
