@@ -192,7 +192,8 @@ enum {
                                    the loss is not ignored */
     LK_OFFSETS = 1 << 8,        /* sequence b is positions offsets[b] to offsets[b+1] - 1 of P that
                                    follow each other: integers from 0 to P that do not decrease.
-                                   Where it is given, `B T` is one axis P in every pattern */
+                                   Where it is given, `B T` and `*` are one axis P in every
+                                   pattern, and `*-` is B */
     LK_OWN_TYPE = 1 << 9,       /* its element type is its own: f64 if the call computes in f64,
                                    else f32, f16 or bf16, whatever other inputs have */
 };
@@ -201,10 +202,10 @@ enum {
  * that has the letter. `*` is any number of leading sizes, the same in every tensor that has it. A
  * letter with `@option` is an axis whose position is the value of that integer option (-1: the
  * position in the pattern). `1` is a size of 1, `B+1` one more than B. "" is a single number; shape
- * [1] is accepted too. `B T` is one axis, P, where the call has an input with LK_OFFSETS.
- * `*-` is `*` without its last axis. "~ *" is any shape that broadcasts to that of `*`: axes are
- * aligned from the right, each size is 1 or that of `*`, and missing axes count as 1. "loss" is the
- * shape of the output `loss`. */
+ * [1] is accepted too. `*-` is `*` without its last axis. Where an input with LK_OFFSETS is
+ * given, `B T` and `*` are one axis, P, the positions, and `*-` is B, the sequences. "~ *" is any
+ * shape that broadcasts to that of `*`: axes are aligned from the right, each size is 1 or that of
+ * `*`, and missing axes count as 1. "loss" is the shape of the output `loss`. */
 typedef struct lk_form {
     const char *shape;
     unsigned dtypes;
