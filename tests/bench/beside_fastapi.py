@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""lossd compared with what a team would write instead: FastAPI with two uvicorn workers, PyTorch and safetensors
-(fastapi_service.py), on the same cores, with the same requests, alternating.
+"""lossd, with two event loops and two workers, compared with what a team would write instead: FastAPI with two uvicorn
+workers, PyTorch and safetensors (fastapi_service.py), on the same cores, with the same requests, alternating.
 
     PYTHONPATH=api/python tests/bench/beside_fastapi.py [--chroot /srv/sid]
 
@@ -80,7 +80,7 @@ class Region:
 
 def rates(a: argparse.Namespace, folder: str) -> None:
     request, each = safetensors("F32", 32, 128), []
-    servers = {"lossd": Server(a.lossd, folder, "--workers", "2"), "fastapi": Other(a.chroot)}
+    servers = {"lossd": Server(a.lossd, folder, "--workers", "2", "--loops", "2"), "fastapi": Other(a.chroot)}
     try:
         for _ in range(a.rounds + 1):
             turn = []
@@ -99,7 +99,7 @@ def rates(a: argparse.Namespace, folder: str) -> None:
 
 def times(a: argparse.Namespace, folder: str, unix: bool) -> None:
     request = safetensors("F32", ROWS, CLASSES)
-    mine, other = Server(a.lossd, folder, "--workers", "2"), Other(a.chroot, folder if unix else None)
+    mine, other = Server(a.lossd, folder, "--workers", "2", "--loops", "2"), Other(a.chroot, folder if unix else None)
     try:
         turns = {
             "lossd": (Client(mine.unix if unix else mine.port), request),
