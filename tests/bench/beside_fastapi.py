@@ -22,8 +22,9 @@ import time
 
 import lossd
 import numpy as np
-from service import CLASSES, ROWS, Client, Server, in_turns, logits, safetensors, small_rate, targets
+from service import CLASSES, ROWS, Client, Server, in_turns, logits, processor_time, safetensors, small_rate, targets
 
+TWO = ("--workers", "2", "--loops", "2")
 SCRIPT = pathlib.Path(__file__).parent / "fastapi_service.py"
 
 
@@ -78,28 +79,38 @@ class Region:
         return time.perf_counter() - begun
 
 
+def taken(pid: int) -> float:
+    """Processor time of a process and its children, in seconds."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    children = {int(child) for t in tasks for child in (t / "children").read_text().split()}
+    return processor_time(pid) + sum(taken(child) for child in children)
+
+
 def rates(a: argparse.Namespace, folder: str) -> None:
-    request, each = safetensors("F32", 32, 128), []
-    servers = {"lossd": Server(a.lossd, folder, "--workers", "2", "--loops", "2"), "fastapi": Other(a.chroot)}
+    request = safetensors("F32", 32, 128)
+    servers = {"lossd": Server(a.lossd, folder, *TWO), "fastapi": Other(a.chroot)}
+    each: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
     try:
         for _ in range(a.rounds + 1):
-            turn = []
             for name, server in servers.items():
                 address, sent = (server.port, request) if name == "lossd" else (server.address, of_fastapi(request))
-                turn.append(small_rate(f"{a.tools}/client", folder, address, sent, 32, a.seconds))
-            each.append(turn)
+                before, begun = taken(server.process.pid), time.monotonic()
+                rate = small_rate(f"{a.tools}/client", folder, address, sent, 32, a.seconds)
+                count = rate * (time.monotonic() - begun)
+                each[name].append((rate, (taken(server.process.pid) - before) / count * 1e6))
     finally:
         for server in servers.values():
             server.stop()
-    each = each[1:]  # the first warms both up
-    ours, theirs = (statistics.median(rate) for rate in zip(*each))
-    ratio = statistics.median(x / y for x, y in each)
-    print(f"32x128, 32 connections, TCP         {ours:9.0f} /s {theirs:9.0f} /s {ratio:7.1f} x")
+    for k, what, unit in ((0, "32x128, 32 connections, TCP", "/s"), (1, "the same: processor time of a request", "us")):
+        ours, theirs = ([sample[k] for sample in each[name][1:]] for name in servers)  # the first warms both up
+        ratio = statistics.median(x / y if k == 0 else y / x for x, y in zip(ours, theirs))
+        mine, other = statistics.median(ours), statistics.median(theirs)
+        print(f"{what:41} {mine:7.0f} {unit} {other:9.0f} {unit} {ratio:7.1f} x")
 
 
 def times(a: argparse.Namespace, folder: str, unix: bool) -> None:
     request = safetensors("F32", ROWS, CLASSES)
-    mine, other = Server(a.lossd, folder, "--workers", "2", "--loops", "2"), Other(a.chroot, folder if unix else None)
+    mine, other = Server(a.lossd, folder, *TWO), Other(a.chroot, folder if unix else None)
     try:
         turns = {
             "lossd": (Client(mine.unix if unix else mine.port), request),

@@ -347,16 +347,20 @@ def neighbours(lossd: str, client: str, folder: str, seconds: float) -> None:
     # As many connections as to wait for the server, not for one of them.
     command = [client, server.unix, str(file), "64", str(seconds), str(rate)]
     large_one = Client(server.unix)
-    for beside in (False, True, False, True):
-        for _ in range(2 * beside):
-            large_one.time(request)  # its memory is new, and not what is to be shown
-        small_ones = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        times = []
-        while beside and small_ones.poll() is None:
-            times.append(large_one.time(request))
-        _, p50, p99, worst, *_ = (float(x) for x in small_ones.communicate()[0].split())
-        done = f"{len(times)} of them, {statistics.median(times) * 1e3:.0f} ms each" if times else "alone"
-        print(f"p50 {p50:7.3f} ms, p99 {p99:7.3f} ms, longest {worst:6.1f} ms   {done}")
+    for _ in range(3):
+        large_one.time(request)  # its memory is new, and not what is to be shown
+    for _ in range(2):
+        alone = [large_one.time(request) for _ in range(int(seconds / large_one.time(request)) + 1)]
+        for beside in (False, True):
+            small_ones = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            times = []
+            while beside and small_ones.poll() is None:
+                times.append(large_one.time(request))
+            _, p50, p99, worst, *_ = (float(x) for x in small_ones.communicate()[0].split())
+            each = statistics.median(times or [0])
+            ratio = each / statistics.median(alone)
+            done = f"{len(times)} of them, {each * 1e3:.0f} ms each, {ratio:.2f} of alone" if times else "alone"
+            print(f"p50 {p50:7.3f} ms, p99 {p99:7.3f} ms, longest {worst:6.1f} ms   {done}")
     server.stop()
 
 
