@@ -287,7 +287,7 @@ int eval(const flags *f, char **words, int count, bool lines)
     request r = {.query = buffer_new(QUERY_MAX), .arrays = buffer_new((size_t)f->max_body)};
     problem p = {0};
     int status = EVAL_BAD_USAGE;
-    region_setup((size_t)f->region_budget, "");
+    region_setup((size_t)f->region_budget);
     if (count < 1)
         fprintf(stderr, "lossd: eval takes the name of a loss, and a file or standard input\n");
     else if (!resident_start(f))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Regions: memory that a request names instead of carrying it. This file alone knows mappings,
- * names, the budget and lifetimes: a region is unmapped when nobody can name it and nobody uses it
- * any more. Any thread may call any function.
+ * Regions: memory that a request names instead of carrying it. The folder region/ alone knows
+ * mappings, names, the budget and lifetimes: a region is unmapped when nobody can name it and
+ * nobody uses it any more. Any thread may call any function.
  *
  * The other side of shared memory may change its bytes at any time, even while they are read. A
  * mapping whose memory goes away under it (a file that is truncated) is replaced by zeros, and the
@@ -44,9 +44,8 @@ typedef struct region_view {
     lk_tensor tensor; /* its type and shape; LK_ANY where only the request knows */
 } region_view;
 
-/* `budget` is in bytes, for all regions. `prefix` is what names of Triton's objects begin with, and
- * must stay valid; "": they are not offered. */
-void region_setup(size_t budget, const char *prefix);
+/* `budget` is in bytes, for all regions. */
+void region_setup(size_t budget);
 
 /* Find what `name` stands for, and hold it until region_release. False with region_invalid. */
 bool region_find(const char *name, const asker *who, region_view *to, problem *p);
@@ -109,7 +108,9 @@ bool region_receive(region_group *group, uint64_t size, uint64_t reserved, int f
                     problem *p);
 void region_forget(region_group *group);
 
-/* Triton's shared memory. `name` NULL: all. */
+/* Triton's shared memory. `prefix` is what names of its objects begin with, and must stay valid;
+ * "": they are not offered. `name` NULL: all. */
+void region_shm_setup(const char *prefix);
 bool region_shm_offered(void);
 bool region_register(const char *name, const char *key, uint64_t offset, uint64_t size,
                      const asker *who, problem *p);

@@ -296,7 +296,8 @@ int serve(const flags *f)
                                                 : strcmp(f->log_level, "warn") == 0 ? LOG_WARN
                                                 : strcmp(f->log_level, "info") == 0 ? LOG_INFO
                                                                                     : LOG_DEBUG);
-    region_setup((size_t)f->region_budget, f->client_shm);
+    region_setup((size_t)f->region_budget);
+    region_shm_setup(f->client_shm);
     if (!access_setup(f) || !tls_setup(f) || !resident_start(f))
         return BAD_USAGE;
     request_setup(f);

@@ -102,7 +102,7 @@ static void start(void)
     log_set(false, LOG_ERROR);
     REQUIRE(flags_parse(&f, 3, (char **)(uintptr_t)argv, 1, &words, &help));
     REQUIRE(uv_loop_init(&loop) == 0 && pipe(pair) == 0);
-    region_setup(64 * 1024, "");
+    region_setup(64 * 1024);
     server = http_start(&loop, &f, &keeper, NULL);
     REQUIRE(server && atexit(stop) == 0);
     descriptors[0] = sealed(F_SEAL_SHRINK | F_SEAL_SEAL);
