@@ -63,6 +63,16 @@ function fromNested(value) {
   throw new TypeError("a tensor is made of numbers, bigints or booleans");
 }
 
+/** What is wrong with a tensor is said with its name. */
+function tensorOf(name, value) {
+  try {
+    return asTensor(value);
+  } catch (error) {
+    error.message = `${name}: ${error.message}`;
+    throw error;
+  }
+}
+
 function asTensor(value) {
   if (ArrayBuffer.isView(value)) return tensor(value);
   if (value !== null && typeof value === "object" && !Array.isArray(value)) {
@@ -91,7 +101,7 @@ function writeBody(inputs, metadata) {
   metadata = { ...metadata, ...Object.fromEntries(places) };
   const header = Object.keys(metadata).length > 0 ? { __metadata__: metadata } : {};
   const given = all.filter((one) => !isRegion(one));
-  const named = given.map(([name, value]) => [name, asTensor(value)]);
+  const named = given.map(([name, value]) => [name, tensorOf(name, value)]);
   const width = (t) => TYPES[t.dtype.toUpperCase()][1];
   named.sort((a, b) => width(b[1]) - width(a[1])); // then each is aligned if the first is
   let offset = 0;
@@ -313,7 +323,11 @@ export class Client {
         reply = await carrier.send(method, path, all, pieces, limit.signal);
       } catch (error) {
         // A kept connection that lossd has closed since? To evaluate twice is no harm.
-        if (limit.signal.aborted || !again) throw error;
+        if (limit.signal.aborted) throw error;
+        if (!again) {
+          error.message = `lossd at ${this.url}: ${error.message}`;
+          throw error;
+        }
         again = false;
         left++;
         await limit.sleep(0); // so that others that are closed are seen to be

@@ -198,11 +198,9 @@ export class Carrier {
       this.#where = { path: url.slice(5) };
       return;
     }
+    if (!/^https?:\/\/[^/]/.test(url)) throw new TypeError(`${url} is not http://host:port, https://host:port or unix:/path`);
     const { protocol, hostname, port, host, pathname } = new URL(url);
     const secure = protocol === "https:";
-    if (!secure && protocol !== "http:") {
-      throw new TypeError(`${url} is not http://host:port, https://host:port or unix:/path`);
-    }
     const bare = hostname.replace(/^\[(.*)\]$/, "$1");
     this.#where = { secure, host: bare, port: Number(port) || (secure ? 443 : 80) };
     if (secure && net.isIP(bare) === 0) this.#where.servername = bare;

@@ -230,6 +230,19 @@ test("TLS, with the authorities that Node is told of", async () => {
   assert.equal(String(said), "4 true\n".repeat(4));
 });
 
+test("errors say whom and what they are about", async () => {
+  for (const url of ["http://127.0.0.1:9", "unix:/none"]) {
+    const whom = (error) => error.message.startsWith(`lossd at ${url}: connect `) && /^E/.test(error.code);
+    await assert.rejects(new Client(url).losses(), whom);
+  }
+  for (const url of ["127.0.0.1:8080", "localhost:8080", "ftp://here"]) {
+    await assert.rejects(new Client(url).losses(), { name: "TypeError", message: /is not http:/ });
+  }
+  for (const logits of [[[1, 2], [3]], "x"]) {
+    await assert.rejects(new Client(urls[0]).evaluate("cross_entropy", { logits, targets: [0n] }), /^TypeError: logits: /);
+  }
+});
+
 test("the first call's own limits, and what is undefined", async () => {
   const mute = http.createServer(() => {});
   await new Promise((resolve) => mute.listen(0, "127.0.0.1", resolve));

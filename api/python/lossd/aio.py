@@ -170,7 +170,11 @@ class AsyncClient(calls.Copied):
     ) -> tuple[int, dict[str, str], np.ndarray]:
         while True:
             kept = bool(self._idle)
-            stream = self._idle.pop() if kept else await self._open()
+            try:
+                stream = self._idle.pop() if kept else await self._open()
+            except OSError as error:
+                calls.say_where(error, self.url)
+                raise
             given = {"Host": self._address.authority, **self._headers, **calls.limit(end - time.monotonic()), **headers}
             lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
             heard = False

@@ -113,9 +113,23 @@ def prepare(
         if isinstance(value, tensors.Resident):
             texts[f"region.{name}"] = json.dumps({"region": value.name})
         else:
-            given.append((name, tensors.as_tensor(value)))
+            given.append((name, _tensor_of(name, value)))
     given.sort(key=lambda item: -tensors.bits(item[1]).itemsize)
     return dict(given), texts
+
+
+def _tensor_of(name: str, value: Any) -> tensors.Tensor:
+    try:
+        return tensors.as_tensor(value)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
+def say_where(error: OSError, url: str) -> None:
+    """The kernel does not say who refused."""
+    if error.strerror is not None:
+        error.strerror += f" (lossd at {url})"
 
 
 def encode(

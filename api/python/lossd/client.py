@@ -166,19 +166,31 @@ class Client(calls.ByName, calls.Copied):
             left -= 1
             time.sleep(wait)
 
+    def _connect(self, end: float) -> Line:
+        try:
+            return Line(self._address, self._context, end)
+        except TimeoutError as error:
+            raise self._late() from error
+        except OSError as error:
+            calls.say_where(error, self.url)
+            raise
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(f"no reply of {self.url} in time")
+
     def _send(
         self, method: str, path: str, headers: dict[str, str], pieces: list[Any] | None, end: float
     ) -> tuple[int, np.ndarray, Mapping[str, str]]:
         while True:
             remaining = end - time.monotonic()
             if remaining <= 0:
-                raise TimeoutError(f"no reply of {self.url} in time")
+                raise self._late()
             with self._lock:
                 if self._process != os.getpid():  # forked: those connections are the other process's
                     self._process, self._idle = os.getpid(), []
                 line = self._idle.pop() if self._idle else None
             kept = line is not None
-            line = line or Line(self._address, self._context, end)
+            line = line or self._connect(end)
             given = {**self._headers, **calls.limit(remaining), **headers}
             try:
                 status, reply, body, again = line.ask(method, path, given, pieces or [], end)
@@ -187,8 +199,10 @@ class Client(calls.ByName, calls.Copied):
                 if kept:  # lossd had closed it since; to evaluate twice is no harm
                     continue
                 raise
-            except BaseException:  # a connection that is half read is of no more use
+            except BaseException as error:  # a connection that is half read is of no more use
                 line.close()
+                if isinstance(error, TimeoutError):
+                    raise self._late() from error
                 raise
             if again:
                 with self._lock:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import http.server
@@ -272,6 +273,18 @@ class Service(unittest.TestCase):
                 self.assertRaises(ConnectionError, client.resident)
             thread.join()
             client.close()
+
+    def test_errors_say_whom_and_what_they_are_about(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        for url, kind in ((f"http://127.0.0.1:{port}", ConnectionRefusedError), ("unix:/none", FileNotFoundError)):
+            with self.assertRaisesRegex(kind, re.escape(f"(lossd at {url})")):
+                lossd.Client(url).losses()
+            with self.assertRaisesRegex(kind, re.escape(f"(lossd at {url})")):
+                asyncio.run(lossd.AsyncClient(url).losses())
+        for logits, kind in (([[1, 2], [3]], ValueError), (np.zeros((1, 2), "c8"), TypeError)):
+            with self.assertRaisesRegex(kind, "^logits: "):
+                lossd.Client(self.urls[0]).cross_entropy(logits, [0])
 
     def test_timeout_of_the_first_call(self) -> None:
         with socket.socket() as mute, socket.socket() as slow:
