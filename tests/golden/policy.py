@@ -455,7 +455,9 @@ def more_checks():
         ("gmpo", {**means, "objective": "gmpo", "eps_low": "0.15", "eps_high": "0.15"}, {}, -0.1608829505,
          [[0, -0.1434513294, -0.1434513294], [0.1347355189, 0, 0]]),
         ("gmpo-default", {"objective": "gmpo", "eps_low": "0.15", "eps_high": "0.15"}, {}, -0.1608829505, None),
-        ("vespo", {**items, "objective": "vespo"}, {}, 0.3407961639, None),
+        # The gradient of vespo is -phi A/10.
+        ("vespo", {**items, "objective": "vespo"}, {}, 0.3407961639,
+         [[-0.1208089108] * 3, [0.05469001595, 0.05469001595, 0]]),
         ("gspo_token", {**means, "level": "gspo_token", "eps_low": "0.05", "eps_high": "0.02"},
          {"advantages": [[1, -1, 0.5], [-0.5, 0.25, 2]]}, 0.00719889062,
          [[-0.1458622198, 0, -0.07293110992], [0.131408887, 0, 0]]),
