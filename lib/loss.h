@@ -196,7 +196,7 @@ struct lk_loss {
     /* Computes the diagnostics from the sums over all blocks. NULL: none. */
     void (*finish)(const lk_job *job, const double *sum);
 
-    /* What the loss tells its driver, or losses that are made of its rows. */
+    /* What the loss tells its driver. */
     const void *driver;
 };
 

@@ -2,9 +2,10 @@
  *
  * Knowledge distillation: a student learns a teacher's distribution over all classes.
  */
-#include "rows/teacher.h"
+#include "rows/divergence.h"
 
-enum { STUDENT, TEACHER_LOGITS, TEACHER_LOGPROBS, TEACHER_PROBS, TARGETS, MASK, GRAD_OUTPUT };
+/* What a teacher gives is an input each, from TEACHER on. */
+enum { STUDENT, TEACHER, TARGETS = TEACHER + TEACHER_FORMS, MASK, GRAD_OUTPUT };
 
 typedef struct options {
     lk_reduce reduce;
@@ -33,7 +34,7 @@ static const lk_field fields[] = {
     {0},
 };
 
-#define TEACHER(name_, range_, help_)                                                              \
+#define TEACHER_INPUT(name_, range_, help_)                                                        \
     {                                                                                              \
         .name = (name_), .forms = {{"* U", LK_FLOATS}}, .flags = LK_OPTIONAL, .range = (range_),   \
         .help = (help_)                                                                            \
@@ -44,11 +45,12 @@ static const lk_input inputs[] = {
                  .forms = {{"* V", LK_FLOATS}},
                  .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                  .help = "the student's scores"},
-    [TEACHER_LOGITS] = TEACHER("teacher_logits", NULL, "the teacher's scores; or one of these:"),
-    [TEACHER_LOGPROBS] =
-        TEACHER("teacher_logprobs", "<=0", "its log-probabilities; no temperature applies"),
-    [TEACHER_PROBS] =
-        TEACHER("teacher_probs", "[0,1]", "its probabilities; no temperature applies"),
+    [TEACHER + TEACHER_LOGITS] =
+        TEACHER_INPUT("teacher_logits", NULL, "the teacher's scores; or one of these:"),
+    [TEACHER + TEACHER_LOGPROBS] =
+        TEACHER_INPUT("teacher_logprobs", "<=0", "its log-probabilities; no temperature applies"),
+    [TEACHER + TEACHER_PROBS] =
+        TEACHER_INPUT("teacher_probs", "[0,1]", "its probabilities; no temperature applies"),
     [TARGETS] = {.name = "targets",
                  .forms = {{"*", LK_INDICES}},
                  .flags = LK_OPTIONAL,
@@ -70,11 +72,12 @@ static int64_t classes_of(const lk_job *job)
     return o->vocab_size == OFF ? job->size['V' - 'A'] : o->vocab_size;
 }
 
-static int teacher_of(const lk_job *job)
+/* What the teacher gives. */
+static int given_of(const lk_job *job)
 {
     int given = TEACHER_LOGITS;
-    for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
-        if (lk_has(job, i))
+    for (int i = 0; i < TEACHER_FORMS; i++)
+        if (lk_has(job, TEACHER + i))
             given = i;
     return given;
 }
@@ -83,14 +86,14 @@ static lk_status check_classes(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     const int64_t V = job->size['V' - 'A'], U = job->size['U' - 'A'], n = classes_of(job);
-    const int teacher = teacher_of(job);
+    const int teacher = TEACHER + given_of(job);
     const char *name = job->loss->is->inputs[teacher].name;
     if (o->vocab_size == OFF && V != U)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
                        "%s has %lld classes and student_logits %lld; where the first ones are the "
                        "same, vocab_size says how many",
                        name, (long long)U, (long long)V);
-    if (o->vocab_size != OFF && teacher != TEACHER_LOGITS && U != n)
+    if (o->vocab_size != OFF && given_of(job) != TEACHER_LOGITS && U != n)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
                        "%s has %lld classes; with vocab_size it must have as many as that, %lld",
                        name, (long long)U, (long long)n);
@@ -106,8 +109,8 @@ static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     int teachers = 0;
-    for (int i = TEACHER_LOGITS; i <= TEACHER_PROBS; i++)
-        teachers += lk_has(job, i);
+    for (int i = 0; i < TEACHER_FORMS; i++)
+        teachers += lk_has(job, TEACHER + i);
     if (job->size['V' - 'A'] == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, STUDENT, -1,
                        "student_logits has no classes; the last axis must have at least 1");
@@ -116,10 +119,10 @@ static lk_status check(const lk_job *job, lk_error *error)
                        "%d teachers are given; exactly one of teacher_logits, teacher_logprobs and "
                        "teacher_probs is needed",
                        teachers);
-    if (o->divergence == MSE_LOGITS && !lk_has(job, TEACHER_LOGITS))
+    if (o->divergence == MSE_LOGITS && !lk_has(job, TEACHER + TEACHER_LOGITS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "divergence=mse_logits needs teacher_logits");
-    if (!isnan(o->teacher_temperature) && !lk_has(job, TEACHER_LOGITS))
+    if (!isnan(o->teacher_temperature) && !lk_has(job, TEACHER + TEACHER_LOGITS))
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "teacher_temperature needs teacher_logits; log-probabilities and "
                        "probabilities have none");
@@ -142,536 +145,46 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* One counted row: both sides at their temperature. */
-typedef struct pair {
-    const elem *x;
-    const real *y;  /* the teacher's row: logits, probabilities or log-probabilities */
-    int given;      /* which of the teacher's inputs was given */
-    int divergence; /* jsd at the ends of beta's range becomes another divergence */
-    int64_t classes;
-    real scale, teacher_scale;
-    real beta, rest, log_rest; /* rest: 1 - beta */
-    teacher_norm student, teacher;
-    bool close;               /* are both distributions close for every class? Then: */
-    real base, apart;         /* log p - log q is (x - y) - base - apart */
-    double over;              /* excess of the teacher's mass over 1 */
-    double anchor;            /* of the slopes r: the leading class's */
-    double sum;               /* the mean under p of the other slopes, relative to the anchor */
-    double plus, minus, even; /* tvd: the student's mass where p > q, p < q, p = q */
-    real weight;              /* of the gradient */
-    bool careful, none;       /* how it is to be computed; has the row no value? */
-} pair;
-
-/* If a class has more than this share of the student's mass, slopes are computed relative to that
- * class's: they would nearly cancel against their mean otherwise. */
-static const real leading = (real)0.75;
-
-/* LANES classes of a row. */
-typedef struct lanes {
-    vec x, y;
-    vec l, p, lq, q; /* logs and values of both distributions */
-    vec d;           /* l - lq */
-    vec bend;        /* (e^d - 1 - d)/d^2 where d is small */
-    mask near;       /* where it is */
-} lanes;
-
-/* e^u - 1 - u over u^2 is a polynomial for |u| up to this. */
-static const real small = (real)0.34;
-
-/* a*b, but 0 where a is 0, whatever b is. */
-LK_INLINE vec times(vec a, vec b)
-{
-    const vec zero = {0};
-    return v_where(a != zero, a * b);
-}
-
-LK_INLINE lanes lanes_of(const pair *r, int64_t k, int64_t n, const bool careful)
-{
-    lanes a = {.x = v_load_tail(r->x + k, n, 0), .y = v_read_tail(r->y + k, n, 0)};
-    a.l = (a.x * r->scale - v_set(r->student.top)) - v_set((real)r->student.log_sum);
-    a.p = v_exp_nonpos(a.l);
-    if (r->given == TEACHER_PROBS) {
-        a.q = a.y;
-        a.lq = v_log(a.y);
-    } else {
-        a.lq = a.y;
-        if (r->given == TEACHER_LOGITS)
-            a.lq =
-                (a.y * r->teacher_scale - v_set(r->teacher.top)) - v_set((real)r->teacher.log_sum);
-        a.q = v_exp_nonpos(a.lq);
-    }
-    a.d = a.l - a.lq;
-    if (!careful)
-        return a;
-    if (r->close && r->given == TEACHER_LOGITS && r->scale == r->teacher_scale)
-        a.d = ((a.x - a.y) * r->scale - v_set(r->base)) - v_set(r->apart);
-    else if (r->close)
-        a.d = ((a.x * r->scale - (r->given == TEACHER_LOGITS ? a.y * r->teacher_scale : a.lq)) -
-               v_set(r->base)) -
-              v_set(r->apart);
-    a.near = v_abs(a.d) < v_set(small);
-    a.bend = vm_exp_poly(a.d);
-    return a;
-}
-
-/* p - q; with `careful`, without cancellation where the two are close. */
-LK_INLINE vec difference(const lanes *a, const bool careful)
-{
-    if (!careful)
-        return a->p - a->q;
-    return v_select(a->near, a->q * v_fma(a->d * a->d, a->bend, a->d), a->p - a->q);
-}
-
-/* q (e^u - 1 - u) where M is q e^u. */
-LK_INLINE vec excess(vec q, vec u, vec m)
-{
-    return v_select(v_abs(u) < v_set(small), q * (u * u * vm_exp_poly(u)), (m - q) - times(q, u));
-}
-
-/* The mixture M = beta q + (1-beta) p. */
-LK_INLINE vec mixture(const pair *r, const lanes *a)
-{
-    return v_fma(v_set(r->beta), a->q, v_set(r->rest) * a->p);
-}
-
-/* log(c e^u + 1 - c), which is c u where u is small; `other` is 1 - c. */
-LK_INLINE vec mixed_log(real c, real other, vec u)
-{
-    const vec zero = {0}, one = v_set(1), half = v_set((real)0.5);
-    const vec share = v_set(c), left = v_set(other), e = v_exp_nonpos(-v_abs(u));
-    const mask up = u > zero;
-    const vec grown = v_select(v_abs(u) < v_set(small), v_fma(u * u, vm_exp_poly(u), u),
-                               v_select(up, (one - e) / e, e - one));
-    const vec w = share * grown;
-    const mask mild = (w > -half) & (w < one);
-    const vec wild = v_select(up, v_fma(left, e, share), v_fma(share, e, left));
-    const vec s = v_select(mild, one + w, wild);
-    const vec lost = v_where(mild, (w - (s - one)) / s); /* of w, when 1 was added */
-    return (v_log(s) + lost) + v_where(up & ~mild, u);
-}
-
-/* log(M/q) and log(M/p), where q, p are not 0. */
-LK_INLINE vec by_teacher(const pair *r, const lanes *a)
-{
-    return mixed_log(r->rest, r->beta, a->d);
-}
-
-LK_INLINE vec by_student(const pair *r, const lanes *a)
-{
-    return mixed_log(r->beta, r->rest, -a->d);
-}
-
-/* Both. For the side with the larger share of M the ratio is nearer to 1 and matters less: it is
- * computed from the other one and d, which is precise enough. */
-typedef struct ratios {
-    vec teacher, student;
-} ratios;
-
-LK_INLINE ratios ratios_of(const pair *r, const lanes *a, const bool careful)
-{
-    const vec most = v_set((real)INFINITY), zero = {0};
-    ratios u;
-    if (!careful) {
-        const vec beta = v_set(r->beta), rest = v_set(r->rest), e = v_exp_nonpos(-v_abs(a->d));
-        const mask up = a->d > zero;
-        u.teacher = v_log(v_select(up, v_fma(beta, e, rest), v_fma(rest, e, beta)));
-        u.teacher += v_where(up, a->d);
-        u.student = v_select(a->d < most, u.teacher - a->d, v_set(r->log_rest));
-    } else if (r->beta > r->rest) {
-        u.student = by_student(r, a);
-        u.teacher = u.student + a->d;
-    } else {
-        u.teacher = by_teacher(r, a);
-        u.student = v_select(a->d < most, u.teacher - a->d, v_set(r->log_rest));
-    }
-    return u;
-}
-
-/* What a class adds to the row's value. */
-LK_INLINE vec plain_value(const pair *r, const lanes *a, const int divergence)
-{
-    const vec half = v_set((real)0.5), gap = a->x - a->y;
-    switch (divergence) {
-    case FORWARD_KL:
-        return times(a->q, -a->d);
-    case REVERSE_KL:
-        return times(a->p, a->d);
-    case JSD: {
-        const ratios u = ratios_of(r, a, false);
-        return -v_set(r->beta) * times(a->q, u.teacher) - v_set(r->rest) * times(a->p, u.student);
-    }
-    case TVD:
-        return half * v_abs(difference(a, false));
-    default: /* what both sides exclude is equal */
-        return v_where(a->x != a->y, gap * gap);
-    }
-}
-
-/* The same without cancellation: no term is negative, and a term is 0 where both sides are equal.
- * Each class adds p - q to q (log q - log p), and the sum of p - q over all classes is 0, except
- * for `over`. */
-LK_INLINE vec careful_value(const pair *r, const lanes *a, const int divergence)
-{
-    const vec half = v_set((real)0.5);
-    switch (divergence) {
-    case FORWARD_KL:
-        return v_select(a->near, a->q * (a->d * a->d * a->bend), (a->p - a->q) - times(a->q, a->d));
-    case REVERSE_KL:
-        return v_select(a->near, a->p * (a->d * a->d * vm_exp_poly(-a->d)),
-                        times(a->p, a->d) - (a->p - a->q));
-    case JSD: {
-        const ratios u = ratios_of(r, a, true);
-        const vec m = mixture(r, a);
-        return v_set(r->beta) * excess(a->q, u.teacher, m) +
-               v_set(r->rest) * excess(a->p, u.student, m);
-    }
-    case TVD:
-        return half * v_abs(difference(a, true));
-    default:
-        return excess(a->q, by_teacher(r, a), mixture(r, a));
-    }
-}
-
-/* The multiple of `over` by which the sum of these must be corrected. */
-static double overs(const pair *r)
-{
-    return r->divergence == FORWARD_KL        ? 1
-           : r->divergence == REVERSE_KL      ? -1
-           : r->divergence == SKEW_FORWARD_KL ? (double)r->rest
-                                              : 0;
-}
-
-/* The slopes r of the divergences whose gradient is p_k (r_k - sum p r). A class that the teacher
- * excludes, which makes reverse_kl infinite and the row one for care, has no part in it. */
-LK_INLINE vec slope_of(const pair *r, const lanes *a, const int divergence, const bool careful)
-{
-    const vec zero = {0}, most = v_set((real)INFINITY);
-    if (divergence == REVERSE_KL)
-        return careful ? v_where((a->p != zero) & (a->d != most), a->d) : a->d;
-    if (divergence == JSD)
-        return v_where(a->p != zero, -v_set(r->rest) * (careful ? by_student(r, a)
-                                                                : ratios_of(r, a, false).student));
-    /* -(1-beta) q/M up to a constant, which cancels against the mean. */
-    return v_where((a->p != zero) & (v_set(r->rest) != zero),
-                   v_set(r->rest * r->rest) * (difference(a, true) / mixture(r, a)));
-}
-
-LK_INLINE bool has_mean(const int divergence)
-{
-    return divergence == REVERSE_KL || divergence == JSD || divergence == SKEW_FORWARD_KL;
-}
-
-/* Computes the value, the sums that the gradient needs, and max |d| over the classes of either
- * side. */
-LK_INLINE double sweep_values(pair *r, const int divergence, const bool careful, const bool slopes,
-                              real *widest)
-{
-    double total = 0, led = 0;
-    const vec zero = {0};
-    vec far = {0};
-    r->anchor = r->sum = r->plus = r->minus = r->even = 0;
-    for (int64_t c = 0; c < r->classes; c += CHUNK) {
-        const int64_t end = r->classes - c < CHUNK ? r->classes : c + CHUNK;
-        tally value = {0}, slope = {0}, anchor = {0}, plus = {0}, minus = {0}, even = {0};
-        vec lead = {0};
-        for (int64_t k = c; k < end; k += LANES) {
-            const int64_t n = LK_TAIL(k, end);
-            const mask inside = m_first(n);
-            const lanes a = lanes_of(r, k, n, careful);
-            tally_add(&value, v_where(inside, careful ? careful_value(r, &a, divergence)
-                                                      : plain_value(r, &a, divergence)));
-            if (careful)
-                far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), far);
-            if (slopes && divergence == TVD) {
-                const vec p = v_where(inside, a.p), d = difference(&a, careful);
-                tally_add(&plus, v_where(d > zero, p));
-                tally_add(&minus, v_where(d < zero, p));
-                tally_add(&even, v_where(d == zero, p));
-            } else if (slopes && divergence == JSD && !careful) {
-                tally_add(&slope, v_where(inside, a.p * slope_of(r, &a, divergence, false)));
-            } else if (slopes && has_mean(divergence) && careful) {
-                const mask leads = inside & (a.p > v_set(leading));
-                const vec by = slope_of(r, &a, divergence, careful);
-                tally_add(&slope, v_where(inside & ~leads, a.p * by));
-                tally_add(&anchor, v_where(leads, by));
-                lead += v_where(leads, v_set(1));
-            }
-        }
-        total += (double)tally_sum(value);
-        r->sum += (double)tally_sum(slope);
-        r->anchor += (double)tally_sum(anchor);
-        led += v_count(lead);
-        r->plus += (double)tally_sum(plus);
-        r->minus += (double)tally_sum(minus);
-        r->even += (double)tally_sum(even);
-    }
-    if (led > 0)
-        r->sum -= r->student.others / r->student.sum * r->anchor;
-    if (divergence == REVERSE_KL && !careful)
-        r->sum = total; /* no class leads */
-    *widest = v_top(far);
-    return total;
-}
-
-/* The excess over 1 of the mass of a teacher that gives probabilities or log-probabilities,
- * computed without cancellation. */
-static double over_of(const pair *r)
-{
-    const vec lead = v_set(leading), one = v_set(1);
-    wide_tally over = {0};
-    double leads = 0;
-    if (r->given == TEACHER_LOGITS)
-        return 0;
-    for (int64_t k = 0; k < r->classes; k += LANES) {
-        const mask inside = m_first(LK_TAIL(k, r->classes));
-        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
-        const mask leader = inside & (a.q > lead);
-        const vec short_of_1 = r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq);
-        wide_add(&over, v_wide(v_select(leader, short_of_1, v_where(inside, a.q))));
-        leads += v_count(v_where(leader, one));
-    }
-    return wide_sum(over) + (leads - 1);
-}
-
-/* For distributions that are close everywhere: log p - log q without the terms that are common to
- * the row, using sum p = 1. The teacher's largest class is the origin. */
-static void draw_near(pair *r)
-{
-    wide_tally apart = {0};
-    int64_t origin = 0;
-    real most = -(real)INFINITY;
-    for (int64_t k = 0; k < r->classes; k++) {
-        real y; /* of any alignment */
-        memcpy(&y, r->y + k, sizeof y);
-        origin = y > most ? k : origin;
-        most = y > most ? y : most;
-    }
-    r->close = true;
-    r->apart = 0;
-    r->base = 0;
-    r->base = lanes_of(r, origin, 1, true).d[0];
-    for (int64_t k = 0; k < r->classes; k += LANES) {
-        const mask inside = m_first(LK_TAIL(k, r->classes));
-        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
-        wide_add(&apart, v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
-    }
-    r->apart = (real)lk_log1p(r->over + wide_sum(apart));
-}
-
-/* sign(p-q) minus its mean under p. These nearly cancel where one sign has most of the mass, so the
- * difference is computed from the mass of the others. */
-LK_INLINE vec away_from_mean(const pair *r, vec d)
-{
-    const vec zero = {0}, above = v_set((real)(2 * r->minus + r->even));
-    const vec below = v_set((real)(-2 * r->plus - r->even));
-    const vec even = v_set((real)(r->minus - r->plus));
-    return v_select(d > zero, above, v_select(d < zero, below, even));
-}
-
-LK_INLINE vec gradient_of(const pair *r, const lanes *a, const int divergence, const bool careful)
-{
-    const vec half = v_set((real)0.5), gap = a->x - a->y, most = v_set((real)INFINITY);
-    switch (divergence) {
-    case FORWARD_KL:
-        return v_fma(a->p, v_set((real)r->over), difference(a, careful));
-    case MSE_LOGITS: /* a class that one side excludes has no slope */
-        return v_where(v_abs(gap) < most, gap + gap);
-    case TVD:
-        return half * a->p * away_from_mean(r, difference(a, careful));
-    default: {
-        const vec slope = slope_of(r, a, divergence, careful), sum = v_set((real)r->sum);
-        return times(a->p, (careful ? slope - v_set((real)r->anchor) : slope) - sum);
-    }
-    }
-}
-
-LK_INLINE void sweep_gradient(const pair *r, elem *grad, const int divergence, const bool careful)
-{
-    const vec weight = v_set(r->weight);
-    for (int64_t k = 0; k < r->classes; k += LANES) {
-        const int64_t n = LK_TAIL(k, r->classes);
-        const lanes a = lanes_of(r, k, n, careful);
-        v_store_tail(grad + k, n, weight * gradient_of(r, &a, divergence, careful));
-    }
-}
-
-/* Must the row be computed carefully, whatever its plain value is? Careful computation is not
- * needed if no class has most of the mass of either side, and the plain value (is_close) shows that
- * the two differ so much that hardly anything cancels. */
-LK_INLINE bool is_sure(const pair *r, const int divergence)
-{
-    return r->given != TEACHER_LOGITS || r->student.sum < 2 || r->teacher.sum < 2 ||
-           divergence == SKEW_FORWARD_KL;
-}
-
-LK_INLINE bool is_close(const pair *r, double value, const int divergence)
-{
-    if (isinf(value))
-        return true;
-    if (divergence == JSD)
-        return r->beta < (real)0.125 || r->rest < (real)0.125 || !(value > 0.125);
-    return !(value > (divergence == TVD ? 0.125 : 0.5));
-}
-
-/* One function for all divergences: a test per vector costs little compared with the logarithms and
- * exponentials, and a template for each would be much code. */
-static __attribute__((noinline)) double careful_row(pair *r, bool slopes)
-{
-    const double rounding = sizeof(real) == sizeof(double) ? 0x1p-47 : 0x1p-18;
-    real widest = 0;
-    double value = sweep_values(r, r->divergence, true, slopes, &widest);
-    if (widest < small && !r->close) {
-        draw_near(r);
-        return careful_row(r, slopes);
-    }
-    value += overs(r) * r->over;
-    /* A divergence is never negative: a negative value comes from rounding in the teacher's
-     * probabilities. */
-    return value < 0 && fabs(r->over) < rounding ? 0 : value;
-}
-
-static __attribute__((noinline)) void careful_gradient(const pair *r, elem *grad)
-{
-    sweep_gradient(r, grad, r->divergence, true);
-}
-
-/* Value and gradient: a template for each divergence. */
-LK_INLINE double value_of(pair *r, const bool slopes, const int divergence)
-{
-    real widest = 0;
-    r->careful = divergence != MSE_LOGITS && is_sure(r, divergence);
-    double value = r->careful ? 0 : sweep_values(r, divergence, false, slopes, &widest);
-    if (divergence == MSE_LOGITS)
-        value = isnan(r->student.sum + r->teacher.sum) ? (double)NAN : value;
-    else if (r->careful || is_close(r, value, divergence)) {
-        r->careful = true;
-        value = careful_row(r, slopes);
-    }
-    r->none = isnan(value);
-    return value;
-}
-
-LK_INLINE void write_gradient(const pair *r, elem *grad, const int divergence)
-{
-    if (r->weight == 0)
-        elements_fill(grad, r->classes, 0);
-    else if (r->none)
-        elements_fill(grad, r->classes, (real)NAN);
-    else if (r->careful || divergence == SKEW_FORWARD_KL)
-        careful_gradient(r, grad);
-    else
-        sweep_gradient(r, grad, divergence, false);
-}
-
-#define DIVERGENCES(DO)                                                                            \
-    DO(FORWARD_KL) DO(REVERSE_KL) DO(JSD) DO(TVD) DO(SKEW_FORWARD_KL) DO(MSE_LOGITS)
-
-/* `slopes`: the gradient is to be written as well. */
-static double one_value(pair *r, bool slopes)
-{
-    switch (r->divergence) {
-#define VALUE(d)                                                                                   \
-    case d:                                                                                        \
-        return value_of(r, slopes, d);
-        DIVERGENCES(VALUE)
-    }
-    return 0;
-}
-
-static void one_gradient(const pair *r, elem *grad)
-{
-    switch (r->divergence) {
-#define GRADIENT(d)                                                                                \
-    case d:                                                                                        \
-        write_gradient(r, grad, d);                                                                \
-        break;
-        DIVERGENCES(GRADIENT)
-    }
-}
-
 /* Finds the first element of a row outside the teacher's range. NaN counts as valid, and gives
  * NaN. */
-static void check_teacher(const lk_job *job, const pair *r, int64_t i, lk_block *block)
+static void check_teacher(const lk_job *job, const divergence_row *r, int64_t i, lk_block *block)
 {
     for (int64_t k = 0; k < r->classes && r->given != TEACHER_LOGITS; k++) {
         real y;
         memcpy(&y, r->y + k, sizeof y);
         if (r->given == TEACHER_LOGPROBS ? y > 0 : y < 0 || y > 1) {
-            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, r->given, i * job->size['U' - 'A'] + k,
-                      (double)y);
+            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, TEACHER + r->given,
+                      i * job->size['U' - 'A'] + k, (double)y);
             return;
         }
     }
 }
 
-static pair pair_of(const divergence_plan *plan, int given)
-{
-    pair r = {.classes = plan->classes, .given = given, .divergence = plan->divergence};
-    const bool mixed = plan->divergence == JSD || plan->divergence == SKEW_FORWARD_KL;
-    if (mixed && plan->beta == 0)
-        r.divergence = FORWARD_KL;
-    else if (plan->divergence == JSD && plan->beta == 1)
-        r.divergence = REVERSE_KL;
-    r.scale = r.teacher_scale = (real)plan->scale;
-    r.beta = (real)plan->beta;
-    r.rest = (real)(1 - plan->beta);
-    r.log_rest = (real)lk_log1p(-plan->beta);
-    return r;
-}
-
-static pair pair_of_call(const lk_job *job)
+static divergence_row row_of(const lk_job *job)
 {
     const options *o = job->options;
     const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->teacher),
                                   classes_of(job)};
-    pair r = pair_of(&plan, teacher_of(job));
+    divergence_row r = divergence_row_of(&plan, given_of(job));
     if (!isnan(o->teacher_temperature))
         r.teacher_scale = (real)class_clamp(1 / o->teacher_temperature);
     return r;
 }
 
-/* For losses with scores of their own making. */
-
-static double made_value(const divergence_plan *plan, const elem *x, const real *y, void *note)
-{
-    pair *r = note;
-    *r = pair_of(plan, TEACHER_LOGITS);
-    r->x = x;
-    r->y = y;
-    r->student = teacher_normalise(x, true, plan->classes, r->scale);
-    r->teacher = teacher_normalise(y, false, plan->classes, r->scale);
-    return one_value(r, true);
-}
-
-static void made_slopes(const void *note, double weight, int64_t count, elem *x, const real *y)
-{
-    pair r;
-    memcpy(&r, note, sizeof r);
-    r.x = x;
-    r.y = y;
-    r.classes = count;
-    r.weight = (real)weight;
-    one_gradient(&r, x);
-}
-
-_Static_assert(sizeof(pair) <= DIVERGENCE_NOTE, "a row fits into its note");
-
-static const divergence_rows driver = {made_value, made_slopes};
-
 /* Are rows of few classes, on both sides, one after another? */
-static bool are_few(const lk_job *job, const pair *r)
+static bool are_few(const lk_job *job, const divergence_row *r)
 {
     return r->classes <= FEW && r->classes == job->size['V' - 'A'] &&
            r->classes == job->size['U' - 'A'];
 }
 
 /* The softmax of rows first..first+count-1, of the student and of a teacher that gives logits. */
-static void normalise(const lk_job *job, const pair *r, int64_t first, int count,
+static void normalise(const lk_job *job, const divergence_row *r, int64_t first, int count,
                       teacher_norm *student, teacher_norm *teacher)
 {
     const int64_t n = r->classes;
     const elem *x = (const elem *)job->in[STUDENT].data + first * job->size['V' - 'A'];
-    const real *y = (const real *)job->in[r->given].data + first * job->size['U' - 'A'];
+    const real *y = (const real *)job->in[TEACHER + r->given].data + first * job->size['U' - 'A'];
     const bool few = are_few(job, r), logits = r->given == TEACHER_LOGITS;
     if (few)
         teacher_normalise_few(x, true, n, count, r->scale, student);
@@ -684,7 +197,8 @@ static void normalise(const lk_job *job, const pair *r, int64_t first, int count
 }
 
 /* The value of counted row i. */
-static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_block *block)
+static double counted_row(const lk_job *job, divergence_row *r, int64_t i, elem *grad,
+                          lk_block *block)
 {
     const options *o = job->options;
     const bool per_row = o->reduce.reduction == LK_NONE, raw = o->divergence == MSE_LOGITS;
@@ -696,7 +210,7 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
     if (up)
         memcpy(&upstream, up + (per_row ? i : 0), sizeof upstream);
     r->x = (const elem *)job->in[STUDENT].data + i * V;
-    r->y = (const real *)job->in[r->given].data + i * job->size['U' - 'A'];
+    r->y = (const real *)job->in[TEACHER + r->given].data + i * job->size['U' - 'A'];
     const double weight = job->scale[0] * (double)upstream * chain;
     const int power = elements_power(weight);
     r->weight = (real)ldexp(weight, -power);
@@ -705,11 +219,9 @@ static double counted_row(const lk_job *job, pair *r, int64_t i, elem *grad, lk_
     if (bad >= 0)
         lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad, (double)r_load(r->x + bad));
     check_teacher(job, r, i, block);
-    r->close = false;
-    r->over = over_of(r);
-    const double value = factor * one_value(r, grad);
+    const double value = factor * divergence_value(r, grad);
     if (grad)
-        one_gradient(r, grad);
+        divergence_gradient(r, grad);
     if (grad && power != 0)
         elements_scale(grad, n, power);
     if (grad && n < V)
@@ -722,7 +234,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const options *o = job->options;
     const bool per_row = o->reduce.reduction == LK_NONE;
     const int64_t V = job->size['V' - 'A'], end = first + count;
-    pair r = pair_of_call(job);
+    divergence_row r = row_of(job);
     const int together = are_few(job, &r) ? LANES : 1;
     (void)scratch;
     for (int64_t from = first; from < end; from += together) {
@@ -780,5 +292,4 @@ LK_LOSS(distillation) = {
     .check = check,
     .prepare = prepare,
     .rows = rows,
-    .driver = &driver,
 };

@@ -2,8 +2,8 @@
  *
  * Distillation between two linear heads: from hidden states of student and teacher.
  */
+#include "rows/divergence.h"
 #include "rows/head.h"
-#include "rows/teacher.h"
 
 enum {
     HIDDEN,
@@ -169,20 +169,18 @@ static double weight_of(const lk_job *job, int64_t i)
     return ldexp(whole_weight(job), -power(job)) * (double)upstream;
 }
 
-/* The rows are those of distillation, on the scores of both heads. */
-extern const lk_loss LK_PASTE(LK_VARIANT, distillation);
-
-static const divergence_rows *rows_of(void)
-{
-    return LK_PASTE(LK_VARIANT, distillation).driver;
-}
-
 static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk_block *block,
                   void *note)
 {
     const options *o = job->options;
     const divergence_plan plan = {o->divergence, o->beta, teacher_scale(&o->teacher), classes(job)};
-    const double d = teacher_factor(&o->teacher) * rows_of()->value(&plan, x, y, note);
+    divergence_row *r = note;
+    *r = divergence_row_of(&plan, TEACHER_LOGITS);
+    r->x = x;
+    r->y = y;
+    r->student = teacher_normalise(x, true, plan.classes, r->scale);
+    r->teacher = teacher_normalise(y, false, plan.classes, r->scale);
+    const double d = teacher_factor(&o->teacher) * divergence_value(r, true);
     block->sum[0] += d;
     if (o->reduce.reduction == LK_NONE && job->value.data)
         lk_put(&job->value, i, d);
@@ -200,8 +198,14 @@ static void ignore(const lk_job *job, int64_t i, lk_block *block)
 static void slopes(const lk_job *job, int64_t i, const void *note, int64_t first, int64_t count,
                    real *x, const real *y)
 {
+    divergence_row r;
     (void)first;
-    rows_of()->slopes(note, weight_of(job, i), count, x, y);
+    memcpy(&r, note, sizeof r);
+    r.x = x;
+    r.y = y;
+    r.classes = count;
+    r.weight = (real)weight_of(job, i);
+    divergence_gradient(&r, x);
 }
 
 static const head_side teacher = {TEACHER_HIDDEN, TEACHER_WEIGHT, TEACHER_BIAS, -1};
@@ -209,7 +213,7 @@ static const head_side teacher = {TEACHER_HIDDEN, TEACHER_WEIGHT, TEACHER_BIAS, 
 static size_t note_size(const lk_job *job)
 {
     (void)job;
-    return DIVERGENCE_NOTE;
+    return sizeof(divergence_row);
 }
 
 static const head_loss driver = {

@@ -43,26 +43,6 @@ LK_STATIC double teacher_factor(const teacher_options *o)
     return o->scale_by_t2 ? o->temperature * o->temperature : 1;
 }
 
-enum { FORWARD_KL, REVERSE_KL, JSD, TVD, SKEW_FORWARD_KL, MSE_LOGITS }; /* divergence */
-
-/* The divergence of two rows of scores of as many classes, which are multiplied by `scale`. */
-typedef struct divergence_plan {
-    int divergence;
-    double beta, scale;
-    int64_t classes;
-} divergence_plan;
-
-/* What distillation offers to losses with scores of their own making (rows/head.h): its
- * lk_loss.driver. */
-enum { DIVERGENCE_NOTE = 256 };
-typedef struct divergence_rows {
-    /* The divergence of the student's scores x from the teacher's y. What the row leaves for its
-     * slopes is in the note, of DIVERGENCE_NOTE bytes. */
-    double (*value)(const divergence_plan *plan, const elem *x, const real *y, void *note);
-    /* Some of the scores x become `weight` times the derivatives with respect to scale * x. */
-    void (*slopes)(const void *note, double weight, int64_t count, elem *x, const real *y);
-} divergence_rows;
-
 /* The softmax of a row at its temperature. Classes at the maximum are counted separately from the
  * sum over the others, so that in a peaked row the mass of the others, and the logarithm of the
  * whole sum, keep full precision. */
