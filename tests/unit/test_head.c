@@ -95,6 +95,20 @@ static void targets(void **unused)
     splits_not("/%zz", 400);
 }
 
+static void lists(void **unused)
+{
+    (void)unused;
+    static const char *const with[] = {"upgrade", "Upgrade", " close,\tUPGRADE ", ",,upgrade,",
+                                       "a, upgrade , b"};
+    static const char *const without[] = {"",           ",",           "upgrades", "up, grade",
+                                          "an upgrade", "upgrade;q=1", "upgrad"};
+    for (size_t i = 0; i < sizeof with / sizeof *with; i++)
+        assert_true(head_lists(text(with[i]), "upgrade"));
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++)
+        assert_false(head_lists(text(without[i]), "upgrade"));
+    assert_false(head_lists((span){"upgrade", 6}, "upgrade"));
+}
+
 static void tokens(void **unused)
 {
     (void)unused;
@@ -137,7 +151,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values), cmocka_unit_test(hosts),  cmocka_unit_test(targets),
-        cmocka_unit_test(tokens), cmocka_unit_test(traces),
+        cmocka_unit_test(lists),  cmocka_unit_test(tokens), cmocka_unit_test(traces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
