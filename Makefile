@@ -390,6 +390,7 @@ bench: all $(BENCHES) $(TESTS)/echo $(TESTS)/client $(TESTS)/former
 	$(Q)/usr/bin/python3 tests/bench/pytorch.py --losskit $(B)/liblosskit.so.0
 	$(Q)tests/bench/service.py --lossd $(B)/lossd --tools $(TESTS)
 	$(Q)PYTHONPATH=api/python LOSSKIT_LIBRARY=$(B)/liblosskit.so.0 /usr/bin/python3 tests/bench/regions.py --lossd $(B)/lossd
+	$(Q)tests/bench/link.py --lossd $(B)/lossd
 
 $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)

@@ -2,14 +2,18 @@
  *
  * Times the linear head of a language model, loss and gradient of the hidden states: by type, on
  * one thread and on two, as products by second beside those of sgemm of OpenBLAS, where it is
- * installed; and how many bytes hidden states have beside logits. Medians of runs that take turns.
+ * installed; how much memory it takes besides its tensors; and how many bytes hidden states have
+ * beside logits. Medians of runs that take turns.
  */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "losskit.h"
 
@@ -151,6 +155,31 @@ static head make(lk_dtype dtype)
     return h;
 }
 
+static double most_memory(void)
+{
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    return (double)use.ru_maxrss / 1024;
+}
+
+/* MiB that an evaluation takes besides its tensors, in a process of its own. */
+static void print_memory(lk_dtype dtype, int threads)
+{
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        head h = make(dtype);
+        const double before = most_memory();
+        (void)timed(&h, threads);
+        printf("%s, %d thread%s: %.1f MiB besides its tensors\n", lk_dtype_name(dtype), threads,
+               threads == 1 ? "" : "s", most_memory() - before);
+        fflush(stdout);
+        _exit(0);
+    }
+    if (child < 0 || waitpid(child, NULL, 0) != child)
+        exit(1);
+}
+
 static void print(const char *what, double seconds)
 {
     const double work = 4e-9 * ROWS * WIDTH * CLASSES;
@@ -159,6 +188,12 @@ static void print(const char *what, double seconds)
 
 int main(void)
 {
+    printf("\nlinear head, %d rows of %d, %d classes, loss and grad.hidden, %s\n", ROWS, WIDTH,
+           CLASSES, lk_isa_used());
+    for (int threads = 1; threads <= 2; threads++) {
+        print_memory(LK_F32, threads);
+        print_memory(LK_BF16, threads);
+    }
     head f32 = make(LK_F32), bf16 = make(LK_BF16);
     float *logits = room(sizeof *logits * ROWS * CLASSES);
     double t[5][TURNS];
@@ -173,8 +208,6 @@ int main(void)
         t[3][i] = timed(&bf16, 2);
         t[4][i] = cblas_sgemm ? by_openblas(&f32, logits) : 0;
     }
-    printf("\nlinear head, %d rows of %d, %d classes, loss and grad.hidden, %s\n", ROWS, WIDTH,
-           CLASSES, lk_isa_used());
     print("f32, one thread", median(t[0]));
     print("f32, two threads", median(t[1]));
     print("bf16, one thread", median(t[2]));
