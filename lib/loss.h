@@ -142,8 +142,8 @@ struct lk_loss {
      * pass's input. */
     int64_t (*row_cost)(const lk_job *job, const lk_pass *pass);
 
-    /* How many times the usual number of rows make a block, because a row costs less than what
-     * row_cost counts in: a call of one block stays on one thread. 0: once. */
+    /* How many parts of an element the cost of a row is counted in, and how many rows a block has
+     * at least: fewer are not worth a run, or another thread. 0: one. */
     int light;
 
     /* Are integers in inputs that may hold floats converted as floats are? */

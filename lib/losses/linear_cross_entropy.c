@@ -517,6 +517,7 @@ LK_LOSS(linear_cross_entropy) = {
     .parts = 2,
     .driver = &driver,
     .row_cost = head_row_cost,
+    .light = HEAD_LIGHT,
     .check = check,
     .default_gradient = default_gradient,
     .default_output = default_output,

@@ -254,6 +254,7 @@ LK_LOSS(linear_kl) = {
     .parts = 1,
     .driver = &driver,
     .row_cost = head_row_cost,
+    .light = HEAD_LIGHT,
     .check = check,
     .state = head_state,
     .prepare = prepare,

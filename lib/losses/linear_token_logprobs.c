@@ -217,6 +217,7 @@ LK_LOSS(linear_token_logprobs) = {
     .driver = &driver,
     .rows_shape = "*",
     .row_cost = head_row_cost,
+    .light = HEAD_LIGHT,
     .check = check,
     .default_gradient = logprobs_default_gradient,
     .default_output = default_output,

@@ -325,10 +325,11 @@ int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
 {
     const head_loss *of = job->loss->driver;
     enum { WHOLE_BLOCK = 64 * 1024, PRODUCTS = 64 /* cost as much as an exponential */ };
-    const int64_t each = 1 + job->in[of->side.weight].shape[1] / PRODUCTS;
+    const double each = 1 + (double)job->in[of->side.weight].shape[1] / PRODUCTS;
+    const double row = (double)of->classes(job) * each, most = 0x1p50;
     if (pass)
         return WHOLE_BLOCK / HEAD_CLASSES;
-    return at_most(of->classes(job), WHOLE_BLOCK / each + 1) * each;
+    return (int64_t)(HEAD_LIGHT * (row < most ? row : most));
 }
 
 /* Hidden states. */

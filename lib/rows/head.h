@@ -38,7 +38,12 @@
 #define head_back_bias   LK_PASTE(LK_VARIANT, head_back_bias)
 #define head_back_norm   LK_PASTE(LK_VARIANT, head_back_norm)
 
-enum { HEAD_ROWS = 512 };
+enum {
+    HEAD_ROWS = 512,
+    /* lk_loss.light: a run reads the weight and copies it into panels, which takes as long as
+     * computing some 20 rows. */
+    HEAD_LIGHT = 64,
+};
 
 /* The options of a head: a member of the loss's option struct. */
 typedef struct head_options {

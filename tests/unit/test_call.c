@@ -945,6 +945,38 @@ static void test_cost(void **state)
     assert_true(cost_of("cross_entropy", "logits", "targets", 0, INT64_MAX / 64) >= 0);
 }
 
+/* A linear head's weight is read in each run: one of few rows is not worth it. */
+static int64_t blocks_of(int64_t rows, int64_t classes)
+{
+    static float hidden[200], weight[1 << 16];
+    static int64_t tokens[200];
+    float value;
+    lk_error error;
+    lk_call *call = lk_call_new(lk_loss_find("linear_cross_entropy"));
+    const lk_tensor x = lk_matrix(LK_F32, hidden, rows, 1);
+    const lk_tensor w = lk_matrix(LK_F32, weight, classes, 1);
+    const lk_tensor y = lk_vector(LK_I64, tokens, rows);
+    assert_int_equal(lk_call_input(call, "hidden", &x, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "weight", &w, &error), LK_OK);
+    assert_int_equal(lk_call_input(call, "targets", &y, &error), LK_OK);
+    assert_int_equal(lk_call_want(call, "loss", &error), LK_OK);
+    assert_int_equal(lk_call_check(call, &error), LK_OK);
+    assert_in_range(lk_call_cost(call), rows * classes, 2 * rows * classes);
+    assert_int_equal(lk_call_bind(call, 0, &value), LK_OK);
+    assert_int_equal(lk_call_plan(call, &error), LK_OK);
+    const int64_t blocks = lk_call_blocks(call);
+    lk_call_free(call);
+    return blocks;
+}
+
+static void test_head_blocks(void **state)
+{
+    (void)state;
+    assert_int_equal(blocks_of(200, 1 << 16), 4);
+    assert_int_equal(blocks_of(64, 1 << 16), 1);
+    assert_int_equal(blocks_of(200, 2), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -956,7 +988,7 @@ int main(void)
         cmocka_unit_test(test_shapes),     cmocka_unit_test(test_deepest),
         cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_any),
         cmocka_unit_test(test_locale),     cmocka_unit_test(test_claims),
-        cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_cost),       cmocka_unit_test(test_head_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
