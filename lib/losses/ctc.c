@@ -9,44 +9,17 @@
 #include "rows/scalar.h"
 #include "vector/vmath.h"
 
-enum { LOGITS, TARGETS, INPUT_LENGTHS, TARGET_LENGTHS, UPSTREAM };
-
-typedef struct options {
-    lk_reduce reduce;
-    int64_t blank;
-    bool zero_infinity;
-} options;
-
 static const lk_field fields[] = {
-    LK_REDUCTION_FIELD(options, "mean", "none|sum|mean",
+    LK_REDUCTION_FIELD(lattice_options, "mean", "none|sum|mean",
                        "one loss per example, their sum, or the mean of loss / max(length of the "
                        "target, 1)"),
-    LK_FIELD(options, blank, "0", LK_RANGED, 0, (double)INFINITY, "the class that is no label"),
-    LK_FIELD(options, zero_infinity, "false", 0, 0, 0,
-             "an example whose target no path can give is worth 0 instead of infinity"),
-    LK_EMPTY_MEAN_FIELD(options),
-    LK_NONFINITE_FIELD(options),
+    LATTICE_FIELDS,
     {0},
 };
 
 static const lk_input inputs[] = {
-    [LOGITS] = {.name = "logits",
-                .forms = {{"B T C", LK_FLOATS}},
-                .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
-                .help = "scores of the classes at every step; softmax is applied inside"},
-    [TARGETS] = {.name = "targets",
-                 .forms = {{"B S", LK_INDICES}},
-                 .range = "[0,C) except blank",
-                 .help = "labels; those beyond an example's target_lengths are not read"},
-    [INPUT_LENGTHS] = {.name = "input_lengths",
-                       .forms = {{"B", LK_INTS}},
-                       .range = "[1,T]",
-                       .help = "steps of each example; the ones beyond are not read"},
-    [TARGET_LENGTHS] = {.name = "target_lengths",
-                        .forms = {{"B", LK_INTS}},
-                        .range = "[0,S]",
-                        .help = "labels of each example"},
-    [UPSTREAM] = LK_GRAD_OUTPUT,
+    LATTICE_INPUTS("B T C", "C", "S",
+                   "scores of the classes at every step; softmax is applied inside"),
     {0},
 };
 
@@ -59,26 +32,12 @@ static int64_t size(const lk_job *job, char letter)
 
 static lk_status check(const lk_job *job, lk_error *error)
 {
-    const options *o = job->options;
-    const int64_t C = size(job, 'C');
-    if (job->rows > 0 && size(job, 'T') == 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
-                       "logits has no steps; an example must have at least 1");
-    if (job->rows > 0 && C == 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
-                       "logits has no classes; the class axis must have at least 1");
-    if (job->rows > 0 && o->blank >= C)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "blank is %lld; with %lld classes it must be in [0, %lld]",
-                       (long long)o->blank, (long long)C, (long long)C - 1);
-    return LK_OK;
+    return lattice_check(job, size(job, 'C'), error);
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const options *o = job->options;
-    const lattice_inputs in = {TARGETS, INPUT_LENGTHS, TARGET_LENGTHS};
-    lk_status status = lattice_check(job, &in, size(job, 'T'), size(job, 'C'), o->blank, error);
+    lk_status status = lattice_check_targets(job, size(job, 'C'), error);
     job->counted = job->rows;
     job->denominator[0] = (double)job->rows;
     return status;
@@ -199,7 +158,7 @@ static size_t scratch_size(const lk_job *job)
 
 static example example_make(const lk_job *job, void *scratch)
 {
-    const options *o = job->options;
+    const lattice_options *o = job->options;
     const int64_t T = size(job, 'T'), n = most_labels(job);
     example e = {.job = job, .C = size(job, 'C'), .blank = o->blank};
     e.alpha = scratch;
@@ -459,7 +418,7 @@ static void fill(elem *to, int64_t n, real x)
 
 static bool refuse(const lk_job *job, const example *e, int64_t b, lk_block *block)
 {
-    const options *o = job->options;
+    const lattice_options *o = job->options;
     const int64_t k =
         o->reduce.nonfinite == LK_PROPAGATE ? -1 : elements_nonfinite(e->x, e->T * e->C);
     if (k < 0)
@@ -472,7 +431,7 @@ static bool refuse(const lk_job *job, const example *e, int64_t b, lk_block *blo
 /* -log P of example b, and its gradient. `share` is the factor of the reduction. */
 static double one_example(example *e, const class_plan *p, int64_t b, double share)
 {
-    const options *o = e->job->options;
+    const lattice_options *o = e->job->options;
     const bool longer = shortest(e, b) > e->T;
     if (longer)
         e->n = 0; /* only to see whether all steps have a softmax */
@@ -495,7 +454,7 @@ static double one_example(example *e, const class_plan *p, int64_t b, double sha
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    const options *o = job->options;
+    const lattice_options *o = job->options;
     const int64_t whole = size(job, 'T') * size(job, 'C');
     const class_plan p = {.classes = size(job, 'C'), .width = size(job, 'C'), .scale = 1};
     const elem *logits = job->in[LOGITS].data;
@@ -550,7 +509,7 @@ LK_DESCRIBE(ctc, .tex = tex, .title = "Connectionist temporal classification",
 
 LK_LOSS(ctc) = {
     .is = &LK_IS(ctc),
-    .options_size = sizeof(options),
+    .options_size = sizeof(lattice_options),
     .parts = 1,
     .row_cost = row_cost,
     .check = check,

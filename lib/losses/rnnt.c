@@ -10,47 +10,21 @@
 #include "rows/scalar.h"
 #include "vector/vmath.h"
 
-enum { LOGITS, TARGETS, INPUT_LENGTHS, TARGET_LENGTHS, UPSTREAM };
 enum { MEAN_TARGET = LK_MEAN + 1, MEAN_VOLUME }; /* reduction */
 
-typedef struct options {
-    lk_reduce reduce;
-    int64_t blank;
-    bool zero_infinity;
-} options;
-
 static const lk_field fields[] = {
-    LK_REDUCTION_FIELD(options, "mean", "none|sum|mean|mean_target|mean_volume",
+    LK_REDUCTION_FIELD(lattice_options, "mean", "none|sum|mean|mean_target|mean_volume",
                        "one loss per example, their sum, their mean, the mean of loss / "
                        "max(length of the target, 1), or the sum over all labels' number"),
-    LK_NUM_ITEMS_FIELD(options),
-    LK_FIELD(options, blank, "0", LK_RANGED, 0, (double)INFINITY, "the class that is no label"),
-    LK_FIELD(options, zero_infinity, "false", 0, 0, 0,
-             "an example whose target no path can give is worth 0 instead of infinity"),
-    LK_EMPTY_MEAN_FIELD(options),
-    LK_NONFINITE_FIELD(options),
+    LK_NUM_ITEMS_FIELD(lattice_options),
+    LATTICE_FIELDS,
     {0},
 };
 
 static const lk_input inputs[] = {
-    [LOGITS] = {.name = "logits",
-                .forms = {{"B T U+1 V", LK_FLOATS}},
-                .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
-                .help = "scores of the classes at every step, after every number of labels; "
-                        "softmax is applied inside"},
-    [TARGETS] = {.name = "targets",
-                 .forms = {{"B U", LK_INDICES}},
-                 .range = "[0,V) except blank",
-                 .help = "labels; those beyond an example's target_lengths are not read"},
-    [INPUT_LENGTHS] = {.name = "input_lengths",
-                       .forms = {{"B", LK_INTS}},
-                       .range = "[1,T]",
-                       .help = "steps of each example; the ones beyond are not read"},
-    [TARGET_LENGTHS] = {.name = "target_lengths",
-                        .forms = {{"B", LK_INTS}},
-                        .range = "[0,U]",
-                        .help = "labels of each example"},
-    [UPSTREAM] = LK_GRAD_OUTPUT,
+    LATTICE_INPUTS("B T U+1 V", "V", "U",
+                   "scores of the classes at every step, after every number of labels; "
+                   "softmax is applied inside"),
     {0},
 };
 
@@ -63,26 +37,13 @@ static int64_t size(const lk_job *job, char letter)
 
 static lk_status check(const lk_job *job, lk_error *error)
 {
-    const options *o = job->options;
-    const int64_t V = size(job, 'V');
-    if (job->rows > 0 && size(job, 'T') == 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
-                       "logits has no steps; an example must have at least 1");
-    if (job->rows > 0 && V == 0)
-        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
-                       "logits has no classes; the last axis must have at least 1");
-    if (job->rows > 0 && o->blank >= V)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "blank is %lld; with %lld classes it must be in [0, %lld]",
-                       (long long)o->blank, (long long)V, (long long)V - 1);
-    return LK_OK;
+    return lattice_check(job, size(job, 'V'), error);
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const options *o = job->options;
-    const lattice_inputs in = {TARGETS, INPUT_LENGTHS, TARGET_LENGTHS};
-    lk_status status = lattice_check(job, &in, size(job, 'T'), size(job, 'V'), o->blank, error);
+    const lattice_options *o = job->options;
+    lk_status status = lattice_check_targets(job, size(job, 'V'), error);
     double labels = 0;
     for (int64_t b = 0; b < job->rows; b++)
         labels += (double)lk_int(&job->in[TARGET_LENGTHS], b);
@@ -235,7 +196,7 @@ static void fill(const example *e, bool own, int64_t steps, real x)
 /* The first score of the example that nonfinite=error refuses, or -1. */
 static int64_t refused(const lk_job *job, const example *e)
 {
-    const options *o = job->options;
+    const lattice_options *o = job->options;
     int64_t k = -1;
     for (int64_t t = 0; o->reduce.nonfinite != LK_PROPAGATE && k < 0 && t < e->T; t++) {
         k = elements_nonfinite(e->x + t * e->stride, (e->U + 1) * e->V);
@@ -247,7 +208,7 @@ static int64_t refused(const lk_job *job, const example *e)
 /* -log P, and the gradient times rho of it. */
 static double one_example(const lk_job *job, const example *e, double rho)
 {
-    const options *o = job->options;
+    const lattice_options *o = job->options;
     const class_plan p = {.classes = e->V, .width = e->V, .scale = 1};
     const scaled P = forward(e, &p);
     const double log_p = isnan(P.m) ? P.m : scaled_log(P);
@@ -269,7 +230,7 @@ static size_t scratch_size(const lk_job *job)
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    const options *o = job->options;
+    const lattice_options *o = job->options;
     const int64_t T = size(job, 'T'), U = size(job, 'U'), V = size(job, 'V');
     const int64_t stride = (U + 1) * V;
     elem *grad = job->grad[LOGITS].data;
@@ -330,7 +291,7 @@ LK_DESCRIBE(
 
 LK_LOSS(rnnt) = {
     .is = &LK_IS(rnnt),
-    .options_size = sizeof(options),
+    .options_size = sizeof(lattice_options),
     .parts = 1,
     .row_cost = row_cost,
     .check = check,

@@ -90,11 +90,57 @@ LK_INLINE scaled scaled_plus(scaled a, scaled b, scaled c)
                     top};
 }
 
-/* Targets [B,width], of which the first target_lengths[b] are labels, and the steps that are there
- * for them: which inputs these are. */
-typedef struct lattice_inputs {
-    int targets, input_lengths, target_lengths;
-} lattice_inputs;
+/* What such losses share. The logits begin with B and T, and the targets are [B,width]. */
+enum { LOGITS, TARGETS, INPUT_LENGTHS, TARGET_LENGTHS, UPSTREAM };
+
+typedef struct lattice_options {
+    lk_reduce reduce;
+    int64_t blank;
+    bool zero_infinity;
+} lattice_options;
+
+#define LATTICE_FIELDS                                                                             \
+    LK_FIELD(lattice_options, blank, "0", LK_RANGED, 0, (double)INFINITY,                          \
+             "the class that is no label"),                                                        \
+        LK_FIELD(lattice_options, zero_infinity, "false", 0, 0, 0,                                 \
+                 "an example whose target no path can give is worth 0 instead of infinity"),       \
+        LK_EMPTY_MEAN_FIELD(lattice_options), LK_NONFINITE_FIELD(lattice_options)
+
+/* `classes` and `labels` are the letters of these sizes. */
+#define LATTICE_INPUTS(logits_, classes, labels, logits_help)                                      \
+    [LOGITS] = {.name = "logits",                                                                  \
+                .forms = {{logits_, LK_FLOATS}},                                                   \
+                .flags = LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,                           \
+                .help = (logits_help)},                                                            \
+    [TARGETS] = {.name = "targets",                                                                \
+                 .forms = {{"B " labels, LK_INDICES}},                                             \
+                 .range = "[0," classes ") except blank",                                          \
+                 .help = "labels; those beyond an example's target_lengths are not read"},         \
+    [INPUT_LENGTHS] = {.name = "input_lengths",                                                    \
+                       .forms = {{"B", LK_INTS}},                                                  \
+                       .range = "[1,T]",                                                           \
+                       .help = "steps of each example; the ones beyond are not read"},             \
+    [TARGET_LENGTHS] = {.name = "target_lengths",                                                  \
+                        .forms = {{"B", LK_INTS}},                                                 \
+                        .range = "[0," labels "]",                                                 \
+                        .help = "labels of each example"},                                         \
+    [UPSTREAM] = LK_GRAD_OUTPUT
+
+LK_STATIC lk_status lattice_check(const lk_job *job, int64_t classes, lk_error *error)
+{
+    const lattice_options *o = job->options;
+    if (job->rows > 0 && job->size['T' - 'A'] == 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
+                       "logits has no steps; an example must have at least 1");
+    if (job->rows > 0 && classes == 0)
+        return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
+                       "logits has no classes; the last axis must have at least 1");
+    if (job->rows > 0 && o->blank >= classes)
+        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
+                       "blank is %lld; with %lld classes it must be in [0, %lld]",
+                       (long long)o->blank, (long long)classes, (long long)classes - 1);
+    return LK_OK;
+}
 
 LK_STATIC lk_status lattice_check_lengths(const lk_job *job, int input, int64_t least, int64_t most,
                                           lk_error *error)
@@ -110,25 +156,25 @@ LK_STATIC lk_status lattice_check_lengths(const lk_job *job, int input, int64_t 
     return LK_OK;
 }
 
-/* Are there at most `steps` steps, and labels that are classes but blank? */
-LK_STATIC lk_status lattice_check(const lk_job *job, const lattice_inputs *in, int64_t steps,
-                                  int64_t classes, int64_t blank, lk_error *error)
+/* Are there no more steps than T, and labels that are classes but blank? */
+LK_STATIC lk_status lattice_check_targets(const lk_job *job, int64_t classes, lk_error *error)
 {
-    const int64_t width = job->in[in->targets].shape[1];
+    const lattice_options *o = job->options;
+    const int64_t width = job->in[TARGETS].shape[1];
     char place[LK_PLACE_MAX];
-    lk_status status = lattice_check_lengths(job, in->input_lengths, 1, steps, error);
+    lk_status status = lattice_check_lengths(job, INPUT_LENGTHS, 1, job->size['T' - 'A'], error);
     if (status == LK_OK)
-        status = lattice_check_lengths(job, in->target_lengths, 0, width, error);
+        status = lattice_check_lengths(job, TARGET_LENGTHS, 0, width, error);
     for (int64_t b = 0; status == LK_OK && b < job->rows; b++) {
-        const int64_t end = b * width + lk_int(&job->in[in->target_lengths], b);
+        const int64_t end = b * width + lk_int(&job->in[TARGET_LENGTHS], b);
         for (int64_t i = b * width; i < end; i++) {
-            const int64_t y = lk_int(&job->in[in->targets], i);
-            if (y < 0 || y >= classes || y == blank)
-                return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, in->targets, i,
+            const int64_t y = lk_int(&job->in[TARGETS], i);
+            if (y < 0 || y >= classes || y == o->blank)
+                return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, TARGETS, i,
                                "%s is %lld; with %lld classes it must be in [0, %lld] and not "
                                "blank (%lld)",
-                               lk_place(job, in->targets, i, place), (long long)y,
-                               (long long)classes, (long long)classes - 1, (long long)blank);
+                               lk_place(job, TARGETS, i, place), (long long)y, (long long)classes,
+                               (long long)classes - 1, (long long)o->blank);
         }
     }
     return status;
