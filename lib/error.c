@@ -71,6 +71,16 @@ const char *lk_place(const lk_job *job, int input, int64_t index, char to[LK_PLA
     return to;
 }
 
+lk_status lk_refuse_target(const lk_job *job, lk_error *error, int input, int64_t index,
+                           int64_t classes, int64_t ignore_index)
+{
+    char place[LK_PLACE_MAX];
+    return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, input, index,
+                   "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
+                   lk_place(job, input, index, place), (long long)lk_int(&job->in[input], index),
+                   (long long)classes, (long long)classes - 1, (long long)ignore_index);
+}
+
 const char *lk_number_text(double x, char to[LK_NUMBER_TEXT])
 {
     const bool narrow = (double)(float)x == x;

@@ -391,6 +391,11 @@ const void *lk_spread_read(const lk_spread *spread, int64_t i, int64_t n, void *
 lk_status lk_fail(const lk_job *job, lk_error *error, lk_status status, int input, int64_t index,
                   const char *format, ...) __attribute__((format(printf, 6, 7)));
 
+/* LK_TARGET_OUT_OF_RANGE: the target of that flat index is neither one of the classes nor to be
+ * ignored. */
+lk_status lk_refuse_target(const lk_job *job, lk_error *error, int input, int64_t index,
+                           int64_t classes, int64_t ignore_index);
+
 /* LK_WEIGHT_INVALID: the weight of that flat index is w, which is not finite. */
 lk_status lk_refuse_weight(const lk_job *job, lk_error *error, int input, int64_t index, double w);
 

@@ -142,15 +142,10 @@ static lk_status check_targets(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     const int64_t classes = job->size['C' - 'A'];
-    char place[LK_PLACE_MAX];
     for (int64_t i = 0; i < job->rows; i++) {
         const int64_t y = lk_int(&job->in[TARGETS], i);
         if (counted(job, i) && (y < 0 || y >= classes))
-            return lk_fail(
-                job, error, LK_TARGET_OUT_OF_RANGE, TARGETS, i,
-                "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
-                lk_place(job, TARGETS, i, place), (long long)y, (long long)classes,
-                (long long)classes - 1, (long long)o->ignore_index);
+            return lk_refuse_target(job, error, TARGETS, i, classes, o->ignore_index);
     }
     return LK_OK;
 }

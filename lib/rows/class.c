@@ -48,12 +48,7 @@ lk_status classwise_check(const lk_job *job, lk_error *error)
 lk_status classwise_no_class(const lk_job *job, int input, int64_t i, lk_error *error)
 {
     const classwise_options *o = job->options;
-    const int64_t classes = classwise_classes(job);
-    char place[LK_PLACE_MAX];
-    return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, input, i,
-                   "%s is %lld; with %lld classes it must be in [0, %lld] or ignore_index (%lld)",
-                   lk_place(job, input, i, place), (long long)lk_int(&job->in[input], i),
-                   (long long)classes, (long long)classes - 1, (long long)o->row.ignore_index);
+    return lk_refuse_target(job, error, input, i, classwise_classes(job), o->row.ignore_index);
 }
 
 void classwise_total_weight(lk_job *job)
