@@ -49,6 +49,14 @@ bool lines_begin(exchange *x, const ask *a, problem *p)
     return problem_set(p, 503, "no_memory", "no memory for a request; try again later");
 }
 
+/* No other line begins. The reply was a success, unless a problem ends it. */
+static void end_lines(lines *l)
+{
+    l->ended = true;
+    if (l->x->reply.status == 0)
+        l->x->reply.status = 200;
+}
+
 /* The list. */
 
 static void free_line(line *n)
@@ -245,7 +253,8 @@ static size_t take_some(lines *l, const char *data, size_t size)
             return all;
         }
         l->current = add_line(l, end ? (int64_t)here : -1);
-        l->ended = !l->current; /* without memory for that there is none for an answer either */
+        if (!l->current) /* without memory for that there is none for an answer either */
+            end_lines(l);
     }
     if (l->ended)
         return size;
@@ -286,7 +295,7 @@ static void write_and_start(lines *l)
 static void refuse_rest(lines *l, const problem *p)
 {
     l->current = add_line(l, 0);
-    l->ended = true;
+    end_lines(l);
     if (l->current)
         refuse_line(l, p);
 }
@@ -363,13 +372,12 @@ void lines_run(exchange *x)
     lines *l = x->lines;
     if (l->ended)
         return;
-    l->ended = true;
-    if (x->reply.status != 0)
+    const bool failed = x->reply.status != 0;
+    end_lines(l);
+    if (failed)
         end_by_problem(l, &x->reply);
     else if (l->current && !l->whole)
         start_line(l);
-    if (x->reply.status == 0)
-        x->reply.status = 200;
     go_on(l);
 }
 

@@ -25,7 +25,7 @@ bool gate_open(int fd, framing *f, bool tls)
     }
     connection[fd].framing = f;
     connection[fd].tls = tls;
-    connection[fd].mute = false;
+    connection[fd].mute = connection[fd].dropped = false;
     return true;
 }
 
@@ -47,7 +47,7 @@ static ssize_t read_socket(void *from, void *to, size_t size)
     return recvfrom(*(const int *)from, to, size, 0, NULL, NULL);
 }
 
-/* Drop what follows a refused request: unread, it would reset the connection when that is closed,
+/* Drop what follows the last request: unread, it would reset the connection when that is closed,
  * maybe before the client has read the reply. Returns what the source does when there is nothing
  * left; or the end, for a client that sends without pause. */
 static ssize_t drop(char *to, size_t size, gate_source *source, void *from)
@@ -61,11 +61,10 @@ static ssize_t drop(char *to, size_t size, gate_source *source, void *from)
 void gate_close(int fd)
 {
     char unread[16 * 1024];
-    const framing *f = framing_of(fd);
-    if (f && f->status != 0)
-        drop(unread, sizeof unread, read_socket, &fd);
-    if (f)
-        connection[fd].framing = NULL;
+    if (!framing_of(fd))
+        return;
+    drop(unread, sizeof unread, read_socket, &fd);
+    connection[fd].framing = NULL;
 }
 
 /* libmicrohttpd takes it that a socket is empty when it gets less than it has asked for, and waits
@@ -102,8 +101,9 @@ void gate_mute(int fd)
 
 bool gate_unmute(int fd)
 {
+    const bool nothing = connection[fd].mute && !connection[fd].dropped;
     connection[fd].mute = false;
-    return connection[fd].dropped;
+    return !nothing;
 }
 
 bool gate_drops(int fd)

@@ -28,8 +28,8 @@
 bool gate_open(int fd, framing *f, bool tls);
 void gate_close(int fd);
 
-/* Drop what libmicrohttpd writes to the connection until gate_unmute, which tells whether anything
- * was. */
+/* Drop what libmicrohttpd writes to the connection until gate_unmute, which is false if nothing
+ * was dropped although it should have been. */
 void gate_mute(int fd);
 bool gate_unmute(int fd);
 

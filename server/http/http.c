@@ -153,6 +153,8 @@ static void on_sweep(uv_timer_t *timer)
             shutdown(p->fd, SHUT_RDWR);
         else if (server->closing && p->phase == PEER_IDLE && p->exchange)
             server->handler->room(p->exchange); /* between two units of a body that is streamed */
+        else if (server->closing && p->phase == PEER_IDLE && peer_is_quiet(p))
+            shutdown(p->fd, SHUT_RDWR); /* between two requests */
     }
 }
 

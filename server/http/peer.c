@@ -103,8 +103,18 @@ bool peer_has_left(const peer *p)
     return poll(&one, 1, 0) == 1 && (one.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
-bool peer_is_over(const peer *p)
+static ssize_t peek(const peer *p)
 {
     char byte;
-    return recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+    return recv(p->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+}
+
+bool peer_is_over(const peer *p)
+{
+    return peek(p) == 0;
+}
+
+bool peer_is_quiet(const peer *p)
+{
+    return peek(p) <= 0;
 }

@@ -75,4 +75,7 @@ bool peer_has_left(const peer *p);
 /* The same, and everything that it sent before has been read. */
 bool peer_is_over(const peer *p);
 
+/* Has nothing come that was not read? */
+bool peer_is_quiet(const peer *p);
+
 #endif

@@ -257,7 +257,7 @@ void receive_end(void *cls, struct MHD_Connection *connection, void **state,
     *state = NULL;
     if (!x)
         return;
-    if (x->stream && stream_keeps(x) && !reply_was_nothing(x))
+    if (x->stream && !reply_was_nothing(x))
         shutdown(x->peer->fd, SHUT_RDWR); /* something was sent: what follows would be misread */
     if (!x->upgraded)
         exchange_finish(x, PEER_IDLE);

@@ -78,11 +78,12 @@ static void share(const exchange *x, struct MHD_Response *response)
     header(response, "Access-Control-Max-Age", "600");
 }
 
-void reply_head(const exchange *x, const char *media, buffer *to)
+void reply_head(exchange *x, const char *media, buffer *to)
 {
-    const char *origin = http_header(x, "Origin"), *asked = http_header(x, "Connection");
+    const char *origin = http_header(x, "Origin");
+    x->close = x->old || x->server->closing;
     buffer_printf(to, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n", media, x->id);
-    if (x->old || x->server->closing || (asked && strcasecmp(asked, "close") == 0))
+    if (x->close || http_header_lists(x, "Connection", "close"))
         buffer_text(to, "Connection: close\r\n");
     if (!x->old)
         buffer_text(to, "Transfer-Encoding: chunked\r\n");
@@ -201,6 +202,7 @@ bool reply_send(exchange *x)
     header(response, "Server-Timing", r->timing);
     header(response, "Allow", r->allow);
     header(response, "Upgrade", r->upgrade);
+    header(response, "Connection", r->status == 426 ? "Upgrade" : NULL);
     header(response, "Location", r->location);
     header(response, "Retry-After", r->retry ? "1" : NULL);
     header(response, "WWW-Authenticate", r->authenticate ? "Bearer realm=\"lossd\"" : NULL);

@@ -22,9 +22,9 @@ void http_reply_text(exchange *x, int status, const char *media, buffer *text);
 bool reply_send(exchange *x);
 
 /* Write the head of a reply of status 200 that is streamed. When all of it was sent, libmicrohttpd
- * is given an empty one that is dropped; reply_was_nothing, when that was sent, is false if it was
- * not. */
-void reply_head(const exchange *x, const char *media, buffer *to);
+ * is given an empty one that is dropped; reply_was_nothing, at the end of every such exchange, is
+ * false if it was sent all the same. */
+void reply_head(exchange *x, const char *media, buffer *to);
 bool reply_nothing(const exchange *x);
 bool reply_was_nothing(const exchange *x);
 

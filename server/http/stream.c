@@ -296,7 +296,7 @@ void stream_whole(exchange *x)
 bool stream_keeps(const exchange *x)
 {
     const stream *s = x->stream;
-    return s->whole && !s->left && !x->close && !x->old && !x->server->closing;
+    return s->whole && !s->left && !x->close;
 }
 
 /* All was sent. If the connection is not kept, a client that still sends would see a reset instead

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import sys
@@ -212,7 +213,7 @@ def take_turns(s: socket.socket) -> None:
     s.sendall(
         request("POST", TARGET, MEDIA, body)
         + request("POST", TARGET, MEDIA, lines[3])
-        + request("POST", TARGET, {**MEDIA, "Connection": "close"}, lines[4])
+        + request("POST", TARGET, {**MEDIA, "Connection": "keep-alive, close"}, lines[4])
         + request("GET", "/healthz")
     )
     stream = Stream.__new__(Stream)
@@ -500,9 +501,13 @@ def a_stop_ends_it_after_what_has_come(path: str) -> None:
         half = Stream(lossd.connect(), TARGET)
         half.chunk(good[:10])
         wait_until("a line to be in flight", lambda: metric(lossd, "lossd_in_flight_requests") == 1)
+        kept = lossd.connect()
+        kept.sendall(request("GET", "/healthz"))
+        same(receive(kept).status, 200)
         lossd.process.terminate()
         problem = json.loads(b"".join(idle.chunks()))
         same((problem["line"], problem["code"]), (2, "draining"))
+        same(kept.recv(1), b"", "a connection that is kept is closed while others are served")
         half.chunk(good[10:] + b"\n" + good + b"\n")
         half.head()
         answers = b"".join(half.chunks()).splitlines(keepends=True)
@@ -511,6 +516,48 @@ def a_stop_ends_it_after_what_has_come(path: str) -> None:
         start = time.monotonic()
         lossd.process.wait(20)
         assert time.monotonic() - start < 3, "the stop waits"
+        lossd.reader.join(5)
+        same([" status=200 " in line for line in lossd.log if "answers=" in line], [True] * 2, "in the log")
+
+
+@check
+def a_stop_loses_no_answer_of_bodies_behind_bodies(path: str) -> None:
+    """Whatever the log says was answered has been received, wherever the stop finds each connection."""
+    line, ahead = classes(1, 3), 20
+    ids: list[set[bytes]] = [set() for _ in range(6)]
+
+    def ask(number: int, s: socket.socket) -> None:
+        data, sent = b"", 0
+        with contextlib.suppress(OSError):  # closed: what has come by then is read all the same
+            while True:
+                with contextlib.suppress(OSError):
+                    while sent < data.count(b"\r\n0\r\n\r\n") + ahead:
+                        s.sendall(request("POST", TARGET, {**MEDIA, "X-Request-Id": f"of-{number}-{sent}"}, line))
+                        sent += 1
+                if not (more := s.recv(1 << 18)):
+                    break
+                data += more
+        s.close()
+        ids[number] = set(re.findall(rb"X-Request-Id: (\S+)\r\n", data.rpartition(b"\r\n0\r\n\r\n")[0]))
+
+    with Lossd(path, "--drain-delay", "0s", "--loops", "1") as lossd:
+        half = Stream(lossd.connect(), TARGET)  # keeps it from ending at once
+        half.chunk(line[:10])
+        asking = [threading.Thread(target=ask, args=(i, lossd.connect())) for i in range(len(ids))]
+        for thread in asking:
+            thread.start()
+        wait_until("many to be answered", lambda: sum("id=of-" in line for line in list(lossd.log)) > 500)
+        lossd.process.terminate()
+        for thread in asking:
+            thread.join(20)
+        half.chunk(line[10:] + b"\n")
+        half.end()
+        lossd.process.wait(20)
+        lossd.reader.join(5)
+        said = set(re.findall(r" id=(of-\d+-\d+) .* answers=1 ", "".join(lossd.log)))
+        got = {i.decode() for some in ids for i in some}
+        assert len(said) > 500, len(said)
+        same(sorted(said - got)[:5], [], "answered, and never received")
 
 
 @check
