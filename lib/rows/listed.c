@@ -66,8 +66,7 @@ static lk_status check_ids(const listed_plan *plan, int64_t i, unsigned char *se
  * probability is kept apart, so that a small remainder keeps full precision. */
 typedef struct teacher_mass {
     double mass, over;
-    double top, log_sum; /* log of the mass, as the log of the largest probability and the log of
-                            the ratio */
+    double top, log_sum; /* log of the largest probability, and of the mass over that */
 } teacher_mass;
 
 static teacher_mass mass_of(const listed_plan *plan, int64_t i)
@@ -109,8 +108,8 @@ lk_status listed_check_row(const listed_plan *plan, int64_t i, unsigned char *se
 /* What the derivatives of a row need. */
 typedef struct listed_note {
     double value;
-    double off, sum; /* of the rest: its derivative, relative to each class's share of it, and the
-                        sum of e^(z - top) */
+    double rest_slope, rest_sum; /* of the rest: its derivative, relative to each class's share of
+                                    it, and the sum of e^(z - top) */
     real scale, top;
     int64_t count, room;
     lk_rank classes[]; /* the listed ones, ascending, and their places in the list, of `room`; then
@@ -269,18 +268,26 @@ static double log_q(const listed_row *r, int64_t k, int tail)
     return (lq - r->teacher.top) - r->teacher.log_sum;
 }
 
+/* A row is computed in one of three ways. Each has a value, the gradient of a listed class, and
+ * the gradient of the rest: of an unlisted class, relative to its share of the rest. */
+
+/* forward_kl. */
+
+/* log p of a listed class as tail=conditional or the others compare it. */
+static double compared_log_p(const listed_row *r, int tail, int64_t id)
+{
+    return tail == CONDITIONAL ? log_share(r, id) : log_p(r, id);
+}
+
 /* The sum of the divergences of the classes, corrected by the sum of p - q over them. */
-static double value_of(const listed_row *r, int tail)
+static double kl_value(const listed_row *r, int tail)
 {
     const double over = r->teacher.over, mass = r->teacher.mass;
     double value = 0;
-    if (mass == 0 && (tail == RENORMALIZE || tail == CONDITIONAL))
-        return 0; /* a teacher without mass gives no loss */
     for (int64_t k = 0; k < listed_by(r->plan); k++) {
         const int64_t id = id_at(r->plan, r->i, k);
         if (id >= 0)
-            value += divergence(log_q(r, k, tail),
-                                tail == CONDITIONAL ? log_share(r, id) : log_p(r, id));
+            value += divergence(log_q(r, k, tail), compared_log_p(r, tail, id));
     }
     switch (tail) {
     case RENORMALIZE:
@@ -294,12 +301,17 @@ static double value_of(const listed_row *r, int tail)
     }
 }
 
-/* The gradient of the unlisted classes, relative to each one's share of the rest. */
-static double off(const listed_row *r, int tail)
+static double kl_id_gradient(const listed_row *r, int tail, int64_t id, double lq)
+{
+    return difference(compared_log_p(r, tail, id), lq) +
+           (tail == TRUNCATED ? r->teacher.over * lk_exp(log_p(r, id)) : 0);
+}
+
+static double kl_rest_gradient(const listed_row *r, int tail)
 {
     switch (tail) {
     case RENORMALIZE:
-        return r->teacher.mass > 0 ? lk_exp(r->beyond) : 0;
+        return lk_exp(r->beyond);
     case TRUNCATED:
         return r->teacher.mass * lk_exp(r->beyond);
     case CONDITIONAL:
@@ -309,47 +321,43 @@ static double off(const listed_row *r, int tail)
     }
 }
 
-static double at_id(const listed_row *r, int tail, int64_t id, double lq)
-{
-    const double lp = log_p(r, id);
-    if (tail == CONDITIONAL)
-        return r->teacher.mass > 0 ? difference(log_share(r, id), lq) : 0;
-    if (tail == RENORMALIZE && !(r->teacher.mass > 0))
-        return 0;
-    return difference(lp, lq) + (tail == TRUNCATED ? r->teacher.over * lk_exp(lp) : 0);
-}
-
-/* With logprob_floor: sum_K q (log q - max(log p, floor)), and the mass of the classes above it. */
+/* forward_kl with logprob_floor: sum_K q (log q - max(log p, floor)). */
 
 static bool is_above(const listed_row *r, int64_t id)
 {
     return !(log_p(r, id) < r->plan->options.logprob_floor);
 }
 
-static double floored_value(const listed_row *r, int tail, double *mass)
+/* `above`: the teacher's mass of the classes above the floor. */
+static double floored_value(const listed_row *r, int tail, double *above)
 {
     const double floor = r->plan->options.logprob_floor;
     double value = 0;
-    *mass = 0;
-    for (int64_t k = 0; k < listed_by(r->plan) && r->teacher.mass > 0; k++) {
+    *above = 0;
+    for (int64_t k = 0; k < listed_by(r->plan); k++) {
         const int64_t id = id_at(r->plan, r->i, k);
         const double lq = id < 0 ? 0 : log_q(r, k, tail), q = lk_exp(lq);
         if (id < 0 || q == 0)
             continue;
         value += q * (lq - (is_above(r, id) ? log_p(r, id) : floor));
-        *mass += is_above(r, id) ? q : 0;
+        *above += is_above(r, id) ? q : 0;
     }
     return value;
 }
 
-/* The other divergences compare cells: the listed classes and, with tail=tail, the rest. */
-
-static double cell_log_p(const listed_row *r, int tail, int64_t id)
+static double floored_id_gradient(const listed_row *r, double above, int64_t id, double lq)
 {
-    return tail == CONDITIONAL ? log_share(r, id) : log_p(r, id);
+    return above * lk_exp(log_p(r, id)) - (is_above(r, id) ? lk_exp(lq) : 0);
 }
 
-/* log(beta q + (1 - beta) p). */
+static double floored_rest_gradient(const listed_row *r, double above)
+{
+    return above * lk_exp(r->beyond);
+}
+
+/* The other divergences, of cells: the listed classes and, with tail=tail, the rest. */
+
+/* log(beta q + (1 - beta) p), 0 < beta < 1. */
 static double log_mixture(double beta, double lq, double lp)
 {
     const double a = lk_log(beta) + lq, b = lk_log1p(-beta) + lp;
@@ -369,38 +377,39 @@ static double cell_value(int kind, double beta, double lq, double lp)
     return beta * divergence(lq, lm) + (1 - beta) * divergence(lp, lm);
 }
 
-/* The slope r of a cell in p (r - sum p r), of the part of the divergence that has such slopes. */
+/* The slope r of a cell in p (r - sum p r), of the part of the divergence that has such slopes. A
+ * cell that the teacher excludes, which makes reverse_kl infinite, has no part in it. */
 static double cell_slope(int kind, double beta, double lq, double lp)
 {
     if (lp == -(double)INFINITY)
         return 0;
     if (kind == LISTED_JSD)
         return (1 - beta) * (lp - log_mixture(beta, lq, lp));
+    if (lq == -(double)INFINITY)
+        return 0;
     return (kind == LISTED_MIXED ? 1 - beta : 1) * (lp - lq);
 }
 
 typedef struct cells {
-    int kind; /* of the divergence: jsd at the ends of beta's range is another one */
+    int kind; /* of the divergence */
     double beta, value, mean; /* mean: the sum of p r */
 } cells;
 
-static cells cells_of(const listed_row *r, int tail)
+static void add_cell(cells *c, double lq, double lp)
 {
-    cells c = {.kind = r->plan->divergence, .beta = r->plan->beta};
-    if (c.kind == LISTED_JSD && (c.beta == 0 || c.beta == 1)) {
-        c.kind = LISTED_MIXED;
-        c.beta = 1 - c.beta;
-    }
-    if (r->teacher.mass == 0 && tail == CONDITIONAL)
-        return c; /* a teacher without mass gives no loss */
-    for (int64_t k = -(tail == TAIL && !r->covered); k < listed_by(r->plan); k++) {
-        const int64_t id = k < 0 ? -1 : id_at(r->plan, r->i, k);
-        if (k >= 0 && id < 0)
-            continue;
-        const double lq = k < 0 ? r->log_unlisted : log_q(r, k, tail);
-        const double lp = k < 0 ? r->beyond : cell_log_p(r, tail, id);
-        c.value += cell_value(c.kind, c.beta, lq, lp);
-        c.mean += lp == -(double)INFINITY ? 0 : lk_exp(lp) * cell_slope(c.kind, c.beta, lq, lp);
+    c->value += cell_value(c->kind, c->beta, lq, lp);
+    c->mean += lp == -(double)INFINITY ? 0 : lk_exp(lp) * cell_slope(c->kind, c->beta, lq, lp);
+}
+
+static cells cells_of(const listed_row *r, int kind, int tail)
+{
+    cells c = {.kind = kind, .beta = r->plan->beta};
+    if (tail == TAIL && !r->covered)
+        add_cell(&c, r->log_unlisted, r->beyond);
+    for (int64_t k = 0; k < listed_by(r->plan); k++) {
+        const int64_t id = id_at(r->plan, r->i, k);
+        if (id >= 0)
+            add_cell(&c, log_q(r, k, tail), compared_log_p(r, tail, id));
     }
     return c;
 }
@@ -412,75 +421,110 @@ static double cell_gradient(const cells *c, double lq, double lp)
     return own + (c->kind == LISTED_MIXED ? c->beta * difference(lp, lq) : 0);
 }
 
-/* What a row is computed as: its value, and how its gradient is. */
-typedef struct row_kind {
-    int tail;
-    bool floored, celled;
-    double above; /* floored: the mass of the classes above the floor */
-    cells cells;
-} row_kind;
+/* The choice between the three. */
 
-static double kind_value(const listed_row *r, row_kind *kind)
+enum { NO_TEACHER, KL, FLOORED, CELLS };
+
+typedef struct row_way {
+    int way;
+    int divergence, tail;
+    double above; /* FLOORED */
+    cells cells;  /* CELLS */
+} row_way;
+
+/* The divergence that it is: one of two sides alone at the ends of beta's range. */
+static int divergence_of(const listed_plan *plan)
 {
-    if (kind->floored)
-        return floored_value(r, kind->tail, &kind->above);
-    if (!kind->celled)
-        return value_of(r, kind->tail);
-    kind->cells = cells_of(r, kind->tail);
-    return kind->cells.value;
+    const double forward_at = plan->divergence == LISTED_JSD ? 0 : 1; /* jsd: a convention */
+    const bool mixes = plan->divergence == LISTED_JSD || plan->divergence == LISTED_MIXED;
+    if (!mixes || (plan->beta > 0 && plan->beta < 1))
+        return plan->divergence;
+    return plan->beta == forward_at ? LISTED_FORWARD : LISTED_REVERSE;
 }
 
-/* The gradient of the unlisted classes, relative to each one's share of the rest. */
-static double kind_off(const listed_row *r, const row_kind *kind)
+static row_way way_of(const listed_row *r)
 {
-    if (kind->floored)
-        return kind->above * lk_exp(r->beyond);
-    if (!kind->celled)
-        return off(r, kind->tail);
-    return kind->tail == TAIL ? cell_gradient(&kind->cells, r->log_unlisted, r->beyond) : 0;
+    row_way w = {.way = CELLS, .divergence = divergence_of(r->plan), .tail = r->plan->options.tail};
+    if (r->teacher.mass == 0 && (w.tail == RENORMALIZE || w.tail == CONDITIONAL))
+        w.way = NO_TEACHER; /* whose mass could be scaled: no loss */
+    else if (!isnan(r->plan->options.logprob_floor))
+        w.way = FLOORED;
+    else if (w.divergence == LISTED_FORWARD)
+        w.way = KL;
+    /* If all classes are listed there is no tail; of cells, cells_of leaves it out. */
+    if (w.way == KL && w.tail == TAIL && r->covered)
+        w.tail = TRUNCATED;
+    return w;
 }
 
-static double kind_at(const listed_row *r, const row_kind *kind, int64_t k, int64_t id)
+static double row_value(const listed_row *r, row_way *w)
 {
-    const double lq = log_q(r, k, kind->tail);
-    if (kind->floored) {
-        const double q = r->teacher.mass > 0 && is_above(r, id) ? lk_exp(lq) : 0;
-        return kind->above * lk_exp(log_p(r, id)) - q;
-    }
-    if (!kind->celled)
-        return at_id(r, kind->tail, id, lq);
-    if (kind->tail == CONDITIONAL && !(r->teacher.mass > 0))
+    switch (w->way) {
+    case NO_TEACHER:
         return 0;
-    return cell_gradient(&kind->cells, lq, cell_log_p(r, kind->tail, id));
+    case KL:
+        return kl_value(r, w->tail);
+    case FLOORED:
+        return floored_value(r, w->tail, &w->above);
+    default:
+        w->cells = cells_of(r, w->divergence, w->tail);
+        return w->cells.value;
+    }
+}
+
+/* Of item k of the list, which is class `id`. */
+static double row_id_gradient(const listed_row *r, const row_way *w, int64_t k, int64_t id)
+{
+    const double lq = log_q(r, k, w->tail);
+    switch (w->way) {
+    case NO_TEACHER:
+        return 0;
+    case KL:
+        return kl_id_gradient(r, w->tail, id, lq);
+    case FLOORED:
+        return floored_id_gradient(r, w->above, id, lq);
+    default:
+        return cell_gradient(&w->cells, lq, compared_log_p(r, w->tail, id));
+    }
+}
+
+static double row_rest_gradient(const listed_row *r, const row_way *w)
+{
+    switch (w->way) {
+    case NO_TEACHER:
+        return 0;
+    case KL:
+        return kl_rest_gradient(r, w->tail);
+    case FLOORED:
+        return floored_rest_gradient(r, w->above);
+    default:
+        return w->tail == TAIL ? cell_gradient(&w->cells, r->log_unlisted, r->beyond) : 0;
+    }
 }
 
 /* Note what the derivatives are made of. */
-static void note_slopes(const listed_row *r, const row_kind *kind, listed_note *n)
+static void note_slopes(const listed_row *r, const row_way *way, listed_note *n)
 {
     double *slope = (double *)(n->classes + listed_by(r->plan));
-    n->off = r->rest.sum > 0 ? kind_off(r, kind) : 0;
-    n->sum = r->rest.sum > 0 ? r->rest.sum : 1;
+    n->rest_slope = r->rest.sum > 0 ? row_rest_gradient(r, way) : 0;
+    n->rest_sum = r->rest.sum > 0 ? r->rest.sum : 1;
     n->top = (real)r->rest.top;
     n->scale = r->scale;
     n->room = listed_by(r->plan);
     for (int64_t j = 0; j < n->count; j++)
-        slope[j] = kind_at(r, kind, n->classes[j].at, (int64_t)n->classes[j].key);
+        slope[j] = row_id_gradient(r, way, n->classes[j].at, (int64_t)n->classes[j].key);
 }
 
 double listed_value(const listed_plan *plan, int64_t i, const elem *x, void *note)
 {
     listed_note *n = note;
     listed_row r = {.plan = plan, .i = i, .x = x, .scale = (real)plan->scale};
-    row_kind kind = {.tail = plan->options.tail, .floored = !isnan(plan->options.logprob_floor)};
     sort_listed(&r, n);
     row_fill(&r, n);
-    /* If all classes are listed there is no tail. */
-    kind.celled = plan->divergence != LISTED_FORWARD;
-    if (kind.tail == TAIL && r.covered && !kind.celled)
-        kind.tail = TRUNCATED;
-    n->value = isnan(r.here) ? (double)NAN : kind_value(&r, &kind);
+    row_way way = way_of(&r);
+    n->value = isnan(r.here) ? (double)NAN : row_value(&r, &way);
     if (plan->slopes)
-        note_slopes(&r, &kind, n);
+        note_slopes(&r, &way, n);
     return n->value;
 }
 
@@ -507,7 +551,7 @@ void listed_slopes(const void *note, double weight, int64_t first, int64_t count
         elements_fill(to, count, weight == 0 ? 0 : (real)NAN);
         return;
     }
-    const vec c = v_set((real)(weight * n->off / n->sum)), top = v_set(n->top);
+    const vec c = v_set((real)(weight * n->rest_slope / n->rest_sum)), top = v_set(n->top);
     for (int64_t k = 0; k < count; k += LANES) {
         const int64_t lanes = LK_TAIL(k, count);
         const vec z = v_load_tail(x + k, lanes, 0) * n->scale;
