@@ -166,6 +166,7 @@ LK_INLINE double share_of(scaled here, scaled there, scaled P)
 static void backward(const example *e, scaled P, double rho)
 {
     const int64_t width = e->U + 1;
+    const int power = elements_power(rho);
     for (int64_t u = 0; u < width; u++) /* after the last step */
         e->beta[u] = u < e->U ? scaled_zero : scaled_one;
     for (int64_t t = e->T - 1; t >= 0; t--)
@@ -177,7 +178,9 @@ static void backward(const example *e, scaled P, double rho)
             const scaled sum = scaled_plus(across, up, scaled_zero);
             e->beta[u] = scaled_make(sum.m, sum.e);
             cell_gradient(e, c, label_at(e, u), share_of(c->alpha, across, P),
-                          share_of(c->alpha, up, P), rho, e->x + at, e->grad + at);
+                          share_of(c->alpha, up, P), ldexp(rho, -power), e->x + at, e->grad + at);
+            if (power != 0)
+                elements_scale(e->grad + at, e->V, power);
         }
 }
 

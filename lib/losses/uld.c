@@ -169,7 +169,8 @@ static distance compare(const lk_job *job, const room *r, const elem *x)
  * cancel. */
 static void gradient(const room *r, const distance *d, double weight, int64_t n, elem *grad)
 {
-    const vec by = v_set((real)(weight / d->sum)), zero = {0};
+    const int power = elements_power(weight);
+    const vec by = v_set((real)(ldexp(weight, -power) / d->sum)), zero = {0};
     const vec more = v_set((real)(2 * d->less + d->even));
     const vec less = v_set((real)(-2 * d->more - d->even));
     const vec even = v_set((real)(d->less - d->more));
@@ -178,6 +179,8 @@ static void gradient(const room *r, const distance *d, double weight, int64_t n,
         const vec slope = v_select(sign > zero, more, v_select(sign < zero, less, even));
         v_store_tail(grad + k, LK_TAIL(k, n), by * v_read(r->e + k) * slope);
     }
+    if (power != 0)
+        elements_scale(grad, n, power);
 }
 
 /* The loss of row i, 0 if it is not counted, and its gradient. */
