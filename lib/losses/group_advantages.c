@@ -168,12 +168,12 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 static double advantage(const options *o, const group *own, const group *all, double r)
 {
-    const bool alone = own->n == 1 && o->baseline != NO_BASELINE;
-    const double base = o->baseline == MEAN            ? own->mean
-                        : o->baseline == LEAVE_ONE_OUT ? (own->n * own->mean - r) / (own->n - 1)
-                                                       : 0;
-    const double by = (o->scale == BY_GROUP ? own->std : all->std) + o->eps;
-    return alone ? 0 * r : o->scale == UNSCALED ? r - base : by == 0 ? 0 : (r - base) / by;
+    const double above = o->baseline == NO_BASELINE ? r : r - own->mean;
+    /* Above the mean of the others is more than above the mean of all by this. */
+    const double more = o->baseline == LEAVE_ONE_OUT ? own->n / (own->n - 1) : 1;
+    const double std = o->scale == BY_GROUP ? own->std : all->std;
+    const double by = o->scale == UNSCALED ? 1 : std + o->eps;
+    return above == 0 || by == 0 ? 0 : more * above / by;
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
