@@ -11,6 +11,8 @@ uint64_t lk_rank_key(double x)
 {
     const uint64_t sign = (uint64_t)1 << 63;
     uint64_t bits;
+    if (x != x)
+        return UINT64_MAX;
     x += 0; /* -0 becomes 0 */
     memcpy(&bits, &x, sizeof bits);
     return bits & sign ? bits : ~(bits | sign);

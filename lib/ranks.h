@@ -13,7 +13,7 @@ typedef struct lk_rank {
     int64_t at;
 } lk_rank;
 
-/* The key of x, which is not NaN. 0 and -0 have the same. */
+/* The key of x. 0 and -0 have the same; so has all that is NaN, the last. */
 uint64_t lk_rank_key(double x);
 
 /* Sort n numbers, the greatest first, and equal ones by index if they are given in that order.

@@ -48,6 +48,8 @@ static void test_edges(void **state)
     check_sorted(x, sizeof x / sizeof *x);
     assert_true(lk_rank_key(0.0) == lk_rank_key(-0.0));
     assert_true(lk_rank_key((double)INFINITY) < lk_rank_key(1e308));
+    assert_true(lk_rank_key((double)NAN) > lk_rank_key(-(double)INFINITY));
+    assert_true(lk_rank_key((double)NAN) == lk_rank_key(-(double)NAN));
 }
 
 int main(void)
