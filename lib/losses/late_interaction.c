@@ -492,12 +492,13 @@ static void write_gradient(const lk_job *job, const plan *p, const room *r, int 
         elements_fill(grad, u->width, 0);
         return;
     }
+    if (isnan(sum[0])) {
+        elements_fill(grad, u->width, (real)NAN);
+        return;
+    }
     for (int64_t k = 0; k < u->stride; k++)
         r->g[k] = (real)sum[k];
-    if (isnan(sum[0]))
-        elements_fill(grad, u->width, (real)NAN);
-    else
-        pair_unit_back(u, i, r->g, ldexp(p->scale, p->power), NULL, grad);
+    pair_unit_back(u, i, r->g, ldexp(p->scale, p->power), NULL, grad);
 }
 
 static void back_queries(const lk_job *job, int64_t first, int64_t count, void *scratch)
@@ -529,20 +530,25 @@ static void back_documents(const lk_job *job, int64_t first, int64_t count, void
     const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
     const int64_t stride = p.documents.stride;
     for (int64_t j = first; j < first + count; j++) {
+        bool spoilt = false; /* by a token that is not finite, in a score that counts */
         memset(r.summed, 0, (size_t)U * sizeof *r.summed);
         for (int64_t token = 0; token < p.queries.rows; token++) {
             const double slope = p.slopes[token / T * M + j];
             const int32_t u = p.best[token * M + j];
             if (slope == 0 || !is_there(job, QUERY_MASK, token))
                 continue;
+            spoilt = spoilt || isnan(p.taint[j]);
             if (!r.summed[u])
                 memset(r.sums + u * stride, 0, (size_t)stride * sizeof *r.sums);
             r.summed[u] = true;
             add_vector(r.sums + u * stride, slope, p.queries.h + token * stride, stride);
         }
-        for (int64_t u = 0; u < U; u++)
+        for (int64_t u = 0; u < U; u++) {
+            if (spoilt)
+                r.sums[u * stride] = (double)NAN;
             write_gradient(job, &p, &r, DOCUMENTS, &p.documents, j * U + u,
-                           r.summed[u] ? r.sums + u * stride : NULL);
+                           r.summed[u] || spoilt ? r.sums + u * stride : NULL);
+        }
     }
 }
 
