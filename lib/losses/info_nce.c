@@ -94,7 +94,7 @@ static const lk_input inputs[] = {
                        .forms = {{"B G", LK_FLOATS}},
                        .flags = LK_OPTIONAL,
                        .help = "the anchors as a guide sees them, whose cosines say what is left "
-                               "out (GISTEmbed)"},
+                               "out (GISTEmbed); one that is NaN leaves out nothing"},
     [GUIDE_CANDIDATES] = {.name = "guide_candidates",
                           .forms = {{"M G", LK_FLOATS}},
                           .flags = LK_OPTIONAL,

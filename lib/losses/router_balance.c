@@ -65,7 +65,7 @@ static const lk_input inputs[] = {
     [EXPERT_COUNTS] = {.name = "expert_counts",
                        .forms = {{"E", LK_FLOATS}},
                        .flags = LK_OPTIONAL,
-                       .range = ">=0",
+                       .range = ">=0, finite",
                        .help = "how many tokens of the whole batch, of which this may be a part, "
                                "were sent to each expert; with num_items"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
@@ -233,9 +233,9 @@ static lk_status take_counts(const lk_job *job, const places *p, lk_error *error
     char place[LK_PLACE_MAX];
     for (int64_t e = 0; job->in[EXPERT_COUNTS].data && e < p->experts; e++) {
         const double n = numbers_constant(job, EXPERT_COUNTS, e, 0);
-        if (!(n >= 0))
+        if (!(n >= 0 && isfinite(n)))
             return lk_fail(job, error, LK_VALUE_OUT_OF_RANGE, EXPERT_COUNTS, e,
-                           "%s is %g; it must be at least 0",
+                           "%s is %g; it must be at least 0, and finite",
                            lk_place(job, EXPERT_COUNTS, e, place), n);
         if (p->groups > 0)
             shares_of(job, p, 0)[e] = n;
