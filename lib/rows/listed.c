@@ -391,7 +391,7 @@ static double cell_slope(int kind, double beta, double lq, double lp)
 }
 
 typedef struct cells {
-    int kind; /* of the divergence */
+    int kind;                 /* of the divergence */
     double beta, value, mean; /* mean: the sum of p r */
 } cells;
 

@@ -131,6 +131,15 @@ FAR = {
 WIDE_ONLY = {"f64": 1e-12}
 
 
+def spoilt_tokens():
+    # A token that is NaN makes its document's scores so, and with them the gradient of all its tokens.
+    case("nan", "late_interaction", None,
+         {"queries": [[[1, 0]], [[0, 1]]], "documents": [[["nan", 1], [1, 0]], [[1, 0], [0, 1]]]},
+         {"reduction": "none"}, others={"candidate_mask": ([[1, 1], [0, 1]], "bool")},
+         outputs={"loss": ["nan", 0], "grad.documents": [[["nan"] * 2] * 2, [["nan"] * 2, [0, 0]]],
+                  "grad.queries": [[["nan", "nan"]], [[0, 0]]]})
+
+
 def vectors():
     tiny = mpf(1e-305)
     for name, (a, b) in FAR.items():
@@ -392,6 +401,21 @@ def factors():
     case("items", "distillation", student, {"student_logits": [[0, -60, -62]], "teacher_logits": [[0, -61, -59]]},
          {"num_items": 1e-50}, ("student_logits",))
 
+    def ranks(t):
+        p, q = ([mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits"))
+        q = sorted(q + [mpf(0)] * (len(p) - len(q)), reverse=True)
+        return sum(abs(a - b) for a, b in zip(sorted(p, reverse=True), q)) / few
+    ranked = {"student_logits": [[0, -60, -62]], "teacher_logits": [[0.5, 0.125]]}
+    by = slopes(ranks, {k: [[mpf(x) for x in v[0]]] for k, v in ranked.items()}, "student_logits")
+    case("items", "uld", None, ranked, {"num_items": 1e-50},
+         outputs={"grad.student_logits": [[word(x) for x in by]]})
+
+    steps = {"logits": [[[[-60, 0, -62]]]]}  # one, whose only path is the blank
+    by = slopes(lambda t: -log_softmax(t["logits"][0])[1] / few, {"logits": [[mpf(-60), mpf(0), mpf(-62)]]}, "logits")
+    case("items", "rnnt", None, steps, {"num_items": 1e-50, "blank": 1},
+         others={"targets": ([[]], "i64"), "input_lengths": ([1], "i64"), "target_lengths": ([0], "i64")},
+         outputs={"grad.logits": [[[[word(x) for x in by]]]]})
+
     def contrast(t, tau, n, normalise=True):
         h = [[unit(v) if normalise else v for v in t[k]] for k in ("anchors", "candidates")]
         rows = [[dot(a, c) / tau for c in h[1]] for a in h[0]]
@@ -590,6 +614,45 @@ def topk(mode, ids, l, lq):
     return value
 
 
+def rankings():
+    # NaN is the last of its list, so that it tells nothing of which pairs there are: two, one of each list.
+    by = float(1 / (2 * mp.log(2) * (1 + mp.exp(mpf(0.5)))))
+    case("nan", "lambda_rank", None, {"scores": [["nan", 1, 2], [0, 1, 0.5]], "labels": [[1, 0, 1], [1, 1, 0]]},
+         {"weighting": "none", "k": 2},
+         outputs={"loss": "nan", "grad.scores": [["nan"] * 3, [0, -by, by]]})
+    for scale in ("none", "group", "batch"):  # an answer among its equals, and one that is alone
+        for dtype in TYPES:
+            r = [rounded(x, dtype) for x in (-0.99, -0.99, -0.99, -1)]
+            case(f"equal-{scale}", "group_advantages", None, {"rewards": r},
+                 {"baseline": "leave_one_out", "scale": scale, "eps": 1e-12}, types=(dtype,),
+                 others={"group_ids": ([1, 1, 1, 2], "i64")}, outputs={"advantages": [0, 0, 0, 0]})
+
+
+def topk_ends():
+    """Where beta leaves one side of a mixture, what the other would be has no part in it; a cell that the
+    teacher excludes has none in the gradient of what it makes infinite."""
+    p = [mp.exp(v) for v in log_softmax([mpf(1), mpf(0), mpf(-1)])]
+    rest = 1 - p[0]
+    pull = p[0] * rest * mp.log(p[0])  # p (r - sum p r) of the listed class, whose r is log p; the rest has 0
+    forward = [[float(v) for v in (-rest, p[1], p[2])]]
+    reverse = [[float(v) for v in (pull, -pull * p[1] / rest, -pull * p[2] / rest)]]
+    half = [[(a + b) / 2 for a, b in zip(forward[0], reverse[0])]]
+    sides = {"student_logits": [[1, 0, -1]], "teacher_logprobs": [[0]]}
+    few = {"student_logits": [[1, "-inf", -1]], "teacher_logprobs": [[-0.7, -0.7]]}
+    for kind, beta, value, grad, few_value, few_grad in (
+            ("jsd", 0, float(-mp.log(p[0])), forward, "inf", [[0.5, -0.5, 0]]),
+            ("mixed", 1, float(-mp.log(p[0])), forward, "inf", [[0.5, -0.5, 0]]),
+            ("jsd", 1, "inf", reverse, float(mp.log(2)), [[0, 0, 0]]),
+            ("mixed", 0, "inf", reverse, float(mp.log(2)), [[0, 0, 0]]),
+            ("mixed", 0.5, "inf", half, "inf", [[0.25, -0.25, 0]])):
+        options = {"divergence": kind, "beta": beta}
+        case(f"all-of-the-mass-{kind}{beta}", "topk_distillation", None, sides, {"tail": "tail", **options},
+             others={"teacher_ids": ([[0]], "i64")}, outputs={"loss": value, "grad.student_logits": grad})
+        case(f"excluded-{kind}{beta}", "topk_distillation", None, few, {"tail": "conditional", **options},
+             others={"teacher_ids": ([[0, 1]], "i64")},
+             outputs={"loss": few_value, "grad.student_logits": few_grad})
+
+
 def topk_distillations():
     rows = {
         "sure": ([[0, -17, -18, -20]], [[0, 2]], [[-1e-7, -17.5]]),
@@ -648,10 +711,13 @@ def weightless():
 
 
 vectors()
+spoilt_tokens()
 regressions()
 factors()
 angles()
 distillations()
+rankings()
+topk_ends()
 topk_distillations()
 labels()
 weightless()
