@@ -11,9 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* Options that are off: a real is NaN, an integer the lowest there is. */
-static const int64_t OFF = INT64_MIN;
-
 static double parse_real(const char *text, const char **end)
 {
     /* glibc and musl return a constant for "C": nothing is allocated. */
@@ -138,11 +135,11 @@ static bool parse(const lk_field *field, void *place, const char *text)
     case LK_INTEGER: {
         if (!off && (!is_decimal(text) || text[0] == '+'))
             return false;
-        long long value = off ? OFF : strtoll(text, &stop, 10);
+        long long value = off ? LK_OFF_INTEGER : strtoll(text, &stop, 10);
         if (!off && (*stop != '\0' || errno != 0))
             return false;
-        if (!off && value == OFF && (field->flags & LK_OFF))
-            return false; /* this number means "off" (OFF) */
+        if (!off && value == LK_OFF_INTEGER && (field->flags & LK_OFF))
+            return false; /* this number means "off" (LK_OFF_INTEGER) */
         *(int64_t *)place = value;
         return true;
     }
@@ -227,7 +224,7 @@ lk_status lk_field_check(const lk_field *field, const void *options, lk_error *e
         return LK_OK;
     if (field->type == LK_REAL)
         x = *(const double *)place;
-    else if (field->type == LK_INTEGER && *(const int64_t *)place == OFF)
+    else if (field->type == LK_INTEGER && *(const int64_t *)place == LK_OFF_INTEGER)
         x = (double)NAN;
     else if (field->type == LK_INTEGER)
         x = (double)*(const int64_t *)place;

@@ -56,6 +56,9 @@ static inline void lk_refuse(lk_block *block, lk_status status, int input, int64
     block->bad_value = value;
 }
 
+/* What an option holds that is off: an integer this, the lowest there is; a real NaN. */
+#define LK_OFF_INTEGER INT64_MIN
+
 /* The value of an option of type LK_LIST, and of type LK_CHOICES: the words' numbers. */
 typedef struct lk_list {
     int64_t count;
@@ -114,7 +117,8 @@ typedef struct lk_job {
     void *kept; /* see lk_loss.kept; NULL unless the gradients are computed after the values */
 
     /* The factor of a row's value, for each part: 1/denominator with a mean or where the loss has
-     * no reduction option, else 1. */
+     * no reduction option, else 1. 0 where the denominator is 0: the empty mean, whose gradients
+     * are 0. */
     double scale[LK_MAX_PARTS];
 } lk_job;
 
@@ -193,7 +197,8 @@ struct lk_loss {
     /* Ends with an entry whose `rows` is NULL. */
     lk_pass passes[LK_MAX_PASSES + 1];
 
-    /* Computes the diagnostics from the sums over all blocks. NULL: none. */
+    /* Last, after all passes: what is made of the sums over all blocks. Diagnostics, gradients of
+     * single numbers, or the loss itself. NULL: nothing. */
     void (*finish)(const lk_job *job, const double *sum);
 
     /* What the loss tells its driver. */

@@ -49,26 +49,29 @@ static void each(const lk_job *job, list *l)
 {
     const options *o = job->options;
     const int64_t n = l->n;
-    double *r = l->spare, *e = l->spare + n; /* ranks; what they exceed those by the scores by */
+    double *r = l->spare;
+    double *error = l->spare + n; /* what the ranks exceed those by the scores by */
+    double *by_rank = error;      /* in its place: the derivative by the rank by the scores */
     rank(l, r);
     for (int64_t i = 0; i < n; i++)
-        e[i] = r[i] - 1;
+        error[i] = r[i] - 1;
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = i + 1; j < n; j++) {
             const double p = scalar_sigmoid(o->alpha * (l->score[j] - l->score[i]));
-            e[i] -= p;
-            e[j] -= 1 - p;
+            error[i] -= p;
+            error[j] -= 1 - p;
         }
     }
     for (int64_t i = 0; i < n; i++) {
-        const double weight = 0x1.62e42fefa39efp-1 / lk_log1p(r[i]);
-        l->value += e[i] * e[i] * weight;
-        e[i] *= -2 * weight; /* the derivative by the rank by the scores */
+        const double weight = lk_ln_2 / lk_log1p(r[i]);
+        l->value += error[i] * error[i] * weight;
+        by_rank[i] = error[i] * (-2 * weight);
     }
     for (int64_t i = 0; job->grad[SCORES].data && i < n; i++) {
         for (int64_t j = i + 1; j < n; j++) {
+            /* p (1 - p) is the same for u and -u, and does not cancel for the lower one. */
             const double p = scalar_sigmoid(-fabs(o->alpha * (l->score[j] - l->score[i])));
-            const double slope = o->alpha * p * (1 - p) * (e[i] - e[j]);
+            const double slope = o->alpha * p * (1 - p) * (by_rank[i] - by_rank[j]);
             l->slope[j] += slope;
             l->slope[i] -= slope;
         }

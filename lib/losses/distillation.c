@@ -15,8 +15,6 @@ typedef struct options {
     int divergence;
 } options;
 
-static const int64_t OFF = INT64_MIN;
-
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
     LK_WORDS(options, divergence, "forward_kl",
@@ -69,7 +67,7 @@ static const lk_output outputs[] = {{0}};
 static int64_t classes_of(const lk_job *job)
 {
     const options *o = job->options;
-    return o->vocab_size == OFF ? job->size['V' - 'A'] : o->vocab_size;
+    return o->vocab_size == LK_OFF_INTEGER ? job->size['V' - 'A'] : o->vocab_size;
 }
 
 /* What the teacher gives. */
@@ -88,16 +86,16 @@ static lk_status check_classes(const lk_job *job, lk_error *error)
     const int64_t V = job->size['V' - 'A'], U = job->size['U' - 'A'], n = classes_of(job);
     const int teacher = TEACHER + given_of(job);
     const char *name = job->loss->is->inputs[teacher].name;
-    if (o->vocab_size == OFF && V != U)
+    if (o->vocab_size == LK_OFF_INTEGER && V != U)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
                        "%s has %lld classes and student_logits %lld; where the first ones are the "
                        "same, vocab_size says how many",
                        name, (long long)U, (long long)V);
-    if (o->vocab_size != OFF && given_of(job) != TEACHER_LOGITS && U != n)
+    if (o->vocab_size != LK_OFF_INTEGER && given_of(job) != TEACHER_LOGITS && U != n)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
                        "%s has %lld classes; with vocab_size it must have as many as that, %lld",
                        name, (long long)U, (long long)n);
-    if (o->vocab_size != OFF && job->rows > 0 && (n > V || n > U))
+    if (o->vocab_size != LK_OFF_INTEGER && job->rows > 0 && (n > V || n > U))
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "vocab_size is %lld; it must be in [1,%lld], the classes that both sides "
                        "have",

@@ -98,9 +98,9 @@ static double read(const lk_job *job, int input, int64_t i)
     return lk_real_at(job->in[input].data, job->in[input].dtype, i);
 }
 
-/* An element: its error over the variance, and the variance. */
+/* An element: the input, its error, the variance as it is given and as it is used, at least eps. */
 typedef struct element {
-    double x, off, var, v; /* v: at least eps */
+    double x, off, var, v;
 } element;
 
 static element element_of(const lk_job *job, const shapes *s, int64_t i)
@@ -162,7 +162,8 @@ static size_t state_size(const lk_job *job)
     return wanted ? (size_t)lk_tensor_count(&job->in[VAR]) * sizeof(double) : 0;
 }
 
-/* The elements of input that a row of var meets. */
+/* The elements of input that a row of var meets. Its first axis is input's own, or else repeated:
+ * then a row meets them all. */
 static int64_t elements_of(const lk_job *job)
 {
     const lk_tensor *var = &job->in[VAR], *input = &job->in[INPUT];
@@ -184,8 +185,8 @@ static void var_rows(const lk_job *job, int64_t first, int64_t count, void *scra
         if (rho == 0)
             continue;
         const element e = element_of(job, &s, i);
-        const double off = e.off / e.v;
-        sum[place(&s.var, i)] += rho * (1 / e.v - off * off) / 2;
+        const double ratio = e.off / e.v;
+        sum[place(&s.var, i)] += rho * (1 / e.v - ratio * ratio) / 2;
     }
     for (int64_t k = first * width; k < (first + count) * width; k++)
         numbers_write(grad, k, 1, &sum[k], 1, sum[k]);

@@ -11,8 +11,6 @@ enum { ADVANTAGES, GROUP_MEAN, GROUP_STD };
 enum { MEAN, LEAVE_ONE_OUT, NO_BASELINE }; /* baseline */
 enum { BY_GROUP, BY_BATCH, UNSCALED };     /* scale */
 
-static const int64_t OFF = INT64_MIN;
-
 typedef struct options {
     lk_reduce reduce;
     int64_t group_size, ddof;
@@ -71,7 +69,7 @@ static const lk_output outputs[] = {
 static lk_status check(const lk_job *job, lk_error *error)
 {
     const options *o = job->options;
-    const bool sized = o->group_size != OFF;
+    const bool sized = o->group_size != LK_OFF_INTEGER;
     if (!lk_has(job, GROUP_IDS) && !sized)
         return lk_fail(job, error, LK_MISSING_INPUT, GROUP_IDS, -1,
                        "group_ids is missing; which answers are a group is told by it or by the "
@@ -98,7 +96,7 @@ typedef struct groups {
     lk_rank *order, *room;
     int64_t *of;
     group *each, *all;
-} groups;
+} groups; /* one after another in job->state, the greatest alignment first */
 
 static groups groups_of(const lk_job *job)
 {
@@ -126,16 +124,17 @@ static group measure(const lk_job *job, const lk_rank *order, int64_t n)
 {
     const options *o = job->options;
     group g = {0};
-    double rest = 0, squares = 0;
+    double rounding = 0, squares = 0;
     for (int64_t k = 0; k < n; k++) {
         g.n += numbers_marked(job, MASK, order[k].at);
         g.mean += numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) : 0;
     }
     g.mean /= g.n > 0 ? g.n : 1;
     for (int64_t k = 0; k < n; k++)
-        rest += numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) - g.mean : 0;
-    if (isfinite(rest))
-        g.mean += rest / (g.n > 0 ? g.n : 1); /* of equal rewards it is just these */
+        rounding += numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) - g.mean : 0;
+    if (isfinite(
+            rounding)) /* a second pass takes it out of the mean: of equal rewards it is these */
+        g.mean += rounding / (g.n > 0 ? g.n : 1);
     for (int64_t k = 0; k < n; k++) {
         const double off =
             numbers_marked(job, MASK, order[k].at) ? reward(job, order[k].at) - g.mean : 0;

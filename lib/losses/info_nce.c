@@ -364,7 +364,7 @@ static lk_status check_numbers(const lk_job *job, lk_error *error)
 
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const plan p = plan_of(job);
+    const plan p = layout_of(job);
     const int64_t m = job->size['M' - 'A'];
     char place[LK_PLACE_MAX];
     lk_status status;
@@ -382,7 +382,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     if (pair_refuses(job) && !isfinite(temperature_of(job)))
         return pair_fail_nonfinite(job, TEMPERATURE, 0, error);
     if (is_directed(job)) {
-        const plan filled = plan_of(job); /* whose vectors lack what is known now */
+        const plan filled = plan_of(job); /* which the vectors, filled by now, have a part in */
         for (int64_t i = 0; i < job->rows; i++)
             p.d.positive[i] = positive_of(job, i);
         if (p.d.guided) {
@@ -433,10 +433,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const options *o = job->options;
     const plan p = plan_of(job);
     if (is_directed(job)) {
-        (void)block; /* the values are known when all rows are visited: finish */
         for (int64_t i = first; i < first + count; i++)
             p.d.weight[i] = ldexp(pair_weight(job, GRAD_OUTPUT, i), -p.t.power);
-        directed_rows(job, &p.d, first, count, scratch);
+        directed_rows(job, &p.d, first, count, scratch); /* finish has the values */
         return;
     }
     const int64_t group = table_group(&p.t);

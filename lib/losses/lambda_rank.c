@@ -8,9 +8,6 @@
 enum { NDCG2PP, NDCG2, LAMBDARANK, UNWEIGHTED }; /* weighting */
 enum { TWO, E };                                 /* log_base */
 
-static const int64_t OFF = INT64_MIN;
-static const double LN_2 = 0x1.62e42fefa39efp-1;
-
 typedef struct options {
     lk_reduce reduce;
     int weighting, log_base;
@@ -43,7 +40,7 @@ static const lk_output outputs[] = {{0}};
 /* How many places of a list are compared. */
 static int64_t places(const options *o, int64_t n)
 {
-    return o->k != OFF && o->k < n ? o->k : n;
+    return o->k != LK_OFF_INTEGER && o->k < n ? o->k : n;
 }
 
 /* Pairs of different labels among the first places. */
@@ -64,6 +61,7 @@ static int64_t pairs_of(const options *o, const list *l)
     return pairs;
 }
 
+/* Room for prepare; nothing is left there. */
 static size_t state_size(const lk_job *job)
 {
     return job->rows > 0 ? list_scratch(job) : 0;
@@ -87,12 +85,12 @@ static lk_status prepare(lk_job *job, lk_error *error)
 /* 1 over the discount of place i, from 1 on. */
 static double discounted(int64_t i)
 {
-    return LN_2 / lk_log1p((double)i);
+    return lk_ln_2 / lk_log1p((double)i);
 }
 
 static double gain(double label)
 {
-    return lk_expm1(label * LN_2);
+    return lk_expm1(label * lk_ln_2);
 }
 
 /* The sum of discounted gains in the best order, of the first k. */
@@ -105,12 +103,12 @@ static double best_gain(const options *o, const list *l)
     return sum;
 }
 
-/* The weight of the items at two places i < j, from 0 on; `by` is `discounted` of places from 1 on.
- */
-static double weight(const options *o, const double *by, int64_t i, int64_t j, double gains)
+/* The weight of the items at two places i < j, from 0 on; `inverse` is 1 over the discounts of
+ * places from 1 on. */
+static double weight(const options *o, const double *inverse, int64_t i, int64_t j, double gains)
 {
-    const double lambda = fabs(by[i] - by[j]) * gains;
-    const double apart = fabs(by[j - i - 1] - by[j - i]) * gains;
+    const double lambda = fabs(inverse[i] - inverse[j]) * gains;
+    const double apart = fabs(inverse[j - i - 1] - inverse[j - i]) * gains;
     return o->weighting == UNWEIGHTED ? 1
            : o->weighting == NDCG2    ? apart
                                       : lambda + (o->weighting == NDCG2PP ? o->mu * apart : 0);
@@ -129,21 +127,21 @@ static void each(const lk_job *job, list *l)
     const options *o = job->options;
     const int64_t n = places(o, l->n);
     const bool weighted = o->weighting != UNWEIGHTED;
-    const double base = o->log_base == TWO ? LN_2 : 1, best = weighted ? best_gain(o, l) : 1;
+    const double base = o->log_base == TWO ? lk_ln_2 : 1, best = weighted ? best_gain(o, l) : 1;
     const lk_rank *order = list_order(l, l->score, l->n);
-    double *by = l->spare, *gains = l->spare + n + 1; /* by place */
+    double *inverse = l->spare, *gains = l->spare + n + 1; /* by place */
     for (int64_t i = 0; i <= n; i++)
-        by[i] = discounted(i + 1);
+        inverse[i] = discounted(i + 1);
     for (int64_t i = 0; i < n; i++)
         gains[i] = weighted ? gain(l->label[order[i].at]) / best : 0;
     for (int64_t i = 0; i < n; i++) {
         for (int64_t j = i + 1; j < n; j++) {
             const int64_t a = order[i].at, b = order[j].at;
-            const double off = l->label[a] - l->label[b];
-            if (off == 0)
+            const double gap = l->label[a] - l->label[b];
+            if (gap == 0)
                 continue;
-            const int64_t up = off > 0 ? a : b, down = off > 0 ? b : a;
-            const double w = weight(o, by, i, j, fabs(gains[i] - gains[j])) / base;
+            const int64_t up = gap > 0 ? a : b, down = gap > 0 ? b : a;
+            const double w = weight(o, inverse, i, j, fabs(gains[i] - gains[j])) / base;
             double miss, lost = pair_of(o->sigma * (l->score[up] - l->score[down]), &miss);
             const double push = scalar_times(w, o->sigma * miss);
             l->value += scalar_times(w, lost);

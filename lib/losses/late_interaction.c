@@ -107,7 +107,8 @@ typedef struct plan {
     bool *left_out;                /* [B] queries that are not counted */
     /* For the gradients: */
     int32_t *best;  /* [B T M] the token of the document that is nearest to that of the query */
-    double *slopes; /* [B M] dL/dS, without the factor 2^power; length_normalize is in it */
+    double *slopes; /* [B M] dL/dS, without the factor 2^power; length_normalize is in it. Those of
+                       excluded documents stay 0, as the state begins */
     double scale;   /* products of h are multiplied with it to become similarities */
     int power;      /* see elements_power */
     size_t bytes;
@@ -282,8 +283,9 @@ typedef struct room {
     real *top;      /* [rows M] the greatest similarity to a token of each document */
     int32_t *at;    /* [rows M] and which token that is */
     double *scores; /* [queries M] S of the queries that are compared together */
-    double *row[3]; /* [M] of one query, without excluded documents: S, the teacher's, slopes */
-    int64_t *which; /* [M] the documents these are */
+    /* [M] of one query, without excluded documents: */
+    double *score, *teacher, *slope;
+    int64_t *which; /* the documents these are */
     double *sums;   /* [U D] or [D] a gradient by h */
     bool *summed;   /* [U] is there one for the token? */
     real *g;        /* [D] the same, rounded */
@@ -311,8 +313,9 @@ static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *use
     r.top = take(scratch, used, rows * M, sizeof *r.top);
     r.at = take(scratch, used, rows * M, sizeof *r.at);
     r.scores = take(scratch, used, queries * M, sizeof *r.scores);
-    for (int k = 0; k < 3; k++)
-        r.row[k] = take(scratch, used, M, sizeof *r.row[k]);
+    r.score = take(scratch, used, M, sizeof *r.score);
+    r.teacher = take(scratch, used, M, sizeof *r.teacher);
+    r.slope = take(scratch, used, M, sizeof *r.slope);
     r.which = take(scratch, used, M, sizeof *r.which);
     r.sums = take(scratch, used, sums, sizeof *r.sums);
     r.summed = take(scratch, used, U, sizeof *r.summed);
@@ -376,7 +379,7 @@ LK_INLINE double similarity(const plan *p, int64_t token, int64_t other, real fo
 }
 
 /* Of `rows` tokens of queries from `first` on: the part of the scores of document j, whose nearest
- * tokens are known. The scores of query i come first. */
+ * tokens are known. Query i is row 0 of r->scores. */
 static void add_scores(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
                        int64_t rows, int64_t j)
 {
@@ -431,7 +434,7 @@ static double one_query(const lk_job *job, const plan *p, const room *r, int64_t
     const int64_t tokens = tokens_of(job, i);
     const double share = o->length_normalize && tokens > 0 ? 1 / (double)tokens : 1;
     int64_t positive = -1;
-    lk_candidates c = {.score = r->row[0], .teacher = r->row[1], .slope = r->row[2]};
+    lk_candidates c = {.score = r->score, .teacher = r->teacher, .slope = r->slope};
     for (int64_t j = 0; j < M; j++) {
         scores[j] = allowed(job, p, i, j) ? share * scores[j] : 0;
         if (job->out[SCORES].data)
@@ -439,8 +442,8 @@ static double one_query(const lk_job *job, const plan *p, const room *r, int64_t
         if (!allowed(job, p, i, j))
             continue;
         positive = j == y ? c.n : positive;
-        r->row[0][c.n] = scores[j];
-        r->row[1][c.n] = o->form == CONTRASTIVE ? 0 : pair_number(job, TEACHER_SCORES, i * M + j);
+        r->score[c.n] = scores[j];
+        r->teacher[c.n] = o->form == CONTRASTIVE ? 0 : pair_number(job, TEACHER_SCORES, i * M + j);
         r->which[c.n++] = j;
     }
     if (p->left_out[i])

@@ -41,7 +41,7 @@ static double add_logs(double a, double b)
     return isinf(most) ? most : most + lk_log1p(lk_exp(-fabs(a - b)));
 }
 
-/* 2^left - 1, over 2^n so that it stays finite. */
+/* 2^(n - i) - 1 for i from 0, over 2^n so that it stays finite. */
 static double weight(const options *o, int64_t n, int64_t i)
 {
     const int most = 2000;
@@ -55,7 +55,10 @@ static void each(const lk_job *job, list *l)
     const int64_t n = l->n;
     const lk_rank *order = list_order(l, l->label, n);
     double *rest = l->spare; /* logsumexp of an item and those after it */
-    double total = 0, drawn = -(double)INFINITY;
+    double total = 0;
+    /* The log of the sum, over the draws r so far, of w_r e^-rest_r: times e^score it is the sum of
+     * an item's chances in them, each times the draw's weight. */
+    double log_drawn = -(double)INFINITY;
     for (int64_t i = n; i-- > 0;) {
         const double s = l->score[order[i].at];
         rest[i] = i + 1 < n ? add_logs(s, rest[i + 1]) : s;
@@ -68,8 +71,8 @@ static void each(const lk_job *job, list *l)
         const bool sure = i + 1 == n && !scalar_nonfinite(l->score[k]);
         const double behind = sure ? 0 : l->score[k] - rest[i];
         l->value += scalar_times(w, -behind);
-        l->slope[k] = lk_exp(l->score[k] + drawn) + w * lk_expm1(behind);
-        drawn = add_logs(drawn, lk_log(w) - rest[i]);
+        l->slope[k] = lk_exp(l->score[k] + log_drawn) + w * lk_expm1(behind);
+        log_drawn = add_logs(log_drawn, lk_log(w) - rest[i]);
     }
 }
 

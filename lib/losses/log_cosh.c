@@ -31,9 +31,9 @@ LK_INLINE product value(const options *o, vec r)
     const mask near = size < one;
     const vec log_part = v_log1p(v_select(near, -t * t, one + d));
     (void)o;
-    return (product){v_select(near, v_set((real)-0.5) * log_part,
-                              size + (log_part - v_set((real)0x1.62e42fefa39efp-1))),
-                     one};
+    return (product){
+        v_select(near, v_set((real)-0.5) * log_part, size + (log_part - v_set((real)lk_ln_2))),
+        one};
 }
 
 LK_INLINE vec slope(const options *o, vec r)

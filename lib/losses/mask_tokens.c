@@ -11,8 +11,6 @@ enum { MASKED_IDS, LABELS, MASK_PROB };
 enum { BERNOULLI, FIXED_COUNT, DIFFUSION }; /* selection */
 enum { SELECT, REPLACE, PICK, DRAWS };      /* what a random number is for */
 
-static const int64_t OFF = INT64_MIN;
-
 typedef struct options {
     lk_reduce reduce;
     int64_t mask_token_id, random_low, random_high, ignore_index, max_predictions;
@@ -130,7 +128,7 @@ static lk_status check(const lk_job *job, lk_error *error)
     lk_status status;
     if (o->selection == DIFFUSION)
         return check_diffusion(job, error);
-    if (o->random_replace_prob > 0 && o->random_high == OFF)
+    if (o->random_replace_prob > 0 && o->random_high == LK_OFF_INTEGER)
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option random_high is missing; with random_replace_prob %g it must be "
                        "given: one more than the highest random token",
@@ -139,7 +137,7 @@ static lk_status check(const lk_job *job, lk_error *error)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "mask_replace_prob %g and random_replace_prob %g add up to more than 1",
                        o->mask_replace_prob, o->random_replace_prob);
-    if (o->random_high != OFF && o->random_high <= o->random_low)
+    if (o->random_high != LK_OFF_INTEGER && o->random_high <= o->random_low)
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "random_high is %lld; it must be greater than random_low, %lld",
                        (long long)o->random_high, (long long)o->random_low);
@@ -147,11 +145,11 @@ static lk_status check(const lk_job *job, lk_error *error)
         (status = check_id(job, "ignore_index", o->ignore_index, error)) != LK_OK ||
         (status = check_id(job, "random_low", o->random_low, error)) != LK_OK)
         return status;
-    if (o->random_high != OFF && !fits(job, o->random_high - 1))
+    if (o->random_high != LK_OFF_INTEGER && !fits(job, o->random_high - 1))
         return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
                        "random_high is %lld; with input_ids of type i32 it must be at most %lld",
                        (long long)o->random_high, (long long)INT32_MAX + 1);
-    if (o->max_predictions != OFF && o->selection != FIXED_COUNT)
+    if (o->max_predictions != LK_OFF_INTEGER && o->selection != FIXED_COUNT)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "max_predictions needs selection=fixed_count");
     return LK_OK;
@@ -311,7 +309,8 @@ static int64_t choose(const row *r, int64_t units, int64_t tokens)
         return chosen;
     }
     left = tokens == 0 ? 0 : left < 1 ? 1 : left;
-    left = o->max_predictions != OFF && left > o->max_predictions ? o->max_predictions : left;
+    left = o->max_predictions != LK_OFF_INTEGER && left > o->max_predictions ? o->max_predictions
+                                                                             : left;
     sort(r->units, units, by_draw);
     for (int64_t k = 0; k < units; k++) {
         if (r->units[k].size > left)

@@ -56,7 +56,7 @@ static void row(const lk_job *job, numbers *r)
     const double share = numbers_constant(job, CLASS_WEIGHT, y, 1) / (double)r->n;
     for (int64_t j = 0; j < r->n; j++) {
         const double u = o->margin - r->x[y] + r->x[j];
-        if (j == y || !(u > 0))
+        if (j == y || !(u > 0)) /* NaN, of two impossible classes: no excess */
             continue;
         const double slope = scalar_times(share, o->p == 1 ? 1 : 2 * u);
         r->value += scalar_times(share, o->p == 1 ? u : u * u);

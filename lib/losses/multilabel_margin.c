@@ -57,7 +57,7 @@ static void row(const lk_job *job, numbers *r)
         const int64_t j = lk_int(&job->in[TARGETS], r->i * r->n + k);
         for (int64_t i = 0; i < r->n; i++) {
             const double u = 1 - r->x[j] + r->x[i];
-            if (right[i] != 0 || !(u > 0))
+            if (right[i] != 0 || !(u > 0)) /* NaN, of two impossible classes: no excess */
                 continue;
             r->value += share * u;
             r->slope[i] += share;

@@ -115,12 +115,12 @@ static void row(const lk_job *job, int64_t i, int64_t first, int64_t step, lk_bl
     block->sum[0] += value;
     if (per_row && job->value.data)
         lk_put(&job->value, i, value);
-    double nothing = isnan(value) && rho != 0 ? (double)NAN : 0, slope = -w;
+    double elsewhere = isnan(value) && rho != 0 ? (double)NAN : 0, slope = -w;
     const int64_t width = (int64_t)lk_dtype_size(x->dtype);
     for (int64_t k = 0; grad->data && k < classes; k++)
-        lk_convert(&nothing, LK_F64, (char *)grad->data + (first + k * step) * width, x->dtype, 1);
-    if (classes > 0)
-        numbers_write(grad, at, 1, &slope, w == 0 ? 0 : rho, value);
+        lk_convert(&elsewhere, LK_F64, (char *)grad->data + (first + k * step) * width, x->dtype,
+                   1);
+    numbers_write(grad, at, 1, &slope, w == 0 ? 0 : rho, value);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)

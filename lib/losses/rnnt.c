@@ -123,38 +123,38 @@ static void cell_softmax(const example *e, const class_plan *p, const elem *x, i
 static scaled forward(const example *e, const class_plan *p)
 {
     const int64_t width = e->U + 1;
-    double all = 0;
+    double all = 0; /* NaN: a cell has no softmax, which is all that it tells */
     for (int64_t t = 0; t < e->T; t++)
         for (int64_t u = 0; u < width; u++) {
             cell *c = e->cells + t * width + u;
             cell_softmax(e, p, e->x + t * e->stride + u * e->V, label_at(e, u), c);
             all += c->sum;
-            const scaled across =
+            const scaled by_blank =
                 t > 0 ? scaled_times(c[-width].alpha, c[-width].blank) : scaled_zero;
-            const scaled up = u > 0 ? scaled_times(c[-1].alpha, c[-1].label) : scaled_zero;
-            const scaled sum = scaled_plus(across, up, scaled_zero);
+            const scaled by_label = u > 0 ? scaled_times(c[-1].alpha, c[-1].label) : scaled_zero;
+            const scaled sum = scaled_plus(by_blank, by_label, scaled_zero);
             c->alpha = t + u == 0 ? scaled_one : scaled_make(sum.m, sum.e);
         }
     const cell *last = e->cells + e->T * width - 1;
     return isnan(all) ? (scaled){all, 0} : scaled_times(last->alpha, last->blank);
 }
 
-/* The gradient of a cell, where `across` is the share of all paths that go on with the blank, and
- * `up` with the label: p (across + up), less these at their classes. There it is written so that
- * nothing cancels. */
-static void cell_gradient(const example *e, const cell *c, int64_t label, double across, double up,
-                          double rho, const elem *x, elem *grad)
+/* The gradient of a cell, of shares of all paths: those that go on with the blank, and with the
+ * label: p (by_blank + by_label), less these at their classes. There it is written so that nothing
+ * cancels. */
+static void cell_gradient(const example *e, const cell *c, int64_t label, double by_blank,
+                          double by_label, double rho, const elem *x, elem *grad)
 {
     const double blank_p = scaled_value(c->blank), label_p = scaled_value(c->label);
     const double rest = c->rest / c->sum;
-    const vec top = v_set((real)c->top), by = v_set((real)(rho * (across + up) / c->sum));
+    const vec top = v_set((real)c->top), by = v_set((real)(rho * (by_blank + by_label) / c->sum));
     for (int64_t k = 0; k < e->V; k += LANES) {
         const int64_t n = LK_TAIL(k, e->V);
         v_store_tail(grad + k, n, by * v_exp_nonpos(v_load_tail(x + k, n, 0) - top));
     }
-    r_store(grad + e->blank, (real)(rho * (up * blank_p - across * (rest + label_p))));
+    r_store(grad + e->blank, (real)(rho * (by_label * blank_p - by_blank * (rest + label_p))));
     if (label >= 0)
-        r_store(grad + label, (real)(rho * (across * label_p - up * (rest + blank_p))));
+        r_store(grad + label, (real)(rho * (by_blank * label_p - by_label * (rest + blank_p))));
 }
 
 /* Of all paths, whose probability is P, the share that passes through `here` and on to `there`. */
@@ -173,27 +173,32 @@ static void backward(const example *e, scaled P, double rho)
         for (int64_t u = e->U; u >= 0; u--) {
             const cell *c = e->cells + t * width + u;
             const int64_t at = t * e->stride + u * e->V;
-            const scaled across = scaled_times(c->blank, e->beta[u]);
-            const scaled up = u < e->U ? scaled_times(c->label, e->beta[u + 1]) : scaled_zero;
-            const scaled sum = scaled_plus(across, up, scaled_zero);
+            const scaled by_blank = scaled_times(c->blank, e->beta[u]);
+            const scaled by_label = u < e->U ? scaled_times(c->label, e->beta[u + 1]) : scaled_zero;
+            const scaled sum = scaled_plus(by_blank, by_label, scaled_zero);
             e->beta[u] = scaled_make(sum.m, sum.e);
-            cell_gradient(e, c, label_at(e, u), share_of(c->alpha, across, P),
-                          share_of(c->alpha, up, P), ldexp(rho, -power), e->x + at, e->grad + at);
+            cell_gradient(e, c, label_at(e, u), share_of(c->alpha, by_blank, P),
+                          share_of(c->alpha, by_label, P), ldexp(rho, -power), e->x + at,
+                          e->grad + at);
             if (power != 0)
                 elements_scale(e->grad + at, e->V, power);
         }
 }
 
-/* Set what of the gradient belongs to cells that the example has, or to the others. */
-static void fill(const example *e, bool own, int64_t steps, real x)
+/* Set the gradient of the cells that the example has. */
+static void fill_own(const example *e, real x)
+{
+    for (int64_t t = 0; t < e->T; t++)
+        elements_fill(e->grad + t * e->stride, (e->U + 1) * e->V, x);
+}
+
+/* Clear that of the others: of the labels beyond its own, and of the steps. */
+static void clear_beyond(const example *e, int64_t steps)
 {
     const int64_t used = (e->U + 1) * e->V;
-    for (int64_t t = 0; t < steps; t++) {
-        elem *step = e->grad + t * e->stride;
-        const int64_t from = own || t >= e->T ? 0 : used, to = own ? used : e->stride;
-        if (!own || t < e->T)
-            elements_fill(step + from, to - from, x);
-    }
+    for (int64_t t = 0; t < e->T; t++)
+        elements_fill(e->grad + t * e->stride + used, e->stride - used, 0);
+    elements_fill(e->grad + e->T * e->stride, (steps - e->T) * e->stride, 0);
 }
 
 /* The first score of the example that nonfinite=error refuses, or -1. */
@@ -216,7 +221,7 @@ static double one_example(const lk_job *job, const example *e, double rho)
     const scaled P = forward(e, &p);
     const double log_p = isnan(P.m) ? P.m : scaled_log(P);
     if (e->grad && (isnan(log_p) || isinf(log_p) || rho == 0))
-        fill(e, true, e->T, rho == 0 || isinf(log_p) ? 0 : (real)NAN);
+        fill_own(e, rho == 0 || isinf(log_p) ? 0 : (real)NAN);
     else if (e->grad)
         backward(e, P, rho);
     if (isinf(log_p) && o->zero_infinity)
@@ -256,7 +261,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         const double up = scalar_constant(job, UPSTREAM, b, 1);
         const double value = share * one_example(job, &e, share * job->scale[0] * up);
         if (e.grad)
-            fill(&e, false, T, 0);
+            clear_beyond(&e, T);
         block->sum[0] += value;
         if (o->reduce.reduction == LK_NONE && job->value.data)
             lk_put(&job->value, b, value);

@@ -174,7 +174,8 @@ static lk_status check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* What prepare leaves to the rows: for each group its counted tokens, and f of each expert. */
+/* What prepare leaves to the rows: for each group its counted tokens, and f of each expert. After
+ * the last group's there is room for `choose`. */
 
 static double *tokens_of(const lk_job *job)
 {
@@ -255,7 +256,8 @@ static lk_status prepare(lk_job *job, lk_error *error)
             continue;
         const int64_t g = group_of(job, &p, i);
         job->counted++;
-        groups += tokens_of(job)[g]++ == 0;
+        groups += tokens_of(job)[g] == 0;
+        tokens_of(job)[g]++;
         if (job->in[EXPERT_INDEX].data)
             status = count_given(job, i, k, shares_of(job, &p, g), error);
         else if (!job->in[EXPERT_COUNTS].data)
@@ -299,6 +301,7 @@ static void row(const lk_job *job, numbers *r)
     const places p = places_of(job);
     const int64_t g = group_of(job, &p, r->i), E = r->n;
     const double *f = shares_of(job, &p, g), k = (double)chosen_per_token(job);
+    /* num_items is the denominator: job->scale divides by it. f is over k already. */
     const double tokens = isnan(o->reduce.num_items) ? tokens_of(job)[g] : 1;
     const double factor = (double)E / tokens * (o->divide_by_k ? 1 : k);
     double *s = r->spare, mean = 0;

@@ -5,6 +5,7 @@
 #include "rows/elements.h"
 #include "rows/prefixes.h"
 #include "rows/table.h"
+#include "vector/accurate.h"
 #include "vector/tally.h"
 #include "vector/vmath.h"
 
@@ -257,10 +258,10 @@ static void back_b(const lk_job *job, int64_t first, int64_t count, void *scratc
 static void finish(const lk_job *job, const double *sum)
 {
     const double weight = weight_of(job);
-    for (int input = SCALE; input <= BIAS; input++)
-        if (job->grad[input].data)
-            elements_fill(job->grad[input].data, 1,
-                          (real)(weight == 0 ? 0 : weight * sum[SLOPE_SCALE + input - SCALE]));
+    if (job->grad[SCALE].data)
+        elements_fill(job->grad[SCALE].data, 1, (real)scalar_times(weight, sum[SLOPE_SCALE]));
+    if (job->grad[BIAS].data)
+        elements_fill(job->grad[BIAS].data, 1, (real)scalar_times(weight, sum[SLOPE_BIAS]));
 }
 
 static const char tex[] =

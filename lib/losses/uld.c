@@ -122,7 +122,7 @@ static bool teacher_sorted(const lk_job *job, const room *r, int64_t i, lk_block
     const double own = isnan(o->teacher_temperature) ? o->temperature : o->teacher_temperature;
     const bool given = job->in[TEACHER_PROBS].data;
     const real *q = (const real *)job->in[given ? TEACHER_PROBS : TEACHER_LOGITS].data + i * n;
-    double sum = 1;
+    double sum = 1; /* probabilities that are given stay as they are */
     if (!given) {
         sum = teacher_exponentials(q, false, n, (real)class_clamp(1 / own), r->e);
         q = r->e;
@@ -140,7 +140,8 @@ static bool teacher_sorted(const lk_job *job, const room *r, int64_t i, lk_block
 
 /* The student's mass where p is more than q of its rank, less, and the same; and the loss. */
 typedef struct distance {
-    double loss, more, less, even, sum;
+    double loss, more, less, even;
+    double sum; /* of the student's e^(z - top); NaN: either side has no softmax */
 } distance;
 
 static distance compare(const lk_job *job, const room *r, const elem *x)

@@ -6,6 +6,17 @@
  * that its positive has; blocks of rows add up their parts of these columns, which are joined once
  * all rows have been visited. The tables are kept for the gradients.
  *
+ * The entries of row i, whose positive is candidate pos(i); S is a cosine over the temperature:
+ *
+ *     query_to_doc    S(anchor i, candidate j)           every j that the mask allows
+ *     query_to_query  S(anchor i, anchor k)              k != i
+ *     doc_to_query    S(anchor k, candidate pos(i))      every k
+ *     doc_to_doc      S(candidate j, candidate pos(i))   j of another anchor's group
+ *
+ * So the positive is twice in a joint sum with doc_to_query. The mask acts on query_to_doc alone.
+ * So does hardness, which multiplies a score by 1 + hardness temperature, the addition being a
+ * constant for the gradient.
+ *
  * All of it is computed with reals, whatever the elements: the variants of 16 bits call that of
  * f32.
  */
@@ -69,15 +80,16 @@ typedef struct directed {
      * times score - s; with label smoothing the number of scores, and their sum less s. */
     real *top;
     double *rest, *moment, *allowed, *sum;
-    /* The same of columns, of each block of rows and each anchor, sorted by positive. */
+    /* Of doc_to_query, the first table's columns of the positives: the same three, but of the part
+     * of a column that each block of rows has; by block, then anchor, sorted by positive. */
     real *column_top;
     double *column_rest, *column_moment;
     void *room; /* for a product of two vectors */
 } directed;
 
-/* What all entries of a row have in common: value, and slopes: those of scores x of the row's pool
- * 0, and of the column, pool 1, are by[pool] e^(x - top[pool]) - off; that of the positive is pull.
- */
+/* What all entries of a row have in common. A pool is what one softmax has: pool 0 all entries, or
+ * with per_direction the row's, and then pool 1 the column's. G of an entry with score x is
+ * by[pool] e^(x - top[pool]) - off, off being label smoothing's; that of the positive is pull. */
 typedef struct directed_row {
     double loss, moment, pull, off;
     double by[2], top[2];

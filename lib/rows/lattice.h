@@ -14,8 +14,6 @@
 #include "loss.h"
 #include "vector/element.h"
 
-static const double scaled_ln_2 = 0x1.62e42fefa39efp-1;
-
 /* m 2^e >= 0: m is 0 or far from subnormal, 1 <= m < 2 unless stated otherwise; e is an integer. */
 typedef struct scaled {
     double m, e;
@@ -60,13 +58,13 @@ LK_STATIC scaled scaled_exp(double x)
     const double least = -700; /* its exponential is far from subnormal */
     if (x > least || isinf(x))
         return scaled_make(lk_exp(x), 0);
-    const double e = trunc(x / scaled_ln_2), rest = x - e * scaled_ln_2;
+    const double e = trunc(x / lk_ln_2), rest = x - e * lk_ln_2;
     return scaled_make(lk_exp(rest < -1 ? -1 : rest > 1 ? 1 : rest), e); /* or it is all rounding */
 }
 
 LK_STATIC double scaled_log(scaled a)
 {
-    return a.m > 0 ? lk_log(a.m) + a.e * scaled_ln_2 : -(double)INFINITY;
+    return a.m > 0 ? lk_log(a.m) + a.e * lk_ln_2 : -(double)INFINITY;
 }
 
 /* As a double; 0 where it would be subnormal. */
@@ -80,7 +78,7 @@ LK_INLINE scaled scaled_times(scaled a, scaled b)
     return scaled_make(a.m * b.m, a.e + b.e);
 }
 
-/* m < 6. */
+/* Not normalised: m < 6, and may be less than 1. Pass it to scaled_make. */
 LK_INLINE scaled scaled_plus(scaled a, scaled b, scaled c)
 {
     double top = a.e > b.e ? a.e : b.e;

@@ -13,7 +13,8 @@
 
 enum { SCORES, LABELS, MASK, GRAD_OUTPUT }; /* inputs */
 
-/* reduction, where it is not of the usual kind: `loss` is one number */
+/* reduction, where `loss` is one number. Not LK_MEAN and LK_SUM, which are for losses that have a
+ * loss_shape: here list_divide sets the denominator. */
 enum { LIST_MEAN, LIST_SUM };
 
 /* A list: its items, then the results. */
@@ -87,7 +88,7 @@ LK_STATIC void list_gather(const lk_job *job, int64_t q, double most, list *l, l
     }
 }
 
-/* The places of n keys, the greatest first, equal ones as they are. */
+/* The places of n keys, the greatest first, equal ones as they are. Valid until the next call. */
 LK_STATIC const lk_rank *list_order(const list *l, const double *key, int64_t n)
 {
     for (int64_t k = 0; k < n; k++)

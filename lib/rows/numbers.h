@@ -67,7 +67,7 @@ LK_STATIC void numbers_read(const lk_tensor *t, int64_t i, int64_t n, double *to
 }
 
 /* Write n gradients from element i on: slopes times a factor, which gives 0 where it is 0. All are
- * NaN where the value that they are the slopes of is. */
+ * NaN where the value that they are the slopes of is. The slopes are overwritten. */
 LK_STATIC void numbers_write(const lk_tensor *grad, int64_t i, int64_t n, double *slope,
                              double factor, double value)
 {
@@ -109,7 +109,7 @@ LK_STATIC size_t numbers_scratch(const lk_job *job, int spare)
     return (size_t)numbers_width(job) * (2 + (size_t)spare) * sizeof(double);
 }
 
-/* One row, whose numbers are read to r->x, or NaN and +inf are refused. */
+/* Visit rows: read one's numbers, check them, call is.row, weigh the value, write the gradient. */
 LK_STATIC void numbers_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                             void *scratch, const numbers_loss is)
 {

@@ -171,12 +171,13 @@ LK_INLINE void pair_of(pair *p, int kind, const elem *x, const elem *y, int64_t 
         pair_length(p, kind, x, y, width, shift);
 }
 
-/* Write c dv/dx and c dv/dy where requested; each may be written in place, over x or y. */
+/* Write c dv/dx and c dv/dy where requested; each may be written in place, over x or y. If c is 0
+ * they are 0, even if v is NaN; if v is NaN and c is not 0 they are NaN. */
 LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                          elem *grad_x, elem *grad_y);
 
-/* Add c dv/dx and c dv/dy to sums, of padded_lanes(width) doubles each (NULL: not wanted), and
- * round such sums to elements. */
+/* Add c dv/dx and c dv/dy, nothing if c is 0, to sums of padded_lanes(width) doubles each (NULL:
+ * not wanted), and round such sums to elements. */
 LK_DRIVER void pair_add(const pair *p, double c, const elem *x, const elem *y, int64_t width,
                         double *to_x, double *to_y);
 LK_DRIVER void pair_round(const double *sum, int64_t width, elem *to);

@@ -61,7 +61,7 @@ LK_STATIC lk_status text_check(const lk_job *job, const text_options *o, lk_erro
 
 LK_STATIC void text_finish(const lk_job *job, const text_options *o, const double *sum)
 {
-    const double nll = sum[SUM_NLL], bits = nll / 0x1.62e42fefa39efp-1, n = (double)job->counted;
+    const double nll = sum[SUM_NLL], bits = nll / lk_ln_2, n = (double)job->counted;
     put_row(job, NLL_SUM, 0, nll);
     put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : 0);
     put_row(job, BITS_PER_BYTE, 0, bits / o->num_bytes);

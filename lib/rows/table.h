@@ -8,8 +8,9 @@
  * its G are computed from (table_slopes), a few numbers. The gradients are separate passes: the
  * scores of some rows and columns are computed again, or read if the table is small enough to be
  * kept; they give G, and a product with it the gradient, dL/dh_i = scale * sum_j G_ij h_j, which
- * then goes through the normalisation. All products add up in an order that no block or thread
- * decides (rows/product.h).
+ * then goes through the normalisation. A loss without softmax computes its G itself (`slopes`), and
+ * has no use for `first`, `span` and `by_row`. All products add up in an order that no block or
+ * thread decides (rows/product.h).
  */
 #ifndef LK_TABLE_H
 #define LK_TABLE_H

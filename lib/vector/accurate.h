@@ -22,7 +22,7 @@ LK_INLINE double scalar_sigmoid(double x)
 /* log(1 - e^x) for x <= 0. */
 LK_INLINE double scalar_log1mexp(double x)
 {
-    return x > -0x1.62e42fefa39efp-1 ? lk_log(-lk_expm1(x)) : lk_log1p(-lk_exp(x));
+    return x > -lk_ln_2 ? lk_log(-lk_expm1(x)) : lk_log1p(-lk_exp(x));
 }
 
 /* a*b, but 0 where a is 0, whatever b is. */

@@ -26,4 +26,6 @@ LK_FUNCTION double lk_pow(double x, double y); /* x >= 0; NaN for x < 0 */
 LK_FUNCTION double lk_cos(double x);           /* |x| <= 4 */
 LK_FUNCTION double lk_sin(double x);           /* |x| <= 4 */
 
+static const double lk_ln_2 = 0x1.62e42fefa39efp-1;
+
 #endif
