@@ -24,15 +24,16 @@ fi
 
 # run NAME COMMAND...: one line if it passes, its whole output if it fails.
 run() {
-    local name=$1 start=$SECONDS log
+    local name=$1 start=$SECONDS log late=
     shift
     log=$(mktemp -p "$work")
     if timeout "$patience" "$@" > "$log" 2>&1; then
         echo ok >> "$work/passed"
         printf '  ok      %-28s %3ss\n' "$name" $((SECONDS - start))
     else
+        [ $? != 124 ] || late=": it had not ended after ${patience}s"
         echo FAILED >> "$work/failed"
-        printf '%s\n  FAILED  %s\n' "$(cat "$log")" "$name"
+        printf '%s\n  FAILED  %s%s\n' "$(cat "$log")" "$name" "$late"
     fi
 }
 

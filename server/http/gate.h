@@ -12,8 +12,7 @@
  *
  * If a library is linked in such a way that it still calls the others, requests arrive that framing
  * has not seen, which receive.c then refuses; and gate_unmute tells that nothing was dropped. A
- * connection belongs to the thread that opened it: for
- * all other threads its descriptor is none.
+ * connection belongs to the thread that opened it: for all other threads its descriptor is none.
  */
 #ifndef LOSSD_GATE_H
 #define LOSSD_GATE_H
