@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Replies that are written while the body is still coming. libmicrohttpd replies only when a
- * request is complete; so these are written to the connection beside it; to libmicrohttpd it is then
- * an empty reply, which is dropped (gate.h). The body is received as usual, but by the handler's
- * `take`.
+ * request is complete; so these are written to the connection beside it; to libmicrohttpd it is
+ * then an empty reply, which is dropped (gate.h). The body is received as usual, but by the
+ * handler's `take`.
  */
 #ifndef LOSSD_STREAM_H
 #define LOSSD_STREAM_H

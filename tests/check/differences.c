@@ -47,10 +47,11 @@ static double functional(trial *t, double *noise)
  * is curved, divided by the options that compress that scale, and large enough to keep the noise
  * divided by h small.
  *
- * If the slope jumps between -2h and 2h, the two may agree and yet be wrong, but then the second
- * difference over h is as large as the jump, and not as small as h f''. A jump that is small beside
- * other slopes is told from h f'' by its being as large with half the step. Such points are
- * skipped.
+ * If the value or its slope jumps between -2h and 2h, the two may agree and yet be wrong. A large
+ * jump shows in the second difference over h, which is otherwise as small as h f''. A jump that is
+ * small beside other slopes shows in the third differences: where there is none, they are as small
+ * beside the second ones as h is beside 1. Such points are skipped. A jump of J whose third
+ * difference 2J is lost in the noise, 8 times that of a value, is within the bound.
  */
 static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, double scale,
                         double h)
@@ -66,8 +67,12 @@ static void check_entry(trial *t, trial_input *in, int64_t i, double gradient, d
         return; /* the mean of nothing, with empty_mean=nan; an impossible target */
     double d1 = (f[3] - f[1]) / (2 * h), d2 = (f[4] - f[0]) / (4 * h);
     double bend = fabs(f[4] - 2 * f[2] + f[0]) / (2 * h);
-    double bend_near = fabs(f[3] - 2 * f[2] + f[1]) / h;
-    bool jumps = bend > 8 * most / h && bend_near > 0.6 * bend;
+    double second = 0, third = 0;
+    for (int k = 1; k < 4; k++)
+        second = fmax(second, fabs(f[k + 1] - 2 * f[k] + f[k - 1]));
+    for (int k = 1; k < 3; k++)
+        third = fmax(third, fabs(f[k + 2] - 3 * f[k + 1] + 3 * f[k] - f[k - 1]));
+    bool jumps = third > 0.25 * second + 8 * most;
     scale = fmax(scale, fabs(d1));
     differences++;
     if (!isfinite(d1) || fabs(d1 - d2) > 1e-3 * scale + 4 * most / h ||
