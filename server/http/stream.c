@@ -7,12 +7,14 @@
 #include "tell/metrics.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 enum {
@@ -78,8 +80,17 @@ bool stream_open(exchange *x, const char *media)
     return true;
 }
 
+/* How many bytes the client has still to take: also those that the kernel keeps for it, of which it
+ * asks for more only when many have gone. */
+static size_t bytes_owed(const stream *s)
+{
+    int kept = 0;
+    (void)ioctl(s->x->peer->fd, SIOCOUTQ, &kept);
+    return s->end - s->at + (kept > 0 ? (size_t)kept : 0);
+}
+
 /* The phase that the connection is in: by whom is waited for. A client that reads too slowly is no
- * longer waited for in all than one that reads nothing of a single block. */
+ * longer waited for in all than one that reads nothing of what it is owed. */
 static void enter(stream *s)
 {
     exchange *x = s->x;
@@ -88,7 +99,7 @@ static void enter(stream *s)
     s->late += s->owed ? now - s->owed : 0;
     s->owed = s->held && s->waiting ? now : 0;
     if (s->owed)
-        peer_enter(all, x->peer, PEER_REPLY, now - s->late, s->end - s->at);
+        peer_enter(all, x->peer, PEER_REPLY, now - s->late, bytes_owed(s));
     else if (s->held)
         peer_enter(all, x->peer, PEER_WORK, now, 0);
     else if (s->ended)

@@ -386,12 +386,44 @@ def who_reads_too_slowly_is_closed(path: str) -> None:
             sender = threading.Thread(target=send)
             sender.start()
             start = time.monotonic()
+            assert stream.head().startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b'"loss"' in stream.line()
             with contextlib.suppress(ConnectionError):
                 while s.recv(1 << 16) and time.monotonic() - start < 30:
                     time.sleep(0.01)
             sent.set()
             assert time.monotonic() - start < 30, "it was not closed"
             sender.join()
+
+
+@check
+def who_reads_as_fast_as_is_asked_is_not_closed(path: str) -> None:
+    """Four times as fast, while the kernel lets lossd send only once in a while."""
+    many, over = ",".join(["3"] * 1000), threading.Event()
+    block = f'{{"inputs":{{"a":[{many}],"b":[{many}]}}}}\n'.encode() * 16
+    with Lossd(path, "--body-timeout", "300ms", "--body-rate", "256KiB") as lossd, socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        host, port = lossd.url.removeprefix("http://").rsplit(":", 1)
+        s.connect((host, int(port)))
+        s.settimeout(20)
+        stream = Stream(s, "/v1/losses/mse?reduction=none")
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                while not over.is_set():
+                    stream.chunk(block)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        start, got = time.monotonic(), 0
+        while got < 8 << 20:
+            more = len(s.recv(1 << 16))
+            assert more > 0, f"closed after {got} bytes"
+            got += more
+            time.sleep(max(0.0, start + got / (1 << 20) - time.monotonic()))
+        over.set()
+        s.shutdown(socket.SHUT_RDWR)
+        sender.join()
 
 
 @check
