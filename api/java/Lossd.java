@@ -57,6 +57,7 @@ import javax.net.ssl.SSLSocketFactory;
  */
 public final class Lossd implements AutoCloseable {
     private static final String MEDIA = "application/x-safetensors";
+    private static final Duration LONG_IDLE = Duration.ofMinutes(1);
 
     // A call is carried by the thread that waits for it. To end it is to close its connection: this clock does that
     // when it is late, the JDK where the thread is interrupted.
@@ -475,7 +476,9 @@ public final class Lossd implements AutoCloseable {
     private <T> Answer<T> attempt(String method, String path, Message message, Reader<T> reader, long end)
             throws IOException, InterruptedException {
         for (;;) {
-            final Line kept = idle.poll();
+            // One that lossd has closed since is found out by the request, which then goes out once more. To evaluate
+            // twice is no harm; what changes something takes a new connection.
+            final Line kept = method.equals("PUT") || method.equals("DELETE") ? null : idle.poll();
             final Line line = kept != null ? kept : new Line(uri);
             final long remaining = end - System.nanoTime();
             final Future<?> late = CLOCK.schedule(line::close, remaining, TimeUnit.NANOSECONDS);
@@ -503,10 +506,22 @@ public final class Lossd implements AutoCloseable {
             } finally {
                 late.cancel(false);
                 if (isClean) {
-                    idle.push(line);
+                    keep(line);
                 } else {
                     line.close();
                 }
+            }
+        }
+    }
+
+    /** For the next call; those that none has needed for long, which are the last, are closed. */
+    private void keep(Line line) {
+        final long now = System.nanoTime();
+        line.since = now;
+        idle.push(line);
+        for (Line last; (last = idle.peekLast()) != null && now - last.since > LONG_IDLE.toNanos();) {
+            if (idle.removeLastOccurrence(last)) {
+                last.close();
             }
         }
     }
@@ -615,6 +630,7 @@ public final class Lossd implements AutoCloseable {
         private static final int LONGEST = 64 * 1024; // line of a head
         private static final int UNIX_BUFFER = 512 * 1024; // the kernel's own is 208 KiB: twice the time for large ones
 
+        private long since; // when it was kept
         private final SocketChannel channel;
         private ReadableByteChannel in;
         private WritableByteChannel out;
@@ -662,22 +678,35 @@ public final class Lossd implements AutoCloseable {
 
         /** Sends a request. The body of what it returns is to be read next. */
         Reply ask(byte[] head, Message message) throws IOException {
+            IOException unsent = null;
             try {
-                buffer.clear();
-                write(Dtype.U8, head, head.length);
-                if (message != null) {
-                    write(Dtype.U8, message.header, message.header.length);
-                    for (Tensor tensor : message.tensors) {
-                        write(tensor.dtype, tensor.data, tensor.size());
-                    }
-                }
-                flush();
-                buffer.limit(0);
+                send(head, message);
+            } catch (IOException e) {
+                unsent = e; // refused before all of it was sent? Then there is a reply
+            }
+            buffer.clear().limit(0);
+            try {
                 more();
             } catch (IOException e) {
-                throw new Unheard(e);
+                throw new Unheard(unsent == null ? e : unsent);
             }
-            return reply();
+            final Reply reply = reply();
+            if (unsent != null) {
+                reply.fields.put("connection", "close");
+            }
+            return reply;
+        }
+
+        private void send(byte[] head, Message message) throws IOException {
+            buffer.clear();
+            write(Dtype.U8, head, head.length);
+            if (message != null) {
+                write(Dtype.U8, message.header, message.header.length);
+                for (Tensor tensor : message.tensors) {
+                    write(tensor.dtype, tensor.data, tensor.size());
+                }
+            }
+            flush();
         }
 
         private void write(Dtype dtype, Object data, int count) throws IOException {
@@ -768,7 +797,7 @@ public final class Lossd implements AutoCloseable {
             final ByteArrayOutputStream whole = new ByteArrayOutputStream();
             for (;;) {
                 final String size = line().split(";", 2)[0].strip();
-                if (!size.matches("[0-9A-Fa-f]{1,7}")) {
+                if (!size.matches("0*[0-9A-Fa-f]{1,7}")) {
                     throw new IOException("the reply is not chunked as it says");
                 }
                 int left = Integer.parseInt(size, 16);

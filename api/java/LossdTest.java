@@ -21,6 +21,7 @@ import java.security.cert.CertificateFactory;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -431,6 +432,72 @@ final class LossdTest {
         check(lossd.evaluate("mse", pair, Map.of()).get("loss").item() == 9, "after it was closed");
     }
 
+    /** lossd does not read all of a body that it refuses: its answer is there before the body is sent. */
+    private static void refusedWhileSending() throws Exception {
+        final Lossd lossd = new Lossd(start("--max-body", "1MiB", "--drain-max", "2MiB"));
+        final Map<String, Tensor> huge =
+                Map.of("a", Tensor.of(new float[8 << 20], 8 << 20), "b", Tensor.of(new float[8 << 20], 8 << 20));
+        for (int i = 0; i < 5; i++) {
+            check(lossd.ready(), "a connection is kept");
+            final LossdException large = fails(LossdException.class, () -> lossd.evaluate("mse", huge, Map.of()));
+            check(large.code.equals("too_large"), large.code);
+            final LossdException none = fails(LossdException.class, () -> lossd.evaluate("none", huge, Map.of()));
+            check(none.status == 404, "" + none.status);
+        }
+    }
+
+    /** What changes something is not sent again, whatever became of it. */
+    private static void changesAreSentOnce() throws Exception {
+        final List<String> seen = Collections.synchronizedList(new ArrayList<>());
+        final ServerSocket server = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+        final Thread thread = new Thread(() -> {
+            try {
+                for (;;) {
+                    final Socket s = server.accept();
+                    new Thread(() -> serveGets(s, seen)).start();
+                }
+            } catch (IOException e) {
+                // closed
+            }
+        });
+        thread.start();
+        final Lossd client = new Lossd("http://127.0.0.1:" + server.getLocalPort());
+        for (int i = 0; i < 2; i++) {
+            check(client.ready(), "a connection is kept");
+            fails(IOException.class, () -> {
+                client.forget("head");
+                return null;
+            });
+            check(client.ready(), "a connection is kept");
+            fails(IOException.class, () -> {
+                client.keep("head", Map.of("w", Tensor.of(new float[1], 1)), false);
+                return null;
+            });
+        }
+        server.close();
+        check(seen.equals(List.of("DELETE", "PUT", "DELETE", "PUT")), "" + seen);
+    }
+
+    /** Answers what begins with GET, and closes the connection at any other request, whose method it notes. */
+    private static void serveGets(Socket s, List<String> seen) {
+        try (s) {
+            final BufferedReader in = new BufferedReader(new InputStreamReader(s.getInputStream()));
+            for (String line; (line = in.readLine()) != null;) {
+                final String method = line.split(" ")[0];
+                while (!in.readLine().isEmpty()) {
+                    continue;
+                }
+                if (!method.equals("GET")) {
+                    seen.add(method);
+                    return;
+                }
+                s.getOutputStream().write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".getBytes());
+            }
+        } catch (IOException e) {
+            // closed
+        }
+    }
+
     /** Bodies as a proxy may send them, and as they come. */
     private static void bodiesOfProxies() throws Exception {
         final String entry = "{\"loss\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}";
@@ -599,6 +666,8 @@ final class LossdTest {
         tests.put("hostile refusals", LossdTest::hostileRefusals);
         tests.put("time and cancelling", LossdTest::timeAndCancelling);
         tests.put("closed connections", LossdTest::closedConnections);
+        tests.put("refused while sending", LossdTest::refusedWhileSending);
+        tests.put("changes are sent once", LossdTest::changesAreSentOnce);
         tests.put("bodies of proxies", LossdTest::bodiesOfProxies);
         tests.put("large ones", () -> largeOnes(url));
         tests.put("over Unix sockets", LossdTest::overUnixSockets);

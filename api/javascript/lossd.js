@@ -315,12 +315,13 @@ export class Client {
 
   async #call(method, path, headers, pieces, limit, retries = this.retries) {
     const carrier = await (this.#carrier ??= carrierOf(this.url));
-    for (let left = retries, again = true; ; left--) {
+    const once = method === "PUT" || method === "DELETE"; // it changes something: it is not sent again
+    for (let left = retries, again = !once; ; left--) {
       const remaining = String(Math.ceil(Math.max(1, Math.min(limit.left, 1e9))));
       const all = { ...this.headers, ...headers, "X-Request-Timeout": remaining };
       let reply;
       try {
-        reply = await carrier.send(method, path, all, pieces, limit.signal);
+        reply = await carrier.send(method, path, all, pieces, limit.signal, once);
       } catch (error) {
         // A kept connection that lossd has closed since? To evaluate twice is no harm.
         if (limit.signal.aborted) throw error;

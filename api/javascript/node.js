@@ -208,7 +208,8 @@ export class Carrier {
     this.#prefix = pathname.replace(/\/$/, "");
   }
 
-  async send(method, path, headers, pieces, signal) {
+  /** `once`: over a new connection, since one that was kept may turn out to be closed. */
+  async send(method, path, headers, pieces, signal, once) {
     const target = this.#prefix + encodeURI(path).replaceAll("%25", "%"); // what is encoded already stays so
     const lines = [`${method} ${target} HTTP/1.1`, `Host: ${this.#host}`];
     for (const [name, value] of Object.entries(headers)) {
@@ -218,7 +219,7 @@ export class Carrier {
     if (method === "POST" || method === "PUT") lines.push(`Content-Length: ${pieces.reduce((sum, piece) => sum + piece.byteLength, 0)}`);
     signal.throwIfAborted();
     let connection;
-    while (this.#idle.length > 0 && !connection?.open) connection = this.#idle.pop();
+    while (!once && this.#idle.length > 0 && !connection?.open) connection = this.#idle.pop();
     if (!connection?.open) connection = new Connection(this.#where);
     const reply = await connection.send(lines.join("\r\n") + "\r\n\r\n", pieces, signal);
     if (connection.open) this.#idle.push(connection);

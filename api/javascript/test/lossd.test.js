@@ -164,6 +164,25 @@ test("a kept connection that was closed unseen", async () => {
   }
 });
 
+test("what changes something is sent once", async () => {
+  const seen = [];
+  const server = http.createServer((request, response) => {
+    if (request.method === "GET") return response.end();
+    seen.push(request.method);
+    request.socket.destroy();
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const client = new Client(`http://127.0.0.1:${server.address().port}`);
+  for (let i = 0; i < 2; i++) {
+    assert.equal(await client.ready(), true);
+    await assert.rejects(client.forget("head"));
+    await assert.rejects(client.keep("head", { w: new Float32Array(1) }));
+  }
+  server.close();
+  server.closeAllConnections();
+  assert.deepEqual(seen, ["DELETE", "PUT", "DELETE", "PUT"]);
+});
+
 test("replies as servers between may send them, a byte at a time and at once", async () => {
   const body = '{"losses":[]}';
   const replies = {

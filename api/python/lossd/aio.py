@@ -169,7 +169,7 @@ class AsyncClient(calls.Copied):
         self, method: str, path: str, headers: dict[str, str], pieces: list[Any], end: float
     ) -> tuple[int, dict[str, str], np.ndarray]:
         while True:
-            kept = bool(self._idle)
+            kept = bool(self._idle) and calls.is_repeatable(method)
             try:
                 stream = self._idle.pop() if kept else await self._open()
             except OSError as error:

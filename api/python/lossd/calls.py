@@ -102,6 +102,12 @@ def limit(remaining: float) -> dict[str, str]:
     return {"X-Request-Timeout": str(max(1, math.floor(remaining * 1000)))}
 
 
+def is_repeatable(method: str) -> bool:
+    """A connection that was kept may turn out to be closed only when a request was sent, which then is sent once more.
+    To evaluate twice is no harm; what changes something takes a new connection."""
+    return method not in ("PUT", "DELETE")
+
+
 def prepare(
     inputs: Mapping[str, Any], options: Mapping[str, Any] | None
 ) -> tuple[dict[str, tensors.Tensor], dict[str, str]]:

@@ -17,6 +17,7 @@ from . import calls, regions, tensors
 from .errors import LossdError, error_from
 from .line import Line, Unheard
 
+LONG_IDLE = 60  # seconds
 
 class Client(calls.ByName, calls.Copied):
     """A lossd at `url`: http://host:port, https://host:port or unix:/path. May be used by many threads.
@@ -178,6 +179,14 @@ class Client(calls.ByName, calls.Copied):
     def _late(self) -> TimeoutError:
         return TimeoutError(f"no reply of {self.url} in time")
 
+    def _keep(self, line: Line) -> None:
+        """For the next call; those that none has needed for long, which are the first, are closed."""
+        with self._lock:
+            line.since = time.monotonic()
+            self._idle.append(line)
+            while line.since - self._idle[0].since > LONG_IDLE:
+                self._idle.pop(0).close()
+
     def _send(
         self, method: str, path: str, headers: dict[str, str], pieces: list[Any] | None, end: float
     ) -> tuple[int, np.ndarray, Mapping[str, str]]:
@@ -188,7 +197,7 @@ class Client(calls.ByName, calls.Copied):
             with self._lock:
                 if self._process != os.getpid():  # forked: those connections are the other process's
                     self._process, self._idle = os.getpid(), []
-                line = self._idle.pop() if self._idle else None
+                line = self._idle.pop() if self._idle and calls.is_repeatable(method) else None
             kept = line is not None
             line = line or self._connect(end)
             given = {**self._headers, **calls.limit(remaining), **headers}
@@ -205,8 +214,7 @@ class Client(calls.ByName, calls.Copied):
                     raise self._late() from error
                 raise
             if again:
-                with self._lock:
-                    self._idle.append(line)
+                self._keep(line)
             else:
                 line.close()
             return status, body, reply

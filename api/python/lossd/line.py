@@ -24,6 +24,7 @@ class Line:
     """A connection. `end` is the time (monotonic) at which whatever it does is late: TimeoutError."""
 
     def __init__(self, address: calls.Address, context: ssl.SSLContext | None, end: float) -> None:
+        self.since = 0.0  # when it was kept
         self._authority = address.authority
         self._socket: socket.socket
         self._first = bytearray(FIRST)
@@ -50,23 +51,24 @@ class Line:
         """Status, headers (their names in lower case) and body of the reply; and may the line be used again?"""
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         top = f"{method} {path} HTTP/1.1\r\nHost: {self._authority}\r\n{fields}\r\n".encode("latin-1")
+        sent = True
         try:
             self._send([top, *pieces], end)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise Unheard(str(error)) from error
+        except (BrokenPipeError, ConnectionResetError):
+            sent = False  # refused before all of it was? Then there is a reply
         status, reply, rest = 100, {}, memoryview(b"")
         while 100 <= status < 200:
             head, rest = self._until(rest, b"\r\n\r\n", end)
             status, reply = read_head(head)
         if status in (204, 304):
-            return status, reply, np.empty(0, np.uint8), not is_last(reply)
+            return status, reply, np.empty(0, np.uint8), sent and not is_last(reply)
         if reply.get("transfer-encoding", "").lower() == "chunked":  # lossd does not, a proxy may
-            return status, reply, self._chunks(rest, end), not is_last(reply)
+            return status, reply, self._chunks(rest, end), sent and not is_last(reply)
         if "content-length" not in reply:
             return status, reply, self._to_end(rest, end), False
         body = np.empty(int(reply["content-length"]), np.uint8)  # nobody need clear it first
         self._fill(memoryview(body), rest, end)
-        return status, reply, body, not is_last(reply)
+        return status, reply, body, sent and not is_last(reply)
 
     def _send(self, pieces: list[Any], end: float) -> None:
         if isinstance(self._socket, ssl.SSLSocket):

@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 import warnings
 
 import numpy as np
@@ -206,6 +207,59 @@ class Service(unittest.TestCase):
             client.mse([1.0], [2.0])
             time.sleep(1.6)
             self.assertEqual(float(client.mse([1.0], [2.0])["loss"]), 1.0)
+
+    def test_refused_while_sending(self) -> None:
+        """lossd does not read all of a body that it refuses: its answer is there before the body is sent."""
+        huge = np.zeros(8 << 20, np.float32)
+        flags = ("--listen", "127.0.0.1:0", "--max-body", "1MiB", "--drain-max", "2MiB")
+        with running(*flags) as (url,), lossd.Client(url) as client:
+            for _ in range(5):
+                self.assertEqual(float(client.mse([1.0], [2.0])["loss"]), 1.0)
+                with self.assertRaises(lossd.LossdError) as caught:
+                    client.mse(huge, huge)
+                self.assertEqual(caught.exception.code, "too_large")
+
+    def test_unused_connections_are_closed(self) -> None:
+        with lossd.Client(self.urls[0]) as client, unittest.mock.patch("lossd.client.LONG_IDLE", 0.2):
+            threads = [threading.Thread(target=client.mse, args=([[0.0] * 100000] * 3)[:2]) for _ in range(8)]
+            for t in threads:
+                t.start()
+            for t in threads:
+                t.join()
+            time.sleep(0.3)
+            client.mse([1.0], [2.0])
+            client.mse([1.0], [2.0])
+            self.assertEqual(len(client._idle), 1)
+
+    def test_changes_are_sent_once(self) -> None:
+        """Whatever became of them."""
+        seen = []
+
+        class Closing(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def do_DELETE(self) -> None:
+                seen.append(self.command)
+                self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Closing) as server:
+            threading.Thread(target=server.serve_forever).start()
+            with lossd.Client(f"http://127.0.0.1:{server.server_address[1]}") as client:
+                for _ in range(2):
+                    client._call("GET", "/readyz", {}, None, None)
+                    with self.assertRaises(OSError):
+                        client.forget("head")
+            server.shutdown()
+        self.assertEqual(seen, ["DELETE"] * 2)
 
     def test_fork(self) -> None:
         client = lossd.Client(self.urls[0])
