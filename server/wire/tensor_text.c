@@ -124,8 +124,10 @@ static bool skip_numbers(cursor *c, nest *n)
         words |= *p == 't' || *p == 'f';
         while (p < end && !ends_token(*p))
             p++;
-        const char *next = end - p > 2 && p[1] == ' ' ? p + 2 : p + 1;
-        if (n->depth == 0 || next >= end || *p != ',' || !begins_number(*next))
+        if (n->depth == 0 || p == end || *p != ',')
+            break;
+        const char *next = p + (end - p > 2 && p[1] == ' ' ? 2 : 1);
+        if (next == end || !begins_number(*next))
             break;
         n->at[n->depth - 1]++;
         p = next;
