@@ -164,6 +164,8 @@ static void layout_directed(const lk_job *job, plan *p)
                       .mask = lk_has(job, CANDIDATE_MASK) ? CANDIDATE_MASK : -1,
                       .group = lk_has(job, GROUP) ? GROUP : -1,
                       .guided = lk_has(job, GUIDE_ANCHORS),
+                      .moments = job->grad[TEMPERATURE].data != NULL,
+                      .kept = table_wants_gradient(job),
                       .anchors = b,
                       .candidates = job->in[CANDIDATES].shape[0],
                       .block_rows = job->block_rows > 0 ? job->block_rows : 1};
@@ -375,26 +377,31 @@ static lk_status prepare(lk_job *job, lk_error *error)
                            "%s is 0, but that candidate is the positive of the anchor",
                            lk_place(job, CANDIDATE_MASK, i * m + y, place));
     }
-    if ((status = check_numbers(job, error)) != LK_OK ||
-        (status = pair_units_fill(job, &p.t.rows, ANCHORS, NULL, error)) != LK_OK ||
-        (status = pair_units_fill(job, &p.t.columns, CANDIDATES, NULL, error)) != LK_OK)
+    if ((status = check_numbers(job, error)) != LK_OK)
+        return status;
+    for (int64_t i = 0; i < job->rows; i++) {
+        if (is_directed(job)) {
+            p.d.anchor_at[i].key = positive_of(job, i);
+        } else {
+            p.t.first[i] = positive_of(job, i);
+            p.t.span[i] = 1;
+        }
+    }
+    if (is_directed(job))
+        directed_order(&p.d);
+    if ((status = pair_units_fill(job, &p.t.rows, ANCHORS, p.d.anchor_at, error)) != LK_OK ||
+        (status = pair_units_fill(job, &p.t.columns, CANDIDATES, p.d.candidate_at, error)) != LK_OK)
         return status;
     if (pair_refuses(job) && !isfinite(temperature_of(job)))
         return pair_fail_nonfinite(job, TEMPERATURE, 0, error);
     if (is_directed(job)) {
         const plan filled = plan_of(job); /* which the vectors, filled by now, have a part in */
-        for (int64_t i = 0; i < job->rows; i++)
-            p.d.positive[i] = positive_of(job, i);
-        if (p.d.guided) {
-            directed_units(&p.d.guide.anchors, job->in[GUIDE_ANCHORS].data);
-            directed_units(&p.d.guide.candidates, job->in[GUIDE_CANDIDATES].data);
+        const directed *d = &filled.d;
+        if (d->guided) {
+            directed_units(&d->guide.anchors, job->in[GUIDE_ANCHORS].data, d->anchor_at);
+            directed_units(&d->guide.candidates, job->in[GUIDE_CANDIDATES].data, d->candidate_at);
         }
-        directed_prepare(&filled.d);
-        return pair_prepare(job, error);
-    }
-    for (int64_t i = 0; i < job->rows; i++) {
-        p.t.first[i] = positive_of(job, i);
-        p.t.span[i] = 1;
+        directed_prepare(d);
     }
     return pair_prepare(job, error);
 }
@@ -434,7 +441,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     const plan p = plan_of(job);
     if (is_directed(job)) {
         for (int64_t i = first; i < first + count; i++)
-            p.d.weight[i] = ldexp(pair_weight(job, GRAD_OUTPUT, i), -p.t.power);
+            p.d.weight[i] = ldexp(pair_weight(job, GRAD_OUTPUT, p.d.anchor_at[i].at), -p.t.power);
         directed_rows(job, &p.d, first, count, scratch); /* finish has the values */
         return;
     }
@@ -455,6 +462,7 @@ static void back_directed(const lk_job *job, const plan *p, int input, int64_t f
                           void *scratch)
 {
     const pair_units *u = input == ANCHORS ? &p->t.rows : &p->t.columns;
+    const pair_place *at = input == ANCHORS ? p->d.anchor_at : p->d.candidate_at;
     const double scale = ldexp(p->t.scale, p->t.power);
     elem *grad = job->grad[input].data;
     for (int64_t i = first, n; i < first + count; i += n) {
@@ -462,7 +470,8 @@ static void back_directed(const lk_job *job, const plan *p, int input, int64_t f
         const real *by_h = input == ANCHORS ? directed_anchors(job, &p->d, i, n, scratch)
                                             : directed_candidates(job, &p->d, i, n, scratch);
         for (int64_t r = 0; r < n; r++)
-            pair_unit_back(u, i + r, by_h + r * u->stride, scale, NULL, grad + (i + r) * u->width);
+            pair_unit_back(u, i + r, by_h + r * u->stride, scale, NULL,
+                           grad + at[i + r].at * u->width);
     }
 }
 
@@ -492,7 +501,7 @@ static double finish_directed(const lk_job *job)
     for (int64_t i = 0; i < job->rows; i++) {
         const directed_row r = directed_settle(&p.d, i);
         if (pair_per_row(job) && job->value.data)
-            lk_put(&job->value, i, r.loss);
+            lk_put(&job->value, p.d.anchor_at[i].at, r.loss);
         loss += r.loss;
         moment += r.moment;
     }

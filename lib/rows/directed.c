@@ -24,30 +24,27 @@ static int64_t *take_places(const lk_job *job, size_t *used, int64_t n)
     return pair_take(job, used, (size_t)n * sizeof(int64_t));
 }
 
-static void take_tables(const lk_job *job, size_t *used, const directed *p, directed_side *side)
+static directed_table take_table(const lk_job *job, size_t *used, const directed *p, int64_t width)
 {
-    const int64_t b = p->anchors;
-    side->ac = take_reals(job, used, b * p->candidates_padded);
-    if (has(p, QUERY_TO_QUERY))
-        side->aa = take_reals(job, used, b * p->anchors_padded);
-    if (!has(p, DOC_TO_DOC))
-        return;
-    side->pc = take_reals(job, used, b * p->candidates_padded);
-    side->positives = side->candidates;
-    side->positives.rows = b;
-    side->positives.h = take_reals(job, used, b * side->candidates.stride);
-    side->positives.taint = take_reals(job, used, b + LANES);
+    directed_table t = {.stride = padded_lanes(width)};
+    t.s = take_reals(job, used, p->anchors * t.stride);
+    if (p->guided)
+        t.g = take_reals(job, used, p->anchors * t.stride);
+    return t;
+}
+
+static bool has_columns(const directed *p)
+{
+    return has(p, QUERY_TO_QUERY) || has(p, DOC_TO_QUERY) || has(p, DOC_TO_DOC);
 }
 
 void directed_take(const lk_job *job, size_t *used, directed *p)
 {
     const int64_t b = p->anchors, n = b + LANES;
-    p->anchors_padded = padded_lanes(b);
-    p->candidates_padded = padded_lanes(p->candidates);
+    p->anchor_at = pair_take(job, used, (size_t)b * sizeof *p->anchor_at);
+    p->candidate_at = pair_take(job, used, (size_t)p->candidates * sizeof *p->candidate_at);
     p->positive = take_places(job, used, b);
-    p->order = take_places(job, used, b);
-    p->rank = take_places(job, used, b);
-    p->start = take_places(job, used, p->candidates + 1);
+    p->start = take_places(job, used, b + 1);
     p->s = take_reals(job, used, n);
     p->most = take_reals(job, used, n);
     p->most_guide = take_reals(job, used, n);
@@ -57,11 +54,13 @@ void directed_take(const lk_job *job, size_t *used, directed *p)
     p->moment = take_doubles(job, used, b);
     p->allowed = take_doubles(job, used, b);
     p->sum = take_doubles(job, used, b);
-    take_tables(job, used, p, &p->model);
-    if (p->guided)
-        take_tables(job, used, p, &p->guide);
-    if (has(p, DOC_TO_QUERY)) {
-        const int64_t parts = p->blocks * p->anchors_padded;
+    p->ac = take_table(job, used, p, p->candidates);
+    if (has(p, QUERY_TO_QUERY))
+        p->aa = take_table(job, used, p, b);
+    if (has(p, DOC_TO_DOC))
+        p->cc = take_table(job, used, p, p->candidates);
+    if (has_columns(p)) {
+        const int64_t parts = p->blocks * padded_lanes(b);
         p->column_top = take_reals(job, used, parts);
         p->column_rest = take_doubles(job, used, parts);
         p->column_moment = take_doubles(job, used, parts);
@@ -72,12 +71,37 @@ void directed_take(const lk_job *job, size_t *used, directed *p)
     p->room = pair_take(job, used, product_scratch(1, 1, width));
 }
 
+/* The order: anchors by their positives, then by what they were; candidates that are positives, in
+ * the same order, then the others. */
+void directed_order(const directed *p)
+{
+    int64_t positives = 0, before = 0;
+    for (int64_t i = 0; i < p->anchors; i++)
+        p->anchor_at[i].at = i;
+    pair_sort(p->anchor_at, p->anchors);
+    for (int64_t i = 0; i < p->anchors; i++) {
+        const int64_t y = p->anchor_at[i].key;
+        if (i == 0 || y != p->anchor_at[i - 1].key) {
+            p->candidate_at[positives].at = y;
+            p->start[positives++] = i;
+        }
+        p->positive[i] = positives - 1;
+    }
+    p->start[positives] = p->anchors;
+    for (int64_t j = 0, rest = positives; j < p->candidates; j++) {
+        if (before < positives && p->candidate_at[before].at == j)
+            before++;
+        else
+            p->candidate_at[rest++].at = j;
+    }
+}
+
 /* Similarities. */
 
-void directed_units(const pair_units *u, const real *v)
+void directed_units(const pair_units *u, const real *v, const pair_place *at)
 {
     for (int64_t i = 0; i < u->rows; i++)
-        pair_unit(u, i, v + i * u->width);
+        pair_unit(u, i, v + at[i].at * u->width);
 }
 
 /* Products of vectors i.. of `rows` with all `columns` become scores: scaled, and NaN where a
@@ -108,51 +132,6 @@ static double scale_of(const directed *p, const directed_side *side, double lack
     return side == &p->guide ? 1 : lack * other / p->temperature;
 }
 
-/* Rows i.. of the tables. */
-static void fill_tables(const directed *p, const directed_side *side, int64_t i, int64_t n,
-                        void *room)
-{
-    const int64_t b = p->anchors, m = p->candidates;
-    const int64_t w = p->candidates_padded, v = p->anchors_padded;
-    const double a = p->lack_a, c = p->lack_c;
-    compute_scores(&side->anchors, &side->candidates, scale_of(p, side, a, c), i, n, 0, m,
-                   side->ac + i * w, w, room);
-    if (side->aa)
-        compute_scores(&side->anchors, &side->anchors, scale_of(p, side, a, a), i, n, 0, b,
-                       side->aa + i * v, v, room);
-    if (side->pc)
-        compute_scores(&side->positives, &side->candidates, scale_of(p, side, c, c), i, n, 0, m,
-                       side->pc + i * w, w, room);
-}
-
-/* The order of the anchors by positive: a counting sort. */
-static void sort_anchors(const directed *p)
-{
-    memset(p->start, 0, (size_t)(p->candidates + 1) * sizeof *p->start);
-    for (int64_t i = 0; i < p->anchors; i++)
-        p->start[p->positive[i] + 1]++;
-    for (int64_t j = 0; j < p->candidates; j++)
-        p->start[j + 1] += p->start[j];
-    for (int64_t i = 0; i < p->anchors; i++) {
-        const int64_t at = p->start[p->positive[i]]++;
-        p->order[at] = i;
-        p->rank[i] = at;
-    }
-    for (int64_t j = p->candidates; j > 0; j--)
-        p->start[j] = p->start[j - 1];
-    p->start[0] = 0;
-}
-
-static void gather_positives(const directed *p, const directed_side *side)
-{
-    const pair_units *from = &side->candidates, *to = &side->positives;
-    for (int64_t i = 0; side->pc && i < p->anchors; i++) {
-        memcpy(to->h + i * to->stride, from->h + p->positive[i] * from->stride,
-               (size_t)from->stride * sizeof *to->h);
-        to->taint[i] = from->taint[p->positive[i]];
-    }
-}
-
 /* The similarity of anchor i and its positive, with the bits that it has in the table. */
 static double own_score(const directed *p, const directed_side *side, int64_t i)
 {
@@ -165,10 +144,6 @@ static double own_score(const directed *p, const directed_side *side, int64_t i)
 
 void directed_prepare(const directed *p)
 {
-    sort_anchors(p);
-    gather_positives(p, &p->model);
-    if (p->guided)
-        gather_positives(p, &p->guide);
     for (int64_t i = 0; i < p->anchors; i++) {
         const double s = own_score(p, &p->model, i);
         p->s[i] = (real)s;
@@ -180,13 +155,75 @@ void directed_prepare(const directed *p)
     }
 }
 
-/* Lines of entries: x are scores, -inf where an entry is excluded or is no entry. */
+/* The tables. */
 
-/* Exclude what is too similar: by the limits of one row (step 0), or of rows one after another. */
-static void exclude(const directed *p, const real *s, const real *g, const real *most,
-                    const real *most_guide, int64_t step, int64_t n, real *x)
+static int64_t group_of(const lk_job *job, const directed *p, int64_t j)
+{
+    const int64_t at = p->candidate_at[j].at;
+    return p->group < 0 ? at % p->anchors : lk_int(&job->in[p->group], at);
+}
+
+/* Does candidate j, in the order here, belong to the anchor of row i? */
+static bool is_own(const lk_job *job, const directed *p, int64_t i, int64_t j)
+{
+    return group_of(job, p, j) == p->anchor_at[i].at;
+}
+
+/* Scores s[] of a set with itself, rows i..i+n-1 and from column i on, also where rows and columns
+ * are exchanged, as far as they are rows. */
+static void mirror(real *s, int64_t stride, int64_t i, int64_t n, int64_t rows)
+{
+    enum { TILE = 16 };
+    for (int64_t k = i + n; k < rows; k += TILE)
+        for (int64_t r = i; r < i + n; r += TILE)
+            for (int64_t y = k; y < at_most(k + TILE, rows); y++)
+                for (int64_t x = r; x < at_most(r + TILE, i + n); x++)
+                    s[y * stride + x] = s[x * stride + y];
+}
+
+/* Scores of a set with itself: rows i..i+n-1 from column i on. */
+static void fill_own(const directed *p, const pair_units *u, double scale, real *s, int64_t stride,
+                     int64_t i, int64_t n, int64_t columns, void *room)
+{
+    if (!s)
+        return;
+    compute_scores(u, u, scale, i, n, i, columns - i, s + i * stride + i, stride, room);
+    if (p->kept)
+        mirror(s, stride, i, n, p->anchors);
+}
+
+static void fill_tables(const directed *p, const directed_side *side, real *ac, real *aa, real *cc,
+                        int64_t i, int64_t n, void *room)
+{
+    const pair_units *a = &side->anchors, *c = &side->candidates;
+    const int64_t stride = p->ac.stride, m = p->candidates;
+    compute_scores(a, c, scale_of(p, side, p->lack_a, p->lack_c), i, n, 0, m, ac + i * stride,
+                   stride, room);
+    fill_own(p, a, scale_of(p, side, p->lack_a, p->lack_a), aa, p->aa.stride, i, n, p->anchors,
+             room);
+    fill_own(p, c, scale_of(p, side, p->lack_c, p->lack_c), cc, p->cc.stride, i, n, m, room);
+}
+
+/* No vector is compared with itself, and no positive with candidates of its anchor. */
+static void clear_own(const lk_job *job, const directed *p, int64_t i)
+{
+    if (p->aa.s)
+        p->aa.s[i * p->aa.stride + i] = -(real)INFINITY;
+    if (!p->cc.s)
+        return;
+    p->cc.s[i * p->cc.stride + i] = -(real)INFINITY;
+    for (int64_t j = p->anchors; j < p->candidates; j++)
+        if (is_own(job, p, i, j))
+            p->cc.s[i * p->cc.stride + j] = -(real)INFINITY;
+}
+
+/* Lines of entries. */
+
+static void exclude(const directed *p, const real *s, const real *g, int64_t i, int64_t step,
+                    int64_t n, real *x)
 {
     const vec none = v_set(-(real)INFINITY);
+    const real *most = p->most + i, *most_guide = p->most_guide + i;
     for (int64_t k = 0; k < n; k += LANES) {
         const int64_t left = LK_TAIL(k, n);
         vec y = v_read_tail(s + k, left, -(real)INFINITY);
@@ -208,67 +245,47 @@ static void drop(real *x, int64_t at, int64_t n)
         x[at] = -(real)INFINITY;
 }
 
-static int64_t group_of(const lk_job *job, const directed *p, int64_t j)
+const real *directed_line(const directed *p, const directed_table *t, int64_t at, int64_t i,
+                          int64_t step, int64_t n, real *x)
 {
-    return p->group < 0 ? j % p->anchors : lk_int(&job->in[p->group], j);
+    if (isnan(p->self_margin) && !p->guided)
+        return t->s + at;
+    exclude(p, t->s + at, t->g ? t->g + at : NULL, i, step, n, x);
+    return x;
 }
 
 void directed_candidate_line(const lk_job *job, const directed *p, int64_t i, int64_t j, int64_t n,
                              real *x)
 {
-    const int64_t at = i * p->candidates_padded + j, y = p->positive[i];
-    exclude(p, p->model.ac + at, p->guided ? p->guide.ac + at : NULL, p->most + i,
-            p->most_guide + i, 0, n, x);
+    const int64_t row = p->anchor_at[i].at * p->candidates, at = i * p->ac.stride + j;
+    exclude(p, p->ac.s + at, p->guided ? p->ac.g + at : NULL, i, 0, n, x);
     for (int64_t k = 0; p->mask >= 0 && k < n; k++)
-        if (!lk_int(&job->in[p->mask], i * p->candidates + j + k))
+        if (!lk_int(&job->in[p->mask], row + p->candidate_at[j + k].at))
             x[k] = -(real)INFINITY;
     for (int64_t k = 0; p->hardness > 0 && k < n; k++) {
-        const bool own = group_of(job, p, j + k) == i;
+        const bool own = is_own(job, p, i, j + k);
         if (p->hardness_set == HARD_ALL || own == (p->hardness_set == HARD_OWN))
             x[k] = (real)((double)x[k] * (1 + p->hardness * p->temperature));
     }
-    drop(x, y - j, n);
+    drop(x, p->positive[i] - j, n);
 }
 
-void directed_anchor_line(const directed *p, int64_t i, bool turned, real *x)
+void directed_column_line(const directed *p, int64_t i, int64_t k, int64_t n, real *x, real *room)
 {
-    const int64_t at = i * p->anchors_padded, row = turned ? 0 : i;
-    exclude(p, p->model.aa + at, p->guided ? p->guide.aa + at : NULL, p->most + row,
-            p->most_guide + row, turned, p->anchors, x);
-    drop(x, i, p->anchors);
-}
-
-void directed_positive_line(const lk_job *job, const directed *p, int64_t i, int64_t j, int64_t n,
-                            real *x)
-{
-    const int64_t at = i * p->candidates_padded + j;
-    exclude(p, p->model.pc + at, p->guided ? p->guide.pc + at : NULL, p->most + i,
-            p->most_guide + i, 0, n, x);
-    if (p->group < 0) {
-        for (int64_t k = ((i - j) % p->anchors + p->anchors) % p->anchors; k < n; k += p->anchors)
-            x[k] = -(real)INFINITY;
-        return;
+    const int64_t at = i * p->ac.stride;
+    const real *s = p->ac.s + at + k, *g = p->guided ? p->ac.g + at + k : NULL;
+    if (positives_of(p) < p->anchors) { /* else each row has its own */
+        real *by_row = room, *guide = room + padded_lanes(p->anchors);
+        for (int64_t r = 0; r < n; r++) {
+            by_row[r] = p->ac.s[at + p->positive[k + r]];
+            if (p->guided)
+                guide[r] = p->ac.g[at + p->positive[k + r]];
+        }
+        s = by_row;
+        g = guide;
     }
-    for (int64_t k = 0; k < n; k++)
-        if (group_of(job, p, j + k) == i)
-            x[k] = -(real)INFINITY;
-}
-
-void directed_column_line(const directed *p, int64_t i, int64_t m, int64_t n, real *x, real *room)
-{
-    const int64_t at = i * p->candidates_padded, w = p->anchors_padded;
-    real *s = room, *g = s + w, *most = g + w, *most_guide = most + w;
-    for (int64_t k = 0; k < n; k++) {
-        const int64_t row = p->order[m + k], y = p->positive[row];
-        s[k] = p->model.ac[at + y];
-        most[k] = p->most[row];
-        if (!p->guided)
-            continue;
-        g[k] = p->guide.ac[at + y];
-        most_guide[k] = p->most_guide[row];
-    }
-    exclude(p, s, g, most, most_guide, 1, n, x);
-    drop(x, p->rank[i] - m, n);
+    exclude(p, s, g, k, 1, n, x);
+    drop(x, i - k, n);
 }
 
 /* The visit of a row. */
@@ -287,8 +304,10 @@ static real top_of(const real *x, int64_t n, real top)
 }
 
 /* Add the entries of a line, whose scores without hardness are s. */
-static void add_line(sums *to, const real *x, const real *s, int64_t n, double own, bool smooth)
+static void add_line(const directed *p, sums *to, const real *x, const real *s, int64_t n,
+                     double own)
 {
+    const bool moments = p->moments, smooth = p->smoothing > 0;
     const vec none = v_set(-(real)INFINITY), top = v_set(to->top);
     wide_tally rest = {0}, moment = {0}, allowed = {0}, sum = {0};
     for (int64_t k = 0; k < n; k += LANES) {
@@ -299,7 +318,8 @@ static void add_line(sums *to, const real *x, const real *s, int64_t n, double o
         const wide d = v_wide(v_read_tail(s + k, left, 0)) - w_set(own);
         const wide_mask count = __builtin_convertvector(there, wide_mask);
         wide_add(&rest, e);
-        wide_add(&moment, (wide)((wide_mask)(e * d) & count));
+        if (moments)
+            wide_add(&moment, (wide)((wide_mask)(e * d) & count));
         if (smooth) {
             wide_add(&allowed, (wide)((wide_mask)w_set(1) & count));
             wide_add(&sum, (wide)((wide_mask)d & count));
@@ -311,26 +331,27 @@ static void add_line(sums *to, const real *x, const real *s, int64_t n, double o
     to->sum += wide_sum(sum);
 }
 
-static void visit_row(const lk_job *job, const directed *p, int64_t i, const lines *l)
+/* Row i of a chunk that begins at `first`. */
+static void visit_row(const lk_job *job, const directed *p, int64_t first, int64_t i,
+                      const lines *l)
 {
-    const int64_t b = p->anchors, m = p->candidates, w = p->candidates_padded;
-    const double own = (double)p->s[i];
+    const directed_table *own[2] = {&p->aa, &p->cc};
+    const int64_t count[2] = {p->anchors - first, p->candidates - first}, m = p->candidates;
+    const real *x[2];
+    const double s = (double)p->s[i];
     sums to = {.top = -(real)INFINITY};
     directed_candidate_line(job, p, i, 0, m, l->ac);
     to.top = top_of(l->ac, m, to.top);
-    if (p->model.aa) {
-        directed_anchor_line(p, i, false, l->aa);
-        to.top = top_of(l->aa, b, to.top);
-    }
-    if (p->model.pc) {
-        directed_positive_line(job, p, i, 0, m, l->pc);
-        to.top = top_of(l->pc, m, to.top);
-    }
-    add_line(&to, l->ac, p->model.ac + i * w, m, own, p->smoothing > 0);
-    if (p->model.aa)
-        add_line(&to, l->aa, p->model.aa + i * p->anchors_padded, b, own, false);
-    if (p->model.pc)
-        add_line(&to, l->pc, p->model.pc + i * w, m, own, false);
+    for (int k = 0; k < 2; k++)
+        if (own[k]->s) {
+            const int64_t at = i * own[k]->stride + first;
+            x[k] = directed_line(p, own[k], at, i, 0, count[k], k ? l->cc : l->aa);
+            to.top = top_of(x[k], count[k], to.top);
+        }
+    add_line(p, &to, l->ac, p->ac.s + i * p->ac.stride, m, s);
+    for (int k = 0; k < 2; k++)
+        if (own[k]->s)
+            add_line(p, &to, x[k], own[k]->s + i * own[k]->stride + first, count[k], s);
     p->top[i] = to.top;
     p->rest[i] = to.rest;
     p->moment[i] = to.moment;
@@ -338,26 +359,85 @@ static void visit_row(const lk_job *job, const directed *p, int64_t i, const lin
     p->sum[i] = to.sum;
 }
 
-/* Add the entries of doc_to_query with anchor i to the sums of their rows. */
-static void visit_columns(const directed *p, int64_t i, int64_t block, const lines *l)
+/* What rows meet by columns, of a block: two sweeps over the lines of a chunk. */
+typedef struct columns {
+    real *top;
+    double *rest, *moment;
+} columns;
+
+static void raise_tops(const columns *c, const real *x, int64_t n)
+{
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t left = LK_TAIL(k, n);
+        v_write_n(
+            c->top + k, left,
+            v_max(v_read_tail(x + k, left, -(real)INFINITY), v_read_tail(c->top + k, left, 0)));
+    }
+}
+
+static void add_columns(const directed *p, const columns *c, const real *x, const real *s,
+                        int64_t n)
 {
     const vec none = v_set(-(real)INFINITY);
-    const int64_t part = block * p->anchors_padded;
-    directed_column_line(p, i, 0, p->anchors, l->column, l->room);
-    for (int64_t k = 0; k < p->anchors; k++) /* the scores of the rows with their positives */
-        l->room[k] = p->s[p->order[k]];
-    for (int64_t k = 0; k < p->anchors; k += LANES) {
-        real *top = p->column_top + part + k;
-        double *rest = p->column_rest + part + k, *moment = p->column_moment + part + k;
-        const vec y = v_read(l->column + k), before = v_read(top), now = v_max(y, before);
-        const wide d = v_wide(y) - v_wide(v_read_tail(l->room + k, LK_TAIL(k, p->anchors), 0));
-        const wide e = v_wide(v_where(y != none, v_exp_nonpos(y - now)));
-        const wide less = v_wide(v_where(before != none, v_exp_nonpos(before - now)));
-        const wide_mask count = __builtin_convertvector(y != none, wide_mask);
-        v_write(top, now);
-        w_write(rest, w_read(rest) * less + e);
-        w_write(moment, w_read(moment) * less + (wide)((wide_mask)(e * d) & count));
+    const bool moments = p->moments;
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t left = LK_TAIL(k, n);
+        const vec y = v_read_tail(x + k, left, -(real)INFINITY);
+        const mask there = y != none;
+        const wide e = v_wide(v_where(there, v_exp_nonpos(y - v_read_tail(c->top + k, left, 0))));
+        w_write(c->rest + k, w_read(c->rest + k) + e);
+        if (!moments)
+            continue;
+        const wide d = v_wide(y) - v_wide(v_read_tail(s + k, left, 0));
+        const wide_mask count = __builtin_convertvector(there, wide_mask);
+        w_write(c->moment + k, w_read(c->moment + k) + (wide)((wide_mask)(e * d) & count));
     }
+}
+
+/* A sweep over what rows meet of a chunk by columns: the greatest, or the sums. */
+static void sweep_columns(const directed *p, const columns *all, int64_t first, int64_t count,
+                          bool sums_too, const lines *l)
+{
+    const directed_table *own[2] = {&p->aa, &p->cc};
+    const int64_t b = p->anchors, end = first + count, rest = b - end;
+    const columns after = {all->top + end, all->rest + end, all->moment + end};
+    for (int64_t i = first; i < end; i++) {
+        if (has(p, DOC_TO_QUERY)) {
+            directed_column_line(p, i, 0, b, l->ac, l->room);
+            sums_too ? add_columns(p, all, l->ac, p->s, b) : raise_tops(all, l->ac, b);
+        }
+        for (int k = 0; k < 2; k++)
+            if (own[k]->s) {
+                const int64_t at = i * own[k]->stride + end;
+                const real *x = directed_line(p, own[k], at, end, 1, rest, l->aa);
+                sums_too ? add_columns(p, &after, x, p->s + end, rest)
+                         : raise_tops(&after, x, rest);
+            }
+    }
+}
+
+/* Sums so far, when tops have risen. */
+static void lower_sums(const directed *p, const columns *c, const real *before)
+{
+    const vec none = v_set(-(real)INFINITY);
+    for (int64_t k = 0; k < p->anchors; k += LANES) {
+        const vec was = v_read(before + k), now = v_read(c->top + k);
+        const wide less = v_wide(v_where(was != none, v_exp_nonpos(was - now)));
+        w_write(c->rest + k, w_read(c->rest + k) * less);
+        w_write(c->moment + k, w_read(c->moment + k) * less);
+    }
+}
+
+static void visit_columns(const directed *p, int64_t block, int64_t first, int64_t count,
+                          const lines *l)
+{
+    const int64_t w = padded_lanes(p->anchors), part = block * w;
+    const columns all = {p->column_top + part, p->column_rest + part, p->column_moment + part};
+    real *before = l->after;
+    memcpy(before, all.top, (size_t)w * sizeof *before);
+    sweep_columns(p, &all, first, count, false, l);
+    lower_sums(p, &all, before);
+    sweep_columns(p, &all, first, count, true, l);
 }
 
 size_t directed_visit_products(const directed *p)
@@ -372,23 +452,30 @@ void directed_rows(const lk_job *job, const directed *p, int64_t first, int64_t 
                    void *scratch)
 {
     const lines l = lines_of(p, scratch, directed_visit_products(p));
-    const int64_t block = first / p->block_rows;
-    for (int64_t k = 0; has(p, DOC_TO_QUERY) && k < p->anchors_padded; k++)
-        p->column_top[block * p->anchors_padded + k] = -(real)INFINITY;
+    const int64_t block = first / p->block_rows, w = padded_lanes(p->anchors);
+    for (int64_t k = 0; has_columns(p) && k < w; k++)
+        p->column_top[block * w + k] = -(real)INFINITY;
     for (int64_t i = first, n; i < first + count; i += n) {
         n = at_most(first + count - i, DIRECTED_ROWS);
-        fill_tables(p, &p->model, i, n, scratch);
+        fill_tables(p, &p->model, p->ac.s, p->aa.s, p->cc.s, i, n, scratch);
         if (p->guided)
-            fill_tables(p, &p->guide, i, n, scratch);
+            fill_tables(p, &p->guide, p->ac.g, p->aa.g, p->cc.g, i, n, scratch);
         for (int64_t r = i; r < i + n; r++) {
-            visit_row(job, p, r, &l);
-            if (has(p, DOC_TO_QUERY))
-                visit_columns(p, r, block, &l);
+            clear_own(job, p, r);
+            visit_row(job, p, i, r, &l);
         }
+        if (has_columns(p))
+            visit_columns(p, block, i, n, &l);
     }
 }
 
 /* When all rows are visited. */
+
+/* e^x, which is mostly 1. */
+static double power(double x)
+{
+    return x == 0 ? 1 : lk_exp(x);
+}
 
 /* Join sums, whose tops may differ. */
 static void join(sums *to, double top, double rest, double moment)
@@ -396,8 +483,8 @@ static void join(sums *to, double top, double rest, double moment)
     if (rest == 0)
         return;
     const double most = top > (double)to->top ? top : (double)to->top;
-    const double own = to->top == -(real)INFINITY ? 0 : lk_exp((double)to->top - most);
-    const double other = lk_exp(top - most);
+    const double own = to->top == -(real)INFINITY ? 0 : power((double)to->top - most);
+    const double other = power(top - most);
     to->rest = to->rest * own + rest * other;
     to->moment = to->moment * own + moment * other;
     to->top = (real)most;
@@ -408,8 +495,8 @@ static double settle_pool(const sums *others, double own, double copies, double 
                           double *pull, double *moment)
 {
     const double most = (double)others->top > own ? (double)others->top : own;
-    const double e = lk_exp(own - most);
-    const double scale = others->rest == 0 ? 0 : lk_exp((double)others->top - most);
+    const double e = power(own - most);
+    const double scale = others->rest == 0 ? 0 : power((double)others->top - most);
     const double rest = others->rest * scale, sum = rest + copies * e;
     *top = most;
     *by = 1 / sum;
@@ -421,19 +508,19 @@ static double settle_pool(const sums *others, double own, double copies, double 
 directed_row directed_settle(const directed *p, int64_t i)
 {
     const double own = (double)p->s[i], weight = p->weight[i], eps = p->smoothing;
+    const bool two = has(p, DOC_TO_QUERY), joint = p->partition == JOINT;
+    const double share = two && !joint ? 0.5 : 1, factor = share * weight;
     sums row = {.top = p->top[i], .rest = p->rest[i], .moment = p->moment[i]};
     sums column = {.top = -(real)INFINITY};
     directed_row r = {0};
     double pull, moment;
-    for (int64_t block = 0; has(p, DOC_TO_QUERY) && block < p->blocks; block++) {
-        const int64_t at = block * p->anchors_padded + p->rank[i];
-        sums *to = p->partition == JOINT ? &row : &column;
-        join(to, (double)p->column_top[at], p->column_rest[at], p->column_moment[at]);
+    for (int64_t block = 0; has_columns(p) && block < p->blocks; block++) {
+        const int64_t at = block * padded_lanes(p->anchors) + i;
+        join(joint ? &row : &column, (double)p->column_top[at], p->column_rest[at],
+             p->column_moment[at]);
     }
-    const bool two = has(p, DOC_TO_QUERY);
-    const double share = two && p->partition == PER_DIRECTION ? 0.5 : 1;
-    r.loss = share * settle_pool(&row, own, two && p->partition == JOINT ? 2 : 1, &r.by[0],
-                                 &r.top[0], &r.pull, &r.moment);
+    r.loss = share *
+             settle_pool(&row, own, two && joint ? 2 : 1, &r.by[0], &r.top[0], &r.pull, &r.moment);
     r.by[1] = r.by[0];
     r.top[1] = r.top[0];
     if (share != 1) {
@@ -449,11 +536,10 @@ directed_row directed_settle(const directed *p, int64_t i)
     }
     if (isnan(own))
         r.loss = own;
-    const double factor = share * weight;
     r.pull = weight == 0 ? 0 : factor * r.pull;
     r.moment = weight == 0 ? 0 : factor * r.moment;
     r.off = weight == 0 ? 0 : factor * r.off;
-    for (int k = 0; k < 2; k++)
-        r.by[k] = weight == 0 ? 0 : factor * r.by[k];
+    for (int pool = 0; pool < 2; pool++)
+        r.by[pool] = weight == 0 ? 0 : factor * r.by[pool];
     return r;
 }

@@ -3,8 +3,13 @@
  * InfoNCE in several directions: what a softmax of anchor i compares its positive with, besides all
  * candidates. There are three tables of similarities: anchors by candidates, anchors by anchors,
  * and positives by candidates. A row of the loss reads a row of each, and the column of the first
- * that its positive has; blocks of rows add up their parts of these columns, which are joined once
- * all rows have been visited. The tables are kept for the gradients.
+ * that its positive has. The tables are kept for the gradients.
+ *
+ * Inside, candidates that are positives come before the others, and anchors are sorted by them; so
+ * where no two anchors have the same positive, as all have that ask for the third table, it is the
+ * row's own. What compares a set with itself is the same both ways and is computed once: a row
+ * meets the entries from its chunk on, and those before by columns. Blocks of rows add up their
+ * parts of the columns, which are joined once all rows have been visited.
  *
  * The entries of row i, whose positive is candidate pos(i); S is a cosine over the temperature:
  *
@@ -33,14 +38,14 @@
 #define DIRECTED_JOIN_(isa, type) isa##_##type
 #define DIRECTED_JOIN(isa, type)  DIRECTED_JOIN_(isa, type)
 
+#define directed_order          LK_PASTE(DIRECTED_VARIANT, directed_order)
 #define directed_units          LK_PASTE(DIRECTED_VARIANT, directed_units)
 #define directed_take           LK_PASTE(DIRECTED_VARIANT, directed_take)
 #define directed_prepare        LK_PASTE(DIRECTED_VARIANT, directed_prepare)
 #define directed_rows           LK_PASTE(DIRECTED_VARIANT, directed_rows)
 #define directed_settle         LK_PASTE(DIRECTED_VARIANT, directed_settle)
+#define directed_line           LK_PASTE(DIRECTED_VARIANT, directed_line)
 #define directed_candidate_line LK_PASTE(DIRECTED_VARIANT, directed_candidate_line)
-#define directed_anchor_line    LK_PASTE(DIRECTED_VARIANT, directed_anchor_line)
-#define directed_positive_line  LK_PASTE(DIRECTED_VARIANT, directed_positive_line)
 #define directed_column_line    LK_PASTE(DIRECTED_VARIANT, directed_column_line)
 #define directed_visit_products LK_PASTE(DIRECTED_VARIANT, directed_visit_products)
 
@@ -48,13 +53,18 @@ enum { QUERY_TO_DOC, QUERY_TO_QUERY, DOC_TO_QUERY, DOC_TO_DOC };
 enum { JOINT, PER_DIRECTION };
 enum { HARD_IN_BATCH, HARD_OWN, HARD_ALL };
 
-/* How many rows, or vectors that the gradients are given of, are computed at a time. */
+/* How many rows, or vectors that the gradients are given of, are computed at a time: a chunk. */
 enum { DIRECTED_ROWS = 128 };
 
-/* Vectors of one kind, the model's or the guide's, and their similarities. */
+/* A table of scores, and those of the guide, or NULL. What is no entry of any row is -inf. */
+typedef struct directed_table {
+    real *s, *g;
+    int64_t stride;
+} directed_table;
+
+/* Vectors of one kind, the model's or the guide's. */
 typedef struct directed_side {
-    pair_units anchors, candidates, positives; /* positives: those of the anchors, in order */
-    real *ac, *aa, *pc;                        /* the tables; NULL: not needed */
+    pair_units anchors, candidates;
 } directed_side;
 
 typedef struct directed {
@@ -65,23 +75,25 @@ typedef struct directed {
     bool relative;
     int mask, group; /* inputs; -1: not given */
     bool guided;
+    bool moments; /* is the gradient of the temperature asked for? */
+    bool kept;    /* are those of vectors? */
     int64_t anchors, candidates, blocks, block_rows;
-    int64_t anchors_padded, candidates_padded;
     directed_side model, guide;
-    double lack_a, lack_c;   /* see pair_lack */
-    int64_t *positive;       /* of each anchor */
-    int64_t *order;          /* the anchors, sorted by positive */
-    int64_t *rank;           /* the place of each anchor there */
-    int64_t *start;          /* of each candidate, where the anchors it is the positive of begin */
-    real *s;                 /* of each anchor and its positive */
-    real *most, *most_guide; /* similarities above these are excluded */
-    double *weight;          /* of each row's gradient */
+    double lack_a, lack_c;     /* see pair_lack */
+    directed_table ac, aa, cc; /* without s: not needed */
+    pair_place *anchor_at;     /* what is where: the anchor's positive (key), and the anchor */
+    pair_place *candidate_at;  /* the candidate (at) */
+    int64_t *positive;         /* of each row */
+    int64_t *start;            /* of each positive, where its rows begin; ends with all */
+    real *s;                   /* of each row and its positive */
+    real *most, *most_guide;   /* similarities above these are excluded */
+    double *weight;            /* of each row's gradient */
     /* Of each row, besides its positive: the greatest score; the sum of e^(score - top); the same
      * times score - s; with label smoothing the number of scores, and their sum less s. */
     real *top;
     double *rest, *moment, *allowed, *sum;
-    /* Of doc_to_query, the first table's columns of the positives: the same three, but of the part
-     * of a column that each block of rows has; by block, then anchor, sorted by positive. */
+    /* The first three of what rows meet by columns: the part that each block of rows has; by block,
+     * then row. */
     real *column_top;
     double *column_rest, *column_moment;
     void *room; /* for a product of two vectors */
@@ -95,14 +107,17 @@ typedef struct directed_row {
     double by[2], top[2];
 } directed_row;
 
-/* Fill in units that are normalised, from reals. */
-LK_DRIVER void directed_units(const pair_units *u, const real *v);
-
 /* Take what a call needs of job->state. The options, sizes, inputs and the units of model.anchors
  * and model.candidates are there. */
 LK_DRIVER void directed_take(const lk_job *job, size_t *used, directed *p);
 
-/* Once positive[] and the units are filled. */
+/* Once anchor_at[i].key are the positives of anchors i: the order. */
+LK_DRIVER void directed_order(const directed *p);
+
+/* Fill in units that are normalised, from reals, in that order. */
+LK_DRIVER void directed_units(const pair_units *u, const real *v, const pair_place *at);
+
+/* Once the units are filled. */
 LK_DRIVER void directed_prepare(const directed *p);
 
 /* Visit a block of rows. */
@@ -125,43 +140,47 @@ LK_INLINE bool has(const directed *p, int direction)
     return p->directions >> direction & 1;
 }
 
+/* How many candidates are positives. */
+LK_INLINE int64_t positives_of(const directed *p)
+{
+    return p->anchors > 0 ? p->positive[p->anchors - 1] + 1 : 0;
+}
+
 /* Room of a run: lines, then what else it needs. */
 typedef struct lines {
-    real *ac, *aa, *pc, *column, *room;
+    real *ac, *aa, *cc, *room;
     real *after;
 } lines;
 
 LK_INLINE lines lines_of(const directed *p, void *scratch, size_t products)
 {
+    const int64_t b = padded_lanes(p->anchors), m = padded_lanes(p->candidates);
     lines l;
     l.ac = (real *)((char *)scratch + products);
-    l.aa = l.ac + p->candidates_padded;
-    l.pc = l.aa + p->anchors_padded;
-    l.column = l.pc + p->candidates_padded;
-    l.room = l.column + p->anchors_padded;
-    l.after = l.room + 4 * p->anchors_padded;
+    l.aa = l.ac + m;
+    l.cc = l.aa + b;
+    l.room = l.cc + m;
+    l.after = l.room + 2 * b;
     return l;
 }
 
 LK_INLINE int64_t lines_reals(const directed *p)
 {
-    return 2 * p->candidates_padded + 6 * p->anchors_padded;
+    return 2 * padded_lanes(p->candidates) + 3 * padded_lanes(p->anchors);
 }
+
+/* `n` entries of a table from place `at` on, in x or where they are; those excluded that are above
+ * the limits of row i, or (step 1) of the rows from i on, one after another. */
+LK_DRIVER const real *directed_line(const directed *p, const directed_table *t, int64_t at,
+                                    int64_t i, int64_t step, int64_t n, real *x);
 
 /* Entries of query_to_doc of row i, candidates j..j+n-1, but for the positive. */
 LK_DRIVER void directed_candidate_line(const lk_job *job, const directed *p, int64_t i, int64_t j,
                                        int64_t n, real *x);
 
-/* Entries of query_to_query: of row i, or (`turned`) those of all rows with anchor i. */
-LK_DRIVER void directed_anchor_line(const directed *p, int64_t i, bool turned, real *x);
-
-/* Entries of doc_to_doc of row i, candidates j..j+n-1. */
-LK_DRIVER void directed_positive_line(const lk_job *job, const directed *p, int64_t i, int64_t j,
-                                      int64_t n, real *x);
-
-/* Entries of doc_to_query with anchor i, of the rows order[m..m+n-1], but for the row itself.
- * `room` has four times as many reals as there are rows. */
-LK_DRIVER void directed_column_line(const directed *p, int64_t i, int64_t m, int64_t n, real *x,
+/* Entries of doc_to_query with the anchor of row i, of the rows k..k+n-1, but for itself. `room`
+ * has twice as many reals as there are rows. */
+LK_DRIVER void directed_column_line(const directed *p, int64_t i, int64_t k, int64_t n, real *x,
                                     real *room);
 
 /* Bytes of the products of a visit, whole lines. */

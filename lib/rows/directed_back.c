@@ -15,6 +15,11 @@ static size_t back_products(const directed *p)
     return product_scratch(rows, p->model.anchors.stride, at_most(OTHERS, p->candidates));
 }
 
+static void clear(real *g, int64_t n)
+{
+    memset(g, 0, (size_t)n * sizeof *g);
+}
+
 /* Slopes of all rows, as arrays. */
 typedef struct slopes {
     real *by[2], *top[2], *off, *pull;
@@ -22,39 +27,75 @@ typedef struct slopes {
 
 enum { SLOPES = 6 };
 
-/* Settle all rows. Pool 1 is sorted by positive. */
+/* Settle all rows. */
 static slopes settle_all(const directed *p, real *room)
 {
-    const int64_t w = p->anchors_padded;
+    const int64_t w = padded_lanes(p->anchors);
     const slopes g = {{room, room + w}, {room + 2 * w, room + 3 * w}, room + 4 * w, room + 5 * w};
     for (int64_t i = 0; i < p->anchors; i++) {
         const directed_row r = directed_settle(p, i);
-        const int64_t at = p->rank[i];
-        g.by[0][i] = (real)r.by[0];
-        g.top[0][i] = (real)r.top[0];
-        g.by[1][at] = (real)r.by[1];
-        g.top[1][at] = (real)r.top[1];
+        for (int pool = 0; pool < 2; pool++) {
+            g.by[pool][i] = (real)r.by[pool];
+            g.top[pool][i] = (real)r.top[pool];
+        }
         g.off[i] = (real)r.off;
         g.pull[i] = (real)r.pull;
     }
     return g;
 }
 
-/* to += G of the entries of a line, times `factor`; `step` 0: by, top and off are one row's. */
-static void add_slopes(const real *x, const real *by, const real *top, const real *off,
-                       int64_t step, double factor, int64_t n, real *to)
+/* G of some entries: by e^(x - top). */
+LK_INLINE vec slope_of(vec x, vec by, vec top)
+{
+    const mask there = (x != v_set(-(real)INFINITY)) & (by != (vec){0});
+    return v_where(there, by * v_exp_nonpos(x - top));
+}
+
+/* to += G of the entries of a line of row i, times `factor`; `off` less each. */
+static void add_row(const slopes *g, const real *x, int64_t i, real off, double factor, int64_t n,
+                    real *to)
 {
     const vec none = v_set(-(real)INFINITY), times = v_set((real)factor);
+    const vec by = v_set(g->by[0][i]), top = v_set(g->top[0][i]), less = v_set(off);
     for (int64_t k = 0; k < n; k += LANES) {
         const int64_t left = LK_TAIL(k, n);
         const vec y = v_read_tail(x + k, left, -(real)INFINITY);
-        const vec c = step ? v_read_tail(by + k, left, 0) : v_set(*by);
-        const vec t = step ? v_read_tail(top + k, left, 0) : v_set(*top);
-        vec g = c * v_exp_nonpos(y - t);
-        if (off)
-            g -= v_set(*off);
-        g = v_where((y != none) & (c != (vec){0}), g);
-        v_write_n(to + k, left, v_read_tail(to + k, left, 0) + times * g);
+        const vec slope = v_where(y != none, slope_of(y, by, top) - less);
+        v_write_n(to + k, left, v_read_tail(to + k, left, 0) + times * slope);
+    }
+}
+
+/* The same of a line whose entries are by column, of rows from i on, one after another. */
+static void add_column(const slopes *g, const real *x, int64_t i, int64_t n, real *to)
+{
+    for (int64_t k = 0; k < n; k += LANES) {
+        const int64_t left = LK_TAIL(k, n);
+        const vec slope = slope_of(v_read_tail(x + k, left, -(real)INFINITY),
+                                   v_read_tail(g->by[1] + i + k, left, 0),
+                                   v_read_tail(g->top[1] + i + k, left, 0));
+        v_write_n(to + k, left, v_read_tail(to + k, left, 0) + slope);
+    }
+}
+
+/* to = G of row i of what compares a set with itself, times `factor`: of all columns where it is
+ * this row's, and of those that are rows where it is theirs. */
+static void put_own(const directed *p, const slopes *g, const directed_table *t, double factor,
+                    int64_t i, int64_t columns, const lines *l, real *to)
+{
+    const int64_t at = i * t->stride, rows = p->anchors;
+    const real *x = directed_line(p, t, at, i, 0, columns, l->ac);
+    const real *z = directed_line(p, t, at, 0, 1, rows, l->aa);
+    const vec by = v_set(g->by[0][i]), top = v_set(g->top[0][i]), times = v_set((real)factor);
+    for (int64_t k = 0; k < rows; k += LANES) {
+        const int64_t left = LK_TAIL(k, rows);
+        const vec own = slope_of(v_read_tail(x + k, left, 0), by, top);
+        const vec theirs = slope_of(v_read_tail(z + k, left, 0), v_read_tail(g->by[0] + k, left, 0),
+                                    v_read_tail(g->top[0] + k, left, 0));
+        v_write_n(to + k, left, times * own + times * theirs);
+    }
+    for (int64_t k = rows; k < columns; k += LANES) {
+        const int64_t left = LK_TAIL(k, columns);
+        v_write_n(to + k, left, times * slope_of(v_read_tail(x + k, left, 0), by, top));
     }
 }
 
@@ -64,23 +105,28 @@ static void candidate_slopes(const lk_job *job, const directed *p, const slopes 
 {
     const int64_t y = p->positive[i] - j;
     directed_candidate_line(job, p, i, j, n, l->ac);
-    add_slopes(l->ac, g->by[0] + i, g->top[0] + i, p->smoothing > 0 ? g->off + i : NULL, 0, 1, n,
-               to);
+    add_row(g, l->ac, i, g->off[i], 1, n, to);
     if (y >= 0 && y < n)
         to[y] += g->pull[i];
 }
 
-/* G of doc_to_query with anchor i, of the rows whose positives are candidates j..j+n-1. */
+/* G of doc_to_query with the anchor of row i, of the rows whose positives are candidates
+ * j..j+n-1. */
 static void column_slopes(const directed *p, const slopes *g, int64_t i, int64_t j, int64_t n,
                           const lines *l, real *to)
 {
-    const int64_t m = p->start[j], count = p->start[j + n] - m;
+    const int64_t positives = positives_of(p), first = p->start[at_most(j, positives)];
+    const int64_t count = p->start[at_most(j + n, positives)] - first;
     real *found = l->room; /* column_line has read it */
-    directed_column_line(p, i, m, count, l->column, l->room);
-    memset(found, 0, (size_t)count * sizeof *found);
-    add_slopes(l->column, g->by[1] + m, g->top[1] + m, NULL, 1, 1, count, found);
+    directed_column_line(p, i, first, count, l->aa, l->room);
+    if (positives == p->anchors) { /* each row has its own */
+        add_column(g, l->aa, first, count, to);
+        return;
+    }
+    clear(found, count);
+    add_column(g, l->aa, first, count, found);
     for (int64_t k = 0; k < count; k++)
-        to[p->positive[p->order[m + k]] - j] += found[k];
+        to[p->positive[first + k] - j] += found[k];
 }
 
 /* by_h of `count` vectors: the sum of G, whose rows are `stride` apart, times the vectors of
@@ -101,17 +147,11 @@ static void gather(const real *g, int64_t count, int64_t stride, const pair_unit
     }
 }
 
-static real *cleared(real *g, int64_t n)
-{
-    memset(g, 0, (size_t)n * sizeof *g);
-    return g;
-}
-
 /* Scratch of a pass: products; lines; slopes; gradients by h; and G of a part of the tables. */
 
 static real *by_h_in(const directed *p, const lines *l)
 {
-    return l->after + SLOPES * p->anchors_padded;
+    return l->after + SLOPES * padded_lanes(p->anchors);
 }
 
 static real *part_in(const directed *p, const lines *l)
@@ -119,53 +159,47 @@ static real *part_in(const directed *p, const lines *l)
     return by_h_in(p, l) + DIRECTED_ROWS * p->model.anchors.stride;
 }
 
+/* G of a chunk of rows, or of as many columns of some rows. */
 static int64_t part_reals(const directed *p)
 {
-    const int64_t n = p->candidates_padded;
-    const int64_t columns = padded_lanes(DIRECTED_ROWS) * at_most(padded_lanes(OTHERS), n + LANES);
-    return DIRECTED_ROWS * n > columns ? DIRECTED_ROWS * n : columns;
+    const int64_t rows = DIRECTED_ROWS * padded_lanes(p->candidates);
+    const int64_t columns =
+        at_most(OTHERS, p->anchors) * padded_lanes(at_most(DIRECTED_ROWS, p->candidates));
+    return rows > columns ? rows : columns;
 }
 
 size_t directed_scratch(const directed *p)
 {
-    const size_t visit = directed_visit_products(p), back = back_products(p);
-    const int64_t reals = lines_reals(p) + SLOPES * p->anchors_padded +
-                          DIRECTED_ROWS * p->model.anchors.stride + part_reals(p);
-    return (visit > back ? visit : back) + (size_t)reals * sizeof(real);
+    const size_t products = directed_visit_products(p), back = back_products(p);
+    const int64_t visit = padded_lanes(p->anchors);
+    const int64_t pass = SLOPES * visit + DIRECTED_ROWS * p->model.anchors.stride + part_reals(p);
+    return (products > back ? products : back) +
+           (size_t)(lines_reals(p) + (visit > pass ? visit : pass)) * sizeof(real);
 }
 
 const real *directed_anchors(const lk_job *job, const directed *p, int64_t first, int64_t count,
                              void *scratch)
 {
     const lines l = lines_of(p, scratch, back_products(p));
-    const slopes g = settle_all(p, l.after);
+    const slopes all = settle_all(p, l.after), *g = &all;
     real *by_h = by_h_in(p, &l), *part = part_in(p, &l);
-    const int64_t w = p->candidates_padded;
-    cleared(part, count * w);
+    const int64_t w = p->ac.stride, own = p->aa.stride;
+    clear(part, count * w);
     for (int64_t r = 0; r < count; r++) {
-        candidate_slopes(job, p, &g, first + r, 0, p->candidates, &l, part + r * w);
+        candidate_slopes(job, p, g, first + r, 0, p->candidates, &l, part + r * w);
         if (has(p, DOC_TO_QUERY))
-            column_slopes(p, &g, first + r, 0, p->candidates, &l, part + r * w);
+            column_slopes(p, g, first + r, 0, p->candidates, &l, part + r * w);
     }
     gather(part, count, w, &p->model.candidates, false, by_h, scratch);
-    if (!p->model.aa)
+    if (!p->aa.s)
         return by_h;
-    const double factor = p->lack_a / p->lack_c;
-    cleared(part, count * p->anchors_padded);
-    for (int64_t r = 0; r < count; r++) {
-        const int64_t i = first + r;
-        real *to = part + r * p->anchors_padded;
-        directed_anchor_line(p, i, false, l.aa);
-        add_slopes(l.aa, g.by[0] + i, g.top[0] + i, NULL, 0, factor, p->anchors, to);
-        directed_anchor_line(p, i, true, l.aa);
-        add_slopes(l.aa, g.by[0], g.top[0], NULL, 1, factor, p->anchors, to);
-    }
-    gather(part, count, p->anchors_padded, &p->model.anchors, true, by_h, scratch);
+    for (int64_t r = 0; r < count; r++)
+        put_own(p, g, &p->aa, p->lack_a / p->lack_c, first + r, p->anchors, &l, part + r * own);
+    gather(part, count, own, &p->model.anchors, true, by_h, scratch);
     return by_h;
 }
 
-/* by_h of `count` candidates from candidate j on: over rows of G, which `fill` gives, times the
- * vectors of `others`. */
+/* by_h of `count` candidates: over rows i.. of G times the vectors of `others`. */
 static void gather_columns(const real *g, int64_t rows, int64_t count, int64_t stride,
                            const pair_units *others, int64_t i, bool onto, real *by_h, void *room)
 {
@@ -177,44 +211,67 @@ static void gather_columns(const real *g, int64_t rows, int64_t count, int64_t s
     product(&a, &b, rows, onto, by_h, others->stride, room);
 }
 
+/* From the first table. */
+static void from_anchors(const lk_job *job, const directed *p, const slopes *g, int64_t first,
+                         int64_t count, const lines *l, real *by_h, void *room)
+{
+    const int64_t w = padded_lanes(count);
+    real *part = part_in(p, l);
+    for (int64_t i = 0, n; i == 0 || i < p->anchors; i += n) {
+        n = at_most(p->anchors - i, OTHERS);
+        clear(part, n * w);
+        for (int64_t r = 0; r < n; r++) {
+            candidate_slopes(job, p, g, i + r, first, count, l, part + r * w);
+            if (has(p, DOC_TO_QUERY))
+                column_slopes(p, g, i + r, first, count, l, part + r * w);
+        }
+        gather_columns(part, n, count, w, &p->model.anchors, i, i > 0, by_h, room);
+        if (n == 0)
+            break;
+    }
+}
+
+/* From the third: of candidates that are positives, and of others. */
+
+static void from_candidates(const directed *p, const slopes *g, int64_t first, int64_t count,
+                            const lines *l, real *by_h, void *room)
+{
+    const int64_t w = p->cc.stride;
+    real *part = part_in(p, l);
+    for (int64_t r = 0; r < count; r++)
+        put_own(p, g, &p->cc, p->lack_c / p->lack_a, first + r, p->candidates, l, part + r * w);
+    gather(part, count, w, &p->model.candidates, true, by_h, room);
+}
+
+static void from_positives(const directed *p, const slopes *g, int64_t first, int64_t count,
+                           const lines *l, real *by_h, void *room)
+{
+    const int64_t w = padded_lanes(count);
+    real *part = part_in(p, l);
+    for (int64_t i = 0, n; i < p->anchors; i += n) {
+        n = at_most(p->anchors - i, OTHERS);
+        clear(part, n * w);
+        for (int64_t r = 0; r < n; r++) {
+            const int64_t at = (i + r) * p->cc.stride + first;
+            const real *x = directed_line(p, &p->cc, at, i + r, 0, count, l->cc);
+            add_row(g, x, i + r, 0, p->lack_c / p->lack_a, count, part + r * w);
+        }
+        gather_columns(part, n, count, w, &p->model.candidates, i, true, by_h, room);
+    }
+}
+
 const real *directed_candidates(const lk_job *job, const directed *p, int64_t first, int64_t count,
                                 void *scratch)
 {
     const lines l = lines_of(p, scratch, back_products(p));
     const slopes g = settle_all(p, l.after);
-    real *by_h = by_h_in(p, &l), *part = part_in(p, &l);
-    const int64_t w = padded_lanes(count), wide_rows = p->candidates_padded;
-    const double factor = p->lack_c / p->lack_a;
-    for (int64_t i = 0, n; i == 0 || i < p->anchors; i += n) {
-        n = at_most(p->anchors - i, at_most(OTHERS, padded_lanes(p->candidates)));
-        cleared(part, n * w);
-        for (int64_t r = 0; r < n; r++) {
-            candidate_slopes(job, p, &g, i + r, first, count, &l, part + r * w);
-            if (has(p, DOC_TO_QUERY))
-                column_slopes(p, &g, i + r, first, count, &l, part + r * w);
-        }
-        gather_columns(part, n, count, w, &p->model.anchors, i, i > 0, by_h, scratch);
-        cleared(part, n * w);
-        for (int64_t r = 0; p->model.pc && r < n; r++) {
-            directed_positive_line(job, p, i + r, first, count, l.pc);
-            add_slopes(l.pc, g.by[0] + i + r, g.top[0] + i + r, NULL, 0, factor, count,
-                       part + r * w);
-        }
-        if (p->model.pc)
-            gather_columns(part, n, count, w, &p->model.positives, i, true, by_h, scratch);
-        if (n == 0)
-            break;
-    }
-    if (!p->model.pc)
-        return by_h;
-    cleared(part, count * wide_rows);
-    for (int64_t j = 0; j < count; j++)
-        for (int64_t k = p->start[first + j]; k < p->start[first + j + 1]; k++) {
-            const int64_t i = p->order[k];
-            directed_positive_line(job, p, i, 0, p->candidates, l.pc);
-            add_slopes(l.pc, g.by[0] + i, g.top[0] + i, NULL, 0, factor, p->candidates,
-                       part + j * wide_rows);
-        }
-    gather(part, count, wide_rows, &p->model.candidates, true, by_h, scratch);
+    real *by_h = by_h_in(p, &l);
+    const int64_t positives = at_most(p->anchors > first ? p->anchors - first : 0, count);
+    from_anchors(job, p, &g, first, count, &l, by_h, scratch);
+    if (p->cc.s && positives > 0)
+        from_candidates(p, &g, first, positives, &l, by_h, scratch);
+    if (p->cc.s && positives < count)
+        from_positives(p, &g, first + positives, count - positives, &l,
+                       by_h + positives * p->model.candidates.stride, scratch);
     return by_h;
 }
