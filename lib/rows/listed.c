@@ -237,18 +237,21 @@ static double log_p(const listed_row *r, int64_t id)
                                                      : -(double)INFINITY;
 }
 
-/* q (log q - log p) + p - q, which is never negative, and 0 where p is q. */
+/* q (log q - log p) + p - q, which is never negative, and 0 where p is q. A q of 0 has no part in
+ * it, also if it is the logarithm of a mask such as -1e9 instead of -inf. */
 static double divergence(double lq, double lp)
 {
-    const double gap = lq - lp;
+    const double gap = lq - lp, q = lk_exp(lq);
     double term = gap * gap / 2, sum = term;
-    if (lq == -(double)INFINITY)
+    if (q == 0)
         return lk_exp(lp);
+    if (gap < -30) /* p / q may be too large */
+        return lk_exp(lp) + q * (gap - 1);
     if (!(fabs(gap) < 0.1))
-        return lk_exp(lq) * (gap + lk_expm1(-gap));
+        return q * (gap + lk_expm1(-gap));
     for (int n = 3; n < 14; n++)
         sum += term *= -gap / n;
-    return lk_exp(lq) * sum;
+    return q * sum;
 }
 
 /* p - q. */

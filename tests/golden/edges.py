@@ -651,6 +651,14 @@ def topk_ends():
         case(f"excluded-{kind}{beta}", "topk_distillation", None, few, {"tail": "conditional", **options},
              others={"teacher_ids": ([[0, 1]], "i64")},
              outputs={"loss": few_value, "grad.student_logits": few_grad})
+    q = [1 / (1 + mp.exp(-mpf(2.75))), 1 / (1 + mp.exp(mpf(2.75)))]
+    mean = [(1 + q[0]) / 2, q[1] / 2]
+    apart = (q[0] * mp.log(q[0] / mean[0]) + q[1] * mp.log(2) - mp.log(mean[0])) / 2
+    for kind, value in (("reverse_kl", -mp.log(q[0])), ("jsd", apart)):  # a mask that is no -inf
+        case(f"masked-{kind}", "topk_distillation", None,
+             {"student_logits": [[1, -30000, -1]], "teacher_logprobs": [[-0.25, -3]]},
+             {"tail": "conditional", "divergence": kind}, others={"teacher_ids": ([[0, 1]], "i64")},
+             outputs={"loss": float(value), "grad.student_logits": [[0, 0, 0]]})
 
 
 def topk_distillations():
@@ -663,6 +671,8 @@ def topk_distillations():
         "all": ([[0, -1, 2]], [[0, 1, 2]], [[-1.5, -2.5, -1]]),
         "all-sure": ([[0, -18, -21]], [[2, 0, 1]], [[-20, -1e-7, -17]]),
         "close": ([[1, 2, 0.5, 0]], [[1, 0]], [[-0.5303, -1.5302]]),
+        "far": ([[1.25, -0.75, -0.5]], [[0, 1]], [[-0.125, -720]]),
+        "masked": ([[1.25, -0.75, -0.5]], [[0, 1]], [[-0.125, -30000]]),
     }
     for name, (x, ids, lq) in rows.items():
         for mode in ("renormalize", "truncated", "conditional", "tail"):
