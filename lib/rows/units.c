@@ -32,6 +32,7 @@ pair_units pair_units_take(const lk_job *job, size_t *used, int input, double ep
     u.stride = padded_lanes(u.width);
     u.h = pair_take(job, used, (size_t)(u.rows * u.stride) * sizeof *u.h);
     u.n = pair_take(job, used, (size_t)u.rows * sizeof *u.n);
+    u.root = pair_take(job, used, (size_t)u.rows * sizeof *u.root);
     u.taint = pair_take(job, used, (size_t)(u.rows + STRIDE) * sizeof *u.taint);
     return u;
 }
@@ -49,6 +50,24 @@ static double pair_norm(const elem *v, int64_t width, double root)
     return sqrt(w_sum(total));
 }
 
+static void put_divisor(const pair_units *u, int64_t i, double n, double root)
+{
+    u->n[i] = n;
+    u->root[i] = root;
+}
+
+/* eps as n is kept: times root squared. */
+static double kept_eps(const pair_units *u, double root)
+{
+    return u->eps * root * root;
+}
+
+/* Is vector i divided by its norm, or by eps? */
+static bool unit_by_norm(const pair_units *u, int64_t i)
+{
+    return u->n[i] > kept_eps(u, u->root[i]);
+}
+
 /* h of vector i: v times root squared, divided by n. */
 static void put_unit(const pair_units *u, int64_t i, const elem *v, double root, double n)
 {
@@ -58,7 +77,7 @@ static void put_unit(const pair_units *u, int64_t i, const elem *v, double root,
         v_write(u->h + i * u->stride + k, __builtin_convertvector(h, vec));
         taint += v_set(0) * __builtin_convertvector(h, vec);
     }
-    u->n[i] = isnan(n) ? 1 : n / root / root;
+    put_divisor(u, i, isnan(n) ? 1 : n, isnan(n) ? 1 : root);
     u->taint[i] = (real)v_count(taint); /* of lanes that are 0 or NaN */
     if (isnan(u->taint[i]))
         memset(u->h + i * u->stride, 0, (size_t)u->stride * sizeof *u->h);
@@ -70,7 +89,7 @@ void pair_unit(const pair_units *u, int64_t i, const elem *v)
     if (!pair_near(n)) {
         const double most = pair_largest(v, u->width);
         root = pair_root(most > u->eps ? most : u->eps);
-        const double eps = u->eps * root * root, far = pair_norm(v, u->width, root);
+        const double eps = kept_eps(u, root), far = pair_norm(v, u->width, root);
         n = isnan(most) ? most : far <= eps ? eps : far;
     }
     put_unit(u, i, v, root, n);
@@ -94,13 +113,13 @@ static double common_divisor(const pair_units *u, const elem *v)
 
 void pair_unit_none(const pair_units *u, int64_t i)
 {
-    u->n[i] = 1; /* h is 0, as the state was */
+    put_divisor(u, i, 1, 1); /* h is 0, as the state was */
 }
 
 /* The square of a normalised vector's length: 1, but for one that is divided by eps. */
 static double unit_square(const pair_units *u, int64_t i, double square)
 {
-    return u->n[i] > u->eps ? 1 : square;
+    return unit_by_norm(u, i) ? 1 : square;
 }
 
 pair_angle pair_unit_angle(const pair_units *u, int64_t i, const elem *x, const pair_units *v,
@@ -112,8 +131,8 @@ pair_angle pair_unit_angle(const pair_units *u, int64_t i, const elem *x, const 
         wide_stride a = w_load_stride(x + k, u->width - k), b = w_load_stride(y + k, u->width - k);
         wide_stride difference, sum;
         for (int h = 0; h < STRIDE_HALVES; h++) {
-            a.half[h] /= by_x;
-            b.half[h] /= by_y;
+            a.half[h] = half_scaled(a.half[h], u->root[i]) / by_x;
+            b.half[h] = half_scaled(b.half[h], v->root[j]) / by_y;
             difference.half[h] = a.half[h] - b.half[h];
             sum.half[h] = a.half[h] + b.half[h];
         }
@@ -123,25 +142,26 @@ pair_angle pair_unit_angle(const pair_units *u, int64_t i, const elem *x, const 
         w_add_products(&apart, &difference, &difference);
         w_add_products(&along, &sum, &sum);
     }
-    /* |a - b|^2 |a + b|^2 = (a^2 + b^2)^2 - 4 c^2: near 1 or -1, 1 - c^2 keeps its digits. */
+    /* |a - b|^2 |a + b|^2 = (a^2 + b^2)^2 - 4 c^2: near 1 or -1, 1 - c^2 keeps its digits. Where it
+     * is 0, rounding may leave less. */
     const double mean = (unit_square(u, i, w_sum(aa)) + unit_square(v, j, w_sum(bb))) / 2;
-    return (pair_angle){
-        .cosine = w_sum(ab),
-        .sine = sqrt(w_sum(apart) * w_sum(along) / 4 + (1 - mean) * (1 + mean)),
-    };
+    const double square = w_sum(apart) * w_sum(along) / 4 + (1 - mean) * (1 + mean);
+    return (pair_angle){.cosine = w_sum(ab), .sine = square < 0 ? 0 : sqrt(square)};
 }
 
 void pair_unit_turn(const pair_units *u, int64_t i, const elem *x, const pair_units *v, int64_t j,
                     const elem *y, double cosine, double by, double *sum)
 {
     const wide n = w_set(u->n[i]), m = w_set(v->n[j]);
-    const wide along = w_set(u->n[i] > u->eps ? cosine : 0), factor = w_set(by);
+    const wide along = w_set(unit_by_norm(u, i) ? cosine : 0), factor = w_set(by);
     if (by == 0)
         return;
     for (int64_t k = 0; k < u->width; k += LANES) {
         const int64_t lanes = LK_TAIL(k, u->width);
-        const wide slope = w_load(y + k, lanes) / m - along * (w_load(x + k, lanes) / n);
-        w_write(sum + k, isnan(by) ? factor : w_read(sum + k) + factor * slope / n);
+        const wide a = w_scaled(w_load(x + k, lanes), u->root[i]) / n;
+        const wide b = w_scaled(w_load(y + k, lanes), v->root[j]) / m;
+        const wide slope = w_scaled(factor * (b - along * a) / n, u->root[i]);
+        w_write(sum + k, isnan(by) ? factor : w_read(sum + k) + slope);
     }
 }
 
@@ -149,17 +169,18 @@ void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale,
                     elem *grad)
 {
     const real *h = u->h + i * u->stride;
+    const bool by_norm = unit_by_norm(u, i);
     wide_sums along = {0};
-    for (int64_t k = 0; k < u->stride && u->n[i] > u->eps; k += STRIDE) {
+    for (int64_t k = 0; k < u->stride && by_norm; k += STRIDE) {
         const wide_stride x = w_read_stride(g + k), y = w_read_stride(h + k);
         w_add_products(&along, &x, &y);
     }
     const wide c = w_set(w_sum(along)), by = w_set(scale), n = w_set(u->n[i]);
     for (int64_t k = 0; k < u->width; k += LANES) {
         wide x = v_wide(v_read(g + k));
-        if (u->n[i] > u->eps)
+        if (by_norm)
             x -= c * v_wide(v_read(h + k));
-        x = by * x / n;
+        x = w_scaled(by * x / n, u->root[i]);
         if (more)
             x += w_read(more + k);
         w_store(grad + k, LK_TAIL(k, u->width), x);
@@ -189,7 +210,7 @@ lk_status pair_units_fill(const lk_job *job, const pair_units *u, int input, con
     for (int64_t i = 0; i < u->rows; i++) {
         const elem *from = v + (at ? at[i].at : i) * u->width;
         if (pair_unit_masked(u, at ? at[i].at : i))
-            u->n[i] = normalised ? 1 : n;
+            put_divisor(u, i, normalised ? 1 : n, 1);
         else if (normalised)
             pair_unit(u, i, from);
         else

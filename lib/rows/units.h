@@ -45,13 +45,15 @@ LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
     return (void *)place;
 }
 
-/* The vectors of an input as h = v / n with n = max(|v|, eps). Not normalised: n is the same for
- * all, 1 or a power of two such that products of h neither overflow nor underflow. A vector with a
- * component that is not finite has h = 0, and makes whatever it is compared with NaN: its `taint`
- * is NaN, that of others 0. So products over many vectors may have it among them. */
+/* The vectors of an input as h = v / n with n = max(|v|, eps), which may be beyond the range of
+ * doubles, or have few digits there: kept is n times the square of `root`, which is 1 where neither
+ * is so. Not normalised: n is the same for all, 1 or a power of two such that products of h neither
+ * overflow nor underflow. A vector with a component that is not finite has h = 0, and makes
+ * whatever it is compared with NaN: its `taint` is NaN, that of others 0. So products over many
+ * vectors may have it among them. */
 typedef struct pair_units {
     real *h, *taint; /* taint: a stride more than there are rows */
-    double *n;
+    double *n, *root;
     int64_t rows, width, stride;
     double eps;            /* infinite: not normalised */
     const lk_tensor *mask; /* vectors where it is 0 are not read; NULL, or without data: all are */
