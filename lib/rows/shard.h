@@ -127,7 +127,7 @@ LK_STATIC class_slope shard_conclude(const shard *s, const class_plan *all, clas
         row->main += above * mass;
     if (p.want_entropy && !none)
         row->entropy = (real)(lk_exp(-above) * (class_entropy(&p, row, norm, &gap) + above));
-    row->z_part = here ? all->z_loss * lse * lse : 0;
+    row->z_part = here && all->z_loss != 0 ? all->z_loss * lse * lse : 0;
     row->nll = (real)(here ? -l : 0);
     row->lse = (real)lse;
     row->y = here ? row->y : -1;
