@@ -143,7 +143,7 @@ LK_INLINE void class_put_target(class_targets *to, int k, class_target t)
 }
 
 /* The weight of the main part of a row: 0 if the class weights of all its terms are, whatever the
- * row holds. */
+ * row holds. Of a row of probabilities, which are yet to be read, class_totals tells the same. */
 LK_INLINE double class_main(const class_plan *p, int64_t y, double main)
 {
     real w = 1;

@@ -272,6 +272,7 @@ typedef struct class_sums {
     double tops;       /* and of those at it */
     int64_t leader;    /* the last of those */
     double excess;     /* probability, with subtract_entropy: sum w q (log q - l) */
+    bool weighs;       /* as in class_totals */
 } class_sums;
 
 LK_INLINE vec class_weights(const class_plan *p, int64_t k, int64_t n)
@@ -291,6 +292,7 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
     real z[CHUNK];
     const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
     const vec lane = __builtin_convertvector(m_iota(), vec);
+    mask weighs = m_set(row->t && p->weight ? 0 : -1);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
         tally off = {0}, cross = {0}, others = {0}, tops = {0}, excess = {0};
@@ -304,6 +306,7 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
                 vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
                 vec wq = v_where(inside, w * q);
                 const mask here = d == zero;
+                weighs |= wq != zero;
                 tally_add(&cross, v_where(wq != zero, wq * d));
                 tally_add(&others, v_where(~here, wq));
                 tally_add(&tops, v_where(here, wq));
@@ -327,6 +330,7 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
         s.excess += p->minus_entropy ? (double)tally_sum(excess) : 0;
         s.leader = r->own == 1 && v_top(leader) >= 0 ? k + (int64_t)v_top(leader) : s.leader;
     }
+    s.weighs = !m_none(weighs);
     return s;
 }
 
@@ -540,7 +544,7 @@ class_slope class_conclude(const class_plan *p, class_row *row, const class_norm
 {
     const bool soft = row->t != NULL;
     const double lse = (double)r->top + r->log_sum, nll = soft ? 0 : class_nll(r);
-    const class_sums s = soft || p->off > 0 ? class_sweep(p, row, r) : (class_sums){0};
+    const class_sums s = soft || p->off > 0 ? class_sweep(p, row, r) : (class_sums){.weighs = true};
     const int64_t y = !soft ? row->y : r->own == 1 ? s.leader : -1;
     const class_totals t = {.rest = half_set(r->rest),
                             .own = half_set(r->own),
@@ -554,12 +558,14 @@ class_slope class_conclude(const class_plan *p, class_row *row, const class_norm
                             .cross = half_set(s.cross),
                             .others = half_set(s.others),
                             .tops = half_set(s.tops),
-                            .excess = half_set(s.excess)};
+                            .excess = half_set(s.excess),
+                            .weighs = (half_mask){0} - (int)s.weighs};
     const half_mask apart = (half_mask){0} - (y >= 0);
     const class_terms c =
         class_terms_of(p, &t, soft, apart, half_set(row->rho), half_set(row->zeta), 1);
     row->main = c.main[0];
     row->z_part = c.z_part[0];
+    row->weighs = s.weighs;
     row->nll = (real)nll;
     row->lse = (real)lse;
     if (p->want_argmax)
@@ -575,7 +581,7 @@ static void class_write_gradients(const class_plan *p, const class_row *row, con
         class_gradient_t(p, row, r);
     else if (row->grad_t)
         memset(row->grad_t, 0, size);
-    if (row->grad_x && (row->rho != 0 || row->zeta != 0))
+    if (row->grad_x && ((row->weighs && row->rho != 0) || row->zeta != 0))
         class_gradient(p, row, r, slope);
     else if (row->grad_x)
         memset(row->grad_x, 0, size);

@@ -21,6 +21,7 @@ typedef struct class_totals {
     wide_half cross;        /* probability form: sum w q (z - top) */
     wide_half others, tops; /* sum w q of the classes below the maximum, and of those at it */
     wide_half excess;       /* with subtract_entropy: sum w q (log q - l) */
+    half_mask weighs;       /* is there a w q other than 0? Otherwise nothing is left of main */
 } class_totals;
 
 /* The two parts of the value, not multiplied by rho, and the gradient's coefficients (see
@@ -118,10 +119,10 @@ LK_INLINE class_terms class_terms_of(const class_plan *p, const class_totals *t,
 {
     const wide_half zero = {0};
     class_terms s = soft ? class_soft_terms(p, t) : class_index_terms(p, t, count);
-    s.main = half_select(half_is_nan(t->sum), t->sum, s.main);
-    s.at = half_where(apart, rho * s.at);
-    s.a *= rho;
-    s.b *= rho;
+    s.main = half_where(t->weighs, half_select(half_is_nan(t->sum), t->sum, s.main));
+    s.at = half_where(t->weighs & apart, rho * s.at);
+    s.a = half_where(t->weighs, rho * s.a);
+    s.b = half_where(t->weighs, rho * s.b);
     if (p->z_loss == 0)
         return s;
     const wide_half pull = zeta * (p->z_loss * 2) * t->lse * t->inverse;

@@ -236,6 +236,7 @@ static mask few_argmax(const group *g)
 typedef struct sums {
     vec off_scores, cross, others, tops, excess; /* as in class_totals */
     mask leader; /* probability form: the last class at the maximum */
+    mask weighs; /* as in class_totals */
 } sums;
 
 static vec few_off_scores(const group *g)
@@ -262,6 +263,7 @@ static void few_soft_sums(const group *g, sums *s)
     const vec zero = {0};
     s->cross = s->others = s->tops = s->excess = zero;
     s->leader = m_set(-1);
+    s->weighs = m_set(g->p->weight ? 0 : -1);
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec crossing = {0}, others = {0}, tops = {0}, excess = {0};
@@ -269,6 +271,7 @@ static void few_soft_sums(const group *g, sums *s)
             const vec d = few_at(g->z, k) - g->shift, q = few_q(g, k);
             const vec wq = few_weight(g->p, k) * q;
             const mask at_top = d == zero;
+            s->weighs |= wq != zero;
             crossing += v_where(wq != zero, wq * d);
             others += v_where(~at_top, wq);
             tops += v_where(at_top, wq);
@@ -310,7 +313,8 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
                           .own = half_of(g->own, i),
                           .log_sum = half_of(g->log_sum, i),
                           .nll = half_of(nll, i),
-                          .weight = half_set(1)};
+                          .weight = half_set(1),
+                          .weighs = half_mask_of(s->weighs, i)};
         t.sum = half_select(half_is_nan(t.log_sum), t.log_sum, t.rest + t.own);
         t.inverse = half_set(1) / t.sum;
         t.lse = half_of(g->top, i) + t.log_sum;
@@ -351,14 +355,14 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
 }
 
 /* Which rows have a gradient other than 0. */
-static mask few_sloping(const few_rows *r)
+static mask few_sloping(const few_rows *r, mask weighs)
 {
     const wide_half zero = {0};
     ilane sloping[LANES];
     mask m;
     for (int i = 0; i < LANES; i += HALF_LANES)
         half_mask_put(sloping + i,
-                      (half_read(r->rho + i) != zero) | (half_read(r->zeta + i) != zero));
+                      (half_mask_of(weighs, i) & (half_read(r->rho + i) != zero)) | (half_read(r->zeta + i) != zero));
     memcpy(&m, sloping, sizeof m);
     return m;
 }
@@ -450,13 +454,14 @@ void few_compute(const few_plan *plan, few_rows *r)
         by = few_conclude(&g, r, &s, true);
     } else {
         few_sum(&g, false);
+        s.weighs = m_set(-1);
         if (p->off > 0)
             s.off_scores = few_off_scores(&g);
         by = few_conclude(&g, r, &s, false);
     }
     few_diagnose(&g, r);
     if (r->grad_x) {
-        few_gradient(&g, &by, few_sloping(r), r->t != NULL);
+        few_gradient(&g, &by, few_sloping(r, s.weighs), r->t != NULL);
         few_store(&g, g.e, r->grad_x, g.x_room);
     }
     if (r->grad_t) {
@@ -491,7 +496,7 @@ void few_logprobs(const few_plan *plan, few_rows *r)
         half_put(by_l + i, -g_h / sum * p->scale);
         half_put(at + i, (g_l * (rest / sum) - pull) * p->scale); /* 1 - p_y is rest/sum */
     }
-    const mask sloping = few_sloping(r), none = v_is_nan(g.sum);
+    const mask sloping = few_sloping(r, m_set(-1)), none = v_is_nan(g.sum);
     const vec l = half_join(by_l), q = half_join(by_p), own = half_join(at), zero = {0};
     for (int64_t k = 0; k < p->classes; k++) {
         const vec d = few_at(g.z, k) - g.shift, e = few_at(g.e, k);
