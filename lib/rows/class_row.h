@@ -53,7 +53,7 @@ typedef struct class_row {
     real *kept, *shift;
 
     double main, z_part; /* the two parts of the loss, not multiplied by rho */
-    bool weighs; /* has the gradient of main a part in that of x? */
+    bool weighs;         /* has the gradient of main a part in that of x? */
     real nll, lse, entropy;
     int64_t argmax;
 } class_row;

@@ -361,8 +361,8 @@ static mask few_sloping(const few_rows *r, mask weighs)
     ilane sloping[LANES];
     mask m;
     for (int i = 0; i < LANES; i += HALF_LANES)
-        half_mask_put(sloping + i,
-                      (half_mask_of(weighs, i) & (half_read(r->rho + i) != zero)) | (half_read(r->zeta + i) != zero));
+        half_mask_put(sloping + i, (half_mask_of(weighs, i) & (half_read(r->rho + i) != zero)) |
+                                       (half_read(r->zeta + i) != zero));
     memcpy(&m, sloping, sizeof m);
     return m;
 }

@@ -127,6 +127,7 @@ FAR = {
     "large": ([[1e200, 0], [3e180, -1e190]], [[1, 1], [2e-3, 1e-3]]),
     "small": ([[1e-200, 3e-201], [1, 2]], [[1e-170, -2e-170], [2e-300, 1e-300]]),
     "both": ([[1e-300, 2e-300]], [[1e300, -4e299]]),
+    "beyond": ([[1.5e308, 1.2e308]], [[1, 2]]),
 }
 WIDE_ONLY = {"f64": 1e-12}
 
@@ -251,6 +252,32 @@ def vectors():
         case("zeros", "info_nce", None, {"anchors": [[0, 0]], "candidates": [[0, 0]]},
              {"cos_eps": "5e-324"}, types=(dtype,),
              outputs={"loss": 0, "grad.anchors": [[0, 0]], "grad.candidates": [[0, 0]]})
+
+
+def margins():
+    """Norms that doubles have not, or not with all their digits; a target that is its embedding, where the
+    cosine is 1 with and without the norm."""
+    def loss(margin, scale, eps):
+        def of(t):
+            (x,), z = t["embeddings"], []
+            for y, w in enumerate(t["prototypes"]):
+                c = cosine(x, w, eps)
+                turned = c * mp.cos(margin) - mp.sqrt(max(1 - c * c, mpf(0))) * mp.sin(margin)
+                z.append(scale * (turned if y == 0 else c))
+            return log_sum(z) - z[0]
+        return of
+    for name, x, scale in (("beyond", 1.2e308, 4), ("least", 3e-322, 4), ("least", 3e-322, 1e-15)):
+        case(f"{name}-{scale}", "margin_softmax", loss(mpf(0.5), mpf(scale), mpf("5e-324")),
+             {"embeddings": [[x, x, x / 2]], "prototypes": [[1, 1, 1], [1, -1, 0]]},
+             {"cos_eps": "5e-324", "scale": scale}, ("embeddings",) if scale < 1 else (), WIDE_ONLY,
+             others={"targets": ([0], "i64")})
+    v = [0.6, 0.7, 0.8]
+    norm = math.sqrt(sum(x * x for x in v))
+    for step in (-1, 0, 1):
+        eps = norm + step * math.ulp(norm)
+        case(f"own{step:+}", "margin_softmax", loss(mpf(0.5), mpf(4), mpf(eps)),
+             {"embeddings": [v], "prototypes": [v, [1, -1, 0]]}, {"cos_eps": repr(eps), "scale": 4},
+             types=WIDE_ONLY, relative=1e-7, others={"targets": ([0], "i64")})
 
 
 # Regressions.
@@ -708,6 +735,29 @@ def weightless():
              {"reduction": "sum", "p": power}, others={"targets": ([1, 0], "i64")},
              outputs={"loss": word(value * 2 / 3), "grad.logits": [[word(mpf(2) * v / 3) for v in slopes_of], [0, 0, 0]]})
 
+    for width in (3, 70, 200):  # probabilities on classes without weight
+        more, weight = [-3] * (width - 3), [0, 2, -1] + [1] * (width - 3)
+        l = log_softmax([mpf(v) for v in x + more])
+        pull = [mp.exp(v) - (k == 1) for k, v in enumerate(l)]
+        none, sure = [0] * width, [1] + [0] * (width - 1)
+        beside = [0, 0.5] + [0] * (width - 2)
+        back = [word(-w * v) for w, v in zip(weight, l)]
+        spoiled_back = [0 if w == 0 else "nan" for w in weight]
+        case(f"weightless-soft-{width}", "cross_entropy", None,
+             {"logits": [spoiled + more, x + more, x + more], "targets": [sure, sure, beside],
+              "class_weight": weight}, {"reduction": "sum"},
+             outputs={"loss": word(-l[1]), "grad.logits": [none, none, [word(v) for v in pull]],
+                      "grad.targets": [spoiled_back, back, back]})
+    for dtype in TYPES:  # a part of the classes that is all of them
+        whole = rounded(float(log_sum([mpf(1), mpf(2), mpf(3)])), dtype)
+        p = [mp.exp(v - exact(whole)) for v in (1, 2, 3)]
+        case("weightless-part", "linear_cross_entropy", None,
+             {"hidden": [[1, 2], ["nan", 1]], "weight": [[1, 0], [0, 1], [1, 1]], "class_weight": [0, 1, 1],
+              "lse": [whole, "nan"]}, {"reduction": "sum", "vocab_total": 3}, types=(dtype,),
+             others={"targets": ([1, 0], "i64")},
+             outputs={"loss": word(exact(whole) - 2),
+                      "grad.hidden": [[word(p[0] + p[2]), word(p[1] - 1 + p[2])], [0, 0]]})
+
     def share(v):
         return 1 / (1 + mp.exp(-mpf(v)))
     case("weightless", "multilabel_soft_margin", None,
@@ -722,6 +772,7 @@ def weightless():
 
 vectors()
 spoilt_tokens()
+margins()
 regressions()
 factors()
 angles()
