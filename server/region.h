@@ -108,9 +108,9 @@ bool region_receive(region_group *group, uint64_t size, uint64_t reserved, int f
                     problem *p);
 void region_forget(region_group *group);
 
-/* Triton's shared memory. `prefix` is what names of its objects begin with, and must stay valid;
+/* Triton's shared memory. `names` is what names of its objects begin with, and must stay valid;
  * "": they are not offered. `name` NULL: all. */
-void region_shm_setup(const char *prefix);
+void region_shm_setup(const char *names);
 bool region_shm_offered(void);
 bool region_register(const char *name, const char *key, uint64_t offset, uint64_t size,
                      const asker *who, problem *p);

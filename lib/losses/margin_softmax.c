@@ -60,7 +60,7 @@ typedef struct plan {
 } plan;
 
 static void put_target(const lk_job *job, int64_t i, int64_t j, int64_t count, real *s);
-static void add_targets(const lk_job *job, int input, int64_t i, double *sum);
+static void add_targets(const lk_job *job, int input, int64_t k, double *sum);
 
 /* What the shapes decide: there may be no data yet. */
 static plan layout_of(const lk_job *job)

@@ -13,9 +13,9 @@
 
 static const char *prefix = ""; /* --client-shm */
 
-void region_shm_setup(const char *name)
+void region_shm_setup(const char *names)
 {
-    prefix = name + (name[0] == '/');
+    prefix = names + (names[0] == '/');
 }
 
 bool region_shm_offered(void)
