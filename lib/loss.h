@@ -226,7 +226,8 @@ struct lk_loss {
     LK_DRIVER extern const lk_description LK_IS(name_)
 #endif
 
-/* LK_LOSS(name) = {...} defines the loss of this variant, the only symbol that its file exports. */
+/* LK_LOSS(name) = {...} defines the loss of this variant, the only symbol that its file exports
+ * but for the description. */
 #define LK_LOSS(name)                                                                              \
     extern const lk_loss LK_PASTE(LK_VARIANT, name);                                               \
     const lk_loss LK_PASTE(LK_VARIANT, name)
