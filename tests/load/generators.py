@@ -71,7 +71,7 @@ def wrk(s: Setting) -> Result:
     text = output("wrk", "-t1", f"-c{CONNECTIONS}", f"-d{s.seconds}s", "--latency", "-s", str(script), s.url)
     wrong = re.findall(r"Non-2xx or 3xx responses: (\d+)", text)
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
-    p50, p99 = (in_ms(re.search(rf"{p}%\s+(\S+)", text)[1]) for p in (50, 99))
+    p50, p99 = (in_ms(re.search(rf"^\s+{p}%\s+(\S+)", text, re.MULTILINE)[1]) for p in (50, 99))
     return Result(rate, p50, p99, int(wrong[0]) if wrong else 0)
 
 
