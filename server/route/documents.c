@@ -31,19 +31,24 @@ bool documents_say_draining(void)
     return is_draining;
 }
 
-void run_healthz(exchange *x)
+/* A state as text. If it does not hold now: 503, and when to ask again. */
+static void reply_state(exchange *x, const char *media, bool holds, const char *state)
 {
     buffer text = buffer_new(TEXT_MAX);
-    buffer_text(&text, "ok\n");
-    http_reply_text(x, 200, "text/plain", &text);
+    buffer_text(&text, state);
+    http_reply_text(x, holds ? 200 : 503, media, &text);
+    x->reply.retry = !holds;
+}
+
+void run_healthz(exchange *x)
+{
+    reply_state(x, "text/plain", true, "ok\n");
 }
 
 void run_readyz(exchange *x)
 {
-    buffer text = buffer_new(TEXT_MAX);
-    buffer_text(&text, is_draining ? "draining\n" : "ready\n");
-    http_reply_text(x, is_draining ? 503 : 200, "text/plain", &text);
-    x->reply.retry = is_draining;
+    const bool ready = !is_draining;
+    reply_state(x, "text/plain", ready, ready ? "ready\n" : "draining\n");
 }
 
 void run_metrics(exchange *x)
@@ -156,17 +161,13 @@ void run_server(exchange *x)
 
 void run_live(exchange *x)
 {
-    buffer text = buffer_new(TEXT_MAX);
-    buffer_text(&text, "{\"live\":true}\n");
-    http_reply_text(x, 200, "application/json", &text);
+    reply_state(x, "application/json", true, "{\"live\":true}\n");
 }
 
 void run_ready(exchange *x)
 {
-    buffer text = buffer_new(TEXT_MAX);
-    buffer_text(&text, is_draining ? "{\"ready\":false}\n" : "{\"ready\":true}\n");
-    http_reply_text(x, is_draining ? 503 : 200, "application/json", &text);
-    x->reply.retry = is_draining;
+    const bool ready = !is_draining;
+    reply_state(x, "application/json", ready, ready ? "{\"ready\":true}\n" : "{\"ready\":false}\n");
 }
 
 void run_models(exchange *x)
