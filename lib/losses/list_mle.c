@@ -71,8 +71,9 @@ static void each(const lk_job *job, list *l)
         const bool sure = i + 1 == n && !scalar_nonfinite(l->score[k]);
         const double behind = sure ? 0 : l->score[k] - rest[i];
         l->value += scalar_times(w, -behind);
-        l->slope[k] = lk_exp(l->score[k] + log_drawn) + w * lk_expm1(behind);
-        log_drawn = add_logs(log_drawn, lk_log(w) - rest[i]);
+        l->slope[k] = lk_exp(l->score[k] + log_drawn) + scalar_times(w, lk_expm1(behind));
+        if (w > 0) /* far back in a long list it underflows */
+            log_drawn = add_logs(log_drawn, lk_log(w) - rest[i]);
     }
 }
 

@@ -53,6 +53,7 @@ LK_INLINE void each(const void *given, element *e)
     const vec alpha = v_set(balanced ? 1 : (real)o->alpha);
     const vec beta = v_set(balanced ? 1 : (real)(1 - o->alpha));
     const vec a = alpha * y + beta * not_y;
+    const mask some = a != zero; /* else nothing is left, whatever x is */
     const label l = label_of(e);
     const vec unlikely = l.small * l.likely;
     const vec yes = v_select(l.positive, l.likely, unlikely); /* sigmoid(x), */
@@ -61,8 +62,8 @@ LK_INLINE void each(const void *given, element *e)
     const vec bce = label_entropy(&l, y, not_y, &slope);
     e->legal = label_is_share(e->b);
     if (o->gamma == 0) { /* no 0^0 */
-        e->value.a = label_times(a, bce);
-        e->slope_a = a * slope;
+        e->value.a = v_where(some, label_times(a, bce));
+        e->slope_a = v_where(some, a * slope);
         e->slope_b = keep * ((alpha - beta) * bce - a * x);
         return;
     }
@@ -71,8 +72,8 @@ LK_INLINE void each(const void *given, element *e)
     const v_logarithm log_q = usual ? (v_logarithm){zero, zero} : v_log_long(q);
     const vec fade = power(q, log_q, o->gamma), steep = gamma * power(q, log_q, o->gamma - 1);
     const vec bend = v_where(q != zero, bce * steep);
-    e->value.a = label_times(a * fade, bce);
-    e->slope_a = a * (slope * fade + label_times((not_y - y) * (yes * no), bend));
+    e->value.a = v_where(some, label_times(a * fade, bce));
+    e->slope_a = v_where(some, a * (slope * fade + label_times((not_y - y) * (yes * no), bend)));
     /* At -inf bce is y times infinity, whose factor is what is left of the slope. */
     const vec growth = v_where(y != zero, y * steep);
     const vec factor = (alpha - beta) * (y * fade) + a * (growth + fade);

@@ -647,6 +647,19 @@ def rankings():
     case("nan", "lambda_rank", None, {"scores": [["nan", 1, 2], [0, 1, 0.5]], "labels": [[1, 0, 1], [1, 1, 0]]},
          {"weighting": "none", "k": 2},
          outputs={"loss": "nan", "grad.scores": [["nan"] * 3, [0, -by, by]]})
+    # Far back in a long list the weights of the draws underflow: what is there is nothing, also where items that
+    # cannot be drawn are all that is left. 2^(n-i) - 1 over 2^n, the first two; those of equal scores in between.
+    n = 1200
+    weight = [(mpf(2) ** (n - i) - 1) / (mpf(2) ** (n + 1) - 2 - n) for i in range(n)]
+    left = [mpf(n - 2 - i) for i in range(n - 2)]  # sums of e^score
+    value, chances, by = mpf(0), mpf(0), []
+    for w, rest in zip(weight, left):
+        value += w * mp.log(rest)
+        chances += w / rest
+        by.append(word(chances - w))
+    case("weightless", "list_mle", None, {"scores": [[0] * (n - 2) + ["-inf"] * 2], "labels": [list(range(n, 0, -1))]},
+         {"position_weight": "true", "reduction": "none"}, types=WIDE_ONLY,
+         outputs={"loss": [word(value)], "grad.scores": [by + [0, 0]]})
     for scale in ("none", "group", "batch"):  # an answer among its equals, and one that is alone
         for dtype in TYPES:
             r = [rounded(x, dtype) for x in (-0.99, -0.99, -0.99, -1)]
@@ -764,6 +777,19 @@ def weightless():
          {"logits": [["nan", 1, -0.5]], "weight": [0, 2, 1], "targets": [[1, 0, 1]]},
          outputs={"loss": word((-2 * mp.log(share(-1)) - mp.log(share(-0.5))) / 3),
                   "grad.logits": [[0, word(2 * share(1) / 3), word((share(-0.5) - 1) / 3)]]})
+    case("weightless", "bce_with_logits", None,
+         {"logits": ["nan", "inf", 1, -2], "targets": [1, 1, 0, 1], "pos_weight": [0, 0, 0, 2]}, {"reduction": "none"},
+         outputs={"loss": [0, 0, word(-mp.log(share(-1))), word(-2 * mp.log(share(-2)))],
+                  "grad.logits": [0, 0, word(share(1)), word(-2 * share(2))]})
+    for gamma in (0, 0.5, 2):
+        q = share(1)
+        slope = q ** gamma * (gamma * (1 - q) * -mp.log(1 - q) + q)
+        for alpha, target in ((0, 1), (1, 0)):
+            case(f"weightless-{alpha}-{gamma}", "sigmoid_focal", None,
+                 {"logits": ["nan", "inf", 2 * target - 1, 3], "targets": [target, target, 1 - target, target]},
+                 {"reduction": "none", "alpha": alpha, "gamma": gamma},
+                 outputs={"loss": [0, 0, word(q ** gamma * -mp.log(1 - q)), 0],
+                          "grad.logits": [0, 0, word(slope if target else -slope), 0]})
     case("weightless", "kto", None, {"logps": ["nan", -12], "ref_logps": [-10, -11]},
          {"loss_type": "bco", "beta": 0.125, "desirable_weight": 0, "reduction": "sum"},
          others={"labels": ([True, False], "bool")},
