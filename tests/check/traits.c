@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Losses with the trait LK_NONNEGATIVE are never negative; LK_SHIFT_FREE losses do not change when
- * a constant is added to a row.
+ * a constant is added to a row. What is described as an output can be had.
  */
 #include "tests/check/check.h"
 
@@ -48,6 +48,32 @@ static void check_shift(const lk_loss *loss, const wish *w)
     trial_free(&t);
 }
 
+static bool wants(const trial *t, const char *output)
+{
+    for (int i = 0; i < t->wants; i++)
+        if (strcmp(t->want[i], output) == 0)
+            return true;
+    return false;
+}
+
+/* With some inputs and options; a trial wants all outputs that there are with its own. */
+static void check_outputs(const lk_loss *loss)
+{
+    for (const lk_output *o = lk_loss_describe(loss)->outputs; o->name; o++) {
+        bool found = false;
+        for (int tries = 0; tries < 2000 && !found; tries++) {
+            trial t;
+            if (!draw(&t, loss, &(wish){.element = LK_F64, .small = true}))
+                return;
+            found = wants(&t, o->name);
+            trial_free(&t);
+        }
+        if (!found)
+            complain(&(trial){.loss = loss, .is = lk_loss_describe(loss)}, "no trial gives %s",
+                     o->name);
+    }
+}
+
 void test_traits(void **state)
 {
     (void)state;
@@ -55,6 +81,8 @@ void test_traits(void **state)
     FOR_EACH_LOSS (i) {
         const lk_loss *loss = lk_loss_at(i);
         unsigned traits = lk_loss_describe(loss)->traits;
+        begin_round(11, i, 0, 0);
+        check_outputs(loss);
         for (int e = 0; e < 4; e++) {
             for (int64_t round = 0; round < count; round++) {
                 begin_round(6, i, e, round);

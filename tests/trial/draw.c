@@ -448,24 +448,32 @@ static lk_status draw_inputs(trial *t, const wish *w, lk_error *error)
     return status;
 }
 
-/* Request an output if it exists. */
-static void want_known(trial *t, const char *prefix, const char *name)
+/* Request an output if it exists, and tell. */
+static bool want_known(trial *t, const char *prefix, const char *name)
 {
     trial_want(t, prefix, name);
-    if (try_check(t, NULL, NULL) == LK_UNKNOWN_OUTPUT)
-        t->wants--;
+    const bool known = try_check(t, NULL, NULL) != LK_UNKNOWN_OUTPUT;
+    t->wants -= !known;
+    return known;
 }
 
-/* Request every output that exists: some need a certain form of an input, or an option. */
-static void want_all(trial *t)
+/* Request every output that exists: some need a certain form of an input, or an option. There is
+ * the loss, but for transforms and calls that give diagnostics alone, and with it each gradient. */
+static lk_status want_all(trial *t, lk_error *error)
 {
     t->wants = 0;
-    want_known(t, "", "loss");
+    const bool loss = want_known(t, "", "loss");
     for (int i = 0; i < t->inputs; i++)
-        if (t->in[i].given && (t->in[i].is->flags & LK_DIFFERENTIABLE) && is_float(t->in[i].type))
-            want_known(t, "grad.", t->in[i].is->name);
+        if (t->in[i].given && (t->in[i].is->flags & LK_DIFFERENTIABLE) && is_float(t->in[i].type) &&
+            want_known(t, "grad.", t->in[i].is->name) != loss) {
+            *error = (lk_error){.status = LK_UNKNOWN_OUTPUT};
+            snprintf(error->text, sizeof error->text, "%s grad.%s", loss ? "there is no" : "only",
+                     t->in[i].is->name);
+            return error->status;
+        }
     for (const lk_output *o = t->is->outputs; o->name; o++)
         want_known(t, "", o->name);
+    return LK_OK;
 }
 
 static bool wants_loss(const trial *t)
@@ -531,7 +539,7 @@ trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
         if (status == LK_OK)
             mend_targets(&t);
         if (status == LK_OK)
-            want_all(&t);
+            status = want_all(&t, error);
         if (status == LK_OK && w.valued && !wants_loss(&t))
             status = LK_OPTION_CONFLICT;
         if (status != LK_OPTION_CONFLICT && status != LK_OPTION_OUT_OF_RANGE &&
