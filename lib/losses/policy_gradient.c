@@ -303,28 +303,32 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return check_values(job, error);
 }
 
-/* old_logprobs, which reinforce does not read. */
-static double old_logprob(const lk_job *job, int64_t i)
-{
-    const policy_options *o = job->options;
-    const double x = logprob(job, i);
-    return o->objective == REINFORCE ? x : scalar_constant(job, OLD, i, x);
-}
-
-static double log_ratio(const lk_job *job, int64_t i)
-{
-    return logprob(job, i) - old_logprob(job, i);
-}
-
-/* log of the ratio to the policy that sampled the token. */
-static double log_correction(const lk_job *job, int64_t i)
-{
-    return old_logprob(job, i) - scalar_constant(job, SAMPLING, i, 0);
-}
-
 static double advantage(const lk_job *job, int64_t b, int64_t i)
 {
     return scalar_constant(job, ADVANTAGES, job->form[ADVANTAGES] == BY_TOKEN ? i : b, 0);
+}
+
+/* One token: what is read of it once. */
+typedef struct token {
+    int64_t i;
+    double now, old; /* logprobs and old_logprobs, which reinforce does not read */
+    double log_ratio;
+    double a; /* advantage */
+} token;
+
+LK_INLINE token token_at(const lk_job *job, int64_t b, int64_t i)
+{
+    const policy_options *o = job->options;
+    const double now = logprob(job, i);
+    const double old = o->objective == REINFORCE ? now : scalar_constant(job, OLD, i, now);
+    return (token){
+        .i = i, .now = now, .old = old, .log_ratio = now - old, .a = advantage(job, b, i)};
+}
+
+/* log of the ratio to the policy that sampled the token. */
+static double log_correction(const lk_job *job, const token *t)
+{
+    return t->old - scalar_constant(job, SAMPLING, t->i, 0);
 }
 
 /* One sequence: what its tokens share. */
@@ -333,7 +337,7 @@ typedef struct sequence {
     policy_options o;
     int64_t b, first, end;
     double tokens;
-    double log_ratio;                   /* mean */
+    double ratio;                       /* e to the mean of the log-ratios */
     double correction, mean_correction; /* logs of is_mode's ratio: the sum, the mean */
     double omega;                       /* vespo: log of the sequence's weight */
     double gmpo;                        /* mean of the log-ratio within the bounds */
@@ -341,20 +345,20 @@ typedef struct sequence {
 } sequence;
 
 /* gmpo: the log-ratio, on the side to which the advantage drives it within the bound. */
-static double reached(const policy_options *o, double x, double a)
+static double reached(const policy_options *o, const token *t)
 {
-    return a > 0   ? policy_within(x, -(double)INFINITY, o->eps_high)
-           : a < 0 ? policy_within(x, -o->eps_low, (double)INFINITY)
-                   : 0;
+    return t->a > 0   ? policy_within(t->log_ratio, -(double)INFINITY, o->eps_high)
+           : t->a < 0 ? policy_within(t->log_ratio, -o->eps_low, (double)INFINITY)
+                      : 0;
 }
 
 /* What is_mode multiplies a token with. */
-static double correction(const sequence *s, int64_t i)
+static double correction(const sequence *s, const token *t)
 {
     const policy_options *o = &s->o;
     if (o->is_mode == IS_OFF)
         return 1;
-    const double own = lk_exp(log_correction(s->job, i));
+    const double own = lk_exp(log_correction(s->job, t));
     const double r = o->is_level == IS_TOKEN      ? own
                      : o->is_level == IS_SEQUENCE ? lk_exp(s->correction)
                                                   : lk_exp(s->mean_correction);
@@ -374,71 +378,74 @@ static sequence sequence_of(const lk_job *job, int64_t b, lk_block *block)
     static const double most = 20, least = -18.420680743952367; /* log 1e-8 */
     sequence s = {.job = job, .o = options_of(job), .b = b};
     const policy_options *o = &s.o;
+    double tokens = 0, log_ratio = 0, within = 0, off = 0, stale = 0;
     s.first = lk_sequence(job, b);
     s.end = lk_sequence(job, b + 1);
     for (int64_t i = s.first; i < s.end; i++) {
         if (!counted(job, i))
             continue;
-        const double x = log_ratio(job, i), now = logprob(job, i);
-        s.tokens++;
-        s.log_ratio += x;
-        s.gmpo += o->objective == GMPO ? reached(o, x, advantage(job, b, i)) : 0;
-        s.correction += o->is_mode != IS_OFF ? log_correction(job, i) : 0;
-        s.stale += scalar_constant(job, SAMPLING, i, old_logprob(job, i)) - now;
-        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(now))
-            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, now);
+        const token t = token_at(job, b, i);
+        tokens++;
+        log_ratio += t.log_ratio;
+        within += o->objective == GMPO ? reached(o, &t) : 0;
+        off += o->is_mode != IS_OFF ? log_correction(job, &t) : 0;
+        stale += scalar_constant(job, SAMPLING, i, t.old) - t.now;
+        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(t.now))
+            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, t.now);
     }
-    if (s.tokens > 0) {
-        s.log_ratio /= s.tokens;
-        s.gmpo /= s.tokens;
-        s.stale /= s.tokens;
-        s.mean_correction = s.correction / s.tokens;
-    }
+    const double n = tokens > 0 ? tokens : 1;
+    s.tokens = tokens;
+    s.ratio = lk_exp(log_ratio / n);
+    s.gmpo = within / n;
+    s.correction = off;
+    s.mean_correction = off / n;
+    s.stale = stale / n;
     for (int64_t i = s.first; o->objective == VESPO && i < s.end; i++)
-        if (counted(job, i))
-            s.omega += policy_within(log_ratio(job, i), -most, most) +
-                       policy_within(lk_log(weight(job, b, i) * correction(&s, i)), least, most);
+        if (counted(job, i)) {
+            const token t = token_at(job, b, i);
+            s.omega += policy_within(t.log_ratio, -most, most) +
+                       policy_within(lk_log(weight(job, b, i) * correction(&s, &t)), least, most);
+        }
     s.omega = policy_within(s.omega, least, most);
     return s;
 }
 
-static surrogate moved_by(const sequence *s, int64_t i)
+static surrogate moved_by(const sequence *s, const token *t, double w)
 {
     const policy_options *o = &s->o;
-    const double now = logprob(s->job, i), x = log_ratio(s->job, i), a = advantage(s->job, s->b, i);
-    const double w = lk_exp(o->level == TOKEN ? x : s->log_ratio);
+    const double a = t->a;
     switch (o->objective) {
     case CLIP:
         return policy_clip(o, w, a);
     case CISPO:
-        return policy_cispo(o, w, a, now);
+        return policy_cispo(o, w, a, t->now);
     case SAPO:
         return policy_sapo(o, w, a);
     case IMPORTANCE:
         return (surrogate){.value = -w * a, .slope = -w * a};
     case REINFORCE:
-        return (surrogate){.value = -a * now, .slope = -a};
+        return (surrogate){.value = -a * t->now, .slope = -a};
     case DRO:
-        return policy_dro(o, x, a, now);
+        return policy_dro(o, t->log_ratio, a, t->now);
     case GMPO: {
         const double gain = -lk_exp(s->gmpo) * a;
         return (surrogate){
-            .value = gain, .slope = gain, .clipped = a != 0 && x != reached(o, x, a)};
+            .value = gain, .slope = gain, .clipped = a != 0 && t->log_ratio != reached(o, t)};
     }
     case VESPO: {
         const double slope = -policy_vespo(o, s->omega, a) * a;
-        return (surrogate){.value = slope * now, .slope = slope};
+        return (surrogate){.value = slope * t->now, .slope = slope};
     }
     default:
-        return policy_dppo(o, old_logprob(s->job, i), a, now);
+        return policy_dppo(o, t->old, a, t->now);
     }
 }
 
 /* The same, where nothing is gained or lost 0. */
-static surrogate surrogate_of(const sequence *s, int64_t i)
+static surrogate surrogate_of(const sequence *s, const token *t, double w)
 {
-    surrogate own = moved_by(s, i);
-    if (advantage(s->job, s->b, i) == 0 && s->o.objective != DRO && !isnan(logprob(s->job, i)))
+    surrogate own = moved_by(s, t, w);
+    if (t->a == 0 && s->o.objective != DRO && !isnan(t->now))
         own.value = own.slope = 0;
     return own;
 }
@@ -449,13 +456,15 @@ typedef struct penalty {
     double estimate, value, slope;
 } penalty;
 
-static penalty penalty_of(const sequence *s, int64_t i)
+static penalty penalty_of(const sequence *s, const token *t)
 {
     const policy_options *o = &s->o;
-    const double now = logprob(s->job, i), d = now - scalar_constant(s->job, REF, i, now);
-    const double w = o->kl_gradient == RATIO ? lk_exp(log_ratio(s->job, i)) : 1;
-    const double e = lk_expm1(-d), sign = d > 0 ? 1 : d < 0 ? -1 : 0;
-    double k, slope;
+    if (!s->job->in[REF].data)
+        return (penalty){0};
+    const double d = t->now - scalar_constant(s->job, REF, t->i, 0);
+    const double w = o->kl_gradient == RATIO ? lk_exp(t->log_ratio) : 1;
+    const double sign = d > 0 ? 1 : d < 0 ? -1 : 0;
+    double e, k, slope;
     switch (o->kl_estimator) {
     case K1:
         k = d, slope = 1;
@@ -464,7 +473,7 @@ static penalty penalty_of(const sequence *s, int64_t i)
         k = d * d / 2, slope = d;
         break;
     case K3: /* never negative */
-        k = isinf(e) ? e : e + d, slope = -e;
+        e = lk_expm1(-d), k = isinf(e) ? e : e + d, slope = -e;
         break;
     default:
         k = fabs(d), slope = isnan(d) ? d : sign;
@@ -502,26 +511,25 @@ static void bonus(const sequence *s, double share, lk_block *block)
 
 /* What a counted token adds to the sums. Returns its own slope; that of the objective, which may be
  * one for the whole sequence, is added to *shared as well. */
-static double token(const sequence *s, int64_t i, lk_block *block, double *value, double *shared)
+static double add_token(const sequence *s, int64_t i, lk_block *block, double *value,
+                        double *shared)
 {
     const lk_job *job = s->job;
     const policy_options *o = &s->o;
-    const double a = advantage(job, s->b, i), is = correction(s, i);
+    const token t = token_at(job, s->b, i);
+    const double w = o->level == TOKEN ? lk_exp(t.log_ratio) : s->ratio, is = correction(s, &t);
     const double kappa = o->objective == VESPO ? 1 : weight(job, s->b, i) * is;
-    const surrogate own = surrogate_of(s, i);
-    const penalty kl = penalty_of(s, i);
-    const bool dropped = a < 0 && s->stale > o->off_policy_mask; /* false where it is off, NaN */
+    const surrogate own = surrogate_of(s, &t, w);
+    const penalty kl = penalty_of(s, &t);
+    const bool dropped = t.a < 0 && s->stale > o->off_policy_mask; /* false where it is off, NaN */
     const double factor = dropped ? 0 : kappa;
     const double term = scalar_times(factor, own.value) + scalar_times(o->kl_weight, kl.value);
     const double slope = scalar_times(factor, own.slope);
     const double diagnostics[] = {
-        [RATIO_MEAN] = lk_exp(o->level == TOKEN ? log_ratio(job, i) : s->log_ratio),
-        [CLIP_FRACTION] = own.clipped,
-        [KL] = job->in[REF].data ? kl.estimate : 0,
-        [IS_MEAN] = is,
-        [IS_MASKED] = is == 0,
+        [RATIO_MEAN] = w, [CLIP_FRACTION] = own.clipped, [KL] = kl.estimate,
+        [IS_MEAN] = is,   [IS_MASKED] = is == 0,
     };
-    for (int k = RATIO_MEAN; k <= IS_MASKED; k++)
+    for (int k = RATIO_MEAN; job->out_wanted && k <= IS_MASKED; k++)
         block->sum[RATIOS + k] += diagnostics[k];
     *value += term;
     *shared += slope;
@@ -532,9 +540,9 @@ static double token(const sequence *s, int64_t i, lk_block *block, double *value
 static double shared_slope(const sequence *s, int64_t i, double shared)
 {
     const policy_options *o = &s->o;
-    const double x = log_ratio(s->job, i);
-    const bool moves = o->objective != GMPO || x == reached(o, x, advantage(s->job, s->b, i));
-    return (moves ? shared / s->tokens : 0) + scalar_times(o->kl_weight, penalty_of(s, i).slope);
+    const token t = token_at(s->job, s->b, i);
+    const bool moves = o->objective != GMPO || t.log_ratio == reached(o, &t);
+    return (moves ? shared / s->tokens : 0) + scalar_times(o->kl_weight, penalty_of(s, &t).slope);
 }
 
 static void one_sequence(const lk_job *job, int64_t b, lk_block *block)
@@ -546,7 +554,7 @@ static void one_sequence(const lk_job *job, int64_t b, lk_block *block)
     elem *grad = job->grad[LOGPROBS].data;
     double value = 0, shared = 0;
     for (int64_t i = s.first; i < s.end; i++) {
-        const double slope = counted(job, i) ? token(&s, i, block, &value, &shared) : 0;
+        const double slope = counted(job, i) ? add_token(&s, i, block, &value, &shared) : 0;
         if (grad && !joint)
             r_store(grad + i, (real)scalar_times(rho, slope));
     }

@@ -33,7 +33,8 @@ typedef struct surrogate {
 /* x within [low, high]; a bound of NaN is none. */
 LK_INLINE double policy_within(double x, double low, double high)
 {
-    return x < low ? low : x > high ? high : x;
+    const double raised = x < low ? low : x; /* one instruction; both at once are a branch */
+    return raised > high ? high : raised;
 }
 
 LK_INLINE surrogate policy_clip(const policy_options *o, double w, double a)
@@ -41,14 +42,13 @@ LK_INLINE surrogate policy_clip(const policy_options *o, double w, double a)
     const double low = 1 - o->eps_low, high = 1 + o->eps_high;
     const bool beyond = w > o->delta; /* false where delta is off, NaN */
     const bool below = w<low, above = w> high;
-    const double plain = (beyond ? o->delta : w) * a, cut = policy_within(w, low, high) * a;
-    const double plain_moves = beyond ? 0 : 1, cut_moves = below || above ? 0 : 1;
-    const double moves = plain < cut   ? plain_moves
-                         : cut < plain ? cut_moves
-                                       : (plain_moves + cut_moves) / 2;
-    surrogate s = {.value = -(plain < cut ? plain : cut)};
-    s.slope = -scalar_times(a * moves, w);
-    s.clipped = a > 0 ? above : a < 0 && (below || beyond);
+    const double plain = -(beyond ? o->delta : w) * a, cut = -policy_within(w, low, high) * a;
+    /* Which is greater is random from token to token: an index instead of branches. */
+    const int greater = (plain > cut) - (cut > plain), free = !(below | above);
+    const double moves[] = {0, w / 2, w};
+    surrogate s = {.value = plain > cut ? plain : cut};
+    s.slope = -scalar_times(a, moves[!beyond * (1 + greater) + free * (1 - greater)]);
+    s.clipped = a > 0 ? above : a < 0 && (below | beyond);
     return s;
 }
 
