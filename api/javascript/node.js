@@ -57,6 +57,7 @@ class Connection {
   #held = 0; // bytes of a head there
   #call; // { resolve, reject, reply, body, filled, chunks, parts }
   #error;
+  #unsent; // why the rest of a request could not be sent
 
   constructor(where) {
     const onread = {
@@ -72,8 +73,25 @@ class Connection {
     };
     this.#socket = where.secure ? tls.connect({ ...where, onread }) : net.connect({ ...where, onread });
     this.#socket.setNoDelay(true);
+    for (const write of ["_write", "_writev"]) this.#hear(write);
+    this.#socket.on("end", () => this.#socket.destroy());
     this.#socket.on("error", (error) => (this.#error = error));
     this.#socket.on("close", () => this.#closed());
+  }
+
+  /**
+   * Where a request cannot be sent to its end, lossd has refused it: what it said is still to be read. A socket destroys
+   * itself when writing fails; so it is not told.
+   */
+  #hear(write) {
+    const given = this.#socket[write];
+    this.#socket[write] = (...args) => {
+      const done = args.pop();
+      given.call(this.#socket, ...args, (error) => {
+        if (error) this.#unsent = error;
+        else done();
+      });
+    };
   }
 
   get open() {
@@ -181,7 +199,7 @@ class Connection {
       this.#finish(Buffer.concat(call.parts));
     } else {
       this.#call = undefined;
-      call.reject(this.#error ?? new Error("the connection was closed before the reply was whole"));
+      call.reject(this.#error ?? this.#unsent ?? new Error("the connection was closed before the reply was whole"));
     }
   }
 }

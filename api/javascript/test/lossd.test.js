@@ -150,6 +150,18 @@ test("timeouts and signals", async () => {
   assert.equal(await new Client("http://127.0.0.1:9").ready(), false);
 });
 
+test("refused while sending", async () => {
+  const flags = ["--listen", "127.0.0.1:0", "--listen", `unix:${folder}/refusing`, "--max-body", "1MiB", "--drain-max", "2MiB"];
+  const huge = new Float32Array(8 << 20);
+  for (const url of await start(...flags)) {
+    const client = new Client(url);
+    for (let i = 0; i < 10; i++) {
+      assert.ok(await client.ready());
+      await assert.rejects(client.evaluate("mse", { input: huge, target: huge }), { code: "too_large", status: 413 });
+    }
+  }
+});
+
 test("a kept connection that was closed unseen", async () => {
   const [tcp, unix] = await start("--listen", "127.0.0.1:0", "--listen", `unix:${folder}/t`, "--idle-timeout", "1s");
   for (const url of [tcp, unix]) {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import socket
 import ssl
 import time
@@ -19,6 +21,28 @@ from .line import is_last, read_head
 CHUNK = 1 << 20
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class _Protocol(asyncio.StreamReaderProtocol):
+    """Where a request cannot be sent to its end, lossd has refused it: what it said is still to be read. A stream of
+    asyncio forgets what it has received when writing fails, and what the kernel holds beyond that."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        super().__init__(reader)
+        self._to = reader
+        self._made: asyncio.BaseTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made = transport
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._made.get_extra_info("ssl_object") is None:
+            with contextlib.suppress(OSError):
+                with socket.socket(fileno=os.dup(self._made.get_extra_info("socket").fileno())) as rest:
+                    while part := rest.recv(CHUNK, socket.MSG_DONTWAIT):
+                        self._to.feed_data(part)
+        super().connection_lost(None)
 
 
 class AsyncClient(calls.Copied):
@@ -158,12 +182,16 @@ class AsyncClient(calls.Copied):
 
     async def _open(self) -> Stream:
         secure, host, port, path, _ = self._address
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=CHUNK)
+        protocol = _Protocol(reader)
         if path is not None:
-            stream = await asyncio.open_unix_connection(path, limit=CHUNK)
-            stream[1].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, calls.UNIX_BUFFER)
-            return stream
-        port = port or (443 if secure else 80)
-        return await asyncio.open_connection(host, port, ssl=self._context, limit=CHUNK)
+            transport, _ = await loop.create_unix_connection(lambda: protocol, path)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, calls.UNIX_BUFFER)
+        else:
+            port = port or (443 if secure else 80)
+            transport, _ = await loop.create_connection(lambda: protocol, host, port, ssl=self._context)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _send(
         self, method: str, path: str, headers: dict[str, str], pieces: list[Any], end: float
@@ -180,10 +208,10 @@ class AsyncClient(calls.Copied):
             heard = False
             try:
                 reader, writer = stream
-                writer.write(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
-                for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
+                with contextlib.suppress(ConnectionError):  # refused before all of it was sent? Then there is a reply
+                    for piece in (f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1"), *pieces):
+                        writer.write(piece)
+                        await writer.drain()
                 head = await reader.readuntil(b"\r\n\r\n")
                 heard = True
                 status, reply = read_head(head)

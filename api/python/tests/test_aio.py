@@ -73,6 +73,19 @@ class Async(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(1.6)  # beyond the idle timeout
             self.assertEqual(float((await client.mse([3.0], [0.0]))["loss"]), 9.0)
 
+    async def test_refused_while_sending(self) -> None:
+        """lossd does not read all of a body that it refuses: its answer is there before the body is sent."""
+        huge = np.zeros(8 << 20, np.float32)
+        flags = ("--listen", "127.0.0.1:0", "--listen", f"unix:{self.folder.name}/t")
+        with running(*flags, "--max-body", "1MiB", "--drain-max", "2MiB") as urls:
+            for url in urls:
+                async with lossd.AsyncClient(url) as client:
+                    for _ in range(5):
+                        self.assertEqual(float((await client.mse([1.0], [2.0]))["loss"]), 1.0)
+                        with self.assertRaises(lossd.LossdError) as caught:
+                            await client.mse(huge, huge)
+                        self.assertEqual(caught.exception.code, "too_large")
+
     async def test_what_is_cancelled_leaves_nothing_behind(self) -> None:
         large = np.zeros((64, 20000), np.float32)
         async with lossd.AsyncClient(self.urls[0], connections=4) as client:
