@@ -142,6 +142,16 @@ LK_INLINE void class_put_target(class_targets *to, int k, class_target t)
     to->z[k] = t.counts ? t.z : 0;
 }
 
+/* Has a class other than y a weight? */
+LK_INLINE bool class_others_weigh(const class_plan *p, int64_t y)
+{
+    real w = 0;
+    for (int64_t k = 0; w == 0 && k < p->classes; k++)
+        if (k != y)
+            memcpy(&w, p->weight + k, sizeof w);
+    return w != 0;
+}
+
 /* The weight of the main part of a row: 0 if the class weights of all its terms are, whatever the
  * row holds. Of a row of probabilities, which are yet to be read, class_totals tells the same. */
 LK_INLINE double class_main(const class_plan *p, int64_t y, double main)
@@ -149,6 +159,8 @@ LK_INLINE double class_main(const class_plan *p, int64_t y, double main)
     real w = 1;
     if (p->weight && p->off == 0 && y >= 0)
         memcpy(&w, p->weight + y, sizeof w);
+    if (p->weight && p->on == 0 && y >= 0)
+        w = class_others_weigh(p, y);
     return w == 0 || p->weightless ? 0 : main;
 }
 

@@ -743,6 +743,18 @@ def weightless():
                  {"logits": wrap([x + more, spoiled + more]), "class_weight": [0, 2, -1] + [1] * len(more)},
                  {"reduction": "sum"}, others={"targets": (wrap([1, 0]), "i64")},
                  outputs={"loss": word(-2 * mp.log(p[1])), "grad.logits": wrap([slopes_of, [0] * width])})
+        # Nothing is asked of the targets themselves, and of the others by their weights: of the second row nothing.
+        off = mpf(1) / (width - 1)
+        l = log_softmax([mpf(v) for v in x + more])
+        slopes_of = [word(2 * off * (v - (k == 1))) for k, v in enumerate(p)]
+        for loss in ("cross_entropy", "masked_lm", "sequence_cross_entropy"):
+            def wrap(rows):
+                return [rows] if loss == "sequence_cross_entropy" else rows
+            case(f"weightless-others-{width}", loss, None,
+                 {"logits": wrap([x + more, spoiled + more]), "class_weight": [0, 2] + [0] * (width - 2)},
+                 {"reduction": "sum", "label_smoothing": 1, "smoothing_mode": "others"},
+                 others={"targets": (wrap([0, 1]), "i64")},
+                 outputs={"loss": word(-2 * off * l[1]), "grad.logits": wrap([slopes_of, [0] * width])})
     for power, value, slopes_of in ((1, mpf(4.75), [1, -2, 1]), (2, mpf(11.3125), [5, -9.5, 4.5])):
         case(f"weightless-{power}", "multi_margin", None, {"logits": [x, spoiled], "class_weight": [0, 2, -1]},
              {"reduction": "sum", "p": power}, others={"targets": ([1, 0], "i64")},
@@ -770,6 +782,12 @@ def weightless():
              others={"targets": ([1, 0], "i64")},
              outputs={"loss": word(exact(whole) - 2),
                       "grad.hidden": [[word(p[0] + p[2]), word(p[1] - 1 + p[2])], [0, 0]]})
+
+    p = [mp.exp(v) for v in log_softmax([mpf(v) for v in (1, 2, 3)])]
+    case("weightless-others", "linear_cross_entropy", None,
+         {"hidden": [[1, 2], ["nan", 1]], "weight": [[1, 0], [0, 1], [1, 1]], "class_weight": [0, 2, 0]},
+         {"reduction": "sum", "label_smoothing": 1, "smoothing_mode": "others"}, others={"targets": ([0, 1], "i64")},
+         outputs={"loss": word(-mp.log(p[1])), "grad.hidden": [[word(p[0] + p[2]), word(p[1] - 1 + p[2])], [0, 0]]})
 
     def share(v):
         return 1 / (1 + mp.exp(-mpf(v)))
