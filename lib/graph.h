@@ -166,7 +166,8 @@ lk_tensor lk_graph_part_output(const part *p, const char *output);
 
 /* graph_edges.c */
 
-/* The part and the output that "part.<k>.<output>" or "part.<name>.<output>" names. */
+/* The part and the output that "part.<k>.<output>" or "part.<name>.<output>" names. False if there
+ * is no such output; *k is then the part, or the number of parts if there is no such part. */
 bool lk_graph_names_output(const graph *g, const char *text, int *k, const char **output);
 
 /* Find what the edges read, and the order of the parts. */

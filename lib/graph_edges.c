@@ -28,6 +28,7 @@ static bool is_reference_to(const graph *g, int k, const char *text, size_t leng
 bool lk_graph_names_output(const graph *g, const char *text, int *k, const char **output)
 {
     const char *reference = text + strlen("part."), *dot;
+    *k = g->parts;
     if (strncmp(text, "part.", 5) != 0 || !(dot = strchr(reference, '.')))
         return false;
     for (*k = 0; *k < g->parts; ++*k)
@@ -61,6 +62,26 @@ bool lk_graph_is_read(const graph *g, int k, const char *output)
     return false;
 }
 
+/* The error for input i of part k, which reads what part `from` does not have; g->parts: no part.
+ */
+static lk_status no_output(const graph *g, int k, int i, int from, lk_error *error)
+{
+    const part *p = &g->part[k];
+    char names[LK_NAMES_TEXT];
+    if (from == g->parts)
+        return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
+                            "parts[%d].inputs.%s is \"%s\"; there is no such part: it must be "
+                            "part.<k>.<output>, k from 0 to %d, or part.<name>.<output>",
+                            k, p->is->inputs[i].name, p->source[i], g->parts - 1);
+    const lk_description *is = g->part[from].is;
+    const bool transform = is->traits & LK_TRANSFORM;
+    return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
+                        "parts[%d].inputs.%s is \"%s\"; %s has %s%s%s", k, p->is->inputs[i].name,
+                        p->source[i], is->name, transform ? "" : "loss",
+                        transform || !is->outputs[0].name ? "" : ", ",
+                        lk_names_text(is->outputs, sizeof *is->outputs, names));
+}
+
 /* Find the part and the output that each edge reads. */
 static lk_status resolve(graph *g, lk_error *error)
 {
@@ -73,13 +94,10 @@ static lk_status resolve(graph *g, lk_error *error)
             p->from[i] = -1;
             if (strncmp(p->source[i], "part.", 5) != 0)
                 continue;
-            if (!lk_graph_names_output(g, p->source[i], &p->from[i], &p->reads[i])) {
-                p->from[i] = -1;
-                return lk_error_set(error, LK_UNKNOWN_OUTPUT, "",
-                                    "parts[%d].inputs.%s is \"%s\"; there is no such output of a "
-                                    "part: part.<k>.<output> or part.<name>.<output>",
-                                    k, p->is->inputs[i].name, p->source[i]);
-            }
+            int from;
+            if (!lk_graph_names_output(g, p->source[i], &from, &p->reads[i]))
+                return no_output(g, k, i, from, error);
+            p->from[i] = from;
             g->part[p->from[i]].is_read = true;
             g->edge[g->edges++] = (edge){p->from[i], k, i, p->reads[i]};
         }
