@@ -368,7 +368,7 @@ static double log_mixture(double beta, double lq, double lp)
     return top == -(double)INFINITY ? top : top + lk_log1p(lk_exp(low - top));
 }
 
-/* The divergence of a cell, which is never negative: those of all add up, since both sides do to
+/* The divergence of a cell, which is never negative: those of all add up where both sides do to
  * 1. */
 static double cell_value(int kind, double beta, double lq, double lp)
 {
@@ -396,6 +396,7 @@ static double cell_slope(int kind, double beta, double lq, double lp)
 typedef struct cells {
     int kind;                 /* of the divergence */
     double beta, value, mean; /* mean: the sum of p r */
+    double over;              /* excess of the teacher's mass over 1, where there is no rest */
 } cells;
 
 static void add_cell(cells *c, double lq, double lp)
@@ -409,11 +410,16 @@ static cells cells_of(const listed_row *r, int kind, int tail)
     cells c = {.kind = kind, .beta = r->plan->beta};
     if (tail == TAIL && !r->covered)
         add_cell(&c, r->log_unlisted, r->beyond);
+    else if (tail == TAIL)
+        c.over = r->teacher.over;
     for (int64_t k = 0; k < listed_by(r->plan); k++) {
         const int64_t id = id_at(r->plan, r->i, k);
         if (id >= 0)
             add_cell(&c, log_q(r, k, tail), compared_log_p(r, tail, id));
     }
+    /* Each cell adds p - q for what of forward_kl there is, and takes it away for reverse_kl. */
+    if (kind != LISTED_JSD)
+        c.value += (kind == LISTED_MIXED ? 2 * c.beta - 1 : -1) * c.over;
     return c;
 }
 
@@ -421,7 +427,8 @@ static double cell_gradient(const cells *c, double lq, double lp)
 {
     const double slope = cell_slope(c->kind, c->beta, lq, lp);
     const double own = lp == -(double)INFINITY ? 0 : lk_exp(lp) * (slope - c->mean);
-    return own + (c->kind == LISTED_MIXED ? c->beta * difference(lp, lq) : 0);
+    const double forward = difference(lp, lq) + c->over * lk_exp(lp); /* Q p - q */
+    return own + (c->kind == LISTED_MIXED ? c->beta * forward : 0);
 }
 
 /* The choice between the three. */

@@ -691,6 +691,18 @@ def topk_ends():
         case(f"excluded-{kind}{beta}", "topk_distillation", None, few, {"tail": "conditional", **options},
              others={"teacher_ids": ([[0, 1]], "i64")},
              outputs={"loss": few_value, "grad.student_logits": few_grad})
+    # All classes are listed, with less than all of the mass: there is no cell of the rest.
+    for kind, beta in (("reverse_kl", 0), ("jsd", 0.25), ("mixed", 0.25)):
+        def covered(t):
+            l, lq = log_softmax(t["student_logits"][0]), t["teacher_logprobs"][0]
+            p, q = [mp.exp(v) for v in l], [mp.exp(v) for v in lq]
+            ways = {name: divergence(name, mpf(beta), p, q) for name in ("forward_kl", "reverse_kl", "jsd")}
+            return beta * ways["forward_kl"] + (1 - beta) * ways["reverse_kl"] if kind == "mixed" else ways[kind]
+        for name, lq in (("most", [-1.5, -2.5, -1]), ("few", [-3, -4, -2])):
+            case(f"all-classes-{name}-{kind}", "topk_distillation", covered,
+                 {"student_logits": [[0, -1, 2]], "teacher_logprobs": [lq]},
+                 {"tail": "tail", "divergence": kind, "beta": beta}, ("student_logits",),
+                 others={"teacher_ids": ([[0, 1, 2]], "i64")})
     q = [1 / (1 + mp.exp(-mpf(2.75))), 1 / (1 + mp.exp(mpf(2.75)))]
     mean = [(1 + q[0]) / 2, q[1] / 2]
     apart = (q[0] * mp.log(q[0] / mean[0]) + q[1] * mp.log(2) - mp.log(mean[0])) / 2
