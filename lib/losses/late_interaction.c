@@ -308,7 +308,7 @@ static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *use
     const int64_t sums = table_wants_gradient(job) ? (U > 1 ? U : 1) * p->queries.stride : 0;
     room r = {.stride = padded_lanes(columns)};
     *used = 0;
-    r.product = take(scratch, used, (int64_t)product_scratch(rows, columns, p->queries.width), 1);
+    r.product = take(scratch, used, (int64_t)product_scratch(rows, p->queries.width), 1);
     r.s = take(scratch, used, rows * r.stride + LANES, sizeof *r.s);
     r.top = take(scratch, used, rows * M, sizeof *r.top);
     r.at = take(scratch, used, rows * M, sizeof *r.at);

@@ -68,7 +68,7 @@ void directed_take(const lk_job *job, size_t *used, directed *p)
     const int64_t width = p->guided && p->guide.anchors.width > p->model.anchors.width
                               ? p->guide.anchors.width
                               : p->model.anchors.width;
-    p->room = pair_take(job, used, product_scratch(1, 1, width));
+    p->room = pair_take(job, used, product_scratch(1, width));
 }
 
 /* The order: anchors by their positives, then by what they were; candidates that are positives, in
@@ -443,8 +443,8 @@ static void visit_columns(const directed *p, int64_t block, int64_t first, int64
 size_t directed_visit_products(const directed *p)
 {
     const int64_t n = at_most(DIRECTED_ROWS, p->anchors);
-    const size_t own = product_scratch(n, p->candidates, p->model.anchors.width);
-    const size_t guide = p->guided ? product_scratch(n, p->candidates, p->guide.anchors.width) : 0;
+    const size_t own = product_scratch(n, p->model.anchors.width);
+    const size_t guide = p->guided ? product_scratch(n, p->guide.anchors.width) : 0;
     return own > guide ? own : guide;
 }
 

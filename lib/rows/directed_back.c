@@ -12,7 +12,7 @@ enum { OTHERS = 4 * PRODUCT_TERMS }; /* how many vectors a product gathers from 
 static size_t back_products(const directed *p)
 {
     const int64_t rows = at_most(DIRECTED_ROWS, p->candidates);
-    return product_scratch(rows, p->model.anchors.stride, at_most(OTHERS, p->candidates));
+    return product_scratch(rows, at_most(OTHERS, p->candidates));
 }
 
 static void clear(real *g, int64_t n)

@@ -271,9 +271,9 @@ static size_t larger(size_t a, size_t b)
 static size_t room_for(const head *h, int64_t rows, int64_t classes)
 {
     const int64_t depth = h->own.depth > h->teacher.depth ? h->own.depth : h->teacher.depth;
-    const size_t scores = product_scratch(rows, classes, depth);
-    const size_t by_row = product_scratch(rows, h->own.depth, classes);
-    const size_t by_class = product_scratch(classes, h->own.depth, rows);
+    const size_t scores = product_scratch(rows, depth);
+    const size_t by_row = product_scratch(rows, classes);
+    const size_t by_class = product_scratch(classes, rows);
     return larger(scores, larger(by_row, by_class));
 }
 

@@ -4,8 +4,9 @@
  *
  * The vectors of both sides are copied into panels, in which the components k of a few vectors lie
  * side by side. A panel of rows times a panel of columns is a tile of the result, whose sums stay
- * in registers. Panels of columns stay in the first-level cache while those of rows pass by, and
- * all panels of a block in the second-level cache.
+ * in registers. Panels of many rows are copied first; then the columns pass by, one panel at a
+ * time, which stays in the first-level cache while it is multiplied with all of them. So columns
+ * are read from memory once and in order; what is copied next is fetched meanwhile.
  */
 #include "rows/product.h"
 
@@ -23,9 +24,9 @@ enum {
     TILE_COLUMNS = TILE_VECTORS * LANES,
     /* The rows of a panel: one tile or more. */
     ROW_PANEL = TILE_ROWS > (int)LANES ? TILE_ROWS : LANES,
-    /* What a block has, PRODUCT_TERMS components of each. */
-    BLOCK_ROWS = 128,
-    BLOCK_COLUMNS = (sizeof(real) == 8 ? 256 : 512) / TILE_COLUMNS * TILE_COLUMNS,
+    /* The rows that columns pass by, and how many of their components. */
+    BLOCK_ROWS = 512,
+    BLOCK_DEPTH = 8 * PRODUCT_TERMS,
 };
 
 /* Where lanes of two vectors alternate: those of their first halves, and of their second ones. */
@@ -79,12 +80,6 @@ LK_INLINE vec side_read(const bool elements, const void *at, int64_t i, int64_t 
                     : v_read_tail((const real *)at + i, n, 0);
 }
 
-LK_INLINE void side_fetch(const bool elements, const void *at, int64_t i)
-{
-    const int64_t size = elements ? sizeof(elem) : sizeof(real);
-    __builtin_prefetch((const void *)((uintptr_t)at + (uintptr_t)(i * size)));
-}
-
 /* Panels of some vectors, `each` in one; the last may be narrower, a multiple of `unit`, where
  * missing vectors are 0. */
 typedef struct panels {
@@ -97,10 +92,7 @@ LK_INLINE int64_t panel_width(const panels *p, int64_t first)
     return at_most((p->count - first + p->unit - 1) / p->unit * p->unit, p->each);
 }
 
-/* From a side where vectors lie beside each other: components k.. of vectors i... Processors do not
- * foresee what is read of the components that follow, which lie far apart. */
-enum { AHEAD = 16 };
-
+/* From a side where vectors lie beside each other: components k.. of vectors i... */
 LK_INLINE void panels_copy(const bool elements, const panels *p, const product_side *side,
                            int64_t i, int64_t k, real *to)
 {
@@ -108,11 +100,9 @@ LK_INLINE void panels_copy(const bool elements, const panels *p, const product_s
         const int64_t width = panel_width(p, first), left = p->count - first;
         for (int64_t d = 0; d < p->depth; d++) {
             const int64_t at = (k + d) * side->step + i + first;
-            for (int64_t w = 0; w < width; w += LANES) {
-                side_fetch(elements, side->at, at + w + AHEAD * side->step);
+            for (int64_t w = 0; w < width; w += LANES)
                 v_write(to + d * width + w,
                         side_read(elements, side->at, at + w, at_most(left - w, LANES)));
-            }
         }
     }
 }
@@ -170,6 +160,36 @@ static void panels_fill(const panels *p, const product_side *side, int64_t i, in
         panels_from(true, p, side, i, k, to);
     else
         panels_from(false, p, side, i, k, to);
+}
+
+/* What is copied into the next panel of columns: pieces of memory, in bytes. They are fetched while
+ * tiles are computed, which leave memory idle. */
+typedef struct ahead {
+    uintptr_t at;
+    int64_t pieces, length, apart;
+} ahead;
+
+/* Components k..k+deep-1 of `count` vectors from vector j on; none if there are none. */
+static ahead ahead_of(const product_side *side, int64_t j, int64_t count, int64_t k, int64_t deep)
+{
+    const int64_t size = side->elements ? sizeof(elem) : sizeof(real);
+    const bool whole = side->step == 1;
+    return (ahead){.at =
+                       (uintptr_t)side->at + (uintptr_t)((j * side->apart + k * side->step) * size),
+                   .pieces = whole ? count : deep,
+                   .length = (whole ? deep : count) * size,
+                   .apart = (whole ? side->apart : side->step) * size};
+}
+
+static void ahead_fetch(ahead *next, int64_t pieces)
+{
+    enum { READ, SECOND_LEVEL = 2 };
+    for (; pieces > 0 && next->pieces > 0; pieces--, next->pieces--) {
+        const uintptr_t end = next->at + (uintptr_t)next->length;
+        for (uintptr_t line = next->at / LK_LINE * LK_LINE; line < end; line += LK_LINE)
+            __builtin_prefetch((const void *)line, READ, SECOND_LEVEL);
+        next->at += (uintptr_t)next->apart;
+    }
 }
 
 /* A tile of the result, of that many vectors of columns. Its lines are fetched while the sums are
@@ -232,62 +252,92 @@ static void tile_edge(int64_t rows, int64_t columns, const real *a, const real *
         memcpy(out + r * stride, tile + r * TILE_COLUMNS, (size_t)columns * sizeof *tile);
 }
 
-/* A block of the result, from the panels of its rows and columns. */
-static void block_add(const real *a, const real *b, int64_t depth, bool onto, int64_t rows,
-                      int64_t columns, real *out, int64_t stride)
+static int64_t padded_rows(int64_t rows)
 {
-    for (int64_t j = 0; j < columns; j += TILE_COLUMNS, b += depth * TILE_COLUMNS) {
-        const int64_t across = at_most(columns - j, TILE_COLUMNS);
-        for (int64_t i = 0; i < rows; i += TILE_ROWS) {
-            const int64_t within = i % ROW_PANEL, high = at_most(rows - i, TILE_ROWS);
-            const real *panel = a + (i - within) * depth + within;
-            real *to = out + i * stride + j;
-            if (high == TILE_ROWS && across % LANES == 0)
-                tile_add(across, panel, b, depth, onto, to, stride);
-            else
-                tile_edge(high, across, panel, b, depth, onto, to, stride);
-        }
+    return (rows + ROW_PANEL - 1) / ROW_PANEL * ROW_PANEL;
+}
+
+/* Reals of a panel of columns. */
+static int64_t column_panel(int64_t depth)
+{
+    return TILE_COLUMNS * at_most(depth, PRODUCT_TERMS);
+}
+
+size_t product_scratch(int64_t rows, int64_t depth)
+{
+    const int64_t high = padded_rows(at_most(rows, BLOCK_ROWS));
+    const int64_t reals = column_panel(depth) + high * at_most(depth, BLOCK_DEPTH);
+    return ((size_t)reals * sizeof(real) + LK_LINE - 1) / LK_LINE * LK_LINE;
+}
+
+/* Some rows, and components first..end-1 of all vectors. */
+typedef struct block {
+    const product_side *columns;
+    int64_t rows, first, end;
+    bool onto;
+    real *out;
+    int64_t stride;
+    real *a, *b; /* panels of the rows, and one of columns */
+} block;
+
+/* The rows by a panel of columns, with `deep` components of each from component k on. */
+static void strip_add(const block *p, int64_t j, int64_t across, int64_t k, int64_t deep,
+                      ahead *next)
+{
+    const real *a = p->a + (k - p->first) * padded_rows(p->rows);
+    const bool onto = p->onto || k > 0;
+    const int64_t each = (next->pieces * TILE_ROWS + p->rows - 1) / p->rows;
+    for (int64_t i = 0; i < p->rows; i += TILE_ROWS) {
+        const int64_t within = i % ROW_PANEL, high = at_most(p->rows - i, TILE_ROWS);
+        const real *panel = a + (i - within) * deep + within;
+        real *to = p->out + i * p->stride + j;
+        ahead_fetch(next, each);
+        if (high == TILE_ROWS && across % LANES == 0)
+            tile_add(across, panel, p->b, deep, onto, to, p->stride);
+        else
+            tile_edge(high, across, panel, p->b, deep, onto, to, p->stride);
     }
 }
 
-/* Reals of the panels of a block. */
-static int64_t panels_size(int64_t count, int64_t each, int64_t depth)
+static void block_add(const block *p)
 {
-    return (count + each - 1) / each * each * at_most(depth, PRODUCT_TERMS);
-}
-
-static int64_t row_panels(int64_t rows, int64_t depth)
-{
-    return panels_size(at_most(rows, BLOCK_ROWS), ROW_PANEL, depth);
-}
-
-static int64_t column_panels(int64_t columns, int64_t depth)
-{
-    return panels_size(at_most(columns, BLOCK_COLUMNS), TILE_COLUMNS, depth);
-}
-
-size_t product_scratch(int64_t rows, int64_t columns, int64_t depth)
-{
-    const int64_t reals = column_panels(columns, depth) + row_panels(rows, depth);
-    return ((size_t)reals * sizeof(real) + LK_LINE - 1) / LK_LINE * LK_LINE;
+    const product_side *columns = p->columns;
+    for (int64_t j = 0; j < columns->count; j += TILE_COLUMNS) {
+        const int64_t across = at_most(columns->count - j, TILE_COLUMNS);
+        const int64_t after = at_most(columns->count - j - across, TILE_COLUMNS);
+        int64_t k = p->first;
+        do { /* once even if there are no components, for zeros */
+            const int64_t deep = at_most(p->end - k, PRODUCT_TERMS);
+            const int64_t left = at_most(p->end - k - deep, PRODUCT_TERMS);
+            const panels beside = {across, TILE_COLUMNS, LANES, deep};
+            ahead next = left > 0 ? ahead_of(columns, j, across, k + deep, left)
+                                  : ahead_of(columns, j + across, after, p->first,
+                                             at_most(p->end - p->first, PRODUCT_TERMS));
+            panels_fill(&beside, columns, j, k, p->b);
+            strip_add(p, j, across, k, deep, &next);
+            k += deep;
+        } while (k < p->end);
+    }
 }
 
 void product(const product_side *rows, const product_side *columns, int64_t depth, bool onto,
              real *out, int64_t stride, void *scratch)
 {
-    real *b = scratch, *a = b + column_panels(columns->count, depth);
-    for (int64_t j = 0; j < columns->count; j += BLOCK_COLUMNS) {
-        const int64_t across = at_most(columns->count - j, BLOCK_COLUMNS);
-        for (int64_t k = 0; k < depth || k == 0; k += PRODUCT_TERMS) {
-            const int64_t deep = at_most(depth - k, PRODUCT_TERMS);
-            const panels beside = {across, TILE_COLUMNS, LANES, deep};
-            panels_fill(&beside, columns, j, k, b);
-            for (int64_t i = 0; i < rows->count; i += BLOCK_ROWS) {
-                const int64_t high = at_most(rows->count - i, BLOCK_ROWS);
-                const panels below = {high, ROW_PANEL, ROW_PANEL, deep};
-                panels_fill(&below, rows, i, k, a);
-                block_add(a, b, deep, onto || k > 0, high, across, out + i * stride + j, stride);
+    block p = {.columns = columns, .onto = onto, .stride = stride, .b = scratch};
+    p.a = p.b + column_panel(depth);
+    for (int64_t i = 0; i < rows->count; i += BLOCK_ROWS) {
+        p.rows = at_most(rows->count - i, BLOCK_ROWS);
+        p.out = out + i * stride;
+        p.first = 0;
+        do {
+            p.end = at_most(depth, p.first + BLOCK_DEPTH);
+            for (int64_t k = p.first; k < p.end; k += PRODUCT_TERMS) {
+                const panels below = {p.rows, ROW_PANEL, ROW_PANEL,
+                                      at_most(p.end - k, PRODUCT_TERMS)};
+                panels_fill(&below, rows, i, k, p.a + (k - p.first) * padded_rows(p.rows));
             }
-        }
+            block_add(&p);
+            p.first = p.end;
+        } while (p.first < depth);
     }
 }

@@ -39,8 +39,8 @@ LK_INLINE product_side product_vectors(const real *at, int64_t count, int64_t st
 LK_DRIVER void product(const product_side *rows, const product_side *columns, int64_t depth,
                        bool onto, real *out, int64_t stride, void *scratch);
 
-/* Bytes of scratch, aligned to a cache line, that a product of at most these sizes needs: whole
- * lines. */
-LK_DRIVER size_t product_scratch(int64_t rows, int64_t columns, int64_t depth);
+/* Bytes of scratch, aligned to a cache line, that a product of at most so many rows and components
+ * needs: whole lines. */
+LK_DRIVER size_t product_scratch(int64_t rows, int64_t depth);
 
 #endif

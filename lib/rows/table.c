@@ -89,10 +89,8 @@ static int64_t most_vectors(const pair_table *t)
  * them. */
 static size_t products_scratch(const pair_table *t)
 {
-    const int64_t n = most_vectors(t), rows = at_most(n, TABLE_OTHERS);
-    const size_t compare = product_scratch(rows, n, t->rows.width);
-    const size_t gather = product_scratch(rows, t->rows.stride, rows);
-    return compare > gather ? compare : gather;
+    const int64_t rows = at_most(most_vectors(t), TABLE_OTHERS), width = t->rows.width;
+    return product_scratch(rows, width > rows ? width : rows);
 }
 
 static real *after_products(const pair_table *t, void *scratch)

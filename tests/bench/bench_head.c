@@ -186,8 +186,11 @@ static void print(const char *what, double seconds)
     printf("%-24s %9.1f ms %9.1f GFLOP/s\n", what, seconds * 1e3, work / seconds);
 }
 
-int main(void)
+/* The instruction set may be named. */
+int main(int argc, char **argv)
 {
+    if (argc > 1 && !lk_isa_use(argv[1]))
+        return 1;
     printf("\nlinear head, %d rows of %d, %d classes, loss and grad.hidden, %s\n", ROWS, WIDTH,
            CLASSES, lk_isa_used());
     for (int threads = 1; threads <= 2; threads++) {

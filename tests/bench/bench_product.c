@@ -42,12 +42,12 @@ typedef void multiply(const product_side *, const product_side *, int64_t, bool,
 
 #define ISA(isa, runs)                                                                             \
     multiply lk_##isa##_F32_product;                                                               \
-    size_t lk_##isa##_F32_product_scratch(int64_t, int64_t, int64_t);
+    size_t lk_##isa##_F32_product_scratch(int64_t, int64_t);
 #include "isas.def"
 #undef ISA
 
 static multiply *run;
-static size_t (*room_for)(int64_t, int64_t, int64_t);
+static size_t (*room_for)(int64_t, int64_t);
 
 static void choose(void)
 {
@@ -145,7 +145,7 @@ static void row(int64_t rows, int64_t columns, int64_t depth)
     p.a = a;
     p.b = b;
     p.out = random_floats(rows * columns);
-    p.scratch_size = room_for(rows, columns, depth);
+    p.scratch_size = room_for(rows, depth);
     p.scratch = need(aligned_alloc(64, 2 * p.scratch_size));
     for (int i = 0; i < TURNS; i++) {
         t[0][i] = timed(ours, &p);
@@ -171,8 +171,11 @@ static void row(int64_t rows, int64_t columns, int64_t depth)
     free(p.scratch);
 }
 
-int main(void)
+/* The instruction set may be named. */
+int main(int argc, char **argv)
 {
+    if (argc > 1 && !lk_isa_use(argv[1]))
+        return 1;
     /* Of one thread: oneDNN's OpenMP reads it when it is loaded. */
     setenv("OMP_NUM_THREADS", "1", 1);
     setenv("OPENBLAS_NUM_THREADS", "1", 1);
