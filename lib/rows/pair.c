@@ -50,6 +50,19 @@ typedef struct pair_dots {
     double xx, xy, yy;
 } pair_dots;
 
+PARTS_INLINE void pair_add_products(const bool far, const pair *p, const elem *x, const elem *y,
+                                    int64_t n, wide_sums *xx, wide_sums *xy, wide_sums *yy)
+{
+    wide_stride a = w_load_stride(x, n), b = w_load_stride(y, n);
+    if (far) {
+        a = w_stride_scaled(a, p->scale_x);
+        b = w_stride_scaled(b, p->scale_y);
+    }
+    w_add_products(xx, &a, &a);
+    w_add_products(xy, &a, &b);
+    w_add_products(yy, &b, &b);
+}
+
 /* The dot products, of scaled vectors if the pair is `far`. */
 LK_INLINE pair_dots pair_products(const bool far, const pair *p, const elem *x, const elem *y,
                                   int64_t width)
@@ -57,26 +70,11 @@ LK_INLINE pair_dots pair_products(const bool far, const pair *p, const elem *x, 
     wide_sums xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
     for (; !far && k + 2 * STRIDE <= width; k += 2 * STRIDE) {
-        const wide_stride a = w_load_stride(x + k, STRIDE), b = w_load_stride(y + k, STRIDE);
-        const wide_stride a2 = w_load_stride(x + k + STRIDE, STRIDE);
-        const wide_stride b2 = w_load_stride(y + k + STRIDE, STRIDE);
-        w_add_products(&xx, &a, &a);
-        w_add_products(&xy, &a, &b);
-        w_add_products(&yy, &b, &b);
-        w_add_products(&xx2, &a2, &a2);
-        w_add_products(&xy2, &a2, &b2);
-        w_add_products(&yy2, &b2, &b2);
+        pair_add_products(far, p, x + k, y + k, STRIDE, &xx, &xy, &yy);
+        pair_add_products(far, p, x + k + STRIDE, y + k + STRIDE, STRIDE, &xx2, &xy2, &yy2);
     }
-    for (; k < width; k += STRIDE) {
-        wide_stride a = w_load_stride(x + k, width - k), b = w_load_stride(y + k, width - k);
-        if (far) {
-            a = w_stride_scaled(a, p->scale_x);
-            b = w_stride_scaled(b, p->scale_y);
-        }
-        w_add_products(&xx, &a, &a);
-        w_add_products(&xy, &a, &b);
-        w_add_products(&yy, &b, &b);
-    }
+    for (; k < width; k += STRIDE)
+        pair_add_products(far, p, x + k, y + k, width - k, &xx, &xy, &yy);
     return (pair_dots){w_sum(w_both(xx, &xx2)), w_sum(w_both(xy, &xy2)), w_sum(w_both(yy, &yy2))};
 }
 
@@ -305,18 +303,19 @@ LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, c
                             const elem *y, int64_t width, elem *grad_x, elem *grad_y)
 {
     const wide_half by = half_set(c);
+    const pair here = *p; /* for all the compiler knows a store of a gradient changes *p */
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
-        const wide u = w_load(x + k, n), v = w_load(y + k, n);
-        wide_half to_x[WIDE_PARTS], to_y[WIDE_PARTS];
+        const wide_parts u = w_load_parts(x + k, n), v = w_load_parts(y + k, n);
+        wide_parts to_x, to_y;
         for (int i = 0; i < WIDE_PARTS; i++) {
-            to_x[i] = by * pair_slope_x(family, p, w_part(u, i), w_part(v, i));
-            to_y[i] = by * pair_slope_y(family, p, w_part(u, i), w_part(v, i));
+            to_x.half[i] = by * pair_slope_x(family, &here, u.half[i], v.half[i]);
+            to_y.half[i] = by * pair_slope_y(family, &here, u.half[i], v.half[i]);
         }
         if (grad_x)
-            w_store(grad_x + k, n, w_whole(to_x));
+            w_store_parts(grad_x + k, n, to_x);
         if (grad_y)
-            w_store(grad_y + k, n, w_whole(to_y));
+            w_store_parts(grad_y + k, n, to_y);
     }
 }
 
@@ -334,10 +333,10 @@ LK_INLINE void pair_add_of(const pair_family family, const pair *p, double c, co
     const wide_half by = half_set(c);
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t n = LK_TAIL(k, width);
-        const wide u = w_load(x + k, n), v = w_load(y + k, n);
+        const wide_parts u = w_load_parts(x + k, n), v = w_load_parts(y + k, n);
         for (int i = 0; i < WIDE_PARTS; i++) {
             double *at_x = to_x + k + i * HALF_LANES, *at_y = to_y + k + i * HALF_LANES;
-            const wide_half a = w_part(u, i), b = w_part(v, i);
+            const wide_half a = u.half[i], b = v.half[i];
             if (to_x)
                 half_write(at_x, half_read(at_x) + by * pair_slope_x(family, p, a, b));
             if (to_y)
@@ -362,8 +361,11 @@ void pair_add(const pair *p, double c, const elem *x, const elem *y, int64_t wid
 
 void pair_round(const double *sum, int64_t width, elem *to)
 {
-    for (int64_t k = 0; k < width; k += LANES)
-        w_store(to + k, LK_TAIL(k, width), w_read(sum + k));
+    for (int64_t k = 0; k < width; k += LANES) {
+        wide_parts x;
+        memcpy(&x, sum + k, sizeof x);
+        w_store_parts(to + k, LK_TAIL(k, width), x);
+    }
 }
 
 static pair_family pair_triple_family(const pair_triple *t)
@@ -383,26 +385,27 @@ LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *
     const elem *const from_a = t->a, *const from_p = t->p, *const from_n = t->n;
     for (int64_t k = 0; k < width; k += LANES) {
         const int64_t lanes = LK_TAIL(k, width);
-        const wide all_a = w_load(from_a + k, lanes), all_p = w_load(from_p + k, lanes);
-        const wide all_n = w_load(from_n + k, lanes);
-        wide_half by_a[WIDE_PARTS], by_p[WIDE_PARTS], by_n[WIDE_PARTS];
+        const wide_parts all_a = w_load_parts(from_a + k, lanes);
+        const wide_parts all_p = w_load_parts(from_p + k, lanes);
+        const wide_parts all_n = w_load_parts(from_n + k, lanes);
+        wide_parts by_a, by_p, by_n;
         for (int i = 0; i < WIDE_PARTS; i++) {
-            const wide_half a = w_part(all_a, i), p = w_part(all_p, i), n = w_part(all_n, i);
-            by_a[i] =
+            const wide_half a = all_a.half[i], p = all_p.half[i], n = all_n.half[i];
+            by_a.half[i] =
                 c_ap * pair_slope_x(family, &ap, a, p) + c_an * pair_slope_x(family, &an, a, n);
-            by_p[i] = c_ap * pair_slope_y(family, &ap, a, p);
-            by_n[i] = c_an * pair_slope_y(family, &an, a, n);
+            by_p.half[i] = c_ap * pair_slope_y(family, &ap, a, p);
+            by_n.half[i] = c_an * pair_slope_y(family, &an, a, n);
             if (swapped) {
-                by_p[i] += c_pn * pair_slope_x(family, &pn, p, n);
-                by_n[i] += c_pn * pair_slope_y(family, &pn, p, n);
+                by_p.half[i] += c_pn * pair_slope_x(family, &pn, p, n);
+                by_n.half[i] += c_pn * pair_slope_y(family, &pn, p, n);
             }
         }
         if (to_a)
-            w_store(to_a + k, lanes, w_whole(by_a));
+            w_store_parts(to_a + k, lanes, by_a);
         if (to_p)
-            w_store(to_p + k, lanes, w_whole(by_p));
+            w_store_parts(to_p + k, lanes, by_p);
         if (to_n)
-            w_store(to_n + k, lanes, w_whole(by_n));
+            w_store_parts(to_n + k, lanes, by_n);
     }
 }
 

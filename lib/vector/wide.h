@@ -121,14 +121,23 @@ LK_INLINE wide_half half_scaled(wide_half x, double root)
     return x * half_set(root) * half_set(root);
 }
 
-/* HALF_LANES of the reals of a vector, from lane i on, as doubles, and back. */
+/* HALF_LANES of the reals of a vector, from lane i on, which is 0 or HALF_LANES, as doubles, and
+ * back. */
 LK_INLINE wide_half half_of(vec x, int i)
 {
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+    return (wide_half)_mm512_cvtps_pd(i == 0 ? _mm512_castps512_ps256((__m512)x)
+                                             : _mm512_extractf32x8_ps((__m512)x, 1));
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    return (wide_half)_mm256_cvtps_pd(i == 0 ? _mm256_castps256_ps128((__m256)x)
+                                             : _mm256_extractf128_ps((__m256)x, 1));
+#else
     real from[LANES];
     half_reals half;
     memcpy(from, &x, sizeof x);
     memcpy(&half, from + i, sizeof half);
     return __builtin_convertvector(half, wide_half);
+#endif
 }
 
 LK_INLINE void half_put(real *to, wide_half x)
@@ -221,6 +230,34 @@ LK_INLINE void w_write(double *p, wide x)
     memcpy(p, &x, sizeof x);
 }
 
+/* LANES elements as doubles, in registers, of which gcc would keep a `wide` in memory. */
+typedef struct wide_parts {
+    wide_half half[WIDE_PARTS];
+} wide_parts;
+
+/* n elements, 0 < n <= LANES; 0 in the lanes beyond. */
+LK_INLINE wide_parts w_load_parts(const elem *p, int64_t n)
+{
+    wide_parts to;
+    if (sizeof(elem) == sizeof(real) && n >= LANES) {
+        for (int i = 0; i < WIDE_PARTS; i++)
+            to.half[i] = w_read_half((const real *)(const void *)p + i * HALF_LANES);
+        return to;
+    }
+    const vec x = v_load_tail(p, n < LANES ? n : LANES, 0);
+    for (int i = 0; i < WIDE_PARTS; i++)
+        to.half[i] = half_of(x, i * HALF_LANES);
+    return to;
+}
+
+LK_INLINE void w_store_parts(elem *p, int64_t n, wide_parts x)
+{
+    real room[LANES];
+    for (int i = 0; i < WIDE_PARTS; i++)
+        half_put(room + i * HALF_LANES, x.half[i]);
+    v_store_tail(p, n, half_join(room));
+}
+
 /* The doubles of a stride of elements, and sums of them: as with a tally (vector/tally.h), their
  * order is the same on every ISA. There are as many sums as 64 bytes hold; where that is half of a
  * stride, its second half is first added to its first. */
@@ -241,13 +278,10 @@ PARTS_INLINE wide_stride w_load_stride(const elem *p, int64_t n)
     PARTS_UNROLLED
     for (int i = 0; i < PARTS; i++) {
         const int64_t left = n - i * LANES;
-        const vec x = left >= LANES ? v_load(p + i * LANES)
-                      : left > 0    ? v_load_n(p + i * LANES, left, 0)
-                                    : (vec){0};
-        const wide all = v_wide(x);
+        const wide_parts x = left > 0 ? w_load_parts(p + i * LANES, left) : (wide_parts){0};
         PARTS_UNROLLED
         for (int k = 0; k < WIDE_PARTS; k++)
-            to.half[i * WIDE_PARTS + k] = w_part(all, k);
+            to.half[i * WIDE_PARTS + k] = x.half[k];
     }
     return to;
 }
