@@ -367,8 +367,9 @@ static mask few_sloping(const few_rows *r, mask weighs)
     return m;
 }
 
-/* Gradients replace the exponentials. `plain`: neither weights nor smoothing, softcap or
- * probabilities. `usual`: every row has a gradient, which is finite, and no power. */
+/* Gradients replace the exponentials. `plain`: neither smoothing, softcap nor probabilities, so
+ * that class weights are a factor of the row. `usual`: every row has a gradient, which is finite,
+ * and no power. */
 LK_INLINE void few_slopes(const group *g, const slopes *s, mask sloping, const bool plain,
                           const bool soft, const bool usual)
 {
@@ -399,7 +400,7 @@ static void few_gradient(const group *g, const slopes *s, mask sloping, bool sof
     const bool usual = m_none(~sloping | (s->power != v_set(1)) | v_is_nan(s->a));
     if (soft)
         few_slopes(g, s, sloping, false, true, false);
-    else if (g->p->weight || g->p->off > 0 || g->p->cap > 0)
+    else if (g->p->off > 0 || g->p->cap > 0)
         few_slopes(g, s, sloping, false, false, false);
     else if (usual)
         few_slopes(g, s, sloping, true, false, true);
