@@ -223,7 +223,7 @@ LK_INLINE void class_set_apart(class_norm *r, real *z, int64_t y)
 class_norm class_normalise(const class_plan *p, const class_row *row)
 {
     class_norm r = {.top = -(real)INFINITY, .at = 0};
-    real chunk[CHUNK];
+    real chunk[CHUNK] __attribute__((aligned(LK_LINE)));
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK, padded = padded_lanes(n);
         real *z = row->kept ? row->kept + k : chunk;
@@ -286,71 +286,138 @@ LK_INLINE vec class_q(const class_plan *p, const elem *t, int64_t n)
     return v_fma(v_load_tail(t, n, 0), v_set((real)(1 - p->smoothing)), v_set((real)p->off));
 }
 
-static class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
+/* `add(k, n)` for the vectors of the n classes of a chunk: n of a vector's lanes count. Whole
+ * strides are apart, where nothing is masked, and a tally's next part is known to the compiler. */
+#define CLASS_EACH(count, add)                                                                     \
+    do {                                                                                           \
+        int64_t at_ = 0;                                                                           \
+        for (; at_ + STRIDE <= (count); at_ += STRIDE) {                                           \
+            PARTS_UNROLLED                                                                         \
+            for (int part_ = 0; part_ < PARTS; part_++)                                            \
+                add(at_ + part_ * LANES, LANES);                                                   \
+        }                                                                                          \
+        for (; at_ < (count); at_ += LANES)                                                        \
+            add(at_, LK_TAIL(at_, count));                                                         \
+    } while (0)
+
+/* The lanes that count. */
+LK_INLINE mask class_lanes(int64_t n)
+{
+    return n == LANES ? m_set(-1) : m_first(n);
+}
+
+/* Index form: the sum of w_k (z_k - top) over a chunk, where w_k > 0. */
+LK_INLINE double class_off_scores(const class_plan *p, int64_t k, int64_t n, const real *z, vec top,
+                                  const bool weighted)
+{
+    const vec zero = {0};
+    tally sum = {.added = 0};
+#define ADD(i, lanes)                                                                              \
+    do {                                                                                           \
+        const vec d = v_read(z + (i)) - top;                                                       \
+        const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : zero;                \
+        tally_add(&sum, weighted ? v_where(w != zero, w * d) : v_where(class_lanes(lanes), d));    \
+    } while (0)
+    CLASS_EACH(n, ADD);
+#undef ADD
+    return (double)tally_sum(sum);
+}
+
+static class_sums class_sweep_index(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    class_sums s = {.weighs = true};
+    real z[CHUNK] __attribute__((aligned(LK_LINE)));
+    const vec top = v_set(r->top);
+    for (int64_t k = 0; k < p->classes; k += CHUNK) {
+        const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        class_scores(p, row->x + k, n, z);
+        if (row->y >= k && row->y < k + n)
+            z[row->y - k] = r->top; /* nothing of the target */
+        s.off_scores += p->weight ? class_off_scores(p, k, n, z, top, true)
+                                  : class_off_scores(p, k, n, z, top, false);
+    }
+    return s;
+}
+
+/* Probability form: add a chunk to the sums. */
+LK_INLINE void class_soft_sums(const class_plan *p, const class_row *row, const class_norm *r,
+                               int64_t k, int64_t n, const real *z, class_sums *s,
+                               const bool weighted, const bool minus_entropy)
+{
+    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
+    const vec step = v_set(LANES);
+    tally cross = {.added = 0}, others = cross, tops = cross, excess = cross;
+    vec lane = __builtin_convertvector(m_iota(), vec), leader = v_set(-1);
+    mask weighs = m_set(0);
+#define ADD(i, lanes)                                                                              \
+    do {                                                                                           \
+        const vec d = v_read(z + (i)) - top, q = class_q(p, row->t + k + (i), lanes);              \
+        const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : v_set(1);            \
+        const vec wq = v_where(class_lanes(lanes), weighted ? w * q : q);                          \
+        const mask here = d == zero, counts = wq != zero;                                          \
+        weighs |= counts;                                                                          \
+        tally_add(&cross, v_where(counts, wq *d));                                                 \
+        tally_add(&others, v_where(~here, wq));                                                    \
+        tally_add(&tops, v_where(here, wq));                                                       \
+        leader = v_select(here, lane, leader);                                                     \
+        lane += step;                                                                              \
+        if (minus_entropy)                                                                         \
+            tally_add(&excess, v_where(counts, wq *(v_log(q) - (d - log_sum))));                   \
+    } while (0)
+    CLASS_EACH(n, ADD);
+#undef ADD
+    s->cross += (double)tally_sum(cross);
+    s->others += (double)tally_sum(others);
+    s->tops += (double)tally_sum(tops);
+    s->excess += minus_entropy ? (double)tally_sum(excess) : 0;
+    s->leader = r->own == 1 && v_top(leader) >= 0 ? k + (int64_t)v_top(leader) : s->leader;
+    s->weighs = s->weighs || !weighted || !m_none(weighs);
+}
+
+static class_sums class_sweep_soft(const class_plan *p, const class_row *row, const class_norm *r)
 {
     class_sums s = {0};
-    real z[CHUNK];
-    const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum), zero = {0};
-    const vec lane = __builtin_convertvector(m_iota(), vec);
-    mask weighs = m_set(row->t && p->weight ? 0 : -1);
+    real z[CHUNK] __attribute__((aligned(LK_LINE)));
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        tally off = {0}, cross = {0}, others = {0}, tops = {0}, excess = {0};
-        vec leader = v_set(-1);
+        const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
         class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i += LANES) {
-            int64_t lanes = LK_TAIL(i, n);
-            mask inside = m_first(lanes);
-            vec d = v_read(z + i) - top;
-            if (row->t) {
-                vec w = class_weights(p, k + i, lanes), q = class_q(p, row->t + k + i, lanes);
-                vec wq = v_where(inside, w * q);
-                const mask here = d == zero;
-                weighs |= wq != zero;
-                tally_add(&cross, v_where(wq != zero, wq * d));
-                tally_add(&others, v_where(~here, wq));
-                tally_add(&tops, v_where(here, wq));
-                leader = v_select(here, lane + v_set((real)i), leader);
-                if (p->minus_entropy)
-                    tally_add(&excess, v_where(wq != zero, wq * (v_log(q) - (d - log_sum))));
-            } else {
-                vec w = class_weights(p, k + i, lanes);
-                int64_t y = row->y - k - i;
-                mask apart = y >= 0 && y < LANES ? m_iota() != m_set((ilane)y) : inside;
-                tally_add(&off, v_where(inside & apart & (w != zero), w * d));
-            }
-        }
-        if (!row->t) {
-            s.off_scores += (double)tally_sum(off);
-            continue;
-        }
-        s.cross += (double)tally_sum(cross);
-        s.others += (double)tally_sum(others);
-        s.tops += (double)tally_sum(tops);
-        s.excess += p->minus_entropy ? (double)tally_sum(excess) : 0;
-        s.leader = r->own == 1 && v_top(leader) >= 0 ? k + (int64_t)v_top(leader) : s.leader;
+        if (p->minus_entropy)
+            class_soft_sums(p, row, r, k, n, z, &s, p->weight, true);
+        else if (p->weight)
+            class_soft_sums(p, row, r, k, n, z, &s, true, false);
+        else
+            class_soft_sums(p, row, r, k, n, z, &s, false, false);
     }
-    s.weighs = !m_none(weighs);
     return s;
+}
+
+static class_sums class_sweep(const class_plan *p, const class_row *row, const class_norm *r)
+{
+    return row->t       ? class_sweep_soft(p, row, r)
+           : p->off > 0 ? class_sweep_index(p, row, r)
+                        : (class_sums){.weighs = true};
 }
 
 double class_entropy(const class_plan *p, const class_row *row, const class_norm *r, double *gap)
 {
-    real z[CHUNK];
+    real z[CHUNK] __attribute__((aligned(LK_LINE)));
     double total = 0, others = 0, tops = 0;
     const vec top = v_set(r->top), zero = {0}, one = v_set(1);
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        tally heat = {0}, below = {0};
+        tally heat = {.added = 0}, below = heat;
         vec at = {0};
         class_scores(p, row->x + k, n, z);
-        for (int64_t i = 0; i < n; i += LANES) {
-            const vec d = v_read(z + i) - top, e = v_exp_nonpos(d);
-            const mask here = d == zero;
-            tally_add(&heat, v_where(e != zero, e * d));
-            tally_add(&below, v_where(~here, e));
-            at += v_where(here, one);
-        }
+#define ADD(i, lanes)                                                                              \
+    do { /* padding adds nothing: e is 0 */                                                        \
+        const vec d = v_read(z + (i)) - top, e = v_exp_nonpos(d);                                  \
+        const mask here = d == zero;                                                               \
+        tally_add(&heat, v_where(e != zero, e * d));                                               \
+        tally_add(&below, v_where(~here, e));                                                      \
+        at += v_where(here, one);                                                                  \
+    } while (0)
+        CLASS_EACH(n, ADD);
+#undef ADD
         total += (double)tally_sum(heat);
         others += (double)tally_sum(below);
         tops += v_count(at);
@@ -463,7 +530,7 @@ void class_gradient_logprob(const class_plan *p, const class_row *row, const cla
     const vec mean = v_set((real)gap), scale = v_set((real)p->scale);
     const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
     const real x_y = row->y >= 0 ? r_load(row->x + row->y) : 0;
-    real z[CHUNK];
+    real z[CHUNK] __attribute__((aligned(LK_LINE)));
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
         class_scores(p, row->x + k, n, z);
@@ -496,7 +563,7 @@ static void class_gradient_t(const class_plan *p, const class_row *row, const cl
 {
     const vec c = v_set((real)(row->rho * (1 - p->smoothing))), zero = {0}, one = v_set(1);
     const vec top = v_set(r->top), log_sum = v_set((real)r->log_sum);
-    real z[CHUNK];
+    real z[CHUNK] __attribute__((aligned(LK_LINE)));
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         int64_t chunk = p->classes - k < CHUNK ? p->classes - k : CHUNK;
         class_scores(p, row->x + k, chunk, z);
@@ -520,7 +587,7 @@ static void class_gradient_t(const class_plan *p, const class_row *row, const cl
 /* The first class with the highest score, or with NaN. */
 static int64_t class_argmax(const class_plan *p, const class_row *row, const class_norm *r)
 {
-    real z[CHUNK], top = -(real)INFINITY;
+    real z[CHUNK] __attribute__((aligned(LK_LINE))), top = -(real)INFINITY;
     int64_t at = 0;
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
         const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
@@ -544,7 +611,7 @@ class_slope class_conclude(const class_plan *p, class_row *row, const class_norm
 {
     const bool soft = row->t != NULL;
     const double lse = (double)r->top + r->log_sum, nll = soft ? 0 : class_nll(r);
-    const class_sums s = soft || p->off > 0 ? class_sweep(p, row, r) : (class_sums){.weighs = true};
+    const class_sums s = class_sweep(p, row, r);
     const int64_t y = !soft ? row->y : r->own == 1 ? s.leader : -1;
     const class_totals t = {.rest = half_set(r->rest),
                             .own = half_set(r->own),
