@@ -273,11 +273,12 @@ static bool read_value(framing *f, char c)
         return true;
     else if (f->field == COOKIE) /* its parts would take memory, and nobody asks for them */
         return false;
-    else if (is_space(c))
-        f->spaced = f->at > 0;
-    else
+    else if (!is_space(c))
         check_value(f, c);
-    return !is_space(c);
+    else if (f->at > 0)
+        f->spaced = true;
+    /* What comes before a value is passed on, so that the body need not be moved in memory. */
+    return !f->spaced || !is_space(c);
 }
 
 /* One character that is neither of a chunk nor of the data of a body. Returns how many bytes it

@@ -92,10 +92,10 @@ static void rewritten(void **unused)
     (void)unused;
     becomes("\r\n", "", 0);
     becomes("\r\n\r\n" GET "Host:h\r\n\r\n\r\n" GET, GET "Host:h\r\n\r\n" GET, 2);
-    becomes(POST "Content-Length: \t3 \t\r\n\r\nabc", POST "Content-Length:3\r\n\r\nabc", 1);
-    becomes(GET "Host: \th \r\n\r\n", GET "Host:h\r\n\r\n", 1);
+    becomes(POST "Content-Length: \t3 \t\r\n\r\nabc", POST "Content-Length: \t3\r\n\r\nabc", 1);
+    becomes(GET "Host: \th \r\n\r\n", GET "Host: \th\r\n\r\n", 1);
     becomes(POST "Transfer-Encoding:\tChunked \r\n\r\n0\r\n\r\n",
-            POST "Transfer-Encoding:Chunked\r\n\r\n0\r\n\r\n", 1);
+            POST "Transfer-Encoding:\tChunked\r\n\r\n0\r\n\r\n", 1);
     becomes(GET "Host:h\r\nCookie: a=b; c\r\nCookies: d\r\ncookie:\r\n\r\n",
             GET "Host:h\r\nCookie:\r\nCookies: d\r\ncookie:\r\n\r\n", 1);
     becomes(CHUNK "000A;a=b\r\n0123456789\r\n1 \t; c=\"d;e\"\r\na\r\n0;f\r\n\r\n" GET,
@@ -158,18 +158,18 @@ static void refused_headers(void **unused)
     refused(GET " X: y", GET "\r\n", 400, "folded");
     refused(GET "X: y\r\n\tz\r\n", GET "X: y\r\n\r\n", 400, "folded");
     refused(GET "X: y\nZ", GET "X: y\r\n\r\n", 400, "control");
-    refused(GET "Host: h\r\n\rX", GET "Host:h\r\n\r\n", 400, "CR LF");
+    refused(GET "Host: h\r\n\rX", GET "Host: h\r\n\r\n", 400, "CR LF");
     refused(GET "\r\n", GET "\r\n", 400, "exactly one Host");
-    refused(GET "Host: h\r\nHost: h\r\n", GET "Host:h\r\nHost-:\r\n\r\n", 400, "exactly one Host");
+    refused(GET "Host: h\r\nHost: h\r\n", GET "Host: h\r\nHost-:\r\n\r\n", 400, "exactly one Host");
     for (const char *bad = "/@?#\"\\<> ^`{|}\x80"; *bad; bad++) {
         char text[] = GET "Host: h?i\r\n";
         *strrchr(text, '?') = *bad;
-        refused(text, GET "Host:h\r\n\r\n", 400, "Host must be");
+        refused(text, GET "Host: h\r\n\r\n", 400, "Host must be");
     }
     static const char *const lengths[][2] = {
-        {"", "0"},    {" \t", "0"}, {"-1", "0"},  {"+1", "0"},
-        {"1 2", "1"}, {"0x1", "0"}, {"1,1", "1"}, {"1e1", "1"},
-        {"1.0", "1"}, {"\v1", "0"}, {"1_1", "1"}, {"9999999999999999999", "999999999999999999"},
+        {"", "0"},    {" \t", " \t0"}, {"-1", "0"},  {"+1", "0"},
+        {"1 2", "1"}, {"0x1", "0"},    {"1,1", "1"}, {"1e1", "1"},
+        {"1.0", "1"}, {"\v1", "0"},    {"1_1", "1"}, {"9999999999999999999", "999999999999999999"},
     };
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         char text[256], want[256];
