@@ -492,6 +492,11 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to)
     return (size_t)(out - to);
 }
 
+bool framing_whole(const framing *f)
+{
+    return f->state == START;
+}
+
 size_t framing_gap(const framing *f)
 {
     const bool begun = f->state == SIZE ? f->at > 0 : f->state > SIZE && f->state <= SIZE_LF;

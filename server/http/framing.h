@@ -54,6 +54,9 @@ typedef struct framing {
  * itself if that is 0. Returns the number of bytes written. */
 size_t framing_pass(framing *f, const char *from, size_t size, char *to);
 
+/* Is every request complete that has begun? */
+bool framing_whole(const framing *f);
+
 /* How many bytes more than it reads framing_pass may write. */
 size_t framing_gap(const framing *f);
 

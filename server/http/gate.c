@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/gate.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -49,22 +50,27 @@ static ssize_t read_socket(void *from, void *to, size_t size)
 
 /* Drop what follows the last request: unread, it would reset the connection when that is closed,
  * maybe before the client has read the reply. Returns what the source does when there is nothing
- * left; or the end, for a client that sends without pause. */
+ * left; or more than 0, for a client that sends without pause. */
 static ssize_t drop(char *to, size_t size, gate_source *source, void *from)
 {
     ssize_t got = 1;
     for (int i = 0; i < 16 && got > 0; i++)
         got = source(from, to, size);
-    return got > 0 ? 0 : got;
+    return got;
 }
 
-void gate_close(int fd)
+bool gate_close(int fd)
 {
     char unread[16 * 1024];
-    if (!framing_of(fd))
-        return;
-    drop(unread, sizeof unread, read_socket, &fd);
+    const framing *f = framing_of(fd);
+    if (!f)
+        return false;
+    ssize_t got = read_socket(&fd, unread, sizeof unread);
+    const bool sending = got > 0 || !framing_whole(f);
+    if (got > 0)
+        got = drop(unread, sizeof unread, read_socket, &fd);
     connection[fd].framing = NULL;
+    return sending && (got > 0 || (got < 0 && errno == EAGAIN));
 }
 
 /* libmicrohttpd takes it that a socket is empty when it gets less than it has asked for, and waits
@@ -90,7 +96,8 @@ ssize_t gate_read(int fd, void *to, size_t size, gate_source *source, void *from
             return (ssize_t)done;
     }
     done += framing_finish(f, out + done, size - done);
-    return done > 0 ? (ssize_t)done : drop(to, size, source, from);
+    const ssize_t got = done > 0 ? (ssize_t)done : drop(to, size, source, from);
+    return done == 0 && got > 0 ? 0 : got; /* the end, for a client that sends without pause */
 }
 
 void gate_mute(int fd)

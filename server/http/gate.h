@@ -25,7 +25,9 @@
 /* A connection begins: what is read from it passes through `f` until gate_close. `tls`: this is
  * not what recv() returns, but what TLS makes of it. False without memory. */
 bool gate_open(int fd, framing *f, bool tls);
-void gate_close(int fd);
+
+/* It ends, and what has come and was not read is dropped. True: the client may still be sending. */
+bool gate_close(int fd);
 
 /* Drop what libmicrohttpd writes to the connection until gate_unmute, which is false if nothing
  * was dropped although it should have been. */

@@ -8,6 +8,7 @@
 
 #include "http/gate.h"
 #include "http/handover.h"
+#include "http/linger.h"
 #include "http/receive.h"
 #include "http/reply.h"
 #include "http/server.h"
@@ -84,7 +85,8 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **c
     atomic_fetch_sub(&metric.connections, 1);
     if (!p)
         return;
-    gate_close(p->fd);
+    if (gate_close(p->fd))
+        linger_begin(l->server->loop, p->fd);
     tls_detach(p->tls);
     peer_remove(p);
 }

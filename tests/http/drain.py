@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import socket
 import struct
 import sys
 import threading
@@ -98,6 +99,39 @@ def says_not_ready(path: str) -> list[str]:
     return wrong
 
 
+def ends_whole(path: str) -> list[str]:
+    """To a client that sends without pause and reads slowly: each reply, to the last one that is announced."""
+    got = bytearray()
+    with Lossd(path) as lossd:
+        host, port = lossd.url.removeprefix("http://").rsplit(":", 1)
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        s.settimeout(20)
+        s.connect((host, int(port)))
+
+        def send() -> None:
+            try:
+                while True:
+                    s.send(50 * request("GET", "/healthz"))
+            except OSError:
+                pass
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        time.sleep(0.1)
+        lossd.process.terminate()
+        try:
+            while part := s.recv(4096):
+                got += part
+                time.sleep(0.0005)
+        except ConnectionError as why:
+            return [f"the last replies were lost: {why!r}"]
+        finally:
+            s.close()
+            sender.join()
+    return [] if got.count(b"Connection: close") == 1 and got.endswith(b"ok\n") else ["the last reply was not whole"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lossd", default="build/lossd")
@@ -105,12 +139,12 @@ def main() -> int:
     arguments = parser.parse_args()
     random.seed(1)
     data = large_request()
-    wrong = says_not_ready(arguments.lossd)
+    wrong = says_not_ready(arguments.lossd) + ends_whole(arguments.lossd)
     for _ in range(arguments.rounds):
         wrong += finishes_admitted(arguments.lossd, data, 16)
     for line in wrong:
         print(line)
-    print(f"{arguments.rounds + 1 - bool(wrong)} passed, {int(bool(wrong))} failed")
+    print(f"{arguments.rounds + 2 - bool(wrong)} passed, {int(bool(wrong))} failed")
     return bool(wrong)
 
 

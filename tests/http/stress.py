@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Many connections that post mixed requests: small and large, valid and invalid, in both body formats. Every
-reply must equal, byte for byte, the reply of a lossd with one worker to the same request sent alone."""
+reply of two loops and four workers must equal, byte for byte, that of a lossd with one of each to the same request sent
+alone."""
 
 from __future__ import annotations
 
@@ -89,7 +90,7 @@ def main() -> int:
     end = time.monotonic() + arguments.seconds
     folder = tempfile.TemporaryDirectory()
     listen = ["--listen", f"unix:{folder.name}/lossd.sock"] if arguments.unix else []
-    with Lossd(arguments.lossd, "--workers", "4", *listen) as lossd:
+    with Lossd(arguments.lossd, "--workers", "4", "--loops", "2", *listen) as lossd:
 
         def client(number: int) -> None:
             order = random.Random(number)
