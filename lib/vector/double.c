@@ -336,7 +336,7 @@ static const struct logarithm {
 /* A logarithm without -r^2/2 and what follows. */
 typedef struct log_parts {
     double sum, dropped; /* n ln 2 + log c + r */
-    double r;
+    double r, r_low;     /* r in two parts */
 } log_parts;
 
 /* Of 2^-shift (u + d), for a normal u > 0 and a d that may be as large as its last place. Whether
@@ -356,11 +356,11 @@ INLINE log_parts log_take(double u, const bool has_d, double d, int shift)
     if (has_d)
         rest += d * double_of(UINT64_C(0x3ff0000000000000) - power);
     const double r_rest = rest * l->inverse;
-    const double r = r_high + r_rest, r_dropped = (r_high - r) + r_rest;
+    const double r = r_high + r_rest, r_low = (r_high - r) + r_rest;
     const double head = n * 0x1.62e42fefa38p-1 + l->high; /* exact */
     const double tail = n * 0x1.ef35793c7673p-45 + l->low;
     const double sum = head + r;
-    return (log_parts){sum, ((head - sum) + r) + (r_dropped + tail), r};
+    return (log_parts){sum, ((head - sum) + r) + (r_low + tail), r, r_low};
 }
 
 /* log(1 + r) - r + r^2/2, within 2^-64 r. */
@@ -415,9 +415,9 @@ double lk_pow(double x, double y)
         x < DBL_MIN ? log_take(x * 0x1p54, false, 0, LIFT) : log_take(x, false, 0, 0);
     /* The square in two parts, of which the first is exact. */
     const double r = upper_half(l.r), square = 0.5 * (r * r);
-    const double head = l.sum - square;
-    const double rest =
-        (((l.sum - head) - square) + l.dropped) + (log_rest(l.r) - 0.5 * ((l.r - r) * (l.r + r)));
+    const double head = l.sum - square,
+                 dropped_square = 0.5 * ((l.r - r) * (l.r + r)) + l.r * l.r_low;
+    const double rest = (((l.sum - head) - square) + l.dropped) + (log_rest(l.r) - dropped_square);
     const double high = head + rest, low = (head - high) + rest;
     const double whole = high * y;
     const double a = upper_half(high), b = upper_half(y);

@@ -194,9 +194,12 @@ static void powers(void **state)
     static const double odd[] = {0,       1,       0.5,         2,          0x1p-1074,
                                  DBL_MIN, DBL_MAX, 1 - 0x1p-53, 1 + 0x1p-52};
     enum { ODD = sizeof odd / sizeof *odd };
+    /* Where what 1 + r drops of x meets r. */
+    const double hard = 0x1.f1d8955412532p-1, steep = -0x1.d3f77b618b2b9p+13;
     const double inf = (double)INFINITY;
     const int64_t count = exhaustive ? 100000000 : 100000;
     double worst = 0;
+    assert_true(error_of(lk_pow(hard, steep), powl((wide)hard, (wide)steep)) < 0.6);
     for (int64_t i = 0; i < count + 2 * ODD * ODD; i++) {
         double x = fabs(any_argument((int)(i % 6))), y = any_argument((int)(i / 6 % 6));
         if (i >= count)
