@@ -8,6 +8,26 @@
 
 #include "vector/double.h"
 
+int64_t lk_candidates_positive(const lk_job *job, int index, int64_t i)
+{
+    return job->in[index].data ? lk_int(&job->in[index], i) : i;
+}
+
+lk_status lk_candidates_check(const lk_job *job, int index, int64_t count, const char *what,
+                              lk_error *error)
+{
+    char place[LK_PLACE_MAX];
+    for (int64_t i = 0; i < job->rows; i++) {
+        const int64_t y = lk_candidates_positive(job, index, i);
+        if (y < 0 || y >= count)
+            return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, index, i,
+                           "%s is %lld; with %lld %s it must be in [0, %lld]",
+                           lk_place(job, index, i, place), (long long)y, (long long)count, what,
+                           (long long)count - 1);
+    }
+    return LK_OK;
+}
+
 /* The greatest, or NaN if one is. */
 static double greatest(const double *x, int64_t n)
 {

@@ -7,7 +7,14 @@
 #ifndef LK_CANDIDATES_H
 #define LK_CANDIDATES_H
 
-#include <stdint.h>
+#include "loss.h"
+
+/* The candidate that is right for row i: of the input `index`, or that of the same number. */
+int64_t lk_candidates_positive(const lk_job *job, int index, int64_t i);
+
+/* Refuse rows whose right one is not among the `count` candidates, `what` they are called. */
+lk_status lk_candidates_check(const lk_job *job, int index, int64_t count, const char *what,
+                              lk_error *error);
 
 /* n candidates that are not excluded. A score that is NaN makes all results NaN. */
 typedef struct lk_candidates {

@@ -3,6 +3,7 @@
  * Generalised advantage estimation: advantages and returns of sampled sequences, from the last
  * position of each to the first. A transform: a row is a sequence.
  */
+#include "lengths.h"
 #include "rows/numbers.h"
 
 enum { REWARDS, VALUES, MASK, LENGTHS, OFFSETS, DONES, LAST_VALUES };
@@ -96,22 +97,7 @@ static int64_t end_of(const lk_job *job, int64_t b)
 
 static lk_status prepare(lk_job *job, lk_error *error)
 {
-    const int64_t T = job->size['T' - 'A'];
-    char place[LK_PLACE_MAX];
-    for (int64_t b = 0; job->in[LENGTHS].data && b < job->rows; b++) {
-        const int64_t length = lk_int(&job->in[LENGTHS], b);
-        if (length < 0 || length > T)
-            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, LENGTHS, b,
-                           "%s is %lld; it must be in [0, %lld]", lk_place(job, LENGTHS, b, place),
-                           (long long)length, (long long)T);
-    }
-    return LK_OK;
-}
-
-static void put(const lk_job *job, int output, int64_t i, double x)
-{
-    if (job->out[output].data)
-        lk_put(&job->out[output], i, x);
+    return lk_check_lengths(job, LENGTHS, 0, job->size['T' - 'A'], error);
 }
 
 static void one_sequence(const lk_job *job, int64_t b)
@@ -126,15 +112,15 @@ static void one_sequence(const lk_job *job, int64_t b)
         if (counts) {
             if (job->in[DONES].data && lk_int(&job->in[DONES], i) != 0)
                 value = advantage = 0;
-            const double r = lk_real_at(job->in[REWARDS].data, job->in[REWARDS].dtype, i);
-            now = lk_real_at(job->in[VALUES].data, job->in[VALUES].dtype, i);
+            const double r = numbers_constant(job, REWARDS, i, 0);
+            now = numbers_constant(job, VALUES, i, 0);
             advantage = r + o->gamma * value - now + o->gamma * o->lambda * advantage;
             value = now;
         }
         if (kept)
             kept[i] = counts ? advantage : 0;
-        put(job, ADVANTAGES, i, counts ? advantage : 0);
-        put(job, RETURNS, i, counts ? advantage + now : 0);
+        numbers_put(job, ADVANTAGES, i, counts ? advantage : 0);
+        numbers_put(job, RETURNS, i, counts ? advantage + now : 0);
     }
 }
 

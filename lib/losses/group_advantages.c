@@ -116,7 +116,7 @@ static size_t state_size(const lk_job *job)
 
 static double reward(const lk_job *job, int64_t i)
 {
-    return lk_real_at(job->in[REWARDS].data, job->in[REWARDS].dtype, i);
+    return numbers_constant(job, REWARDS, i, 0);
 }
 
 /* The statistics of n answers in that order. */
@@ -184,14 +184,10 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     for (int64_t i = first; i < first + count; i++) {
         const bool counts = numbers_marked(job, MASK, i);
         const group *own = counts ? &g.each[g.of[i]] : &nothing;
-        const double put[] = {
-            [ADVANTAGES] = counts ? advantage(job->options, own, g.all, reward(job, i)) : 0,
-            [GROUP_MEAN] = own->mean,
-            [GROUP_STD] = own->std,
-        };
-        for (int k = ADVANTAGES; k <= GROUP_STD; k++)
-            if (job->out[k].data)
-                lk_put(&job->out[k], i, put[k]);
+        numbers_put(job, ADVANTAGES, i,
+                    counts ? advantage(job->options, own, g.all, reward(job, i)) : 0);
+        numbers_put(job, GROUP_MEAN, i, own->mean);
+        numbers_put(job, GROUP_STD, i, own->std);
     }
 }
 

@@ -2,6 +2,7 @@
  *
  * InfoNCE: every anchor is classified against all candidates, one of which is its positive.
  */
+#include "candidates.h"
 #include "rows/directed_back.h"
 #include "rows/elements.h"
 #include "rows/prefixes.h"
@@ -319,7 +320,7 @@ static lk_status check(const lk_job *job, lk_error *error)
 
 static int64_t positive_of(const lk_job *job, int64_t i)
 {
-    return job->in[POSITIVE_INDEX].data ? lk_int(&job->in[POSITIVE_INDEX], i) : i;
+    return lk_candidates_positive(job, POSITIVE_INDEX, i);
 }
 
 /* Groups, which the anchors' positives must agree with. */
@@ -348,16 +349,10 @@ static lk_status check_groups(const lk_job *job, lk_error *error)
 /* The positives, then the temperature. */
 static lk_status check_numbers(const lk_job *job, lk_error *error)
 {
-    const int64_t m = job->size['M' - 'A'];
-    char place[LK_PLACE_MAX];
-    for (int64_t i = 0; i < job->rows; i++) {
-        const int64_t y = positive_of(job, i);
-        if (y < 0 || y >= m)
-            return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, POSITIVE_INDEX, i,
-                           "%s is %lld; with %lld candidates it must be in [0, %lld]",
-                           lk_place(job, POSITIVE_INDEX, i, place), (long long)y, (long long)m,
-                           (long long)m - 1);
-    }
+    const lk_status status =
+        lk_candidates_check(job, POSITIVE_INDEX, job->size['M' - 'A'], "candidates", error);
+    if (status != LK_OK)
+        return status;
     if (temperature_of(job) <= 0)
         return lk_fail(job, error, LK_VALUE_OUT_OF_RANGE, TEMPERATURE, 0,
                        "temperature is %g; it must be greater than 0", temperature_of(job));

@@ -179,7 +179,7 @@ static bool allowed(const lk_job *job, const plan *p, int64_t i, int64_t j)
 
 static int64_t positive_of(const lk_job *job, int64_t i)
 {
-    return job->in[POSITIVE_INDEX].data ? lk_int(&job->in[POSITIVE_INDEX], i) : i;
+    return lk_candidates_positive(job, POSITIVE_INDEX, i);
 }
 
 static int64_t tokens_of(const lk_job *job, int64_t i)
@@ -238,18 +238,11 @@ static lk_status prepare(lk_job *job, lk_error *error)
 {
     const options *o = job->options;
     const plan p = plan_of(job);
-    const int64_t M = size(job, 'M');
-    char place[LK_PLACE_MAX];
-    lk_status status;
-    for (int64_t i = 0; o->form != DISTILL && i < job->rows; i++) {
-        const int64_t y = positive_of(job, i);
-        if (y < 0 || y >= M)
-            return lk_fail(job, error, LK_TARGET_OUT_OF_RANGE, POSITIVE_INDEX, i,
-                           "%s is %lld; with %lld documents it must be in [0, %lld]",
-                           lk_place(job, POSITIVE_INDEX, i, place), (long long)y, (long long)M,
-                           (long long)M - 1);
-    }
-    if ((status = pair_units_fill(job, &p.queries, QUERIES, NULL, error)) != LK_OK ||
+    lk_status status = LK_OK;
+    if (o->form != DISTILL)
+        status = lk_candidates_check(job, POSITIVE_INDEX, size(job, 'M'), "documents", error);
+    if (status != LK_OK ||
+        (status = pair_units_fill(job, &p.queries, QUERIES, NULL, error)) != LK_OK ||
         (status = pair_units_fill(job, &p.documents, DOCUMENTS, NULL, error)) != LK_OK)
         return status;
     fill_documents(job, &p);

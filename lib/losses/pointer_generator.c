@@ -5,6 +5,7 @@
  * forward sweep, and with coverage the gradient of the attention in a backward sweep, where the
  * contributions of later steps are known.
  */
+#include "lengths.h"
 #include "rows/attention.h"
 #include "vector/vmath.h"
 
@@ -149,19 +150,6 @@ static bool counts(const lk_job *job, int64_t b, int64_t t)
     return lk_int(&job->in[TARGETS], place) != o->ignore_index;
 }
 
-static lk_status check_lengths(const lk_job *job, int input, int64_t most, lk_error *error)
-{
-    char place[LK_PLACE_MAX];
-    for (int64_t b = 0; job->in[input].data && b < job->rows; b++) {
-        const int64_t length = lk_int(&job->in[input], b);
-        if (length < 0 || length > most)
-            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, input, b,
-                           "%s is %lld; it must be in [0, %lld]", lk_place(job, input, b, place),
-                           (long long)length, (long long)most);
-    }
-    return LK_OK;
-}
-
 /* How many ids there are. */
 static int64_t all_ids(const lk_job *job)
 {
@@ -255,9 +243,9 @@ static lk_status prepare(lk_job *job, lk_error *error)
     const bool by_sequence = o->reduce.reduction == MEAN_OF_SEQUENCE_MEANS;
     extent *extents = job->state;
     int64_t examples = 0;
-    lk_status status = check_lengths(job, SOURCE_LENGTHS, size(job, 'S'), error);
+    lk_status status = lk_check_lengths(job, SOURCE_LENGTHS, 0, size(job, 'S'), error);
     if (status == LK_OK)
-        status = check_lengths(job, TARGET_LENGTHS, size(job, 'T'), error);
+        status = lk_check_lengths(job, TARGET_LENGTHS, 0, size(job, 'T'), error);
     if (status == LK_OK)
         status = check_ids(job, error);
     if (status == LK_OK)

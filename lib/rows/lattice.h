@@ -11,6 +11,7 @@
 #ifndef LK_LATTICE_H
 #define LK_LATTICE_H
 
+#include "lengths.h"
 #include "loss.h"
 #include "vector/element.h"
 
@@ -140,29 +141,15 @@ LK_STATIC lk_status lattice_check(const lk_job *job, int64_t classes, lk_error *
     return LK_OK;
 }
 
-LK_STATIC lk_status lattice_check_lengths(const lk_job *job, int input, int64_t least, int64_t most,
-                                          lk_error *error)
-{
-    char place[LK_PLACE_MAX];
-    for (int64_t b = 0; b < job->rows; b++) {
-        const int64_t length = lk_int(&job->in[input], b);
-        if (length < least || length > most)
-            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, input, b,
-                           "%s is %lld; it must be in [%lld, %lld]", lk_place(job, input, b, place),
-                           (long long)length, (long long)least, (long long)most);
-    }
-    return LK_OK;
-}
-
 /* Are there no more steps than T, and labels that are classes but blank? */
 LK_STATIC lk_status lattice_check_targets(const lk_job *job, int64_t classes, lk_error *error)
 {
     const lattice_options *o = job->options;
     const int64_t width = job->in[TARGETS].shape[1];
     char place[LK_PLACE_MAX];
-    lk_status status = lattice_check_lengths(job, INPUT_LENGTHS, 1, job->size['T' - 'A'], error);
+    lk_status status = lk_check_lengths(job, INPUT_LENGTHS, 1, job->size['T' - 'A'], error);
     if (status == LK_OK)
-        status = lattice_check_lengths(job, TARGET_LENGTHS, 0, width, error);
+        status = lk_check_lengths(job, TARGET_LENGTHS, 0, width, error);
     for (int64_t b = 0; status == LK_OK && b < job->rows; b++) {
         const int64_t end = b * width + lk_int(&job->in[TARGET_LENGTHS], b);
         for (int64_t i = b * width; i < end; i++) {

@@ -46,6 +46,13 @@ LK_STATIC double numbers_constant(const lk_job *job, int input, int64_t i, doubl
     return t->data ? lk_real_at(t->data, t->dtype, single ? 0 : i) : fallback;
 }
 
+/* Element i of an output, where it is wanted. */
+LK_STATIC void numbers_put(const lk_job *job, int output, int64_t i, double x)
+{
+    if (job->out[output].data)
+        lk_put(&job->out[output], i, x);
+}
+
 /* Is element i of a mask set, or not given? */
 LK_STATIC bool numbers_marked(const lk_job *job, int mask, int64_t i)
 {

@@ -7,6 +7,7 @@
 #ifndef LK_SEQUENCE_H
 #define LK_SEQUENCE_H
 
+#include "lengths.h"
 #include "rows/class.h"
 
 enum { LENGTHS = CLASSWISE_INPUTS, POSITION_WEIGHT, OFFSETS };
@@ -149,20 +150,6 @@ LK_STATIC lk_status sequence_check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-LK_STATIC lk_status sequence_check_lengths(const lk_job *job, lk_error *error)
-{
-    const int64_t T = job->size['T' - 'A'];
-    char place[LK_PLACE_MAX];
-    for (int64_t b = 0; job->in[LENGTHS].data && b < job->size['B' - 'A']; b++) {
-        int64_t length = lk_int(&job->in[LENGTHS], b);
-        if (length < 0 || length > T)
-            return lk_fail(job, error, LK_LENGTH_OUT_OF_RANGE, LENGTHS, b,
-                           "%s is %lld; it must be in [0, %lld]", lk_place(job, LENGTHS, b, place),
-                           (long long)length, (long long)T);
-    }
-    return LK_OK;
-}
-
 /* Is what a counted position is scored against, at a place of the target-side inputs, valid? */
 typedef lk_status (*sequence_checks)(const lk_job *job, int64_t place, lk_error *error);
 
@@ -211,7 +198,7 @@ LK_STATIC lk_status sequence_prepare_rows(lk_job *job, sequence_checks valid, lk
     const int reduction = o->common.reduce.reduction;
     const int64_t B = job->size['B' - 'A'];
     double D, n, all_D = 0, all_n = 0, with_D = 0, with_n = 0;
-    lk_status status = sequence_check_lengths(job, error);
+    lk_status status = lk_check_lengths(job, LENGTHS, 0, job->size['T' - 'A'], error);
     for (int64_t b = 0; status == LK_OK && b < B; b++) {
         status = sequence_weigh(job, b, valid, &D, &n, error);
         if (reduction == SEQUENCE_MEAN || reduction == MEAN_OF_SEQUENCE_MEANS)
