@@ -38,6 +38,23 @@ static _Thread_local struct {
     int64_t ns;
 } spent;
 
+static void nothing(uv_work_t *work)
+{
+    (void)work;
+}
+
+/* Otherwise the loop of the first request would start them, as threads of its own kind: serve.c. */
+static void start_workers(void)
+{
+    uv_loop_t loop;
+    uv_work_t work;
+    if (uv_loop_init(&loop) != 0)
+        return;
+    (void)uv_queue_work(&loop, &work, nothing, NULL);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    uv_loop_close(&loop);
+}
+
 void request_setup(const flags *f)
 {
     budget_setup(f);
@@ -46,6 +63,7 @@ void request_setup(const flags *f)
     max_body = (size_t)f->max_body;
     small_body = (size_t)f->inline_limit;
     atomic_store(&metric.workers, f->workers);
+    start_workers();
 }
 
 void request_rest(void)

@@ -39,7 +39,7 @@ typedef struct ask {
     uint64_t timeout;   /* the client's time limit in microseconds; 0: none */
 } ask;
 
-/* Call once, before the other functions. */
+/* Call once, before the other functions. Starts the workers. */
 void request_setup(const flags *f);
 
 /* Admit a request: reserve memory for its body and a place in the queue. NULL with a problem.

@@ -11,6 +11,7 @@
 #include "request.h"
 #include "resident.h"
 #include "route.h"
+#include "slice.h"
 #include "tell/log.h"
 
 #include <malloc.h>
@@ -21,7 +22,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BAD_USAGE = 2, TEXT_MAX = 64 * 1024 * 1024, SETTLE_MS = 5 };
+enum {
+    BAD_USAGE = 2,
+    TEXT_MAX = 64 * 1024 * 1024,
+    SETTLE_MS = 5,
+    /* Of the processor, in ns, for each loop: less than a worker has, so that a loop runs as soon
+     * as something arrives for it, although workers may be computing on all processors. */
+    LOOP_SLICE = 100 * 1000,
+};
 
 /* What the main thread tells each loop, as bits. */
 enum { RELOAD = 1, QUIESCE = 2, ABANDON = 4, END = 8 };
@@ -310,6 +318,7 @@ int serve(const flags *f)
     uv_timer_init(main_loop, &all.timer);
     uv_async_init(main_loop, &all.settled, on_settled);
     uv_async_init(main_loop, &all.started, on_started);
+    slice_set(LOOP_SLICE);
     if (!start_threads())
         _exit(1);
     note_start();

@@ -374,10 +374,14 @@ def small_rate(
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[0])
 
 
+def thread_time(pid: int, thread: int) -> float:
+    """Processor time of a thread of a process, in seconds."""
+    return int(pathlib.Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0]) * 1e-9
+
+
 def processor_time(pid: int) -> float:
-    """Of all threads of a process, in seconds."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks) * 1e-9
+    """Of all threads of a process."""
+    return sum(thread_time(pid, int(t.name)) for t in pathlib.Path(f"/proc/{pid}/task").iterdir())
 
 
 class Sample(NamedTuple):
@@ -472,30 +476,57 @@ def spread(lossd: str, load: Load, folder: str, seconds: float) -> None:
     )
 
 
+def all_at_once(clients: list[Client], request: bytes, times: int) -> None:
+    """A thread for each."""
+    threads = [threading.Thread(target=lambda c=c: [c.time(request) for _ in range(times)]) for c in clients]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+
 def moved(lossd: str, folder: str, rounds: int) -> None:
-    """Large bodies from eight connections, with one loop and with two."""
+    """Large bodies from eight connections, with one loop and with two; and what one loop and all cores allow, by the
+    processor time that a GB takes."""
     request = safetensors("F32", 16, 50257, "?outputs=loss")
     reply = safetensors("F32", 16, 50257)
-    print("\n16x50257 f32, 3.2 MB, from 8 connections on a Unix socket; GB/s in both directions, two workers")
+    cores = len(os.sched_getaffinity(0))
+    print("\n16x50257 f32, 3.2 MB, from 8 connections; GB/s in both directions, two workers; processor time in s/GB")
+    print(f"{'':32} {'one loop':>9} {'two':>6} {'ratio':>6} {'loop':>7} {'others':>7} {'clients':>8}  at most")
     for title, sent in (("loss only", request), ("with its gradient", reply)):
-        servers = {n: Server(lossd, folder, "--workers", "2", "--loops", str(n)) for n in (1, 2)}
-        rates: dict[int, list[float]] = {1: [], 2: []}
-        clients = {n: [Client(server.unix, len(sent) + (1 << 20)) for _ in range(8)] for n, server in servers.items()}
-        for i in range(rounds + 1):
-            for n in servers:
-                begin = time.perf_counter()
-                threads = [threading.Thread(target=lambda c=c: [c.time(sent) for _ in range(10)]) for c in clients[n]]
-                for t in threads:
-                    t.start()
-                for t in threads:
-                    t.join()
-                took = time.perf_counter() - begin
-                rates[n] += [80 * (len(sent) + clients[n][0].reply) / took / 1e9] if i else []
-        one, two = (statistics.median(rates[n]) for n in (1, 2))
-        ratio = statistics.median(y / x for x, y in zip(rates[1], rates[2]))
-        print(f"{title:18} one loop {one:5.2f}, two loops {two:5.2f}: {ratio:.2f}x")
-        for server in servers.values():
-            server.stop()
+        for name in ("Unix socket", "TCP"):
+            servers = {n: Server(lossd, folder, "--workers", "2", "--loops", str(n)) for n in (1, 2)}
+            rates: dict[int, list[float]] = {1: [], 2: []}
+            taken = [0.0, 0.0, 0.0, 0.0]  # by the one loop, by all threads of its server, by the clients; and GB
+            clients = {
+                n: [Client(s.unix if name != "TCP" else s.port, len(sent) + (1 << 20)) for _ in range(8)]
+                for n, s in servers.items()
+            }
+
+            def counts() -> tuple[float, float, float]:
+                pid = servers[1].process.pid
+                return thread_time(pid, pid), processor_time(pid), time.process_time()
+
+            for i in range(rounds + 1):
+                for n in servers:
+                    begin, before = time.perf_counter(), counts()
+                    all_at_once(clients[n], sent, 10)
+                    gigabytes = 80 * (len(sent) + clients[n][0].reply) / 1e9
+                    rates[n] += [gigabytes / (time.perf_counter() - begin)] if i else []
+                    if n == 1:
+                        spent = *(y - x for x, y in zip(before, counts())), gigabytes
+                        taken = [x + y for x, y in zip(taken, spent)]
+            one, two = (statistics.median(rates[n]) for n in (1, 2))
+            ratio = statistics.median(y / x for x, y in zip(rates[1], rates[2]))
+            loop, server, client = (t / taken[3] for t in taken[:3])
+            most = cores / (server + client)
+            each = f"{loop:7.3f} {server - loop:7.3f} {client:8.3f}"
+            print(
+                f"{title + ', ' + name:32} {one:9.2f} {two:6.2f} {ratio:5.2f}x {each}"
+                f"  one loop {min(1 / loop, most):.2f}, {cores} cores {most:.2f}: {max(1, most * loop):.2f}x"
+            )
+            for s in servers.values():
+                s.stop()
 
 
 def main() -> None:

@@ -735,6 +735,17 @@ def a_machine_that_reads_lines_gets_nothing_else(path: str) -> None:
         same([line[:1] for line in lines], ["{"] * len(lines))
 
 
+@check
+def loops_interrupt_workers(path: str) -> None:
+    """As far as the kernel says: since Linux 6.12 threads have slices of their own."""
+    with Lossd(path, "--workers", "3", "--loops", "2") as lossd:
+        tasks = pathlib.Path(f"/proc/{lossd.process.pid}/task").iterdir()
+        seen = [(t / "sched").read_text() for t in tasks if (t / "sched").exists()]
+        slices = [line.split(":")[1].strip() for text in seen for line in text.split("\n") if line.startswith("se.slice")]
+        if slices and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12):
+            same((len(slices), slices.count("100000")), (5, 2), f"slices are {slices}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lossd", default="build/lossd")

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * How long a thread wants to have the processor at a time.
+ */
+#ifndef LOSSD_SLICE_H
+#define LOSSD_SLICE_H
+
+#include <stdint.h>
+
+/* Ask for slices of so many ns for this thread and those that it starts from now on. Since Linux
+ * 6.12 a thread that wakes up interrupts one that has longer slices. Older kernels take no notice;
+ * where it is not allowed, the thread waits like any other. */
+void slice_set(uint64_t ns);
+
+#endif
