@@ -8,6 +8,7 @@
 #include "tell/log.h"
 
 #include <string.h>
+#include <uv.h>
 
 typedef struct route {
     const char *method;

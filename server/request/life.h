@@ -6,9 +6,10 @@
 #ifndef LOSSD_REQUEST_LIFE_H
 #define LOSSD_REQUEST_LIFE_H
 
-#include "request.h"
+#include "request/ask.h"
 
 #include <stdatomic.h>
+#include <uv.h>
 
 #define STEP_ENUM(step, thread, what) STEP_##step,
 typedef enum step { REQUEST_STEPS(STEP_ENUM) STEPS } step;
