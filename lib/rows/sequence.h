@@ -62,9 +62,11 @@ LK_STATIC lk_status text_check(const lk_job *job, const text_options *o, lk_erro
 
 LK_STATIC void text_finish(const lk_job *job, const text_options *o, const double *sum)
 {
+    const classwise_options *common = job->options;
     const double nll = sum[SUM_NLL], bits = nll / lk_ln_2, n = (double)job->counted;
+    const double nothing = common->reduce.empty_mean == LK_EMPTY_NAN ? (double)NAN : 0;
     put_row(job, NLL_SUM, 0, nll);
-    put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : 0);
+    put_row(job, BITS_PER_TOKEN, 0, n > 0 ? bits / n : nothing);
     put_row(job, BITS_PER_BYTE, 0, bits / o->num_bytes);
     put_row(job, BYTE_PERPLEXITY, 0, lk_exp(nll / o->num_bytes));
     put_row(job, WORD_PERPLEXITY, 0, lk_exp(nll / o->num_words));

@@ -514,6 +514,15 @@ def labels():
          outputs={"grad.targets": ["inf", 0, "inf"], "grad.logits": [-0.25, 0, -0.0625]})
     case("minus-infinity", "bce_with_logits", None, {"logits": ["-inf", "-inf"], "targets": [1, 0]},
          {"reduction": "none"}, outputs={"loss": ["inf", 0], "grad.logits": [-1, 0]})
+    # No token to score: the means over the tokens are empty; what is per byte is a sum.
+    for empty, mean_of_none in (("zero", 0), ("nan", "nan")):
+        for loss, scored, options in (("sequence_cross_entropy", {"targets": ([[-100, -100]], "i64")}, {}),
+                                      ("sliding_window_cross_entropy", {"tokens": ([-100, -100], "i64")}, {"stride": 1})):
+            case(f"no-token-{empty}", loss, None, {"logits": [[[0, 1], [1, 0]]]},
+                 {"empty_mean": empty, "num_bytes": 3, **options}, others=scored,
+                 outputs={"loss": mean_of_none, "accuracy": mean_of_none, "bits_per_token": mean_of_none,
+                          "perplexity": 1 if empty == "zero" else "nan", "count": 0, "nll_sum": 0,
+                          "bits_per_byte": 0, "byte_perplexity": 1, "grad.logits": [[[0, 0], [0, 0]]]})
     # A long row whose targets are mostly 0: they have no slope, as in kl_div.
     share, wide = 0.5, 130
     case("zeros-among-many", "cross_entropy", None,
