@@ -385,9 +385,11 @@ static lk_status check_outputs(single *s, lk_error *error)
     return LK_OK;
 }
 
-int64_t lk_single_block_rows(int64_t cost)
+int64_t lk_single_block_rows(const lk_job *job, const lk_pass *pass, int64_t cost)
 {
-    return cost >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (cost > 0 ? cost : 1);
+    const int64_t rows = cost >= BLOCK_ELEMENTS ? 1 : BLOCK_ELEMENTS / (cost > 0 ? cost : 1);
+    const int64_t least = job->loss->least ? job->loss->least(job, pass) : 1;
+    return rows > least ? rows : least;
 }
 
 /* If there are no rows, an empty tensor may have other sizes so large that what is computed from
@@ -490,14 +492,14 @@ static void plan_blocks(single *s)
     lk_job *job = &s->job;
     const int64_t elements = lk_tensor_count(&s->given[s->primary]);
     const lk_dtype primary = s->given[s->primary].dtype;
-    s->each = job->rows > 0 ? elements / job->rows : 1;
-    if (s->call.loss->row_cost)
-        s->each = s->call.loss->row_cost(job, NULL);
-    job->block_rows = lk_single_block_rows(s->each);
-    if (s->call.loss->light > 0)
-        job->block_rows *= s->call.loss->light;
-    s->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
     job->loss = lk_loss_variant(s->call.loss, lk_is_float(primary) ? primary : LK_F32);
+    s->each = job->rows > 0 ? elements / job->rows : 1;
+    if (job->loss->row_cost)
+        s->each = job->loss->row_cost(job, NULL);
+    job->block_rows = lk_single_block_rows(job, NULL, s->each);
+    if (job->loss->light > 0)
+        job->block_rows *= job->loss->light;
+    s->blocks = (job->rows + job->block_rows - 1) / job->block_rows;
 }
 
 static lk_status check_options(const single *s, lk_error *error)

@@ -123,7 +123,8 @@ typedef struct lk_job {
 } lk_job;
 
 /* A gradient that depends on all rows of the loss: a separate pass, over the first axis of the
- * input, which runs after all rows of the loss. Skipped if the gradient is not requested. */
+ * input, which runs after all rows of the loss. Skipped if the gradient is not requested. Or what
+ * rows have in common: see lk_loss.ahead. */
 typedef struct lk_pass {
     int input;
     void (*rows)(const lk_job *job, int64_t first, int64_t count, void *scratch);
@@ -146,8 +147,12 @@ struct lk_loss {
      * pass's input. */
     int64_t (*row_cost)(const lk_job *job, const lk_pass *pass);
 
-    /* How many parts of an element the cost of a row is counted in, and how many rows a block has
-     * at least: fewer are not worth a run, or another thread. 0: one. */
+    /* How many rows a block has at least, whatever they cost: a run of fewer would mostly do what
+     * it does for any number of rows. NULL: one. */
+    int64_t (*least)(const lk_job *job, const lk_pass *pass);
+
+    /* Rows that are less than an element's work: how many parts of one their cost is counted in,
+     * and how many a block has at least. 0: one. */
     int light;
 
     /* Are integers in inputs that may hold floats converted as floats are? */
@@ -193,6 +198,10 @@ struct lk_loss {
     /* If true, `rows` is called once for all blocks of a run instead of once for each: `first` is
      * the first row of the first block, `block` points to that one, and the others follow. */
     bool whole_runs;
+
+    /* Runs before the rows, whether or not the gradient of its input is requested. NULL: nothing.
+     */
+    lk_pass ahead;
 
     /* Ends with an entry whose `rows` is NULL. */
     lk_pass passes[LK_MAX_PASSES + 1];

@@ -220,10 +220,11 @@ static void set_scales(lk_job *job)
     }
 }
 
-/* Compute what all rows share. */
+/* Compute what all rows share, before the first pass. */
 static lk_status prepare(single *s, lk_error *error)
 {
     lk_job *job = &s->job;
+    s->pass = job->loss->ahead.rows ? AHEAD : 0;
     job->counted = 0;
     job->total_weight = 0;
     job->weightless = false;
@@ -263,7 +264,6 @@ static lk_status plan(lk_call *call, lk_error *error)
 static void again(lk_call *call)
 {
     single *s = single_of(call);
-    s->pass = 0;
     atomic_store(&s->starved, false);
 }
 
@@ -274,7 +274,6 @@ static lk_status backward(lk_call *call, lk_error *error)
     lk_status status;
     if ((status = take_data(s, error)) != LK_OK || (status = convert_inputs(s, error)) != LK_OK)
         return status;
-    s->pass = 0;
     if (s->state)
         memset(s->state, 0, state_room(&s->job));
     if (s->block)
@@ -286,7 +285,9 @@ static lk_status backward(lk_call *call, lk_error *error)
 
 static const lk_pass *pass_of(const single *s)
 {
-    return s->pass > 0 ? &s->job.loss->passes[s->pass - 1] : NULL;
+    return s->pass == AHEAD ? &s->job.loss->ahead
+           : s->pass > 0    ? &s->job.loss->passes[s->pass - 1]
+                            : NULL;
 }
 
 static int64_t rows_of(const single *s, const lk_pass *pass)
@@ -303,8 +304,8 @@ static int64_t pass_rows(const single *s)
 /* The cost of one of the rows of a pass; there are some. */
 static int64_t pass_cost(const single *s, const lk_pass *pass, int64_t rows)
 {
-    return s->call.loss->row_cost ? s->call.loss->row_cost(&s->job, pass)
-                                  : lk_tensor_count(&s->job.in[pass->input]) / rows;
+    return s->job.loss->row_cost ? s->job.loss->row_cost(&s->job, pass)
+                                 : lk_tensor_count(&s->job.in[pass->input]) / rows;
 }
 
 static int64_t pass_block(const single *s)
@@ -313,7 +314,13 @@ static int64_t pass_block(const single *s)
     int64_t rows = pass_rows(s);
     if (!pass || rows == 0)
         return s->job.block_rows;
-    return lk_single_block_rows(pass_cost(s, pass, rows));
+    return lk_single_block_rows(&s->job, pass, pass_cost(s, pass, rows));
+}
+
+static double cost_of_pass(const single *s, const lk_pass *pass)
+{
+    const int64_t rows = rows_of(s, pass);
+    return rows > 0 ? (double)rows * (double)pass_cost(s, pass, rows) : 0;
 }
 
 /* Each row has a cost besides that of its elements, except where rows are single elements that are
@@ -322,14 +329,14 @@ static int64_t cost(const lk_call *call)
 {
     enum { ROW = 32 };
     const single *s = single_of(call);
-    const lk_loss *loss = s->call.loss;
+    const lk_loss *loss = s->job.loss;
     double sum = loss->light > 0 ? (double)s->job.rows * (double)s->each / loss->light
                                  : (double)s->job.rows * (double)(s->each + ROW);
-    for (const lk_pass *pass = loss->passes; pass->rows; pass++) {
-        const int64_t rows = rows_of(s, pass);
-        if (s->job.grad_wanted >> pass->input & 1 && rows > 0)
-            sum += (double)rows * (double)pass_cost(s, pass, rows);
-    }
+    if (loss->ahead.rows)
+        sum += cost_of_pass(s, &loss->ahead);
+    for (const lk_pass *pass = loss->passes; pass->rows; pass++)
+        if (s->job.grad_wanted >> pass->input & 1)
+            sum += cost_of_pass(s, pass);
     return lk_cost(sum);
 }
 
@@ -349,6 +356,10 @@ static size_t scratch(const lk_call *call)
 static bool next(lk_call *call)
 {
     single *s = single_of(call);
+    if (s->pass == AHEAD) {
+        s->pass = 0;
+        return true;
+    }
     do {
         if (s->pass == LK_MAX_PASSES || !s->job.loss->passes[s->pass].rows)
             return false;

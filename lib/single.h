@@ -9,6 +9,8 @@
 
 #include <stdatomic.h>
 
+enum { AHEAD = -1 }; /* single.pass: lk_loss.ahead */
+
 typedef struct single {
     lk_call call;
     lk_job job;
@@ -18,7 +20,7 @@ typedef struct single {
     int64_t blocks; /* of the rows */
     int64_t each;   /* the cost of a row, in elements; see lk_loss.row_cost */
     int64_t most;   /* no size that the job shows is greater; see bound_claims in check.c */
-    int pass;       /* 0: the rows, k: the loss's pass k - 1 */
+    int pass;       /* AHEAD, 0: the rows, k: the loss's pass k - 1 */
     void *state;    /* what job.state lies in */
     lk_block *block;
     atomic_bool starved; /* a run, on any thread, was called without the scratch it needs */
@@ -52,8 +54,9 @@ lk_status lk_single_check(lk_call *call, lk_error *error);
 /* The index of an input in the loss's table, or -1. */
 int lk_single_input(const lk_loss *loss, const char *name);
 
-/* How many rows of that cost make a block: enough work to be worth handing to another thread. */
-int64_t lk_single_block_rows(int64_t cost);
+/* How many rows of that cost make a block of the loss (pass NULL) or of a pass: enough work to be
+ * worth handing to another thread. */
+int64_t lk_single_block_rows(const lk_job *job, const lk_pass *pass, int64_t cost);
 
 /* An input as the kernels see it: as given, or with its sizes bounded (bound_claims). */
 lk_tensor lk_single_shown(const single *s, int i);

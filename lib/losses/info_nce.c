@@ -236,9 +236,9 @@ static size_t scratch_size(const lk_job *job)
 
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
-    (void)pass;
     const plan p = layout_of(job);
-    return table_cost(&p.t);
+    const bool column = pass && pass->input == CANDIDATES;
+    return table_cost(&p.t, column ? p.t.rows.rows : p.t.columns.rows);
 }
 
 /* With symmetric, nothing that gives directions otherwise. */
@@ -541,6 +541,7 @@ LK_LOSS(info_nce) = {
     .kind = &lk_prefixed,
     .parts = 1,
     .row_cost = row_cost,
+    .least = table_least,
     .check = check,
     .state = state,
     .prepare = prepare,

@@ -549,9 +549,14 @@ static void back_documents(const lk_job *job, int64_t first, int64_t count, void
 }
 
 /* A block has no fewer queries than share the work of copying the documents into panels. */
+static int64_t least(const lk_job *job, const lk_pass *pass)
+{
+    return pass ? 1 : together(job);
+}
+
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
-    enum { PRODUCTS = 64, SUMS = 4, WHOLE_BLOCK = 64 * 1024 };
+    enum { PRODUCTS = 64, SUMS = 4 };
     const double tokens = (double)size(job, 'T') * (double)size(job, 'M');
     const double width = (double)size(job, 'D');
     const double compare = tokens * (double)size(job, 'U') * (1 + width / PRODUCTS);
@@ -559,8 +564,7 @@ static int64_t row_cost(const lk_job *job, const lk_pass *pass)
         (pass && pass->input == DOCUMENTS ? (double)size(job, 'B') * (double)size(job, 'T')
                                           : tokens) *
         (1 + width / SUMS);
-    const double most = WHOLE_BLOCK / (double)together(job);
-    const double cost = pass ? sums : compare < most ? compare : most;
+    const double cost = pass ? sums : compare;
     return cost < 0x1p40 ? (int64_t)cost : (int64_t)1 << 40;
 }
 
@@ -591,6 +595,7 @@ LK_LOSS(late_interaction) = {
     .kind = &lk_prefixed,
     .parts = 1,
     .row_cost = row_cost,
+    .least = least,
     .check = check,
     .state = state,
     .prepare = prepare,

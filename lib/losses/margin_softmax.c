@@ -100,9 +100,9 @@ static size_t scratch_size(const lk_job *job)
 
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
-    (void)pass;
     const plan p = layout_of(job);
-    return table_cost(&p.t);
+    const bool column = pass && pass->input == PROTOTYPES;
+    return table_cost(&p.t, column ? p.t.rows.rows : p.t.columns.rows);
 }
 
 static double margin_of(const lk_job *job)
@@ -305,6 +305,7 @@ LK_LOSS(margin_softmax) = {
     .options_size = sizeof(options),
     .parts = 1,
     .row_cost = row_cost,
+    .least = table_least,
     .check = check,
     .state = state,
     .prepare = prepare,

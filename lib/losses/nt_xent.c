@@ -44,9 +44,8 @@ static size_t scratch_size(const lk_job *job)
 
 static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
-    (void)pass;
     const labelled l = plan_of(job);
-    return table_cost(&l.table);
+    return labelled_cost(job, &l, pass);
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
@@ -59,6 +58,12 @@ static lk_status prepare(lk_job *job, lk_error *error)
     job->counted = job->rows;
     job->denominator[0] = pairs;
     return status;
+}
+
+static void ahead(const lk_job *job, int64_t first, int64_t count, void *scratch)
+{
+    const labelled l = plan_of(job);
+    table_ahead(job, &l.table, first, count, scratch);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
@@ -105,10 +110,12 @@ LK_LOSS(nt_xent) = {
     .parts = 1,
     .rows_shape = "N",
     .row_cost = row_cost,
+    .least = table_least,
     .check = labelled_check,
     .state = state,
     .prepare = prepare,
     .scratch = scratch_size,
     .rows = rows,
+    .ahead = {EMBEDDINGS, ahead},
     .passes = {{EMBEDDINGS, back}},
 };

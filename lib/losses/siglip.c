@@ -171,8 +171,7 @@ static int64_t row_cost(const lk_job *job, const lk_pass *pass)
 {
     size_t bytes = 0;
     const pair_table t = layout_of(job, &bytes);
-    (void)pass;
-    return table_cost(&t);
+    return table_cost(&t, pass && pass->input == B ? t.rows.rows : t.columns.rows);
 }
 
 static lk_status check(const lk_job *job, lk_error *error)
@@ -289,6 +288,7 @@ LK_LOSS(siglip) = {
     .parts = 1,
     .rows_shape = "B",
     .row_cost = row_cost,
+    .least = table_least,
     .check = check,
     .state = state,
     .prepare = prepare,

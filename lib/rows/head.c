@@ -123,7 +123,7 @@ typedef struct head {
     head_bend bend[2];
     int64_t *order; /* the counted rows */
     bool *live;     /* of each of them: is its E other than 0? */
-    char *notes;    /* of each of them, of as many bytes */
+    char *notes;    /* of each of them, of as many bytes; NULL: no pass asks for them */
     size_t note;
     real *shares; /* of each of them, in the gradient of norm_weight; NULL: not wanted */
     size_t bytes; /* of the whole state */
@@ -148,6 +148,11 @@ static side take_side(const lk_job *job, const head_side *at, int64_t classes, s
     return s;
 }
 
+static bool wants(const lk_job *job, int input)
+{
+    return input >= 0 && (job->grad_wanted >> input & 1);
+}
+
 static head head_of(const lk_job *job)
 {
     const head_loss *of = job->loss->driver;
@@ -165,8 +170,9 @@ static head head_of(const lk_job *job)
     h.order = take(job, &h.bytes, rows * sizeof *h.order);
     h.live = take(job, &h.bytes, rows * sizeof *h.live);
     h.note = of->note(job);
-    h.notes = take(job, &h.bytes, rows * h.note);
-    if (norm >= 0 && (job->grad_wanted >> norm & 1))
+    if (wants(job, of->side.weight) || wants(job, of->side.bias))
+        h.notes = take(job, &h.bytes, rows * h.note);
+    if (wants(job, norm))
         h.shares = take(job, &h.bytes, rows * (size_t)h.own.depth * sizeof(real));
     return h;
 }
@@ -283,6 +289,7 @@ typedef struct room {
     void *products;
     real *hidden[2], *scores[2], *by_vector;
     real *bent[2]; /* scores of a row */
+    void *note;    /* of a row, where none are kept */
     size_t bytes;
 } room;
 
@@ -301,7 +308,9 @@ static room room_of(const head *h, int64_t rows, int64_t classes, int64_t vector
         at += h->bends ? whole_lines(classes) : 0;
     }
     r.by_vector = (real *)at;
-    r.bytes = (size_t)(at - (uintptr_t)scratch) + whole_lines(vectors * h->own.depth);
+    at += whole_lines(vectors * h->own.depth);
+    r.note = (void *)at;
+    r.bytes = (size_t)(at - (uintptr_t)scratch) + (h->notes ? 0 : h->note);
     return r;
 }
 
@@ -321,15 +330,29 @@ size_t head_scratch(const lk_job *job)
     return larger(visit_room(&h, NULL).bytes, pass_room(&h, NULL).bytes);
 }
 
+/* Of a row the products that make its scores and its gradient, asked for or not: blocks are the
+ * same whatever is. Of a class both again. */
 int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
 {
     const head_loss *of = job->loss->driver;
-    enum { WHOLE_BLOCK = 64 * 1024, PRODUCTS = 64 /* cost as much as an exponential */ };
-    const double each = 1 + (double)job->in[of->side.weight].shape[1] / PRODUCTS;
-    const double row = (double)of->classes(job) * each, most = 0x1p50;
-    if (pass)
-        return WHOLE_BLOCK / HEAD_CLASSES;
-    return (int64_t)(HEAD_LIGHT * (row < most ? row : most));
+    enum { PRODUCTS = 64 /* cost as much as an exponential */ };
+    double products = 2 * (double)job->in[of->side.weight].shape[1];
+    if (of->teacher)
+        products += (double)job->in[of->teacher->weight].shape[1];
+    const double others = (double)(pass ? job->rows : of->classes(job));
+    const double cost = others * (1 + products / PRODUCTS), most = 0x1p50;
+    return (int64_t)(cost < most ? cost : most);
+}
+
+/* A run reads the weight and copies it into panels, which takes as long as computing some 10 rows.
+ * Fewer than MOST rows are cut into an even number of blocks nevertheless: threads come in pairs.
+ */
+int64_t head_least(const lk_job *job, const lk_pass *pass)
+{
+    enum { MOST = 64, LEAST = 16 };
+    const int64_t pairs = (job->rows + 2 * MOST - 1) / (2 * MOST);
+    const int64_t rows = pairs > 0 ? (job->rows + 2 * pairs - 1) / (2 * pairs) : 0;
+    return pass ? HEAD_CLASSES : rows > LEAST ? rows : LEAST;
 }
 
 /* Hidden states. */
@@ -453,6 +476,12 @@ static real *scores_at(const room *r, int of, int64_t k, int64_t classes)
     return r->scores[of] ? r->scores[of] + k * apart(classes) : NULL;
 }
 
+/* What counted row q leaves for its slopes. */
+static void *note_at(const head *h, const room *r, int64_t q)
+{
+    return h->notes ? h->notes + (size_t)q * h->note : r->note;
+}
+
 /* The value of counted row q, at place k. */
 static bool row_value(const head *h, const room *r, int64_t q, int64_t k, lk_block *block)
 {
@@ -464,14 +493,14 @@ static bool row_value(const head *h, const room *r, int64_t q, int64_t k, lk_blo
         bend_scores(&h->bend[of], x[of], h->classes, r->bent[of]);
         x[of] = r->bent[of];
     }
-    return h->of->value(h->job, h->order[q], x[0], x[1], block, h->notes + (size_t)q * h->note);
+    return h->of->value(h->job, h->order[q], x[0], x[1], block, note_at(h, r, q));
 }
 
 /* Its scores of some classes become E. */
 static void row_slopes(const head *h, const room *r, int64_t q, int64_t k, int64_t first,
                        int64_t count)
 {
-    const void *note = h->notes + (size_t)q * h->note;
+    const void *note = note_at(h, r, q);
     real *x = scores_at(r, 0, k, count), *y = scores_at(r, 1, k, count);
     if (!h->bends) {
         h->of->slopes(h->job, h->order[q], note, first, count, x, y);

@@ -33,17 +33,13 @@
 #define head_state       LK_PASTE(LK_VARIANT, head_state)
 #define head_scratch     LK_PASTE(LK_VARIANT, head_scratch)
 #define head_row_cost    LK_PASTE(LK_VARIANT, head_row_cost)
+#define head_least       LK_PASTE(LK_VARIANT, head_least)
 #define head_rows        LK_PASTE(LK_VARIANT, head_rows)
 #define head_back_weight LK_PASTE(LK_VARIANT, head_back_weight)
 #define head_back_bias   LK_PASTE(LK_VARIANT, head_back_bias)
 #define head_back_norm   LK_PASTE(LK_VARIANT, head_back_norm)
 
-enum {
-    HEAD_ROWS = 512,
-    /* lk_loss.light: a run reads the weight and copies it into panels, which takes as long as
-     * computing some 20 rows. */
-    HEAD_LIGHT = 64,
-};
+enum { HEAD_ROWS = 512 };
 
 /* The options of a head: a member of the loss's option struct. */
 typedef struct head_options {
@@ -125,6 +121,7 @@ LK_DRIVER void head_prepare(lk_job *job);
 LK_DRIVER size_t head_state(const lk_job *job);
 LK_DRIVER size_t head_scratch(const lk_job *job);
 LK_DRIVER int64_t head_row_cost(const lk_job *job, const lk_pass *pass);
+LK_DRIVER int64_t head_least(const lk_job *job, const lk_pass *pass);
 LK_DRIVER void head_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                          void *scratch);
 LK_DRIVER void head_back_weight(const lk_job *job, int64_t first, int64_t count, void *scratch);

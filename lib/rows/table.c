@@ -115,13 +115,19 @@ size_t table_scratch(const lk_job *job, const pair_table *t)
     return products_scratch(t) + (size_t)(visit > pass ? visit : pass) * sizeof(real) + more;
 }
 
-/* So many products of two numbers cost as much as to read an element and compute its exponential. A
- * block has no fewer rows than share the work of copying the columns into panels, if there are. */
-int64_t table_cost(const pair_table *t)
+/* So many products of two numbers cost as much as to read an element and compute its exponential.
+ */
+int64_t table_cost(const pair_table *t, int64_t others)
 {
-    enum { PRODUCTS = 64, WHOLE_BLOCK = 64 * 1024 };
-    const int64_t cost = t->columns.rows * (1 + t->columns.width / PRODUCTS);
-    return at_most(cost, WHOLE_BLOCK / TABLE_ROWS);
+    enum { PRODUCTS = 64 };
+    return others * (1 + t->columns.width / PRODUCTS);
+}
+
+int64_t table_least(const lk_job *job, const lk_pass *pass)
+{
+    (void)job;
+    (void)pass;
+    return TABLE_ROWS;
 }
 
 /* Make scores of products: columns j.. of row i. One that is not finite becomes NaN, since -inf
@@ -157,11 +163,50 @@ static void compute_scores(const lk_job *job, const pair_table *t, int64_t i, in
         finish_scores(job, t, i + r, j, columns, s + r * stride);
 }
 
+/* Kept scores of rows i.. and columns j.. also where rows and columns are exchanged. */
+static void mirror(const pair_table *t, int64_t i, int64_t rows, int64_t j, int64_t columns)
+{
+    enum { TILE = 16 };
+    for (int64_t c = j; c < j + columns; c += TILE)
+        for (int64_t r = i; r < i + rows; r += TILE)
+            for (int64_t y = c; y < at_most(c + TILE, j + columns); y++)
+                for (int64_t x = r; x < at_most(r + TILE, i + rows); x++)
+                    t->kept[y * t->padded + x] = t->kept[x * t->padded + y];
+    for (int64_t y = j; i + rows == t->columns.rows && y < j + columns; y++)
+        for (int64_t x = i + rows; x < t->padded; x++)
+            t->kept[y * t->padded + x] = -(real)INFINITY;
+}
+
+/* Rows are cut into groups of TABLE_ROWS. Each is compared with itself and with the half of the
+ * others that follow it in a circle, so that threads have equal work. */
+void table_ahead(const lk_job *job, const pair_table *t, int64_t first, int64_t count,
+                 void *scratch)
+{
+    const int64_t n = t->rows.rows, groups = (n + TABLE_ROWS - 1) / TABLE_ROWS;
+    int64_t g = (first + TABLE_ROWS - 1) / TABLE_ROWS;
+    for (; t->kept && g * TABLE_ROWS < first + count; g++) {
+        const int64_t i = g * TABLE_ROWS, rows = at_most(n - i, TABLE_ROWS);
+        /* Of an even number one is opposite, which the first of both is compared with. */
+        const int64_t end = g + (groups + 1) / 2 + (groups % 2 == 0 && g < groups / 2);
+        const int64_t ends[2] = {at_most(end, groups), end - groups};
+        for (int part = 0; part < 2; part++) {
+            const int64_t j = part == 0 ? i : 0, last = at_most(ends[part] * TABLE_ROWS, n);
+            if (j >= last)
+                continue;
+            compute_scores(job, t, i, rows, j, last - j, t->kept + i * t->padded + j, t->padded,
+                           scratch);
+            const int64_t other = part == 0 ? i + rows : 0;
+            mirror(t, i, rows, other, last - other);
+        }
+    }
+}
+
 const real *table_scores(const lk_job *job, const pair_table *t, int64_t i, int64_t count,
                          void *scratch)
 {
     real *s = t->kept ? t->kept + i * t->padded : after_products(t, scratch);
-    compute_scores(job, t, i, count, 0, t->columns.rows, s, t->padded, scratch);
+    if (!t->kept || !t->self) /* else table_ahead has computed them */
+        compute_scores(job, t, i, count, 0, t->columns.rows, s, t->padded, scratch);
     return s;
 }
 
@@ -535,6 +580,13 @@ labelled labelled_of(const lk_job *job, double eps, double temperature, bool eac
     table_take(job, &l.bytes, t);
     t->by_column = t->by_row; /* scores are symmetric */
     return l;
+}
+
+int64_t labelled_cost(const lk_job *job, const labelled *l, const lk_pass *pass)
+{
+    const pair_table *t = &l->table;
+    const int64_t n = t->rows.rows;
+    return pass != &job->loss->ahead ? table_cost(t, n) : t->kept ? table_cost(t, n / 2) : 1;
 }
 
 lk_status labelled_check(const lk_job *job, lk_error *error)

@@ -24,6 +24,8 @@
 #define table_take          LK_PASTE(LK_VARIANT, table_take)
 #define table_scratch       LK_PASTE(LK_VARIANT, table_scratch)
 #define table_cost          LK_PASTE(LK_VARIANT, table_cost)
+#define table_least         LK_PASTE(LK_VARIANT, table_least)
+#define table_ahead         LK_PASTE(LK_VARIANT, table_ahead)
 #define table_group         LK_PASTE(LK_VARIANT, table_group)
 #define table_scores        LK_PASTE(LK_VARIANT, table_scores)
 #define table_softmax       LK_PASTE(LK_VARIANT, table_softmax)
@@ -33,6 +35,7 @@
 #define table_back_rows     LK_PASTE(LK_VARIANT, table_back_rows)
 #define table_back_columns  LK_PASTE(LK_VARIANT, table_back_columns)
 #define labelled_of         LK_PASTE(LK_VARIANT, labelled_of)
+#define labelled_cost       LK_PASTE(LK_VARIANT, labelled_cost)
 #define labelled_check      LK_PASTE(LK_VARIANT, labelled_check)
 #define labelled_fill       LK_PASTE(LK_VARIANT, labelled_fill)
 
@@ -80,12 +83,20 @@ LK_DRIVER void table_take(const lk_job *job, size_t *used, pair_table *t);
 
 LK_DRIVER size_t table_scratch(const lk_job *job, const pair_table *t);
 
-/* The cost of a row: see lk_loss.row_cost. */
-LK_DRIVER int64_t table_cost(const pair_table *t);
+/* The cost of a vector that is compared with so many: see lk_loss.row_cost. */
+LK_DRIVER int64_t table_cost(const pair_table *t, int64_t others);
+
+/* lk_loss.least: fewer rows do not share the work of copying the columns into panels. */
+LK_DRIVER int64_t table_least(const lk_job *job, const lk_pass *pass);
 
 /* How many rows at a time table_scores can give, at most TABLE_ROWS. */
 enum { TABLE_ROWS = 128 };
 LK_DRIVER int64_t table_group(const pair_table *t);
+
+/* lk_loss.ahead of a table of a set with itself: computes the scores of each pair once, if they are
+ * kept. */
+LK_DRIVER void table_ahead(const lk_job *job, const pair_table *t, int64_t first, int64_t count,
+                           void *scratch);
 
 /* The scores of `count` rows from row i on, t->padded apart, with -inf at the end of each. */
 LK_DRIVER const real *table_scores(const lk_job *job, const pair_table *t, int64_t i, int64_t count,
@@ -150,6 +161,8 @@ typedef struct labelled {
 } labelled;
 
 LK_DRIVER labelled labelled_of(const lk_job *job, double eps, double temperature, bool each);
+
+LK_DRIVER int64_t labelled_cost(const lk_job *job, const labelled *l, const lk_pass *pass);
 
 LK_DRIVER lk_status labelled_check(const lk_job *job, lk_error *error);
 

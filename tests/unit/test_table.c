@@ -2,7 +2,8 @@
  *
  * Tables of scores (lib/rows/table.h) that are too large to be kept, whose scores the gradients
  * compute again: with reduction=sum the gradient of an anchor depends on nothing but the anchor and
- * the candidates, so it has the bits that it has in a small table, which is kept.
+ * the candidates, so it has the bits that it has in a small table, which is kept. And tables of a
+ * set with itself, of which half is computed where it is kept.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -77,8 +78,40 @@ static void test_large(void **state)
     expect_parts("0.1");
 }
 
+static float labelled(const char *loss, const int64_t *labels, int64_t n, bool gradient)
+{
+    float value;
+    lk_error error;
+    lk_named in[] = {{"embeddings", lk_matrix(LK_F32, anchors, n, WIDTH)},
+                     {"labels", lk_vector(LK_I64, (void *)(uintptr_t)labels, n)},
+                     {NULL, lk_scalar(LK_F32, NULL)}};
+    lk_named out[] = {{"loss", lk_scalar(LK_F32, &value)},
+                      {gradient ? "grad.embeddings" : NULL, lk_matrix(LK_F32, part, n, WIDTH)},
+                      {NULL, lk_scalar(LK_F32, NULL)}};
+    assert_int_equal(lk_evaluate(loss, NULL, in, out, &error), LK_OK);
+    return value;
+}
+
+/* Without a gradient nothing is kept, and each row computes all of its scores. */
+static void test_own(void **state)
+{
+    static const int64_t sizes[] = {2, 127, 128, 129, 256, 257, 384, 500, 640, 1000, 1037};
+    static int64_t labels[ROWS];
+    (void)state;
+    random_state = 2;
+    for (int i = 0; i < SIZE; i++)
+        anchors[i] = (float)random_normal();
+    for (int i = 0; i < ROWS; i++)
+        labels[i] = random_int(0, 9);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const int64_t n = sizes[i];
+        assert_true(labelled("supcon", labels, n, true) == labelled("supcon", labels, n, false));
+        assert_true(labelled("nt_xent", labels, n, true) == labelled("nt_xent", labels, n, false));
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_large)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_large), cmocka_unit_test(test_own)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
