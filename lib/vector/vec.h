@@ -106,7 +106,17 @@ LK_INLINE vec v_max(vec a, vec b)
 /* The minimum; b where either is NaN. */
 LK_INLINE vec v_min(vec a, vec b)
 {
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+    return (vec)_mm512_min_pd((__m512d)a, (__m512d)b);
+#elif LK_VECTOR_BYTES == 64
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+    return (vec)_mm256_min_pd((__m256d)a, (__m256d)b);
+#elif LK_VECTOR_BYTES == 32
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#else
     return v_select(a < b, a, b);
+#endif
 }
 
 /* The maximum of |a| and b, for b >= 0; b or NaN where a is NaN. */
@@ -335,9 +345,34 @@ typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
 
 #if defined(LK_ELEMENT_BF16)
 
+/* One instruction each way, of which gcc makes four and more. */
+LK_INLINE uvec h_spread(halves h)
+{
+#if LK_VECTOR_BYTES == 64
+    return (uvec)_mm512_cvtepu16_epi32((__m256i)h);
+#elif LK_VECTOR_BYTES == 32
+    return (uvec)_mm256_cvtepu16_epi32((__m128i)h);
+#else
+    return __builtin_convertvector(h, uvec);
+#endif
+}
+
+/* Of integers of at most 16 bits. */
+LK_INLINE halves h_pack(uvec x)
+{
+#if LK_VECTOR_BYTES == 64
+    return (halves)_mm512_cvtepi32_epi16((__m512i)x);
+#elif LK_VECTOR_BYTES == 32
+    return (halves)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)x),
+                                    _mm256_extracti128_si256((__m256i)x, 1));
+#else
+    return __builtin_convertvector(x, halves);
+#endif
+}
+
 LK_INLINE vec h_widen(halves h)
 {
-    return (vec)(__builtin_convertvector(h, uvec) << 16);
+    return (vec)(h_spread(h) << 16);
 }
 
 /* Round a number to nearest, ties to even; the result is the upper half. */
@@ -352,7 +387,7 @@ LK_INLINE halves h_narrow(vec x)
 {
     uvec rounded = h_round(x) >> 16, nan = ((uvec)x >> 16) | 0x40;
     mask is_nan = x != x;
-    return __builtin_convertvector(((uvec)is_nan & nan) | (~(uvec)is_nan & rounded), halves);
+    return h_pack(((uvec)is_nan & nan) | (~(uvec)is_nan & rounded));
 }
 
 #elif LK_VECTOR_BYTES == 64
@@ -493,23 +528,26 @@ LK_INLINE void v_store_n(elem *p, int64_t n, vec x)
 
 #endif
 
-/* One element. */
+/* One element: not by masks, which store slowly. */
 LK_INLINE real r_load(const elem *p)
 {
-#if LK_VECTOR_BYTES == 0
-    return v_load(p)[0];
+    elem x;
+    memcpy(&x, p, sizeof x);
+#if defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
+    return h_widen((halves){x})[0];
 #else
-    return v_load_n(p, 1, 0)[0];
+    return x;
 #endif
 }
 
 LK_INLINE void r_store(elem *p, real x)
 {
-#if LK_VECTOR_BYTES == 0
-    v_store(p, v_set(x));
+#if defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
+    const elem to = h_narrow(v_set(x))[0];
 #else
-    v_store_n(p, 1, v_set(x));
+    const elem to = x;
 #endif
+    memcpy(p, &to, sizeof to);
 }
 
 /* Prefetch some distance beyond p, for elements that are read sequentially: across page boundaries,
