@@ -28,6 +28,7 @@ typedef struct group {
     /* The next group's memory, and that of this one's gradient, which are fetched while the sums of
      * this one are computed: as integers, since there may be no next group. */
     uintptr_t next_x, next_t, grad;
+    bool large; /* do its scores take more than a fifth of a first-level cache of 32 KiB? */
 } group;
 
 size_t few_scratch(int64_t width)
@@ -103,8 +104,9 @@ LK_INLINE vec few_bend(const group *g, int64_t k)
     return p->cap > 0 ? v_tanh_slope(few_at(g->raw, k) * v_set(1 / p->cap)) : v_set(1);
 }
 
-/* The scores of the rows and their maximum. */
-static void few_begin(group *g, const few_plan *plan, const few_rows *r)
+/* The scores of the rows and their maximum. `once`: they are not needed beside the exponentials,
+ * which may then replace them: what is computed at a time has to fit into the first-level cache. */
+static void few_begin(group *g, const few_plan *plan, const few_rows *r, bool once)
 {
     const class_plan *p = plan->row;
     const int64_t vectors = padded_lanes(p->width) * LANES;
@@ -117,8 +119,10 @@ static void few_begin(group *g, const few_plan *plan, const few_rows *r)
     g->e = g->raw + vectors;
     g->t = g->e + vectors;
     g->z = p->scale == 1 && !(p->cap > 0) ? g->raw : g->t + vectors;
+    g->e = once ? g->z : g->e;
     g->x_room = (elem *)(g->raw + 4 * vectors);
     g->t_room = g->x_room + p->width * LANES;
+    g->large = p->width * (int64_t)(LANES * sizeof(real)) > 32 * 1024 / 5;
     const uintptr_t size = p->inner > 1 ? 0 : (uintptr_t)(p->width * LANES) * sizeof(elem);
     g->next_x = (uintptr_t)r->x + size;
     g->next_t = (uintptr_t)r->t + size;
@@ -145,13 +149,18 @@ static void few_begin(group *g, const few_plan *plan, const few_rows *r)
 
 /* Fetch as many bytes from `at` on as a vector of elements of class k has. Hardware takes a group
  * of rows that is read in turns for several streams, and gives up. */
-LK_INLINE void few_fetch(uintptr_t at, int64_t k, const bool to_write)
+LK_INLINE const void *few_ahead(uintptr_t at, int64_t k)
 {
-    const void *p = (const void *)(at + (uintptr_t)(k * LANES) * sizeof(elem));
-    if (to_write)
-        __builtin_prefetch(p, 1);
+    return (const void *)(at + (uintptr_t)(k * LANES) * sizeof(elem));
+}
+
+/* What the next group reads: into the second-level cache where this one fills the first. */
+LK_INLINE void few_fetch(const group *g, uintptr_t at, int64_t k)
+{
+    if (g->large)
+        __builtin_prefetch(few_ahead(at, k), 0, 2);
     else
-        __builtin_prefetch(p);
+        __builtin_prefetch(few_ahead(at, k));
 }
 
 /* The exponentials and their sum. The target, or in probability form every class at the maximum, is
@@ -168,10 +177,10 @@ LK_INLINE void few_sum(group *g, const bool soft)
         for (int64_t k = from; k < end; k++, here += m_set(1)) {
             const vec z = few_at(g->z, k), e = v_exp_nonpos(z - g->shift);
             const mask apart = soft ? z == g->shift : g->y == here;
-            few_fetch(g->next_x, k, false);
+            few_fetch(g, g->next_x, k);
             if (soft)
-                few_fetch(g->next_t, k, false);
-            few_fetch(g->grad, k, true);
+                few_fetch(g, g->next_t, k);
+            __builtin_prefetch(few_ahead(g->grad, k), 1);
             v_write(g->e + k * LANES, e);
             part += v_where(~apart, e);
             if (soft) {
@@ -446,7 +455,8 @@ void few_compute(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
     group g;
-    few_begin(&g, plan, r);
+    few_begin(&g, plan, r,
+              !r->t && p->off == 0 && !(p->cap > 0) && !p->want_entropy && !p->want_argmax);
     sums s;
     slopes by;
     if (r->t) {
@@ -475,7 +485,7 @@ void few_logprobs(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
     group g;
-    few_begin(&g, plan, r);
+    few_begin(&g, plan, r, false);
     real by_p[LANES], by_l[LANES], at[LANES];
     vec gap = {0};
     bool bends = false;
