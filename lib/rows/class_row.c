@@ -126,12 +126,12 @@ LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep, co
                              double *tops)
 {
     const vec s = v_set(shift);
-    tally sum[4] = {{.added = 0}, {.added = 0}, {.added = 0}, {.added = 0}};
+    tally sum[2] = {{.added = 0}, {.added = 0}}; /* more would not fit into AVX2's registers */
     vec count = {0};
     int64_t k = 0;
-    for (; k + 4 * STRIDE <= n; k += 4 * STRIDE) {
+    for (; k + 2 * STRIDE <= n; k += 2 * STRIDE) {
         PARTS_UNROLLED
-        for (int i = 0; i < 4 * PARTS; i++) {
+        for (int i = 0; i < 2 * PARTS; i++) {
             vec *tops_of = apart ? &count : NULL;
             tally_add(&sum[i / PARTS], class_exp(z + k + i * LANES, s, keep, tops_of));
         }
@@ -140,7 +140,7 @@ LK_INLINE real class_exps_of(real *z, int64_t n, real shift, const bool keep, co
         tally_add(&sum[0], class_exp(z + k, s, keep, apart ? &count : NULL));
     if (apart)
         *tops += v_count(count);
-    return tally_sum(tally_four(sum));
+    return tally_sum(tally_both(sum[0], sum[1]));
 }
 
 real class_exps(real *z, int64_t n, real shift)
@@ -398,32 +398,52 @@ static class_sums class_sweep(const class_plan *p, const class_row *row, const c
                         : (class_sums){.weighs = true};
 }
 
+/* The sums of a row's entropy: over e^d of d, over the classes below the maximum of e^d, and the
+ * number of those at it; d is z - top. */
+typedef struct class_heat {
+    double heat, others, tops;
+} class_heat;
+
+/* Add a chunk, whose scores are in z; `direct`: they are the logits, scaled. */
+LK_INLINE void class_add_heat(const class_plan *p, const elem *x, int64_t n, const real *z, vec top,
+                              class_heat *to, const bool direct)
+{
+    const vec zero = {0}, scale = v_set((real)p->scale), least = v_set(VM_EXP_LEAST);
+    tally heat = {.added = 0}, others = heat;
+    mask tops = {0};
+#define ADD(i, lanes)                                                                              \
+    do { /* padding adds nothing: e is 0 */                                                        \
+        const vec u =                                                                              \
+            direct ? scale * v_load_tail(x + (i), lanes, -(real)INFINITY) : v_read(z + (i));       \
+        const vec d = u - top, e = v_exp_nonpos(d);                                                \
+        const mask here = d == zero;                                                               \
+        tally_add(&heat, e *v_max(least, d)); /* 0 where e is, also for -inf */                    \
+        tally_add(&others, v_where(~here, e));                                                     \
+        tops -= here;                                                                              \
+    } while (0)
+    CLASS_EACH(n, ADD);
+#undef ADD
+    to->heat += (double)tally_sum(heat);
+    to->others += (double)tally_sum(others);
+    to->tops += v_count(__builtin_convertvector(tops, vec));
+}
+
 double class_entropy(const class_plan *p, const class_row *row, const class_norm *r, double *gap)
 {
     real z[CHUNK] __attribute__((aligned(LK_LINE)));
-    double total = 0, others = 0, tops = 0;
-    const vec top = v_set(r->top), zero = {0}, one = v_set(1);
+    const vec top = v_set(r->top);
+    class_heat sums = {0};
     for (int64_t k = 0; k < p->classes; k += CHUNK) {
-        int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
-        tally heat = {.added = 0}, below = heat;
-        vec at = {0};
-        class_scores(p, row->x + k, n, z);
-#define ADD(i, lanes)                                                                              \
-    do { /* padding adds nothing: e is 0 */                                                        \
-        const vec d = v_read(z + (i)) - top, e = v_exp_nonpos(d);                                  \
-        const mask here = d == zero;                                                               \
-        tally_add(&heat, v_where(e != zero, e * d));                                               \
-        tally_add(&below, v_where(~here, e));                                                      \
-        at += v_where(here, one);                                                                  \
-    } while (0)
-        CLASS_EACH(n, ADD);
-#undef ADD
-        total += (double)tally_sum(heat);
-        others += (double)tally_sum(below);
-        tops += v_count(at);
+        const int64_t n = p->classes - k < CHUNK ? p->classes - k : CHUNK;
+        if (p->cap > 0) {
+            class_scores(p, row->x + k, n, z);
+            class_add_heat(p, row->x + k, n, z, top, &sums, false);
+        } else {
+            class_add_heat(p, row->x + k, n, z, top, &sums, true);
+        }
     }
-    *gap = -total / (tops + others);
-    return class_log_sum(tops, others) + *gap;
+    *gap = -sums.heat / (sums.tops + sums.others);
+    return class_log_sum(sums.tops, sums.others) + *gap;
 }
 
 /* Sweep 3. Templates: `plain` has neither weights nor softcap nor probabilities, `kept` has the

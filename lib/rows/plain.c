@@ -127,15 +127,14 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
     const plain_part part = given ? *given : (plain_part){0}; /* a copy: no store aliases it */
     const vec scale = v_set(by);
     const plain_slope slope = plain_slope_by(part.by);
-    tally sum[4] = {{.added = 0}, {.added = 0}, {.added = 0}, {.added = 0}};
+    tally sum[2] = {{.added = 0}, {.added = 0}}; /* more would not fit into AVX2's registers */
     vec most[4] = {{0}, {0}, {0}, {0}};
     int64_t k = 0;
     for (; k + 4 * STRIDE <= n; k += 4 * STRIDE) {
         for (size_t i = 0; i < 4 * STRIDE; i += LK_LINE / sizeof(elem))
             v_fetch(x + k + i);
         plain_pair(x + k, e + k, scale, scaled, sum, most);
-        plain_pair(x + k + 2 * STRIDE, e + k + 2 * STRIDE, scale, scaled, sum + 2,
-                   most + 2 % CHAINS);
+        plain_pair(x + k + 2 * STRIDE, e + k + 2 * STRIDE, scale, scaled, sum, most + 2 % CHAINS);
         if (given) {
             plain_write_pair(&part, slope, k, has_target);
             plain_write_pair(&part, slope, k + 2 * STRIDE, has_target);
@@ -154,7 +153,7 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
     }
     for (const int64_t padded = padded_lanes(n); PARTS > 1 && k < padded; k += LANES)
         v_write(e + k, v_set(0));
-    *total = tally_sum_wide(tally_four(sum));
+    *total = tally_sum_wide(tally_both(sum[0], sum[1]));
     return v_top(v_max(v_max(most[0], most[1]), v_max(most[2], most[3]))) <= CALM;
 }
 
