@@ -71,11 +71,14 @@ static bool unit_by_norm(const pair_units *u, int64_t i)
 /* h of vector i: v times root squared, divided by n. */
 static void put_unit(const pair_units *u, int64_t i, const elem *v, double root, double n)
 {
+    real *h = u->h + i * u->stride;
     vec taint = {0};
     for (int64_t k = 0; k < u->width; k += LANES) {
-        wide h = w_scaled(w_load(v + k, LK_TAIL(k, u->width)), root) / w_set(n);
-        v_write(u->h + i * u->stride + k, __builtin_convertvector(h, vec));
-        taint += v_set(0) * __builtin_convertvector(h, vec);
+        const wide_parts x = w_load_parts(v + k, LK_TAIL(k, u->width));
+        PARTS_UNROLLED
+        for (int p = 0; p < WIDE_PARTS; p++)
+            half_put(h + k + p * HALF_LANES, half_scaled(x.half[p], root) / half_set(n));
+        taint += v_set(0) * half_join(h + k);
     }
     put_divisor(u, i, isnan(n) ? 1 : n, isnan(n) ? 1 : root);
     u->taint[i] = (real)v_count(taint); /* of lanes that are 0 or NaN */
@@ -152,16 +155,21 @@ pair_angle pair_unit_angle(const pair_units *u, int64_t i, const elem *x, const 
 void pair_unit_turn(const pair_units *u, int64_t i, const elem *x, const pair_units *v, int64_t j,
                     const elem *y, double cosine, double by, double *sum)
 {
-    const wide n = w_set(u->n[i]), m = w_set(v->n[j]);
-    const wide along = w_set(unit_by_norm(u, i) ? cosine : 0), factor = w_set(by);
+    const wide_half n = half_set(u->n[i]), m = half_set(v->n[j]);
+    const wide_half along = half_set(unit_by_norm(u, i) ? cosine : 0), factor = half_set(by);
     if (by == 0)
         return;
     for (int64_t k = 0; k < u->width; k += LANES) {
         const int64_t lanes = LK_TAIL(k, u->width);
-        const wide a = w_scaled(w_load(x + k, lanes), u->root[i]) / n;
-        const wide b = w_scaled(w_load(y + k, lanes), v->root[j]) / m;
-        const wide slope = w_scaled(factor * (b - along * a) / n, u->root[i]);
-        w_write(sum + k, isnan(by) ? factor : w_read(sum + k) + slope);
+        const wide_parts a = w_load_parts(x + k, lanes), b = w_load_parts(y + k, lanes);
+        PARTS_UNROLLED
+        for (int p = 0; p < WIDE_PARTS; p++) {
+            double *to = sum + k + p * HALF_LANES;
+            const wide_half own = half_scaled(a.half[p], u->root[i]) / n;
+            const wide_half other = half_scaled(b.half[p], v->root[j]) / m;
+            const wide_half slope = half_scaled(factor * (other - along * own) / n, u->root[i]);
+            half_write(to, isnan(by) ? factor : half_read(to) + slope);
+        }
     }
 }
 
@@ -175,15 +183,19 @@ void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale,
         const wide_stride x = w_read_stride(g + k), y = w_read_stride(h + k);
         w_add_products(&along, &x, &y);
     }
-    const wide c = w_set(w_sum(along)), by = w_set(scale), n = w_set(u->n[i]);
+    const wide_half c = half_set(w_sum(along)), by = half_set(scale), n = half_set(u->n[i]);
     for (int64_t k = 0; k < u->width; k += LANES) {
-        wide x = v_wide(v_read(g + k));
-        if (by_norm)
-            x -= c * v_wide(v_read(h + k));
-        x = w_scaled(by * x / n, u->root[i]);
-        if (more)
-            x += w_read(more + k);
-        w_store(grad + k, LK_TAIL(k, u->width), x);
+        wide_parts to;
+        PARTS_UNROLLED
+        for (int p = 0; p < WIDE_PARTS; p++) {
+            const int64_t at = k + p * HALF_LANES;
+            wide_half x = w_read_half(g + at);
+            if (by_norm)
+                x -= c * w_read_half(h + at);
+            x = half_scaled(by * x / n, u->root[i]);
+            to.half[p] = more ? x + half_read(more + at) : x;
+        }
+        w_store_parts(grad + k, LK_TAIL(k, u->width), to);
     }
 }
 
