@@ -101,7 +101,6 @@ static bool is_there(const lk_job *job, int input, int64_t i)
 
 typedef struct plan {
     pair_units queries, documents; /* by token */
-    real *absent;                  /* [M U] 0, or -inf for padding; a vector more */
     double *taint;                 /* [M] NaN: a document has a token that is not finite */
     bool *empty;                   /* [M] no token at all */
     bool *left_out;                /* [B] queries that are not counted */
@@ -125,7 +124,6 @@ static plan layout_of(const lk_job *job)
     p.documents = pair_units_take(job, &p.bytes, DOCUMENTS, eps);
     p.queries.mask = &job->in[QUERY_MASK];
     p.documents.mask = &job->in[DOCUMENT_MASK];
-    p.absent = pair_take(job, &p.bytes, ((size_t)p.documents.rows + LANES) * sizeof *p.absent);
     p.taint = pair_take(job, &p.bytes, M * sizeof *p.taint);
     p.empty = pair_take(job, &p.bytes, M * sizeof *p.empty);
     p.left_out = pair_take(job, &p.bytes, B * sizeof *p.left_out);
@@ -199,7 +197,6 @@ static void fill_documents(const lk_job *job, const plan *p)
         p->empty[j] = true;
         for (int64_t u = j * U; u < (j + 1) * U; u++) {
             const bool there = is_there(job, DOCUMENT_MASK, u);
-            p->absent[u] = there ? 0 : -(real)INFINITY;
             p->taint[j] += there ? (double)p->documents.taint[u] : 0;
             p->empty[j] = p->empty[j] && !there;
         }
@@ -251,9 +248,11 @@ static lk_status prepare(lk_job *job, lk_error *error)
 
 /* Scratch. */
 
-/* Tokens on either side that are multiplied together: many rows share the work of copying the
- * columns into panels, and columns make whole tiles. */
-enum { ROWS_MOST = 256, COLUMNS_MOST = 240 };
+/* Tokens of documents and of queries that are multiplied together: each side shares the work of
+ * copying the other into panels, and their products stay in the second-level cache. */
+enum { DOCUMENTS_MOST = 240, QUERIES_MOST = 256 };
+
+enum { BESIDE = 4 }; /* vectors of queries' tokens that are compared side by side */
 
 enum { AHEAD = 4 }; /* vectors that are fetched before they are added */
 
@@ -266,15 +265,15 @@ static int64_t at_most(int64_t n, int64_t most)
 static int64_t together(const lk_job *job)
 {
     const int64_t T = size(job, 'T');
-    return T > 0 && T < ROWS_MOST ? ROWS_MOST / T : 1;
+    return T > 0 && T < QUERIES_MOST ? QUERIES_MOST / T : 1;
 }
 
 typedef struct room {
     void *product;
-    real *s;        /* products of some tokens, [rows, columns] */
-    int64_t stride; /* of s */
-    real *top;      /* [rows M] the greatest similarity to a token of each document */
-    int32_t *at;    /* [rows M] and which token that is */
+    real *s;        /* products of some tokens of documents with some of queries */
+    int64_t stride; /* of s: whole vectors, BESIDE each other */
+    real *top;      /* of each token of the queries: the greatest similarity in a document */
+    ilane *at;      /* and which token of it that is */
     double *scores; /* [queries M] S of the queries that are compared together */
     /* [M] of one query, without excluded documents: */
     double *score, *teacher, *slope;
@@ -296,15 +295,15 @@ static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *use
 {
     const int64_t M = size(job, 'M'), U = size(job, 'U');
     const int64_t queries = at_most(together(job), size(job, 'B'));
-    const int64_t rows = at_most(queries * size(job, 'T'), ROWS_MOST);
-    const int64_t columns = at_most(p->documents.rows, COLUMNS_MOST);
+    const int64_t tokens = at_most(queries * size(job, 'T'), QUERIES_MOST);
+    const int64_t others = at_most(p->documents.rows, DOCUMENTS_MOST);
     const int64_t sums = table_wants_gradient(job) ? (U > 1 ? U : 1) * p->queries.stride : 0;
-    room r = {.stride = padded_lanes(columns)};
+    room r = {.stride = (tokens + BESIDE * STRIDE - 1) / (BESIDE * STRIDE) * BESIDE * STRIDE};
     *used = 0;
-    r.product = take(scratch, used, (int64_t)product_scratch(rows, p->queries.width), 1);
-    r.s = take(scratch, used, rows * r.stride + LANES, sizeof *r.s);
-    r.top = take(scratch, used, rows * M, sizeof *r.top);
-    r.at = take(scratch, used, rows * M, sizeof *r.at);
+    r.product = take(scratch, used, (int64_t)product_scratch(others, p->queries.width), 1);
+    r.s = take(scratch, used, others * r.stride, sizeof *r.s);
+    r.top = take(scratch, used, r.stride, sizeof *r.top);
+    r.at = take(scratch, used, r.stride, sizeof *r.at);
     r.scores = take(scratch, used, queries * M, sizeof *r.scores);
     r.score = take(scratch, used, M, sizeof *r.score);
     r.teacher = take(scratch, used, M, sizeof *r.teacher);
@@ -326,28 +325,30 @@ static size_t scratch_size(const lk_job *job)
 
 /* Scores. */
 
-/* If one of n similarities is greater than *top: the greatest, and the first place that it has. */
-LK_INLINE void take_greatest(const real *s, const real *absent, int64_t n, int64_t first, real *top,
-                             int32_t *at)
+/* Of products with `count` tokens of a document, from its token u on, which is `first` of all:
+ * those greater than the greatest so far, and where they are. Of equal ones the first counts. */
+static void take_greatest(const lk_job *job, const room *r, const real *s, int64_t tokens,
+                          int64_t first, int64_t u, int64_t count)
 {
-    const vec none = v_set(-(real)INFINITY);
-    vec most[2] = {none, none};
-    int64_t k = 0;
-    for (; k + 2 * LANES <= n; k += 2 * LANES)
-        for (int i = 0; i < 2; i++)
-            most[i] = v_max(v_read(s + k + i * LANES) + v_read(absent + k + i * LANES), most[i]);
-    for (; k < n; k += LANES)
-        most[0] =
-            v_max(v_select(m_first(n - k), v_read(s + k) + v_read(absent + k), none), most[0]);
-    const real greatest = v_top(v_max(most[0], most[1]));
-    if (!(greatest > *top))
-        return;
-    *top = greatest;
-    for (k = 0; m_none(v_read(s + k) + v_read(absent + k) == v_set(greatest)); k += LANES)
-        ;
-    while (s[k] + absent[k] != greatest)
-        k++;
-    *at = (int32_t)(first + k);
+    for (int64_t t = 0; t < tokens; t += BESIDE * LANES) {
+        vec top[BESIDE];
+        mask at[BESIDE];
+        memcpy(top, r->top + t, sizeof top);
+        memcpy(at, r->at + t, sizeof at);
+        for (int64_t k = 0; k < count; k++) {
+            if (!is_there(job, DOCUMENT_MASK, first + k))
+                continue;
+            UNROLLED
+            for (int b = 0; b < BESIDE; b++) {
+                const vec x = v_read(s + k * r->stride + t + b * LANES);
+                const mask more = x > top[b];
+                top[b] = v_select(more, x, top[b]);
+                at[b] = (more & m_set((ilane)(u + k))) | (~more & at[b]);
+            }
+        }
+        memcpy(r->top + t, top, sizeof top);
+        memcpy(r->at + t, at, sizeof at);
+    }
 }
 
 /* The vectors of documents are far apart, in an order that processors do not foresee. */
@@ -371,52 +372,50 @@ LK_INLINE double similarity(const plan *p, int64_t token, int64_t other, real fo
     return sizeof(real) < sizeof(double) ? w_sum(sum) : (double)found;
 }
 
-/* Of `rows` tokens of queries from `first` on: the part of the scores of document j, whose nearest
+/* What `tokens` tokens of queries, from `first` on, add to the scores of document j, whose nearest
  * tokens are known. Query i is row 0 of r->scores. */
 static void add_scores(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
-                       int64_t rows, int64_t j)
+                       int64_t tokens, int64_t j)
 {
     const int64_t T = size(job, 'T'), U = size(job, 'U'), M = size(job, 'M');
     const int64_t stride = p->documents.stride;
-    for (int64_t row = 0; row < rows && !p->empty[j]; row++) {
-        const int64_t token = first + row, other = j * U + r->at[row * M + j];
-        if (row + AHEAD < rows)
-            fetch(p->documents.h + (j * U + r->at[(row + AHEAD) * M + j]) * stride, stride);
+    for (int64_t t = 0; t < tokens && !p->empty[j]; t++) {
+        const int64_t token = first + t, other = j * U + r->at[t];
+        if (t + AHEAD < tokens)
+            fetch(p->documents.h + (j * U + r->at[t + AHEAD]) * stride, stride);
         if (is_there(job, QUERY_MASK, token))
             r->scores[(token / T - i) * M + j] +=
-                p->scale * similarity(p, token, other, r->top[row * M + j]) +
+                p->scale * similarity(p, token, other, r->top[t]) +
                 (double)p->queries.taint[token] + p->taint[j];
+        if (p->best)
+            p->best[token * M + j] = (int32_t)r->at[t];
     }
 }
 
 /* The nearest tokens of every document, and what they add to the scores. What is multiplied at a
  * time may begin and end within documents. */
 static void compare(const lk_job *job, const plan *p, const room *r, int64_t i, int64_t first,
-                    int64_t rows)
+                    int64_t tokens)
 {
     const pair_units *q = &p->queries, *d = &p->documents;
-    const int64_t U = size(job, 'U'), M = size(job, 'M');
-    const product_side a = product_vectors(q->h + first * q->stride, rows, q->stride);
-    for (int64_t k = 0; k < rows * M; k++) {
-        r->top[k] = -(real)INFINITY;
-        r->at[k] = 0;
-    }
-    for (int64_t c = 0, columns; c < d->rows; c += columns) {
-        columns = at_most(d->rows - c, COLUMNS_MOST);
-        const product_side b = product_vectors(d->h + c * d->stride, columns, d->stride);
+    const int64_t U = size(job, 'U');
+    const product_side b = product_vectors(q->h + first * q->stride, tokens, q->stride);
+    for (int64_t c = 0, others; c < d->rows; c += others) {
+        others = at_most(d->rows - c, DOCUMENTS_MOST);
+        const product_side a = product_vectors(d->h + c * d->stride, others, d->stride);
         product(&a, &b, q->width, false, r->s, r->stride, r->product);
-        for (int64_t k = 0, n; k < columns; k += n) {
+        for (int64_t k = 0, n; k < others; k += n) {
             const int64_t j = (c + k) / U, u = (c + k) % U;
-            n = at_most(U - u, columns - k);
-            for (int64_t row = 0; row < rows; row++)
-                take_greatest(r->s + row * r->stride + k, p->absent + c + k, n, u,
-                              &r->top[row * M + j], &r->at[row * M + j]);
+            n = at_most(U - u, others - k);
+            for (int64_t t = 0; u == 0 && t < r->stride; t++) {
+                r->top[t] = -(real)INFINITY;
+                r->at[t] = 0;
+            }
+            take_greatest(job, r, r->s + k * r->stride, tokens, c + k, u, n);
             if (u + n == U)
-                add_scores(job, p, r, i, first, rows, j);
+                add_scores(job, p, r, i, first, tokens, j);
         }
     }
-    if (p->best)
-        memcpy(p->best + first * M, r->at, (size_t)(rows * M) * sizeof *r->at);
 }
 
 /* The loss of query i, from its scores; its slopes are noted. */
@@ -461,7 +460,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         n = at_most(first + count - i, together(job));
         memset(r.scores, 0, (size_t)(n * M) * sizeof *r.scores);
         for (int64_t t = i * T, tokens; t < (i + n) * T; t += tokens) {
-            tokens = at_most((i + n) * T - t, ROWS_MOST);
+            tokens = at_most((i + n) * T - t, QUERIES_MOST);
             compare(job, &p, &r, i, t, tokens);
         }
         for (int64_t k = 0; k < n; k++)
