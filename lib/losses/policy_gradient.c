@@ -367,10 +367,11 @@ static double correction(const sequence *s, const token *t)
     return r < o->is_low || r > o->is_high ? 0 : o->is_mode == MASK_ONLY ? own : r;
 }
 
-/* is_weights. */
-static double weight(const lk_job *job, int64_t b, int64_t i)
+/* The token's is_weights times that. */
+static double weight(const sequence *s, const token *t, double is)
 {
-    return scalar_constant(job, IS_WEIGHTS, job->form[IS_WEIGHTS] == EACH_TOKEN ? i : b, 1);
+    const int64_t at = s->job->form[IS_WEIGHTS] == EACH_TOKEN ? t->i : s->b;
+    return scalar_times(scalar_constant(s->job, IS_WEIGHTS, at, 1), is);
 }
 
 static sequence sequence_of(const lk_job *job, int64_t b, lk_block *block)
@@ -404,7 +405,7 @@ static sequence sequence_of(const lk_job *job, int64_t b, lk_block *block)
         if (counted(job, i)) {
             const token t = token_at(job, b, i);
             s.omega += policy_within(t.log_ratio, -most, most) +
-                       policy_within(lk_log(weight(job, b, i) * correction(&s, &t)), least, most);
+                       policy_within(lk_log(weight(&s, &t, correction(&s, &t))), least, most);
         }
     s.omega = policy_within(s.omega, least, most);
     return s;
@@ -518,7 +519,7 @@ static double add_token(const sequence *s, int64_t i, lk_block *block, double *v
     const policy_options *o = &s->o;
     const token t = token_at(job, s->b, i);
     const double w = o->level == TOKEN ? lk_exp(t.log_ratio) : s->ratio, is = correction(s, &t);
-    const double kappa = o->objective == VESPO ? 1 : weight(job, s->b, i) * is;
+    const double kappa = o->objective == VESPO ? 1 : weight(s, &t, is);
     const surrogate own = surrogate_of(s, &t, w);
     const penalty kl = penalty_of(s, &t);
     const bool dropped = t.a < 0 && s->stale > o->off_policy_mask; /* false where it is off, NaN */

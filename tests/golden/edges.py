@@ -829,6 +829,11 @@ def weightless():
                  {"reduction": "none", "alpha": alpha, "gamma": gamma},
                  outputs={"loss": [0, 0, word(q ** gamma * -mp.log(1 - q)), 0],
                           "grad.logits": [0, 0, word(slope if target else -slope), 0]})
+    for mode in ("truncate", "mask", "mask_only"):
+        case(f"weightless-{mode}", "policy_gradient", None,
+             {"logprobs": [["nan", -1, 1000]], "sampling_logprobs": [[-1, -1, -1000]], "advantages": [[1, 2, 3]],
+              "is_weights": [[0, 1, 0]]}, {"is_mode": mode, "aggregation": "num_items", "num_items": 1},
+             outputs={"loss": -2, "grad.logprobs": [[0, -2, 0]]})
     case("weightless", "kto", None, {"logps": ["nan", -12], "ref_logps": [-10, -11]},
          {"loss_type": "bco", "beta": 0.125, "desirable_weight": 0, "reduction": "sum"},
          others={"labels": ([True, False], "bool")},
