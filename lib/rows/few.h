@@ -18,8 +18,8 @@
 #define few_logprobs  LK_PASTE(LK_VARIANT, few_logprobs)
 
 /* Rows of at most so many classes go across lanes. Beyond, a row fills enough vectors by itself,
- * and transposing costs more than it saves where a vector has 32 bytes. */
-enum { FEW = sizeof(elem) == 8 ? 48 : sizeof(elem) == 4 ? 128 : 100 };
+ * and a group of rows no longer fits into the first-level cache. */
+enum { FEW = sizeof(elem) == 8 ? 112 : 128 };
 
 /* What all groups of rows of a run share: the plan, how rows lie in memory, and how they lie in the
  * copy that rows which do not fill a group are computed in. */

@@ -125,6 +125,104 @@ LK_INLINE void cross_join(vec *v, const int tile)
         v[i] = next[i];
 }
 
+/* A whole tile, LANES rows and classes, is turned in steps that take one instruction each on x86,
+ * where those above take two with AVX2: reals of two vectors in turn, within each 128 bits;
+ * likewise pairs of floats; then 128 bits as a whole. It is its own inverse. */
+#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64)
+#define LK_TURN(op, a, b) (vec) _mm512_unpack##op##_pd((__m512d)(a), (__m512d)(b))
+#define LK_BLOCKS(odd, a, b)                                                                       \
+    (vec) _mm512_shuffle_f64x2((__m512d)(a), (__m512d)(b), odd ? 0xdd : 0x88)
+#elif LK_VECTOR_BYTES == 64
+#define LK_TURN(op, a, b)     (vec) _mm512_unpack##op##_ps((__m512)(a), (__m512)(b))
+#define LK_TURN_TWO(op, a, b) (vec) _mm512_unpack##op##_pd((__m512d)(a), (__m512d)(b))
+#define LK_BLOCKS(odd, a, b)  (vec) _mm512_shuffle_f32x4((__m512)(a), (__m512)(b), odd ? 0xdd : 0x88)
+#elif LK_VECTOR_BYTES == 32 && defined(LK_ELEMENT_F64)
+#define LK_TURN(op, a, b) (vec) _mm256_unpack##op##_pd((__m256d)(a), (__m256d)(b))
+#define LK_BLOCKS(odd, a, b)                                                                       \
+    (vec) _mm256_permute2f128_pd((__m256d)(a), (__m256d)(b), odd ? 0x31 : 0x20)
+#elif LK_VECTOR_BYTES == 32
+#define LK_TURN(op, a, b)     (vec) _mm256_unpack##op##_ps((__m256)(a), (__m256)(b))
+#define LK_TURN_TWO(op, a, b) (vec) _mm256_unpack##op##_pd((__m256d)(a), (__m256d)(b))
+#define LK_BLOCKS(odd, a, b)                                                                       \
+    (vec) _mm256_permute2f128_ps((__m256)(a), (__m256)(b), odd ? 0x31 : 0x20)
+#endif
+
+#if LK_VECTOR_BYTES >= 32
+
+enum { BLOCK = 16 / (int)sizeof(real), BLOCKS = LANES / BLOCK };
+
+LK_INLINE void cross_turn(vec *v)
+{
+    vec a[LANES], b[LANES];
+    for (int i = 0; i < LANES; i += 2) {
+        a[i] = LK_TURN(lo, v[i], v[i + 1]);
+        a[i + 1] = LK_TURN(hi, v[i], v[i + 1]);
+    }
+#if defined(LK_ELEMENT_F64)
+    memcpy(b, a, sizeof b);
+#else
+    for (int i = 0; i < LANES; i += 4) {
+        b[i] = LK_TURN_TWO(lo, a[i], a[i + 2]);
+        b[i + 1] = LK_TURN_TWO(hi, a[i], a[i + 2]);
+        b[i + 2] = LK_TURN_TWO(lo, a[i + 1], a[i + 3]);
+        b[i + 3] = LK_TURN_TWO(hi, a[i + 1], a[i + 3]);
+    }
+#endif
+    for (int i = 0; i < BLOCK; i++) {
+        const vec even = LK_BLOCKS(0, b[i], b[i + BLOCK]), odd = LK_BLOCKS(1, b[i], b[i + BLOCK]);
+        if (BLOCKS == 2) {
+            v[i] = even;
+            v[i + BLOCK] = odd;
+            continue;
+        }
+        const vec even2 = LK_BLOCKS(0, b[i + 2 * BLOCK], b[i + 3 * BLOCK]);
+        const vec odd2 = LK_BLOCKS(1, b[i + 2 * BLOCK], b[i + 3 * BLOCK]);
+        v[i] = LK_BLOCKS(0, even, even2);
+        v[i + BLOCK] = LK_BLOCKS(0, odd, odd2);
+        v[i + 2 * BLOCK] = LK_BLOCKS(1, even, even2);
+        v[i + 3 * BLOCK] = LK_BLOCKS(1, odd, odd2);
+    }
+}
+
+#endif
+
+/* The rows of a tile to its vectors' lanes, and back. */
+LK_INLINE void cross_to_lanes(vec *v, const int tile)
+{
+#if LK_VECTOR_BYTES >= 32
+    if (tile == LANES) {
+        cross_turn(v);
+        return;
+    }
+#endif
+    if (tile > 1)
+        cross_divide(v, tile);
+    if (tile > 2)
+        cross_divide(v, tile);
+    if (tile > 4)
+        cross_divide(v, tile);
+    if (tile > 8)
+        cross_divide(v, tile);
+}
+
+LK_INLINE void cross_to_rows(vec *v, const int tile)
+{
+#if LK_VECTOR_BYTES >= 32
+    if (tile == LANES) {
+        cross_turn(v);
+        return;
+    }
+#endif
+    if (tile > 1)
+        cross_join(v, tile);
+    if (tile > 2)
+        cross_join(v, tile);
+    if (tile > 4)
+        cross_join(v, tile);
+    if (tile > 8)
+        cross_join(v, tile);
+}
+
 /* A vector of elements or of reals, from element i on; the first n where it is not whole. */
 LK_INLINE vec cross_take(const void *x, const bool elems, int64_t i, int64_t n)
 {
@@ -146,14 +244,7 @@ LK_INLINE void cross_load_tile(const cross_rows *c, const void *x, const bool el
         v[i] = cross_take(x, elems, at, beyond < LANES ? rows * classes : LANES);
         v[i] = spread ? v_permute(v[i], c->spread) : v[i];
     }
-    if (tile > 1)
-        cross_divide(v, tile);
-    if (tile > 2)
-        cross_divide(v, tile);
-    if (tile > 4)
-        cross_divide(v, tile);
-    if (tile > 8)
-        cross_divide(v, tile);
+    cross_to_lanes(v, tile);
     for (int i = 0; i < tile; i++)
         v_write(to + i * LANES, v[i]);
 }
@@ -169,14 +260,7 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
     vec v[LANES];
     for (int i = 0; i < tile; i++)
         v[i] = v_read(from + i * LANES);
-    if (tile > 1)
-        cross_join(v, tile);
-    if (tile > 2)
-        cross_join(v, tile);
-    if (tile > 4)
-        cross_join(v, tile);
-    if (tile > 8)
-        cross_join(v, tile);
+    cross_to_rows(v, tile);
     for (int i = 0; i < tile; i++) {
         const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
         v[i] = spread ? v_permute(v[i], c->close) : v[i];
