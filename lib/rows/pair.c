@@ -95,17 +95,21 @@ LK_INLINE double pair_divisor(int kind, double square, double eps)
     return norm <= eps ? eps : norm;
 }
 
-/* Value and slopes of a cosine from the dot product and what the vectors are divided by. */
+typedef double pair_two __attribute__((vector_size(2 * sizeof(double))));
+
+/* Value and slopes of a cosine from the dot product and what the vectors are divided by. Short
+ * vectors take as long as their divisions: these are done two at a time. */
 LK_INLINE void pair_cosine_of(pair *p, double xy, double n_x, double n_y, double eps_x,
                               double eps_y)
 {
-    const double dot = xy / n_x / n_y;
-    const double s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
     const double sign = p->kind == PAIR_COSINE ? -1 : 1;
+    const pair_two by_both = (pair_two){xy, sign} / n_x / n_y, n = {n_x, n_y};
+    const double dot = by_both[0], s = dot > 1 ? 1 : dot < -1 ? -1 : dot;
+    const pair_two along = (pair_two){-sign * s, -sign * s} / n / n;
     p->value = p->kind == PAIR_COSINE ? 1 - s : s;
-    p->xy = sign / n_x / n_y;
-    p->xx = n_x > eps_x ? -sign * s / n_x / n_x : 0;
-    p->yy = n_y > eps_y ? -sign * s / n_y / n_y : 0;
+    p->xy = by_both[1];
+    p->xx = n_x > eps_x ? along[0] : 0;
+    p->yy = n_y > eps_y ? along[1] : 0;
     if (isnan(s))
         p->xx = p->xy = p->yy = s;
 }
