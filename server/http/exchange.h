@@ -67,6 +67,7 @@ struct exchange {
     pages room;     /* memory of the body */
     char *body;
     size_t body_size, body_capacity;
+    bool placed;      /* the rest of it is read to its place (gate_place) */
     size_t body_max;  /* set by `begin`: a longer body is refused */
     size_t discarded; /* bytes of the body that were dropped */
     uint64_t passed;  /* bytes of the body that `take` has taken */

@@ -450,13 +450,14 @@ static size_t read_run(framing *f, const char *from, size_t most)
             size++;
         break;
     case BODY:
+        size = smaller(f->left, most);
+        framing_read(f, size);
+        return size;
     case DATA:
         size = smaller(f->left, most);
         f->left -= size;
-        if (f->left == 0 && f->state == DATA)
+        if (f->left == 0)
             f->state = DATA_CR;
-        else if (f->left == 0)
-            enter(f, START);
         return size;
     }
     f->count += (uint32_t)size;
@@ -495,6 +496,18 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to)
 bool framing_whole(const framing *f)
 {
     return f->state == START;
+}
+
+uint64_t framing_left(const framing *f)
+{
+    return f->state == BODY ? f->left : 0;
+}
+
+void framing_read(framing *f, size_t size)
+{
+    f->left -= size;
+    if (f->left == 0)
+        enter(f, START);
 }
 
 size_t framing_gap(const framing *f)

@@ -57,6 +57,11 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to);
 /* Is every request complete that has begun? */
 bool framing_whole(const framing *f);
 
+/* How many bytes of a body of known length are still to come; 0: not within one. So many may be
+ * read without framing_pass, and are then reported by framing_read. */
+uint64_t framing_left(const framing *f);
+void framing_read(framing *f, size_t size);
+
 /* How many bytes more than it reads framing_pass may write. */
 size_t framing_gap(const framing *f);
 

@@ -6,9 +6,13 @@
 #include <string.h>
 #include <sys/socket.h>
 
+enum { PART = 256 * 1024 /* how much of a body is read at a time: tens of microseconds */ };
+
 /* The connections of this thread, by descriptor. */
 static _Thread_local struct {
     framing *framing; /* NULL: not a connection */
+    char *place;      /* where the rest of the body goes; NULL: to libmicrohttpd */
+    size_t ahead;     /* bytes there that libmicrohttpd has not counted */
     bool tls, mute, dropped;
 } * connection;
 static _Thread_local int connections;
@@ -24,9 +28,9 @@ bool gate_open(int fd, framing *f, bool tls)
         memset(connection + connections, 0, (size_t)(more - connections) * sizeof *connection);
         connections = more;
     }
+    memset(&connection[fd], 0, sizeof *connection);
     connection[fd].framing = f;
     connection[fd].tls = tls;
-    connection[fd].mute = connection[fd].dropped = false;
     return true;
 }
 
@@ -73,6 +77,25 @@ bool gate_close(int fd)
     return sending && (got > 0 || (got < 0 && errno == EAGAIN));
 }
 
+void gate_place(int fd, char *to)
+{
+    connection[fd].place = to;
+}
+
+/* Read a part of the body to where it goes: what the source returns. */
+static ssize_t read_body(int fd, gate_source *source, void *from)
+{
+    framing *f = connection[fd].framing;
+    const uint64_t left = framing_left(f);
+    const ssize_t got = source(from, connection[fd].place, left < PART ? (size_t)left : PART);
+    if (got <= 0)
+        return got;
+    framing_read(f, (size_t)got);
+    connection[fd].ahead = (size_t)got;
+    connection[fd].place = (uint64_t)got < left ? connection[fd].place + got : NULL;
+    return got;
+}
+
 /* libmicrohttpd takes it that a socket is empty when it gets less than it has asked for, and waits
  * for more. So read until that is true. */
 ssize_t gate_read(int fd, void *to, size_t size, gate_source *source, void *from)
@@ -82,6 +105,17 @@ ssize_t gate_read(int fd, void *to, size_t size, gate_source *source, void *from
     size_t done = 0;
     if (!f)
         return source(from, to, size);
+    while (done < size && (connection[fd].place || connection[fd].ahead > 0)) {
+        size_t *ahead = &connection[fd].ahead;
+        const ssize_t got = *ahead > 0 ? 0 : read_body(fd, source, from);
+        if (*ahead == 0)
+            return done > 0 ? (ssize_t)done : got;
+        const size_t counted = *ahead < size - done ? *ahead : size - done;
+        *ahead -= counted;
+        done += counted;
+    }
+    if (done == size)
+        return (ssize_t)size;
     while (f->status == 0) {
         const size_t gap = framing_gap(f), room = size - done;
         if (room <= gap) { /* a chunk's size comes next, or the last one, which zeros may precede */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What passes between libmicrohttpd and its connections: what it reads goes through framing.h
- * first, and what it writes may be dropped, where a reply was written beside it.
+ * first, or at once to where the body is kept, and what it writes may be dropped, where a reply was
+ * written beside it.
  *
  * libmicrohttpd has no hooks for that. It calls recv() and send(), or gnutls_record_recv() and
  * gnutls_record_send() with TLS, and this program defines these functions itself: the dynamic
@@ -28,6 +29,12 @@ bool gate_open(int fd, framing *f, bool tls);
 
 /* It ends, and what has come and was not read is dropped. True: the client may still be sending. */
 bool gate_close(int fd);
+
+/* What is read from the connection from now on is the rest of a body, of framing_left bytes, which
+ * goes to `to`, not to libmicrohttpd: that only counts so many bytes, and passes on as many of its
+ * own that mean nothing. Thus a large body is copied once, by the kernel, in larger parts than
+ * libmicrohttpd has memory for. NULL: it goes to libmicrohttpd again. */
+void gate_place(int fd, char *to);
 
 /* Drop what libmicrohttpd writes to the connection until gate_unmute, which is false if nothing
  * was dropped although it should have been. */

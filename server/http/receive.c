@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/receive.h"
 
+#include "http/gate.h"
 #include "http/reply.h"
 #include "http/server.h"
 #include "http/stream.h"
@@ -122,9 +123,21 @@ static void too_large(exchange *x)
 
 static void free_body(exchange *x)
 {
+    if (x->placed)
+        gate_place(x->peer->fd, NULL);
+    x->placed = false;
     pages_free(&x->room);
     x->body = NULL;
     x->body_size = x->body_capacity = 0;
+}
+
+/* May the rest of the body be read to where it stays? So it may if all that was read of it has come
+ * here, and it is worth it. */
+static bool may_place(const exchange *x)
+{
+    enum { WORTH = 64 * 1024 };
+    const uint64_t left = framing_left(&x->peer->framing);
+    return left >= WORTH && x->body_size + left == (uint64_t)x->length;
 }
 
 static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
@@ -146,8 +159,13 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
         reply_early(x);
         return MHD_NO;
     }
-    memcpy(x->body + x->body_size, data, size);
+    if (!x->placed)
+        memcpy(x->body + x->body_size, data, size);
     x->body_size += size;
+    if (!x->placed && may_place(x)) {
+        x->placed = true;
+        gate_place(x->peer->fd, x->body + x->body_size);
+    }
     return MHD_YES;
 }
 
