@@ -35,21 +35,6 @@ LK_INLINE wide_half w_read_half(const real *p)
 #endif
 }
 
-/* The parts of a wide vector, for what else gcc would keep in memory. */
-LK_INLINE wide_half w_part(wide x, int i)
-{
-    wide_half part[WIDE_PARTS];
-    memcpy(part, &x, sizeof x);
-    return part[i];
-}
-
-LK_INLINE wide w_whole(const wide_half part[WIDE_PARTS])
-{
-    wide x;
-    memcpy(&x, part, sizeof x);
-    return x;
-}
-
 typedef int64_t half_mask __attribute__((vector_size(sizeof(wide_half))));
 enum { HALF_LANES = LANES / WIDE_PARTS };
 
@@ -207,17 +192,6 @@ LK_INLINE wide w_set(double x)
     return x - (wide){0};
 }
 
-/* n elements, 0 < n <= LANES; 0 in the lanes beyond. */
-LK_INLINE wide w_load(const elem *p, int64_t n)
-{
-    return v_wide(v_load_tail(p, n, 0));
-}
-
-LK_INLINE void w_store(elem *p, int64_t n, wide x)
-{
-    v_store_tail(p, n, __builtin_convertvector(x, vec));
-}
-
 LK_INLINE wide w_read(const double *p)
 {
     wide x;
@@ -341,12 +315,6 @@ PARTS_INLINE double w_sum(wide_sums sum)
             sum.half[h] += sum.half[h + left];
     }
     return half_sum(sum.half[0]);
-}
-
-/* x times the square of a root; the square itself may overflow where the product does not. */
-LK_INLINE wide w_scaled(wide x, double root)
-{
-    return x * w_set(root) * w_set(root);
 }
 
 #endif
