@@ -6,9 +6,9 @@
 
 #include "rows/elements.h"
 
-/* Losses are summed in double, by chunks of so many elements, several of which are computed
- * together. */
-enum { CHUNK = 256, STRETCH = 2 * CHUNK };
+/* Losses are summed in double, by chunks of so many elements. Those of 4 KiB are computed together:
+ * while they are summed nothing is read. */
+enum { CHUNK = 256, STRETCH = sizeof(real) == 8 ? CHUNK : 2 * CHUNK };
 
 lk_status elementwise_weigh(const lk_job *job, int input, double *sum, lk_error *error)
 {

@@ -131,9 +131,6 @@ LK_INLINE void elementwise_each(const void *options, const elementwise_span *giv
     for (int64_t k = 0; k < n; k += LANES) {
         vec w = v_set(1), g = rho;
         mask used = m_set(-1), moves = used;
-        v_fetch(at.a + k);
-        if (!is.alone)
-            v_fetch(at.b + k);
         element e = {.a = v_load(at.a + k), .b = is.alone ? (vec){0} : v_load(at.b + k)};
         e.value.b = v_set(1);
         e.factor = is.factor && (is.constant || at.factor) ? v_read(at.factor + k) : v_set(1);
