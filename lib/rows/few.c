@@ -163,19 +163,29 @@ LK_INLINE void few_fetch(const group *g, uintptr_t at, int64_t k)
         __builtin_prefetch(few_ahead(at, k));
 }
 
+/* Sums over the classes that some options need. */
+typedef struct sums {
+    vec off_scores, cross, others, tops, excess; /* as in class_totals */
+    mask leader; /* probability form: the last class at the maximum */
+    mask weighs; /* as in class_totals */
+} sums;
+
 /* The exponentials and their sum. The target, or in probability form every class at the maximum, is
- * left out of the sum and added last. */
-LK_INLINE void few_sum(group *g, const bool soft)
+ * left out of the sum and added last. In that form the sums that need no more than this as well. */
+LK_INLINE void few_sum(group *g, sums *s, const bool soft)
 {
     const int64_t n = g->p->classes;
-    const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY);
+    const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY), zero = {0};
     vec rest = {0}, own = {0}, at_y = {0};
     mask here = {0};
+    s->cross = s->others = s->tops = s->excess = zero;
+    s->leader = m_set(-1);
+    s->weighs = m_set(soft && g->p->weight ? 0 : -1);
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
-        vec part = {0};
+        vec part = {0}, crossing = {0}, others = {0}, tops = {0};
         for (int64_t k = from; k < end; k++, here += m_set(1)) {
-            const vec z = few_at(g->z, k), e = v_exp_nonpos(z - g->shift);
+            const vec z = few_at(g->z, k), d = z - g->shift, e = v_exp_nonpos(d);
             const mask apart = soft ? z == g->shift : g->y == here;
             few_fetch(g, g->next_x, k);
             if (soft)
@@ -184,13 +194,23 @@ LK_INLINE void few_sum(group *g, const bool soft)
             v_write(g->e + k * LANES, e);
             part += v_where(~apart, e);
             if (soft) {
+                const vec wq = few_weight(g->p, k) * few_q(g, k);
+                const mask at_top = d == zero, counts = wq != zero;
                 own += v_where(apart, one);
+                s->weighs |= counts;
+                crossing += v_where(counts, wq * d);
+                others += v_where(~at_top, wq);
+                tops += v_where(at_top, wq);
+                s->leader = (at_top & here) | (~at_top & s->leader);
             } else {
                 own = v_select(apart, e, own);
                 at_y = v_select(apart, z, at_y);
             }
         }
         rest += part;
+        s->cross += crossing;
+        s->others += others;
+        s->tops += tops;
     }
     g->rest = rest;
     g->own = own;
@@ -241,13 +261,6 @@ static mask few_argmax(const group *g)
     return (clean & at) | (~clean & nan);
 }
 
-/* Sums over the classes that some options need. */
-typedef struct sums {
-    vec off_scores, cross, others, tops, excess; /* as in class_totals */
-    mask leader; /* probability form: the last class at the maximum */
-    mask weighs; /* as in class_totals */
-} sums;
-
 static vec few_off_scores(const group *g)
 {
     const int64_t n = g->p->classes;
@@ -265,36 +278,22 @@ static vec few_off_scores(const group *g)
     return off_scores;
 }
 
-static void few_soft_sums(const group *g, sums *s)
+/* The sum of w q (log q - l). */
+static vec few_excess(const group *g)
 {
     const int64_t n = g->p->classes;
-    const bool minus_entropy = g->p->minus_entropy;
     const vec zero = {0};
-    s->cross = s->others = s->tops = s->excess = zero;
-    s->leader = m_set(-1);
-    s->weighs = m_set(g->p->weight ? 0 : -1);
+    vec excess = {0};
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
-        vec crossing = {0}, others = {0}, tops = {0}, excess = {0};
+        vec part = {0};
         for (int64_t k = from; k < end; k++) {
-            const vec d = few_at(g->z, k) - g->shift, q = few_q(g, k);
-            const vec wq = few_weight(g->p, k) * q;
-            const mask at_top = d == zero;
-            s->weighs |= wq != zero;
-            crossing += v_where(wq != zero, wq * d);
-            others += v_where(~at_top, wq);
-            tops += v_where(at_top, wq);
-            s->leader = (at_top & m_set((ilane)k)) | (~at_top & s->leader);
-            if (minus_entropy)
-                excess += v_where(wq != zero, wq * (v_log(q) - (d - g->log_sum)));
+            const vec d = few_at(g->z, k) - g->shift, q = few_q(g, k), wq = few_weight(g->p, k) * q;
+            part += v_where(wq != zero, wq * (v_log(q) - (d - g->log_sum)));
         }
-        s->cross += crossing;
-        s->others += others;
-        s->tops += tops;
-        s->excess += excess;
+        excess += part;
     }
-    const mask alone = g->own == v_set(1);
-    s->leader = (alone & s->leader) | ~alone;
+    return excess;
 }
 
 /* The coefficients of the gradient, multiplied by the scale: an entry is (a + rest) e^(z-top) power
@@ -454,18 +453,20 @@ static void few_diagnose(const group *g, few_rows *r)
 void few_compute(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
+    const bool again = r->t ? p->minus_entropy || r->grad_t : p->off > 0;
     group g;
-    few_begin(&g, plan, r,
-              !r->t && p->off == 0 && !(p->cap > 0) && !p->want_entropy && !p->want_argmax);
+    few_begin(&g, plan, r, !again && !p->want_entropy && !p->want_argmax);
     sums s;
     slopes by;
     if (r->t) {
-        few_sum(&g, true);
-        few_soft_sums(&g, &s);
+        few_sum(&g, &s, true);
+        if (p->minus_entropy)
+            s.excess = few_excess(&g);
+        const mask alone = g.own == v_set(1);
+        s.leader = (alone & s.leader) | ~alone;
         by = few_conclude(&g, r, &s, true);
     } else {
-        few_sum(&g, false);
-        s.weighs = m_set(-1);
+        few_sum(&g, &s, false);
         if (p->off > 0)
             s.off_scores = few_off_scores(&g);
         by = few_conclude(&g, r, &s, false);
@@ -489,7 +490,8 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     real by_p[LANES], by_l[LANES], at[LANES];
     vec gap = {0};
     bool bends = false;
-    few_sum(&g, false);
+    sums s;
+    few_sum(&g, &s, false);
     for (int i = 0; i < LANES; i++)
         bends = bends || r->zeta[i] != 0;
     if (p->want_entropy || (bends && r->grad_x))
