@@ -37,6 +37,11 @@ LK_INLINE void each(const void *given, element *e)
     const label l = label_of(e);
     e->legal = label_is_share(e->b);
     e->value.a = label_entropy(&l, e->factor * y, not_y, &e->slope_a);
+    if (e->factored) { /* nothing is left of a term without weight, whatever x is */
+        const mask some = (e->factor * y != zero) | (not_y != zero);
+        e->value.a = v_where(some, e->value.a);
+        e->slope_a = v_where(some, e->slope_a);
+    }
     /* P softplus(-x) - softplus(x), with what cancels in it taken out: it is -x where P is 1. */
     const vec more = (e->factor - one) * label_softplus(&l);
     e->slope_b =

@@ -38,6 +38,7 @@ typedef struct element {
     vec a, b;
     vec ahead;  /* what the loss's function of that name gives for a */
     vec factor; /* of the input of that name; 1 where there is none */
+    bool factored;
 
     product value;
     vec weight; /* of the value */
@@ -133,7 +134,8 @@ LK_INLINE void elementwise_each(const void *options, const elementwise_span *giv
         mask used = m_set(-1), moves = used;
         element e = {.a = v_load(at.a + k), .b = is.alone ? (vec){0} : v_load(at.b + k)};
         e.value.b = v_set(1);
-        e.factor = is.factor && (is.constant || at.factor) ? v_read(at.factor + k) : v_set(1);
+        e.factored = is.factor && (is.constant || at.factor);
+        e.factor = e.factored ? v_read(at.factor + k) : v_set(1);
         if (ahead)
             e.ahead = v_read(at.ahead + k);
         each(options, &e);

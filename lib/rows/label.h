@@ -86,16 +86,13 @@ LK_INLINE vec label_softplus(const label *l)
 }
 
 /* yes*log(1 + e^-x) + no*log(1 + e^x): the cross entropy of a label that applies `yes` times and
- * does not `no` times. Its slope is no*sigmoid(x) - yes*sigmoid(-x). Nothing, whatever x is, where
- * both are 0. */
+ * does not `no` times. Its slope is no*sigmoid(x) - yes*sigmoid(-x). */
 LK_INLINE vec label_entropy(const label *l, vec yes, vec no, vec *slope)
 {
-    const vec zero = {0};
     const vec wrong = v_select(l->positive, no, yes), right = v_select(l->positive, yes, no);
     const vec rise = v_fma(-right, l->small, wrong) * l->likely;
-    const mask some = (yes != zero) | (no != zero);
-    *slope = v_where(some, v_select(l->positive, rise, -rise));
-    return v_where(some, label_times(wrong, l->size) + (yes + no) * l->tail);
+    *slope = v_select(l->positive, rise, -rise);
+    return label_times(wrong, l->size) + (yes + no) * l->tail;
 }
 
 /* Is it in [0, 1]? NaN counts as valid, and gives a result of NaN. */
