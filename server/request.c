@@ -5,6 +5,7 @@
 #include "kept.h"
 #include "request/budget.h"
 #include "request/steps.h"
+#include "slice.h"
 #include "tell/metrics.h"
 #include "wire/number.h"
 #include "wire/place.h"
@@ -44,12 +45,14 @@ static void nothing(uv_work_t *work)
 }
 
 /* Otherwise the loop of the first request would start them, as threads of its own kind: serve.c. */
-static void start_workers(void)
+static void start_workers(void *arg)
 {
     uv_loop_t loop;
     uv_work_t work;
+    (void)arg;
     if (uv_loop_init(&loop) != 0)
         return;
+    slice_batch(); /* they compute: what answers or asks comes first */
     (void)uv_queue_work(&loop, &work, nothing, NULL);
     uv_run(&loop, UV_RUN_DEFAULT);
     uv_loop_close(&loop);
@@ -63,7 +66,9 @@ void request_setup(const flags *f)
     max_body = (size_t)f->max_body;
     small_body = (size_t)f->inline_limit;
     atomic_store(&metric.workers, f->workers);
-    start_workers();
+    uv_thread_t starter;
+    if (uv_thread_create(&starter, start_workers, NULL) == 0)
+        uv_thread_join(&starter);
 }
 
 void request_rest(void)

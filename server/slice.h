@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * How long a thread wants to have the processor at a time.
+ * How threads share the processors: for how long a thread wants one, and whom it interrupts.
  */
 #ifndef LOSSD_SLICE_H
 #define LOSSD_SLICE_H
@@ -11,5 +11,9 @@
  * 6.12 a thread that wakes up interrupts one that has longer slices. Older kernels take no notice;
  * where it is not allowed, the thread waits like any other. */
 void slice_set(uint64_t ns);
+
+/* From now on this thread, and those that it starts, interrupt no other one when they wake up. A
+ * thread that was not started with the usual policy keeps its own. */
+void slice_batch(void);
 
 #endif
