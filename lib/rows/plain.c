@@ -94,6 +94,16 @@ static void plain_write(const plain_part *given, int64_t i)
         v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
 
+/* A vector that was loaded. gcc, short of registers, would read it from memory as often as it is
+ * used. */
+LK_INLINE vec plain_once(vec x)
+{
+#if LK_VECTOR_BYTES == 32
+    __asm__("" : "+x"(x));
+#endif
+    return x;
+}
+
 /* Maxima are taken in several chains where registers are left for them. */
 enum { CHAINS = PARTS == 1 ? 4 : 1 };
 
@@ -105,8 +115,8 @@ PARTS_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scale
     for (int k = 0; k < PARTS; k++) {
         vec u, w;
         v_load_pair(x, k, &u, &w);
-        u = scaled ? scale * u : u;
-        w = scaled ? scale * w : w;
+        u = scaled ? scale * u : plain_once(u);
+        w = scaled ? scale * w : plain_once(w);
         most[0] = v_max_abs(u, most[0]);
         most[1 % CHAINS] = v_max_abs(w, most[1 % CHAINS]);
         u = v_exp_small(u);
