@@ -554,10 +554,12 @@ lk_status weighted_prepare(lk_job *job, lk_error *error)
     const bool weighted = job->in[SAMPLE_WEIGHT].data || (!soft && job->in[CLASS_WEIGHT].data);
     const uint64_t classes = soft ? UINT64_MAX : (uint64_t)classwise_classes(job);
     double n = 0, d = 0;
+    class_targets t = {0};
     for (int64_t i = 0; i < job->rows; i += CLASS_GROUP) {
         const int count = job->rows - i < CLASS_GROUP ? (int)(job->rows - i) : CLASS_GROUP;
-        class_targets t = {0};
         int64_t bad = 0;
+        if (count < CLASS_GROUP)
+            t = (class_targets){0};
         weighted_targets(job, i, count, &t);
         for (int k = 0; k < CLASS_GROUP; k++) {
             job->counted -= t.counts[k];
