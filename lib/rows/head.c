@@ -493,6 +493,8 @@ static bool row_value(const head *h, const room *r, int64_t q, int64_t k, lk_blo
         bend_scores(&h->bend[of], x[of], h->classes, r->bent[of]);
         x[of] = r->bent[of];
     }
+    if (!h->notes)
+        memset(r->note, 0, h->note);
     return h->of->value(h->job, h->order[q], x[0], x[1], block, note_at(h, r, q));
 }
 

@@ -93,8 +93,8 @@ typedef struct head_loss {
     size_t (*state)(const lk_job *job);    /* bytes of the loss's own part of job->state */
     int64_t (*classes)(const lk_job *job); /* that are scored: the first ones of weight */
     bool (*counts)(const lk_job *job, int64_t i);
-    size_t (*note)(const lk_job *job); /* bytes that a counted row leaves for its slopes: a multiple
-                                          of 8 */
+    size_t (*note)(const lk_job *job); /* bytes that a counted row leaves for its slopes, zeros at
+                                          first: a multiple of 8 */
 
     /* The value of a counted row with scores x, and y by the teacher: its outputs, what it adds to
      * the sums, and the note. Returns whether E of the row is other than 0. */
