@@ -340,7 +340,9 @@ int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
     if (of->teacher)
         products += (double)job->in[of->teacher->weight].shape[1];
     const double others = (double)(pass ? job->rows : of->classes(job));
-    const double cost = others * (1 + products / PRODUCTS), most = 0x1p50;
+    const lk_tensor *by_pass = pass ? &job->in[pass->input] : NULL; /* whose gradient is written */
+    const int64_t written = pass ? lk_tensor_count(by_pass) / by_pass->shape[0] : 0;
+    const double cost = others * (1 + products / PRODUCTS) + (double)written, most = 0x1p50;
     return (int64_t)(cost < most ? cost : most);
 }
 

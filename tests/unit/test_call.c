@@ -1017,6 +1017,41 @@ static int64_t blocks_of(int64_t rows, int64_t classes)
     return blocks;
 }
 
+/* What is in scratch before has no part in a head's gradients. */
+static void test_head_scratch(void **state)
+{
+    enum { ROWS = 5, WIDTH = 3, CLASSES = 4 };
+    static const float hidden[ROWS * WIDTH] = {1, -1, 2, 0.5f, 3},
+                                     weight[CLASSES * WIDTH] = {1, 2, -1};
+    static const int64_t tokens[ROWS] = {0, 1, 2, 3, 0};
+    static float grads[2][ROWS * WIDTH];
+    (void)state;
+    for (int filled = 0; filled < 2; filled++) {
+        lk_error error;
+        lk_call *call = lk_call_new(lk_loss_find("linear_token_logprobs"));
+        const lk_tensor x = lk_matrix(LK_F32, (void *)(uintptr_t)hidden, ROWS, WIDTH);
+        const lk_tensor w = lk_matrix(LK_F32, (void *)(uintptr_t)weight, CLASSES, WIDTH);
+        const lk_tensor y = lk_vector(LK_I64, (void *)(uintptr_t)tokens, ROWS);
+        assert_int_equal(lk_call_input(call, "hidden", &x, &error), LK_OK);
+        assert_int_equal(lk_call_input(call, "weight", &w, &error), LK_OK);
+        assert_int_equal(lk_call_input(call, "targets", &y, &error), LK_OK);
+        assert_int_equal(lk_call_want(call, "grad.hidden", &error), LK_OK);
+        assert_int_equal(lk_call_check(call, &error), LK_OK);
+        assert_int_equal(lk_call_bind(call, 0, grads[filled]), LK_OK);
+        assert_int_equal(lk_call_plan(call, &error), LK_OK);
+        const size_t size = (lk_call_scratch(call) + 63) / 64 * 64;
+        void *scratch = aligned_alloc(64, size);
+        memset(scratch, filled ? 0xff : 0, size);
+        do
+            lk_call_run(call, 0, lk_call_blocks(call), scratch);
+        while (lk_call_next(call));
+        assert_int_equal(lk_call_finish(call, &error), LK_OK);
+        lk_call_free(call);
+        free(scratch);
+    }
+    assert_memory_equal(grads[0], grads[1], sizeof grads[0]);
+}
+
 /* What rows leave for the gradients of the head is not kept where these are not asked for. */
 static void test_head_memory(void **state)
 {
@@ -1067,16 +1102,27 @@ static void test_head_blocks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_evaluate),    cmocka_unit_test(test_names),
-        cmocka_unit_test(test_all_seen),    cmocka_unit_test(test_order),
-        cmocka_unit_test(test_deferred),    cmocka_unit_test(test_passes_need_scratch),
-        cmocka_unit_test(test_plan_again),  cmocka_unit_test(test_check_again),
-        cmocka_unit_test(test_shapes),      cmocka_unit_test(test_deepest),
-        cmocka_unit_test(test_dtypes),      cmocka_unit_test(test_any),
-        cmocka_unit_test(test_locale),      cmocka_unit_test(test_claims),
-        cmocka_unit_test(test_cost),        cmocka_unit_test(test_head_blocks),
-        cmocka_unit_test(test_head_memory), cmocka_unit_test(test_cost_of_products),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_evaluate),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_all_seen),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_deferred),
+        cmocka_unit_test(test_passes_need_scratch),
+        cmocka_unit_test(test_plan_again),
+        cmocka_unit_test(test_check_again),
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_deepest),
+        cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_any),
+        cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_head_blocks),
+        cmocka_unit_test(test_head_memory),
+        cmocka_unit_test(test_head_scratch),
+        cmocka_unit_test(test_cost_of_products),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -335,14 +335,15 @@ static sample large_sample(const lk_loss *loss, lk_dtype element, expected *a)
         sample s = sample_new(loss, element, 101, 0);
         const uint64_t seed = random_bits();
         (void)ask(&s, a);
-        for (int most = 101; a->cost < 5 * 128 * 1024 && most < 1000000; most += most / 2) {
+        for (int most = 101; a->status == LK_OK && a->cost < 5 * 128 * 1024 && most < 1000000;
+             most += most / 2) {
             sample_free(&s);
             expected_free(a);
             random_state = seed;
             s = sample_new(loss, element, most, 0);
             (void)ask(&s, a);
         }
-        if (a->status == LK_OK || round == 20)
+        if (a->status == LK_OK || round == 200)
             return s;
         sample_free(&s);
         expected_free(a);
