@@ -7,7 +7,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <uv.h>
 
 enum { TEXT_MAX = 64 * 1024 };
 

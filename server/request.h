@@ -10,6 +10,8 @@
 #include "request/ask.h"
 #include "tell/log.h"
 
+#include <uv.h>
+
 /* Call once, before the other functions. Starts the workers. */
 void request_setup(const flags *f);
 

@@ -8,7 +8,6 @@
 #include "tell/log.h"
 
 #include <string.h>
-#include <uv.h>
 
 typedef struct route {
     const char *method;
