@@ -738,16 +738,17 @@ def a_machine_that_reads_lines_gets_nothing_else(path: str) -> None:
 @check
 def loops_interrupt_workers(path: str) -> None:
     """Workers interrupt nobody; and, as far as the kernel says, loops have shorter slices than they (since Linux 6.12
-    threads have slices of their own)."""
+    threads have slices of their own). A sanitizer may have a thread besides."""
     with Lossd(path, "--workers", "3", "--loops", "2") as lossd:
         tasks = list(pathlib.Path(f"/proc/{lossd.process.pid}/task").iterdir())
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            policies = sorted(os.sched_getscheduler(int(t.name)) for t in tasks)
-            same(policies, [os.SCHED_OTHER] * 2 + [os.SCHED_BATCH] * 3, "policies")
+            policies = [os.sched_getscheduler(int(t.name)) for t in tasks]
+            same(policies.count(os.SCHED_BATCH), 3, f"workers among {policies}")
+            same(set(policies), {os.SCHED_OTHER, os.SCHED_BATCH}, "policies")
         seen = [(t / "sched").read_text() for t in tasks if (t / "sched").exists()]
         slices = [line.split(":")[1].strip() for text in seen for line in text.split("\n") if line.startswith("se.slice")]
         if slices and tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 12):
-            same((len(slices), slices.count("100000")), (5, 2), f"slices are {slices}")
+            same(slices.count("100000"), 2, f"loops among slices of {slices}")
 
 
 def main() -> int:
