@@ -111,7 +111,8 @@ static ssize_t peek(const peer *p)
 
 bool peer_is_over(const peer *p)
 {
-    return peek(p) == 0;
+    const bool whole = p->phase != PEER_IDLE && framing_whole(&p->framing);
+    return !whole && peek(p) == 0;
 }
 
 bool peer_is_quiet(const peer *p)

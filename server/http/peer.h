@@ -72,7 +72,8 @@ bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle);
 /* Has the client closed its side of the connection, or the whole of it? */
 bool peer_has_left(const peer *p);
 
-/* The same, and everything that it sent before has been read. */
+/* The same, and everything that it sent before has been read, but no whole request, which is still
+ * to be answered: its end may have been read and not been counted (gate_place). */
 bool peer_is_over(const peer *p);
 
 /* Has nothing come that was not read? */

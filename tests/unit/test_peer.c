@@ -82,6 +82,10 @@ static void leaving(void **unused)
     char byte;
     assert_int_equal(read(ends[0], &byte, 1), 1);
     assert_true(peer_is_over(p));
+    peer_enter(&all, p, PEER_BODY, 1 * S, 0);
+    assert_false(peer_is_over(p)); /* its request was read to the end, and waits for an answer */
+    assert_int_equal(framing_pass(&p->framing, "P", 1, &byte), 1);
+    assert_true(peer_is_over(p)); /* of another one no more will come */
     close(ends[1]);
     assert_true(peer_has_left(p));
     close(ends[0]);
