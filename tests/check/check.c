@@ -47,6 +47,23 @@ bool draw(trial *t, const lk_loss *loss, const wish *w)
     return false;
 }
 
+/* The same numbers, as doubles: those that the call converts to f32 are what they are then. */
+trial widened(const trial *t)
+{
+    trial wide = trial_copy(t);
+    wide.element = LK_F64;
+    for (int i = 0; i < wide.inputs && !(t->is->traits & LK_TRANSFORM); i++) {
+        trial_input *in = &wide.in[i];
+        if (!in->given || !is_float(in->type))
+            continue;
+        for (int64_t j = 0; j < in->at.count; j++)
+            in->x[j] = round_to(in->type == LK_F64 ? LK_F32 : in->type, in->x[j]);
+        if (in->is->flags & LK_DIFFERENTIABLE)
+            in->type = LK_F64;
+    }
+    return wide;
+}
+
 /* Whether the trial may be refused because of its values. */
 static bool may_refuse(const trial *t)
 {

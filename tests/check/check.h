@@ -32,6 +32,7 @@ extern const lk_dtype elements[4];
 void complain(const trial *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void begin_round(int test, int loss, int element, int64_t round);
 bool draw(trial *t, const lk_loss *loss, const wish *w);
+trial widened(const trial *t);
 answer expect(const trial *t, const how *h);
 bool both_given(const trial *t, const answer *a, const answer *b, const char *what);
 const char *isa_drawn(void);

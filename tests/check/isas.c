@@ -4,23 +4,6 @@
  */
 #include "tests/check/check.h"
 
-/* The same numbers, as doubles: those that the call converts to f32 are what they are then. */
-static trial widened(const trial *t)
-{
-    trial wide = trial_copy(t);
-    wide.element = LK_F64;
-    for (int i = 0; i < wide.inputs && !(t->is->traits & LK_TRANSFORM); i++) {
-        trial_input *in = &wide.in[i];
-        if (!in->given || !is_float(in->type))
-            continue;
-        for (int64_t j = 0; j < in->at.count; j++)
-            in->x[j] = round_to(in->type == LK_F64 ? LK_F32 : in->type, in->x[j]);
-        if (in->is->flags & LK_DIFFERENTIABLE)
-            in->type = LK_F64;
-    }
-    return wide;
-}
-
 /* Compare the reference with the same computation in f64, whose own error is negligible. */
 static void compare_precision(const trial *t, const answer *reference)
 {

@@ -48,12 +48,14 @@ static bool all_zero(const trial *t, bool values, char *which, size_t room)
     return zero;
 }
 
-/* What is 0 with a factor of 0 is so for inputs of NaN. `values`: the loss, too, is 0. `whole`: it
- * is the factor of all that the options ask for. */
+/* What is 0 with a factor of 0 is so for inputs of NaN: 0 in f64, where it is not by underflow.
+ * `values`: the loss, too, is 0. `whole`: it is the factor of all that the options ask for. */
 static void check_zero(trial *t, bool values, bool whole, const char *factor)
 {
     char which[TRIAL_NAME];
-    bool zero = all_zero(t, values, which, sizeof which);
+    trial wide = widened(t);
+    const bool zero = all_zero(&wide, values, which, sizeof which);
+    trial_free(&wide);
     if (!zero && whole)
         complain(t, "%s is not 0 with %s of 0", which, factor);
     spoil(t);
