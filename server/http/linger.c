@@ -47,8 +47,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 {
     linger_one *l = poll->data;
     char dropped[PART];
-    ssize_t got = 1;
-    (void)status;
+    ssize_t got = status < 0 ? 0 : 1; /* reset: libuv looks no more whether something comes */
     (void)events;
     for (int i = 0; i < PARTS && got > 0; i++)
         got = recv(l->fd, dropped, sizeof dropped, MSG_DONTWAIT);
