@@ -215,6 +215,9 @@ class Local(unittest.TestCase):
         self.assertEqual(mine.tobytes(), want["grad.logits"].tobytes())
         half = lossd.BF16.rounded(x)
         self.assertIs(evaluate(half)["grad.logits"].bits, half.bits)
+        none = np.zeros((0, 8), "f4")
+        got = losskit.local.evaluate("cross_entropy", {"logits": none, "targets": y[:0]}, in_place=["logits"])
+        self.assertIs(got["grad.logits"], none)
         fixed = x.copy()
         fixed.flags.writeable = False
         for other, why in (
