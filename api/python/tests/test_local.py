@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import unittest
 import unittest.mock
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ import wires  # noqa: E402
 EXAMPLES = HERE.parents[1] / "examples"
 LOCALS = (losskit.local, losskit.Local(threads=2))
 HELD = 1 << 5  # a gradient that takes some values for constants is not the difference of losses
+HOLDS = 1 << 3  # nor is it with such an option
 
 
 def drawn(tensor: wires.Tensor) -> Any:
@@ -66,6 +69,21 @@ def losses_of(description: dict) -> list[wires.Loss]:
     name = description["name"]
     example = json.loads((EXAMPLES / f"{name}.json").read_text())
     return [wires.Loss(description, one) for one in (example, *wires.MORE.get(name, []))]
+
+
+def holds(name: str, options: dict) -> bool:
+    fields = lib.lk_loss_describe(lib.lk_loss_find(name.encode())).contents.options
+    named = itertools.takewhile(lambda field: field.name, (fields[i] for i in itertools.count()))
+    return any(field.flags & HOLDS and field.name.decode() in options for field in named)
+
+
+def with_each(loss: wires.Loss) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of an example, and the same with each other one that has a gradient."""
+    base = {n: drawn(t) for n, t in loss.base.items()}
+    yield base
+    for one in loss.inputs:
+        if one["differentiable"] and one["name"] not in base:
+            yield {**base, one["name"]: drawn(loss.one(one["forms"][0], "f32"))}
 
 
 def sum_of(local: losskit.Local) -> float:
@@ -312,10 +330,14 @@ class Torch(unittest.TestCase):
             if traits & HELD:
                 continue
             left |= {(name, one["name"]) for one in description["inputs"] if one["differentiable"]}
-            for loss in losses_of(description):
-                ranges = {one["name"]: one.get("range") for one in description["inputs"]}
-                arrays = {n: drawn(t) for n, t in loss.base.items()}
-                made = losskit.local.evaluate(name, arrays, options=loss.options)
+            ranges = {one["name"]: one.get("range") for one in description["inputs"]}
+            calls = [one for one in losses_of(description) if not holds(name, one.options)]
+            for loss, arrays in ((loss, arrays) for loss in calls for arrays in with_each(loss)):
+                try:
+                    made = losskit.local.evaluate(name, arrays, options=loss.options)
+                except lossd.LossdError:  # what the example does not go with
+                    self.assertNotEqual(arrays.keys(), loss.base.keys(), name)
+                    continue
                 constant = loss.constant | {n for n in arrays if n not in ranges and f"grad.{n}" not in made}
                 given = {n: torch.from_numpy(array) for n, array in arrays.items()}
                 given = {n: t.double() if t.is_floating_point() else t for n, t in given.items()}
