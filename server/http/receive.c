@@ -136,8 +136,9 @@ static void free_body(exchange *x)
 static bool may_place(const exchange *x)
 {
     enum { WORTH = 64 * 1024 };
-    const uint64_t left = framing_left(&x->peer->framing);
-    return left >= WORTH && x->body_size + left == (uint64_t)x->length;
+    const framing *f = &x->peer->framing;
+    const uint64_t left = framing_left(f);
+    return f->requests == x->number && left >= WORTH && x->body_size + left == (uint64_t)x->length;
 }
 
 static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
