@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LONGEST_MS = 2000, MOST = 64, PARTS = 16, PART = 16 * 1024 };
+enum { LONGEST_MS = 2000, MOST = 64, PART = 16 * 1024 };
 
 typedef struct linger_one {
     uv_poll_t poll;
@@ -49,7 +49,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     char dropped[PART];
     ssize_t got = status < 0 ? 0 : 1; /* reset: libuv looks no more whether something comes */
     (void)events;
-    for (int i = 0; i < PARTS && got > 0; i++)
+    for (int i = 0; i < LINGER_TURN / PART && got > 0; i++)
         got = recv(l->fd, dropped, sizeof dropped, MSG_DONTWAIT);
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR))
         end(l);

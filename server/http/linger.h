@@ -8,6 +8,8 @@
 
 #include <uv.h>
 
+enum { LINGER_TURN = 64 * 1024 }; /* how many bytes are dropped at a time */
+
 /* Drop what still comes on the connection until the client closes it, for two seconds at most. `fd`
  * is about to be closed by its owner, who sends nothing more. Without memory, and beyond a number
  * of connections for each loop, nothing is done. */
