@@ -125,7 +125,7 @@ ONE_LANE := $(shell sed -n 's,^ONE_LANE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.
 # What is computed in double, whatever the elements: one variant.
 ONCE := $(shell sed -n 's,^ONCE(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
 # What is computed with reals alone, whatever the elements: no variants of 16 bits.
-REALS := lib/rows/directed.c lib/rows/directed_back.c lib/rows/head.c $(shell sed -n 's,^REALS(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
+REALS := $(wildcard lib/rows/directed*.c lib/rows/head*.c) lib/rows/reals.c $(shell sed -n 's,^REALS(\(.*\))$$,lib/losses/\1.c,p' lib/losses.def)
 $(foreach e,$(ELEMENTS),$(eval REAL_$(e) := $(if $(filter F64,$(e)),F64,F32)))
 LIB_OBJS := $(patsubst lib/%.c,$(B)/lib/%.o,$(filter-out lib/variant.c,$(wildcard lib/*.c lib/vector/*.c)))
 

@@ -53,12 +53,12 @@ typedef struct plan {
 static plan plan_of(const lk_job *job)
 {
     plan p = {.bytes = 0};
-    const size_t n = (size_t)job->rows;
-    p.loss = pair_take(job, &p.bytes, sizeof *p.loss);
-    p.s = pair_take(job, &p.bytes, n * sizeof *p.s);
-    p.slope = pair_take(job, &p.bytes, n * sizeof *p.slope);
-    p.ahead = pair_take(job, &p.bytes, n * sizeof *p.ahead);
-    p.order = pair_take(job, &p.bytes, n * sizeof *p.order);
+    const int64_t n = job->rows;
+    p.loss = take(job->state, &p.bytes, 1, sizeof *p.loss);
+    p.s = take(job->state, &p.bytes, n, sizeof *p.s);
+    p.slope = take(job->state, &p.bytes, n, sizeof *p.slope);
+    p.ahead = take(job->state, &p.bytes, n, sizeof *p.ahead);
+    p.order = take(job->state, &p.bytes, n, sizeof *p.order);
     return p;
 }
 

@@ -118,18 +118,18 @@ static plan layout_of(const lk_job *job)
 {
     const options *o = job->options;
     const double eps = o->normalize ? o->cos_eps : (double)INFINITY;
-    const size_t B = (size_t)size(job, 'B'), M = (size_t)size(job, 'M');
+    const int64_t B = size(job, 'B'), M = size(job, 'M');
     plan p = {.bytes = 0};
     p.queries = pair_units_take(job, &p.bytes, QUERIES, eps);
     p.documents = pair_units_take(job, &p.bytes, DOCUMENTS, eps);
     p.queries.mask = &job->in[QUERY_MASK];
     p.documents.mask = &job->in[DOCUMENT_MASK];
-    p.taint = pair_take(job, &p.bytes, M * sizeof *p.taint);
-    p.empty = pair_take(job, &p.bytes, M * sizeof *p.empty);
-    p.left_out = pair_take(job, &p.bytes, B * sizeof *p.left_out);
+    p.taint = take(job->state, &p.bytes, M, sizeof *p.taint);
+    p.empty = take(job->state, &p.bytes, M, sizeof *p.empty);
+    p.left_out = take(job->state, &p.bytes, B, sizeof *p.left_out);
     if (table_wants_gradient(job)) {
-        p.best = pair_take(job, &p.bytes, (size_t)p.queries.rows * M * sizeof *p.best);
-        p.slopes = pair_take(job, &p.bytes, B * M * sizeof *p.slopes);
+        p.best = take(job->state, &p.bytes, p.queries.rows * M, sizeof *p.best);
+        p.slopes = take(job->state, &p.bytes, B * M, sizeof *p.slopes);
     }
     return p;
 }
@@ -256,11 +256,6 @@ enum { BESIDE = 4 }; /* vectors of queries' tokens that are compared side by sid
 
 enum { AHEAD = 4 }; /* vectors that are fetched before they are added */
 
-static int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
-}
-
 /* How many queries are compared at a time. */
 static int64_t together(const lk_job *job)
 {
@@ -283,14 +278,6 @@ typedef struct room {
     real *g;        /* [D] the same, rounded */
 } room;
 
-/* The next bytes of scratch, which is NULL while only its size is being added up. */
-static void *take(void *scratch, size_t *used, int64_t count, size_t each)
-{
-    const uintptr_t place = (uintptr_t)scratch + *used;
-    *used += ((size_t)count * each + LK_LINE - 1) / LK_LINE * LK_LINE;
-    return (void *)place;
-}
-
 static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *used)
 {
     const int64_t M = size(job, 'M'), U = size(job, 'U');
@@ -300,7 +287,7 @@ static room room_of(const lk_job *job, const plan *p, void *scratch, size_t *use
     const int64_t sums = table_wants_gradient(job) ? (U > 1 ? U : 1) * p->queries.stride : 0;
     room r = {.stride = (tokens + BESIDE * STRIDE - 1) / (BESIDE * STRIDE) * BESIDE * STRIDE};
     *used = 0;
-    r.product = take(scratch, used, (int64_t)product_scratch(others, p->queries.width), 1);
+    r.product = take(scratch, used, 1, product_scratch(others, p->queries.width));
     r.s = take(scratch, used, others * r.stride, sizeof *r.s);
     r.top = take(scratch, used, r.stride, sizeof *r.top);
     r.at = take(scratch, used, r.stride, sizeof *r.at);

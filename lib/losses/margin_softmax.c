@@ -73,10 +73,10 @@ static plan layout_of(const lk_job *job)
     p.t.mend = put_target;
     p.t.add = add_targets;
     table_take(job, &p.bytes, &p.t);
-    const size_t n = (size_t)p.t.rows.rows, classes = (size_t)p.t.columns.rows;
-    p.aims = pair_take(job, &p.bytes, n * sizeof *p.aims);
-    p.first = pair_take(job, &p.bytes, classes * sizeof *p.first);
-    p.next = pair_take(job, &p.bytes, n * sizeof *p.next);
+    const int64_t n = p.t.rows.rows, classes = p.t.columns.rows;
+    p.aims = take(job->state, &p.bytes, n, sizeof *p.aims);
+    p.first = take(job->state, &p.bytes, classes, sizeof *p.first);
+    p.next = take(job->state, &p.bytes, n, sizeof *p.next);
     return p;
 }
 

@@ -9,27 +9,12 @@
 #include "vector/vmath.h"
 #include "vector/wide.h"
 
-static real *take_reals(const lk_job *job, size_t *used, int64_t n)
-{
-    return pair_take(job, used, (size_t)n * sizeof(real));
-}
-
-static double *take_doubles(const lk_job *job, size_t *used, int64_t n)
-{
-    return pair_take(job, used, (size_t)n * sizeof(double));
-}
-
-static int64_t *take_places(const lk_job *job, size_t *used, int64_t n)
-{
-    return pair_take(job, used, (size_t)n * sizeof(int64_t));
-}
-
 static directed_table take_table(const lk_job *job, size_t *used, const directed *p, int64_t width)
 {
     directed_table t = {.stride = padded_lanes(width)};
-    t.s = take_reals(job, used, p->anchors * t.stride);
+    t.s = take(job->state, used, p->anchors * t.stride, sizeof *t.s);
     if (p->guided)
-        t.g = take_reals(job, used, p->anchors * t.stride);
+        t.g = take(job->state, used, p->anchors * t.stride, sizeof *t.g);
     return t;
 }
 
@@ -41,19 +26,19 @@ static bool has_columns(const directed *p)
 void directed_take(const lk_job *job, size_t *used, directed *p)
 {
     const int64_t b = p->anchors, n = b + LANES;
-    p->anchor_at = pair_take(job, used, (size_t)b * sizeof *p->anchor_at);
-    p->candidate_at = pair_take(job, used, (size_t)p->candidates * sizeof *p->candidate_at);
-    p->positive = take_places(job, used, b);
-    p->start = take_places(job, used, b + 1);
-    p->s = take_reals(job, used, n);
-    p->most = take_reals(job, used, n);
-    p->most_guide = take_reals(job, used, n);
-    p->weight = take_doubles(job, used, b);
-    p->top = take_reals(job, used, b);
-    p->rest = take_doubles(job, used, b);
-    p->moment = take_doubles(job, used, b);
-    p->allowed = take_doubles(job, used, b);
-    p->sum = take_doubles(job, used, b);
+    p->anchor_at = take(job->state, used, b, sizeof *p->anchor_at);
+    p->candidate_at = take(job->state, used, p->candidates, sizeof *p->candidate_at);
+    p->positive = take(job->state, used, b, sizeof *p->positive);
+    p->start = take(job->state, used, b + 1, sizeof *p->start);
+    p->s = take(job->state, used, n, sizeof *p->s);
+    p->most = take(job->state, used, n, sizeof *p->most);
+    p->most_guide = take(job->state, used, n, sizeof *p->most_guide);
+    p->weight = take(job->state, used, b, sizeof *p->weight);
+    p->top = take(job->state, used, b, sizeof *p->top);
+    p->rest = take(job->state, used, b, sizeof *p->rest);
+    p->moment = take(job->state, used, b, sizeof *p->moment);
+    p->allowed = take(job->state, used, b, sizeof *p->allowed);
+    p->sum = take(job->state, used, b, sizeof *p->sum);
     p->ac = take_table(job, used, p, p->candidates);
     if (has(p, QUERY_TO_QUERY))
         p->aa = take_table(job, used, p, b);
@@ -61,14 +46,14 @@ void directed_take(const lk_job *job, size_t *used, directed *p)
         p->cc = take_table(job, used, p, p->candidates);
     if (has_columns(p)) {
         const int64_t parts = p->blocks * padded_lanes(b);
-        p->column_top = take_reals(job, used, parts);
-        p->column_rest = take_doubles(job, used, parts);
-        p->column_moment = take_doubles(job, used, parts);
+        p->column_top = take(job->state, used, parts, sizeof *p->column_top);
+        p->column_rest = take(job->state, used, parts, sizeof *p->column_rest);
+        p->column_moment = take(job->state, used, parts, sizeof *p->column_moment);
     }
     const int64_t width = p->guided && p->guide.anchors.width > p->model.anchors.width
                               ? p->guide.anchors.width
                               : p->model.anchors.width;
-    p->room = pair_take(job, used, product_scratch(1, width));
+    p->room = take(job->state, used, 1, product_scratch(1, width));
 }
 
 /* The order: anchors by their positives, then by what they were; candidates that are positives, in

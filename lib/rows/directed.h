@@ -130,11 +130,6 @@ LK_DRIVER directed_row directed_settle(const directed *p, int64_t i);
 /* Parts of it, for the gradients (rows/directed_back.h). Lines are entries' scores, where -inf is
  * what is excluded or no entry. */
 
-LK_INLINE int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
-}
-
 LK_INLINE bool has(const directed *p, int direction)
 {
     return p->directions >> direction & 1;

@@ -27,7 +27,8 @@
 #include "loss.h"
 #include "vector/element.h"
 
-/* Each variant has its own copy, under its own names; defined in rows/head.c. */
+/* Each variant has its own copy, under its own names; defined in rows/head.c, rows/head_visit.c and
+ * rows/head_classes.c. */
 #define head_check       LK_PASTE(LK_VARIANT, head_check)
 #define head_prepare     LK_PASTE(LK_VARIANT, head_prepare)
 #define head_state       LK_PASTE(LK_VARIANT, head_state)

@@ -10,6 +10,7 @@
  */
 #include "rows/product.h"
 
+#include "rows/room.h"
 #include "vector/vec.h"
 
 /* A tile: rows, and vectors of columns. Its sums, a vector of each column and one of a row take
@@ -64,11 +65,6 @@ LK_INLINE void turn(vec x[LANES])
         for (int i = 0; i < LANES; i++)
             x[i] = y[i];
     }
-}
-
-LK_INLINE int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
 }
 
 /* `n` numbers from index i of a side on, 0 <= n <= LANES; 0 in the other lanes. */
@@ -267,7 +263,7 @@ size_t product_scratch(int64_t rows, int64_t depth)
 {
     const int64_t high = padded_rows(at_most(rows, BLOCK_ROWS));
     const int64_t reals = column_panel(depth) + high * at_most(depth, BLOCK_DEPTH);
-    return ((size_t)reals * sizeof(real) + LK_LINE - 1) / LK_LINE * LK_LINE;
+    return whole_lines((size_t)reals * sizeof(real));
 }
 
 /* Some rows, and components first..end-1 of all vectors. */

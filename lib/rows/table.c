@@ -28,28 +28,18 @@ lk_status table_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *
     return LK_OK;
 }
 
-static void *take_reals(const lk_job *job, size_t *used, int64_t n)
-{
-    return pair_take(job, used, (size_t)n * sizeof(real));
-}
-
-static void *take_doubles(const lk_job *job, size_t *used, int64_t n)
-{
-    return pair_take(job, used, (size_t)n * sizeof(double));
-}
-
 /* Each array ends with a stride more than there are rows. */
 table_slopes table_slopes_take(const lk_job *job, size_t *used, int64_t rows)
 {
     const int64_t n = rows + STRIDE;
     table_slopes g;
-    g.top = take_reals(job, used, n);
-    g.by = take_reals(job, used, n);
-    g.off = take_reals(job, used, n);
-    g.pull = take_doubles(job, used, n);
-    g.hit = take_doubles(job, used, n);
-    g.rest = take_doubles(job, used, n);
-    g.more = take_doubles(job, used, n);
+    g.top = take(job->state, used, n, sizeof *g.top);
+    g.by = take(job->state, used, n, sizeof *g.by);
+    g.off = take(job->state, used, n, sizeof *g.off);
+    g.pull = take(job->state, used, n, sizeof *g.pull);
+    g.hit = take(job->state, used, n, sizeof *g.hit);
+    g.rest = take(job->state, used, n, sizeof *g.rest);
+    g.more = take(job->state, used, n, sizeof *g.more);
     return g;
 }
 
@@ -57,19 +47,14 @@ void table_take(const lk_job *job, size_t *used, pair_table *t)
 {
     const int64_t rows = t->rows.rows;
     t->padded = padded_lanes(t->columns.rows);
-    t->first = pair_take(job, used, (size_t)rows * sizeof *t->first);
-    t->span = pair_take(job, used, (size_t)rows * sizeof *t->span);
+    t->first = take(job->state, used, rows, sizeof *t->first);
+    t->span = take(job->state, used, rows, sizeof *t->span);
     if (!table_wants_gradient(job))
         return;
     if (!t->slopes)
         t->by_row = table_slopes_take(job, used, rows);
     if ((double)rows * (double)t->padded * sizeof(real) <= TABLE_KEPT)
-        t->kept = take_reals(job, used, rows * t->padded);
-}
-
-static int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
+        t->kept = take(job->state, used, rows * t->padded, sizeof *t->kept);
 }
 
 int64_t table_group(const pair_table *t)
@@ -572,7 +557,7 @@ labelled labelled_of(const lk_job *job, double eps, double temperature, bool eac
     labelled l = {.bytes = 0};
     pair_table *t = &l.table;
     t->rows = t->columns = pair_units_take(job, &l.bytes, EMBEDDINGS, eps);
-    l.order = pair_take(job, &l.bytes, (size_t)t->rows.rows * sizeof *l.order);
+    l.order = take(job->state, &l.bytes, t->rows.rows, sizeof *l.order);
     t->at = l.order;
     t->scale = 1 / temperature;
     t->self = true;

@@ -30,10 +30,10 @@ pair_units pair_units_take(const lk_job *job, size_t *used, int input, double ep
     for (int axis = 0; axis < t->rank - 1; axis++)
         u.rows *= t->shape[axis];
     u.stride = padded_lanes(u.width);
-    u.h = pair_take(job, used, (size_t)(u.rows * u.stride) * sizeof *u.h);
-    u.n = pair_take(job, used, (size_t)u.rows * sizeof *u.n);
-    u.root = pair_take(job, used, (size_t)u.rows * sizeof *u.root);
-    u.taint = pair_take(job, used, (size_t)(u.rows + STRIDE) * sizeof *u.taint);
+    u.h = take(job->state, used, u.rows * u.stride, sizeof *u.h);
+    u.n = take(job->state, used, u.rows, sizeof *u.n);
+    u.root = take(job->state, used, u.rows, sizeof *u.root);
+    u.taint = take(job->state, used, u.rows + STRIDE, sizeof *u.taint);
     return u;
 }
 

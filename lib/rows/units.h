@@ -7,6 +7,7 @@
 #define LK_UNITS_H
 
 #include "rows/pair.h"
+#include "rows/room.h"
 
 /* Each variant has its own copy, under its own names; defined in rows/units.c. */
 #define pair_sort           LK_PASTE(LK_VARIANT, pair_sort)
@@ -33,16 +34,6 @@ LK_INLINE int64_t pair_key(double y)
     y += 0;
     memcpy(&key, &y, sizeof key);
     return key < 0 ? key ^ INT64_MAX : key;
-}
-
-/* Take the next `bytes` bytes of job->state. While only the size of the state is being added up,
- * job->state is NULL and the result must not be used; the address is computed as an integer because
- * arithmetic on NULL is undefined. */
-LK_INLINE void *pair_take(const lk_job *job, size_t *used, size_t bytes)
-{
-    uintptr_t place = (uintptr_t)job->state + *used;
-    *used += (bytes + 63) / 64 * 64;
-    return (void *)place;
 }
 
 /* The vectors of an input as h = v / n with n = max(|v|, eps), which may be beyond the range of
