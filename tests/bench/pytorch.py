@@ -291,6 +291,11 @@ def cases() -> list[Case]:
         return F.ctc_loss(F.log_softmax(x, 2).transpose(0, 1), y, n_x, n_y)
 
     return [
+        cross_entropy(2_000_000, 2),
+        cross_entropy(1_000_000, 3),
+        cross_entropy(400_000, 5),
+        cross_entropy(400_000, 10),
+        cross_entropy(100_000, 32),
         cross_entropy(48000, 128),
         cross_entropy(6144, 1000),
         cross_entropy(192, 32000),
