@@ -15,6 +15,7 @@ cores=$(nproc)
 # shellcheck disable=SC2206 # words
 emulator=(${EMULATOR:-})
 patience=${EMULATOR:+3}600
+[ -z "$mode" ] || patience=3600
 lossd=$build/lossd
 if [ -n "${EMULATOR:-}" ]; then
     lossd=$work/lossd
@@ -83,7 +84,15 @@ for program in "$programs"/test_* "$programs"/check_losses "$programs"/torture "
             printf '  left out  %s: this processor has no %s\n' "$name" "${isa%_*}"
             continue
         fi
-        run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"}
+        # Each function takes minutes for every float.
+        functions=('')
+        if [ -n "$mode" ] && [ "${isa#*_}" = F32 ]; then
+            functions=(exp log log1p tanh expm1)
+        fi
+        for function in "${functions[@]}"; do
+            run_beside "$name${function:+ $function}" "${emulator[@]}" "$program" ${mode:+"$mode"} \
+                ${function:+"$function"}
+        done
         ;;
     test_double | test_number_*) run_beside "$name" "${emulator[@]}" "$program" ${mode:+"$mode"} ;;
     *) [ -n "$mode" ] || run_beside "$name" "${emulator[@]}" "$program" ;;

@@ -5,7 +5,8 @@
  * once per variant and element type: cc -std=c11 -O2 -ffp-contract=off -mavx2 -mfma -mf16c
  * -DLK_VECTOR_BYTES=32 -DLK_ELEMENT_F32 -Ilib tests/unit/test_vmath.c -lcmocka -lm
  *
- * With the argument "exhaustive" it tests every float (and a thousand times the doubles).
+ * With the argument "exhaustive" it tests every float (and a thousand times the doubles), and of the
+ * functions only the one that a second argument names, if there is one.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,6 +23,7 @@
 #include "vector/vmath.h"
 
 static bool exhaustive;
+static const char *only; /* the function to test exhaustively; NULL: all */
 
 #if defined(LK_ELEMENT_F64) || defined(LK_ELEMENT_F32)
 
@@ -365,6 +367,8 @@ static void test_accuracy(void **state)
     const uint64_t stride = exhaustive ? 1 : 4099;
     for (int k = 0; k < FUNCTIONS; k++) {
         struct worst worst = {0, 0};
+        if (only && strcmp(only, functions[k].name) != 0)
+            continue;
         for (uint64_t first = 0; first <= UINT32_MAX; first += BLOCK * stride) {
             for (int i = 0; i < BLOCK; i++) {
                 uint32_t u = (uint32_t)(first + (uint64_t)i * stride);
@@ -407,6 +411,8 @@ static void test_accuracy(void **state)
     const long count = exhaustive ? 100000000 : 100000;
     for (int k = 0; k < FUNCTIONS; k++) {
         struct worst worst = {0, 0};
+        if (only && strcmp(only, functions[k].name) != 0)
+            continue;
         random_state = 1;
         for (long done = 0; done < count; done += BLOCK) {
             for (int i = 0; i < BLOCK; i++)
@@ -598,5 +604,6 @@ int main(int argc, char **argv)
     }
 #endif
     exhaustive = argc > 1 && strcmp(argv[1], "exhaustive") == 0;
+    only = argc > 2 ? argv[2] : NULL;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
