@@ -389,7 +389,7 @@ def compare(case: Case, library: Losskit, threads: int, pairs: int) -> list[floa
             start = clock()
             want, gradients = case.pytorch(function)
             spent.append(clock() - start)
-        time.sleep(0.03)  # until PyTorch's threads, which spin for a while, have let go of their processors
+        time.sleep(0.1)  # until PyTorch's threads and OpenBLAS's, which spin for a while, have let go of their processors
         start = clock()
         got = case.losskit(library, threads)
         times[-1].append(clock() - start)
