@@ -279,7 +279,7 @@ static void strided_rows(visit *v, class_targets_of targets_of, int64_t first, i
 
 /* Rows of few classes, a group at a time. */
 
-_Static_assert((int)LANES <= (int)CLASS_GROUP, "a group of rows has room for its targets");
+_Static_assert((int)CLASS_GROUP % (int)LANES == 0, "targets are those of whole groups of rows");
 
 /* The state of one run over rows. */
 typedef struct few_visit {
@@ -303,23 +303,29 @@ static bool few_refuse(const few_visit *v, int input, int64_t i, const elem *x)
     return class_refuse(v->plan->row, input, i, row, v->block);
 }
 
-/* Set up the rows from `first` on with their targets. */
-static void few_begin(const few_visit *v, int64_t first, const class_targets *t, few_rows *r)
+/* Set up the rows from `first` on with their targets, of which they are the `from`-th and more. */
+static void few_begin(const few_visit *v, int64_t first, const class_targets *t, int from,
+                      few_rows *r)
 {
     const lk_job *job = v->job;
     const classwise_options *o = job->options;
     const int64_t none = r->t ? -1 : 0; /* y in probability form */
-    for (int k = 0; k < LANES; k += HALF_LANES) {
-        half_mask counts, y;
-        memcpy(&counts, t->counts + k, sizeof counts);
-        memcpy(&y, t->y + k, sizeof y);
-        half_mask_put(r->live + k, counts);
-        half_mask_put(r->y + k, (counts & y) | ~counts | none);
-        half_write(r->rho + k, half_read(t->main + k) * v->plan->row->main);
-        half_write(r->zeta + k, half_read(t->z + k) * v->plan->row->z);
+    half_mask counts[WIDE_PARTS], y[WIDE_PARTS];
+    UNROLLED
+    for (int h = 0; h < WIDE_PARTS; h++) {
+        const int k = h * HALF_LANES;
+        memcpy(&counts[h], t->counts + from + k, sizeof *counts);
+        memcpy(&y[h], t->y + from + k, sizeof *y);
+        y[h] = (counts[h] & y[h]) | ~counts[h] | none;
+        half_write(r->rho + k, half_read(t->main + from + k) * v->plan->row->main);
+        half_write(r->zeta + k, half_read(t->z + from + k) * v->plan->row->z);
     }
+    const mask live = half_mask_join(counts), target = half_mask_join(y);
+    memcpy(r->live, &live, sizeof live);
+    memcpy(r->y, &target, sizeof target);
     for (int k = 0; job->in[GRAD_OUTPUT].data && k < r->count; k++) {
-        const double upstream = t->counts[k] ? real_or_one(job, GRAD_OUTPUT, t->up[k]) : 0;
+        const int of = from + k;
+        const double upstream = t->counts[of] ? real_or_one(job, GRAD_OUTPUT, t->up[of]) : 0;
         r->rho[k] *= upstream;
         r->zeta[k] *= upstream;
     }
@@ -337,14 +343,15 @@ LK_INLINE wide_half weighed(const double *weight, const double *part)
     return half_where(w != zero, w * half_read(part));
 }
 
-static void few_end(few_visit *v, int64_t first, const class_targets *t, const few_rows *r)
+static void few_end(few_visit *v, int64_t first, const class_targets *t, int from,
+                    const few_rows *r)
 {
     const lk_job *job = v->job;
     const classwise_options *o = job->options;
     double main[LANES], z[LANES];
     for (int k = 0; k < LANES; k += HALF_LANES) {
-        half_write(main + k, weighed(t->main + k, r->main + k));
-        half_write(z + k, weighed(t->z + k, r->z_part + k));
+        half_write(main + k, weighed(t->main + from + k, r->main + k));
+        half_write(z + k, weighed(t->z + from + k, r->z_part + k));
         double *sum = v->sum[MAIN] + v->lane + k, *sum_z = v->sum[Z] + v->lane + k;
         half_write(sum, half_read(sum) + half_read(main + k));
         half_write(sum_z, half_read(sum_z) + half_read(z + k));
@@ -378,26 +385,29 @@ static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
 {
     class_targets t = {0};
     v->lane = 0;
-    for (const int64_t stop = first + count; first < stop; first += r.count) {
+    for (const int64_t stop = first + count; first < stop;) {
         if (first == v->block_end) {
             few_end_block(v);
             v->block_end += v->job->block_rows;
             v->block++;
         }
         const int64_t next = stop < v->block_end ? stop : v->block_end;
-        r.count = next - first < LANES ? (int)(next - first) : LANES;
-        if (r.count < LANES)
+        const int rows = next - first < CLASS_GROUP ? (int)(next - first) : CLASS_GROUP;
+        if (rows < CLASS_GROUP)
             t = (class_targets){0};
-        v->targets_of(v->job, first, r.count, &t);
-        weigh_classes(v->plan->row, r.count, &t);
-        few_begin(v, first, &t, &r);
-        few_compute(v->plan, &r);
-        few_end(v, first, &t, &r);
-        const int64_t step = r.count * v->apart;
-        r.x += step;
-        r.t = r.t ? r.t + step : NULL;
-        r.grad_x = r.grad_x ? r.grad_x + step : NULL;
-        r.grad_t = r.grad_t ? r.grad_t + step : NULL;
+        v->targets_of(v->job, first, rows, &t);
+        weigh_classes(v->plan->row, rows, &t);
+        for (int from = 0; from < rows; from += r.count, first += r.count) {
+            r.count = rows - from < LANES ? rows - from : LANES;
+            few_begin(v, first, &t, from, &r);
+            few_compute(v->plan, &r);
+            few_end(v, first, &t, from, &r);
+            const int64_t step = r.count * v->apart;
+            r.x += step;
+            r.t = r.t ? r.t + step : NULL;
+            r.grad_x = r.grad_x ? r.grad_x + step : NULL;
+            r.grad_t = r.grad_t ? r.grad_t + step : NULL;
+        }
     }
 }
 

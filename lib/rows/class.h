@@ -126,7 +126,7 @@ typedef struct class_target {
 } class_target;
 
 /* The targets of some rows. The weights are 0 where a row does not count. */
-enum { CLASS_GROUP = 16 };
+enum { CLASS_GROUP = 64 };
 typedef struct class_targets {
     int64_t counts[CLASS_GROUP]; /* 0 or -1 */
     int64_t y[CLASS_GROUP], up[CLASS_GROUP];

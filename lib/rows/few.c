@@ -39,7 +39,10 @@ size_t few_scratch(int64_t width)
 
 few_plan few_plan_make(const class_plan *row, void *scratch)
 {
+    const bool shaped = row->gamma > 0 || row->poly1 != 0 || row->target_scaling > 0;
     return (few_plan){.row = row,
+                      .bare = row->on == 1 && row->off == 0 && !(row->cap > 0) && !shaped &&
+                              row->z_loss == 0 && !row->minus_entropy,
                       .given = cross_make(row->width, row->inner),
                       .copied = cross_make(row->width, row->inner > 1 ? LANES : 1),
                       .scratch = scratch};
@@ -305,6 +308,17 @@ typedef struct slopes {
     mask y;
 } slopes;
 
+/* The class weights of the targets. */
+LK_INLINE vec few_weights(const group *g, const few_rows *r)
+{
+    real w[LANES];
+    if (!g->p->weight)
+        return v_set(1);
+    for (int i = 0; i < LANES; i++)
+        w[i] = few_weight(g->p, r->y[i] > 0 ? r->y[i] : 0)[0];
+    return v_read(w);
+}
+
 /* Values, and the coefficients. */
 static slopes few_conclude(const group *g, few_rows *r, const sums *s, const bool soft)
 {
@@ -312,16 +326,16 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
     const double huge = 0x1p60, far = 0x1p64;
     const mask apart = (soft ? s->leader : g->y) >= m_set(0);
     const vec nll = g->log_sum + g->above;
-    real w[LANES] = {0}, a[LANES], rest[LANES], b[LANES], at[LANES], power[LANES];
-    for (int i = 0; !soft && p->weight && i < LANES; i++)
-        w[i] = few_weight(p, r->y[i] > 0 ? r->y[i] : 0)[0];
-    for (int i = 0; i < LANES; i += HALF_LANES) {
+    const vec w = soft ? v_set(1) : few_weights(g, r);
+    wide_half a[WIDE_PARTS], rest[WIDE_PARTS], b[WIDE_PARTS], at[WIDE_PARTS], power[WIDE_PARTS];
+    for (int h = 0; h < WIDE_PARTS; h++) {
+        const int i = h * HALF_LANES;
         const half_mask live = half_mask_of(g->live, i);
         class_totals t = {.rest = half_of(g->rest, i),
                           .own = half_of(g->own, i),
                           .log_sum = half_of(g->log_sum, i),
                           .nll = half_of(nll, i),
-                          .weight = half_set(1),
+                          .weight = half_of(w, i),
                           .weighs = half_mask_of(s->weighs, i)};
         t.sum = half_select(half_is_nan(t.log_sum), t.log_sum, t.rest + t.own);
         t.inverse = half_set(1) / t.sum;
@@ -331,11 +345,8 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
             t.others = half_of(s->others, i);
             t.tops = half_of(s->tops, i);
             t.excess = half_of(s->excess, i);
-        } else {
-            if (p->weight)
-                t.weight = half_of(v_read(w), i);
-            if (p->off > 0)
-                t.off_scores = half_of(s->off_scores, i);
+        } else if (p->off > 0) {
+            t.off_scores = half_of(s->off_scores, i);
         }
         const class_terms c =
             class_terms_of(p, &t, soft, half_mask_of(apart, i), half_read(r->rho + i),
@@ -345,12 +356,11 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
         half_write(r->main + i, half_where(live, c.main));
         half_write(r->z_part + i, half_where(live, c.z_part));
         const wide_half near = half_select(is_huge, by * half_set(1 / far), by);
-        half_put(a + i, near);
-        half_put(rest + i,
-                 half_where(half_abs(near) < half_set(huge * huge), near - half_rounded(near)));
-        half_put(power + i, half_select(is_huge, half_set(far), half_set(1)));
-        half_put(b + i, c.b * p->scale);
-        half_put(at + i, c.at * p->scale);
+        a[h] = near;
+        rest[h] = half_where(half_abs(near) < half_set(huge * huge), near - half_rounded(near));
+        power[h] = half_select(is_huge, half_set(far), half_set(1));
+        b[h] = c.b * p->scale;
+        at[h] = c.at * p->scale;
     }
     v_write(r->nll, soft ? v_set(0) : v_where(g->live, nll));
     v_write(r->lse, v_where(g->live, g->top + g->log_sum));
@@ -362,17 +372,53 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
                     .y = soft ? s->leader : g->y};
 }
 
+/* The same where nothing but -log p_y makes up the loss (few_plan.bare): true, if every row has a
+ * gradient that is finite and not huge. Otherwise nothing was computed. */
+static bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
+{
+    const class_plan *p = g->p;
+    const vec nll = g->log_sum + g->above, w = few_weights(g, r), zero = {0};
+    wide_half a[WIDE_PARTS], rest[WIDE_PARTS], at[WIDE_PARTS], main[WIDE_PARTS];
+    UNROLLED
+    for (int h = 0; h < WIDE_PARTS; h++) {
+        const int i = h * HALF_LANES;
+        const wide_half others = half_of(g->rest, i), share = half_of(w, i);
+        const wide_half inverse = half_set(1) / (others + half_of(g->own, i));
+        const wide_half miss = others * inverse, rho = half_read(r->rho + i);
+        a[h] = rho * (share * inverse) * p->scale;
+        rest[h] = a[h] - half_rounded(a[h]);
+        at[h] = rho * (-share * miss) * p->scale;
+        main[h] = half_where(share != half_set(0), share * half_of(nll, i));
+    }
+    to->a = half_join(a);
+    const vec size = v_abs(to->a);
+    if (!m_none(~(g->log_sum == g->log_sum) | ~(size > zero) | ~(size < v_set(0x1p60f))))
+        return false;
+    to->rest = half_join(rest);
+    to->at = half_join(at);
+    to->y = g->y;
+    UNROLLED
+    for (int h = 0; h < WIDE_PARTS; h++) {
+        half_write(r->main + h * HALF_LANES, main[h]);
+        half_write(r->z_part + h * HALF_LANES, half_set(0));
+    }
+    v_write(r->nll, nll);
+    v_write(r->lse, g->top + g->log_sum);
+    return true;
+}
+
 /* Which rows have a gradient other than 0. */
 static mask few_sloping(const few_rows *r, mask weighs)
 {
     const wide_half zero = {0};
-    ilane sloping[LANES];
-    mask m;
-    for (int i = 0; i < LANES; i += HALF_LANES)
-        half_mask_put(sloping + i, (half_mask_of(weighs, i) & (half_read(r->rho + i) != zero)) |
-                                       (half_read(r->zeta + i) != zero));
-    memcpy(&m, sloping, sizeof m);
-    return m;
+    half_mask sloping[WIDE_PARTS];
+    UNROLLED
+    for (int h = 0; h < WIDE_PARTS; h++) {
+        const int i = h * HALF_LANES;
+        sloping[h] = (half_mask_of(weighs, i) & (half_read(r->rho + i) != zero)) |
+                     (half_read(r->zeta + i) != zero);
+    }
+    return half_mask_join(sloping);
 }
 
 /* Gradients replace the exponentials. `plain`: neither smoothing, softcap nor probabilities, so
@@ -467,6 +513,12 @@ void few_compute(const few_plan *plan, few_rows *r)
         by = few_conclude(&g, r, &s, true);
     } else {
         few_sum(&g, &s, false);
+        if (plan->bare && r->grad_x && few_conclude_bare(&g, r, &by)) {
+            few_diagnose(&g, r);
+            few_slopes(&g, &by, m_set(-1), true, false, true);
+            few_store(&g, g.e, r->grad_x, g.x_room);
+            return;
+        }
         if (p->off > 0)
             s.off_scores = few_off_scores(&g);
         by = few_conclude(&g, r, &s, false);
@@ -487,7 +539,7 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     const class_plan *p = plan->row;
     group g;
     few_begin(&g, plan, r, false);
-    real by_p[LANES], by_l[LANES], at[LANES];
+    wide_half by_p[WIDE_PARTS], by_l[WIDE_PARTS], at[WIDE_PARTS];
     vec gap = {0};
     bool bends = false;
     sums s;
@@ -499,15 +551,17 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     v_write(r->nll, v_where(g.live, g.log_sum + g.above));
     if (!r->grad_x)
         return;
-    for (int i = 0; i < LANES; i += HALF_LANES) {
+    UNROLLED
+    for (int h = 0; h < WIDE_PARTS; h++) {
+        const int i = h * HALF_LANES;
         const wide_half rest = half_of(g.rest, i), hit = half_of(g.own, i), sum = rest + hit;
         const wide_half g_l = half_read(r->rho + i), g_h = half_read(r->zeta + i), zero = {0};
         const wide_half far = half_of(gap, i) - half_of(g.above, i); /* l_y + H */
         const wide_half p_y = hit / sum,
                         pull = half_where((p_y > zero) & (g_h != zero), g_h * p_y * far);
-        half_put(by_p + i, -g_l / sum * p->scale);
-        half_put(by_l + i, -g_h / sum * p->scale);
-        half_put(at + i, (g_l * (rest / sum) - pull) * p->scale); /* 1 - p_y is rest/sum */
+        by_p[h] = -g_l / sum * p->scale;
+        by_l[h] = -g_h / sum * p->scale;
+        at[h] = (g_l * (rest / sum) - pull) * p->scale; /* 1 - p_y is rest/sum */
     }
     const mask sloping = few_sloping(r, m_set(-1)), none = v_is_nan(g.sum);
     const vec l = half_join(by_l), q = half_join(by_p), own = half_join(at), zero = {0};

@@ -25,6 +25,7 @@ enum { FEW = sizeof(elem) == 8 ? 112 : 128 };
  * copy that rows which do not fill a group are computed in. */
 typedef struct few_plan {
     const class_plan *row;
+    bool bare; /* a row's loss is -log p_y, times a class weight if there are any */
     cross_rows given, copied;
     void *scratch;
 } few_plan;

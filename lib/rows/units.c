@@ -75,10 +75,13 @@ static void put_unit(const pair_units *u, int64_t i, const elem *v, double root,
     vec taint = {0};
     for (int64_t k = 0; k < u->width; k += LANES) {
         const wide_parts x = w_load_parts(v + k, LK_TAIL(k, u->width));
+        wide_half unit[WIDE_PARTS];
         PARTS_UNROLLED
         for (int p = 0; p < WIDE_PARTS; p++)
-            half_put(h + k + p * HALF_LANES, half_scaled(x.half[p], root) / half_set(n));
-        taint += v_set(0) * half_join(h + k);
+            unit[p] = half_scaled(x.half[p], root) / half_set(n);
+        const vec rounded = half_join(unit);
+        v_write(h + k, rounded);
+        taint += v_set(0) * rounded;
     }
     put_divisor(u, i, isnan(n) ? 1 : n, isnan(n) ? 1 : root);
     u->taint[i] = (real)v_count(taint); /* of lanes that are 0 or NaN */

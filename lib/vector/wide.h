@@ -137,36 +137,61 @@ LK_INLINE wide_half half_rounded(wide_half x)
     return __builtin_convertvector(__builtin_convertvector(x, half_reals), wide_half);
 }
 
-/* All that half_put has stored. The halves are read as they were written: reading both at once
- * would have to wait until they are in cache. */
-LK_INLINE vec half_join(const real *from)
+/* All lanes of a vector from its halves, rounded to reals. In registers: two halves that were
+ * stored cannot be loaded at once before they are in cache. */
+LK_INLINE vec half_join(const wide_half x[WIDE_PARTS])
 {
 #if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
-    const __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(from));
-    return (vec)_mm512_insertf32x8(low, _mm256_loadu_ps(from + HALF_LANES), 1);
+    return (vec)_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps((__m512d)x[0])),
+                                   _mm512_cvtpd_ps((__m512d)x[1]), 1);
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
-    return (vec)_mm256_set_m128(_mm_loadu_ps(from + HALF_LANES), _mm_loadu_ps(from));
+    return (vec)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)x[1]), _mm256_cvtpd_ps((__m256d)x[0]));
 #else
-    return v_read(from);
+    real to[LANES];
+    for (int i = 0; i < WIDE_PARTS; i++)
+        half_put(to + i * HALF_LANES, x[i]);
+    return v_read(to);
 #endif
 }
 
-/* HALF_LANES of a mask, and back. */
+/* HALF_LANES of a mask, from lane i on, and all lanes of one from its halves. */
 typedef ilane half_ilanes __attribute__((vector_size(LANES / WIDE_PARTS * sizeof(ilane))));
 
 LK_INLINE half_mask half_mask_of(mask m, int i)
 {
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+    return (half_mask)_mm512_cvtepi32_epi64(i == 0 ? _mm512_castsi512_si256((__m512i)m)
+                                                   : _mm512_extracti32x8_epi32((__m512i)m, 1));
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    return (half_mask)_mm256_cvtepi32_epi64(i == 0 ? _mm256_castsi256_si128((__m256i)m)
+                                                   : _mm256_extracti128_si256((__m256i)m, 1));
+#else
     ilane from[LANES];
     half_ilanes half;
     memcpy(from, &m, sizeof m);
     memcpy(&half, from + i, sizeof half);
     return __builtin_convertvector(half, half_mask);
+#endif
 }
 
-LK_INLINE void half_mask_put(ilane *to, half_mask m)
+LK_INLINE mask half_mask_join(const half_mask m[WIDE_PARTS])
 {
-    const half_ilanes half = __builtin_convertvector(m, half_ilanes);
-    memcpy(to, &half, sizeof half);
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
+    return (mask)_mm512_inserti32x8(_mm512_castsi256_si512(_mm512_cvtepi64_epi32((__m512i)m[0])),
+                                    _mm512_cvtepi64_epi32((__m512i)m[1]), 1);
+#elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
+    const __m256 low = _mm256_shuffle_ps((__m256)m[0], (__m256)m[1], 0x88); /* of each integer */
+    return (mask)_mm256_permute4x64_epi64((__m256i)low, 0xd8);
+#else
+    ilane to[LANES];
+    mask whole;
+    for (int i = 0; i < WIDE_PARTS; i++) {
+        const half_ilanes half = __builtin_convertvector(m[i], half_ilanes);
+        memcpy(to + i * HALF_LANES, &half, sizeof half);
+    }
+    memcpy(&whole, to, sizeof whole);
+    return whole;
+#endif
 }
 
 /* Is no lane infinite or NaN? */
@@ -226,10 +251,7 @@ LK_INLINE wide_parts w_load_parts(const elem *p, int64_t n)
 
 LK_INLINE void w_store_parts(elem *p, int64_t n, wide_parts x)
 {
-    real room[LANES];
-    for (int i = 0; i < WIDE_PARTS; i++)
-        half_put(room + i * HALF_LANES, x.half[i]);
-    v_store_tail(p, n, half_join(room));
+    v_store_tail(p, n, half_join(x.half));
 }
 
 /* The doubles of a stride of elements, and sums of them: as with a tally (vector/tally.h), their
