@@ -71,15 +71,27 @@ static void few_load(const group *g, const elem *x, elem *room, real *to)
     cross_load(&plan->copied, room, true, to);
 }
 
-static void few_store(const group *g, const real *from, elem *to, elem *room)
+LK_INLINE void few_store_as(const group *g, const real *from, elem *to, elem *room,
+                            const bool numbers)
 {
     const few_plan *plan = g->plan;
     if (g->count == LANES) {
-        cross_store(&plan->given, from, to);
+        cross_store(&plan->given, from, to, numbers);
         return;
     }
-    cross_store(&plan->copied, from, room);
+    cross_store(&plan->copied, from, room, numbers);
     few_copy(&plan->copied, room, &plan->given, to, g->count);
+}
+
+static void few_store(const group *g, const real *from, elem *to, elem *room)
+{
+    few_store_as(g, from, to, room, false);
+}
+
+/* Of numbers, not NaN. */
+static void few_store_numbers(const group *g, const real *from, elem *to, elem *room)
+{
+    few_store_as(g, from, to, room, true);
 }
 
 LK_INLINE vec few_at(const real *from, int64_t k)
@@ -173,13 +185,37 @@ typedef struct sums {
     mask weighs; /* as in class_totals */
 } sums;
 
+/* Are there classes enough for it to pay to take the targets' scores out of their places? Comparing
+ * every class with the targets is cheaper for a few: a vector waits for scalars stored into it. */
+LK_INLINE bool few_takes(const class_plan *p)
+{
+    return p->classes >= 2 * LANES;
+}
+
+/* The targets' scores, in whose place there is -inf from now on, whose exponential is 0; 0 in a row
+ * without a target. */
+LK_INLINE vec few_take(group *g, const ilane *y)
+{
+    const real none = -(real)INFINITY;
+    real taken[LANES] = {0};
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        if (y[i] >= 0) {
+            real *at = g->z + y[i] * LANES + i;
+            memcpy(taken + i, at, sizeof *at);
+            memcpy(at, &none, sizeof *at);
+        }
+    return v_read(taken);
+}
+
 /* The exponentials and their sum. The target, or in probability form every class at the maximum, is
- * left out of the sum and added last. In that form the sums that need no more than this as well. */
-LK_INLINE void few_sum(group *g, sums *s, const bool soft)
+ * left out of the sum and added last. In that form the sums that need no more than this as well.
+ * `taken`: index form, where the targets were taken out of the scores, which are `own` then. */
+LK_INLINE void few_sum(group *g, sums *s, const bool soft, const bool taken, vec at_y)
 {
     const int64_t n = g->p->classes;
     const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY), zero = {0};
-    vec rest = {0}, own = {0}, at_y = {0};
+    vec rest = {0}, own = {0};
     mask here = {0};
     s->cross = s->others = s->tops = s->excess = zero;
     s->leader = m_set(-1);
@@ -189,13 +225,13 @@ LK_INLINE void few_sum(group *g, sums *s, const bool soft)
         vec part = {0}, crossing = {0}, others = {0}, tops = {0};
         for (int64_t k = from; k < end; k++, here += m_set(1)) {
             const vec z = few_at(g->z, k), d = z - g->shift, e = v_exp_nonpos(d);
-            const mask apart = soft ? z == g->shift : g->y == here;
+            const mask apart = soft ? z == g->shift : g->y == here; /* not used if taken */
             few_fetch(g, g->next_x, k);
             if (soft)
                 few_fetch(g, g->next_t, k);
             __builtin_prefetch(few_ahead(g->grad, k), 1);
             v_write(g->e + k * LANES, e);
-            part += v_where(~apart, e);
+            part += taken ? e : v_where(~apart, e);
             if (soft) {
                 const vec wq = few_weight(g->p, k) * few_q(g, k);
                 const mask at_top = d == zero, counts = wq != zero;
@@ -205,7 +241,7 @@ LK_INLINE void few_sum(group *g, sums *s, const bool soft)
                 others += v_where(~at_top, wq);
                 tops += v_where(at_top, wq);
                 s->leader = (at_top & here) | (~at_top & s->leader);
-            } else {
+            } else if (!taken) {
                 own = v_select(apart, e, own);
                 at_y = v_select(apart, z, at_y);
             }
@@ -215,6 +251,8 @@ LK_INLINE void few_sum(group *g, sums *s, const bool soft)
         s->others += others;
         s->tops += tops;
     }
+    if (taken)
+        own = v_where(g->y >= m_set(0), v_exp_nonpos(at_y - g->shift));
     g->rest = rest;
     g->own = own;
     g->sum = rest + own;
@@ -496,27 +534,60 @@ static void few_diagnose(const group *g, few_rows *r)
     }
 }
 
+/* The same where the targets were taken out and every row has a usual gradient: without theirs. */
+static void few_slopes_taken(const group *g, const slopes *s)
+{
+    const class_plan *p = g->p;
+    const bool precise = sizeof(elem) == 4;
+    for (int64_t k = 0; k < p->classes; k++) {
+        const vec e = few_at(g->e, k);
+        v_write(g->e + k * LANES, precise ? v_fma(s->a, e, s->rest * e) : s->a * e);
+    }
+    for (int64_t k = p->classes; k < p->width; k++)
+        v_write(g->e + k * LANES, v_set(0));
+}
+
+/* Those of the targets, in memory. */
+static void few_put_targets(const group *g, const slopes *s, const few_rows *r)
+{
+    const class_plan *p = g->p;
+    const int64_t apart = p->inner > 1 ? 1 : p->width;
+    elem own[LANES];
+    v_store(own, s->at);
+    for (int i = 0; i < g->count; i++)
+        memcpy(r->grad_x + i * apart + r->y[i] * p->inner, own + i, sizeof *own);
+}
+
 void few_compute(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
     const bool again = r->t ? p->minus_entropy || r->grad_t : p->off > 0;
     group g;
-    few_begin(&g, plan, r, !again && !p->want_entropy && !p->want_argmax);
+    const bool once = !again && !p->want_entropy && !p->want_argmax, take = once && few_takes(p);
+    few_begin(&g, plan, r, once);
     sums s;
     slopes by;
     if (r->t) {
-        few_sum(&g, &s, true);
+        few_sum(&g, &s, true, false, (vec){0});
         if (p->minus_entropy)
             s.excess = few_excess(&g);
         const mask alone = g.own == v_set(1);
         s.leader = (alone & s.leader) | ~alone;
         by = few_conclude(&g, r, &s, true);
     } else {
-        few_sum(&g, &s, false);
+        if (take)
+            few_sum(&g, &s, false, true, few_take(&g, r->y));
+        else
+            few_sum(&g, &s, false, false, (vec){0});
         if (plan->bare && r->grad_x && few_conclude_bare(&g, r, &by)) {
             few_diagnose(&g, r);
-            few_slopes(&g, &by, m_set(-1), true, false, true);
-            few_store(&g, g.e, r->grad_x, g.x_room);
+            if (take)
+                few_slopes_taken(&g, &by);
+            else
+                few_slopes(&g, &by, m_set(-1), true, false, true);
+            few_store_numbers(&g, g.e, r->grad_x, g.x_room);
+            if (take)
+                few_put_targets(&g, &by, r);
             return;
         }
         if (p->off > 0)
@@ -543,7 +614,7 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     vec gap = {0};
     bool bends = false;
     sums s;
-    few_sum(&g, &s, false);
+    few_sum(&g, &s, false, false, (vec){0});
     for (int i = 0; i < LANES; i++)
         bends = bends || r->zeta[i] != 0;
     if (p->want_entropy || (bends && r->grad_x))

@@ -229,6 +229,32 @@ LK_INLINE vec cross_take(const void *x, const bool elems, int64_t i, int64_t n)
     return elems ? v_load_tail((const elem *)x + i, n, 0) : v_read_tail((const real *)x + i, n, 0);
 }
 
+/* LANES classes of as many rows, from class k on, where neither end before: a vector each. */
+LK_INLINE void cross_load_whole(const cross_rows *c, const void *x, const bool elems, int64_t k,
+                                real *to)
+{
+    vec v[LANES];
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        v[i] = cross_take(x, elems, i * c->width + k, LANES);
+    cross_to_lanes(v, LANES);
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        v_write(to + i * LANES, v[i]);
+}
+
+LK_INLINE void cross_store_whole(const cross_rows *c, const real *from, int64_t k, elem *x)
+{
+    vec v[LANES];
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        v[i] = v_read(from + i * LANES);
+    cross_to_rows(v, LANES);
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        v_store(x + i * c->width + k, v[i]);
+}
+
 /* The classes k.. of a tile of LANES rows at x, as a vector each. What a vector holds beyond its
  * rows' classes belongs to the next rows. Only where the last rows end there is nothing beyond:
  * partial loads and stores are slow. */
@@ -239,6 +265,10 @@ LK_INLINE void cross_load_tile(const cross_rows *c, const void *x, const bool el
     const int64_t left = c->width - k, classes = left < tile ? left : tile;
     const bool spread = rows > 1 && classes < tile;
     vec v[LANES];
+    if (tile == LANES && left >= LANES) {
+        cross_load_whole(c, x, elems, k, to);
+        return;
+    }
     for (int i = 0; i < tile; i++) {
         const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
         v[i] = cross_take(x, elems, at, beyond < LANES ? rows * classes : LANES);
@@ -258,6 +288,10 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
     const int64_t left = c->width - k, classes = left < tile ? left : tile;
     const bool spread = rows > 1 && classes < tile;
     vec v[LANES];
+    if (tile == LANES && left >= LANES) {
+        cross_store_whole(c, from, k, x);
+        return;
+    }
     for (int i = 0; i < tile; i++)
         v[i] = v_read(from + i * LANES);
     cross_to_rows(v, tile);
@@ -271,13 +305,68 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
     }
 }
 
+/* Elements that widen by a shift are turned by twos, in half the steps: whole tiles of twice as
+ * many classes. */
+#if defined(LK_ELEMENT_BF16) && LK_VECTOR_BYTES >= 32
+enum { CROSS_PAIRS = 2 * LANES };
+
+LK_INLINE void cross_load_pairs(const cross_rows *c, const elem *x, int64_t k, real *to)
+{
+    vec v[LANES];
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        memcpy(&v[i], x + i * c->width + k, sizeof *v);
+    cross_turn(v);
+    UNROLLED
+    for (int i = 0; i < LANES; i++) {
+        v_write(to + 2 * i * LANES, (vec)((uvec)v[i] << 16));
+        v_write(to + (2 * i + 1) * LANES, (vec)((uvec)v[i] & 0xffff0000u));
+    }
+}
+
+/* Of numbers, not NaN. */
+LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t k, elem *x)
+{
+    vec v[LANES];
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        v[i] = (vec)h_join(v_read(from + 2 * i * LANES), v_read(from + (2 * i + 1) * LANES));
+    cross_turn(v);
+    UNROLLED
+    for (int i = 0; i < LANES; i++)
+        memcpy(x + i * c->width + k, &v[i], sizeof *v);
+}
+
+#else
+enum { CROSS_PAIRS = 0 };
+
+LK_INLINE void cross_load_pairs(const cross_rows *c, const elem *x, int64_t k, real *to)
+{
+    (void)c, (void)x, (void)k, (void)to;
+}
+
+LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t k, elem *x)
+{
+    (void)c, (void)x, (void)k, (void)from;
+}
+#endif
+
+/* How many classes are turned by twos. */
+LK_INLINE int64_t cross_pairs(const cross_rows *c)
+{
+    return CROSS_PAIRS > 0 && c->inner == 1 ? c->width & -(int64_t)CROSS_PAIRS : 0;
+}
+
 /* All classes of LANES rows of elements or of reals, as a vector each; `to` has room for
  * padded_lanes(width). */
 LK_INLINE void cross_load(const cross_rows *c, const void *x, const bool elems, real *to)
 {
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
         v_write(to + k * LANES, cross_take(x, elems, k * c->inner, LANES));
-    for (int64_t k = 0; c->inner == 1 && k < c->width; k += c->tile)
+    const int64_t pairs = elems ? cross_pairs(c) : 0;
+    for (int64_t k = 0; k < pairs; k += CROSS_PAIRS)
+        cross_load_pairs(c, x, k, to + k * LANES);
+    for (int64_t k = pairs; c->inner == 1 && k < c->width; k += c->tile)
         switch (c->tile) {
         case 1:
             cross_load_tile(c, x, elems, k, to + k * LANES, 1);
@@ -296,12 +385,13 @@ LK_INLINE void cross_load(const cross_rows *c, const void *x, const bool elems, 
         }
 }
 
-LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x)
+/* `numbers`: no class is NaN. */
+LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x, const bool numbers)
 {
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
         v_store(x + k * c->inner, v_read(from + k * LANES));
-    const int64_t last = (c->width - 1) / c->tile * c->tile;
-    for (int64_t k = last; c->inner == 1 && k >= 0; k -= c->tile)
+    const int64_t last = (c->width - 1) / c->tile * c->tile, pairs = numbers ? cross_pairs(c) : 0;
+    for (int64_t k = last; c->inner == 1 && k >= pairs; k -= c->tile)
         switch (c->tile) {
         case 1:
             cross_store_tile(c, from + k * LANES, k, x, 1);
@@ -318,6 +408,8 @@ LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x)
         default:
             cross_store_tile(c, from + k * LANES, k, x, LANES);
         }
+    for (int64_t k = 0; k < pairs; k += CROSS_PAIRS)
+        cross_store_pairs(c, from + k * LANES, k, x);
 }
 
 #endif

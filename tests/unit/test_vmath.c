@@ -5,8 +5,8 @@
  * once per variant and element type: cc -std=c11 -O2 -ffp-contract=off -mavx2 -mfma -mf16c
  * -DLK_VECTOR_BYTES=32 -DLK_ELEMENT_F32 -Ilib tests/unit/test_vmath.c -lcmocka -lm
  *
- * With the argument "exhaustive" it tests every float (and a thousand times the doubles), and of the
- * functions only the one that a second argument names, if there is one.
+ * With the argument "exhaustive" it tests every float (and a thousand times the doubles), and of
+ * the functions only the one that a second argument names, if there is one.
  */
 #include <setjmp.h>
 #include <stdarg.h>
