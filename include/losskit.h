@@ -161,7 +161,7 @@ enum {
     LK_HOLDS = 1 << 3,  /* but for the default, gradients take some values as constants */
     LK_COUPLES = 1 << 4 /* but for the default, a row's value may depend on other rows */
 };
-
+#define LK_OPEN_END (1u << 5) /* another of them: the range excludes max */
 typedef struct lk_field {
     const char *name;
     lk_type type;

@@ -215,7 +215,7 @@ static lk_status no_form(const single *s, int i, lk_error *error)
                             dtype_list(input->forms[by_rank].dtypes, list));
     for (int f = 0; f < forms; f++) {
         size_t used = strlen(all);
-        if (by_rank < 0 || f == by_rank)
+        if (by_rank < 0 || lk_shape_rank(pattern[f], t->rank, &s->sizes))
             snprintf(all + used, sizeof all - used, "%s%s", used ? " or " : "",
                      lk_pattern_text(pattern[f], &s->sizes, one));
     }
@@ -262,8 +262,11 @@ static lk_status check_shapes(single *s, lk_error *error)
     lk_status status;
     lk_sizes_clear(&s->sizes);
     s->sizes.packed = s->job.offsets >= 0;
+    /* First how many sequences there are: what has one for each must have as many. */
+    if (s->sizes.packed && (status = choose_form(s, s->job.offsets, error)) != LK_OK)
+        return status;
     for (int i = 0; inputs[i].name; i++) {
-        if (s->given[i].rank < 0)
+        if (s->given[i].rank < 0 || i == s->job.offsets)
             continue;
         if ((status = choose_form(s, i, error)) != LK_OK)
             return status;
@@ -519,11 +522,24 @@ static lk_status check_options(const single *s, lk_error *error)
     return LK_OK;
 }
 
+/* An option may be given by the input of its name, but not by both. */
+static lk_status check_twice(const single *s, lk_error *error)
+{
+    for (const lk_input *in = s->call.loss->is->inputs; in->name; in++)
+        if (lk_has(&s->job, (int)(in - s->call.loss->is->inputs)) && lk_given(&s->job, in->name))
+            return lk_error_set(error, LK_OPTION_CONFLICT, in->name,
+                                "%s is given as an option and as an input; leave one of them out",
+                                in->name);
+    return LK_OK;
+}
+
 /* The options, by their table and by the loss. */
 static lk_status check_settings(const single *s, lk_error *error)
 {
-    lk_error first = {0}, own;
+    lk_error first = {0}, twice = {0}, own;
     (void)check_options(s, &first);
+    if (check_twice(s, &twice) != LK_OK)
+        lk_error_keep(&first, &twice);
     if (check_own(s, LK_OF_DATA, &own) != LK_OK)
         lk_error_keep(&first, &own);
     if (error && first.status != LK_OK)

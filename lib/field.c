@@ -216,9 +216,24 @@ const lk_field *lk_field_find(const lk_field *fields, const char *name)
     return NULL;
 }
 
+/* What a range allows: "> 0", "in [0, 1)". */
+static const char *range_text(const lk_field *field, char to[80])
+{
+    const bool above = field->flags & LK_OPEN, below = field->flags & LK_OPEN_END;
+    if (isinf(field->max))
+        snprintf(to, 80, "%s %g", above ? ">" : ">=", field->min);
+    else if (isinf(field->min))
+        snprintf(to, 80, "%s %g", below ? "<" : "<=", field->max);
+    else
+        snprintf(to, 80, "in %c%g, %g%c", above ? '(' : '[', field->min, field->max,
+                 below ? ')' : ']');
+    return to;
+}
+
 lk_status lk_field_check(const lk_field *field, const void *options, lk_error *error)
 {
     const void *place = (const char *)options + field->offset;
+    char range[80];
     double x = 0;
     if (!(field->flags & LK_RANGED))
         return LK_OK;
@@ -230,14 +245,12 @@ lk_status lk_field_check(const lk_field *field, const void *options, lk_error *e
         x = (double)*(const int64_t *)place;
     else if (field->type == LK_UNSIGNED)
         x = (double)*(const uint64_t *)place;
-    bool low = field->flags & LK_OPEN ? x <= field->min : x < field->min;
-    if (isnan(x) || !(low || x > field->max))
+    const bool low = field->flags & LK_OPEN ? x <= field->min : x < field->min;
+    const bool high = field->flags & LK_OPEN_END ? x >= field->max : x > field->max;
+    if (isnan(x) || !(low || high))
         return LK_OK;
-    if (isinf(field->max))
-        return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be %s %g",
-                            field->name, x, field->flags & LK_OPEN ? ">" : ">=", field->min);
-    return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be in %c%g, %g]",
-                        field->name, x, field->flags & LK_OPEN ? '(' : '[', field->min, field->max);
+    return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be %s", field->name,
+                        x, range_text(field, range));
 }
 
 bool lk_given(const lk_job *job, const char *option)

@@ -313,11 +313,11 @@ static lk_status check_prefixes(const lk_call *call, lk_error *error)
     const int64_t D = prefixed_of(call)->all.sizes.size['D' - 'A'], n = p->dims.count;
     for (int64_t k = 0, before = 0; k < n; before = p->dims.value[k++])
         if (p->dims.value[k] <= before || p->dims.value[k] > D)
-            return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "",
-                                "dims has %lld at %lld; the numbers must ascend and be in "
-                                "[1,%lld], as the embeddings have %lld components",
-                                (long long)p->dims.value[k], (long long)k, (long long)D,
-                                (long long)D);
+            return lk_error_set(
+                error, LK_OPTION_OUT_OF_RANGE, "",
+                "dims[%lld] is %lld; the numbers must ascend and be in [1,%lld], as "
+                "the embeddings have %lld components",
+                (long long)k, (long long)p->dims.value[k], (long long)D, (long long)D);
     if (p->dim_weights.count > 0 && p->dim_weights.count != n)
         return lk_error_set(error, LK_OPTION_CONFLICT, "",
                             "dim_weights has %lld numbers and dims has %lld; there must be one "

@@ -91,7 +91,7 @@ static lk_status check_classes(const lk_job *job, lk_error *error)
                        "%s has %lld classes and student_logits %lld; where the first ones are the "
                        "same, vocab_size says how many",
                        name, (long long)U, (long long)V);
-    if (o->vocab_size != LK_OFF_INTEGER && given_of(job) != TEACHER_LOGITS && U != n)
+    if (o->vocab_size > 0 && given_of(job) != TEACHER_LOGITS && U != n)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, teacher, -1,
                        "%s has %lld classes; with vocab_size it must have as many as that, %lld",
                        name, (long long)U, (long long)n);

@@ -5,6 +5,7 @@
 #include "candidates.h"
 #include "rows/directed_back.h"
 #include "rows/elements.h"
+#include "rows/learned.h"
 #include "rows/prefixes.h"
 #include "rows/table.h"
 
@@ -81,11 +82,7 @@ static const lk_input inputs[] = {
                         .forms = {{"B M", LK_MASKS}},
                         .flags = LK_OPTIONAL,
                         .help = "0 leaves the candidate out for that anchor; default all are in"},
-    [TEMPERATURE] = {.name = "temperature",
-                     .forms = {{"", LK_FLOATS}},
-                     .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,
-                     .range = ">0",
-                     .help = "instead of the option, where it is learned"},
+    [TEMPERATURE] = LEARNED_INPUT("temperature", ">0"),
     [GROUP] = {.name = "group",
                .forms = {{"M", LK_INTS}},
                .flags = LK_OPTIONAL,
@@ -133,8 +130,7 @@ static bool is_directed(const lk_job *job)
 static double temperature_of(const lk_job *job)
 {
     const options *o = job->options;
-    const void *given = job->in[TEMPERATURE].data;
-    return given ? (double)elements_at(given, 0) : o->temperature;
+    return learned_number(job, TEMPERATURE, o->temperature);
 }
 
 static bool allowed(const lk_job *job, int64_t i, int64_t j)
@@ -305,9 +301,6 @@ static lk_status check(const lk_job *job, lk_error *error)
     lk_status status = table_check_memory(job, b, m, error);
     if (status != LK_OK)
         return status;
-    if (lk_has(job, TEMPERATURE) && lk_given(job, "temperature"))
-        return lk_fail(job, error, LK_OPTION_CONFLICT, TEMPERATURE, -1,
-                       "temperature is given as an option and as an input; leave one of them out");
     if (o->symmetric && m != b)
         return lk_fail(job, error, LK_OPTION_CONFLICT, CANDIDATES, -1,
                        "symmetric needs as many candidates as anchors: %lld, not %lld",

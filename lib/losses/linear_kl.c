@@ -83,7 +83,7 @@ static lk_status check(const lk_job *job, lk_error *error)
     const lk_status status = head_check(job, error);
     if (status != LK_OK)
         return status;
-    if (o->vocab_size <= 0 && own != theirs)
+    if (o->vocab_size == LK_OFF_INTEGER && own != theirs)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, TEACHER_WEIGHT, -1,
                        "teacher_weight has %lld classes, and weight %lld; cut both to as many by "
                        "vocab_size",

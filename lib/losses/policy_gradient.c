@@ -180,7 +180,7 @@ static lk_status check_missing(const lk_job *job, lk_error *error)
     if (!lk_has(job, SAMPLING) && o->is_mode != IS_OFF)
         return lk_fail(job, error, LK_MISSING_INPUT, SAMPLING, -1,
                        "sampling_logprobs is missing; an is_mode other than off needs it");
-    if (aggregation == MAX_LENGTH && !(o->max_length > 0))
+    if (aggregation == MAX_LENGTH && o->max_length == LK_OFF_INTEGER)
         return lk_fail(job, error, LK_MISSING_OPTION, -1, -1,
                        "option max_length is missing; aggregation=max_length needs it");
     if (aggregation == NUM_ITEMS && isnan(o->num_items))
@@ -442,11 +442,17 @@ static surrogate moved_by(const sequence *s, const token *t, double w)
     }
 }
 
-/* The same, where nothing is gained or lost 0. */
+/* Is there nothing to gain or to lose? Then the objective adds 0, whatever the token holds; dro
+ * still holds it back. */
+static bool idle(const policy_options *o, const token *t)
+{
+    return t->a == 0 && o->objective != DRO;
+}
+
 static surrogate surrogate_of(const sequence *s, const token *t, double w)
 {
     surrogate own = moved_by(s, t, w);
-    if (t->a == 0 && s->o.objective != DRO && !isnan(t->now))
+    if (idle(&s->o, t))
         own.value = own.slope = 0;
     return own;
 }
@@ -523,7 +529,7 @@ static double add_token(const sequence *s, int64_t i, lk_block *block, double *v
     const surrogate own = surrogate_of(s, &t, w);
     const penalty kl = penalty_of(s, &t);
     const bool dropped = t.a < 0 && s->stale > o->off_policy_mask; /* false where it is off, NaN */
-    const double factor = dropped ? 0 : kappa;
+    const double factor = dropped || idle(o, &t) ? 0 : kappa;
     const double term = scalar_times(factor, own.value) + scalar_times(o->kl_weight, kl.value);
     const double slope = scalar_times(factor, own.slope);
     const double diagnostics[] = {

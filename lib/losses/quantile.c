@@ -11,8 +11,8 @@ typedef struct options {
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
-    LK_FIELD(options, quantile, "0.5", LK_RANGED | LK_OPEN, 0, 1,
-             "which quantile is predicted, less than 1: 0.5 is the median"),
+    LK_FIELD(options, quantile, "0.5", LK_RANGED | LK_OPEN | LK_OPEN_END, 0, 1,
+             "which quantile is predicted: 0.5 is the median"),
     {0},
 };
 
@@ -42,15 +42,6 @@ LK_INLINE vec slope(const options *o, vec r)
 
 REGRESSION_KERNELS(options, value, slope)
 
-static lk_status check(const lk_job *job, lk_error *error)
-{
-    const options *o = job->options;
-    if (o->quantile >= 1)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "quantile is %g; it must be greater than 0 and less than 1", o->quantile);
-    return LK_OK;
-}
-
 LK_DESCRIBE(quantile, .title = "Quantile loss",
             .formula = "max(q (b - a), (q - 1)(b - a)), q = quantile",
             .help = "Predicts a quantile instead of the mean: a is what a share q of the targets b "
@@ -64,5 +55,4 @@ LK_DESCRIBE(quantile, .title = "Quantile loss",
 LK_LOSS(quantile) = {
     .is = &LK_IS(quantile),
     REGRESSION_MEMBERS(options),
-    .check = check,
 };

@@ -127,14 +127,18 @@ static lk_status check_shapes(const lk_job *job, lk_error *error)
                        : more            ? "[L,B,T,E]"
                                          : "[B,T,E]");
     const lk_tensor *mask = &job->in[MASK];
-    bool fits = mask->rank == job->lead_rank - more;
-    for (int axis = 0; fits && axis < mask->rank; axis++)
-        fits = mask->shape[axis] == job->lead[more + axis];
-    if (lk_has(job, MASK) && !fits)
-        return lk_fail(
-            job, error, mask->rank == job->lead_rank - more ? LK_SHAPE_MISMATCH : LK_RANK_MISMATCH,
-            MASK, -1, "mask must have the shape of router_logits without %sits last axis",
-            more ? "the layers and " : "");
+    const char *const without = more ? "the layers and the experts" : "the experts";
+    if (lk_has(job, MASK) && mask->rank != job->lead_rank - more)
+        return lk_fail(job, error, LK_RANK_MISMATCH, MASK, -1,
+                       "mask has rank %d; it must have rank %d, as router_logits without %s",
+                       mask->rank, job->lead_rank - more, without);
+    for (int axis = 0; lk_has(job, MASK) && axis < mask->rank; axis++)
+        if (mask->shape[axis] != job->lead[more + axis])
+            return lk_fail(job, error, LK_SHAPE_MISMATCH, MASK, -1,
+                           "axis %d of mask has %lld; it must have %lld, as router_logits without "
+                           "%s",
+                           axis, (long long)mask->shape[axis], (long long)job->lead[more + axis],
+                           without);
     if (job->size['E' - 'A'] == 0 && job->rows > 0)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, ROUTER_LOGITS, -1,
                        "router_logits has no experts; the last axis must have at least 1");

@@ -3,6 +3,7 @@
  * SigLIP: every pair of two sets of vectors is classified by itself, as belonging together or not.
  */
 #include "rows/elements.h"
+#include "rows/learned.h"
 #include "rows/prefixes.h"
 #include "rows/table.h"
 #include "vector/accurate.h"
@@ -32,12 +33,6 @@ static const lk_field fields[] = {
     {0},
 };
 
-#define LEARNED(name_)                                                                             \
-    {                                                                                              \
-        .name = (name_), .forms = {{"", LK_FLOATS}}, .flags = LK_OPTIONAL | LK_DIFFERENTIABLE,     \
-        .help = "instead of the option, where it is learned"                                       \
-    }
-
 static const lk_input inputs[] = {
     [A] = PAIR_VECTORS("a", "B D", 0, "vectors of one kind, such as images"),
     [B] = PAIR_VECTORS("b", "M D", 0, "vectors of the other kind, such as texts"),
@@ -46,24 +41,18 @@ static const lk_input inputs[] = {
                   .flags = LK_OPTIONAL,
                   .help = "which pairs belong together; default a and b of the same row, and then "
                           "there are as many of both"},
-    [SCALE] = LEARNED("scale"),
-    [BIAS] = LEARNED("bias"),
+    [SCALE] = LEARNED_INPUT("scale", NULL),
+    [BIAS] = LEARNED_INPUT("bias", NULL),
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},
 };
 
 static const lk_output outputs[] = {{0}};
 
-static double number(const lk_job *job, int input, double option)
-{
-    const void *given = job->in[input].data;
-    return given ? (double)elements_at(given, 0) : option;
-}
-
 static double scale_of(const lk_job *job)
 {
     const options *o = job->options;
-    return number(job, SCALE, o->scale);
+    return learned_number(job, SCALE, o->scale);
 }
 
 /* The slope of a logit is a sigmoid times this. */
@@ -117,7 +106,7 @@ LK_INLINE vec slope_of(const logits *l)
 static vec option_of(const lk_job *job, int input)
 {
     const options *o = job->options;
-    return v_set((real)number(job, input, input == SCALE ? o->scale : o->bias));
+    return v_set((real)learned_number(job, input, input == SCALE ? o->scale : o->bias));
 }
 
 /* The slopes by the similarities, in their place. */
@@ -182,17 +171,7 @@ static lk_status check(const lk_job *job, lk_error *error)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, B, -1,
                        "b has %lld rows; without positive it must have as many as a, %lld",
                        (long long)m, (long long)b);
-    if (status == LK_OK)
-        status = table_check_memory(job, b, m, error);
-    if (status != LK_OK)
-        return status;
-    for (int input = SCALE; input <= BIAS; input++) {
-        const char *name = inputs[input].name;
-        if (lk_has(job, input) && lk_given(job, name))
-            return lk_fail(job, error, LK_OPTION_CONFLICT, input, -1,
-                           "%s is given as an option and as an input; leave one of them out", name);
-    }
-    return LK_OK;
+    return status == LK_OK ? table_check_memory(job, b, m, error) : status;
 }
 
 static lk_status prepare(lk_job *job, lk_error *error)
@@ -203,7 +182,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     if (status == LK_OK)
         status = pair_units_fill(job, &t.columns, B, NULL, error);
     for (int input = SCALE; status == LK_OK && input <= BIAS; input++)
-        if (pair_refuses(job) && !isfinite(number(job, input, 0)))
+        if (pair_refuses(job) && !isfinite(learned_number(job, input, 0)))
             status = pair_fail_nonfinite(job, input, 0, error);
     job->counted = job->rows;
     job->denominator[0] = isnan(o->reduce.num_items) ? (double)job->rows : o->reduce.num_items;

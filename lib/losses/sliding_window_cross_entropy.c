@@ -61,7 +61,7 @@ static const lk_output outputs[] = {
 
 static bool is_set(int64_t option)
 {
-    return option > 0;
+    return option != LK_OFF_INTEGER;
 }
 
 static lk_status check_strided(const lk_job *job, lk_error *error)
@@ -87,8 +87,8 @@ static lk_status check_strided(const lk_job *job, lk_error *error)
                        "stride is %lld; with windows of %lld it must be in [1, %lld], or tokens "
                        "between the windows are never seen",
                        (long long)K, (long long)L, (long long)L);
-    const int64_t S = job->size['S' - 'A'], J = S <= L ? 1 : 1 + (S - L + K - 1) / K;
-    if (job->lead[0] != J)
+    const int64_t S = job->size['S' - 'A'], J = K < 1 || S <= L ? 1 : 1 + (S - L + K - 1) / K;
+    if (K > 0 && job->lead[0] != J)
         return lk_fail(job, error, LK_SHAPE_MISMATCH, LOGITS, -1,
                        "logits has %lld windows; %lld tokens in windows of %lld with stride %lld "
                        "make %lld",

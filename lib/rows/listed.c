@@ -26,9 +26,6 @@ static double logprob_at(const listed_plan *plan, int64_t i, int64_t k)
 
 lk_status listed_check(const lk_job *job, const listed_options *o, lk_error *error)
 {
-    if (o->logprob_floor >= 0)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "logprob_floor is %g; it must be < 0", o->logprob_floor);
     if (!isnan(o->logprob_floor) && o->tail != RENORMALIZE && o->tail != TRUNCATED)
         return lk_fail(job, error, LK_OPTION_CONFLICT, -1, -1,
                        "logprob_floor needs tail=renormalize or tail=truncated");

@@ -30,8 +30,9 @@ typedef struct listed_options {
     }
 #define LISTED_FLOOR(st)                                                                           \
     {                                                                                              \
-        .name = "logprob_floor", .type = LK_REAL, .flags = LK_OFF,                                 \
-        .offset = offsetof(st, listed.logprob_floor), .fallback = "off",                           \
+        .name = "logprob_floor", .type = LK_REAL, .flags = LK_OFF | LK_RANGED | LK_OPEN_END,       \
+        .min = -(double)INFINITY, .max = 0, .offset = offsetof(st, listed.logprob_floor),          \
+        .fallback = "off",                                                                         \
         .help = "log-probabilities of the student below this count as this, and have no slope; "   \
                 "with tail=renormalize or truncated"                                               \
     }

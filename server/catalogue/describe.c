@@ -105,9 +105,12 @@ static json_t *option_json(const lk_field *f)
     if (f->fallback)
         json_object_set_new(o, "default", fallback(f));
     if (f->flags & LK_RANGED) {
-        json_object_set_new(o, f->flags & LK_OPEN ? "greater_than" : "minimum", json_real(f->min));
+        if (!isinf(f->min))
+            json_object_set_new(o, f->flags & LK_OPEN ? "greater_than" : "minimum",
+                                json_real(f->min));
         if (!isinf(f->max))
-            json_object_set_new(o, "maximum", json_real(f->max));
+            json_object_set_new(o, f->flags & LK_OPEN_END ? "less_than" : "maximum",
+                                json_real(f->max));
     }
     if (f->choices)
         json_object_set_new(o, "choices", words(f->choices, '|'));
@@ -224,20 +227,39 @@ static void forms_text(const json_t *input, buffer *to)
     }
 }
 
+/* "0 to 1", or each bound by itself: "> 0 and < 1". */
+static void bounds_text(const json_t *option, buffer *to)
+{
+    static const char *const bounds[][2] = {
+        {"minimum", ">="}, {"greater_than", ">"}, {"maximum", "<="}, {"less_than", "<"}};
+    const json_t *min = json_object_get(option, "minimum"),
+                 *max = json_object_get(option, "maximum"), *bound;
+    const char *between = "";
+    if (min && max) {
+        buffer_printf(to, "%g to %g", json_real_value(min), json_real_value(max));
+    } else {
+        for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
+            if (!(bound = json_object_get(option, bounds[i][0])))
+                continue;
+            buffer_printf(to, "%s%s %g", between, bounds[i][1], json_real_value(bound));
+            between = " and ";
+        }
+    }
+}
+
+static bool has_bounds(const json_t *option)
+{
+    return json_object_get(option, "minimum") || json_object_get(option, "greater_than") ||
+           json_object_get(option, "maximum") || json_object_get(option, "less_than");
+}
+
 static void range_text(const json_t *option, buffer *to)
 {
-    const json_t *min = json_object_get(option, "minimum"),
-                 *max = json_object_get(option, "maximum");
-    const json_t *above = json_object_get(option, "greater_than");
     const json_t *choices = json_object_get(option, "choices");
     if (choices)
         join(choices, ", ", to);
-    else if (above)
-        buffer_printf(to, "> %g", json_real_value(above));
-    else if (min && max)
-        buffer_printf(to, "%g to %g", json_real_value(min), json_real_value(max));
-    else if (min)
-        buffer_printf(to, ">= %g", json_real_value(min));
+    else if (has_bounds(option))
+        bounds_text(option, to);
     else
         buffer_text(to, string(option, "type"));
     if (truth(option, "can_be_off"))

@@ -49,9 +49,13 @@ static json_t *option_schema(const json_t *option)
         {"real", "number"},  {"integer", "integer"}, {"unsigned", "integer"},
         {"flag", "boolean"}, {"choice", "string"},   {"list", "array"},
         {"reals", "array"},  {"choices", "array"},   {"parts", "array"}};
-    static const char *const members[][2] = {
-        {"minimum", "minimum"}, {"maximum", "maximum"}, {"greater_than", "exclusiveMinimum"},
-        {"choices", "enum"},    {"default", "default"}, {"help", "description"}};
+    static const char *const members[][2] = {{"minimum", "minimum"},
+                                             {"maximum", "maximum"},
+                                             {"greater_than", "exclusiveMinimum"},
+                                             {"less_than", "exclusiveMaximum"},
+                                             {"choices", "enum"},
+                                             {"default", "default"},
+                                             {"help", "description"}};
     json_t *o = json_object(), *value;
     const char *type = "string";
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)

@@ -92,5 +92,7 @@ void test_reductions(void **state); /* reductions.c */
 void test_linear(void **state);
 void test_packed(void **state); /* packed.c */
 void test_zeros(void **state);  /* zeros.c */
+void test_unread(void **state); /* unread.c */
+void test_ranges(void **state); /* ranges.c */
 
 #endif

@@ -35,7 +35,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_row_alone), cmocka_unit_test(test_ignored_rows),
         cmocka_unit_test(test_traits),    cmocka_unit_test(test_reductions),
         cmocka_unit_test(test_linear),    cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_zeros),
+        cmocka_unit_test(test_zeros),     cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -176,8 +176,9 @@ static void add_option(sample *s, const lk_field *f)
 {
     char *text = s->option[s->options].text;
     const size_t room = sizeof s->option[0].text;
-    double low = f->flags & LK_RANGED && isfinite(f->min) ? f->min : 0;
-    double high = f->flags & LK_RANGED && isfinite(f->max) ? f->max : low + 4;
+    const bool ranged = f->flags & LK_RANGED;
+    double low = !ranged ? 0 : isfinite(f->min) ? f->min : f->max - 4;
+    double high = ranged && isfinite(f->max) ? f->max : low + 4;
     if ((f->flags & LK_OFF) && chance(0.3)) {
         snprintf(text, room, "off");
     } else if (f->type == LK_FLAG) {

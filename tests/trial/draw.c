@@ -17,12 +17,14 @@ static void draw_real(const lk_field *f, char to[40])
     static const double at_will[] = {0.01, 0.25, 0.5, 1, 1.5, 2, 4};
     double lo = f->flags & LK_RANGED ? f->min : -4, hi = f->flags & LK_RANGED ? f->max : 4;
     double x;
-    if (isfinite(lo) && isfinite(hi))
-        x = chance(0.2) && !(f->flags & LK_OPEN) ? lo
-            : chance(0.1)                        ? hi
-                                                 : lo + (hi - lo) * random_unit();
-    else
-        x = (isfinite(lo) ? lo : 0) + (chance(0.5) ? at_will[random_int(0, 6)] : 4 * random_unit());
+    if (isfinite(lo) && isfinite(hi)) {
+        x = chance(0.2) && !(f->flags & LK_OPEN)       ? lo
+            : chance(0.1) && !(f->flags & LK_OPEN_END) ? hi
+                                                       : lo + (hi - lo) * random_unit();
+    } else {
+        const double far = chance(0.5) ? at_will[random_int(0, 6)] : 4 * random_unit();
+        x = isfinite(lo) ? lo + far : hi - far;
+    }
     if (!(f->flags & (LK_OPEN | LK_RANGED)) && chance(0.1))
         x = 0;
     snprintf(to, 40, "%.17g", x);

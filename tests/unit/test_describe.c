@@ -97,7 +97,8 @@ static void check_options(const json_t *array, const lk_description *is)
             assert_true(json_number_value(json_object_get(
                             o, f->flags & LK_OPEN ? "greater_than" : "minimum")) == f->min);
         if ((f->flags & LK_RANGED) && isfinite(f->max))
-            assert_true(json_number_value(json_object_get(o, "maximum")) == f->max);
+            assert_true(json_number_value(json_object_get(
+                            o, f->flags & LK_OPEN_END ? "less_than" : "maximum")) == f->max);
         bytes choices = {0};
         put(&choices, "", 0);
         const json_t *list = json_object_get(o, "choices");

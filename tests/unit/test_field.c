@@ -12,7 +12,7 @@
 #include "internal.h"
 
 typedef struct options {
-    double real, maybe, open, bounded;
+    double real, maybe, open, bounded, inner, below;
     int64_t integer, count;
     uint64_t size;
     bool flag;
@@ -20,7 +20,21 @@ typedef struct options {
     lk_list list, several;
 } options;
 
-enum { REAL, MAYBE, OPEN, BOUNDED, INTEGER, COUNT, SIZE, FLAG, CHOICE, LIST, SEVERAL };
+enum {
+    REAL,
+    MAYBE,
+    OPEN,
+    BOUNDED,
+    INNER,
+    BELOW,
+    INTEGER,
+    COUNT,
+    SIZE,
+    FLAG,
+    CHOICE,
+    LIST,
+    SEVERAL
+};
 
 static const lk_field fields[] = {
     [REAL] = LK_FIELD(options, real, "1.5", 0, 0, 0, ""),
@@ -28,6 +42,9 @@ static const lk_field fields[] = {
         LK_FIELD(options, maybe, "off", LK_OFF | LK_RANGED | LK_OPEN, 0, (double)INFINITY, ""),
     [OPEN] = LK_FIELD(options, open, "1", LK_RANGED | LK_OPEN, 0, 2, ""),
     [BOUNDED] = LK_FIELD(options, bounded, NULL, LK_RANGED, 0, 1, ""),
+    [INNER] = LK_FIELD(options, inner, "0.5", LK_RANGED | LK_OPEN | LK_OPEN_END, 0, 1, ""),
+    [BELOW] =
+        LK_FIELD(options, below, "off", LK_OFF | LK_RANGED | LK_OPEN_END, -(double)INFINITY, 0, ""),
     [INTEGER] = LK_FIELD(options, integer, "-100", 0, 0, 0, ""),
     [COUNT] = LK_FIELD(options, count, "off", LK_OFF | LK_RANGED, 1, (double)INFINITY, ""),
     [SIZE] = LK_FIELD(options, size, "7", LK_RANGED, 2, 9, ""),
@@ -112,6 +129,34 @@ static void test_ranges(void **state)
     assert_int_equal(set(BOUNDED, "1"), LK_OK);
     assert_int_equal(set(BOUNDED, "-4.9e-324"), LK_OPTION_OUT_OF_RANGE);
     assert_int_equal(set(BOUNDED, "1.0000000000000003"), LK_OPTION_OUT_OF_RANGE);
+    assert_int_equal(set(INNER, "0"), LK_OPTION_OUT_OF_RANGE);
+    assert_int_equal(set(INNER, "4.9e-324"), LK_OK);
+    assert_int_equal(set(INNER, "0.99999999999999989"), LK_OK);
+    assert_int_equal(set(INNER, "1"), LK_OPTION_OUT_OF_RANGE);
+    assert_int_equal(set(BELOW, "off"), LK_OK);
+    assert_int_equal(set(BELOW, "-1e308"), LK_OK);
+    assert_int_equal(set(BELOW, "-4.9e-324"), LK_OK);
+    assert_int_equal(set(BELOW, "-0"), LK_OPTION_OUT_OF_RANGE);
+    assert_int_equal(set(BELOW, "1"), LK_OPTION_OUT_OF_RANGE);
+}
+
+static void says(int field, const char *text, const char *sentence)
+{
+    lk_error error = {0};
+    assert_int_equal(lk_field_parse(&fields[field], &o, text, &error), LK_OK);
+    assert_int_equal(lk_field_check(&fields[field], &o, &error), LK_OPTION_OUT_OF_RANGE);
+    assert_string_equal(error.text, sentence);
+}
+
+static void test_range_texts(void **state)
+{
+    (void)state;
+    says(MAYBE, "0", "maybe is 0; it must be > 0");
+    says(COUNT, "0", "count is 0; it must be >= 1");
+    says(BELOW, "0", "below is 0; it must be < 0");
+    says(OPEN, "3", "open is 3; it must be in (0, 2]");
+    says(BOUNDED, "3", "bounded is 3; it must be in [0, 1]");
+    says(INNER, "1", "inner is 1; it must be in (0, 1)");
 }
 
 static void test_integers(void **state)
@@ -234,11 +279,11 @@ static void test_long_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_reals),
-        cmocka_unit_test(test_ranges),    cmocka_unit_test(test_integers),
-        cmocka_unit_test(test_unsigned),  cmocka_unit_test(test_words),
-        cmocka_unit_test(test_lists),     cmocka_unit_test(test_several),
-        cmocka_unit_test(test_long_text),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_reals),
+        cmocka_unit_test(test_ranges),   cmocka_unit_test(test_range_texts),
+        cmocka_unit_test(test_integers), cmocka_unit_test(test_unsigned),
+        cmocka_unit_test(test_words),    cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_several),  cmocka_unit_test(test_long_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

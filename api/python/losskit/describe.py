@@ -14,6 +14,7 @@ from .binding import (
     GRADIENT,
     OFF,
     OPEN,
+    OPEN_END,
     OPTIONAL,
     RANGED,
     ROW_LOCAL,
@@ -101,9 +102,10 @@ def _option(field: Field) -> dict[str, Any]:
     if field.fallback is not None:
         described["default"] = _fallback(field)
     if field.flags & RANGED:
-        described["greater_than" if field.flags & OPEN else "minimum"] = field.min
+        if not math.isinf(field.min):
+            described["greater_than" if field.flags & OPEN else "minimum"] = field.min
         if not math.isinf(field.max):
-            described["maximum"] = field.max
+            described["less_than" if field.flags & OPEN_END else "maximum"] = field.max
     if field.choices is not None:
         described["choices"] = field.choices.decode().split("|")
     if field.flags & OFF:

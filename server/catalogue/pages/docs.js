@@ -13,6 +13,7 @@ function range(option) {
   if (option.minimum !== undefined) words.push(`≥ ${option.minimum}`);
   if (option.greater_than !== undefined) words.push(`> ${option.greater_than}`);
   if (option.maximum !== undefined) words.push(`≤ ${option.maximum}`);
+  if (option.less_than !== undefined) words.push(`< ${option.less_than}`);
   if (option.can_be_off) words.push("or null (off)");
   return words.join(" ");
 }
@@ -28,12 +29,17 @@ function written(value, indent = "") {
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 /* Where a slider ends: at the option's bounds; without one, where it is of use. */
-function ends({ default: preset, minimum, greater_than, maximum }) {
+function ends({ default: preset, minimum, greater_than, maximum, less_than }) {
   const usual = Math.abs(preset ?? 1) || 1;
-  const high = maximum ?? Math.max(4 * usual, (minimum ?? greater_than ?? 0) + usual);
-  const low = minimum ?? greater_than ?? -high;
+  const least = minimum ?? greater_than, most = maximum ?? less_than;
+  const high = most ?? Math.max(4 * usual, (least ?? 0) + usual);
+  const low = least ?? Math.min(-high, high - 4 * usual);
   const step = 10 ** Math.floor(Math.log10((high - low) / 100));
-  return { low: greater_than === undefined ? low : low + step, high, step };
+  return {
+    low: greater_than === undefined ? low : low + step,
+    high: less_than === undefined ? high : high - step,
+    step,
+  };
 }
 
 /* The control of an option, which shows `value` and calls `set`. */
