@@ -7,8 +7,8 @@
  *
  * usage: test_golden [directory [loss]]
  *
- * The file edges.jsonl holds cases of all losses, with bounds of their own; other files hold cases
- * of options that several losses have.
+ * The file edges.jsonl holds cases of all losses, with bounds of their own; drawn.jsonl graphs that
+ * were drawn at random; other files hold cases of options that several losses have.
  */
 #include "tests/help.h"
 
@@ -18,7 +18,7 @@
 #include "tests/element.h"
 #include "wire/options.h"
 
-enum { MAX_TENSORS = 16 };
+enum { MAX_TENSORS = 64 };
 
 static const char *directory = "tests/golden";
 static const lk_dtype elements[] = {LK_F64, LK_F32, LK_F16, LK_BF16};
@@ -624,7 +624,8 @@ int main(int argc, char **argv)
         directory = argv[1];
     for (int i = 0; i < lk_isa_count(); i++)
         isas_used += lk_isa_runs(i);
-    static const char *const shared[] = {"edges", "diffusion", "distilled", "embeddings", "packed"};
+    static const char *const shared[] = {"edges", "diffusion",  "distilled",
+                                         "drawn", "embeddings", "packed"};
     const int files = lk_loss_count() + (int)(sizeof shared / sizeof *shared);
     for (int i = 0; i < files * (int)ELEMENTS && count < MOST; i++) {
         const int k = i / (int)ELEMENTS, other = k - lk_loss_count();
