@@ -15,6 +15,9 @@
 enum {
     ALIGNMENT = 64,
     SHARD_WORK = 128 * 1024, /* ns: less than this is not worth a trip to another thread */
+    /* A reply of one piece is sent in one system call with its head: up to this size, joining the
+     * pieces takes less time than a second call. */
+    JOINED = 64 * 1024,
 };
 
 /* The edit distance of two names: insertions, deletions and changes. Long names are cut. */
@@ -190,6 +193,19 @@ static void *home_of(const evaluation *e, int i)
     return place_region(e, i) && is.dtype == result.dtype ? result.data : NULL;
 }
 
+/* How many bytes the text of the reply may have, tensors included if they are joined to it. */
+static size_t text_room(const evaluation *e)
+{
+    const size_t bound = e->out->bound(e);
+    size_t all = bound;
+    for (int i = 0; e->out->binary && i < lk_call_outputs(e->call); i++) {
+        lk_tensor t;
+        (void)place_result(e, i, &t);
+        add(&all, place_region(e, i) ? 0 : tensor_bytes(&t));
+    }
+    return all <= JOINED ? all : bound;
+}
+
 /* Add up what fill and close will allocate. Sizes were checked: each tensor's size fits in an
  * int64_t, and there are at most 64 inputs. */
 static void add_up(evaluation *e, int shards)
@@ -214,7 +230,7 @@ static void add_up(evaluation *e, int shards)
         add(&e->arena_size, e->scratch_each);
     e->need = e->arena_size;
     add(&e->need, lk_call_memory(e->call));
-    add(&e->need, e->out->bound(e));
+    add(&e->need, text_room(e));
 }
 
 /* Time. */
@@ -345,6 +361,20 @@ static void narrow_outputs(evaluation *e)
     }
 }
 
+/* Put the tensors behind the text that frames them, if there is room for them: see text_room. */
+static void join_pieces(evaluation *e)
+{
+    size_t size = 0;
+    for (int i = 1; i < e->pieces; i++)
+        size += e->piece[i].size;
+    if (e->pieces < 2 || e->piece[0].size < e->text.size || size > e->text.max - e->text.size)
+        return;
+    for (int i = 1; i < e->pieces; i++)
+        buffer_append(&e->text, e->piece[i].data, e->piece[i].size);
+    e->piece[0] = (span){e->text.data, e->text.size};
+    e->pieces = 1;
+}
+
 bool evaluation_close(evaluation *e, problem *p)
 {
     lk_error error;
@@ -355,15 +385,17 @@ bool evaluation_close(evaluation *e, problem *p)
         return problem_from(p, &error);
     if (e->places > 0)
         narrow_outputs(e);
-    size_t bound = e->out->bound(e);
-    e->text.max = bound;
-    if (!buffer_reserve(&e->text, bound))
-        return no_memory(p, bound);
+    const size_t room = text_room(e);
+    e->text.max = room;
+    e->text.size = e->framing;
+    if (!buffer_reserve(&e->text, room - e->framing))
+        return no_memory(p, room);
     e->media = e->out->media[0];
     if (!e->out->encode(e, p))
         return false;
     if (e->text.failed)
         return problem_set(p, 500, "internal", "the reply is longer than its bound");
+    join_pieces(e);
     return true;
 }
 
@@ -399,7 +431,6 @@ void evaluation_renew(evaluation *e, span body, const span *tensors)
     move_span(&e->oip.id, e, body);
     e->body = body;
     e->arena_used = 0;
-    e->text.size = 0;
     e->pieces = 0;
     e->oip.reply_head = 0;
 }

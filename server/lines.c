@@ -87,8 +87,7 @@ static void number_problem(line *n)
     problem_at_line((span){r->text.data, r->text.size}, n->number, &text);
     buffer_free(&r->text);
     r->text = text;
-    r->pieces = 1;
-    r->piece[0] = (span){text.data, text.size};
+    r->whole = (span){text.data, text.size};
 }
 
 static void note_reply(line *n)

@@ -6,12 +6,12 @@
 #include "request/budget.h"
 #include "request/steps.h"
 #include "slice.h"
+#include "spare.h"
 #include "tell/metrics.h"
 #include "wire/number.h"
 #include "wire/place.h"
 #include "wire/wires.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,6 +32,9 @@ enum {
 
 /* Set once: the largest body, and the largest that a loop evaluates itself (0: none). */
 static size_t max_body, small_body;
+
+/* Of this thread. */
+static _Thread_local void *unused;
 
 /* What this thread's loop has evaluated itself in one iteration, in ns. */
 static _Thread_local struct {
@@ -74,6 +77,7 @@ void request_setup(const flags *f)
 void request_rest(void)
 {
     kept_clear();
+    spare_free(&unused);
 }
 
 size_t request_max_body(void)
@@ -89,7 +93,7 @@ request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
     size_t spare = (body < SMALL_BODY ? body : SMALL_BODY) * SMALL_FACTOR + SMALL_EXTRA;
     if (!budget_enter(p))
         return NULL;
-    request *r = calloc(1, sizeof *r);
+    request *r = spare_take(&unused, sizeof *r);
     if (r) {
         *r = (request){.x = x, .ask = *a};
         life_limit(r, a->timeout);
@@ -98,7 +102,7 @@ request *request_admit(exchange *x, const ask *a, int64_t length, problem *p)
     }
     if (r && budget_reserve(&r->reserved, body + spare, p))
         return r;
-    free(r);
+    spare_give(&unused, r);
     budget_leave();
     return NULL;
 }
@@ -133,9 +137,16 @@ static void hand_over(const request *r, uv_work_t *work, uv_work_cb on_pool,
 /* A step of Server-Timing, in ms to the microsecond. */
 static char *write_step(char *out, const char *name, double seconds)
 {
+    const uint64_t us = (uint64_t)(seconds * 1e6 + 0.5), part = us % 1000;
     out = stpcpy(out, name);
     out = stpcpy(out, ";dur=");
-    return number_write_f64(out, round(seconds * 1e6) / 1e3);
+    out = number_write_i64(out, (int64_t)(us / 1000));
+    if (part == 0)
+        return out;
+    const char digits[] = {'.', (char)('0' + part / 100), (char)('0' + part / 10 % 10),
+                           (char)('0' + part % 10)};
+    memcpy(out, digits, sizeof digits);
+    return out + (part % 100 == 0 ? 2 : part % 10 == 0 ? 3 : 4);
 }
 
 static void write_timing(const request *r, char *out)
@@ -150,16 +161,16 @@ static void fill_reply(request *r)
 {
     exchange *x = r->x;
     r->step = STEP_REPLY;
-    if (r->problem.status != 0 || !life_wanted(r, uv_hrtime())) {
+    if (r->problem.status != 0 || (!r->small && !life_wanted(r, uv_hrtime()))) {
         http_reply_problem(x, &r->problem);
     } else {
         x->reply.status = 200;
         x->reply.media = r->e->media;
         x->reply.head = r->e->oip.reply_head;
         x->reply.encoding = r->packed.size > 0 ? coding_name(r->ask.reply) : NULL;
-        x->reply.pieces = r->e->pieces;
         _Static_assert((int)EVALUATION_PIECES <= (int)HTTP_PIECES, "all pieces have room");
-        memcpy(x->reply.piece, r->e->piece, sizeof r->e->piece);
+        x->reply.pieces = r->e->pieces;
+        x->reply.piece = r->e->piece;
     }
     write_timing(r, x->reply.timing);
 }
@@ -272,13 +283,15 @@ static bool run_here(request *r)
     if (reading > SMALL_WORK)
         return false;
     spent.ns += OVERHEAD + reading;
+    r->here = true;
     if (!steps_open(r) && (r->problem.status != 0 ||
                            !budget_reserve(&r->reserved, r->need - r->reserved, &r->problem)))
         return true;
-    if (reading + r->e->work > SMALL_WORK || r->e->shards > 1 || may_pack(r) || place_shared(r->e))
-        return false; /* pages of memory that is shared may have to be had first */
+    r->here = reading + r->e->work <= SMALL_WORK && r->e->shards == 1 && !may_pack(r) &&
+              !place_shared(r->e); /* pages of memory that is shared may have to be had first */
+    if (!r->here)
+        return false;
     spent.ns += r->e->work;
-    r->here = true;
     steps_fill(r);
     steps_run(r, start);
     r->here = false;
@@ -399,5 +412,5 @@ void request_end(request *r)
     budget_release(&r->reserved);
     budget_leave();
     free(r->shards);
-    free(r);
+    spare_give(&unused, r);
 }

@@ -26,7 +26,7 @@ enum {
     HTTP_MESSAGE = 16, /* bytes of a message after a 101 */
 };
 
-/* A reply. The pieces must stay valid until the handler's `end`. */
+/* A reply. The pieces, and their places in memory, must stay valid until the handler's `end`. */
 typedef struct reply {
     int status;       /* 0: no reply yet */
     const char *code; /* of a problem; NULL for none */
@@ -42,7 +42,8 @@ typedef struct reply {
     char timing[192];     /* Server-Timing; "" for none */
     buffer text;          /* owned; a piece may point at it */
     int pieces;
-    span piece[HTTP_PIECES];
+    const span *piece;
+    span whole;  /* the only piece, unless others are pointed at */
     size_t size; /* of all, once it is sent */
 } reply;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "http/framing.h"
 
+#include "block.h"
 #include "http/head.h"
 
 #include <stdio.h>
@@ -217,12 +218,13 @@ static void read_version(framing *f, char c)
         f->old = f->at++ == strlen("HTTP/1.") && c == '0';
 }
 
-static void add_to_name(framing *f, char c)
+static void add_to_name(framing *f, const char *from, size_t size)
 {
-    if (f->at < FRAMING_NAME)
-        f->name[f->at] = lower(c);
-    if (f->at <= FRAMING_NAME) /* one more, if it is longer than those that matter */
-        f->at++;
+    const size_t room = FRAMING_NAME - (f->at < FRAMING_NAME ? f->at : FRAMING_NAME);
+    for (size_t i = 0; i < size && i < room; i++)
+        f->name[f->at++] = lower(from[i]);
+    if (size > room)
+        f->at = FRAMING_NAME + 1; /* longer than those that matter */
 }
 
 /* The first character of a header or trailer, or of the empty line behind them. */
@@ -242,7 +244,7 @@ static void begin_header(framing *f, char c)
         f->state = NAME;
         f->headers++;
         f->at = 0;
-        add_to_name(f, c);
+        add_to_name(f, &c, 1);
     }
 }
 
@@ -430,6 +432,30 @@ static size_t smaller(uint64_t a, size_t b)
     return a < b ? (size_t)a : b;
 }
 
+static size_t text_run(const char *from, size_t most)
+{
+    size_t size = 0;
+    block bytes;
+    while (block_next(from + size, most - size, &bytes) &&
+           block_none((block)(bytes < 0x20) | (block)(bytes == 0x7f)))
+        size += sizeof bytes;
+    while (size < most && is_text(from[size]))
+        size++;
+    return size;
+}
+
+static size_t target_run(const char *from, size_t most)
+{
+    size_t size = 0;
+    block bytes;
+    while (block_next(from + size, most - size, &bytes) &&
+           block_none((block)(bytes <= ' ') | (block)(bytes == 0x7f)))
+        size += sizeof bytes;
+    while (size < most && (unsigned char)from[size] > ' ' && from[size] != 0x7f)
+        size++;
+    return size;
+}
+
 /* Read a run of characters that need no other look, of at most `most`: of the target, a name, a
  * value that does not matter here, or the data of a body. Returns its length. */
 static size_t read_run(framing *f, const char *from, size_t most)
@@ -437,17 +463,16 @@ static size_t read_run(framing *f, const char *from, size_t most)
     size_t size = 0;
     switch (f->state) {
     case TARGET:
-        while (size < most && (unsigned char)from[size] > ' ' && from[size] != 0x7f)
-            size++;
+        size = target_run(from, most);
         f->at |= size > 0;
         break;
     case NAME:
         while (size < most && head_is_tchar(from[size]))
-            add_to_name(f, from[size++]);
+            size++;
+        add_to_name(f, from, size);
         break;
     case VALUE:
-        while (size < most && f->field == OTHER && is_text(from[size]))
-            size++;
+        size = f->field == OTHER ? text_run(from, most) : 0;
         break;
     case BODY:
         size = smaller(f->left, most);

@@ -11,6 +11,8 @@ enum {
     HUGE_PAGE = 2 << 20,
     LARGE = 8 << 20, /* smaller ones come from malloc, which reuses memory itself */
     KEPT = 8,
+    SMALL = 64 << 10, /* of these one is kept, too: malloc has to search for it, each time */
+    SMALL_STEP = 1024,
 };
 
 static size_t most_kept;
@@ -21,6 +23,8 @@ static _Thread_local struct {
     int count;
     pages kept[KEPT];
     int age[KEPT];
+    pages small;
+    int small_age;
 } spare;
 
 void pages_setup(size_t most)
@@ -74,10 +78,34 @@ static pages take(size_t size)
     return best >= 0 ? take_kept(best) : map(size);
 }
 
+/* The first memory of a small body: not much more than it needs. */
+static bool take_small(pages *p, size_t size)
+{
+    const size_t whole = (size + SMALL_STEP - 1) / SMALL_STEP * SMALL_STEP;
+    if (spare.small.size >= whole && spare.small.size / 2 <= whole) {
+        *p = spare.small;
+        spare.small = (pages){0};
+        return true;
+    }
+    char *at = malloc(whole);
+    if (at)
+        *p = (pages){at, whole};
+    return at;
+}
+
+static void keep_small(pages p)
+{
+    free(spare.small.at);
+    spare.small = p;
+    spare.small_age = 0;
+}
+
 bool pages_grow(pages *p, size_t size)
 {
     if (size <= p->size)
         return true;
+    if (p->size == 0 && size <= SMALL)
+        return take_small(p, size);
     if (size < LARGE) {
         char *at = realloc(p->at, size);
         if (at)
@@ -114,7 +142,11 @@ void pages_fit(pages *p, size_t size)
 
 void pages_free(pages *p)
 {
-    if (p->size < LARGE) {
+    if (p->size == 0) {
+        return;
+    } else if (p->size <= SMALL) {
+        keep_small(*p);
+    } else if (p->size < LARGE) {
         free(p->at);
     } else if (p->size > most_kept) {
         unmap(*p);
@@ -142,4 +174,6 @@ void pages_age(int most)
         spare.age[i]++;
     while (spare.count > 0 && spare.age[0] >= most)
         unmap(take_kept(0));
+    if (++spare.small_age >= most)
+        keep_small((pages){0});
 }

@@ -18,7 +18,8 @@ void http_reply_kept(exchange *x, int status, const char *media, span text)
     r->status = status;
     r->media = media;
     r->pieces = 1;
-    r->piece[0] = text;
+    r->whole = text;
+    r->piece = &r->whole;
 }
 
 void http_reply_text(exchange *x, int status, const char *media, buffer *text)
@@ -143,25 +144,9 @@ static ssize_t copy_part(void *context, uint64_t at, char *to, size_t most)
     return (ssize_t)done;
 }
 
-/* libmicrohttpd writes the head and the body in one system call if the body is one piece: up to
- * this size, joining the pieces takes less time than a second call. */
-enum { JOINED = 64 << 10 };
-
-static void join_pieces(reply *r)
-{
-    r->text = buffer_new(r->size);
-    (void)buffer_reserve(&r->text, r->size);
-    for (int i = 0; i < r->pieces; i++)
-        buffer_append(&r->text, r->piece[i].data, r->piece[i].size);
-    r->piece[0] = (span){r->text.data, r->text.size};
-    r->pieces = 1;
-}
-
 static struct MHD_Response *make_response(reply *r)
 {
     struct MHD_IoVec iov[HTTP_PIECES];
-    if (r->pieces > 1 && r->size <= JOINED)
-        join_pieces(r);
     if (r->text.failed)
         return NULL;
     if (r->pieces == 1 && r->size < LONG_REPLY)

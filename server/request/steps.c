@@ -181,7 +181,7 @@ bool steps_open(request *r)
     if (r->e->timeout > 0)
         life_limit(r, r->e->timeout);
     r->step = STEP_RESERVE;
-    return life_wanted(r, uv_hrtime()) && r->need <= r->reserved;
+    return (r->here || life_wanted(r, uv_hrtime())) && r->need <= r->reserved;
 }
 
 void steps_fill(request *r)

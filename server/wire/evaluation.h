@@ -71,6 +71,7 @@ typedef struct evaluation {
 
     const char *media; /* after close: of the reply */
     buffer text;       /* the reply, or its framing */
+    size_t framing;    /* how much of it the reply to an equal request begins with, too */
     int pieces;
     span piece[EVALUATION_PIECES];
 } evaluation;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "wire/walk.h"
 
+#include "block.h"
 #include "utf8.h"
 #include "wire/number.h"
 
@@ -13,29 +14,12 @@ bool walk_is_space(char c)
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
 
-/* Large bodies are mostly bytes without structure: these are skipped sixteen at a time. */
-typedef unsigned char block __attribute__((vector_size(16)));
-
-/* The next sixteen bytes; false at the end. */
-static inline bool next_block(const cursor *c, block *bytes)
-{
-    if (cursor_left(c) < sizeof *bytes)
-        return false;
-    memcpy(bytes, c->p, sizeof *bytes);
-    return true;
-}
-
-static inline bool is_empty(block found)
-{
-    uint64_t half[2];
-    memcpy(half, &found, sizeof half);
-    return (half[0] | half[1]) == 0;
-}
-
+/* Large bodies are mostly bytes without structure. */
 static void skip_in_string(cursor *c)
 {
     block bytes;
-    while (next_block(c, &bytes) && is_empty((block)(bytes == '"') | (block)(bytes == '\\')))
+    while (block_next(c->p, cursor_left(c), &bytes) &&
+           block_none((block)(bytes == '"') | (block)(bytes == '\\')))
         c->p += sizeof bytes;
 }
 
@@ -43,9 +27,9 @@ static void skip_in_string(cursor *c)
 static void skip_plain(cursor *c)
 {
     block bytes;
-    while (next_block(c, &bytes) &&
-           is_empty((block)(bytes == '"') | (block)((bytes | 0x20) == '{') |
-                    (block)((bytes | 0x20) == '}')))
+    while (block_next(c->p, cursor_left(c), &bytes) &&
+           block_none((block)(bytes == '"') | (block)((bytes | 0x20) == '{') |
+                      (block)((bytes | 0x20) == '}')))
         c->p += sizeof bytes;
 }
 

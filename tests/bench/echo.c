@@ -25,7 +25,8 @@ static void back(exchange *x)
     x->reply.status = 200;
     x->reply.media = "application/octet-stream";
     x->reply.pieces = 1;
-    x->reply.piece[0] = (span){x->body, x->body_size};
+    x->reply.whole = (span){x->body, x->body_size};
+    x->reply.piece = &x->reply.whole;
 }
 
 static void after(uv_work_t *work, int status)

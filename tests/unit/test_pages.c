@@ -140,6 +140,25 @@ static void gives_back_what_has_waited(void **unused)
     pages_age(0);
 }
 
+static void keeps_one_small_block(void **unused)
+{
+    (void)unused;
+    pages body = of(20000);
+    char *const at = body.at;
+    pages_free(&body);
+    body = of(15000);
+    assert_ptr_equal(body.at, at);
+    assert_true(body.size >= 20000);
+    pages_free(&body);
+    pages little = of(5000); /* most of it would be idle */
+    assert_true(little.size < 10000);
+    fill(&little, 0, 5000);
+    assert_true(pages_grow(&little, 100000));
+    check(&little, 5000);
+    pages_free(&little);
+    pages_age(0);
+}
+
 static void says_that_there_is_no_memory(void **unused)
 {
     (void)unused;
@@ -161,6 +180,7 @@ int main(void)
         cmocka_unit_test(gives_what_it_kept_to_the_next),
         cmocka_unit_test(keeps_no_more_than_it_may),
         cmocka_unit_test(gives_back_what_has_waited),
+        cmocka_unit_test(keeps_one_small_block),
         cmocka_unit_test(says_that_there_is_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
