@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """lossd, with two event loops and two workers, compared with what a team would write instead: FastAPI with two uvicorn
-workers, PyTorch and safetensors (fastapi_service.py), on the same cores, with the same requests, alternating.
+workers, PyTorch and safetensors (fastapi_service.py), on the same cores, with the same requests, alternating. An echo of
+the same bytes by the same client (echo.c) says how much sooner a service could be that takes no time itself.
 
     PYTHONPATH=api/python tests/bench/beside_fastapi.py [--chroot /srv/sid]
 
@@ -22,7 +23,19 @@ import time
 
 import lossd
 import numpy as np
-from service import CLASSES, ROWS, Client, Server, in_turns, logits, processor_time, safetensors, small_rate, targets
+from service import (
+    CLASSES,
+    ROWS,
+    Client,
+    Server,
+    in_turns,
+    logits,
+    post,
+    processor_time,
+    safetensors,
+    small_rate,
+    targets,
+)
 
 TWO = ("--workers", "2", "--loops", "2")
 SCRIPT = pathlib.Path(__file__).parent / "fastapi_service.py"
@@ -111,22 +124,25 @@ def rates(a: argparse.Namespace, folder: str) -> None:
 def times(a: argparse.Namespace, folder: str, unix: bool) -> None:
     request = safetensors("F32", ROWS, CLASSES)
     mine, other = Server(a.lossd, folder, *TWO), Other(a.chroot, folder if unix else None)
+    echo = Server(f"{a.tools}/echo", folder)
     try:
         turns = {
             "lossd": (Client(mine.unix if unix else mine.port), request),
             "fastapi": (Client(other.address), of_fastapi(request)),
+            "echo": (Client(echo.unix if unix else echo.port), post("/echo", request.split(b"\r\n\r\n", 1)[1])),
         }
         if unix:
             turns["region"] = (Region(mine.unix, ROWS, CLASSES), b"")
         in_turns(turns, 2)
         t = in_turns(turns, 2 * a.rounds)
-        names = {"lossd": "Unix socket" if unix else "TCP", "region": "shared memory, Python client"}
+        where = "Unix socket" if unix else "TCP"
+        names = {"lossd": where, "echo": f"{where}, an echo", "region": "shared memory, Python client"}
         for name in [name for name in turns if name != "fastapi"]:
-            where = f"{ROWS}x{CLASSES}, {names[name]}"
-            print(f"{where:43} {t[name] * 1e3:5.1f} ms {t['fastapi'] * 1e3:9.1f} ms {t['fastapi'] / t[name]:7.1f} x")
+            print(f"{f'{ROWS}x{CLASSES}, {names[name]}':43} {t[name] * 1e3:5.1f} ms {t['fastapi'] * 1e3:9.1f} ms {t['fastapi'] / t[name]:7.1f} x")
     finally:
         mine.stop()
         other.stop()
+        echo.stop()
 
 
 def main() -> None:
