@@ -1,21 +1,52 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* memmem, syscall */
 #include "http/gate.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-enum { PART = 256 * 1024 /* how much of a body is read at a time: tens of microseconds */ };
+enum {
+    PART = 256 * 1024, /* how much of a body is read at a time: tens of microseconds */
+    HELD = 8,          /* replies at a time */
+    HELD_MOST = 32 * 1024,
+    ROOM_MOST = 1024 * 1024, /* less than twice what may be unsent on TCP: listen.c */
+};
 
 /* The connections of this thread, by descriptor. */
 static _Thread_local struct {
     framing *framing; /* NULL: not a connection */
     char *place;      /* where the rest of the body goes; NULL: to libmicrohttpd */
     size_t ahead;     /* bytes there that libmicrohttpd has not counted */
+    size_t room;      /* what its socket takes, as the kernel counts */
+    size_t owed;      /* at most so much of that is taken */
     bool tls, mute, dropped;
+    bool hold;  /* the next reply may be held */
+    bool held;  /* one is */
+    bool ended; /* the client sends no more */
 } * connection;
 static _Thread_local int connections;
+
+/* The replies that are held, one behind the other. */
+static _Thread_local struct {
+    int count;
+    struct {
+        int fd;
+        size_t size;
+    } each[HELD];
+    size_t size;
+    char *bytes;
+} held;
+
+static framing *framing_of(int fd)
+{
+    return fd >= 0 && fd < connections ? connection[fd].framing : NULL;
+}
 
 bool gate_open(int fd, framing *f, bool tls)
 {
@@ -31,25 +62,31 @@ bool gate_open(int fd, framing *f, bool tls)
     memset(&connection[fd], 0, sizeof *connection);
     connection[fd].framing = f;
     connection[fd].tls = tls;
+    int size = 0;
+    socklen_t length = sizeof size;
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &length) == 0 && size > 0)
+        connection[fd].room = (size_t)(size < ROOM_MOST ? size : ROOM_MOST);
     return true;
 }
 
 void gate_end(void)
 {
+    gate_flush();
+    free(held.bytes);
+    held.bytes = NULL;
     free(connection);
     connection = NULL;
     connections = 0;
 }
 
-static framing *framing_of(int fd)
-{
-    return fd >= 0 && fd < connections ? connection[fd].framing : NULL;
-}
-
 static ssize_t read_socket(void *from, void *to, size_t size)
 {
     /* What recv() does; that name is taken. */
-    return recvfrom(*(const int *)from, to, size, 0, NULL, NULL);
+    const int fd = *(const int *)from;
+    const ssize_t got = recvfrom(fd, to, size, 0, NULL, NULL);
+    if (got == 0 && framing_of(fd))
+        connection[fd].ended = true;
+    return got;
 }
 
 /* Drop what follows the last request: unread, it would reset the connection when that is closed,
@@ -69,6 +106,8 @@ bool gate_close(int fd)
     const framing *f = framing_of(fd);
     if (!f)
         return false;
+    if (connection[fd].held)
+        gate_flush();
     ssize_t got = read_socket(&fd, unread, sizeof unread);
     const bool sending = got > 0 || !framing_whole(f);
     if (got > 0)
@@ -87,6 +126,7 @@ static ssize_t read_body(int fd, gate_source *source, void *from)
 {
     framing *f = connection[fd].framing;
     const uint64_t left = framing_left(f);
+    gate_flush(); /* it takes long */
     const ssize_t got = source(from, connection[fd].place, left < PART ? (size_t)left : PART);
     if (got <= 0)
         return got;
@@ -155,15 +195,121 @@ bool gate_drops(int fd)
     return true;
 }
 
-/* These are recv() and send() for the linker. In C they have other names, since the C library's
- * header may have inline functions of those. */
+/* Replies that are held. */
+
+void gate_hold(int fd)
+{
+    if (framing_of(fd))
+        connection[fd].hold = true;
+}
+
+/* At most what the kernel counts for bytes sent together: memory in powers of two, and what it
+ * knows of them. */
+static size_t cost(size_t size)
+{
+    return 2 * size + 2048;
+}
+
+/* It was empty when the reply was held, or nearly so: unless there is no memory the kernel takes
+ * all of it. If it does not, the connection ends as if the network had failed. */
+static void send_held(int fd, const char *from, size_t size)
+{
+    ssize_t sent;
+    do
+        sent = sendto(fd, from, size, MSG_DONTWAIT | MSG_NOSIGNAL, NULL, 0);
+    while (sent < 0 && errno == EINTR);
+    connection[fd].held = false;
+    connection[fd].owed += cost(size);
+    if (sent != (ssize_t)size)
+        (void)shutdown(fd, SHUT_RDWR);
+}
+
+void gate_flush(void)
+{
+    const char *from = held.bytes;
+    for (int i = 0; i < held.count; i++) {
+        send_held(held.each[i].fd, from, held.each[i].size);
+        from += held.each[i].size;
+    }
+    held.count = 0;
+    held.size = 0;
+}
+
+/* Does the socket surely take so many bytes? The kernel is asked whether it is empty when what was
+ * sent since it was could fill it. */
+static bool has_room(int fd, size_t size)
+{
+    int kept = 0;
+    if (connection[fd].owed + cost(size) <= connection[fd].room)
+        return true;
+    if (ioctl(fd, SIOCOUTQ, &kept) != 0 || kept != 0)
+        return false;
+    connection[fd].owed = 0;
+    return cost(size) <= connection[fd].room;
+}
+
+/* Is it a whole reply, after which the connection stays? libmicrohttpd closes one as soon as it
+ * has, as it takes it, sent the reply, and says so in its head. */
+static bool stays(const struct msghdr *message)
+{
+    static const char begins[] = "HTTP/1.1 ", closes[] = "\r\nConnection: ";
+    const struct iovec *head = message->msg_iov;
+    return message->msg_iovlen == 2 && head->iov_len > sizeof begins &&
+           memcmp(head->iov_base, begins, sizeof begins - 1) == 0 &&
+           !memmem(head->iov_base, head->iov_len, closes, sizeof closes - 1);
+}
+
+static bool hold(int fd, const struct msghdr *message)
+{
+    const size_t size =
+        message->msg_iovlen == 2 ? message->msg_iov[0].iov_len + message->msg_iov[1].iov_len : 0;
+    if (connection[fd].ended || connection[fd].held || connection[fd].mute || size > HELD_MOST ||
+        !stays(message) || !has_room(fd, size))
+        return false;
+    if (!held.bytes)
+        held.bytes = malloc(HELD * HELD_MOST);
+    if (!held.bytes)
+        return false;
+    for (size_t i = 0; i < message->msg_iovlen; i++) {
+        memcpy(held.bytes + held.size, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len);
+        held.size += message->msg_iov[i].iov_len;
+    }
+    held.each[held.count].fd = fd;
+    held.each[held.count++].size = size;
+    connection[fd].held = true;
+    connection[fd].hold = false;
+    if (held.count == HELD)
+        gate_flush();
+    return true;
+}
+
+/* These are recv(), send() and sendmsg() for the linker. In C they have other names, since the C
+ * library's header may have inline functions of those. */
 ssize_t gate_recv(int fd, void *to, size_t size, int how) __asm__("recv");
 
 ssize_t gate_recv(int fd, void *to, size_t size, int how)
 {
     const bool tls = framing_of(fd) && connection[fd].tls;
+    if (framing_of(fd) && connection[fd].held)
+        gate_flush();
     return how != 0 || tls ? recvfrom(fd, to, size, how, NULL, NULL)
                            : gate_read(fd, to, size, read_socket, &fd);
+}
+
+/* What is sent at once comes after what is held, which waits no longer than that takes. */
+static void before_sending(int fd)
+{
+    if (!framing_of(fd))
+        return;
+    connection[fd].hold = false;
+    gate_flush();
+}
+
+static ssize_t count_sent(int fd, ssize_t sent)
+{
+    if (sent > 0 && framing_of(fd))
+        connection[fd].owed += cost((size_t)sent);
+    return sent;
 }
 
 ssize_t gate_send(int fd, const void *from, size_t size, int how) __asm__("send");
@@ -171,5 +317,18 @@ ssize_t gate_send(int fd, const void *from, size_t size, int how) __asm__("send"
 ssize_t gate_send(int fd, const void *from, size_t size, int how)
 {
     const bool tls = framing_of(fd) && connection[fd].tls; /* then it is a record, or part of one */
-    return !tls && gate_drops(fd) ? (ssize_t)size : sendto(fd, from, size, how, NULL, 0);
+    if (!tls && gate_drops(fd))
+        return (ssize_t)size;
+    before_sending(fd);
+    return count_sent(fd, sendto(fd, from, size, how, NULL, 0));
+}
+
+ssize_t gate_sendmsg(int fd, const struct msghdr *message, int how) __asm__("sendmsg");
+
+ssize_t gate_sendmsg(int fd, const struct msghdr *message, int how)
+{
+    if (framing_of(fd) && connection[fd].hold && hold(fd, message))
+        return (ssize_t)(message->msg_iov[0].iov_len + message->msg_iov[1].iov_len);
+    before_sending(fd);
+    return count_sent(fd, syscall(SYS_sendmsg, fd, message, how));
 }

@@ -2,14 +2,14 @@
  *
  * What passes between libmicrohttpd and its connections: what it reads goes through framing.h
  * first, or at once to where the body is kept, and what it writes may be dropped, where a reply was
- * written beside it.
+ * written beside it, or held for a moment.
  *
- * libmicrohttpd has no hooks for that. It calls recv() and send(), or gnutls_record_recv() and
- * gnutls_record_send() with TLS, and this program defines these functions itself: the dynamic
- * linker, like a static one, gives a function of the program to the libraries that call it in place
- * of one of another library. gate.c defines the first two and tls.c the others. For all other
- * descriptors and sessions they do what the functions that they stand for do. A static libgnutls
- * defines functions of these names too, and needs -Wl,--allow-multiple-definition.
+ * libmicrohttpd has no hooks for that. It calls recv(), send() and sendmsg(), or with TLS
+ * gnutls_record_recv() and gnutls_record_send(), and this program defines these functions itself:
+ * the dynamic linker, like a static one, gives a function of the program to the libraries that call
+ * it in place of one of another library. gate.c defines the first three and tls.c the others. For
+ * all other descriptors and sessions they do what the functions that they stand for do. A static
+ * libgnutls defines functions of these names too, and needs -Wl,--allow-multiple-definition.
  *
  * If a library is linked in such a way that it still calls the others, requests arrive that framing
  * has not seen, which receive.c then refuses; and gate_unmute tells that nothing was dropped. A
@@ -43,6 +43,17 @@ bool gate_unmute(int fd);
 
 /* Is this to be dropped? For those who stand for a function that writes. */
 bool gate_drops(int fd);
+
+/* The next reply that libmicrohttpd writes to the connection may be held until gate_flush, if it is
+ * short, the connection stays, and its socket surely takes it. libmicrohttpd takes it as sent. To
+ * send wakes up a client that sleeps, which takes longer than to compute a short reply: several of
+ * them that are sent one right after the other wake it up once, and find it awake then. */
+void gate_hold(int fd);
+
+/* Send what this thread holds. To be called after each run of libmicrohttpd: outside of one nothing
+ * is held. So it is before anything that takes long, and before anything more is read from or
+ * written to such a connection. */
+void gate_flush(void);
 
 /* The last connection of this thread is closed: free their table. */
 void gate_end(void);

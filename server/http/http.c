@@ -213,6 +213,7 @@ static void on_prepare(uv_prepare_t *prepare)
             do {
                 l->runs++;
                 MHD_run(l->daemon);
+                gate_flush();
             } while (MHD_get_timeout(l->daemon, &timeout) == MHD_YES && timeout == 0 &&
                      uv_hrtime() - server->turn < RUNS);
         }

@@ -259,8 +259,11 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
         peer_enter(&x->server->peers, x->peer, PEER_WORK, 0, 0);
         x->server->handler->run(x);
     }
-    const bool suspended = x->reply.status == 0;
-    return suspended || reply_send(x) ? MHD_YES : MHD_NO;
+    if (x->reply.status == 0) /* suspended */
+        return MHD_YES;
+    if (x->peer->plain && x->reply.status != 101)
+        gate_hold(x->peer->fd);
+    return reply_send(x) ? MHD_YES : MHD_NO;
 }
 
 void receive_end(void *cls, struct MHD_Connection *connection, void **state,

@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
  * Bodies that are read to where they stay: whatever comes at a time and however much is asked for,
- * the reader gets as many bytes as without it, and what lies behind the body as it is.
+ * the reader gets as many bytes as without it, and what lies behind the body as it is. Replies that
+ * are held: the client gets all of them, in order, and none is held that may be lost.
  */
 #include "tests/help.h"
 
 #include "http/gate.h"
+#include "http/listen.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum { FD = 5 };
 
@@ -99,8 +106,189 @@ static void test_places(void **state)
             }
 }
 
+/* A connection whose ends are both here. */
+typedef struct line {
+    int own, client;
+    framing framing;
+} line;
+
+static void connect_line(line *l)
+{
+    int both[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, both), 0);
+    *l = (line){both[0], both[1], {0}};
+    assert_int_equal(fcntl(l->own, F_SETFL, O_NONBLOCK), 0);
+    assert_true(gate_open(l->own, &l->framing, false));
+}
+
+/* The same over TCP, as listen.c leaves it. */
+static void connect_tcp(line *l)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    const endpoint e = {.inet = true};
+    const int listener = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(listener, (struct sockaddr *)&at, size), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &size), 0);
+    const int client = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(client, (struct sockaddr *)&at, size), 0);
+    *l = (line){accept(listener, NULL, NULL), client, {0}};
+    close(listener);
+    listen_accepted(&e, l->own);
+    assert_int_equal(fcntl(l->own, F_SETFL, O_NONBLOCK), 0);
+    assert_true(gate_open(l->own, &l->framing, false));
+}
+
+static void end_line(line *l)
+{
+    (void)gate_close(l->own);
+    close(l->own);
+    close(l->client);
+}
+
+static const char stays[] = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n",
+                  ends[] = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+
+/* As libmicrohttpd replies: what it takes as sent. */
+static ssize_t reply_with(const line *l, const char *head, const char *body, size_t size)
+{
+    struct iovec both[] = {{(void *)(uintptr_t)head, strlen(head)},
+                           {(void *)(uintptr_t)body, size}};
+    const struct msghdr message = {.msg_iov = both, .msg_iovlen = 2};
+    return sendmsg(l->own, &message, MSG_NOSIGNAL);
+}
+
+/* What the client has got, up to the room. */
+static size_t arrived(const line *l, char *to, size_t room)
+{
+    size_t size = 0;
+    for (ssize_t got = 1; got > 0 && size<room; size += got> 0 ? (size_t)got : 0)
+        got = recvfrom(l->client, to + size, room - size, MSG_DONTWAIT, NULL, NULL);
+    return size;
+}
+
+static void test_held(void **state)
+{
+    enum { HEAD = sizeof stays - 1 };
+    char got[1000];
+    line l;
+    (void)state;
+    connect_line(&l);
+    assert_int_equal(reply_with(&l, stays, "abcd", 4), HEAD + 4); /* not told to hold it */
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
+    gate_hold(l.own);
+    assert_int_equal(reply_with(&l, stays, "efgh", 4), HEAD + 4);
+    assert_int_equal(arrived(&l, got, sizeof got), 0);
+    gate_flush();
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
+    assert_memory_equal(got, stays, HEAD);
+    assert_memory_equal(got + HEAD, "efgh", 4);
+    gate_hold(l.own); /* before more is read from it */
+    (void)reply_with(&l, stays, "ijkl", 4);
+    assert_int_equal(recv(l.own, got, sizeof got, 0), -1);
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
+    gate_hold(l.own); /* and before something else is written, to it or to others */
+    (void)reply_with(&l, stays, "mnop", 4);
+    assert_int_equal(send(l.own, "qrst", 4, 0), 4);
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + 8);
+    assert_memory_equal(got + HEAD, "mnopqrst", 8);
+    gate_hold(l.own); /* and before it is closed */
+    (void)reply_with(&l, stays, "uvwx", 4);
+    (void)gate_close(l.own);
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
+    end_line(&l);
+    gate_end();
+}
+
+/* libmicrohttpd closes the connection at once, so that the reply must have been sent. */
+static void test_not_held(void **state)
+{
+    char got[1000];
+    line l;
+    (void)state;
+    connect_line(&l);
+    gate_hold(l.own);
+    (void)reply_with(&l, ends, "abcd", 4);
+    assert_int_equal(arrived(&l, got, sizeof got), sizeof ends - 1 + 4);
+    assert_int_equal(shutdown(l.client, SHUT_WR), 0);
+    assert_int_equal(recv(l.own, got, sizeof got, 0), 0);
+    gate_hold(l.own);
+    (void)reply_with(&l, stays, "abcd", 4);
+    assert_int_equal(arrived(&l, got, sizeof got), sizeof stays - 1 + 4);
+    end_line(&l);
+    gate_end();
+}
+
+static void test_many_held(void **state)
+{
+    enum { MANY = 8 };
+    char got[1000];
+    line l[MANY];
+    (void)state;
+    for (int i = 0; i < MANY; i++)
+        connect_line(&l[i]);
+    for (int i = 0; i < MANY; i++) {
+        gate_hold(l[i].own);
+        (void)reply_with(&l[i], stays, "abcd", 4);
+        assert_int_equal(arrived(&l[0], got, sizeof got) > 0, i == MANY - 1);
+    }
+    for (int i = 1; i < MANY; i++)
+        assert_int_equal(arrived(&l[i], got, sizeof got), sizeof stays - 1 + 4);
+    for (int i = 0; i < MANY; i++)
+        end_line(&l[i]);
+    gate_end();
+}
+
+/* A client that reads nothing: in the end the kernel takes no more, and says so. */
+static void fill_up(line *l, size_t size)
+{
+    enum { MOST = 1 << 24, HEAD = sizeof stays - 1 };
+    char *body = must(calloc(size, 1)), *got = must(malloc(MOST));
+    size_t all = 0, last = size + HEAD;
+    for (int i = 0; last == size + HEAD; i++) {
+        memset(body, i, size);
+        gate_hold(l->own);
+        const ssize_t taken = reply_with(l, stays, body, size);
+        last = taken > 0 ? (size_t)taken : 0;
+        all += last;
+        assert_true(all < MOST);
+        gate_flush();
+    }
+    for (size_t at = 0; at < all;) {
+        const ssize_t more = recvfrom(l->client, got + at, all - at, 0, NULL, NULL);
+        assert_true(more > 0);
+        at += (size_t)more;
+    }
+    for (size_t at = 0, i = 0; at + size + HEAD <= all; i++) {
+        assert_memory_equal(got + at, stays, HEAD);
+        at += HEAD + size;
+        assert_int_equal((unsigned char)got[at - 1], i % 256);
+    }
+    assert_int_equal(send(l->own, "x", 1, MSG_NOSIGNAL), 1); /* it has not been closed */
+    end_line(l);
+    gate_end();
+    free(body);
+    free(got);
+}
+
+static void test_full(void **state)
+{
+    static const size_t sizes[] = {1, 100, 600, 4000, 16000, 32000};
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        line l;
+        connect_line(&l);
+        fill_up(&l, sizes[i]);
+        connect_tcp(&l);
+        fill_up(&l, sizes[i]);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_places)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_places), cmocka_unit_test(test_held), cmocka_unit_test(test_not_held),
+        cmocka_unit_test(test_many_held), cmocka_unit_test(test_full)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
