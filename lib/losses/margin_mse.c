@@ -153,7 +153,7 @@ static void one_example(const lk_job *job, example *e, int64_t b, lk_block *bloc
         const double slope = weight == 0 ? 0 : 2 * error * weight;
         pair_put(job, block, i, error * error);
         pair_add(&q, -slope, e->a, negative, width, sum_a, NULL);
-        pair_back(&q, -slope, e->a, negative, width, NULL, grad);
+        pair_back(&q, -slope, e->a, negative, width, NULL, grad, false);
         all += slope;
     }
     if (any)

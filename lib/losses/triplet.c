@@ -77,6 +77,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
 {
     const options *o = job->options;
     const int64_t width = job->size['D' - 'A'];
+    const bool stream = pair_streams(job, 3);
     (void)scratch;
     for (int64_t i = first; i < first + count; i++) {
         const elem *v[3];
@@ -89,8 +90,9 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         }
         pair_triple t = {.a = v[ANCHOR], .p = v[POSITIVE], .n = v[NEGATIVE]};
         pair_put(job, block, i, row(o, &t, width));
-        pair_triple_back(&t, pair_weight(job, GRAD_OUTPUT, i), width, grad);
+        pair_triple_back(&t, pair_weight(job, GRAD_OUTPUT, i), width, grad, stream);
     }
+    pair_settle(stream);
 }
 
 static const char tex[] =

@@ -35,6 +35,26 @@ lk_status pair_prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
+bool pair_streams(const lk_job *job, int inputs)
+{
+    const int64_t row = job->size['D' - 'A'] * (int64_t)sizeof(elem);
+    bool any = false;
+    for (int k = 0; k < inputs; k++) {
+        const void *grad = job->grad[k].data;
+        if (grad && (job->rows * row < LK_STREAM_MIN || row % LK_LINE != 0 ||
+                     (uintptr_t)grad % LK_LINE != 0 || grad == job->in[k].data))
+            return false;
+        any = any || grad;
+    }
+    return any;
+}
+
+void pair_settle(bool streamed)
+{
+    if (streamed)
+        v_fence();
+}
+
 double pair_largest(const elem *v, int64_t width)
 {
     vec most = {0}, taint = {0};
@@ -303,8 +323,24 @@ LK_INLINE bool pair_flat(double c, elem *const *grad, int grads, int64_t width)
     return true;
 }
 
+/* Some elements of a gradient; a vector of one that goes past the caches is whole. */
+LK_INLINE void pair_store(elem *to, int64_t n, wide_parts x, bool stream)
+{
+    if (stream)
+        v_stream(to, half_join(x.half));
+    else
+        w_store_parts(to, n, x);
+}
+
+/* Fetch what the next row reads, while this one, which is in cache, is read again: hardware does
+ * not look beyond a page. */
+LK_INLINE void pair_fetch(const elem *x, int64_t k, int64_t width)
+{
+    __builtin_prefetch((const void *)((uintptr_t)x + (uintptr_t)(k + width) * sizeof *x), 0, 2);
+}
+
 LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, const elem *x,
-                            const elem *y, int64_t width, elem *grad_x, elem *grad_y)
+                            const elem *y, int64_t width, elem *grad_x, elem *grad_y, bool stream)
 {
     const wide_half by = half_set(c);
     const pair here = *p; /* for all the compiler knows a store of a gradient changes *p */
@@ -312,23 +348,25 @@ LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, c
         const int64_t n = LK_TAIL(k, width);
         const wide_parts u = w_load_parts(x + k, n), v = w_load_parts(y + k, n);
         wide_parts to_x, to_y;
+        pair_fetch(x, k, width);
+        pair_fetch(y, k, width);
         for (int i = 0; i < WIDE_PARTS; i++) {
             to_x.half[i] = by * pair_slope_x(family, &here, u.half[i], v.half[i]);
             to_y.half[i] = by * pair_slope_y(family, &here, u.half[i], v.half[i]);
         }
         if (grad_x)
-            w_store_parts(grad_x + k, n, to_x);
+            pair_store(grad_x + k, n, to_x, stream);
         if (grad_y)
-            w_store_parts(grad_y + k, n, to_y);
+            pair_store(grad_y + k, n, to_y, stream);
     }
 }
 
 void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width, elem *grad_x,
-               elem *grad_y)
+               elem *grad_y, bool stream)
 {
     elem *const grad[] = {grad_x, grad_y};
     if (!pair_flat(c != 0 && isnan(p->value) ? p->value : c, grad, 2, width))
-        PAIR_BY_FAMILY(pair_family_of(p), pair_back_of, p, c, x, y, width, grad_x, grad_y);
+        PAIR_BY_FAMILY(pair_family_of(p), pair_back_of, p, c, x, y, width, grad_x, grad_y, stream);
 }
 
 LK_INLINE void pair_add_of(const pair_family family, const pair *p, double c, const elem *x,
@@ -378,7 +416,7 @@ static pair_family pair_triple_family(const pair_triple *t)
 }
 
 LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *t, double weight,
-                                   int64_t width, elem *const *grad)
+                                   int64_t width, elem *const *grad, bool stream)
 {
     const wide_half c_ap = half_set(weight * t->c_ap), c_an = half_set(weight * t->c_an);
     const wide_half c_pn = half_set(weight * t->c_pn);
@@ -393,6 +431,9 @@ LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *
         const wide_parts all_p = w_load_parts(from_p + k, lanes);
         const wide_parts all_n = w_load_parts(from_n + k, lanes);
         wide_parts by_a, by_p, by_n;
+        pair_fetch(from_a, k, width);
+        pair_fetch(from_p, k, width);
+        pair_fetch(from_n, k, width);
         for (int i = 0; i < WIDE_PARTS; i++) {
             const wide_half a = all_a.half[i], p = all_p.half[i], n = all_n.half[i];
             by_a.half[i] =
@@ -405,16 +446,17 @@ LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *
             }
         }
         if (to_a)
-            w_store_parts(to_a + k, lanes, by_a);
+            pair_store(to_a + k, lanes, by_a, stream);
         if (to_p)
-            w_store_parts(to_p + k, lanes, by_p);
+            pair_store(to_p + k, lanes, by_p, stream);
         if (to_n)
-            w_store_parts(to_n + k, lanes, by_n);
+            pair_store(to_n + k, lanes, by_n, stream);
     }
 }
 
-void pair_triple_back(const pair_triple *t, double weight, int64_t width, elem *const *grad)
+void pair_triple_back(const pair_triple *t, double weight, int64_t width, elem *const *grad,
+                      bool stream)
 {
     if (!pair_flat(scalar_times(weight, t->c_ap), grad, 3, width))
-        PAIR_BY_FAMILY(pair_triple_family(t), pair_triple_back_of, t, weight, width, grad);
+        PAIR_BY_FAMILY(pair_triple_family(t), pair_triple_back_of, t, weight, width, grad, stream);
 }

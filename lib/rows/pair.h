@@ -19,6 +19,8 @@
 #define pair_dot         LK_PASTE(LK_VARIANT, pair_dot)
 #define pair_cosine      LK_PASTE(LK_VARIANT, pair_cosine)
 #define pair_length      LK_PASTE(LK_VARIANT, pair_length)
+#define pair_streams     LK_PASTE(LK_VARIANT, pair_streams)
+#define pair_settle      LK_PASTE(LK_VARIANT, pair_settle)
 #define pair_back        LK_PASTE(LK_VARIANT, pair_back)
 #define pair_add         LK_PASTE(LK_VARIANT, pair_add)
 #define pair_round       LK_PASTE(LK_VARIANT, pair_round)
@@ -171,10 +173,18 @@ LK_INLINE void pair_of(pair *p, int kind, const elem *x, const elem *y, int64_t 
         pair_length(p, kind, x, y, width, shift);
 }
 
+/* Do the gradients of the first `inputs` inputs, vectors of all rows, go past the caches? Where
+ * each of them is larger than these, not in place, and its rows are whole cache lines. */
+LK_DRIVER bool pair_streams(const lk_job *job, int inputs);
+
+/* After the last row of a run: others may read what went past the caches. */
+LK_DRIVER void pair_settle(bool streamed);
+
 /* Write c dv/dx and c dv/dy where requested; each may be written in place, over x or y. If c is 0
- * they are 0, even if v is NaN; if v is NaN and c is not 0 they are NaN. */
+ * they are 0, even if v is NaN; if v is NaN and c is not 0 they are NaN. `stream`: past the caches,
+ * see v_stream. */
 LK_DRIVER void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width,
-                         elem *grad_x, elem *grad_y);
+                         elem *grad_x, elem *grad_y, bool stream);
 
 /* Add c dv/dx and c dv/dy, nothing if c is 0, to sums of padded_lanes(width) doubles each (NULL:
  * not wanted), and round such sums to elements. */
@@ -193,7 +203,7 @@ typedef struct triple {
 /* Write `weight` times the gradients with respect to a, p and n where requested; each may be
  * written in place, over its own vector. */
 LK_DRIVER void pair_triple_back(const pair_triple *t, double weight, int64_t width,
-                                elem *const *grad);
+                                elem *const *grad, bool stream);
 
 /* The inputs of losses that compare two vectors in each row. */
 enum { PAIR_A, PAIR_B, PAIR_TARGET, PAIR_GRAD_OUTPUT };
@@ -211,6 +221,7 @@ LK_INLINE void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_blo
     const int64_t width = job->size['D' - 'A'];
     const elem *a = job->in[PAIR_A].data, *b = job->in[PAIR_B].data;
     elem *grad_a = job->grad[PAIR_A].data, *grad_b = job->grad[PAIR_B].data;
+    const bool stream = pair_streams(job, 2);
     for (int64_t i = first; i < first + count; i++) {
         const elem *x = a + i * width, *y = b + i * width;
         if (pair_refuses(job)) {
@@ -223,8 +234,9 @@ LK_INLINE void pair_rows(const lk_job *job, int64_t first, int64_t count, lk_blo
         const pair_row r = row(job, i, p.value);
         pair_put(job, block, i, r.value);
         pair_back(&p, scalar_times(pair_weight(job, PAIR_GRAD_OUTPUT, i), r.slope), x, y, width,
-                  grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL);
+                  grad_a ? grad_a + i * width : NULL, grad_b ? grad_b + i * width : NULL, stream);
     }
+    pair_settle(stream);
 }
 
 #endif
