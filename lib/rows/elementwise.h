@@ -120,15 +120,20 @@ LK_INLINE void elementwise_store(elem *to, vec x, bool stream)
  * constants. `options` is the caller's own copy of the job's, which no store can change: what
  * depends on nothing else is computed once. `ahead` is computed before `each` for all elements, or
  * NULL: a loop of its own keeps chains of dependent operations short enough for the processor to
- * run several beside each other. */
+ * run several beside each other. What comes next is fetched meanwhile: whether that pays where
+ * there is little to compute depends on the processor. */
 LK_INLINE void elementwise_each(const void *options, const elementwise_span *given, int64_t n,
                                 void (*each)(const void *options, element *e), vec (*ahead)(vec a),
                                 const elementwise is, const bool alike)
 {
     const elementwise_span at = *given;
     const vec rho = v_set(at.rho);
-    for (int64_t k = 0; ahead && k < n; k += LANES)
+    for (int64_t k = 0; ahead && k < n; k += LANES) {
         v_write(at.ahead + k, ahead(v_load(at.a + k)));
+        v_fetch(at.a + k);
+        if (!is.alone)
+            v_fetch(at.b + k);
+    }
     for (int64_t k = 0; k < n; k += LANES) {
         vec w = v_set(1), g = rho;
         mask used = m_set(-1), moves = used;
