@@ -99,24 +99,43 @@ LK_INLINE vec few_at(const real *from, int64_t k)
     return v_read(from + k * LANES);
 }
 
-LK_INLINE vec few_weight(const class_plan *p, int64_t k)
+LK_INLINE vec few_weight(const real *weight, int64_t k)
 {
     real w = 1;
-    if (p->weight)
-        memcpy(&w, p->weight + k, sizeof w);
+    if (weight)
+        memcpy(&w, weight + k, sizeof w);
     return v_set(w);
 }
 
-LK_INLINE vec few_q(const group *g, int64_t k)
+/* Target distributions and class weights. A loop that writes has a copy of its own: for all the
+ * compiler knows a store changes the group and the plan. So it has of all else that it reads. */
+typedef struct aims {
+    const real *t, *weight;
+    vec kept, off;
+} aims;
+
+LK_INLINE aims few_aims(const group *g)
 {
-    return v_fma(few_at(g->t, k), v_set((real)(1 - g->p->smoothing)), v_set((real)g->p->off));
+    return (aims){.t = g->t,
+                  .weight = g->p->weight,
+                  .kept = v_set((real)(1 - g->p->smoothing)),
+                  .off = v_set((real)g->p->off)};
+}
+
+LK_INLINE vec few_q(const aims *to, int64_t k)
+{
+    return v_fma(few_at(to->t, k), to->kept, to->off);
+}
+
+LK_INLINE vec few_weighed(const aims *to, int64_t k, vec x)
+{
+    return to->weight ? few_weight(to->weight, k) * x : x;
 }
 
 /* dz/dx without the scale. */
-LK_INLINE vec few_bend(const group *g, int64_t k)
+LK_INLINE vec few_bend(const real *raw, real cap, int64_t k)
 {
-    const class_plan *p = g->p;
-    return p->cap > 0 ? v_tanh_slope(few_at(g->raw, k) * v_set(1 / p->cap)) : v_set(1);
+    return cap > 0 ? v_tanh_slope(few_at(raw, k) * v_set(1 / cap)) : v_set(1);
 }
 
 /* The scores of the rows and their maximum. `once`: they are not needed beside the exponentials,
@@ -170,9 +189,9 @@ LK_INLINE const void *few_ahead(uintptr_t at, int64_t k)
 }
 
 /* What the next group reads: into the second-level cache where this one fills the first. */
-LK_INLINE void few_fetch(const group *g, uintptr_t at, int64_t k)
+LK_INLINE void few_fetch(bool large, uintptr_t at, int64_t k)
 {
-    if (g->large)
+    if (large)
         __builtin_prefetch(few_ahead(at, k), 0, 2);
     else
         __builtin_prefetch(few_ahead(at, k));
@@ -214,43 +233,53 @@ LK_INLINE vec few_take(group *g, const ilane *y)
 LK_INLINE void few_sum(group *g, sums *s, const bool soft, const bool taken, vec at_y)
 {
     const int64_t n = g->p->classes;
+    const real *z_of = g->z;
+    real *e_of = g->e;
+    const uintptr_t next_x = g->next_x, next_t = g->next_t, grad = g->grad;
+    const bool large = g->large;
     const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY), zero = {0};
-    vec rest = {0}, own = {0};
-    mask here = {0};
-    s->cross = s->others = s->tops = s->excess = zero;
-    s->leader = m_set(-1);
-    s->weighs = m_set(soft && g->p->weight ? 0 : -1);
+    const vec shift = g->shift;
+    const mask y = g->y;
+    const aims to = soft ? few_aims(g) : (aims){0};
+    vec rest = {0}, own = {0}, cross = {0}, other = {0}, top = {0};
+    mask here = {0}, leader = m_set(-1), weighs = m_set(soft && to.weight ? 0 : -1);
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0}, crossing = {0}, others = {0}, tops = {0};
         for (int64_t k = from; k < end; k++, here += m_set(1)) {
-            const vec z = few_at(g->z, k), d = z - g->shift, e = v_exp_nonpos(d);
-            const mask apart = soft ? z == g->shift : g->y == here; /* not used if taken */
-            few_fetch(g, g->next_x, k);
+            const vec z = few_at(z_of, k), d = z - shift, e = v_exp_nonpos(d);
+            const mask apart = soft ? z == shift : y == here; /* not used if taken */
+            few_fetch(large, next_x, k);
             if (soft)
-                few_fetch(g, g->next_t, k);
-            __builtin_prefetch(few_ahead(g->grad, k), 1);
-            v_write(g->e + k * LANES, e);
+                few_fetch(large, next_t, k);
+            __builtin_prefetch(few_ahead(grad, k), 1);
+            v_write(e_of + k * LANES, e);
             part += taken ? e : v_where(~apart, e);
             if (soft) {
-                const vec wq = few_weight(g->p, k) * few_q(g, k);
+                const vec wq = few_weighed(&to, k, few_q(&to, k));
                 const mask at_top = d == zero, counts = wq != zero;
                 own += v_where(apart, one);
-                s->weighs |= counts;
+                weighs |= counts;
                 crossing += v_where(counts, wq * d);
                 others += v_where(~at_top, wq);
                 tops += v_where(at_top, wq);
-                s->leader = (at_top & here) | (~at_top & s->leader);
+                leader = (at_top & here) | (~at_top & leader);
             } else if (!taken) {
                 own = v_select(apart, e, own);
                 at_y = v_select(apart, z, at_y);
             }
         }
         rest += part;
-        s->cross += crossing;
-        s->others += others;
-        s->tops += tops;
+        cross += crossing;
+        other += others;
+        top += tops;
     }
+    s->cross = cross;
+    s->others = other;
+    s->tops = top;
+    s->excess = zero;
+    s->leader = leader;
+    s->weighs = weighs;
     if (taken)
         own = v_where(g->y >= m_set(0), v_exp_nonpos(at_y - g->shift));
     g->rest = rest;
@@ -311,7 +340,7 @@ static vec few_off_scores(const group *g)
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0};
         for (int64_t k = from; k < end; k++) {
-            const vec w = few_weight(g->p, k), d = few_at(g->z, k) - g->shift;
+            const vec w = few_weight(g->p->weight, k), d = few_at(g->z, k) - g->shift;
             part += v_where((g->y != m_set((ilane)k)) & (w != zero), w * d);
         }
         off_scores += part;
@@ -323,13 +352,15 @@ static vec few_off_scores(const group *g)
 static vec few_excess(const group *g)
 {
     const int64_t n = g->p->classes;
+    const aims to = few_aims(g);
     const vec zero = {0};
     vec excess = {0};
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0};
         for (int64_t k = from; k < end; k++) {
-            const vec d = few_at(g->z, k) - g->shift, q = few_q(g, k), wq = few_weight(g->p, k) * q;
+            const vec d = few_at(g->z, k) - g->shift, q = few_q(&to, k);
+            const vec wq = few_weighed(&to, k, q);
             part += v_where(wq != zero, wq * (v_log(q) - (d - g->log_sum)));
         }
         excess += part;
@@ -353,7 +384,7 @@ LK_INLINE vec few_weights(const group *g, const few_rows *r)
     if (!g->p->weight)
         return v_set(1);
     for (int i = 0; i < LANES; i++)
-        w[i] = few_weight(g->p, r->y[i] > 0 ? r->y[i] : 0)[0];
+        w[i] = few_weight(g->p->weight, r->y[i] > 0 ? r->y[i] : 0)[0];
     return v_read(w);
 }
 
@@ -462,29 +493,36 @@ static mask few_sloping(const few_rows *r, mask weighs)
 /* Gradients replace the exponentials. `plain`: neither smoothing, softcap nor probabilities, so
  * that class weights are a factor of the row. `usual`: every row has a gradient, which is finite,
  * and no power. */
-LK_INLINE void few_slopes(const group *g, const slopes *s, mask sloping, const bool plain,
+LK_INLINE void few_slopes(const group *g, const slopes *by, mask sloping, const bool plain,
                           const bool soft, const bool usual)
 {
     const class_plan *p = g->p;
+    const int64_t classes = p->classes, width = p->width;
     const bool precise = sizeof(elem) == 4;
-    const vec off = s->b * v_set((real)p->off), nan = v_set((real)NAN);
-    const mask none = v_is_nan(s->a);
+    const vec off = by->b * v_set((real)p->off), nan = v_set((real)NAN);
+    const mask none = v_is_nan(by->a);
+    const vec a = by->a, rest = by->rest, power = by->power, b = by->b, at = by->at;
+    const mask y = by->y;
+    const aims to = plain ? (aims){0} : few_aims(g);
+    const real cap = p->cap, *raw = g->raw;
+    real *e_of = g->e;
     mask here = {0};
-    for (int64_t k = 0; k < p->classes; k++, here += m_set(1)) {
-        const vec e = usual ? few_at(g->e, k) : few_at(g->e, k) * s->power;
-        vec slope = precise ? v_fma(s->a, e, s->rest * e) : s->a * e;
+    for (int64_t k = 0; k < classes; k++, here += m_set(1)) {
+        const vec e = usual ? few_at(e_of, k) : few_at(e_of, k) * power;
+        vec slope = precise ? v_fma(a, e, rest * e) : a * e;
         if (!plain) {
-            const vec wq = soft ? few_weight(p, k) * few_q(g, k) * s->b : few_weight(p, k) * off;
-            slope = v_fma(s->a, e, precise ? v_fma(s->rest, e, -wq) : -wq);
+            const vec q = few_weighed(&to, k, soft ? few_q(&to, k) : off), wq = soft ? q * b : q;
+            slope = v_fma(a, e, precise ? v_fma(rest, e, -wq) : -wq);
         }
-        slope = v_select(s->y == here, s->at, slope);
-        slope = plain ? slope : slope * few_bend(g, k);
+        slope = v_select(y == here, at, slope);
+        if (!plain && cap > 0)
+            slope *= few_bend(raw, cap, k);
         if (!usual) /* of all NaN one, whatever the neighbours are */
             slope = v_where(sloping, v_select(none, nan, slope));
-        v_write(g->e + k * LANES, slope);
+        v_write(e_of + k * LANES, slope);
     }
-    for (int64_t k = p->classes; k < p->width; k++)
-        v_write(g->e + k * LANES, v_set(0));
+    for (int64_t k = classes; k < width; k++)
+        v_write(e_of + k * LANES, v_set(0));
 }
 
 static void few_gradient(const group *g, const slopes *s, mask sloping, bool soft)
@@ -507,10 +545,11 @@ static void few_target_slopes(const group *g, const few_rows *r)
     real factor[LANES];
     for (int i = 0; i < LANES; i++)
         factor[i] = (real)(r->live[i] ? r->rho[i] * (1 - p->smoothing) : 0);
+    const aims to = few_aims(g);
     const vec c = v_read(factor), zero = {0}, one = v_set(1);
     for (int64_t k = 0; k < p->classes; k++) {
-        const vec q = few_q(g, k);
-        vec minus_l = g->log_sum - (few_at(g->z, k) - g->shift), cw = c * few_weight(p, k);
+        const vec q = few_q(&to, k);
+        vec minus_l = g->log_sum - (few_at(g->z, k) - g->shift), cw = few_weighed(&to, k, c);
         if (p->minus_entropy) {
             minus_l += one + v_log(q);
             cw = v_where(q != zero, cw);
@@ -537,14 +576,16 @@ static void few_diagnose(const group *g, few_rows *r)
 /* The same where the targets were taken out and every row has a usual gradient: without theirs. */
 static void few_slopes_taken(const group *g, const slopes *s)
 {
-    const class_plan *p = g->p;
+    const int64_t classes = g->p->classes, width = g->p->width;
     const bool precise = sizeof(elem) == 4;
-    for (int64_t k = 0; k < p->classes; k++) {
-        const vec e = few_at(g->e, k);
-        v_write(g->e + k * LANES, precise ? v_fma(s->a, e, s->rest * e) : s->a * e);
+    const vec a = s->a, rest = s->rest;
+    real *e_of = g->e;
+    for (int64_t k = 0; k < classes; k++) {
+        const vec e = few_at(e_of, k);
+        v_write(e_of + k * LANES, precise ? v_fma(a, e, rest * e) : a * e);
     }
-    for (int64_t k = p->classes; k < p->width; k++)
-        v_write(g->e + k * LANES, v_set(0));
+    for (int64_t k = classes; k < width; k++)
+        v_write(e_of + k * LANES, v_set(0));
 }
 
 /* Those of the targets, in memory. */
@@ -639,7 +680,7 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     for (int64_t k = 0; k < p->classes; k++) {
         const vec d = few_at(g.z, k) - g.shift, e = few_at(g.e, k);
         vec slope = v_where(e != zero, e * v_fma(l, d + gap, q));
-        slope = v_select(g.y == m_set((ilane)k), own, slope) * few_bend(&g, k);
+        slope = v_select(g.y == m_set((ilane)k), own, slope) * few_bend(g.raw, p->cap, k);
         v_write(g.e + k * LANES, v_where(sloping, v_select(none, g.sum, slope)));
     }
     for (int64_t k = p->classes; k < p->width; k++)
