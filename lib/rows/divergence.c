@@ -344,9 +344,10 @@ LK_INLINE vec gradient_of(const divergence_row *r, const lanes *a, const int div
     }
 }
 
-LK_INLINE void sweep_gradient(const divergence_row *r, elem *grad, const int divergence,
+LK_INLINE void sweep_gradient(const divergence_row *given, elem *grad, const int divergence,
                               const bool careful)
 {
+    const divergence_row here = *given, *r = &here; /* which no store of a gradient can change */
     const vec weight = v_set(r->weight);
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const int64_t n = LK_TAIL(k, r->classes);

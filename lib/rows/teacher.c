@@ -18,6 +18,8 @@ LK_INLINE real scores_of(const void *y, const bool elems, int64_t k, int64_t n, 
     for (; i + 4 * LANES <= n; i += 4 * LANES)
         for (int j = 0; j < 4; j++) {
             const vec x = read_some(y, elems, k + i + j * LANES, LANES) * scale;
+            if (elems)
+                v_fetch((const elem *)y + k + i + j * LANES);
             v_write(z + i + j * LANES, x);
             most[j] = v_max(x, most[j]);
         }
