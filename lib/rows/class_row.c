@@ -352,6 +352,7 @@ LK_INLINE void class_soft_sums(const class_plan *p, const class_row *row, const 
 #define ADD(i, lanes)                                                                              \
     do {                                                                                           \
         const vec d = v_read(z + (i)) - top, q = class_q(p, row->t + k + (i), lanes);              \
+        v_fetch(row->t + k + (i));                                                                 \
         const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : v_set(1);            \
         const vec wq = v_where(class_lanes(lanes), weighted ? w * q : q);                          \
         const mask here = d == zero, counts = wq != zero;                                          \
