@@ -220,11 +220,37 @@ static void set_scales(lk_job *job)
     }
 }
 
+static int64_t rows_of(const single *s, const lk_pass *pass)
+{
+    const lk_tensor *t = pass ? &s->job.in[pass->input] : NULL;
+    return !t ? s->job.rows : t->rank > 0 ? t->shape[0] : 1;
+}
+
+/* The cost of one of the rows of a pass; there are some. */
+static int64_t pass_cost(const single *s, const lk_pass *pass, int64_t rows)
+{
+    return s->job.loss->row_cost ? s->job.loss->row_cost(&s->job, pass)
+                                 : lk_tensor_count(&s->job.in[pass->input]) / rows;
+}
+
+static double cost_of_pass(const single *s, const lk_pass *pass)
+{
+    const int64_t rows = rows_of(s, pass);
+    return rows > 0 ? (double)rows * (double)pass_cost(s, pass, rows) : 0;
+}
+
+/* A pass ahead whose rows cost nothing is left out. */
+static bool has_ahead(const single *s)
+{
+    const lk_pass *ahead = &s->job.loss->ahead;
+    return ahead->rows && cost_of_pass(s, ahead) > 0;
+}
+
 /* Compute what all rows share, before the first pass. */
 static lk_status prepare(single *s, lk_error *error)
 {
     lk_job *job = &s->job;
-    s->pass = job->loss->ahead.rows ? AHEAD : 0;
+    s->pass = has_ahead(s) ? AHEAD : 0;
     job->counted = 0;
     job->total_weight = 0;
     job->weightless = false;
@@ -290,22 +316,9 @@ static const lk_pass *pass_of(const single *s)
                             : NULL;
 }
 
-static int64_t rows_of(const single *s, const lk_pass *pass)
-{
-    const lk_tensor *t = pass ? &s->job.in[pass->input] : NULL;
-    return !t ? s->job.rows : t->rank > 0 ? t->shape[0] : 1;
-}
-
 static int64_t pass_rows(const single *s)
 {
     return rows_of(s, pass_of(s));
-}
-
-/* The cost of one of the rows of a pass; there are some. */
-static int64_t pass_cost(const single *s, const lk_pass *pass, int64_t rows)
-{
-    return s->job.loss->row_cost ? s->job.loss->row_cost(&s->job, pass)
-                                 : lk_tensor_count(&s->job.in[pass->input]) / rows;
 }
 
 static int64_t pass_block(const single *s)
@@ -315,12 +328,6 @@ static int64_t pass_block(const single *s)
     if (!pass || rows == 0)
         return s->job.block_rows;
     return lk_single_block_rows(&s->job, pass, pass_cost(s, pass, rows));
-}
-
-static double cost_of_pass(const single *s, const lk_pass *pass)
-{
-    const int64_t rows = rows_of(s, pass);
-    return rows > 0 ? (double)rows * (double)pass_cost(s, pass, rows) : 0;
 }
 
 /* Each row has a cost besides that of its elements, except where rows are single elements that are

@@ -526,6 +526,7 @@ LK_LOSS(linear_cross_entropy) = {
     .scratch = head_scratch,
     .rows = head_rows,
     .whole_runs = true,
+    .ahead = {WEIGHT, head_ahead},
     .passes = {{WEIGHT, head_back_weight}, {BIAS, head_back_bias}, {NORM_WEIGHT, head_back_norm}},
     .finish = sequence_finish,
 };

@@ -7,6 +7,8 @@
 enum {
     HEAD_SCRATCH = 56 << 20, /* bytes of the rows that are visited together: of one at least */
     HEAD_PART = 8 << 20,     /* bytes of the gradients that a pass adds up together */
+    HEAD_FEW = 16,           /* rows of a block at least */
+    HEAD_AHEAD = 1024,       /* classes of a block of scores that are made ahead, at least */
 };
 
 _Static_assert(HEAD_ROWS % PRODUCT_TERMS == 0, "rows are cut where sums are");
@@ -27,6 +29,27 @@ static bool wants(const lk_job *job, int input)
     return input >= 0 && (job->grad_wanted >> input & 1);
 }
 
+static int heads(const head *h)
+{
+    return h->teacher.hidden ? 2 : 1;
+}
+
+int64_t head_visit_rows(const head *h)
+{
+    const double each =
+        (double)sizeof(real) * ((double)head_apart(h->classes) * heads(h) +
+                                2 * (double)h->own.depth + (double)h->teacher.depth);
+    const int64_t rows = each > 0 ? (int64_t)((double)HEAD_SCRATCH / each) : HEAD_ROWS;
+    return at_most(rows < 1 ? 1 : rows < HEAD_ROWS ? rows : HEAD_ROWS, h->job->rows);
+}
+
+/* Are the scores of all rows made before the visit of the one block that these are? */
+static bool made_ahead(const head *h)
+{
+    return h->job->rows > 0 && h->job->rows <= HEAD_FEW && h->classes > HEAD_AHEAD &&
+           head_visit_rows(h) == h->job->rows;
+}
+
 head head_of(const lk_job *job)
 {
     const head_loss *of = job->loss->driver;
@@ -44,6 +67,9 @@ head head_of(const lk_job *job)
     h.order = take(job->state, &h.bytes, rows, sizeof *h.order);
     h.live = take(job->state, &h.bytes, rows, sizeof *h.live);
     h.note = of->note(job);
+    h.ahead = made_ahead(&h);
+    for (int k = 0; k < heads(&h) && h.ahead; k++)
+        h.scores[k] = take(job->state, &h.bytes, rows * head_apart(h.classes), sizeof(real));
     if (wants(job, of->side.weight) || wants(job, of->side.bias))
         h.notes = take(job->state, &h.bytes, rows, h.note);
     if (wants(job, norm))
@@ -94,20 +120,6 @@ void head_prepare(lk_job *job)
 
 /* Sizes of what is computed together. */
 
-static int heads(const head *h)
-{
-    return h->teacher.hidden ? 2 : 1;
-}
-
-int64_t head_visit_rows(const head *h)
-{
-    const double each =
-        (double)sizeof(real) * ((double)head_apart(h->classes) * heads(h) +
-                                2 * (double)h->own.depth + (double)h->teacher.depth);
-    const int64_t rows = each > 0 ? (int64_t)((double)HEAD_SCRATCH / each) : HEAD_ROWS;
-    return at_most(rows < 1 ? 1 : rows < HEAD_ROWS ? rows : HEAD_ROWS, h->job->rows);
-}
-
 int64_t head_pass_rows(const head *h)
 {
     enum { DEEP = 8192 };
@@ -138,16 +150,18 @@ static size_t products_for(const head *h, int64_t rows, int64_t classes)
     return larger(scores, larger(by_row, by_class));
 }
 
-/* With gradients of `vectors` hidden states or weights. */
-static head_room room_of(const head *h, int64_t rows, int64_t classes, int64_t vectors,
+/* With gradients of `vectors` hidden states or weights, and with scores unless these are made
+ * ahead. */
+static head_room room_of(const head *h, int64_t rows, int64_t classes, int64_t vectors, bool ahead,
                          void *scratch)
 {
     const head_one *sides[] = {&h->own, &h->teacher};
+    const int64_t scores = ahead ? 0 : rows * head_apart(classes);
     head_room r = {0};
     r.products = take(scratch, &r.bytes, 1, products_for(h, rows, classes));
     for (int k = 0; k < heads(h); k++) {
         r.hidden[k] = take(scratch, &r.bytes, rows * sides[k]->depth, sizeof(real));
-        r.scores[k] = take(scratch, &r.bytes, rows * head_apart(classes), sizeof(real));
+        r.scores[k] = take(scratch, &r.bytes, scores, sizeof(real));
         r.bent[k] = take(scratch, &r.bytes, h->bends ? classes : 0, sizeof(real));
     }
     r.by_vector = take(scratch, &r.bytes, vectors * h->own.depth, sizeof(real));
@@ -157,12 +171,17 @@ static head_room room_of(const head *h, int64_t rows, int64_t classes, int64_t v
 
 head_room head_visit_room(const head *h, void *scratch)
 {
-    return room_of(h, head_visit_rows(h), h->classes, head_visit_rows(h), scratch);
+    const int64_t rows = head_visit_rows(h);
+    head_room r = room_of(h, rows, h->classes, rows, h->ahead, scratch);
+    for (int k = 0; k < 2 && h->ahead; k++)
+        r.scores[k] = h->scores[k]; /* all rows are visited together */
+    return r;
 }
 
 head_room head_pass_room(const head *h, void *scratch)
 {
-    return room_of(h, head_pass_rows(h), head_pass_classes(h), head_pass_classes(h), scratch);
+    return room_of(h, head_pass_rows(h), head_pass_classes(h), head_pass_classes(h), false,
+                   scratch);
 }
 
 size_t head_scratch(const lk_job *job)
@@ -172,14 +191,17 @@ size_t head_scratch(const lk_job *job)
 }
 
 /* Of a row the products that make its scores and its gradient, asked for or not: blocks are the
- * same whatever is. Of a class both again. */
+ * same whatever is. Of a class both again, or the first ahead. */
 int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
 {
     const head_loss *of = job->loss->driver;
     enum { PRODUCTS = 64 /* cost as much as an exponential */ };
-    double products = 2 * (double)job->in[of->side.weight].shape[1];
+    const bool ahead = pass == &job->loss->ahead;
+    double products = (ahead ? 1 : 2) * (double)job->in[of->side.weight].shape[1];
     if (of->teacher)
         products += (double)job->in[of->teacher->weight].shape[1];
+    if (ahead && !head_of(job).ahead)
+        return 0;
     const double others = (double)(pass ? job->rows : of->classes(job));
     const lk_tensor *by_pass = pass ? &job->in[pass->input] : NULL; /* whose gradient is written */
     const int64_t written = pass ? lk_tensor_count(by_pass) / by_pass->shape[0] : 0;
@@ -189,11 +211,13 @@ int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
 
 /* A run reads the weight and copies it into panels, which takes as long as computing some 10 rows.
  * Fewer than MOST rows are cut into an even number of blocks nevertheless: threads come in pairs.
- */
+ * Copying FEW rows takes as long as AHEAD / 20 classes. */
 int64_t head_least(const lk_job *job, const lk_pass *pass)
 {
-    enum { MOST = 64, LEAST = 16 };
+    enum { MOST = 64 };
+    if (pass == &job->loss->ahead)
+        return head_of(job).ahead ? HEAD_AHEAD : job->in[pass->input].shape[0];
     const int64_t pairs = (job->rows + 2 * MOST - 1) / (2 * MOST);
     const int64_t rows = pairs > 0 ? (job->rows + 2 * pairs - 1) / (2 * pairs) : 0;
-    return pass ? HEAD_CLASSES : rows > LEAST ? rows : LEAST;
+    return pass ? HEAD_CLASSES : rows > HEAD_FEW ? rows : HEAD_FEW;
 }

@@ -5,6 +5,9 @@
  * there is a norm_weight. The driver makes the scores of some rows at a time; what they are for,
  * and the derivatives E = dL/dx, is the loss's (head_loss).
  *
+ * Few rows, which are one block, have their scores made ahead of the visit, by a pass over the
+ * classes: workers share the reading of the weight, which is most of the work.
+ *
  * Rows that do not count are left out before anything is multiplied, and their hidden states are
  * not read. Values, and the gradients of hidden states, are computed in one visit of the rows, from
  * two products: x, which E replaces, and E weight. What a row leaves for its E is a few numbers
@@ -36,6 +39,7 @@
 #define head_row_cost    LK_PASTE(LK_VARIANT, head_row_cost)
 #define head_least       LK_PASTE(LK_VARIANT, head_least)
 #define head_rows        LK_PASTE(LK_VARIANT, head_rows)
+#define head_ahead       LK_PASTE(LK_VARIANT, head_ahead)
 #define head_back_weight LK_PASTE(LK_VARIANT, head_back_weight)
 #define head_back_bias   LK_PASTE(LK_VARIANT, head_back_bias)
 #define head_back_norm   LK_PASTE(LK_VARIANT, head_back_norm)
@@ -125,6 +129,7 @@ LK_DRIVER int64_t head_row_cost(const lk_job *job, const lk_pass *pass);
 LK_DRIVER int64_t head_least(const lk_job *job, const lk_pass *pass);
 LK_DRIVER void head_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
                          void *scratch);
+LK_DRIVER void head_ahead(const lk_job *job, int64_t first, int64_t count, void *scratch);
 LK_DRIVER void head_back_weight(const lk_job *job, int64_t first, int64_t count, void *scratch);
 LK_DRIVER void head_back_bias(const lk_job *job, int64_t first, int64_t count, void *scratch);
 LK_DRIVER void head_back_norm(const lk_job *job, int64_t first, int64_t count, void *scratch);

@@ -4,6 +4,17 @@
  */
 #include "rows/head_parts.h"
 
+void head_ahead(const lk_job *job, int64_t first, int64_t count, void *scratch)
+{
+    const head h = head_of(job);
+    const int64_t classes = at_most(first + count, h.classes) - first;
+    if (!h.ahead || classes <= 0 || job->counted == 0)
+        return;
+    const head_room r = head_pass_room(&h, scratch);
+    real *const to[] = {h.scores[0] + first, h.scores[1] ? h.scores[1] + first : NULL};
+    head_make_scores(&h, &r, 0, job->counted, first, classes, to, head_apart(h.classes));
+}
+
 /* E of some counted rows from q on for some classes. A row without is not multiplied: 0 times what
  * is not finite is not 0. */
 static void pass_slopes(const head *h, const head_room *r, int64_t q, int64_t rows, int64_t first,

@@ -22,6 +22,7 @@
 #define head_pass_rows    LK_PASTE(LK_VARIANT, head_pass_rows)
 #define head_pass_classes LK_PASTE(LK_VARIANT, head_pass_classes)
 #define head_pass_room    LK_PASTE(LK_VARIANT, head_pass_room)
+#define head_make_scores  LK_PASTE(LK_VARIANT, head_make_scores)
 #define head_score        LK_PASTE(LK_VARIANT, head_score)
 #define head_value        LK_PASTE(LK_VARIANT, head_value)
 #define head_slopes       LK_PASTE(LK_VARIANT, head_slopes)
@@ -48,9 +49,11 @@ typedef struct head {
     double eps;
     bool bends; /* are scores looked at as they are, or: */
     head_bend bend[2];
-    int64_t *order; /* the counted rows */
-    bool *live;     /* of each of them: is its E other than 0? */
-    char *notes;    /* of each of them, of as many bytes; NULL: no pass asks for them */
+    int64_t *order;  /* the counted rows */
+    bool *live;      /* of each of them: is its E other than 0? */
+    bool ahead;      /* are scores made ahead of the visit? */
+    real *scores[2]; /* then those of counted rows, by both heads */
+    char *notes;     /* of each of them, of as many bytes; NULL: no pass asks for them */
     size_t note;
     real *shares; /* of each of them, in the gradient of norm_weight; NULL: not wanted */
     size_t bytes; /* of the whole state */
@@ -88,8 +91,12 @@ LK_INLINE real *head_scores_at(const head_room *r, int of, int64_t k, int64_t cl
     return r->scores[of] ? r->scores[of] + k * head_apart(classes) : NULL;
 }
 
-/* Hidden states and scores, of `count` classes from `first` on, of counted rows from q on, by both
- * heads. */
+/* Hidden states of counted rows from q on, and the scores of `count` classes from `first` on, by
+ * both heads; from row to row of scores `apart` reals. */
+LK_DRIVER void head_make_scores(const head *h, const head_room *r, int64_t q, int64_t rows,
+                                int64_t first, int64_t count, real *const to[2], int64_t apart);
+
+/* The same to the room's scores. */
 LK_DRIVER void head_score(const head *h, const head_room *r, int64_t q, int64_t rows, int64_t first,
                           int64_t count);
 

@@ -65,27 +65,31 @@ product_side head_weights(const head_one *s, int64_t first, int64_t count, bool 
     return of;
 }
 
-/* The scores of rows by `count` classes from `first` on. */
+/* Scores by one head. */
 static void make_scores(const head_one *s, const real *hidden, int64_t rows, int64_t first,
-                        int64_t count, real *x, void *products)
+                        int64_t count, real *x, int64_t apart, void *products)
 {
     const product_side a = product_vectors(hidden, rows, s->depth);
     const product_side b = head_weights(s, first, count, false);
     for (int64_t r = 0; s->bias && r < rows; r++)
-        memcpy(x + r * head_apart(count), s->bias + first, (size_t)count * sizeof *x);
-    reals_product(&a, &b, s->weight->dtype, s->depth, s->bias != NULL, x, head_apart(count),
-                  products);
+        memcpy(x + r * apart, s->bias + first, (size_t)count * sizeof *x);
+    reals_product(&a, &b, s->weight->dtype, s->depth, s->bias != NULL, x, apart, products);
+}
+
+void head_make_scores(const head *h, const head_room *r, int64_t q, int64_t rows, int64_t first,
+                      int64_t count, real *const to[2], int64_t apart)
+{
+    const head_one *heads[] = {&h->own, &h->teacher};
+    for (int of = 0; of < 2 && heads[of]->hidden; of++) {
+        read_hidden(h, heads[of], q, rows, r->hidden[of]);
+        make_scores(heads[of], r->hidden[of], rows, first, count, to[of], apart, r->products);
+    }
 }
 
 void head_score(const head *h, const head_room *r, int64_t q, int64_t rows, int64_t first,
                 int64_t count)
 {
-    read_hidden(h, &h->own, q, rows, r->hidden[0]);
-    make_scores(&h->own, r->hidden[0], rows, first, count, r->scores[0], r->products);
-    if (!h->teacher.hidden)
-        return;
-    read_hidden(h, &h->teacher, q, rows, r->hidden[1]);
-    make_scores(&h->teacher, r->hidden[1], rows, first, count, r->scores[1], r->products);
+    head_make_scores(h, r, q, rows, first, count, r->scores, head_apart(count));
 }
 
 /* n scores as they are looked at. */

@@ -100,7 +100,8 @@ void head_rows(const lk_job *job, int64_t first, int64_t count, lk_block *block,
     int64_t b = b0;
     for (int64_t q = first_counted(&h, first), rows; q < end; q += rows) {
         rows = at_most(end - q, together);
-        head_score(&h, &r, q, rows, 0, h.classes);
+        if (!h.ahead)
+            head_score(&h, &r, q, rows, 0, h.classes);
         for (int64_t k = 0; k < rows; k++) {
             const int64_t at = h.order[q + k] * h.own.depth;
             while (q + k >= first_counted(&h, at_most((b + 1) * job->block_rows, job->rows)))

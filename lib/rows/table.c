@@ -571,7 +571,7 @@ int64_t labelled_cost(const lk_job *job, const labelled *l, const lk_pass *pass)
 {
     const pair_table *t = &l->table;
     const int64_t n = t->rows.rows;
-    return pass != &job->loss->ahead ? table_cost(t, n) : t->kept ? table_cost(t, n / 2) : 1;
+    return pass != &job->loss->ahead ? table_cost(t, n) : t->kept ? 1 + table_cost(t, n / 2) : 0;
 }
 
 lk_status labelled_check(const lk_job *job, lk_error *error)

@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "losskit.h"
+#include "tests/run_call.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -1017,6 +1018,51 @@ static int64_t blocks_of(int64_t rows, int64_t classes)
     return blocks;
 }
 
+/* The scores of few rows are made ahead, some classes at a time: the same bits as among more rows.
+ */
+static void test_head_ahead(void **state)
+{
+    enum { ROWS = 40, FEW = 13, CLASSES = 3001, DEPTH = 37 };
+    static float hidden[ROWS * DEPTH], weight[CLASSES * DEPTH], bias[CLASSES], norm[DEPTH];
+    static float loss[2][ROWS], grads[2][ROWS * DEPTH];
+    static int64_t targets[ROWS];
+    (void)state;
+    for (int i = 0; i < ROWS * DEPTH; i++)
+        hidden[i] = (float)(i * 7919 % 1009) / 500 - 1;
+    for (int i = 0; i < CLASSES * DEPTH; i++)
+        weight[i] = (float)(i % 9973 * 31 % 997) / 500 - 1;
+    for (int i = 0; i < CLASSES; i++)
+        bias[i] = (float)(i % 17) / 16;
+    for (int i = 0; i < DEPTH; i++)
+        norm[i] = (float)(1 + i % 3);
+    for (int i = 0; i < ROWS; i++)
+        targets[i] = i % 5 == 4 ? -100 : i * 71;
+    for (int few = 0; few < 2; few++) {
+        lk_error error;
+        lk_call *call = lk_call_new(lk_loss_find("linear_cross_entropy"));
+        const int64_t rows = few ? FEW : ROWS;
+        const lk_tensor t[] = {lk_matrix(LK_F32, hidden, rows, DEPTH),
+                               lk_matrix(LK_F32, weight, CLASSES, DEPTH),
+                               lk_vector(LK_F32, bias, CLASSES), lk_vector(LK_F32, norm, DEPTH),
+                               lk_vector(LK_I64, targets, rows)};
+        static const char *const names[] = {"hidden", "weight", "bias", "norm_weight", "targets"};
+        for (int i = 0; i < 5; i++)
+            assert_int_equal(lk_call_input(call, names[i], &t[i], &error), LK_OK);
+        assert_int_equal(lk_call_option(call, "reduction", "none", &error), LK_OK);
+        assert_int_equal(lk_call_option(call, "softcap", "20", &error), LK_OK);
+        assert_int_equal(lk_call_option(call, "vocab_size", "2990", &error), LK_OK);
+        assert_int_equal(lk_call_want(call, "loss", &error), LK_OK);
+        assert_int_equal(lk_call_want(call, "grad.hidden", &error), LK_OK);
+        assert_int_equal(lk_call_check(call, &error), LK_OK);
+        assert_int_equal(lk_call_bind(call, 0, loss[few]), LK_OK);
+        assert_int_equal(lk_call_bind(call, 1, grads[few]), LK_OK);
+        run_call(call);
+        lk_call_free(call);
+    }
+    assert_memory_equal(loss[0], loss[1], FEW * sizeof(float));
+    assert_memory_equal(grads[0], grads[1], FEW * DEPTH * sizeof(float));
+}
+
 /* What is in scratch before has no part in a head's gradients. */
 static void test_head_scratch(void **state)
 {
@@ -1095,34 +1141,26 @@ static void test_head_blocks(void **state)
     (void)state;
     assert_int_equal(blocks_of(200, 1 << 16), 4);
     assert_int_equal(blocks_of(64, 1 << 16), 2);
-    assert_int_equal(blocks_of(16, 1 << 16), 1);
+    assert_true(blocks_of(16, 1 << 16) > 1); /* of classes */
+    assert_true(blocks_of(1, 1 << 16) > 1);
+    assert_int_equal(blocks_of(16, 1000), 1);
     assert_int_equal(blocks_of(200, 2), 1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_evaluate),
-        cmocka_unit_test(test_names),
-        cmocka_unit_test(test_all_seen),
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_deferred),
-        cmocka_unit_test(test_passes_need_scratch),
-        cmocka_unit_test(test_plan_again),
-        cmocka_unit_test(test_check_again),
-        cmocka_unit_test(test_shapes),
-        cmocka_unit_test(test_deepest),
-        cmocka_unit_test(test_dtypes),
-        cmocka_unit_test(test_any),
-        cmocka_unit_test(test_locale),
-        cmocka_unit_test(test_claims),
-        cmocka_unit_test(test_cost),
-        cmocka_unit_test(test_head_blocks),
-        cmocka_unit_test(test_head_memory),
-        cmocka_unit_test(test_head_scratch),
-        cmocka_unit_test(test_cost_of_products),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_evaluate),     cmocka_unit_test(test_names),
+        cmocka_unit_test(test_all_seen),     cmocka_unit_test(test_order),
+        cmocka_unit_test(test_deferred),     cmocka_unit_test(test_passes_need_scratch),
+        cmocka_unit_test(test_plan_again),   cmocka_unit_test(test_check_again),
+        cmocka_unit_test(test_shapes),       cmocka_unit_test(test_deepest),
+        cmocka_unit_test(test_dtypes),       cmocka_unit_test(test_any),
+        cmocka_unit_test(test_locale),       cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_cost),         cmocka_unit_test(test_head_blocks),
+        cmocka_unit_test(test_head_memory),  cmocka_unit_test(test_head_ahead),
+        cmocka_unit_test(test_head_scratch), cmocka_unit_test(test_cost_of_products),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
