@@ -328,12 +328,6 @@ static class_plan plan_of(const lk_job *job)
     return p;
 }
 
-static const head_options *head_options_of(const lk_job *job)
-{
-    const options *o = job->options;
-    return &o->head;
-}
-
 static bool counts(const lk_job *job, int64_t i)
 {
     return sequence_place(job, i) >= 0;
@@ -481,7 +475,7 @@ static int64_t classes(const lk_job *job)
 
 static const head_loss driver = {
     .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
-    .options = head_options_of,
+    .options = offsetof(options, head),
     .state = state,
     .classes = classes,
     .counts = counts,
@@ -516,17 +510,10 @@ LK_LOSS(linear_cross_entropy) = {
     .options_size = sizeof(options),
     .parts = 2,
     .driver = &driver,
-    .row_cost = head_row_cost,
-    .least = head_least,
     .check = check,
     .default_gradient = default_gradient,
     .default_output = default_output,
-    .state = head_state,
     .prepare = prepare,
-    .scratch = head_scratch,
-    .rows = head_rows,
-    .whole_runs = true,
-    .ahead = {WEIGHT, head_ahead},
-    .passes = {{WEIGHT, head_back_weight}, {BIAS, head_back_bias}, {NORM_WEIGHT, head_back_norm}},
+    HEAD_MEMBERS(WEIGHT, BIAS, NORM_WEIGHT),
     .finish = sequence_finish,
 };

@@ -110,12 +110,6 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-static const head_options *head_options_of(const lk_job *job)
-{
-    const options *o = job->options;
-    return &o->head;
-}
-
 static size_t state(const lk_job *job)
 {
     (void)job;
@@ -219,7 +213,7 @@ static size_t note_size(const lk_job *job)
 static const head_loss driver = {
     .side = {HIDDEN, WEIGHT, BIAS, NORM_WEIGHT},
     .teacher = &teacher,
-    .options = head_options_of,
+    .options = offsetof(options, head),
     .state = state,
     .classes = classes,
     .counts = counts,
@@ -253,14 +247,7 @@ LK_LOSS(linear_kl) = {
     .options_size = sizeof(options),
     .parts = 1,
     .driver = &driver,
-    .row_cost = head_row_cost,
-    .least = head_least,
     .check = check,
-    .state = head_state,
     .prepare = prepare,
-    .scratch = head_scratch,
-    .rows = head_rows,
-    .whole_runs = true,
-    .ahead = {WEIGHT, head_ahead},
-    .passes = {{WEIGHT, head_back_weight}, {BIAS, head_back_bias}, {NORM_WEIGHT, head_back_norm}},
+    HEAD_MEMBERS(WEIGHT, BIAS, NORM_WEIGHT),
 };

@@ -2,8 +2,7 @@
  *
  * NT-Xent: every positive pair of a batch is compared with the negatives of its first item.
  */
-#include "rows/prefixes.h"
-#include "rows/table.h"
+#include "rows/labelled.h"
 
 typedef struct options {
     lk_reduce reduce;
@@ -31,61 +30,14 @@ static labelled plan_of(const lk_job *job)
     return labelled_of(job, o->cos_eps, o->temperature, true);
 }
 
-static size_t state(const lk_job *job)
+static double value(const lk_job *job, const pair_table *t, int64_t i, const real *s,
+                    double upstream)
 {
-    return plan_of(job).bytes;
+    (void)job;
+    return table_each(t, i, s, upstream);
 }
 
-static size_t scratch_size(const lk_job *job)
-{
-    const labelled l = plan_of(job);
-    return table_scratch(job, &l.table);
-}
-
-static int64_t row_cost(const lk_job *job, const lk_pass *pass)
-{
-    const labelled l = plan_of(job);
-    return labelled_cost(job, &l, pass);
-}
-
-static lk_status prepare(lk_job *job, lk_error *error)
-{
-    const labelled l = plan_of(job);
-    lk_status status = labelled_fill(job, &l, error);
-    double pairs = 0;
-    for (int64_t i = 0; status == LK_OK && i < job->rows; i++)
-        pairs += (double)(l.table.span[i] - 1);
-    job->counted = job->rows;
-    job->denominator[0] = pairs;
-    return status;
-}
-
-static void ahead(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    const labelled l = plan_of(job);
-    table_ahead(job, &l.table, first, count, scratch);
-}
-
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
-{
-    const labelled l = plan_of(job);
-    const pair_table *t = &l.table;
-    const double weight = pair_weight(job, LABELS_GRAD_OUTPUT, 0);
-    const int64_t group = table_group(t);
-    for (int64_t i = first, n; i < first + count; i += n) {
-        n = first + count - i < group ? first + count - i : group;
-        const real *s = table_scores(job, t, i, n, scratch);
-        for (int64_t r = 0; r < n; r++)
-            if (t->span[i + r] > 1) /* else its slopes are 0 already */
-                pair_put(job, block, i + r, table_each(t, i + r, s + r * t->padded, weight));
-    }
-}
-
-static void back(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    const labelled l = plan_of(job);
-    table_back_rows(job, &l.table, EMBEDDINGS, first, count, scratch);
-}
+static const labelled_loss driver = {plan_of, value};
 
 static const char tex[] =
     "\\frac{1}{\\lvert P\\rvert}\\sum_{(i, p) \\in P}\\left(\\log\\left(e^{s_{ip}} + \\sum_{y_k "
@@ -106,16 +58,6 @@ LK_DESCRIBE(
 LK_LOSS(nt_xent) = {
     .is = &LK_IS(nt_xent),
     .options_size = sizeof(options),
-    .kind = &lk_prefixed,
-    .parts = 1,
-    .rows_shape = "N",
-    .row_cost = row_cost,
-    .least = table_least,
-    .check = labelled_check,
-    .state = state,
-    .prepare = prepare,
-    .scratch = scratch_size,
-    .rows = rows,
-    .ahead = {EMBEDDINGS, ahead},
-    .passes = {{EMBEDDINGS, back}},
+    .driver = &driver,
+    LABELLED,
 };

@@ -3,8 +3,7 @@
  * Supervised contrastive loss: every item against all others; those with the same label are its
  * positives.
  */
-#include "rows/prefixes.h"
-#include "rows/table.h"
+#include "rows/labelled.h"
 
 typedef struct options {
     lk_reduce reduce;
@@ -34,67 +33,17 @@ static labelled plan_of(const lk_job *job)
     return labelled_of(job, o->cos_eps, o->temperature, false);
 }
 
-static size_t state(const lk_job *job)
-{
-    return plan_of(job).bytes;
-}
-
-static size_t scratch_size(const lk_job *job)
-{
-    const labelled l = plan_of(job);
-    return table_scratch(job, &l.table);
-}
-
-static int64_t row_cost(const lk_job *job, const lk_pass *pass)
-{
-    const labelled l = plan_of(job);
-    return labelled_cost(job, &l, pass);
-}
-
-static lk_status prepare(lk_job *job, lk_error *error)
-{
-    const labelled l = plan_of(job);
-    lk_status status = labelled_fill(job, &l, error);
-    double anchors = 0;
-    for (int64_t i = 0; status == LK_OK && i < job->rows; i++)
-        anchors += l.table.span[i] > 1;
-    job->counted = job->rows;
-    job->denominator[0] = anchors;
-    return status;
-}
-
-static void ahead(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    const labelled l = plan_of(job);
-    table_ahead(job, &l.table, first, count, scratch);
-}
-
-static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
+static double value(const lk_job *job, const pair_table *t, int64_t i, const real *s,
+                    double upstream)
 {
     const options *o = job->options;
-    const labelled l = plan_of(job);
-    const pair_table *t = &l.table;
     const double factor = isnan(o->base_temperature) ? 1 : o->temperature / o->base_temperature;
-    const int64_t group = table_group(t);
-    for (int64_t i = first, n; i < first + count; i += n) {
-        n = first + count - i < group ? first + count - i : group;
-        const real *s = table_scores(job, t, i, n, scratch);
-        for (int64_t r = 0; r < n; r++) {
-            const table_target target = {.positives = (double)(t->span[i + r] - 1),
-                                         .weight =
-                                             factor * pair_weight(job, LABELS_GRAD_OUTPUT, 0)};
-            if (target.positives > 0) /* else no anchor; its slopes are 0 already */
-                pair_put(job, block, i + r,
-                         factor * table_softmax(t, i + r, s + r * t->padded, &target));
-        }
-    }
+    const table_target target = {.positives = (double)(t->span[i] - 1),
+                                 .weight = factor * upstream};
+    return factor * table_softmax(t, i, s, &target);
 }
 
-static void back(const lk_job *job, int64_t first, int64_t count, void *scratch)
-{
-    const labelled l = plan_of(job);
-    table_back_rows(job, &l.table, EMBEDDINGS, first, count, scratch);
-}
+static const labelled_loss driver = {plan_of, value};
 
 static const char tex[] =
     "\\frac{1}{N}\\sum_i\\left(\\log\\sum_{k \\ne i} e^{s_{ik}} - \\frac{1}{\\lvert "
@@ -116,16 +65,6 @@ LK_DESCRIBE(
 LK_LOSS(supcon) = {
     .is = &LK_IS(supcon),
     .options_size = sizeof(options),
-    .kind = &lk_prefixed,
-    .parts = 1,
-    .rows_shape = "N",
-    .row_cost = row_cost,
-    .least = table_least,
-    .check = labelled_check,
-    .state = state,
-    .prepare = prepare,
-    .scratch = scratch_size,
-    .rows = rows,
-    .ahead = {EMBEDDINGS, ahead},
-    .passes = {{EMBEDDINGS, back}},
+    .driver = &driver,
+    LABELLED,
 };

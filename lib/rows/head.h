@@ -30,8 +30,8 @@
 #include "loss.h"
 #include "vector/element.h"
 
-/* Each variant has its own copy, under its own names; defined in rows/head.c, rows/head_visit.c and
- * rows/head_classes.c. */
+/* Each variant has its own copy, under its own names; defined in rows/head_plan.c, head_visit.c and
+ * head_classes.c. */
 #define head_check       LK_PASTE(LK_VARIANT, head_check)
 #define head_prepare     LK_PASTE(LK_VARIANT, head_prepare)
 #define head_state       LK_PASTE(LK_VARIANT, head_state)
@@ -94,7 +94,7 @@ typedef struct head_loss {
     head_side side;
     const head_side *teacher; /* a second head, of constants, without norm_weight; NULL: none */
 
-    const head_options *(*options)(const lk_job *job);
+    size_t options;                        /* where the head_options are among the loss's */
     size_t (*state)(const lk_job *job);    /* bytes of the loss's own part of job->state */
     int64_t (*classes)(const lk_job *job); /* that are scored: the first ones of weight */
     bool (*counts)(const lk_job *job, int64_t i);
@@ -122,7 +122,7 @@ LK_DRIVER lk_status head_check(const lk_job *job, lk_error *error);
 /* To be called at the end of the loss's prepare. */
 LK_DRIVER void head_prepare(lk_job *job);
 
-/* Members of the loss. */
+/* Members of the loss: HEAD_MEMBERS. */
 LK_DRIVER size_t head_state(const lk_job *job);
 LK_DRIVER size_t head_scratch(const lk_job *job);
 LK_DRIVER int64_t head_row_cost(const lk_job *job, const lk_pass *pass);
@@ -133,5 +133,14 @@ LK_DRIVER void head_ahead(const lk_job *job, int64_t first, int64_t count, void 
 LK_DRIVER void head_back_weight(const lk_job *job, int64_t first, int64_t count, void *scratch);
 LK_DRIVER void head_back_bias(const lk_job *job, int64_t first, int64_t count, void *scratch);
 LK_DRIVER void head_back_norm(const lk_job *job, int64_t first, int64_t count, void *scratch);
+
+#define HEAD_MEMBERS(weight, bias, norm_weight)                                                    \
+    .row_cost = head_row_cost, .least = head_least, .state = head_state, .scratch = head_scratch,  \
+    .rows = head_rows, .whole_runs = true, .ahead = {weight, head_ahead},                          \
+    .passes = {                                                                                    \
+        {weight, head_back_weight},                                                                \
+        {bias, head_back_bias},                                                                    \
+        {norm_weight, head_back_norm},                                                             \
+    }
 
 #endif

@@ -511,89 +511,41 @@ static product_side components(const pair_units *others, int64_t j)
                           .step = others->stride};
 }
 
+/* The gradients of the vectors that are the rows, or `across` the table, the columns. */
+static void back(const lk_job *job, const pair_table *t, bool across, int input, int64_t first,
+                 int64_t count, void *scratch)
+{
+    const pair_units *own = across ? &t->columns : &t->rows;
+    const pair_units *others = across ? &t->rows : &t->columns;
+    real *part = after_products(t, scratch), *by_h = part + part_reals(t);
+    for (int64_t i = first, n; i < first + count; i += n) {
+        int64_t j = 0, m;
+        n = at_most(first + count - i, TABLE_ROWS);
+        do { /* once even if there are no others, for zeros */
+            m = at_most(others->rows - j, TABLE_OTHERS);
+            if (across)
+                part_slopes(job, t, j, m, i, n, part, scratch);
+            else
+                part_slopes(job, t, i, n, j, m, part, scratch);
+            const int64_t stride = padded_lanes(across ? n : m);
+            const product_side g = {
+                .at = part, .count = n, .apart = across ? 1 : stride, .step = across ? stride : 1};
+            const product_side h = components(others, j);
+            product(&g, &h, m, j > 0, by_h, own->stride, scratch);
+            j += m;
+        } while (j < others->rows);
+        write_gradients(job, t, own, input, i, n, by_h);
+    }
+}
+
 void table_back_rows(const lk_job *job, const pair_table *t, int input, int64_t first,
                      int64_t count, void *scratch)
 {
-    real *part = after_products(t, scratch), *by_h = part + part_reals(t);
-    for (int64_t i = first, rows; i < first + count; i += rows) {
-        rows = at_most(first + count - i, TABLE_ROWS);
-        int64_t j = 0, columns;
-        do { /* once even if there are no columns, for zeros */
-            columns = at_most(t->columns.rows - j, TABLE_OTHERS);
-            part_slopes(job, t, i, rows, j, columns, part, scratch);
-            const product_side g = product_vectors(part, rows, padded_lanes(columns));
-            const product_side h = components(&t->columns, j);
-            product(&g, &h, columns, j > 0, by_h, t->rows.stride, scratch);
-            j += columns;
-        } while (j < t->columns.rows);
-        write_gradients(job, t, &t->rows, input, i, rows, by_h);
-    }
+    back(job, t, false, input, first, count, scratch);
 }
 
 void table_back_columns(const lk_job *job, const pair_table *t, int input, int64_t first,
                         int64_t count, void *scratch)
 {
-    real *part = after_products(t, scratch), *by_h = part + part_reals(t);
-    for (int64_t j = first, columns; j < first + count; j += columns) {
-        columns = at_most(first + count - j, TABLE_ROWS);
-        int64_t i = 0, rows;
-        do { /* once even if there are no rows, for zeros */
-            rows = at_most(t->rows.rows - i, TABLE_OTHERS);
-            part_slopes(job, t, i, rows, j, columns, part, scratch);
-            const product_side g = {
-                .at = part, .count = columns, .apart = 1, .step = padded_lanes(columns)};
-            const product_side h = components(&t->rows, i);
-            product(&g, &h, rows, i > 0, by_h, t->columns.stride, scratch);
-            i += rows;
-        } while (i < t->rows.rows);
-        write_gradients(job, t, &t->columns, input, j, columns, by_h);
-    }
-}
-
-/* All pairs of items with labels. */
-
-labelled labelled_of(const lk_job *job, double eps, double temperature, bool each)
-{
-    labelled l = {.bytes = 0};
-    pair_table *t = &l.table;
-    t->rows = t->columns = pair_units_take(job, &l.bytes, EMBEDDINGS, eps);
-    l.order = take(job->state, &l.bytes, t->rows.rows, sizeof *l.order);
-    t->at = l.order;
-    t->scale = 1 / temperature;
-    t->self = true;
-    t->each = each;
-    table_take(job, &l.bytes, t);
-    t->by_column = t->by_row; /* scores are symmetric */
-    return l;
-}
-
-int64_t labelled_cost(const lk_job *job, const labelled *l, const lk_pass *pass)
-{
-    const pair_table *t = &l->table;
-    const int64_t n = t->rows.rows;
-    return pass != &job->loss->ahead ? table_cost(t, n) : t->kept ? 1 + table_cost(t, n / 2) : 0;
-}
-
-lk_status labelled_check(const lk_job *job, lk_error *error)
-{
-    lk_status status = pair_check_width(job, error);
-    return status != LK_OK ? status : table_check_memory(job, job->rows, job->rows, error);
-}
-
-lk_status labelled_fill(const lk_job *job, const labelled *l, lk_error *error)
-{
-    const pair_table *t = &l->table;
-    const int64_t n = t->rows.rows;
-    for (int64_t i = 0; i < n; i++)
-        l->order[i] = (pair_place){lk_int(&job->in[LABELS], i), i};
-    pair_sort(l->order, n);
-    for (int64_t k = 0, end; k < n; k = end) {
-        for (end = k; end < n && l->order[end].key == l->order[k].key; end++)
-            ;
-        for (int64_t m = k; m < end; m++) {
-            t->first[m] = k;
-            t->span[m] = end - k;
-        }
-    }
-    return pair_units_fill(job, &t->rows, EMBEDDINGS, l->order, error);
+    back(job, t, true, input, first, count, scratch);
 }

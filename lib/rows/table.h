@@ -34,10 +34,6 @@
 #define table_moment        LK_PASTE(LK_VARIANT, table_moment)
 #define table_back_rows     LK_PASTE(LK_VARIANT, table_back_rows)
 #define table_back_columns  LK_PASTE(LK_VARIANT, table_back_columns)
-#define labelled_of         LK_PASTE(LK_VARIANT, labelled_of)
-#define labelled_cost       LK_PASTE(LK_VARIANT, labelled_cost)
-#define labelled_check      LK_PASTE(LK_VARIANT, labelled_check)
-#define labelled_fill       LK_PASTE(LK_VARIANT, labelled_fill)
 
 /* Refuse x times y scores if the sizes of what depends on them would overflow. */
 LK_DRIVER lk_status table_check_memory(const lk_job *job, int64_t x, int64_t y, lk_error *error);
@@ -142,30 +138,5 @@ LK_INLINE bool table_wants_gradient(const lk_job *job)
 {
     return job->grad_wanted != 0;
 }
-
-/* Losses over all pairs of `embeddings` [N,D] with `labels` [N]: pairs with equal labels are
- * positive. The rows of the table are in the order of the labels. */
-enum { EMBEDDINGS, LABELS, LABELS_GRAD_OUTPUT };
-
-#define PAIR_LABELLED_INPUTS                                                                       \
-    [EMBEDDINGS] = PAIR_VECTORS("embeddings", "N D", 0, "a vector for every item"),                \
-    [LABELS] = {.name = "labels",                                                                  \
-                .forms = {{"N", LK_INTS}},                                                         \
-                .help = "items with the same label belong together"},                              \
-    [LABELS_GRAD_OUTPUT] = LK_GRAD_OUTPUT
-
-typedef struct labelled {
-    pair_table table;
-    pair_place *order; /* sorted by label */
-    size_t bytes;
-} labelled;
-
-LK_DRIVER labelled labelled_of(const lk_job *job, double eps, double temperature, bool each);
-
-LK_DRIVER int64_t labelled_cost(const lk_job *job, const labelled *l, const lk_pass *pass);
-
-LK_DRIVER lk_status labelled_check(const lk_job *job, lk_error *error);
-
-LK_DRIVER lk_status labelled_fill(const lk_job *job, const labelled *l, lk_error *error);
 
 #endif

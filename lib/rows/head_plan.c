@@ -55,7 +55,8 @@ head head_of(const lk_job *job)
     const head_loss *of = job->loss->driver;
     const int norm = of->side.norm_weight;
     const int64_t rows = job->rows;
-    head h = {.job = job, .of = of, .classes = of->classes(job), .eps = of->options(job)->norm_eps};
+    const head_options *options = (const void *)((const char *)job->options + of->options);
+    head h = {.job = job, .of = of, .classes = of->classes(job), .eps = options->norm_eps};
     if (of->bends)
         of->bends(job, h.bend);
     for (int k = 0; of->bends && k < 2; k++)
