@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * What most test programs include: cmocka and the headers that it needs, byte buffers, random
- * numbers.
+ * numbers; and whether there is a sanitizer.
  */
 #ifndef TESTS_HELP_H
 #define TESTS_HELP_H
@@ -21,5 +21,17 @@
 
 #include "tests/bytes.h"
 #include "tests/random.h"
+
+/* Is this a build with a sanitizer, which stops the program where others go on, and is slow? */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
 
 #endif

@@ -8,17 +8,6 @@
 #include "tests/help.h"
 #include "tests/trial/trial.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
 /* The options of the command line, and the number of failures. */
 extern uint64_t seed;
 extern int64_t count;    /* rounds; 0: as many as take some seconds in all */
