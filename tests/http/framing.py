@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from server import Lossd, Reply, receive, request, wait_until
+from server import Lossd, Reply, read_all, receive, request, wait_until
 
 CERTIFICATES = pathlib.Path(__file__).parent.parent / "data" / "tls"
 BODY = b'{"inputs":{"a":[3],"b":[1]},"outputs":["loss"]}'
@@ -88,18 +88,6 @@ BAD: dict[str, tuple[Callable[[str], bytes], int, str]] = {
 }
 # What is wrong stands before the id.
 UNKNOWN = {"version", "no version", "HTTP/2", "HTTP/0.9", "space in the target", "NUL in the target", "long target"}
-
-
-def read_all(s: socket.socket) -> bytes:
-    """Everything until the peer closes."""
-    data = b""
-    s.settimeout(20)
-    try:
-        while chunk := s.recv(65536):
-            data += chunk
-    except ConnectionError:
-        pass
-    return data
 
 
 def send(s: socket.socket, data: bytes) -> None:

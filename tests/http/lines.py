@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from server import Lossd, receive, request, wait_until
+from server import Lossd, read_all, receive, request, wait_until
 
 MEDIA = {"Content-Type": "application/x-ndjson"}
 CHECKS: list[Callable[[str], None]] = []
@@ -242,10 +242,7 @@ def old_clients_and_tls_and_sockets_are_served(path: str) -> None:
         want = alone(lossd, TARGET, line)
         Stream(s, TARGET, {"Content-Length": str(len(line))}, "1.0")
         s.sendall(line)
-        got = b""
-        while more := s.recv(65536):
-            got += more
-        head, _, body = got.partition(b"\r\n\r\n")
+        head, _, body = read_all(s).partition(b"\r\n\r\n")
         same(body, want, "HTTP/1.0")
         assert b"Transfer-Encoding" not in head, head
     many = [classes(100, 200, i) for i in range(20)]

@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from server import Lossd, Reply, receive, request, safetensors, wait_until
+from server import Lossd, Reply, read_all, receive, request, safetensors, wait_until
 
 CERTIFICATES = pathlib.Path(__file__).parent.parent / "data" / "tls"
 SMALL = b'{"inputs":{"a":[3,0],"b":[0,0]}}'
@@ -323,14 +323,8 @@ def certificates_are_read_again_on_sighup(path: str) -> None:
 
 
 def until_closed(s: socket.socket) -> tuple[bytes, float]:
-    start, data = time.monotonic(), b""
-    s.settimeout(20)
-    try:
-        while chunk := s.recv(65536):
-            data += chunk
-    except ConnectionError:
-        pass
-    return data, time.monotonic() - start
+    start = time.monotonic()
+    return read_all(s), time.monotonic() - start
 
 
 @check

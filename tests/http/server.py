@@ -81,6 +81,18 @@ class Lossd:
             self.stop()
 
 
+def read_all(s: socket.socket) -> bytes:
+    """Everything until the peer closes."""
+    data = b""
+    s.settimeout(20)
+    try:
+        while chunk := s.recv(65536):
+            data += chunk
+    except ConnectionError:
+        pass
+    return data
+
+
 def receive(s: socket.socket, head: bool = False) -> Reply:
     """One reply. Raises ConnectionError if the peer closes before it is whole."""
     data = b""
