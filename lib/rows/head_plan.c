@@ -205,19 +205,21 @@ int64_t head_row_cost(const lk_job *job, const lk_pass *pass)
         return 0;
     const double others = (double)(pass ? job->rows : of->classes(job));
     const lk_tensor *by_pass = pass ? &job->in[pass->input] : NULL; /* whose gradient is written */
-    const int64_t written = pass ? lk_tensor_count(by_pass) / by_pass->shape[0] : 0;
+    const int64_t written = pass && !ahead ? lk_tensor_count(by_pass) / by_pass->shape[0] : 0;
     const double cost = others * (1 + products / PRODUCTS) + (double)written, most = 0x1p50;
     return (int64_t)(cost < most ? cost : most);
 }
 
 /* A run reads the weight and copies it into panels, which takes as long as computing some 10 rows.
  * Fewer than MOST rows are cut into an even number of blocks nevertheless: threads come in pairs.
- * Copying FEW rows takes as long as AHEAD / 20 classes. */
+ * Each block of classes copies the FEW rows, so there are no more than SHARES of them. */
 int64_t head_least(const lk_job *job, const lk_pass *pass)
 {
-    enum { MOST = 64 };
-    if (pass == &job->loss->ahead)
-        return head_of(job).ahead ? HEAD_AHEAD : job->in[pass->input].shape[0];
+    enum { MOST = 64, SHARES = 8 };
+    if (pass == &job->loss->ahead) {
+        const int64_t share = (job->in[pass->input].shape[0] + SHARES - 1) / SHARES;
+        return share > HEAD_AHEAD ? share : HEAD_AHEAD;
+    }
     const int64_t pairs = (job->rows + 2 * MOST - 1) / (2 * MOST);
     const int64_t rows = pairs > 0 ? (job->rows + 2 * pairs - 1) / (2 * pairs) : 0;
     return pass ? HEAD_CLASSES : rows > HEAD_FEW ? rows : HEAD_FEW;

@@ -229,7 +229,7 @@ static void test_head_blocks(void **state)
     assert_int_equal(blocks_of(200, 1 << 16), 4);
     assert_int_equal(blocks_of(64, 1 << 16), 2);
     assert_true(blocks_of(16, 1 << 16) > 1); /* of classes */
-    assert_true(blocks_of(1, 1 << 16) > 1);
+    assert_true(blocks_of(4, 1 << 16) > 1);
     assert_int_equal(blocks_of(16, 1000), 1);
     assert_int_equal(blocks_of(200, 2), 1);
 }
