@@ -50,6 +50,13 @@ LK_INLINE real class_weight(const class_plan *p, int64_t k)
     return w;
 }
 
+/* The maximum over the lanes; 0, not -0, where it is a zero: of zeros of both signs it depends on
+ * the number of lanes which one is found, and then on that the sign of z - top. */
+LK_INLINE real class_top(vec x)
+{
+    return v_top(x) + 0;
+}
+
 /* z of the classes k..k+n-1 (n <= CHUNK), in whole strides, padded with -inf, which changes neither
  * a maximum nor a sum of exponentials. Returns the maximum, ignoring NaN. */
 LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, real *z,
@@ -83,7 +90,7 @@ LK_INLINE real class_scores_of(const class_plan *p, const elem *x, int64_t n, re
     }
     for (const int64_t padded = padded_lanes(n); PARTS > 1 && k < padded; k += LANES)
         v_write(z + k, v_set(-(real)INFINITY));
-    return v_top(v_max(a, b));
+    return class_top(v_max(a, b));
 }
 
 real class_scores(const class_plan *p, const elem *x, int64_t n, real *z)
@@ -103,7 +110,7 @@ real class_max(const real *z, int64_t n)
     }
     for (; k < n; k += LANES)
         a = v_max(v_read(z + k), a);
-    return v_top(v_max(v_max(a, b), v_max(c, d)));
+    return class_top(v_max(v_max(a, b), v_max(c, d)));
 }
 
 /* e^(z - shift) of a vector at z; with `keep` it replaces z. Returns what it adds to the sum; with
