@@ -86,8 +86,7 @@ static void number_problem(line *n)
     buffer text = buffer_new(TEXT_MAX);
     problem_at_line((span){r->text.data, r->text.size}, n->number, &text);
     buffer_free(&r->text);
-    r->text = text;
-    r->whole = (span){text.data, text.size};
+    http_reply_text(&n->x, r->status, r->media, &text);
 }
 
 static void note_reply(line *n)
@@ -359,8 +358,7 @@ static void end_by_problem(lines *l, reply *from)
         return;
     if (n == l->current)
         l->current = NULL;
-    n->x.reply = (reply){
-        .status = from->status, .code = from->code, .text = from->text, .pieces = from->pieces};
+    n->x.reply = (reply){.status = from->status, .code = from->code, .text = from->text};
     from->text = buffer_new(0);
     from->pieces = 0;
     note_reply(n);
