@@ -36,7 +36,7 @@ COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 
 .PHONY: all run demo test check pages bench asan tsan lint format format-check api api-check \
 	test-exhaustive same-bits $(SAME) bits clients lint-api load fuzz fuzzers seeds valgrind coverage install uninstall \
-	ready deps deps-test deps-lint packages packages-deb packages-wheel packages-npm arm64 arm64-library ci clean help compile_commands.json
+	ready deps deps-test deps-lint packages packages-deb packages-wheel packages-npm arm64 arm64-library bench-arm64 ci clean help compile_commands.json
 
 ## all: the library and lossd
 all: $(B)/liblosskit.a $(B)/liblosskit.so.0 $(B)/lossd $(if $(EMULATOR),,build/lossd)
@@ -392,6 +392,12 @@ bench: all $(BENCHES) $(TESTS)/echo $(TESTS)/client $(TESTS)/former
 	$(Q)PYTHONPATH=api/python LOSSKIT_LIBRARY=$(B)/liblosskit.so.0 /usr/bin/python3 tests/bench/regions.py --lossd $(B)/lossd
 	$(Q)tests/bench/link.py --lossd $(B)/lossd
 
+# Of the library alone, so that it can be built for another processor.
+$(TESTS)/former: tests/bench/former.c $(B)/liblosskit.a
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(TEST_FLAGS) $(CFLAGS) $^ $(LDFLAGS) -ldl -lpthread -lm -o $@
+
 $(TESTS)/%: tests/bench/%.c $(TESTED_OBJS)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
@@ -488,6 +494,14 @@ arm64:
 arm64-library:
 	$(Q).ci/deps gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 	$(Q)$(MAKE) --no-print-directory $(ARM64) THERE=: build/arm64/liblosskit.so.0
+
+## bench-arm64: instructions of every kind of loss, counted by qemu, with FORMER=liblosskit.so.0 of an older build for arm64
+bench-arm64:
+	$(Q).ci/deps gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+	$(Q)$(MAKE) --no-print-directory $(ARM64) THERE=: TEST_PACKAGES_CFLAGS= build/arm64/liblosskit.so.0 build/arm64/tests/former
+	$(Q)$(CC) $(CFLAGS) -shared -fPIC tests/bench/instructions.c -o build/arm64/tests/instructions.so
+	$(Q)cd build/arm64 && qemu-aarch64 -L /usr/aarch64-linux-gnu -plugin tests/instructions.so,counter=tests/counter \
+		tests/former --isa neon --counter tests/counter $(abspath $(FORMER)) $(abspath build/arm64/liblosskit.so.0)
 
 # Packages.
 

@@ -2,16 +2,20 @@
  *
  * Times every kind of loss with two builds of the library, in turns in one process, and prints the
  * ratio of their medians: `make bench FORMER=path/to/liblosskit.so.0`. Numbers that two processes
- * print on a shared machine say less.
+ * print on a shared machine say less. With --counter FILE it compares counts of 64 bits that FILE
+ * holds, such as those of instructions.c, instead of times.
  */
 #include <losskit.h>
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "timing.h"
 
@@ -194,9 +198,24 @@ static library load(const char *path)
     return l;
 }
 
-/* One thread is timed by its processor time, which others on the machine take no part of. */
+static const volatile uint64_t *counter; /* what --counter names */
+
+static void map_counter(const char *path)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *map = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *counter, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        stop("the file of --counter cannot be mapped");
+    close(fd);
+    counter = map;
+}
+
+/* One thread is timed by its processor time, which others on the machine take no part of. A count
+ * is taken for nanoseconds, so that thousands are printed. */
 static double ticks(int threads)
 {
+    if (counter)
+        return (double)*counter * 1e-9;
     return clock_seconds(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC);
 }
 
@@ -375,7 +394,8 @@ static bool evaluate(const library *l, const char *loss, work *w, int threads, l
     return status == LK_OK;
 }
 
-/* A small evaluation is repeated until it takes a third of a millisecond. */
+/* A small evaluation is repeated until it takes a third of a millisecond. Counts do not scatter:
+ * once is enough. */
 static void compare(const library *former, const library *ours, size_t k, lk_dtype dtype,
                     int threads)
 {
@@ -394,9 +414,9 @@ static void compare(const library *former, const library *ours, size_t k, lk_dty
             discard(&w);
             return;
         }
-        repeat = (int)(0.0003 / (ticks(threads) - start)) + 1;
+        repeat = counter ? 1 : (int)(0.0003 / (ticks(threads) - start)) + 1;
     }
-    for (; n < LEAST || (n < MOST && spent < 0.8); n++)
+    for (; n < (counter ? 1 : LEAST) || (!counter && n < MOST && spent < 0.8); n++)
         for (int i = 0; i < 2; i++) {
             const int which = (i + n) % 2;
             double start = ticks(threads);
@@ -431,18 +451,22 @@ int main(int argc, char **argv)
             only = argv[at + 1];
         else if (strcmp(argv[at], "--isa") == 0)
             isa = argv[at + 1];
+        else if (strcmp(argv[at], "--counter") == 0)
+            map_counter(argv[at + 1]);
         else
             break;
     if (argc - at != 2 || threads < 1 || threads > 2)
         stop(
-            "usage: former [--threads 1|2] [--isa NAME] [--only PART-OF-A-LINE] FORMER.so OURS.so");
+            "usage: former [--threads 1|2] [--isa NAME] [--counter FILE] [--only PART-OF-A-LINE] "
+            "FORMER.so OURS.so");
     const library former = load(argv[at]), ours = load(argv[at + 1]);
     if (!former.isa_use(isa) || !ours.isa_use(isa))
         stop("this processor, or one of the builds, lacks that instruction set");
-    printf("%s (%s), and %s (%s); %d thread%s; medians, and the ratios of medians and of the "
-           "shortest\n%-22s %-4s %9s %9s %6s %6s\n",
+    printf("%s (%s), and %s (%s); %d thread%s; medians of %s, and the ratios of medians and of the "
+           "least\n%-22s %-4s %9s %9s %6s %6s\n",
            former.version(), former.isa_used(), ours.version(), ours.isa_used(), threads,
-           threads == 1 ? "" : "s", "loss", "type", "former us", "ours us", "median", "least");
+           threads == 1 ? "" : "s", counter ? "thousands" : "us", "loss", "type", "former", "ours",
+           "median", "least");
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         char line[1024];
         for (int t = 0; t < LK_DTYPE_COUNT; t++) {
