@@ -456,9 +456,8 @@ int main(int argc, char **argv)
         else
             break;
     if (argc - at != 2 || threads < 1 || threads > 2)
-        stop(
-            "usage: former [--threads 1|2] [--isa NAME] [--counter FILE] [--only PART-OF-A-LINE] "
-            "FORMER.so OURS.so");
+        stop("usage: former [--threads 1|2] [--isa NAME] [--counter FILE] [--only PART-OF-A-LINE] "
+             "FORMER.so OURS.so");
     const library former = load(argv[at]), ours = load(argv[at + 1]);
     if (!former.isa_use(isa) || !ours.isa_use(isa))
         stop("this processor, or one of the builds, lacks that instruction set");

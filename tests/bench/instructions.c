@@ -17,7 +17,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-typedef struct qemu_plugin_tb qemu_plugin_tb; /* instructions that are translated, and run, as one */
+typedef struct qemu_plugin_tb
+    qemu_plugin_tb; /* instructions that are translated, and run, as one */
 typedef void on_translation(uint64_t plugin, qemu_plugin_tb *tb);
 enum { ADD_U64 = 0 };
 
