@@ -25,7 +25,8 @@ YIELD = {"sched_yield"}
 # What may come besides: blocks of the log, ids of requests, and whether a socket is empty, of which the kernel is asked
 # when replies could have filled it, one of thirty such. Of a hundred requests.
 OTHERS = 14
-# What comes by time, not by requests, a second: sweeps, which write what the log holds.
+# What comes by time, not by requests, a second: sweeps, which write what the log holds, and look whether the client of
+# each connection is still there.
 SWEEPS = 5
 
 
@@ -93,14 +94,14 @@ def measure(path: str, headers: dict[str, str], body: bytes) -> tuple[dict[str, 
 
         rounds(10)  # what is made once
         file = pathlib.Path(folder) / "calls"
+        start = time.monotonic()
         tracer = attach(lossd.process.pid, file)
         if not tracer:
             return None
-        start = time.monotonic()
         rounds(ROUNDS)
-        seconds = time.monotonic() - start
         tracer.send_signal(signal.SIGINT)
         tracer.wait(10)
+        seconds = time.monotonic() - start
         for s in sockets:
             s.close()
         return count(file.read_text()), seconds
@@ -123,13 +124,13 @@ def main() -> int:
         requests = CONNECTIONS * ROUNDS
         reads, sends, waits, yields = (sum(calls.get(c, 0) for c in group) for group in (READ, SEND, WAIT, YIELD))
         others = sum(calls.values()) - reads - sends - waits - yields
-        spare = requests * OTHERS // 100 + math.ceil(seconds * SWEEPS)
+        sweeps = math.ceil(seconds * SWEEPS)
         good = (
-            reads <= requests + spare
+            reads <= requests + sweeps * CONNECTIONS
             and sends <= requests
             and waits <= 3 * requests
             and yields <= waits + 1  # the wait that was going on when strace came is not counted
-            and others <= spare
+            and others <= requests * OTHERS // 100 + sweeps
         )
         failed += not good
         print(
