@@ -11,6 +11,7 @@
 #include "rows/product.h"
 
 #include "rows/room.h"
+#include "vector/turn.h"
 #include "vector/vec.h"
 
 /* A tile: rows, and vectors of columns. Its sums, a vector of each column and one of a row take
@@ -29,43 +30,6 @@ enum {
     BLOCK_ROWS = 512,
     BLOCK_DEPTH = 8 * PRODUCT_TERMS,
 };
-
-/* Where lanes of two vectors alternate: those of their first halves, and of their second ones. */
-LK_INLINE void zip(vec a, vec b, vec *low, vec *high)
-{
-#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64)
-    *low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    *high =
-        __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif LK_VECTOR_BYTES == 64 || (LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64))
-    *low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-    *high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#elif LK_VECTOR_BYTES == 32 || (LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64))
-    *low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    *high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#elif LK_VECTOR_BYTES == 16
-    *low = __builtin_shufflevector(a, b, 0, 2);
-    *high = __builtin_shufflevector(a, b, 1, 3);
-#else
-    *low = a;
-    *high = b;
-#endif
-}
-
-/* Exchange rows and lanes: each round moves one bit of the index of a row to that of a lane. */
-LK_INLINE void turn(vec x[LANES])
-{
-    UNROLLED
-    for (int bit = 1; bit < LANES; bit *= 2) {
-        vec y[LANES];
-        UNROLLED
-        for (int i = 0; i < LANES / 2; i++)
-            zip(x[i], x[i + LANES / 2], &y[2 * i], &y[2 * i + 1]);
-        UNROLLED
-        for (int i = 0; i < LANES; i++)
-            x[i] = y[i];
-    }
-}
 
 /* `n` numbers from index i of a side on, 0 <= n <= LANES; 0 in the other lanes. */
 LK_INLINE vec side_read(const bool elements, const void *at, int64_t i, int64_t n)
@@ -114,7 +78,7 @@ LK_INLINE void panel_turn(const bool elements, const bool whole, const product_s
                          whole      ? LANES
                          : r < many ? deep
                                     : 0);
-    turn(x);
+    v_turn(x);
     UNROLLED
     for (int r = 0; r < LANES; r++)
         if (whole || r < deep)

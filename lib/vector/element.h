@@ -4,7 +4,7 @@
  * LK_VECTOR_BYTES (0: one lane).
  *
  *   elem   an element in memory                real   the computing type (double or float)
- *   LANES  how many reals a vector holds
+ *   LANES  how many reals a vector holds (LK_LANES where the preprocessor asks)
  *   STRIDE how many a sum takes side by side, on every ISA
  *
  * The vectors themselves are in vector/vec.h, which takes ten times as long to compile: a loss
@@ -24,24 +24,28 @@ typedef double real;
 typedef double elem;
 typedef int64_t ilane;
 typedef uint64_t ulane;
+#define LK_REAL_BYTES 8
 #else
 typedef float real;
 typedef int32_t ilane;
 typedef uint32_t ulane;
+#define LK_REAL_BYTES 4
 #if defined(LK_ELEMENT_F32)
 typedef float elem;
 #elif defined(LK_ELEMENT_F16) || defined(LK_ELEMENT_BF16)
 typedef uint16_t elem;
+#define LK_ELEMENT_16
 #else
 #error "the Makefile defines LK_ELEMENT_F64, _F32, _F16 or _BF16"
 #endif
 #endif
 
 #if LK_VECTOR_BYTES == 0
-enum { LANES = 1 };
+#define LK_LANES 1
 #else
-enum { LANES = LK_VECTOR_BYTES / (int)sizeof(real) };
+#define LK_LANES (LK_VECTOR_BYTES / LK_REAL_BYTES)
 #endif
+enum { LANES = LK_LANES };
 
 /* Reals are added up in so many sums beside each other, whatever a vector holds: see
  * vector/tally.h. Of vectors there are PARTS to a stride. */

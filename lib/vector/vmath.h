@@ -98,12 +98,9 @@ LK_INLINE vec v_exp_nonpos(vec x)
     uvec n;
     vec y = vm_exp_reduced(x, VM_BIAS, &n), power = (vec)(n << VM_FRACTION_BITS);
     const vec least = v_set(VM_EXP_LEAST);
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* product and select in one */
-    __mmask8 counts = _mm512_cmp_pd_mask((__m512d)x, (__m512d)least, _CMP_NLT_UQ);
-    return (vec)_mm512_maskz_mul_pd(counts, (__m512d)y, (__m512d)power);
-#elif LK_VECTOR_BYTES == 64
-    __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, (__m512)least, _CMP_NLT_UQ);
-    return (vec)_mm512_maskz_mul_ps(counts, (__m512)y, (__m512)power);
+#if LK_VECTOR_BYTES == 64 /* product and select in one */
+    const native_bits counts = X86_BITS(cmp)((native)x, (native)least, _CMP_NLT_UQ);
+    return (vec)X86(maskz_mul)(counts, (native)y, (native)power);
 #else
     mask vanishes = x < least;
     return v_where(~vanishes, y * power);
@@ -128,12 +125,9 @@ LK_INLINE vec v_exp(vec x)
     y = v_where(~vanishes, y);
     /* Above the range, infinity; for NaN, n is undefined. */
     const vec inf = v_set((real)INFINITY), greatest = v_set(VM_EXP_GREATEST);
-#if LK_VECTOR_BYTES == 64 && defined(LK_ELEMENT_F64) /* both are a tenth faster than a select */
-    __mmask8 beyond = _mm512_cmp_pd_mask((__m512d)x, (__m512d)greatest, _CMP_NLE_UQ);
-    return (vec)_mm512_mask_mul_pd((__m512d)y, beyond, (__m512d)x, (__m512d)inf);
-#elif LK_VECTOR_BYTES == 64
-    __mmask16 beyond = _mm512_cmp_ps_mask((__m512)x, (__m512)greatest, _CMP_NLE_UQ);
-    return (vec)_mm512_mask_mul_ps((__m512)y, beyond, (__m512)x, (__m512)inf);
+#if LK_VECTOR_BYTES == 64 /* a tenth faster than a select */
+    const native_bits beyond = X86_BITS(cmp)((native)x, (native)greatest, _CMP_NLE_UQ);
+    return (vec)X86(mask_mul)((native)y, beyond, (native)x, (native)inf);
 #else
     return v_select(x <= greatest, y, x * inf);
 #endif
