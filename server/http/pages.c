@@ -11,8 +11,14 @@ enum {
     HUGE_PAGE = 2 << 20,
     LARGE = 8 << 20, /* smaller ones come from malloc, which reuses memory itself */
     KEPT = 8,
-    SMALL = 64 << 10, /* of these one is kept, too: malloc has to search for it, each time */
     SMALL_STEP = 1024,
+/* Of these one is kept, too: malloc has to search for it, each time. The address sanitizer wants
+ * every body to end where its memory ends. */
+#if defined(__SANITIZE_ADDRESS__)
+    SMALL = 0,
+#else
+    SMALL = 64 << 10,
+#endif
 };
 
 static size_t most_kept;
