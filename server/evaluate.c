@@ -193,12 +193,13 @@ static void *home_of(const evaluation *e, int i)
     return place_region(e, i) && is.dtype == result.dtype ? result.data : NULL;
 }
 
-/* How many bytes the text of the reply may have, tensors included if they are joined to it. */
+/* How many bytes the text of the reply may have, with all tensors if they are joined to it: which
+ * of them the bound has already, only the format knows. */
 static size_t text_room(const evaluation *e)
 {
     const size_t bound = e->out->bound(e);
     size_t all = bound;
-    for (int i = 0; e->out->binary && i < lk_call_outputs(e->call); i++) {
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)place_result(e, i, &t);
         add(&all, place_region(e, i) ? 0 : tensor_bytes(&t));

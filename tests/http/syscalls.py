@@ -5,6 +5,7 @@ that come together, and next to nothing else. --can-trace tells whether strace i
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import pathlib
 import re
@@ -30,16 +31,30 @@ OTHERS = 14
 SWEEPS = 5
 
 
-def tensors() -> bytes:
-    rows, classes = 32, 128
-    logits = struct.pack(f"<{rows * classes}f", *(float(i % 7) for i in range(rows * classes)))
-    targets = struct.pack(f"<{rows}q", *range(rows))
-    return safetensors([("logits", "F32", [rows, classes], logits), ("targets", "I64", [rows], targets)], {})
+TARGET = "/v1/losses/cross_entropy"
+ROWS, CLASSES = 32, 128
+LOGITS = struct.pack(f"<{ROWS * CLASSES}f", *(float(i % 7) for i in range(ROWS * CLASSES)))
+TARGETS = struct.pack(f"<{ROWS}q", *range(ROWS))
+TENSORS = safetensors([("logits", "F32", [ROWS, CLASSES], LOGITS), ("targets", "I64", [ROWS], TARGETS)], {})
 
 
-BODIES = {
-    "safetensors 32x128": ({"Content-Type": "application/x-safetensors"}, tensors()),
-    "JSON 4x3": ({}, b'{"inputs":{"logits":[[1,2,3],[2,1,3],[3,2,1],[1,3,2]],"targets":[0,1,2,0]}}'),
+def oip() -> bytes:
+    described = [("logits", "FP32", [ROWS, CLASSES], LOGITS), ("targets", "INT64", [ROWS], TARGETS)]
+    inputs = [
+        {"name": name, "datatype": dtype, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for name, dtype, shape, data in described
+    ]
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    length = {"Inference-Header-Content-Length": str(len(head))}
+    return request("POST", "/v2/models/cross_entropy/infer", length, head + LOGITS + TARGETS)
+
+
+REQUESTS = {
+    "safetensors 32x128": request("POST", TARGET, {"Content-Type": "application/x-safetensors"}, TENSORS),
+    "OIP 32x128 with tensors": oip(),
+    "JSON 4x3": request(
+        "POST", TARGET, {}, b'{"inputs":{"logits":[[1,2,3],[2,1,3],[3,2,1],[1,3,2]],"targets":[0,1,2,0]}}'
+    ),
 }
 
 
@@ -79,9 +94,8 @@ def count(table: str) -> dict[str, int]:
     return calls
 
 
-def measure(path: str, headers: dict[str, str], body: bytes) -> tuple[dict[str, int], float] | None:
+def measure(path: str, one: bytes) -> tuple[dict[str, int], float] | None:
     """How often each call came, and the seconds that this took; None where strace may not trace."""
-    one = request("POST", "/v1/losses/cross_entropy", headers, body)
     with Lossd(path, "--workers", "1") as lossd, tempfile.TemporaryDirectory() as folder:
         sockets = [lossd.connect() for _ in range(CONNECTIONS)]
 
@@ -115,8 +129,8 @@ def main() -> int:
     if a.can_trace:
         return not can_trace()
     failed = 0
-    for name, (headers, body) in BODIES.items():
-        measured = measure(a.lossd, headers, body)
+    for name, one in REQUESTS.items():
+        measured = measure(a.lossd, one)
         if measured is None:
             print("strace is missing, or may not trace here")
             return 1
