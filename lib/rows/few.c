@@ -461,7 +461,7 @@ static bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
     }
     to->a = half_join(a);
     const vec size = v_abs(to->a);
-    if (!m_none(~(g->log_sum == g->log_sum) | ~(size > zero) | ~(size < v_set(0x1p60f))))
+    if (!m_none(v_is_nan(g->log_sum) | ~(size > zero) | ~(size < v_set(0x1p60f))))
         return false;
     to->rest = half_join(rest);
     to->at = half_join(at);
