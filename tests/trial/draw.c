@@ -532,7 +532,7 @@ trial trial_draw(const lk_loss *loss, const wish *wanted, lk_error *error)
     trial t;
     wish w = *wanted;
     int tries = 0;
-    for (; tries < 20000; tries++) {
+    for (; tries < 400000; tries++) { /* of some losses one in thousands is valid */
         t = (trial){.loss = loss, .is = lk_loss_describe(loss), .element = w.element};
         *error = (lk_error){0};
         draw_options(&t, &w);
