@@ -13,21 +13,20 @@ typedef struct part {
     const bool *marked;
 } part;
 
-/* Another value in the input's range. */
-static double moved(const trial_input *in, double x)
+/* Other values in the input's range: nearby, and far to either side, beyond what clips. */
+typedef enum change { NEARBY, UP, DOWN, CHANGES, SPOILT } change;
+
+static double other(const trial_input *in, change c, double x)
 {
     const char *range = in->is->range;
+    const double by = c == NEARBY ? random_normal() : 30 + random_unit();
+    if (c == SPOILT)
+        return (double)NAN;
     if (!range || strcmp(range, "finite") == 0)
-        return x + random_normal();
-    if (*range == '<' || *range == '>')
-        return x + (*range == '<' ? -1 : 1) * fabs(random_normal());
+        return x + (c == DOWN ? -by : by);
+    if (*range == '<' || *range == '>') /* of 0: away from it, or close to it */
+        return c == DOWN ? x * 0.01 * random_unit() : x + (*range == '<' ? -fabs(by) : fabs(by));
     return strncmp(range, "[0,1", 4) == 0 ? 0.2 + 0.6 * random_unit() : x;
-}
-
-static double spoilt(const trial_input *in, double x)
-{
-    (void)in, (void)x;
-    return (double)NAN;
 }
 
 /* Is that input of the part? */
@@ -41,7 +40,7 @@ static bool belongs(const trial *t, part p, int i)
 }
 
 /* A copy of the trial in which the part has other values. */
-static trial with(const trial *t, part p, double (*other)(const trial_input *, double))
+static trial with(const trial *t, part p, change c)
 {
     trial copy = trial_copy(t);
     for (int i = 0; i < copy.inputs; i++) {
@@ -51,54 +50,64 @@ static trial with(const trial *t, part p, double (*other)(const trial_input *, d
         int64_t *row = p.marked ? rows_of(t, &in->at) : NULL;
         for (int64_t j = 0; j < in->at.count; j++)
             if (!p.marked || (row && p.marked[row[j]]))
-                in->x[j] = other(in, in->x[j]);
+                in->x[j] = other(in, c, in->x[j]);
         free(row);
     }
     return copy;
 }
 
-/* The answers to a trial in f64, as it is and with other values, both of which are free to be
- * refused. */
-typedef struct pair {
-    answer as_is, other;
-} pair;
+/* The answers to a trial in f64, as it is and with other values; any may be refused. */
+typedef struct answers {
+    answer as_is, changed[CHANGES];
+} answers;
 
-static pair both(const trial *t, part p)
+static answers all_of(const trial *t, part p)
 {
     trial wide = widened(t);
     const uint64_t state = random_state;
-    trial changed = with(&wide, p, moved);
+    answers got = {.as_is = evaluate(&wide, &(how){.isa = "scalar"})};
+    for (int c = 0; c < CHANGES; c++) {
+        trial changed = with(&wide, p, (change)c);
+        got.changed[c] = evaluate(&changed, &(how){.isa = "scalar"});
+        trial_free(&changed);
+    }
     random_state = state; /* the same values whatever the factor */
-    pair got = {evaluate(&wide, &(how){.isa = "scalar"}),
-                evaluate(&changed, &(how){.isa = "scalar"})};
-    trial_free(&changed);
     trial_free(&wide);
     return got;
 }
 
-static void pair_free(pair *p)
+static void answers_free(answers *a)
 {
-    answer_free(&p->as_is);
-    answer_free(&p->other);
+    answer_free(&a->as_is);
+    for (int c = 0; c < CHANGES; c++)
+        answer_free(&a->changed[c]);
 }
 
-static bool given(const pair *p)
+static bool given(const answers *a)
 {
-    return p->as_is.status == LK_OK && p->other.status == LK_OK;
+    bool all = a->as_is.status == LK_OK;
+    for (int c = 0; c < CHANGES; c++)
+        all = all && a->changed[c].status == LK_OK;
+    return all;
 }
 
 /* Does element i of output k, which all answers have, depend on what was changed? */
-static bool depends(const pair *p, int k, int64_t i)
+static bool depends(const answers *a, int k, int64_t i)
 {
-    const lk_tensor *x = &p->as_is.out[k].tensor, *y = &p->other.out[k].tensor;
-    return load(x->data, x->dtype, i) != load(y->data, y->dtype, i);
+    const lk_tensor *x = &a->as_is.out[k].tensor;
+    bool any = false;
+    for (int c = 0; c < CHANGES; c++) {
+        const lk_tensor *y = &a->changed[c].out[k].tensor;
+        any = any || load(x->data, x->dtype, i) != load(y->data, y->dtype, i);
+    }
+    return any;
 }
 
 /* `nothing` has the factor 0 where `something` has 1. */
 static void check_part(const trial *nothing, const trial *something, part p, const char *factor)
 {
-    pair without = both(nothing, p), beside = both(something, p);
-    trial bad = with(nothing, p, spoilt);
+    answers without = all_of(nothing, p), beside = all_of(something, p);
+    trial bad = with(nothing, p, SPOILT);
     const how h = {.isa = isa_drawn()};
     answer clean = evaluate(nothing, &h), spoiled = evaluate(&bad, &h);
     const bool all = given(&without) && given(&beside) && clean.status == LK_OK &&
@@ -118,8 +127,8 @@ static void check_part(const trial *nothing, const trial *something, part p, con
     answer_free(&clean);
     answer_free(&spoiled);
     trial_free(&bad);
-    pair_free(&without);
-    pair_free(&beside);
+    answers_free(&without);
+    answers_free(&beside);
 }
 
 /* Can the trial do without that input? */
