@@ -44,6 +44,7 @@ class Stream:
         self.s = s
         self.version = version
         self.data = b""
+        self.rest = b""  # of a chunk whose first line was read
         framing = {"Transfer-Encoding": "chunked"} if version == "1.1" else {}
         head = request("POST", target, {**MEDIA, **framing, **(headers or {})})
         s.sendall(head.replace(b" HTTP/1.1", f" HTTP/{version}".encode(), 1))
@@ -72,6 +73,9 @@ class Stream:
 
     def chunks(self) -> Iterator[bytes]:
         """Until the last one; ConnectionError if it does not come."""
+        if self.rest:
+            rest, self.rest = self.rest, b""
+            yield rest
         while size := int(self.take(b"\r\n"), 16):
             while len(self.data) < size + 2:
                 if not self.more():
@@ -81,8 +85,12 @@ class Stream:
         self.take(b"\r\n")
 
     def line(self) -> bytes:
-        """The next line, which is a chunk of its own if nothing else was to be said."""
-        return b"" if (got := next(self.chunks(), None)) is None else got
+        """The next line. Where several have been answered they may be one chunk."""
+        text = b""
+        while b"\n" not in text and (chunk := next(self.chunks(), None)) is not None:
+            text += chunk
+        line, end, self.rest = text.partition(b"\n")
+        return line + end
 
 
 def converse(
