@@ -36,15 +36,17 @@ def same(got: object, want: object, what: str = "") -> None:
 
 
 class Stream:
-    """One body of lines, and its reply as it comes."""
+    """One body of lines, and its reply as it comes. Without a target only replies, to what was sent otherwise."""
 
     def __init__(
-        self, s: socket.socket, target: str, headers: dict[str, str] | None = None, version: str = "1.1"
+        self, s: socket.socket, target: str = "", headers: dict[str, str] | None = None, version: str = "1.1"
     ) -> None:
         self.s = s
         self.version = version
         self.data = b""
         self.rest = b""  # of a chunk whose first line was read
+        if not target:
+            return
         framing = {"Transfer-Encoding": "chunked"} if version == "1.1" else {}
         head = request("POST", target, {**MEDIA, **framing, **(headers or {})})
         s.sendall(head.replace(b" HTTP/1.1", f" HTTP/{version}".encode(), 1))
@@ -165,8 +167,7 @@ def lines_are_answered_as_alone(path: str) -> None:
                 same(converse(lossd, TARGET, parts)[1], want, f"chunks of {size}")
             with lossd.connect() as s:  # of announced length
                 s.sendall(request("POST", TARGET, MEDIA, text + b"\n"))
-                stream = Stream.__new__(Stream)
-                stream.s, stream.data = s, b""
+                stream = Stream(s)
                 stream.head()
                 same(b"".join(stream.chunks()), want, "Content-Length")
 
@@ -224,8 +225,7 @@ def take_turns(s: socket.socket) -> None:
         + request("POST", TARGET, {**MEDIA, "Connection": "keep-alive, close"}, lines[4])
         + request("GET", "/healthz")
     )
-    stream = Stream.__new__(Stream)
-    stream.s, stream.data = s, b""
+    stream = Stream(s)
     for some, last in ((want, False), (want[3:4], False), (want[4:5], True)):
         same(b"Connection: close" in stream.head(), last)
         same(b"".join(stream.chunks()), b"".join(some), "lines behind lines")
