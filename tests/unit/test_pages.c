@@ -140,17 +140,21 @@ static void gives_back_what_has_waited(void **unused)
     pages_age(0);
 }
 
+/* Under the address sanitizer each has memory of its own size instead. */
 static void keeps_one_small_block(void **unused)
 {
     (void)unused;
-    if (SANITIZED) /* where every body has memory of its own size */
-        skip();
     pages body = of(20000);
     char *const at = body.at;
     pages_free(&body);
     body = of(15000);
+#if defined(__SANITIZE_ADDRESS__)
+    (void)at;
+    assert_int_equal(body.size, 15000);
+#else
     assert_ptr_equal(body.at, at);
     assert_true(body.size >= 20000);
+#endif
     pages_free(&body);
     pages little = of(5000); /* most of it would be idle */
     assert_true(little.size < 10000);

@@ -24,6 +24,7 @@
 
 static bool exhaustive;
 static const char *only; /* the function to test exhaustively; NULL: all */
+static int tested;
 
 #if defined(LK_ELEMENT_F64) || defined(LK_ELEMENT_F32)
 
@@ -369,6 +370,7 @@ static void test_accuracy(void **state)
         struct worst worst = {0, 0};
         if (only && strcmp(only, functions[k].name) != 0)
             continue;
+        tested++;
         for (uint64_t first = 0; first <= UINT32_MAX; first += BLOCK * stride) {
             for (int i = 0; i < BLOCK; i++) {
                 uint32_t u = (uint32_t)(first + (uint64_t)i * stride);
@@ -413,6 +415,7 @@ static void test_accuracy(void **state)
         struct worst worst = {0, 0};
         if (only && strcmp(only, functions[k].name) != 0)
             continue;
+        tested++;
         random_state = 1;
         for (long done = 0; done < count; done += BLOCK) {
             for (int i = 0; i < BLOCK; i++)
@@ -605,5 +608,8 @@ int main(int argc, char **argv)
 #endif
     exhaustive = argc > 1 && strcmp(argv[1], "exhaustive") == 0;
     only = argc > 2 ? argv[2] : NULL;
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (only && tested == 0)
+        fprintf(stderr, "there is no function %s to test\n", only);
+    return only && tested == 0 ? 1 : failed;
 }
