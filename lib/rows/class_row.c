@@ -293,26 +293,6 @@ LK_INLINE vec class_q(const class_plan *p, const elem *t, int64_t n)
     return v_fma(v_load_tail(t, n, 0), v_set((real)(1 - p->smoothing)), v_set((real)p->off));
 }
 
-/* `add(k, n)` for the vectors of the n classes of a chunk: n of a vector's lanes count. Whole
- * strides are apart, where nothing is masked, and a tally's next part is known to the compiler. */
-#define CLASS_EACH(count, add)                                                                     \
-    do {                                                                                           \
-        int64_t at_ = 0;                                                                           \
-        for (; at_ + STRIDE <= (count); at_ += STRIDE) {                                           \
-            PARTS_UNROLLED                                                                         \
-            for (int part_ = 0; part_ < PARTS; part_++)                                            \
-                add(at_ + part_ * LANES, LANES);                                                   \
-        }                                                                                          \
-        for (; at_ < (count); at_ += LANES)                                                        \
-            add(at_, LK_TAIL(at_, count));                                                         \
-    } while (0)
-
-/* The lanes that count. */
-LK_INLINE mask class_lanes(int64_t n)
-{
-    return n == LANES ? m_set(-1) : m_first(n);
-}
-
 /* Index form: the sum of w_k (z_k - top) over a chunk, where w_k > 0. */
 LK_INLINE double class_off_scores(const class_plan *p, int64_t k, int64_t n, const real *z, vec top,
                                   const bool weighted)
@@ -323,9 +303,9 @@ LK_INLINE double class_off_scores(const class_plan *p, int64_t k, int64_t n, con
     do {                                                                                           \
         const vec d = v_read(z + (i)) - top;                                                       \
         const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : zero;                \
-        tally_add(&sum, weighted ? v_where(w != zero, w * d) : v_where(class_lanes(lanes), d));    \
+        tally_add(&sum, weighted ? v_where(w != zero, w * d) : v_where(m_tail(lanes), d));    \
     } while (0)
-    CLASS_EACH(n, ADD);
+    TALLY_EACH(n, ADD);
 #undef ADD
     return (double)tally_sum(sum);
 }
@@ -361,7 +341,7 @@ LK_INLINE void class_soft_sums(const class_plan *p, const class_row *row, const 
         const vec d = v_read(z + (i)) - top, q = class_q(p, row->t + k + (i), lanes);              \
         v_fetch(row->t + k + (i));                                                                 \
         const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : v_set(1);            \
-        const vec wq = v_where(class_lanes(lanes), weighted ? w * q : q);                          \
+        const vec wq = v_where(m_tail(lanes), weighted ? w * q : q);                          \
         const mask here = d == zero, counts = wq != zero;                                          \
         weighs |= counts;                                                                          \
         tally_add(&cross, v_where(counts, wq *d));                                                 \
@@ -372,7 +352,7 @@ LK_INLINE void class_soft_sums(const class_plan *p, const class_row *row, const 
         if (minus_entropy)                                                                         \
             tally_add(&excess, v_where(counts, wq *(v_log(q) - (d - log_sum))));                   \
     } while (0)
-    CLASS_EACH(n, ADD);
+    TALLY_EACH(n, ADD);
 #undef ADD
     s->cross += (double)tally_sum(cross);
     s->others += (double)tally_sum(others);
@@ -429,7 +409,7 @@ LK_INLINE void class_add_heat(const class_plan *p, const elem *x, int64_t n, con
         tally_add(&others, v_where(~here, e));                                                     \
         tops -= here;                                                                              \
     } while (0)
-    CLASS_EACH(n, ADD);
+    TALLY_EACH(n, ADD);
 #undef ADD
     to->heat += (double)tally_sum(heat);
     to->others += (double)tally_sum(others);

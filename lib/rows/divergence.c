@@ -42,17 +42,19 @@ LK_INLINE vec times(vec a, vec b)
     return v_where(a != zero, a * b);
 }
 
+/* Without care there is only a teacher that gives logits (is_sure). */
 LK_INLINE lanes lanes_of(const divergence_row *r, int64_t k, int64_t n, const bool careful)
 {
+    const int given = careful ? r->given : TEACHER_LOGITS;
     lanes a = {.x = v_load_tail(r->x + k, n, 0), .y = v_read_tail(r->y + k, n, 0)};
     a.l = (a.x * r->scale - v_set(r->student.top)) - v_set((real)r->student.log_sum);
     a.p = v_exp_nonpos(a.l);
-    if (r->given == TEACHER_PROBS) {
+    if (given == TEACHER_PROBS) {
         a.q = a.y;
         a.lq = v_log(a.y);
     } else {
         a.lq = a.y;
-        if (r->given == TEACHER_LOGITS)
+        if (given == TEACHER_LOGITS)
             a.lq =
                 (a.y * r->teacher_scale - v_set(r->teacher.top)) - v_set((real)r->teacher.log_sum);
         a.q = v_exp_nonpos(a.lq);
@@ -60,10 +62,10 @@ LK_INLINE lanes lanes_of(const divergence_row *r, int64_t k, int64_t n, const bo
     a.d = a.l - a.lq;
     if (!careful)
         return a;
-    if (r->close && r->given == TEACHER_LOGITS && r->scale == r->teacher_scale)
+    if (r->close && given == TEACHER_LOGITS && r->scale == r->teacher_scale)
         a.d = ((a.x - a.y) * r->scale - v_set(r->base)) - v_set(r->apart);
     else if (r->close)
-        a.d = ((a.x * r->scale - (r->given == TEACHER_LOGITS ? a.y * r->teacher_scale : a.lq)) -
+        a.d = ((a.x * r->scale - (given == TEACHER_LOGITS ? a.y * r->teacher_scale : a.lq)) -
                v_set(r->base)) -
               v_set(r->apart);
     a.near = v_abs(a.d) < v_set(small);
@@ -219,49 +221,61 @@ LK_INLINE bool has_mean(const int divergence)
     return divergence == REVERSE_KL || divergence == JSD || divergence == SKEW_FORWARD_KL;
 }
 
+/* What the classes of a chunk add up to: the value, and what the gradient needs. */
+typedef struct sums {
+    tally value, slope, anchor, plus, minus, even;
+    vec leads; /* how many classes lead */
+    vec far;   /* max |d| over the classes of either side */
+} sums;
+
+LK_INLINE void add_classes(const divergence_row *r, int64_t k, int64_t n, const int divergence,
+                           const bool careful, const bool slopes, sums *to)
+{
+    const vec zero = {0};
+    const mask inside = m_tail(n);
+    const lanes a = lanes_of(r, k, n, careful);
+    tally_add(&to->value, v_where(inside, careful ? careful_value(r, &a, divergence)
+                                                  : plain_value(r, &a, divergence)));
+    if (careful)
+        to->far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), to->far);
+    if (slopes && divergence == TVD) {
+        const vec p = v_where(inside, a.p), d = difference(&a, careful);
+        tally_add(&to->plus, v_where(d > zero, p));
+        tally_add(&to->minus, v_where(d < zero, p));
+        tally_add(&to->even, v_where(d == zero, p));
+    } else if (slopes && divergence == JSD && !careful) {
+        tally_add(&to->slope, v_where(inside, a.p * slope_of(r, &a, divergence, false)));
+    } else if (slopes && has_mean(divergence) && careful) {
+        const mask leads = inside & (a.p > v_set(leading));
+        const vec by = slope_of(r, &a, divergence, careful);
+        tally_add(&to->slope, v_where(inside & ~leads, a.p * by));
+        tally_add(&to->anchor, v_where(leads, by));
+        to->leads += v_where(leads, v_set(1));
+    }
+}
+
 /* Computes the value, the sums that the gradient needs, and max |d| over the classes of either
  * side. */
 LK_INLINE double sweep_values(divergence_row *r, const int divergence, const bool careful,
                               const bool slopes, real *widest)
 {
     double total = 0, led = 0;
-    const vec zero = {0};
     vec far = {0};
     r->anchor = r->sum = r->plus = r->minus = r->even = 0;
     for (int64_t c = 0; c < r->classes; c += CHUNK) {
-        const int64_t end = r->classes - c < CHUNK ? r->classes : c + CHUNK;
-        tally value = {0}, slope = {0}, anchor = {0}, plus = {0}, minus = {0}, even = {0};
-        vec lead = {0};
-        for (int64_t k = c; k < end; k += LANES) {
-            const int64_t n = LK_TAIL(k, end);
-            const mask inside = m_first(n);
-            const lanes a = lanes_of(r, k, n, careful);
-            tally_add(&value, v_where(inside, careful ? careful_value(r, &a, divergence)
-                                                      : plain_value(r, &a, divergence)));
-            if (careful)
-                far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), far);
-            if (slopes && divergence == TVD) {
-                const vec p = v_where(inside, a.p), d = difference(&a, careful);
-                tally_add(&plus, v_where(d > zero, p));
-                tally_add(&minus, v_where(d < zero, p));
-                tally_add(&even, v_where(d == zero, p));
-            } else if (slopes && divergence == JSD && !careful) {
-                tally_add(&slope, v_where(inside, a.p * slope_of(r, &a, divergence, false)));
-            } else if (slopes && has_mean(divergence) && careful) {
-                const mask leads = inside & (a.p > v_set(leading));
-                const vec by = slope_of(r, &a, divergence, careful);
-                tally_add(&slope, v_where(inside & ~leads, a.p * by));
-                tally_add(&anchor, v_where(leads, by));
-                lead += v_where(leads, v_set(1));
-            }
-        }
-        total += (double)tally_sum(value);
-        r->sum += (double)tally_sum(slope);
-        r->anchor += (double)tally_sum(anchor);
-        led += v_count(lead);
-        r->plus += (double)tally_sum(plus);
-        r->minus += (double)tally_sum(minus);
-        r->even += (double)tally_sum(even);
+        const int64_t count = r->classes - c < CHUNK ? r->classes - c : CHUNK;
+        sums s = {.far = far};
+#define ADD(i, n) add_classes(r, c + (i), n, divergence, careful, slopes, &s)
+        TALLY_EACH(count, ADD);
+#undef ADD
+        total += (double)tally_sum(s.value);
+        r->sum += (double)tally_sum(s.slope);
+        r->anchor += (double)tally_sum(s.anchor);
+        led += v_count(s.leads);
+        r->plus += (double)tally_sum(s.plus);
+        r->minus += (double)tally_sum(s.minus);
+        r->even += (double)tally_sum(s.even);
+        far = s.far;
     }
     if (led > 0)
         r->sum -= r->student.others / r->student.sum * r->anchor;

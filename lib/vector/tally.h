@@ -119,6 +119,27 @@ PARTS_INLINE double tally_sum_wide(tally t)
 #endif
 }
 
+/* `add(k, n)` for the vectors of `count` elements, from a multiple of STRIDE on: n of a vector's
+ * lanes count. Whole strides are apart, where nothing is masked, and a tally's next part is known to
+ * the compiler. */
+#define TALLY_EACH(count, add)                                                                     \
+    do {                                                                                           \
+        int64_t at_ = 0;                                                                           \
+        for (; at_ + STRIDE <= (count); at_ += STRIDE) {                                           \
+            PARTS_UNROLLED                                                                         \
+            for (int part_ = 0; part_ < PARTS; part_++)                                            \
+                add(at_ + part_ * LANES, LANES);                                                   \
+        }                                                                                          \
+        for (; at_ < (count); at_ += LANES)                                                        \
+            add(at_, LK_TAIL(at_, count));                                                         \
+    } while (0)
+
+/* The lanes that count. */
+LK_INLINE mask m_tail(int64_t n)
+{
+    return n == LANES ? m_set(-1) : m_first(n);
+}
+
 /* A tally of doubles, as many, that are added up from the first to the last. */
 typedef struct wide_tally {
     wide part[PARTS];
