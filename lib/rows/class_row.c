@@ -303,7 +303,7 @@ LK_INLINE double class_off_scores(const class_plan *p, int64_t k, int64_t n, con
     do {                                                                                           \
         const vec d = v_read(z + (i)) - top;                                                       \
         const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : zero;                \
-        tally_add(&sum, weighted ? v_where(w != zero, w * d) : v_where(m_tail(lanes), d));    \
+        tally_add(&sum, weighted ? v_where(w != zero, w * d) : v_where(m_tail(lanes), d));         \
     } while (0)
     TALLY_EACH(n, ADD);
 #undef ADD
@@ -341,7 +341,7 @@ LK_INLINE void class_soft_sums(const class_plan *p, const class_row *row, const 
         const vec d = v_read(z + (i)) - top, q = class_q(p, row->t + k + (i), lanes);              \
         v_fetch(row->t + k + (i));                                                                 \
         const vec w = weighted ? v_read_tail(p->weight + k + (i), lanes, 0) : v_set(1);            \
-        const vec wq = v_where(m_tail(lanes), weighted ? w * q : q);                          \
+        const vec wq = v_where(m_tail(lanes), weighted ? w * q : q);                               \
         const mask here = d == zero, counts = wq != zero;                                          \
         weighs |= counts;                                                                          \
         tally_add(&cross, v_where(counts, wq *d));                                                 \

@@ -104,8 +104,9 @@ LK_INLINE vec plain_once(vec x)
     return x;
 }
 
-/* Maxima are taken in several chains where registers are left for them. */
-enum { CHAINS = PARTS == 1 ? 4 : 1 };
+/* Four vectors of scores are computed in turn, in one pair or two. Maxima are taken in several
+ * chains where registers are left for them. */
+enum { PAIRS = PARTS == 1 ? 2 : 1, STEP = PAIRS * 2 * STRIDE, CHAINS = PARTS == 1 ? 4 : 1 };
 
 /* e^z of a pair, added to the sums; keeps the largest |z|. */
 PARTS_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scaled, tally *sum,
@@ -130,7 +131,7 @@ PARTS_INLINE void plain_pair(const elem *x, real *e, vec scale, const bool scale
 
 /* e^z of n classes and their sum. True if all scores are calm; otherwise the results are of no use.
  * If a part is given, as many of its classes are written in the same loop, except for a remainder
- * of less than four strides. */
+ * of less than a step. */
 LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double *total,
                              const bool scaled, const plain_part *given, const bool has_target)
 {
@@ -140,15 +141,17 @@ LK_INLINE bool plain_calm_of(const elem *x, int64_t n, real by, real *e, double 
     tally sum[2] = {{.added = 0}, {.added = 0}}; /* more would not fit into AVX2's registers */
     vec most[4] = {{0}, {0}, {0}, {0}};
     int64_t k = 0;
-    for (; k + 4 * STRIDE <= n; k += 4 * STRIDE) {
-        for (size_t i = 0; i < 4 * STRIDE; i += LK_LINE / sizeof(elem))
+    for (; k + STEP <= n; k += STEP) {
+        for (size_t i = 0; i < STEP; i += LK_LINE / sizeof(elem))
             v_fetch(x + k + i);
-        plain_pair(x + k, e + k, scale, scaled, sum, most);
-        plain_pair(x + k + 2 * STRIDE, e + k + 2 * STRIDE, scale, scaled, sum, most + 2 % CHAINS);
-        if (given) {
-            plain_write_pair(&part, slope, k, has_target);
-            plain_write_pair(&part, slope, k + 2 * STRIDE, has_target);
+        UNROLLED
+        for (int64_t i = 0; i < PAIRS; i++) {
+            const int64_t at = k + i * 2 * STRIDE;
+            plain_pair(x + at, e + at, scale, scaled, sum, most + i * 2 % CHAINS);
         }
+        UNROLLED
+        for (int64_t i = 0; given && i < PAIRS; i++)
+            plain_write_pair(&part, slope, k + i * 2 * STRIDE, has_target);
     }
     for (; k + 2 * STRIDE <= n; k += 2 * STRIDE)
         plain_pair(x + k, e + k, scale, scaled, sum, most);
@@ -177,7 +180,7 @@ static bool plain_calm(const class_plan *p, const elem *x, int64_t n, real *e, d
  * scaled. */
 LK_INLINE int64_t plain_beside(const class_plan *p, int64_t n, const plain_part *part)
 {
-    const int64_t whole = n / (4 * STRIDE) * (4 * STRIDE);
+    const int64_t whole = n / STEP * STEP;
     return p->scale == 1 && part->n >= whole && !isnan(part->by) ? whole : 0;
 }
 

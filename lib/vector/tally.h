@@ -120,8 +120,8 @@ PARTS_INLINE double tally_sum_wide(tally t)
 }
 
 /* `add(k, n)` for the vectors of `count` elements, from a multiple of STRIDE on: n of a vector's
- * lanes count. Whole strides are apart, where nothing is masked, and a tally's next part is known to
- * the compiler. */
+ * lanes count. Whole strides are apart, where nothing is masked, and a tally's next part is known
+ * to the compiler. */
 #define TALLY_EACH(count, add)                                                                     \
     do {                                                                                           \
         int64_t at_ = 0;                                                                           \
