@@ -29,4 +29,18 @@ static inline bool block_none(block found)
     return (half[0] | half[1]) == 0;
 }
 
+/* The first character of which it is true; how many there are if of none. */
+static inline size_t block_first(block found)
+{
+    uint64_t half[2];
+    memcpy(half, &found, sizeof half);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    half[0] = __builtin_bswap64(half[0]);
+    half[1] = __builtin_bswap64(half[1]);
+#endif
+    return half[0] != 0   ? (size_t)__builtin_ctzll(half[0]) / 8
+           : half[1] != 0 ? 8 + (size_t)__builtin_ctzll(half[1]) / 8
+                          : sizeof found;
+}
+
 #endif

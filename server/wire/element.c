@@ -25,9 +25,8 @@ static uint16_t narrow(double x, int fraction)
     return (uint16_t)(sign | bits);
 }
 
-void element_put(lk_dtype dtype, void *data, int64_t i, double x)
+void element_put(lk_dtype dtype, void *to, double x)
 {
-    char *to = (char *)data + i * (int64_t)lk_dtype_size(dtype);
     float single = (float)x;
     uint16_t half;
     switch (dtype) {
@@ -48,6 +47,7 @@ void element_put(lk_dtype dtype, void *data, int64_t i, double x)
  * place is behind what is read. */
 static void narrow_each(const lk_tensor *from, const lk_tensor *to, int64_t count)
 {
+    const int64_t size = (int64_t)lk_dtype_size(to->dtype);
     for (int64_t i = 0; i < count; i++) {
         double x;
         float single;
@@ -57,7 +57,7 @@ static void narrow_each(const lk_tensor *from, const lk_tensor *to, int64_t coun
             memcpy(&single, (const char *)from->data + i * (int64_t)sizeof single, sizeof single);
             x = (double)single;
         }
-        element_put(to->dtype, to->data, i, x);
+        element_put(to->dtype, (char *)to->data + i * size, x);
     }
 }
 

@@ -7,8 +7,8 @@
 
 #include <losskit.h>
 
-/* Store x, rounded to nearest even, as element i of a float tensor. */
-void element_put(lk_dtype dtype, void *data, int64_t i, double x);
+/* Store x, rounded to nearest even, as an element of a float tensor. */
+void element_put(lk_dtype dtype, void *to, double x);
 
 /* Round all elements of a float tensor to those of a narrower one of the same shape, whose data may
  * be the same memory. A NaN becomes the one that element_put stores. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "wire/tensor_text.h"
 
+#include "block.h"
 #include "wire/element.h"
 #include "wire/number.h"
 #include "wire/walk.h"
@@ -114,6 +115,25 @@ static bool ends_token(char c)
     return ends[(unsigned char)c];
 }
 
+/* The end of the token that contains `p`; sixteen characters at a time, for the lengths of numbers
+ * differ, and a loop over each would be mispredicted at its end. */
+static const char *end_of_token(const char *p, const char *end)
+{
+    block bytes;
+    while (block_next(p, (size_t)(end - p), &bytes)) {
+        /* [ ] { } and a few letters that are not in numbers differ in these bits alone. */
+        const size_t before = block_first((block)(bytes <= ' ') | (block)(bytes == ',') |
+                                          (block)(bytes == '"') | (block)((bytes & 0xd9) == 0x59));
+        p += before;
+        if (before < sizeof bytes && ends_token(*p))
+            return p;
+        p += before < sizeof bytes;
+    }
+    while (p < end && !ends_token(*p))
+        p++;
+    return p;
+}
+
 /* Skip a number and, in an array, those that follow it. The array then has one more than is counted
  * in `n`. Returns whether any of them is a word. */
 static bool skip_numbers(cursor *c, nest *n)
@@ -122,8 +142,7 @@ static bool skip_numbers(cursor *c, nest *n)
     bool words = false;
     for (;;) {
         words |= *p == 't' || *p == 'f';
-        while (p < end && !ends_token(*p))
-            p++;
+        p = end_of_token(p, end);
         if (n->depth == 0 || p == end || *p != ',')
             break;
         const char *next = p + (end - p > 2 && p[1] == ' ' ? 2 : 1);
@@ -197,6 +216,7 @@ typedef struct reader {
     const char *input;
     const lk_tensor *t;
     int64_t i;
+    char *to; /* where it goes */
     cursor c;
     problem *p;
 } reader;
@@ -225,7 +245,7 @@ static bool read_float(reader *r)
     const char *next = number_read(r->c.p, r->c.end, &x);
     if (!next)
         return bad_number(r, 400, "malformed_body", "a JSON number, NaN, Infinity or -Infinity");
-    element_put(r->t->dtype, r->t->data, r->i, x);
+    element_put(r->t->dtype, r->to, x);
     r->c.p = next;
     return true;
 }
@@ -258,12 +278,12 @@ static bool read_integer(reader *r)
     if (!fits)
         return bad_number(r, 422, "value_out_of_range", "an integer of 64 bits");
     if (r->t->dtype == LK_I64) {
-        memcpy((char *)r->t->data + r->i * 8, &x, sizeof x);
+        memcpy(r->to, &x, sizeof x);
     } else {
         int32_t narrow = (int32_t)x;
         if (narrow != x)
             return bad_number(r, 422, "value_out_of_range", "an integer of 32 bits");
-        memcpy((char *)r->t->data + r->i * 4, &narrow, sizeof narrow);
+        memcpy(r->to, &narrow, sizeof narrow);
     }
     r->c.p = next;
     return true;
@@ -282,7 +302,7 @@ static bool read_mask(reader *r)
     if (!fits || x < 0 || x > (wide ? 255 : 1))
         return bad_number(r, 422, "value_out_of_range",
                           wide ? "in [0, 255]" : "true, false, 1 or 0");
-    ((char *)r->t->data)[r->i] = (char)x;
+    *r->to = (char)x;
     r->c.p = next;
     return true;
 }
@@ -290,16 +310,19 @@ static bool read_mask(reader *r)
 /* Is it a separator of numbers? tensor_text_shape has checked that separators are well-formed. */
 static bool is_between(char c)
 {
-    return c == '[' || c == ']' || c == ',' || walk_is_space(c);
+    static const bool between[256] = {['['] = true,  [']'] = true,  [','] = true, [' '] = true,
+                                      ['\n'] = true, ['\r'] = true, ['\t'] = true};
+    return between[(unsigned char)c];
 }
 
 bool tensor_text_read(span text, const char *input, const lk_tensor *t, problem *p)
 {
-    reader r = {.input = input, .t = t, .c = cursor_new(text), .p = p};
+    reader r = {.input = input, .t = t, .to = t->data, .c = cursor_new(text), .p = p};
     const int64_t count = lk_tensor_count(t);
+    const size_t size = lk_dtype_size(t->dtype);
     const bool integers = t->dtype == LK_I64 || t->dtype == LK_I32;
     const bool masks = t->dtype == LK_BOOL || t->dtype == LK_U8;
-    for (r.i = 0; r.i < count; r.i++) {
+    for (; r.i < count; r.i++, r.to += size) {
         /* A number must end where the walk for the shape found the end of its token; otherwise the
          * token is not a number. */
         while (r.c.p < r.c.end && is_between(*r.c.p))
@@ -398,16 +421,16 @@ size_t tensor_text_bound(const lk_tensor *t)
     return brackets + (size_t)count * (longest(t->dtype) + 1) + NUMBER_ROOM;
 }
 
-static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
+/* The number at `from`. */
+static inline char *write_number(char *to, lk_dtype dtype, const char *from, bool strict)
 {
-    const char *from = (const char *)t->data + i * (int64_t)lk_dtype_size(t->dtype);
     double wide;
     float single;
     uint16_t half;
     int64_t whole;
     int32_t narrow;
     char *end;
-    switch (t->dtype) {
+    switch (dtype) {
     case LK_F64:
         memcpy(&wide, from, sizeof wide);
         end = number_write_f64(to, wide);
@@ -419,7 +442,7 @@ static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
     case LK_F16:
     case LK_BF16:
         memcpy(&half, from, sizeof half);
-        end = t->dtype == LK_F16 ? number_write_f16(to, half) : number_write_bf16(to, half);
+        end = dtype == LK_F16 ? number_write_f16(to, half) : number_write_bf16(to, half);
         break;
     case LK_I64:
         memcpy(&whole, from, sizeof whole);
@@ -434,32 +457,40 @@ static char *write_number(char *to, const lk_tensor *t, int64_t i, bool strict)
     return strict && !finite ? (char *)memcpy(to, "null", 4) + 4 : end;
 }
 
-/* Row by row without recursion: after element i, as many brackets close as there are trailing sizes
- * whose product divides i + 1. */
+/* Numbers from element `i` on, with commas between them. */
+static char *write_numbers(char *to, const lk_tensor *t, int64_t i, int64_t count, bool strict)
+{
+    const size_t size = lk_dtype_size(t->dtype);
+    const char *from = (const char *)t->data + (size_t)i * size;
+    for (int64_t k = 0; k < count; k++, from += size) {
+        to = write_number(to, t->dtype, from, strict);
+        *to++ = ',';
+    }
+    return count > 0 ? to - 1 : to;
+}
+
+/* Row by row without recursion: `left` has how many rows of each axis are to come. */
 char *tensor_text_nested(char *to, const lk_tensor *t, bool strict)
 {
-    int64_t count = lk_tensor_count(t), row[LK_MAX_RANK], left[LK_MAX_RANK];
-    int64_t product = 1;
-    for (int axis = t->rank - 1; axis >= 0; axis--) {
-        product *= t->shape[axis];
-        row[axis] = left[axis] = product;
-    }
-    for (int axis = 0; axis < t->rank; axis++)
+    const int64_t count = lk_tensor_count(t), row = t->rank > 0 ? t->shape[t->rank - 1] : 1;
+    int64_t left[LK_MAX_RANK];
+    for (int axis = 0; axis < t->rank; axis++) {
+        left[axis] = t->shape[axis];
         *to++ = '[';
-    for (int64_t i = 0; i < count; i++) {
-        int closed = 0;
-        to = write_number(to, t, i, strict);
-        for (int axis = t->rank - 1; axis >= 0; axis--) {
-            left[axis]--;
-            if (left[axis] == 0) {
-                left[axis] = row[axis];
-                closed++;
-                *to++ = ']';
-            }
+    }
+    for (int64_t i = 0; i < count; i += row) {
+        int open = t->rank;
+        to = write_numbers(to, t, i, row, strict);
+        while (open > 0) {
+            *to++ = ']';
+            open--;
+            if (open == 0 || --left[open - 1] > 0)
+                break;
+            left[open - 1] = t->shape[open - 1];
         }
-        if (i + 1 < count)
-            *to++ = ',';
-        for (int k = 0; k < closed && i + 1 < count; k++)
+        if (i + row == count)
+            break;
+        for (*to++ = ','; open < t->rank; open++)
             *to++ = '[';
     }
     if (count == 0)
@@ -469,13 +500,8 @@ char *tensor_text_nested(char *to, const lk_tensor *t, bool strict)
 
 char *tensor_text_flat(char *to, const lk_tensor *t, bool strict)
 {
-    const int64_t count = lk_tensor_count(t);
     *to++ = '[';
-    for (int64_t i = 0; i < count; i++) {
-        if (i > 0)
-            *to++ = ',';
-        to = write_number(to, t, i, strict);
-    }
+    to = write_numbers(to, t, 0, lk_tensor_count(t), strict);
     *to++ = ']';
     return to;
 }

@@ -9,7 +9,7 @@
 #include <limits.h>
 #include <stdio.h>
 
-bool walk_is_space(char c)
+static bool is_space(char c)
 {
     return c == ' ' || c == '\n' || c == '\r' || c == '\t';
 }
@@ -86,7 +86,7 @@ bool walk_value(cursor *c, span *s)
                 c->p++;
                 break;
             }
-        } else if (depth == 0 && (byte == ',' || walk_is_space(byte))) {
+        } else if (depth == 0 && (byte == ',' || is_space(byte))) {
             break;
         }
         c->p++;

@@ -18,8 +18,6 @@ enum {
     WALK_TREE = 64 * 1024, /* longest text for jansson, which needs 40 bytes for each byte */
 };
 
-bool walk_is_space(char c);
-
 /* The JSON of a body, without the byte order mark that some programs write before it. */
 span walk_body(span body);
 

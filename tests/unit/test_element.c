@@ -11,7 +11,7 @@ static void check_narrow(lk_dtype dtype, double x)
 {
     uint16_t got, want = half_bits(dtype, x);
     uint16_t at[3] = {0x5555, 0x5555, 0x5555};
-    element_put(dtype, at, 1, x);
+    element_put(dtype, &at[1], x);
     got = at[1];
     if (got != want || at[0] != 0x5555 || at[2] != 0x5555)
         fail_msg("%a as %s is %04x, not %04x", x, lk_dtype_name(dtype), got, want);
@@ -65,13 +65,13 @@ static void wide_floats(void **unused)
     char place[1 + 2 * sizeof(double)];
     double wide;
     float single;
-    element_put(LK_F64, place + 1, 1, -0.1);
+    element_put(LK_F64, place + 1 + sizeof wide, -0.1);
     memcpy(&wide, place + 1 + sizeof wide, sizeof wide);
     assert_true(wide == -0.1);
-    element_put(LK_F32, place + 1, 1, -0.1);
+    element_put(LK_F32, place + 1 + sizeof single, -0.1);
     memcpy(&single, place + 1 + sizeof single, sizeof single);
     assert_true(single == -0.1f);
-    element_put(LK_F32, place, 0, 3.5e38);
+    element_put(LK_F32, place, 3.5e38);
     memcpy(&single, place, sizeof single);
     assert_true(isinf(single));
 }
@@ -112,7 +112,7 @@ static void narrowed(void **unused)
                 memcpy(&single, wide + i * sizeof single, sizeof single);
                 x = (double)single;
             }
-            element_put(to[k], want, 0, x);
+            element_put(to[k], want, x);
             if (memcmp(copy + i * narrow, want, narrow) != 0)
                 fail_msg("%a from %s to %s", x, lk_dtype_name(from[k]), lk_dtype_name(to[k]));
         }
