@@ -102,7 +102,7 @@ static void reply_options(exchange *x, const site *here)
     x->unwanted = true;
     x->reply.status = 204;
     x->reply.allow = allowed(here);
-    x->reply.preflight = http_header(x, "Access-Control-Request-Method") != NULL;
+    x->reply.preflight = http_header(x, HEADER_REQUEST_METHOD) != NULL;
 }
 
 static bool find_and_begin(exchange *x, problem *p)
@@ -110,8 +110,8 @@ static bool find_and_begin(exchange *x, problem *p)
     const bool options = strcmp(x->method, "OPTIONS") == 0;
     const route *found = find_route(x);
     site here = found ? (site){0} : find_site(x);
-    if (!access_by_origin(http_header(x, "Origin"), http_header(x, "Host"), http_is_local(x),
-                          &x->shared, p))
+    if (!access_by_origin(http_header(x, HEADER_ORIGIN), http_header(x, HEADER_HOST),
+                          http_is_local(x), &x->shared, p))
         return false;
     if (options && x->target.segments == 0) /* OPTIONS *: the service as a whole */
         here.get = here.post = true;
@@ -119,7 +119,7 @@ static bool find_and_begin(exchange *x, problem *p)
         reply_options(x, &here);
         return true;
     }
-    if (!access_by_key(found ? found->access : ACCESS_KEYED, http_header(x, "Authorization"),
+    if (!access_by_key(found ? found->access : ACCESS_KEYED, http_header(x, HEADER_AUTHORIZATION),
                        x->key, &x->key_id, p))
         return false;
     if (found) {
@@ -181,7 +181,7 @@ static void log_request(const exchange *x)
 {
     log_entry entry = log_begin(LOG_INFO, "request");
     const route *r = x->route;
-    const char *trace = x->connection ? http_header(x, "traceparent") : NULL;
+    const char *trace = x->connection ? http_header(x, HEADER_TRACEPARENT) : NULL;
     log_text(&entry, "id", x->id);
     log_text(&entry, "method", x->method);
     log_text(&entry, "path", r ? r->path : "-");

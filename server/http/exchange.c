@@ -8,9 +8,9 @@
 #include <strings.h>
 #include <sys/random.h>
 
-const char *http_header(const exchange *x, const char *name)
+const char *http_header(const exchange *x, header_id which)
 {
-    return MHD_lookup_connection_value(x->connection, MHD_HEADER_KIND, name);
+    return x->header[which];
 }
 
 /* Counts the occurrences of a header. */
@@ -29,9 +29,9 @@ static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const ch
     return MHD_YES;
 }
 
-int http_header_times(const exchange *x, const char *name)
+int http_header_times(const exchange *x, header_id which)
 {
-    tally_of t = {name, 0};
+    tally_of t = {head_names[which], 0};
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &t);
     return t.times;
 }
@@ -52,9 +52,11 @@ static enum MHD_Result search_header(void *cls, enum MHD_ValueKind kind, const c
     return MHD_YES;
 }
 
-bool http_header_lists(const exchange *x, const char *name, const char *word)
+bool http_header_lists(const exchange *x, header_id which, const char *word)
 {
-    search_for s = {name, word, false};
+    search_for s = {head_names[which], word, false};
+    if (!x->header[which])
+        return false;
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, search_header, &s);
     return s.found;
 }

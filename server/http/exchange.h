@@ -56,13 +56,14 @@ struct exchange {
     unsigned number;                   /* of the request on its connection, from 1 */
     uint64_t start;                    /* uv_hrtime() at the request line */
     const char *method;
-    bool old;                 /* HTTP/1.0 */
-    char *line;               /* path and query as received; target is made of it */
-    target target;            /* no segments until it is split */
-    char id[HTTP_ID_MAX + 1]; /* X-Request-Id */
-    char key[ACCESS_NAME];    /* name of the client's API key; "" for none */
-    uint64_t key_id;          /* stands for that key; 0: none is asked for */
-    bool shared;              /* the reply may be shared with the web page that asked (CORS) */
+    bool old;                    /* HTTP/1.0 */
+    const char *header[HEADERS]; /* the first of each, or NULL */
+    char *line;                  /* path and query as received; target is made of it */
+    target target;               /* no segments until it is split */
+    char id[HTTP_ID_MAX + 1];    /* X-Request-Id */
+    char key[ACCESS_NAME];       /* name of the client's API key; "" for none */
+    uint64_t key_id;             /* stands for that key; 0: none is asked for */
+    bool shared;                 /* the reply may be shared with the web page that asked (CORS) */
 
     int64_t length; /* announced length of the body; 0: none, -1: chunked */
     pages room;     /* memory of the body */
@@ -133,13 +134,13 @@ typedef struct handler {
 } handler;
 
 /* The value of a header of the request, or NULL. */
-const char *http_header(const exchange *x, const char *name);
+const char *http_header(const exchange *x, header_id which);
 
 /* How many times the header occurs. */
-int http_header_times(const exchange *x, const char *name);
+int http_header_times(const exchange *x, header_id which);
 
 /* Is the word in the header, which is a list and may occur several times? */
-bool http_header_lists(const exchange *x, const char *name, const char *word);
+bool http_header_lists(const exchange *x, header_id which, const char *word);
 
 /* Did the request come over a loopback address or a Unix socket? */
 bool http_is_local(const exchange *x);

@@ -31,8 +31,8 @@ enum {
     REFUSED,
 };
 
-/* The headers that matter here. All but Cookie may come only once. */
-enum { OTHER, COOKIE, HOST, LENGTH, CODING };
+/* The headers that are checked here, and may come only once, as bits of `seen`. */
+enum { HAS_HOST = 1, HAS_LENGTH = 2, HAS_CODING = 4 };
 
 static const char version[] = "HTTP/1.1\r\n\r\n", coding[] = "chunked", last_chunk[] = "0\r\n\r\n";
 
@@ -53,7 +53,7 @@ static const char *rest_of(const framing *f)
     case NAME:
         return "-:\r\n\r\n"; /* never the name of a header that has a meaning */
     case VALUE:
-        return f->field == LENGTH && f->at == 0 ? "0\r\n\r\n" : "\r\n\r\n";
+        return f->field == HEADER_CONTENT_LENGTH && f->at == 0 ? "0\r\n\r\n" : "\r\n\r\n";
     case LINE_LF:
     case VALUE_LF:
         return "\n\r\n";
@@ -99,55 +99,54 @@ static bool is_space(char c)
     return c == ' ' || c == '\t';
 }
 
-static char lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
-}
-
 static int hex_digit(char c)
 {
-    const char letter = lower(c);
+    const char letter = head_lower(c);
     return c >= '0' && c <= '9' ? c - '0' : letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
 }
 
-/* The name of a header is complete: which one is it, and may it come? A trailer has no meaning. */
+/* The name of a header is complete: which one is it, and may it come? */
 static void identify(framing *f)
 {
     static const struct {
-        uint8_t field, size;
-        const char *name, *twice;
-    } known[] = {
-        {COOKIE, 6, "cookie", NULL},
-        {HOST, 4, "host", "HTTP/1.1 needs exactly one Host"},
-        {LENGTH, 14, "content-length", "Content-Length comes more than once"},
-        {CODING, 17, "transfer-encoding", "Transfer-Encoding comes more than once"},
+        uint8_t field, bit;
+        const char *twice;
+    } once[] = {
+        {HEADER_HOST, HAS_HOST, "HTTP/1.1 needs exactly one Host"},
+        {HEADER_CONTENT_LENGTH, HAS_LENGTH, "Content-Length comes more than once"},
+        {HEADER_TRANSFER_ENCODING, HAS_CODING, "Transfer-Encoding comes more than once"},
     };
-    f->field = OTHER;
-    if (f->trailer)
-        return;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (f->at == known[i].size && memcmp(f->name, known[i].name, f->at) == 0) {
-            f->field = known[i].field;
-            if (known[i].twice && f->seen & 1 << f->field)
-                malformed(f, known[i].twice);
-        }
-    const int both = 1 << LENGTH | 1 << CODING;
-    f->seen |= (uint8_t)(1 << f->field);
+    const int both = HAS_LENGTH | HAS_CODING;
+    if (f->field < HEADERS && head_names[f->field][f->at] != '\0')
+        f->field = HEADERS; /* it is no more than the beginning of one */
+    for (size_t i = 0; i < sizeof once / sizeof *once; i++) {
+        if (f->field != once[i].field)
+            continue;
+        if (f->seen & once[i].bit)
+            malformed(f, once[i].twice);
+        f->seen |= once[i].bit;
+    }
     if (f->state != REFUSED && (f->seen & both) == both)
         malformed(f, "Content-Length and Transfer-Encoding exclude each other");
-    if (f->state != REFUSED && f->field == CODING && f->old)
+    if (f->state != REFUSED && f->field == HEADER_TRANSFER_ENCODING && f->old)
         malformed(f, "Transfer-Encoding needs HTTP/1.1");
+}
+
+static bool is_checked(const framing *f)
+{
+    return f->field == HEADER_HOST || f->field == HEADER_CONTENT_LENGTH ||
+           f->field == HEADER_TRANSFER_ENCODING;
 }
 
 /* The next character, but no white space, of a value that is checked here. */
 static void check_value(framing *f, char c)
 {
-    if (f->field == LENGTH) {
+    if (f->field == HEADER_CONTENT_LENGTH) {
         if (f->spaced || c < '0' || c > '9' || f->at == 18)
             malformed(f, "Content-Length must be at most 18 digits");
         f->left = f->left * 10 + (uint64_t)(c - '0');
-    } else if (f->field == CODING) {
-        if (f->spaced || lower(c) != coding[f->at])
+    } else if (f->field == HEADER_TRANSFER_ENCODING) {
+        if (f->spaced || head_lower(c) != coding[f->at])
             malformed(f, "Transfer-Encoding must be chunked");
     } else if (f->spaced || !head_is_host(c)) {
         malformed(f, "Host must be a name or an address, and perhaps a port");
@@ -159,9 +158,9 @@ static void check_value(framing *f, char c)
 /* A value is complete. */
 static void end_value(framing *f)
 {
-    if (f->field == LENGTH && f->at == 0)
+    if (f->field == HEADER_CONTENT_LENGTH && f->at == 0)
         malformed(f, "Content-Length must be at most 18 digits");
-    else if (f->field == CODING && coding[f->at] != '\0')
+    else if (f->field == HEADER_TRANSFER_ENCODING && coding[f->at] != '\0')
         malformed(f, "Transfer-Encoding must be chunked");
     else
         f->state = VALUE_LF;
@@ -173,9 +172,9 @@ static void end_head(framing *f)
     f->count = f->at = 0;
     if (f->trailer)
         enter(f, START);
-    else if (!f->old && !(f->seen & 1 << HOST))
+    else if (!f->old && !(f->seen & HAS_HOST))
         malformed(f, "HTTP/1.1 needs exactly one Host");
-    else if (f->seen & 1 << CODING)
+    else if (f->seen & HAS_CODING)
         f->state = SIZE;
     else if (f->left > 0)
         f->state = BODY;
@@ -218,13 +217,15 @@ static void read_version(framing *f, char c)
         f->old = f->at++ == strlen("HTTP/1.") && c == '0';
 }
 
-static void add_to_name(framing *f, const char *from, size_t size)
+/* Is it the next character of the name of a header that is read? */
+static bool goes_on(framing *f, char c)
 {
-    const size_t room = FRAMING_NAME - (f->at < FRAMING_NAME ? f->at : FRAMING_NAME);
-    for (size_t i = 0; i < size && i < room; i++)
-        f->name[f->at++] = lower(from[i]);
-    if (size > room)
-        f->at = FRAMING_NAME + 1; /* longer than those that matter */
+    const int is = f->field < HEADERS ? head_next(f->field, f->at, head_lower(c)) : HEADERS;
+    if (is == HEADERS)
+        return false;
+    f->field = (uint8_t)is;
+    f->at++;
+    return true;
 }
 
 /* The first character of a header or trailer, or of the empty line behind them. */
@@ -243,14 +244,21 @@ static void begin_header(framing *f, char c)
     } else {
         f->state = NAME;
         f->headers++;
+        f->kept += FRAMING_EACH;
+        f->field = f->trailer ? HEADERS : 0; /* trailers have no meaning */
         f->at = 0;
-        add_to_name(f, &c, 1);
+        if (!goes_on(f, c))
+            f->field = HEADERS;
     }
 }
 
-/* The character behind a name. */
+/* The character behind a name, or the first that no header that is read has there. */
 static void end_name(framing *f, char c)
 {
+    if (f->field < HEADERS && head_is_tchar(c)) {
+        f->field = HEADERS;
+        return;
+    }
     if (c != ':')
         malformed(f, "a header name is not a token");
     else
@@ -271,10 +279,8 @@ static bool read_value(framing *f, char c)
     }
     if (!is_text(c))
         malformed(f, "a header value has a control character");
-    else if (f->field == OTHER)
-        return true;
-    else if (f->field == COOKIE) /* its parts would take memory, and nobody asks for them */
-        return false;
+    else if (!is_checked(f))
+        return f->field < HEADERS;
     else if (!is_space(c))
         check_value(f, c);
     else if (f->at > 0)
@@ -406,13 +412,20 @@ static bool in_chunk(const framing *f)
     return f->state >= SIZE && f->state <= DATA_LF;
 }
 
+static bool in_headers(const framing *f)
+{
+    return f->state >= LINE && f->state <= HEAD_LF && !f->trailer;
+}
+
 /* How many bytes more the current line, or what surrounds the data of chunks, may have. */
 static uint32_t room(const framing *f)
 {
+    const uint32_t kept = f->kept < FRAMING_KEPT_MAX ? FRAMING_KEPT_MAX - f->kept : 0;
     const uint32_t limit = f->trailer || in_chunk(f) ? FRAMING_CHUNK_MAX
                            : f->state <= LINE_LF     ? FRAMING_LINE_MAX
                                                      : FRAMING_HEADER_BYTES;
-    return limit - f->count;
+    const uint32_t left = limit - f->count;
+    return in_headers(f) && kept < left ? kept : left;
 }
 
 static void refuse_length(framing *f)
@@ -423,6 +436,8 @@ static void refuse_length(framing *f)
         malformed(f, "chunk sizes, extensions and trailers have more than 4096 bytes");
     else if (f->state <= LINE_LF)
         refuse(f, 414, "uri_too_long", "the request line has more than 16384 bytes");
+    else if (f->kept >= FRAMING_KEPT_MAX)
+        refuse(f, 431, "head_too_large", "the headers that lossd reads have more than 16384 bytes");
     else
         refuse(f, 431, "head_too_large", "the headers have more than 32768 bytes");
 }
@@ -467,12 +482,12 @@ static size_t read_run(framing *f, const char *from, size_t most)
         f->at |= size > 0;
         break;
     case NAME:
-        while (size < most && head_is_tchar(from[size]))
+        while (size < most && head_is_tchar(from[size]) &&
+               (f->field == HEADERS || goes_on(f, from[size])))
             size++;
-        add_to_name(f, from, size);
         break;
     case VALUE:
-        size = f->field == OTHER ? text_run(from, most) : 0;
+        size = is_checked(f) ? 0 : text_run(from, most);
         break;
     case BODY:
         size = smaller(f->left, most);
@@ -494,17 +509,22 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to)
     const char *const end = from + size;
     char *out = to;
     while (from < end && f->state != REFUSED) {
-        const bool trailer = f->trailer, data = f->state == BODY || f->state == DATA;
+        const bool data = f->state == BODY || f->state == DATA, headers = in_headers(f);
+        const bool dropped =
+            f->trailer || ((f->state == NAME || f->state == VALUE) && f->field == HEADERS);
+        const char *before = out;
         const size_t there = (size_t)(end - from);
         const size_t run = read_run(f, from, data ? there : smaller(room(f), there));
-        if (run > 0 && !trailer) {
+        if (run > 0 && !dropped) {
             if (out != from)
                 memmove(out, from, run);
             out += run;
         }
         from += run;
-        if (run > 0)
+        if (run > 0) {
+            f->kept += headers ? (uint32_t)(out - before) : 0;
             continue;
+        }
         if (f->state == START && *from != '\r') {
             enter(f, METHOD);
         } else if (room(f) == 0) {
@@ -513,6 +533,7 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to)
             const char c = *from++;
             f->count++;
             out += in_chunk(f) ? read_chunk(f, c, out) : read_head(f, c, out);
+            f->kept += headers ? (uint32_t)(out - before) : 0;
         }
     }
     return (size_t)(out - to);

@@ -3,8 +3,8 @@
  * Message framing of HTTP/1.1 (RFC 9112): where the requests of a connection begin and end. What a
  * client sends passes through here before libmicrohttpd reads it, which therefore sees only what
  * both of them read in the same way: no folded lines, no control characters, one length, chunk
- * sizes without extensions, no trailers, no cookies. A pure function of the bytes, however they are
- * cut.
+ * sizes without extensions, no trailers, and of headers that nobody reads no more than what shows
+ * that they are none of the others. A pure function of the bytes, however they are cut.
  *
  * The rest of a request that is refused is dropped, and so is everything after it. In its place
  * libmicrohttpd gets the shortest text that makes the request complete, so that it asks for a reply
@@ -18,30 +18,32 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Limits. The head must leave room for that of the reply in libmicrohttpd's memory of a connection
- * (CONNECTION_MEMORY), in which each header takes 64 bytes besides its text. */
+/* Limits. What is passed of the head must leave room for that of the reply in libmicrohttpd's
+ * memory of a connection (CONNECTION_MEMORY), in which each header takes 64 bytes besides its text.
+ */
 enum {
     FRAMING_LINE_MAX = 16 * 1024,     /* bytes of the request line */
     FRAMING_HEADERS_MAX = 128,        /* headers */
     FRAMING_HEADER_BYTES = 32 * 1024, /* bytes of all headers */
+    FRAMING_KEPT_MAX = 16 * 1024,     /* bytes of that memory that headers take */
+    FRAMING_EACH = 64,                /* of which each has so many besides its text */
     FRAMING_CHUNK_MAX = 4096,         /* bytes of chunk sizes, extensions and trailers: in excess of
                                          16 for each chunk and two for each byte of data */
     FRAMING_GAP = 24,                 /* more than the longest line "size CR LF" */
-    FRAMING_NAME = 17,                /* the longest name of a header that matters here */
 };
 
 /* Begin with {0}. */
 typedef struct framing {
     uint8_t state;
-    uint8_t field;   /* the header that is being read, if it matters here */
-    uint8_t at;      /* characters read of the version, a name or a value */
-    bool spaced;     /* white space follows the value */
-    bool trailer;    /* the header is one of the trailers */
-    bool old;        /* HTTP/1.0 */
-    uint8_t seen;    /* headers that were read and may come only once */
-    uint8_t headers; /* number of headers */
-    char name[FRAMING_NAME];
+    uint8_t field;     /* the header that is being read, of those in head.h, or HEADERS */
+    uint8_t at;        /* characters read of the version, a name or a value */
+    bool spaced;       /* white space follows the value */
+    bool trailer;      /* the header is one of the trailers */
+    bool old;          /* HTTP/1.0 */
+    uint8_t seen;      /* headers that were read and may come only once */
+    uint8_t headers;   /* number of headers */
     uint32_t count;    /* bytes read that are limited in number */
+    uint32_t kept;     /* of libmicrohttpd's memory, by headers */
     uint64_t left;     /* bytes of the body or chunk that are still to come */
     unsigned requests; /* requests begun */
     int status;        /* why the last of them is refused; 0: it is not */

@@ -6,6 +6,29 @@
 #include <string.h>
 #include <strings.h>
 
+#define HEAD_NAME(header, name) name,
+const char *const head_names[HEADERS] = {HEAD_HEADERS(HEAD_NAME)};
+#undef HEAD_NAME
+
+int head_next(int is, size_t size, char c)
+{
+    const char *begin = head_names[is];
+    while (is < HEADERS && head_names[is][size] != c) {
+        is++;
+        if (is < HEADERS && strncmp(head_names[is], begin, size) != 0)
+            return HEADERS;
+    }
+    return is;
+}
+
+int head_find(span name)
+{
+    int is = 0;
+    for (size_t i = 0; i < name.size && is < HEADERS; i++)
+        is = head_next(is, i, head_lower(name.data[i]));
+    return is < HEADERS && head_names[is][name.size] == '\0' ? is : HEADERS;
+}
+
 bool head_is_token(span text)
 {
     size_t size = 0;

@@ -19,6 +19,46 @@ static inline bool head_is_tchar(char c)
     return u < 128 && (tchars[u / 64] >> u % 64 & 1) != 0;
 }
 
+/* X(header, name): what is read of the headers of requests, in the order of their names. Any other
+ * is dropped before libmicrohttpd stores it (framing.h). */
+#define HEAD_HEADERS(X)                                                                            \
+    X(ACCEPT, "accept")                                                                            \
+    X(ACCEPT_ENCODING, "accept-encoding")                                                          \
+    X(REQUEST_METHOD, "access-control-request-method")                                             \
+    X(AUTHORIZATION, "authorization")                                                              \
+    X(CONNECTION, "connection")                                                                    \
+    X(CONTENT_ENCODING, "content-encoding")                                                        \
+    X(CONTENT_LENGTH, "content-length")                                                            \
+    X(CONTENT_TYPE, "content-type")                                                                \
+    X(EXPECT, "expect")                                                                            \
+    X(HOST, "host")                                                                                \
+    X(INFERENCE_LENGTH, "inference-header-content-length")                                         \
+    X(ORIGIN, "origin")                                                                            \
+    X(TRACEPARENT, "traceparent")                                                                  \
+    X(TRANSFER_ENCODING, "transfer-encoding")                                                      \
+    X(UPGRADE, "upgrade")                                                                          \
+    X(REQUEST_ID, "x-request-id")                                                                  \
+    X(REQUEST_TIMEOUT, "x-request-timeout")
+
+#define HEAD_ENUM(header, name) HEADER_##header,
+typedef enum header_id { HEAD_HEADERS(HEAD_ENUM) HEADERS } header_id;
+#undef HEAD_ENUM
+
+extern const char *const head_names[HEADERS];
+
+/* A letter in lower case. */
+static inline char head_lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+}
+
+/* The first header whose name begins with the first `size` characters of that of `is`, and then
+ * with `c`; HEADERS if there is none. Begin with 0 and 0. */
+int head_next(int is, size_t size, char c);
+
+/* Which header is it? HEADERS if none of these. */
+int head_find(span name);
+
 /* Is it a token, as a header name must be? */
 bool head_is_token(span text);
 

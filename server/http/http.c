@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 enum {
-    CONNECTION_MEMORY = 64 * 1024, /* libmicrohttpd zeroes it at every request: keep it small */
+    CONNECTION_MEMORY = 36 * 1024, /* libmicrohttpd zeroes it at every request, and a half again */
     SWEEP_MS = 200,
     QUIET_SWEEPS = 5,
     IDLE_TURNS = 64,

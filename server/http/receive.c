@@ -47,26 +47,27 @@ void *receive_line(void *cls, const char *uri, struct MHD_Connection *connection
     return x;
 }
 
-/* Cut the white space behind a value, which is not part of it, in libmicrohttpd's own memory, by
- * writing a NUL, so that look-ups return it without. */
-static enum MHD_Result trim_header(void *cls, enum MHD_ValueKind kind, const char *name,
+/* Note a header, without the white space behind its value, which is not part of it: cut in
+ * libmicrohttpd's own memory, by writing a NUL. */
+static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const char *name,
                                    size_t name_size, const char *value, size_t value_size)
 {
+    exchange *x = cls;
     const span text = head_trimmed((span){value, value_size});
-    (void)cls;
+    const int which = head_find((span){name, name_size});
     (void)kind;
-    (void)name;
-    (void)name_size;
     if (text.size < value_size)
         ((char *)(uintptr_t)value)[text.size] = '\0';
+    if (which < HEADERS && !x->header[which])
+        x->header[which] = value;
     return MHD_YES;
 }
 
 /* The announced length of the body, whose header framing has checked. */
 static int64_t length_of(const exchange *x)
 {
-    const char *length = http_header(x, "Content-Length");
-    return http_header(x, "Transfer-Encoding") ? -1 : length ? strtoll(length, NULL, 10) : 0;
+    const char *length = http_header(x, HEADER_CONTENT_LENGTH);
+    return http_header(x, HEADER_TRANSFER_ENCODING) ? -1 : length ? strtoll(length, NULL, 10) : 0;
 }
 
 /* Was the rest of this request refused before libmicrohttpd saw it? Then that is the reply, unless
@@ -196,12 +197,12 @@ static enum MHD_Result take_head(exchange *x)
     problem p;
     peer_enter(&x->server->peers, x->peer, PEER_BODY, x->server->turn, 0);
     peer_moved(&x->server->peers, x->peer, x->start, 0);
-    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, trim_header, NULL);
-    exchange_identify(x, http_header(x, "X-Request-Id"));
+    MHD_get_connection_values_n(x->connection, MHD_HEADER_KIND, note_header, x);
+    exchange_identify(x, http_header(x, HEADER_REQUEST_ID));
     if (was_refused(x))
         return reply_send(x) ? MHD_YES : MHD_NO;
     x->length = length_of(x);
-    const char *expect = http_header(x, "Expect");
+    const char *expect = http_header(x, HEADER_EXPECT);
     if (expect && strcasecmp(expect, "100-continue") != 0) {
         problem_set(&p, 417, "expectation_failed",
                     "Expect is \"%.40s\"; only 100-continue is known", expect);

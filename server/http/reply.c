@@ -66,7 +66,7 @@ static const char exposed[] =
 /* The CORS headers, with which a web page of another origin can read the reply. */
 static void share(const exchange *x, struct MHD_Response *response)
 {
-    header(response, "Access-Control-Allow-Origin", http_header(x, "Origin"));
+    header(response, "Access-Control-Allow-Origin", http_header(x, HEADER_ORIGIN));
     header(response, "Vary", "Origin");
     if (!x->reply.preflight) {
         header(response, "Access-Control-Expose-Headers", exposed);
@@ -81,10 +81,10 @@ static void share(const exchange *x, struct MHD_Response *response)
 
 void reply_head(exchange *x, const char *media, buffer *to)
 {
-    const char *origin = http_header(x, "Origin");
+    const char *origin = http_header(x, HEADER_ORIGIN);
     x->close = x->old || x->server->closing;
     buffer_printf(to, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n", media, x->id);
-    if (x->close || http_header_lists(x, "Connection", "close"))
+    if (x->close || http_header_lists(x, HEADER_CONNECTION, "close"))
         buffer_text(to, "Connection: close\r\n");
     if (!x->old)
         buffer_text(to, "Transfer-Encoding: chunked\r\n");

@@ -14,14 +14,14 @@
 
 /* A decimal number of at most 18 digits in a header. True with `fallback` if there is no such
  * header. */
-static bool read_number(const exchange *x, const char *name, uint64_t fallback, uint64_t *value,
-                        problem *p)
+static bool read_number(const exchange *x, header_id which, const char *name, uint64_t fallback,
+                        uint64_t *value, problem *p)
 {
-    const char *text = http_header(x, name);
+    const char *text = http_header(x, which);
     *value = fallback;
     if (!text)
         return true;
-    if (http_header_times(x, name) > 1)
+    if (http_header_times(x, which) > 1)
         return problem_set(p, 400, "malformed_request", "%s comes more than once", name);
     const size_t size = strlen(text);
     if (size == 0 || size > 18 || strspn(text, "0123456789") != size)
@@ -34,17 +34,17 @@ static bool read_number(const exchange *x, const char *name, uint64_t fallback, 
 /* Read what the heads of all evaluations have in common. */
 static bool read_head(exchange *x, ask *a, problem *p)
 {
-    const char *encoding = http_header(x, "Content-Encoding");
+    const char *encoding = http_header(x, HEADER_CONTENT_ENCODING);
     uint64_t ms;
     if (!coding_of_content(encoding, &a->body))
         return problem_set(p, 415, "unsupported_media_type",
                            "Content-Encoding is \"%.80s\"; it must be gzip, deflate or identity",
                            encoding);
-    if (!read_number(x, "X-Request-Timeout", 0, &ms, p))
+    if (!read_number(x, HEADER_REQUEST_TIMEOUT, "X-Request-Timeout", 0, &ms, p))
         return false;
     a->asker = asker_of(x);
     a->timeout = ms < UINT64_MAX / 1000 ? ms * 1000 : 0;
-    a->reply = coding_of_accept(http_header(x, "Accept-Encoding"));
+    a->reply = coding_of_accept(http_header(x, HEADER_ACCEPT_ENCODING));
     x->body_max = request_max_body();
     return true;
 }
@@ -62,7 +62,7 @@ static bool admit(exchange *x, ask *a, problem *p)
 /* Many requests in one body. */
 static bool begin_lines(exchange *x, ask *a, problem *p)
 {
-    const char *accept = http_header(x, "Accept");
+    const char *accept = http_header(x, HEADER_ACCEPT);
     a->in = a->out = &wire_json;
     if (!wire_accepts_lines(accept))
         return problem_set(p, 406, "not_acceptable",
@@ -73,14 +73,15 @@ static bool begin_lines(exchange *x, ask *a, problem *p)
     if (a->body != CODING_NONE)
         return problem_set(p, 415, "unsupported_media_type",
                            "lines are not compressed; Content-Encoding is \"%.40s\"",
-                           http_header(x, "Content-Encoding"));
+                           http_header(x, HEADER_CONTENT_ENCODING));
     a->reply = CODING_NONE;
     return lines_begin(x, a, p);
 }
 
 bool begin_evaluate(exchange *x, problem *p)
 {
-    const char *content = http_header(x, "Content-Type"), *accept = http_header(x, "Accept");
+    const char *content = http_header(x, HEADER_CONTENT_TYPE),
+               *accept = http_header(x, HEADER_ACCEPT);
     ask a = {.query = x->target.query, .head = OIP_ALL};
     a.loss = evaluation_at(x->target.segment[1], x->target.segment[2], p);
     if (!a.loss)
@@ -127,6 +128,8 @@ bool begin_infer(exchange *x, problem *p)
 {
     ask a = {.query = "", .in = &wire_oip, .out = &wire_oip};
     a.loss = model_of(x, p);
-    return a.loss && read_number(x, "Inference-Header-Content-Length", OIP_ALL, &a.head, p) &&
+    return a.loss &&
+           read_number(x, HEADER_INFERENCE_LENGTH, "Inference-Header-Content-Length", OIP_ALL,
+                       &a.head, p) &&
            admit(x, &a, p);
 }

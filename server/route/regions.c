@@ -22,9 +22,10 @@ static void reply_json(exchange *x, int status, buffer *text)
  * that to GET, and a connection that is to be closed after the reply carries no other protocol. */
 static bool asks_handover(const exchange *x)
 {
-    return !x->old && strcmp(x->method, "GET") == 0 && http_header_lists(x, "Upgrade", HANDOVER) &&
-           http_header_lists(x, "Connection", "upgrade") &&
-           !http_header_lists(x, "Connection", "close");
+    return !x->old && strcmp(x->method, "GET") == 0 &&
+           http_header_lists(x, HEADER_UPGRADE, HANDOVER) &&
+           http_header_lists(x, HEADER_CONNECTION, "upgrade") &&
+           !http_header_lists(x, HEADER_CONNECTION, "close");
 }
 
 static bool begin_handover(exchange *x, problem *p)
@@ -70,7 +71,7 @@ void run_region(exchange *x)
 
 bool begin_put(exchange *x, problem *p)
 {
-    const char *encoding = http_header(x, "Content-Encoding");
+    const char *encoding = http_header(x, HEADER_CONTENT_ENCODING);
     x->body_max = request_max_body();
     if (encoding)
         return problem_set(p, 415, "unsupported_media_type",

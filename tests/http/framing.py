@@ -187,7 +187,9 @@ def largest_heads(path: str) -> list[str]:
         ("one header more", top + b"X: y\r\n" + fill + b"\r\n" + body, 431),
         ("1000 arguments", top.replace(b"?", b"?" + b"a&" * 1000) + few + b"\r\n" + body, 422),
         ("1000 cookies", top + b"Cookie: " + b"a=b;" * 1000 + b"\r\n" + few + b"\r\n" + body, 200),
-        ("an origin of 30 KB", top + b"Origin: http://" + b"a" * 30000 + b"\r\n" + few + b"\r\n" + body, 403),
+        ("an origin of 15 KB", top + b"Origin: http://" + b"a" * 15000 + b"\r\n" + few + b"\r\n" + body, 403),
+        ("one of 17 KB", top + b"Origin: http://" + b"a" * 17000 + b"\r\n" + few + b"\r\n" + body, 431),
+        ("17 KB of what is not read", top + b"A: http://" + b"a" * 17000 + b"\r\n" + few + b"\r\n" + body, 200),
         ("an origin of 1 KB", top + b"Origin: http://" + b"a" * 1000 + b"\r\n" + few + b"\r\n" + body, 200),
     ):
         with Lossd(path, "--cors-origin", "*") as lossd, lossd.connect() as s:

@@ -79,12 +79,12 @@ static void requests(void **unused)
     same(GET "Host:h\r\n\r\n", 1);
     same(GET "Host:\r\n\r\n" GET "Host:a.b~_-!$&'()*+,;=:%[::1]:80\r\n\r\n", 2);
     same("GET /?a=\xc3\xbc HTTP/1.0\r\n\r\n", 1);
-    same("FROB * HTTP/1.7\r\nhost:h\r\nX-Y:  a\tb \xe9 \r\nZ:\r\n\r\n", 1);
+    same("FROB * HTTP/1.7\r\nhost:h\r\nAccept:  a\tb \xe9 \r\nOrigin:\r\n\r\n", 1);
     same(POST "Content-Length:5\r\n\r\nGET /" POST "CONTENT-LENGTH:0\r\n\r\n" GET, 3);
     same(POST "content-length:0003\r\n\r\nab", 1);
     same(CHUNK "3\r\nabc\r\n11\r\n0123456789abcdef!\r\n0\r\n\r\n" GET, 2);
     same(CHUNK "3\r\nGET\r\n0\r\n\r\n" CHUNK "1\r\na\r\n0\r\n\r\n", 2);
-    same(POST "Transfer-Encodin:x\r\nTransfer-Encodings:x\r\nContent-Length-:x\r\n\r\n", 1);
+    same(POST "ACCEPT:a\r\naccept:b\r\nAccept-Encoding:c\r\nX-Request-Id:d\r\n\r\n", 1);
 }
 
 static void rewritten(void **unused)
@@ -96,8 +96,11 @@ static void rewritten(void **unused)
     becomes(GET "Host: \th \r\n\r\n", GET "Host: \th\r\n\r\n", 1);
     becomes(POST "Transfer-Encoding:\tChunked \r\n\r\n0\r\n\r\n",
             POST "Transfer-Encoding:\tChunked\r\n\r\n0\r\n\r\n", 1);
-    becomes(GET "Host:h\r\nCookie: a=b; c\r\nCookies: d\r\ncookie:\r\n\r\n",
-            GET "Host:h\r\nCookie:\r\nCookies: d\r\ncookie:\r\n\r\n", 1);
+    /* Of what nobody reads as much as shows that it is nothing else. */
+    becomes(GET "Host:h\r\nCookie: a=b; c\r\nUser-Agent: d\r\nX-Y:\r\nAccept-Language:e\r\n\r\n",
+            GET "Host:h\r\nCoo:\r\nUs:\r\nX-Y:\r\nAccept-L:\r\n\r\n", 1);
+    becomes(POST "Transfer-Encodin:x\r\nTransfer-Encodings:x\r\nContent-Length-:x\r\n\r\n",
+            POST "Transfer-Encodin:\r\nTransfer-Encodings:\r\nContent-Length-:\r\n\r\n", 1);
     becomes(CHUNK "000A;a=b\r\n0123456789\r\n1 \t; c=\"d;e\"\r\na\r\n0;f\r\n\r\n" GET,
             CHUNK "a\r\n0123456789\r\n1\r\na\r\n0\r\n\r\n" GET, 2);
     becomes(CHUNK "1\r\na\r\n00000\r\nX: y\r\nContent-Length: 5\r\nHost: i\r\n\r\n" GET,
@@ -136,17 +139,20 @@ static void refused_headers(void **unused)
     (void)unused;
     for (int c = 0; c < 256; c++) {
         char text[] = GET "X?Y: z\r\n", *mark = strchr(text, '?'), want[] = GET "X-:\r\n\r\n";
+        char kept[64];
         const bool word = c >= 0x80 ? false : c && strchr("!#$%&'*+-.^_`|~:", c) != NULL;
         *mark = (char)c;
+        snprintf(kept, sizeof kept, GET "X%s%c%s\r\n", c == '-' ? "-" : "", c == '-' ? 'Y' : c,
+                 c == ':' ? "" : ":");
         if (word || (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z'))
-            check(text, sizeof text - 1, text, 1, 0, "");
+            check(text, sizeof text - 1, kept, 1, 0, "");
         else
             check(text, sizeof text - 1, want, 1, 400, "not a token");
-        char value[] = GET "X: ?\r\n", cut[] = GET "X: \r\n\r\n";
+        char value[] = GET "Accept: ?\r\n", cut[] = GET "Accept: \r\n\r\n";
         mark = strchr(value, '?');
         *mark = (char)c;
         if (c == '\r')
-            check(value, sizeof value - 1, GET "X: \r\n\r\n", 1, 400, "CR LF");
+            check(value, sizeof value - 1, cut, 1, 400, "CR LF");
         else if ((c < ' ' && c != '\t') || c == 0x7f)
             check(value, sizeof value - 1, cut, 1, 400, "control character");
         else
@@ -154,10 +160,10 @@ static void refused_headers(void **unused)
     }
     refused(GET "Content-Length : 5", GET "Content-Length-:\r\n\r\n", 400, "not a token");
     refused(GET ": x", GET "\r\n", 400, "not a token");
-    refused(GET "nonsense\r\n", GET "nonsense-:\r\n\r\n", 400, "not a token");
+    refused(GET "nonsense\r\n", GET "n-:\r\n\r\n", 400, "not a token");
     refused(GET " X: y", GET "\r\n", 400, "folded");
-    refused(GET "X: y\r\n\tz\r\n", GET "X: y\r\n\r\n", 400, "folded");
-    refused(GET "X: y\nZ", GET "X: y\r\n\r\n", 400, "control");
+    refused(GET "X: y\r\n\tz\r\n", GET "X:\r\n\r\n", 400, "folded");
+    refused(GET "X: y\nZ", GET "X:\r\n\r\n", 400, "control");
     refused(GET "Host: h\r\n\rX", GET "Host: h\r\n\r\n", 400, "CR LF");
     refused(GET "\r\n", GET "\r\n", 400, "exactly one Host");
     refused(GET "Host: h\r\nHost: h\r\n", GET "Host: h\r\nHost-:\r\n\r\n", 400, "exactly one Host");
@@ -292,7 +298,7 @@ static void many_and_long(void **unused)
     say(&text, "Host:b\r\n\r\n");
     f = pass(text.data, text.size, 0, 0, &got);
     assert_int_equal(f.status, 0);
-    assert_string_equal(got.data, text.data);
+    assert_string_equal(got.data, POST "aa:\r\n\r\n");
     free(got.data);
     free(text.data);
 }
@@ -304,6 +310,9 @@ static void limits(void **unused)
     limit("", "a", FRAMING_LINE_MAX, "", 414, 1);
     limit("", "\r\n", FRAMING_LINE_MAX / 2, "", 414, 0);
     limit(GET "Host:h\r\nX:", "a", FRAMING_HEADER_BYTES - strlen("Host:h\r\nX:\r\n\r\n"),
+          "\r\n\r\n", 431, 1);
+    limit(GET "Host:h\r\nAccept:", "a",
+          FRAMING_KEPT_MAX - strlen("Host:h\r\nAccept:\r\n\r\n") - 2 * (size_t)FRAMING_EACH,
           "\r\n\r\n", 431, 1);
     limit(GET "Host:h\r\nX: ", "a ", FRAMING_HEADER_BYTES / 2 - 8, "\r\n\r\n", 431, 1);
     limit(GET "Cookie:", " ", FRAMING_HEADER_BYTES - strlen("Cookie:"), "", 431, 1);
