@@ -193,18 +193,29 @@ static void *home_of(const evaluation *e, int i)
     return place_region(e, i) && is.dtype == result.dtype ? result.data : NULL;
 }
 
-/* How many bytes the text of the reply may have, with all tensors if they are joined to it: which
- * of them the bound has already, only the format knows. */
-static size_t text_room(const evaluation *e)
+/* How many bytes the text of the reply may have with all tensors. Which of them the bound has
+ * already, only the format knows. */
+static size_t joined_room(const evaluation *e)
 {
-    const size_t bound = e->out->bound(e);
-    size_t all = bound;
+    size_t all = e->out->bound(e);
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)place_result(e, i, &t);
         add(&all, place_region(e, i) ? 0 : tensor_bytes(&t));
     }
-    return all <= JOINED ? all : bound;
+    return all;
+}
+
+/* Are the tensors joined to the text that frames them? */
+static bool is_joined(const evaluation *e)
+{
+    return joined_room(e) <= JOINED;
+}
+
+static size_t text_room(const evaluation *e)
+{
+    const size_t all = joined_room(e);
+    return all <= JOINED ? all : e->out->bound(e);
 }
 
 /* Add up what fill and close will allocate. Sizes were checked: each tensor's size fits in an
@@ -284,6 +295,29 @@ static bool no_memory(problem *p, size_t size)
     return problem_set(p, 503, "no_memory", "no memory for %zu bytes; try again later", size);
 }
 
+/* The text of the reply begins, with what is that of an equal request's. */
+static bool begin_text(evaluation *e, problem *p)
+{
+    const size_t room = text_room(e);
+    e->text.max = room;
+    e->text.size = e->framing;
+    return buffer_reserve(&e->text, room - e->framing) || no_memory(p, room);
+}
+
+/* Where output i is computed. If what frames the tensors is known, and they are joined to it, that
+ * is where they go: `behind` is the end of those before. */
+static void *place_of(evaluation *e, int i, const lk_tensor *t, char **behind)
+{
+    void *data = home_of(e, i);
+    if (!data && *behind) {
+        data = *behind;
+        *behind += tensor_bytes(t);
+    }
+    if (!data)
+        data = is_over(e, i) ? lk_call_in_place(e->call, i)->data : arena_take(e, tensor_bytes(t));
+    return data;
+}
+
 static bool fill_source(evaluation *e, const source *s, problem *p)
 {
     const lk_tensor *t = lk_call_tensor(e->call, s->name);
@@ -308,13 +342,13 @@ bool evaluation_fill(evaluation *e, problem *p)
     for (int i = 0; i < e->sources; i++)
         if (!fill_source(e, &e->source[i], p))
             return false;
+    if (e->framing > 0 && !begin_text(e, p))
+        return false;
+    char *behind = e->framing > 0 && is_joined(e) ? e->text.data + e->framing : NULL;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)lk_call_output(e->call, i, &t);
-        void *data = home_of(e, i);
-        if (!data)
-            data = is_over(e, i) ? lk_call_in_place(e->call, i)->data
-                                 : arena_take(e, tensor_bytes(&t));
+        void *data = place_of(e, i, &t, &behind);
         if (!data && tensor_bytes(&t) > 0)
             return problem_set(p, 500, "internal", "an output outgrew its reservation");
         (void)lk_call_bind(e->call, i, data);
@@ -362,16 +396,18 @@ static void narrow_outputs(evaluation *e)
     }
 }
 
-/* Put the tensors behind the text that frames them, if there is room for them: see text_room. */
+/* Put the tensors behind the text that frames them, where they are not there already. */
 static void join_pieces(evaluation *e)
 {
-    size_t size = 0;
-    for (int i = 1; i < e->pieces; i++)
-        size += e->piece[i].size;
-    if (e->pieces < 2 || e->piece[0].size < e->text.size || size > e->text.max - e->text.size)
+    if (e->pieces < 2 || e->piece[0].size < e->text.size || !is_joined(e))
         return;
-    for (int i = 1; i < e->pieces; i++)
-        buffer_append(&e->text, e->piece[i].data, e->piece[i].size);
+    for (int i = 1; i < e->pieces; i++) {
+        const span *piece = &e->piece[i];
+        if (piece->data == e->text.data + e->text.size)
+            e->text.size += piece->size;
+        else
+            buffer_append(&e->text, piece->data, piece->size);
+    }
     e->piece[0] = (span){e->text.data, e->text.size};
     e->pieces = 1;
 }
@@ -386,11 +422,8 @@ bool evaluation_close(evaluation *e, problem *p)
         return problem_from(p, &error);
     if (e->places > 0)
         narrow_outputs(e);
-    const size_t room = text_room(e);
-    e->text.max = room;
-    e->text.size = e->framing;
-    if (!buffer_reserve(&e->text, room - e->framing))
-        return no_memory(p, room);
+    if (!begin_text(e, p))
+        return false;
     e->media = e->out->media[0];
     if (!e->out->encode(e, p))
         return false;
