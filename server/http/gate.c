@@ -13,7 +13,7 @@
 
 enum {
     PART = 256 * 1024, /* how much of a body is read at a time: tens of microseconds */
-    HELD = 8,          /* replies at a time */
+    HELD = 16,         /* replies at a time */
     HELD_MOST = 32 * 1024,
     ROOM_MOST = 1024 * 1024, /* less than twice what may be unsent on TCP: listen.c */
 };

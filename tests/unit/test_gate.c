@@ -222,7 +222,7 @@ static void test_not_held(void **state)
 
 static void test_many_held(void **state)
 {
-    enum { MANY = 8 };
+    enum { MANY = 16 };
     char got[1000];
     line l[MANY];
     (void)state;
