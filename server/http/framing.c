@@ -328,7 +328,8 @@ static size_t read_head(framing *f, char c, char *to)
         } else if (f->state == HEAD_LF) {
             end_head(f);
         } else {
-            f->count = f->state == LINE_LF ? 0 : f->count;
+            if (f->state == LINE_LF)
+                f->count = f->kept = 0;
             f->state = LINE;
         }
     }
@@ -412,20 +413,22 @@ static bool in_chunk(const framing *f)
     return f->state >= SIZE && f->state <= DATA_LF;
 }
 
-static bool in_headers(const framing *f)
-{
-    return f->state >= LINE && f->state <= HEAD_LF && !f->trailer;
-}
-
 /* How many bytes more the current line, or what surrounds the data of chunks, may have. */
 static uint32_t room(const framing *f)
 {
+    if (f->state <= LINE_LF)
+        return FRAMING_LINE_MAX - f->count;
+    if (f->trailer || f->state > HEAD_LF)
+        return FRAMING_CHUNK_MAX - f->count;
+    const uint32_t left = FRAMING_HEADER_BYTES - f->count;
     const uint32_t kept = f->kept < FRAMING_KEPT_MAX ? FRAMING_KEPT_MAX - f->kept : 0;
-    const uint32_t limit = f->trailer || in_chunk(f) ? FRAMING_CHUNK_MAX
-                           : f->state <= LINE_LF     ? FRAMING_LINE_MAX
-                                                     : FRAMING_HEADER_BYTES;
-    const uint32_t left = limit - f->count;
-    return in_headers(f) && kept < left ? kept : left;
+    return kept < left ? kept : left;
+}
+
+/* Is what is read at present no business of libmicrohttpd? */
+static bool is_dropped(const framing *f)
+{
+    return f->trailer || ((f->state == NAME || f->state == VALUE) && f->field == HEADERS);
 }
 
 static void refuse_length(framing *f)
@@ -471,23 +474,65 @@ static size_t target_run(const char *from, size_t most)
     return size;
 }
 
-/* Read a run of characters that need no other look, of at most `most`: of the target, a name, a
- * value that does not matter here, or the data of a body. Returns its length. */
+/* A run of a name, as far as it is that of a header that is read, or if it is known to be none. */
+static size_t name_run(framing *f, const char *from, size_t most)
+{
+    size_t size = 0;
+    if (f->field == HEADERS) {
+        while (size < most && head_is_tchar(from[size]))
+            size++;
+        return size;
+    }
+    do {
+        const char *name = head_names[f->field] + f->at, *const first = name;
+        while (size < most && *name == head_lower(from[size]) && *name != '\0') {
+            name++;
+            size++;
+        }
+        f->at = (uint8_t)(f->at + (name - first));
+    } while (size < most && head_is_tchar(from[size]) && goes_on(f, from[size]) && ++size);
+    return size;
+}
+
+/* A run of a value that goes on where it is read at `from`. */
+static size_t value_run(framing *f, const char *from, size_t most)
+{
+    size_t size = 0;
+    if (!is_checked(f))
+        return text_run(from, most);
+    if (f->field != HEADER_HOST || f->spaced)
+        return 0;
+    while (size < most && head_is_host(from[size]))
+        size++;
+    f->at |= size > 0;
+    return size;
+}
+
+/* Read a run of characters that need no other look, of at most `most`: of a part of the request
+ * line, a name, a value, or the data of a body. Returns its length. */
 static size_t read_run(framing *f, const char *from, size_t most)
 {
     size_t size = 0;
     switch (f->state) {
+    case METHOD:
+        while (size < most && head_is_tchar(from[size]))
+            size++;
+        f->at |= size > 0;
+        break;
     case TARGET:
         size = target_run(from, most);
         f->at |= size > 0;
         break;
+    case VERSION: /* as nearly all have it */
+        if (f->at == 0 && most >= strlen("HTTP/1.1") &&
+            memcmp(from, version, strlen("HTTP/1.1")) == 0)
+            f->at = (uint8_t)(size = strlen("HTTP/1.1"));
+        break;
     case NAME:
-        while (size < most && head_is_tchar(from[size]) &&
-               (f->field == HEADERS || goes_on(f, from[size])))
-            size++;
+        size = name_run(f, from, most);
         break;
     case VALUE:
-        size = is_checked(f) ? 0 : text_run(from, most);
+        size = value_run(f, from, most);
         break;
     case BODY:
         size = smaller(f->left, most);
@@ -509,32 +554,26 @@ size_t framing_pass(framing *f, const char *from, size_t size, char *to)
     const char *const end = from + size;
     char *out = to;
     while (from < end && f->state != REFUSED) {
-        const bool data = f->state == BODY || f->state == DATA, headers = in_headers(f);
-        const bool dropped =
-            f->trailer || ((f->state == NAME || f->state == VALUE) && f->field == HEADERS);
-        const char *before = out;
-        const size_t there = (size_t)(end - from);
-        const size_t run = read_run(f, from, data ? there : smaller(room(f), there));
-        if (run > 0 && !dropped) {
-            if (out != from)
-                memmove(out, from, run);
-            out += run;
-        }
-        from += run;
+        const bool data = f->state == BODY || f->state == DATA;
+        const size_t there = (size_t)(end - from), most = data ? there : room(f);
+        const size_t run = read_run(f, from, most < there ? most : there);
+        size_t passed = 0;
         if (run > 0) {
-            f->kept += headers ? (uint32_t)(out - before) : 0;
-            continue;
-        }
-        if (f->state == START && *from != '\r') {
+            passed = is_dropped(f) ? 0 : run;
+            if (passed > 0 && out != from)
+                memmove(out, from, run);
+            from += run;
+        } else if (f->state == START && *from != '\r') {
             enter(f, METHOD);
-        } else if (room(f) == 0) {
+        } else if (most == 0) {
             refuse_length(f);
         } else {
             const char c = *from++;
             f->count++;
-            out += in_chunk(f) ? read_chunk(f, c, out) : read_head(f, c, out);
-            f->kept += headers ? (uint32_t)(out - before) : 0;
+            passed = in_chunk(f) ? read_chunk(f, c, out) : read_head(f, c, out);
         }
+        out += passed;
+        f->kept += (uint32_t)passed;
     }
     return (size_t)(out - to);
 }

@@ -10,12 +10,12 @@
 const char *const head_names[HEADERS] = {HEAD_HEADERS(HEAD_NAME)};
 #undef HEAD_NAME
 
-int head_next(int is, size_t size, char c)
+int head_next_of(int is, size_t size, char c)
 {
     const char *begin = head_names[is];
     while (is < HEADERS && head_names[is][size] != c) {
         is++;
-        if (is < HEADERS && strncmp(head_names[is], begin, size) != 0)
+        if (is < HEADERS && size > 0 && strncmp(head_names[is], begin, size) != 0)
             return HEADERS;
     }
     return is;
@@ -35,12 +35,6 @@ bool head_is_token(span text)
     while (size < text.size && head_is_tchar(text.data[size]))
         size++;
     return size > 0 && size == text.size;
-}
-
-bool head_is_host(char c)
-{
-    /* Of tokens these are not in names; the others but # ^ ` | are. */
-    return c != '\0' && !strchr("#^`|", c) && (head_is_tchar(c) || strchr("(),:;=[]", c));
 }
 
 bool head_lists(span list, const char *word)

@@ -54,7 +54,12 @@ static inline char head_lower(char c)
 
 /* The first header whose name begins with the first `size` characters of that of `is`, and then
  * with `c`; HEADERS if there is none. Begin with 0 and 0. */
-int head_next(int is, size_t size, char c);
+int head_next_of(int is, size_t size, char c);
+
+static inline int head_next(int is, size_t size, char c)
+{
+    return head_names[is][size] == c ? is : head_next_of(is, size, c);
+}
 
 /* Which header is it? HEADERS if none of these. */
 int head_find(span name);
@@ -62,8 +67,14 @@ int head_find(span name);
 /* Is it a token, as a header name must be? */
 bool head_is_token(span text);
 
-/* Is it a character of a host and optional port, by RFC 3986? */
-bool head_is_host(char c);
+/* Is it a character of a host and optional port, by RFC 3986? One of a token, but none of #^`|, or
+ * one of (),:;=[] */
+static inline bool head_is_host(char c)
+{
+    static const uint64_t hosts[] = {0x2fff7ff200000000, 0x47fffffeaffffffe};
+    const unsigned char u = (unsigned char)c;
+    return u < 128 && (hosts[u / 64] >> u % 64 & 1) != 0;
+}
 
 /* Is the word one of a list with commas, in letters of either case? */
 bool head_lists(span list, const char *word);
