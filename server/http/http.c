@@ -71,6 +71,7 @@ static void begin_connection(listener *l, struct MHD_Connection *connection, voi
         p->tls = tls_attach(
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION)->tls_session);
     p->plain = !l->tls;
+    p->named = !l->at.inet;
     peer_enter(&l->server->peers, p, PEER_IDLE, uv_hrtime(), 0);
 }
 

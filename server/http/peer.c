@@ -99,8 +99,8 @@ bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle)
 
 bool peer_has_left(const peer *p)
 {
-    struct pollfd one = {.fd = p->fd, .events = POLLRDHUP};
-    return poll(&one, 1, 0) == 1 && (one.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+    struct pollfd one = {.fd = p->fd, .events = p->named ? 0 : POLLRDHUP};
+    return poll(&one, 1, 0) == 1; /* POLLHUP and POLLERR need not be asked for */
 }
 
 static ssize_t peek(const peer *p)

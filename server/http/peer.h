@@ -29,6 +29,7 @@ typedef struct peer {
     int fd;
     char address[64]; /* of the client, for the log */
     bool plain;       /* no TLS: what is written to fd is what the client reads */
+    bool named;       /* a Unix socket */
     bool used;        /* a request was received on it before */
     phase phase;
     uint64_t deadline; /* uv_hrtime(); 0: none */
@@ -69,11 +70,12 @@ void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes);
  * very many, the daemon is spinning, and the connection is stuck even if no bytes are unread. */
 bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle);
 
-/* Has the client closed its side of the connection, or the whole of it? */
+/* Has the client closed the connection? Over TCP it may have closed its side alone, and still read:
+ * nothing shows that before something is sent. */
 bool peer_has_left(const peer *p);
 
-/* The same, and everything that it sent before has been read, but no whole request, which is still
- * to be answered: its end may have been read and not been counted (gate_place). */
+/* Has it closed its side, and everything that it sent before has been read, but no whole request,
+ * which is still to be answered: its end may have been read and not been counted (gate_place). */
 bool peer_is_over(const peer *p);
 
 /* Has nothing come that was not read? */

@@ -399,6 +399,27 @@ def slow_readers_are_closed(path: str) -> None:
 
 
 @check
+def half_a_close_is_none_where_that_shows(path: str) -> None:
+    """A client that closes its side and still reads is answered; over TCP only what is answered at once."""
+    vectors = 30000  # each with every other, which takes several times as long as a sweep
+    data = struct.pack(f"<{vectors * 16}f", *(float(i % 7 - 3) for i in range(vectors * 16)))
+    labels = struct.pack(f"<{vectors}q", *(i % 3 for i in range(vectors)))
+    tensors = [("embeddings", "F32", [vectors, 16], data), ("labels", "I64", [vectors], labels)]
+    binary = {"Content-Type": "application/x-safetensors"}
+    long = request("POST", "/v1/losses/supcon?outputs=loss", binary, safetensors(tensors, {}))
+    short = request("POST", PATH, {}, SMALL)
+    with tempfile.TemporaryDirectory() as folder:
+        for where, slow in ((f"unix:{folder}/s", 200), ("127.0.0.1:0", 408)):
+            with Lossd(path, "--listen", where, "--workers", "1") as lossd:
+                for data, status in ((short, 200), (long, slow)):
+                    with lossd.connect() as s:
+                        s.sendall(data)
+                        s.shutdown(socket.SHUT_WR)
+                        same(receive(s).status, status)
+                        same(s.recv(1), b"")
+
+
+@check
 def small_requests_need_no_worker(path: str) -> None:
     """By the size of the body, by what is computed, and by the number of bytes of text to read."""
 

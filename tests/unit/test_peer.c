@@ -78,6 +78,8 @@ static void leaving(void **unused)
     assert_false(peer_has_left(p));
     shutdown(ends[1], SHUT_WR);
     assert_true(peer_has_left(p));
+    p->named = true; /* then half a close can be told from a whole one */
+    assert_false(peer_has_left(p));
     assert_false(peer_is_over(p)); /* something is there to be read yet */
     char byte;
     assert_int_equal(read(ends[0], &byte, 1), 1);
