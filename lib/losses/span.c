@@ -15,7 +15,9 @@ static const lk_field fields[] = {
                        "one loss per text, their sum, or their mean"),
     LK_EMPTY_MEAN_FIELD(classwise_options),
     LK_NONFINITE_FIELD(classwise_options),
-    CLASS_LABEL_SMOOTHING,
+    CLASS_FIELD(label_smoothing, "0", LK_RANGED, 0, 1,
+                "probability mass taken from the target and spread over the positions that can be "
+                "chosen"),
     CLASS_LOGIT_SCALE,
     CLASS_Z_LOSS,
     {0},
@@ -83,10 +85,11 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-/* Scratch: the scores of one text, needed where a mask excludes some of them. */
+/* Scratch: the scores of one text, needed where a mask excludes some of them, and the gradients of
+ * those that are left. */
 static size_t scratch_size(const lk_job *job)
 {
-    return lk_has(job, CHOICES) ? (size_t)job->size['T' - 'A'] * sizeof(elem) : 0;
+    return lk_has(job, CHOICES) ? 2 * ((size_t)job->size['T' - 'A'] + 1) * sizeof(elem) : 0;
 }
 
 static bool chosen_from(const lk_job *job, int64_t i)
@@ -118,6 +121,55 @@ static void zero_others(const lk_job *job, int half, int64_t b)
             elements_fill(grad + i, 1, 0);
 }
 
+/* A row of the n positions that can be chosen, over which alone smoothing spreads its mass. A
+ * target that is not among them follows them, with the score -inf and nothing of that mass. Returns
+ * n; the scores in `row`, which have all positions, are moved, and the gradient is set aside. */
+static int64_t gather(const lk_job *job, int64_t b, class_row *row, elem *scores, elem *grad)
+{
+    const int64_t T = job->size['T' - 'A'];
+    int64_t n = 0, y = -1;
+    for (int64_t t = 0; t < T; t++)
+        if (chosen_from(job, b * T + t)) {
+            y = t == row->y ? n : y;
+            memmove(scores + n++, scores + t, sizeof *scores);
+        }
+    if (y < 0)
+        elements_fill(scores + n, 1, -(real)INFINITY);
+    row->y = y < 0 ? n : y;
+    row->grad_x = row->grad_x ? grad : NULL;
+    return n;
+}
+
+static void scatter(const lk_job *job, int64_t b, const elem *from, elem *to)
+{
+    const int64_t T = job->size['T' - 'A'];
+    for (int64_t t = 0, n = 0; t < T; t++)
+        if (chosen_from(job, b * T + t))
+            memcpy(to + t, from + n++, sizeof *to);
+}
+
+/* Compute a row. With a mask its scores are in scratch. */
+static void compute(const lk_job *job, const class_plan *all, int64_t b, class_row row,
+                    elem *scratch, class_row *done)
+{
+    const classwise_options *o = job->options;
+    class_options own = o->row;
+    *done = row;
+    if (all->smoothing == 0 || !job->in[CHOICES].data) {
+        class_compute(all, &done, 1);
+        return;
+    }
+    elem *const grad = scratch + all->width + 1;
+    const int64_t n = gather(job, b, done, scratch, grad);
+    own.smoothing_mode = done->y == n ? CLASS_OTHERS : CLASS_UNIFORM;
+    class_plan p = class_plan_make(job, &own, done->y == n ? n + 1 : n);
+    p.total_weight = (double)p.classes;
+    p.want_argmax = all->want_argmax;
+    class_compute(&p, &done, 1);
+    if (row.grad_x)
+        scatter(job, b, grad, row.grad_x);
+}
+
 /* Half of the cross entropy of the start or the end, and whether its prediction is right. */
 static double one_half(const lk_job *job, const class_plan *p, int half, int64_t b, lk_block *block,
                        elem *scratch, bool *right)
@@ -125,7 +177,7 @@ static double one_half(const lk_job *job, const class_plan *p, int half, int64_t
     const classwise_options *o = job->options;
     const int64_t T = p->width, y = lk_int(&job->in[START_POSITIONS + half], b);
     elem *grad = job->grad[half].data;
-    class_row row = {.y = y, .grad_x = grad ? grad + b * T : NULL, .argmax = -1};
+    class_row row = {.y = y, .grad_x = grad ? grad + b * T : NULL, .argmax = -1}, done;
     *right = false;
     if (y >= T) {
         class_zero(p, &row);
@@ -138,12 +190,12 @@ static double one_half(const lk_job *job, const class_plan *p, int half, int64_t
         0.5 * job->scale[half] * real_or_one(job, UPSTREAM, o->reduce.reduction == LK_NONE ? b : 0);
     const int power = elements_power(p->z_loss > 1 ? rho * p->z_loss : rho);
     row.rho = row.zeta = ldexp(rho, -power);
-    class_compute(p, &(class_row *){&row}, 1);
+    compute(job, p, b, row, scratch, &done);
+    zero_others(job, half, b);
     if (power != 0 && grad)
         elements_scale(row.grad_x, T, power);
-    zero_others(job, half, b);
-    *right = row.argmax == y;
-    return 0.5 * (row.main + row.z_part);
+    *right = done.argmax == done.y;
+    return 0.5 * (done.main + done.z_part);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)

@@ -298,7 +298,8 @@ def span(inputs, options):
         at = -ell.gather(1, y.clamp(max=T - 1)[:, None])[:, 0]
         rows = (1 - eps) * at
         if eps:
-            rows = rows + eps / T * -ell.sum(dim=1)
+            free = torch.ones_like(ell) if mask is None else (mask != 0).to(F64)
+            rows = rows + eps / free.sum(1) * -torch.where(free > 0, ell, ZERO).sum(1)
         rows = rows + lam * torch.logsumexp(z, 1) ** 2
         rows = torch.where(counted, rows, ZERO)
         halves.append(reduce(rows, counted, options))
@@ -349,10 +350,13 @@ def spans():
         for extra in ((), ("mask",), ("grad_output",), ("mask", "grad_output")):
             build(f"{reduction}/{'-'.join(extra) or 'plain'}", 5, 7, {"reduction": reduction}, extra)
         build(f"{reduction}/smoothing", 4, 9, {"reduction": reduction, "label_smoothing": 0.1})
+        build(f"{reduction}/smoothing-mask", 4, 9, {"reduction": reduction, "label_smoothing": 0.125}, ("mask",))
         build(f"{reduction}/z", 4, 9, {"reduction": reduction, "z_loss": 0.25, "logit_scale": 0.5}, ("mask",))
     for t in (1, 2, 16, 17, 33, 515):
         build(f"length/{t}", 3, t, {}, (), 0.2, "i32")
     build("texts/33", 33, 5)
+    build("smoothing/1", 4, 7, {"label_smoothing": 1}, ("mask", "grad_output"))
+    build("smoothing/600", 2, 600, {"label_smoothing": 0.25, "z_loss": 0.125}, ("mask",))
     build("all-cut", 3, 4, {}, (), 1.0)
     build("none-cut", 3, 4, {}, (), 0.0)
     inputs = Inputs()
