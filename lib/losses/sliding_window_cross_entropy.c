@@ -183,10 +183,11 @@ static lk_status prepare_strided(lk_job *job, lk_error *error)
 }
 
 /* Mean. job->state: how many windows have a counted position, the weight of every position, and how
- * many positions before each one count. */
+ * many positions before each one count. With class weights the parts have weights of their own:
+ * then those of the main part follow, and what they are made of. */
 
 typedef struct mean_state {
-    int64_t windows;
+    int64_t windows; /* the denominator */
     double weight[];
 } mean_state;
 
@@ -196,17 +197,26 @@ static int64_t *counts_before(const lk_job *job)
     return (int64_t *)(void *)(state->weight + job->rows);
 }
 
+/* Arrays of one more than there are positions: the weights of the main part, one for each window,
+ * and room for sums. */
+static double *weighted(const lk_job *job, int array)
+{
+    return (double *)(void *)(counts_before(job) + (job->rows + 1) * (1 + array));
+}
+
 static size_t state(const lk_job *job)
 {
     const options *o = job->options;
-    return o->mode == STRIDED ? 0 : sizeof(mean_state) + (2 * (size_t)job->rows + 1) * 8;
+    const size_t T = (size_t)job->rows, more = lk_has(job, CLASS_WEIGHT) ? 3 * (T + 1) : 0;
+    return o->mode == STRIDED ? 0 : sizeof(mean_state) + (2 * T + 1 + more) * 8;
 }
 
 static class_target mean_target(const lk_job *job, int64_t i)
 {
     const mean_state *state = job->state;
     class_target t = {.counts = state->weight[i] > 0, .y = -1};
-    t.main = t.z = state->weight[i];
+    t.z = state->weight[i];
+    t.main = lk_has(job, CLASS_WEIGHT) ? weighted(job, 0)[i] : t.z;
     if (t.counts)
         t.y = lk_int(&job->in[TARGETS], i);
     return t;
@@ -271,9 +281,62 @@ static void weigh(lk_job *job, const windows *w)
     }
 }
 
+/* Sums of runs of values whose ends never move back. Nothing is subtracted, so what has left a sum
+ * leaves no rounding error, however large it was. */
+typedef struct runs {
+    const double *value;
+    double *rest; /* of the values up to `turn`: the sum from each one on */
+    int64_t turn, end;
+    double later; /* the sum of the others */
+} runs;
+
+static double run_sum(runs *r, int64_t first, int64_t end)
+{
+    for (; r->end < end; r->end++)
+        r->later += r->value[r->end];
+    if (first >= r->turn) {
+        double sum = 0;
+        for (int64_t i = end; i-- > first;)
+            r->rest[i] = sum += r->value[i];
+        r->turn = end;
+        r->later = 0;
+    }
+    return first < r->turn ? r->rest[first] + r->later : r->later;
+}
+
+/* The weights of the main part where classes have weights: that of a window is 1/D, D the sum of
+ * the class weights of its positions, where D is not 0. Returns the number of such windows. */
+static int64_t weigh_classes(const lk_job *job, const windows *w)
+{
+    const int64_t *before = counts_before(job), T = job->rows;
+    double *weight = weighted(job, 0), *share = weighted(job, 1);
+    runs positions = {.value = weight, .rest = weighted(job, 2)};
+    runs shares = {.value = share, .rest = weighted(job, 2)};
+    int64_t first = 0, end = 0, some = 0;
+    for (int64_t t = 0; t < T; t++)
+        weight[t] = before[t + 1] == before[t]
+                        ? 0
+                        : real_or_one(job, CLASS_WEIGHT, lk_int(&job->in[TARGETS], t));
+    for (int64_t r = 0; r < w->all; r++) {
+        const int64_t start = window_start(job, w, r);
+        const double d = run_sum(&positions, start, start + w->length);
+        share[r] = d != 0 ? 1 / d : 0;
+        some += d != 0;
+    }
+    for (int64_t t = 0; t < T; t++) {
+        while (end < w->all && window_start(job, w, end) <= t)
+            end++;
+        while (first < end && window_start(job, w, first) + w->length <= t)
+            first++;
+        weight[t] =
+            before[t + 1] > before[t] && some > 0 ? run_sum(&shares, first, end) / (double)some : 0;
+    }
+    return some;
+}
+
 static lk_status prepare_mean(lk_job *job, lk_error *error)
 {
-    const mean_state *state = job->state;
+    mean_state *state = job->state;
     int64_t *before = counts_before(job);
     const windows w = windows_of(job);
     for (int64_t i = 0; i < job->rows; i++) {
@@ -287,7 +350,11 @@ static lk_status prepare_mean(lk_job *job, lk_error *error)
     for (int64_t i = 0; i < job->rows; i++)
         job->counted += state->weight[i] > 0;
     /* The weights are divided already. */
-    job->denominator[MAIN] = job->denominator[Z] = state->windows > 0 ? 1 : 0;
+    job->denominator[MAIN] = job->denominator[Z] = state->windows > 0;
+    if (lk_has(job, CLASS_WEIGHT)) {
+        state->windows = weigh_classes(job, &w);
+        job->denominator[MAIN] = state->windows > 0;
+    }
     return LK_OK;
 }
 
@@ -325,7 +392,8 @@ LK_DESCRIBE(
     sliding_window_cross_entropy, .tex = tex, .title = "Cross entropy under a sliding window",
     .formula = "strided: row i of window j predicts token j*stride + i + 1 and counts where no "
                "earlier window has it; mean over the counted rows. mean: the mean over windows "
-               "of the mean loss of each window's positions",
+               "of the mean loss of each window's positions. With class_weight means divide by the "
+               "weights of the targets",
     .help = "strided is how the perplexity of a text longer than the context is measured: "
             "with stride < L every token but the first counts exactly once. mean weighs "
             "the positions of one sequence by the windows they are in.",

@@ -94,7 +94,7 @@ class Rows:
 def mean_of(parts, weights, options, zero):
     """Sum of parts over sum of weights; what to do without."""
     d = options["_items"] if options.get("_items") else sum(weights)
-    if d > 0:
+    if d != 0:
         return sum(parts, zero) / d
     return zero + (NAN if options.get("empty_mean") == "nan" else 0)
 
@@ -374,7 +374,8 @@ def sequence_cases():
 
 def sliding(inputs, options):
     x = inputs.get("logits").to(F64).clone().requires_grad_(True)
-    w = torch.ones(x.shape[-1], dtype=F64)
+    w = inputs.get("class_weight")
+    w = torch.ones(x.shape[-1], dtype=F64) if w is None else w.to(F64)
     zero, rows = torch.zeros((), dtype=F64), Rows(options)
     items, ignore = number_of(options, "num_items", None), int(options.get("ignore_index", "-100"))
     if options.get("mode", "strided") == "strided":
@@ -395,7 +396,9 @@ def sliding(inputs, options):
         elif reduction == "sum":
             value = sum(each.values(), zero)
         else:
-            value = mean_of(each.values(), [1.0] * len(each), dict(options, _items=items), zero)
+            options = dict(options, _items=items)
+            value = (mean_of([v["main"] for v in rows.at.values()], [v["w"] for v in rows.at.values()], options, zero)
+                     + mean_of([v["z"] for v in rows.at.values()], [1.0] * len(each), options, zero))
     else:
         y, mask = inputs.get("targets").to(torch.int64), inputs.get("mask")
         T, W, K = x.shape[0], int(options["window"]), int(options.get("stride", "1"))
@@ -409,15 +412,20 @@ def sliding(inputs, options):
         windows = [range(s, min(s + W, T)) for s in starts]
         if windows[-1].stop < T:
             windows.append(range(T - W, T))
-        means, covered = [], set()
+        means, squares, covered = [], [], set()
         for window in windows:
             inside = [rows.at[(t,)] for t in window if (t,) in rows.at]
             covered |= set(window)
+            weight = sum(r["w"] for r in inside)
+            if weight != 0:
+                means.append(sum((r["main"] for r in inside), zero) / weight)
             if inside:
-                means.append(sum((r["main"] + r["z"] for r in inside), zero) / len(inside))
+                squares.append(sum((r["z"] for r in inside), zero) / len(inside))
         rows.at = {k: v for k, v in rows.at.items() if k[0] in covered}
         outputs, nll = rows.diagnostics((T,))
-        value = mean_of(means, [1.0] * len(means), dict(options, _items=None), zero)
+        options = dict(options, _items=None)
+        value = (mean_of(means, [1.0] * len(means), options, zero)
+                 + mean_of(squares, [1.0] * len(squares), options, zero))
     outputs.update(rows.text(nll))
     return finish(inputs, value, x, outputs), scale_of(x, options)
 
@@ -426,17 +434,22 @@ def sliding_cases():
     book = Book("sliding_window_cross_entropy")
     few = ("loss", "grad.logits", "count", "perplexity", "nll", "nll_sum", "bits_per_token")
 
-    def strided(name, S, L, K, V=5, options=None, grad=False, kind="i64", want=few):
+    def weigh(draw, inputs, V, weighted):
+        if weighted:
+            inputs.put("class_weight", draw.between((V,), 0.25, 2) * (draw.flags((V,), 0.7).to(F64) * 2 - 1))
+
+    def strided(name, S, L, K, V=5, options=None, grad=False, kind="i64", want=few, weighted=False):
         draw, inputs = Draw("strided " + name), Inputs()
         options = dict(options or {}, stride=str(K))
         J = 1 if S <= L else 1 + -(-(S - L) // K)
         inputs.put("logits", draw.normal((J, L, V)))
         inputs.put("tokens", draw.integers((S,), 0, int(options.get("vocab_size", V))), kind)
+        weigh(draw, inputs, V, weighted)
         if grad:
             upstream(draw, inputs, sliding, options)
         put(book, sliding, name, inputs, options, want)
 
-    def mean(name, T, W, K=None, V=5, options=None, mask=False, grad=False, kind="i64"):
+    def mean(name, T, W, K=None, V=5, options=None, mask=False, grad=False, kind="i64", weighted=False):
         draw, inputs = Draw("mean " + name), Inputs()
         options = dict(options or {}, mode="mean", window=str(W))
         if K:
@@ -445,6 +458,7 @@ def sliding_cases():
         inputs.put("targets", draw.integers((T,), 0, V), kind)
         if mask:
             inputs.put("mask", draw.flags((T,), 0.6), "bool")
+        weigh(draw, inputs, V, weighted)
         if grad:
             upstream(draw, inputs, sliding, options)
         put(book, sliding, name, inputs, options, few if T else ("loss", "grad.logits", "count"))
@@ -464,6 +478,11 @@ def sliding_cases():
         if T > 1:
             mean(f"mean/masked-{T}-{W}-{K}", T, W, K, mask=True, grad=True, kind="i32")
     mean("mean/options", 7, 3, 2, options={"label_smoothing": "0.1", "z_loss": "0.25"}, mask=True)
+    for options in ({}, {"z_loss": "0.25"}, {"label_smoothing": "0.1", "vocab_size": "4"}):
+        strided("strided/weighted-" + named(options), 17, 5, 3, 5, dict(options, ignore_index="0"), True, weighted=True)
+        for W, K in ((3, 1), (4, 3), (2, 5), (9, 2), (40, 1)):
+            few_classes = dict(options, vocab_size="5") if "vocab_size" in options else options
+            mean(f"mean/weighted-{W}-{K}-" + named(options), 23, W, K, 5, few_classes, True, True, weighted=True)
     for nan in ("zero", "nan"):
         inputs = Inputs()
         inputs.put("logits", torch.tensor([[NAN, 1.0], [0.5, 1.0]], dtype=F64))
