@@ -501,9 +501,11 @@ static double finish_directed(const lk_job *job)
 static void finish(const lk_job *job, const double *sum)
 {
     const double moment = is_directed(job) ? finish_directed(job) : sum[SLOPE_SCALE];
+    const double slope =
+        moment == 0 && isnan(temperature_of(job)) ? 0 : -moment / temperature_of(job);
     if (job->grad[TEMPERATURE].data)
         elements_fill(job->grad[TEMPERATURE].data, 1,
-                      (real)ldexp(-moment / temperature_of(job), table_power(job, GRAD_OUTPUT)));
+                      (real)ldexp(slope, table_power(job, GRAD_OUTPUT)));
 }
 
 static const char tex[] =

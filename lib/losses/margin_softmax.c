@@ -227,7 +227,8 @@ static double visit(const lk_job *job, const plan *p, int64_t i, const real *s)
     const double loss = table_softmax(&p->t, i, s, &target);
     if (p->t.by_row.top) {
         aim *a = p->aims + i;
-        a->pull = ldexp(p->t.scale, p->t.power) * a->bend * table_take_positive(&p->t, i);
+        const double taken = table_take_positive(&p->t, i);
+        a->pull = scalar_times(taken, ldexp(p->t.scale, p->t.power) * a->bend);
     }
     return loss;
 }

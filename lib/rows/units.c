@@ -180,7 +180,7 @@ void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale,
                     elem *grad)
 {
     const real *h = u->h + i * u->stride;
-    const bool by_norm = unit_by_norm(u, i);
+    const bool by_norm = unit_by_norm(u, i), beyond = !isfinite(scale);
     wide_sums along = {0};
     for (int64_t k = 0; k < u->stride && by_norm; k += STRIDE) {
         const wide_stride x = w_read_stride(g + k), y = w_read_stride(h + k);
@@ -195,7 +195,10 @@ void pair_unit_back(const pair_units *u, int64_t i, const real *g, double scale,
             wide_half x = w_read_half(g + at);
             if (by_norm)
                 x -= c * w_read_half(h + at);
+            const half_mask some = x != (wide_half){0};
             x = half_scaled(by * x / n, u->root[i]);
+            if (beyond) /* 0 stays 0 */
+                x = half_where(some, x);
             to.half[p] = more ? x + half_read(more + at) : x;
         }
         w_store_parts(grad + k, LK_TAIL(k, u->width), to);

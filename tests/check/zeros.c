@@ -5,6 +5,9 @@
  */
 #include "tests/check/check.h"
 
+#include <float.h>
+#include <math.h>
+
 /* Is that output the loss or a gradient, and 0 throughout? */
 static bool is_zero(const answer *a, int k)
 {
@@ -20,17 +23,43 @@ static bool is_gradient(const answer *a, int k)
     return strncmp(a->out[k].name, "grad.", 5) == 0;
 }
 
-/* NaN for all that is differentiated, where the loss takes it. */
-static void spoil(trial *t)
+/* What is neither a number nor finite, or nearly so. */
+static double spoilt(lk_dtype type)
+{
+    const double most = type == LK_F64   ? DBL_MAX
+                        : type == LK_F16 ? 65504
+                                         : (double)FLT_MAX * (1 - 0x1p-8); /* a bf16, too */
+    switch (random_below(5)) {
+    case 0:
+        return (double)INFINITY;
+    case 1:
+        return -(double)INFINITY;
+    case 2:
+        return most;
+    case 3:
+        return -most;
+    default:
+        return (double)NAN;
+    }
+}
+
+/* NaN for all that is differentiated, where the loss takes it; or, `mixed`, numbers beyond and at
+ * the ends of the range among those that there are. */
+static void spoil(trial *t, bool mixed)
 {
     trial_set(t, "nonfinite", "propagate");
     for (int i = 0; i < t->inputs; i++) {
         trial_input *in = &t->in[i];
         const bool bounded = in->is->range && strcmp(in->is->range, ">0") == 0;
         for (int64_t j = 0; in->given && (in->is->flags & LK_DIFFERENTIABLE) &&
-                            is_float(in->type) && !bounded && j < in->at.count;
+                            is_float(in->type) && j < in->at.count;
              j++)
-            in->x[j] = (double)NAN;
+            if (mixed && random_below(3) == 0)
+                in->x[j] = bounded         ? fabs(spoilt(in->type))
+                           : in->is->range ? (double)NAN
+                                           : spoilt(in->type);
+            else if (!mixed && !bounded)
+                in->x[j] = (double)NAN;
     }
 }
 
@@ -58,9 +87,12 @@ static void check_zero(trial *t, bool values, bool whole, const char *factor)
     trial_free(&wide);
     if (!zero && whole)
         complain(t, "%s is not 0 with %s of 0", which, factor);
-    spoil(t);
-    if (zero && !all_zero(t, values, which, sizeof which))
-        complain(t, "%s is not 0 with %s of 0, and NaN", which, factor);
+    for (int mixed = 1; mixed >= 0; mixed--) {
+        spoil(t, mixed);
+        if (zero && !all_zero(t, values, which, sizeof which))
+            complain(t, "%s is not 0 with %s of 0, and %s", which, factor,
+                     mixed ? "numbers beyond the range" : "NaN");
+    }
 }
 
 /* Draw a trial that takes a weight, and give it that one, of 0. */
