@@ -15,6 +15,7 @@ divergence_row divergence_row_of(const divergence_plan *plan, int given)
     r.scale = r.teacher_scale = (real)plan->scale;
     r.beta = (real)plan->beta;
     r.rest = (real)(1 - plan->beta);
+    r.log_beta = (real)lk_log(plan->beta);
     r.log_rest = (real)lk_log1p(-plan->beta);
     return r;
 }
@@ -31,6 +32,9 @@ typedef struct lanes {
     vec bend;        /* (e^d - 1 - d)/d^2 where d is small */
     mask near;       /* where it is */
 } lanes;
+
+/* Beside 1, e^-u is nothing for u from this on. */
+static const real far_apart = sizeof(real) == sizeof(double) ? 40 : 20;
 
 /* e^u - 1 - u over u^2 is a polynomial for |u| up to this. */
 static const real small = (real)0.34;
@@ -121,27 +125,28 @@ LK_INLINE vec by_student(const divergence_row *r, const lanes *a)
 }
 
 /* Both. For the side with the larger share of M the ratio is nearer to 1 and matters less: it is
- * computed from the other one and d, which is precise enough. */
+ * computed from the other one and d, which is precise enough unless d is large, as where one side
+ * has a class masked by -1e9 or -inf: then M is the other side's share alone. */
 typedef struct ratios {
     vec teacher, student;
 } ratios;
 
 LK_INLINE ratios ratios_of(const divergence_row *r, const lanes *a, const bool careful)
 {
-    const vec most = v_set((real)INFINITY), zero = {0};
+    const vec far = v_set(far_apart), zero = {0};
     ratios u;
     if (!careful) {
         const vec beta = v_set(r->beta), rest = v_set(r->rest), e = v_exp_nonpos(-v_abs(a->d));
         const mask up = a->d > zero;
         u.teacher = v_log(v_select(up, v_fma(beta, e, rest), v_fma(rest, e, beta)));
         u.teacher += v_where(up, a->d);
-        u.student = v_select(a->d < most, u.teacher - a->d, v_set(r->log_rest));
+        u.student = v_select(a->d < far, u.teacher - a->d, v_set(r->log_rest));
     } else if (r->beta > r->rest) {
         u.student = by_student(r, a);
-        u.teacher = u.student + a->d;
+        u.teacher = v_select(a->d > -far, u.student + a->d, v_set(r->log_beta));
     } else {
         u.teacher = by_teacher(r, a);
-        u.student = v_select(a->d < most, u.teacher - a->d, v_set(r->log_rest));
+        u.student = v_select(a->d < far, u.teacher - a->d, v_set(r->log_rest));
     }
     return u;
 }

@@ -30,7 +30,7 @@ typedef struct divergence_row {
     int divergence; /* jsd at the ends of beta's range becomes another divergence */
     int64_t classes;
     real scale, teacher_scale;
-    real beta, rest, log_rest; /* rest: 1 - beta */
+    real beta, rest, log_beta, log_rest; /* rest: 1 - beta */
     teacher_norm student, teacher;
     bool close;               /* are both distributions close for every class? Then: */
     real base, apart;         /* log p - log q is (x - y) - base - apart */

@@ -722,6 +722,24 @@ def topk_ends():
              outputs={"loss": float(value), "grad.student_logits": [[0, 0, 0]]})
 
 
+def masked_distillations():
+    """jsd of a class that one side masks, by whatever number."""
+    for side in ("student_logits", "teacher_logits"):
+        for beta in (2 ** -5, 0.5, 1 - 2 ** -5):
+            for mask in (-30, -30000, -1e9, "-inf"):
+                row, other = [mask, 0, 1, -0.5], [2, 1, 0, 0.25]
+                sides = {"student_logits": row, "teacher_logits": other}
+                if side == "teacher_logits":
+                    sides = {"student_logits": other, "teacher_logits": row}
+
+                def masked(t):
+                    p, q = ([mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits"))
+                    return divergence("jsd", mpf(beta), p, q)
+                grads = ("student_logits",) if side == "teacher_logits" or mask == -30 else ()
+                case(f"masked-{side[:7]}-{beta}-{mask}", "distillation", masked,
+                     {k: [v] for k, v in sides.items()}, {"divergence": "jsd", "beta": beta}, grads)
+
+
 def topk_distillations():
     rows = {
         "sure": ([[0, -17, -18, -20]], [[0, 2]], [[-1e-7, -17.5]]),
@@ -849,6 +867,7 @@ angles()
 distillations()
 rankings()
 topk_ends()
+masked_distillations()
 topk_distillations()
 labels()
 weightless()
