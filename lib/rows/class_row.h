@@ -75,11 +75,12 @@ typedef struct class_norm {
  * cancellation. */
 typedef struct class_slope {
     double a; /* of e^(z-top) */
-    double b; /* of w q */
     /* A class whose entry is computed without cancellation, and that entry without J: the target;
-     * in probability form the class at the maximum, if it is alone there. y is -1 for none. */
-    int64_t y;
+     * in probability form the class at the maximum, if it is alone there. y is -1 for none. `at`
+     * is beside `a`: a plain row's two are stored and loaded as one vector. */
     double at;
+    int64_t y;
+    double b; /* of w q */
 } class_slope;
 
 /* Should a gradient be written with streaming stores? Yes if it exceeds the caches and few or no
