@@ -344,8 +344,8 @@ static plain_part plain_take(const class_plan *p, const plain_gradient *g, int64
 
 /* The part of a pending gradient that is written during the chunk k..k+n-1 of the next row: as many
  * classes, aligned to whole cache lines. */
-static plain_part plain_part_beside(const class_plan *p, const plain_gradient *g, int64_t k,
-                                    int64_t n, real *again)
+LK_INLINE plain_part plain_part_beside(const class_plan *p, const plain_gradient *g, int64_t k,
+                                       int64_t n, real *again)
 {
     if (!g->row)
         return (plain_part){0};
