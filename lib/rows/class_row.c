@@ -464,9 +464,13 @@ LK_INLINE vec class_put_target(vec slopes, int64_t k, int64_t y, real at)
     return slopes;
 }
 
-LK_INLINE void class_gradient_of(const class_plan *p, const class_row *row, const class_norm *r,
-                                 const class_slope *g, const bool plain, const bool kept)
+LK_INLINE void class_gradient_of(const class_plan *plan, const class_row *given,
+                                 const class_norm *r, const class_slope *g, const bool plain,
+                                 const bool kept)
 {
+    /* Copies, which no store of a gradient can change. */
+    const class_plan here = *plan, *p = &here;
+    const class_row at_row = *given, *row = &at_row;
     const double by = plain ? p->scale : 1; /* J is constant there: fold it in */
     const vec top = v_set(r->top), b = v_set((real)((row->t ? g->b : g->b * p->off) * by));
     const int64_t classes = p->classes;
