@@ -82,6 +82,14 @@ PARTS_INLINE void plain_write_pair(const plain_part *part, plain_slope s, int64_
     }
 }
 
+/* Half of a pair, which is a line where elements are reals. */
+PARTS_INLINE void plain_write_line(const plain_part *part, plain_slope s, int64_t i)
+{
+    PARTS_UNROLLED
+    for (int k = 0; k < PARTS; k++)
+        v_stream(part->to + i + k * LANES, plain_slopes(part, s, i + k * LANES, true));
+}
+
 /* Write the gradient of a part, from element `i` on. */
 static void plain_write(const plain_part *given, int64_t i)
 {
@@ -90,6 +98,8 @@ static void plain_write(const plain_part *given, int64_t i)
     const int64_t pairs = isnan(part.by) ? i : part.n;
     for (; i + 2 * STRIDE <= pairs; i += 2 * STRIDE)
         plain_write_pair(&part, s, i, true);
+    for (; part.stream && sizeof(elem) == sizeof(real) && i + STRIDE <= pairs; i += STRIDE)
+        plain_write_line(&part, s, i);
     for (; i < part.n; i += LANES)
         v_store_tail(part.to + i, LK_TAIL(i, part.n), plain_slopes(&part, s, i, true));
 }
