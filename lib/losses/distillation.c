@@ -147,14 +147,20 @@ static lk_status prepare(lk_job *job, lk_error *error)
  * NaN. */
 static void check_teacher(const lk_job *job, const divergence_row *r, int64_t i, lk_block *block)
 {
-    for (int64_t k = 0; k < r->classes && r->given != TEACHER_LOGITS; k++) {
-        real y;
-        memcpy(&y, r->y + k, sizeof y);
-        if (r->given == TEACHER_LOGPROBS ? y > 0 : y < 0 || y > 1) {
-            lk_refuse(block, LK_VALUE_OUT_OF_RANGE, TEACHER + r->given,
-                      i * job->size['U' - 'A'] + k, (double)y);
-            return;
-        }
+    const vec most = v_set(r->given == TEACHER_LOGPROBS ? 0 : 1);
+    const vec least = v_set(r->given == TEACHER_LOGPROBS ? -(real)INFINITY : 0);
+    for (int64_t k = 0; k < r->classes && r->given != TEACHER_LOGITS; k += LANES) {
+        const int64_t n = LK_TAIL(k, r->classes);
+        const vec y = v_read_tail(r->y + k, n, 0);
+        const mask bad = (y < least) | (y > most);
+        if (m_none(bad))
+            continue;
+        int64_t first = 0;
+        while (!bad[first])
+            first++;
+        lk_refuse(block, LK_VALUE_OUT_OF_RANGE, TEACHER + r->given,
+                  i * job->size['U' - 'A'] + k + first, (double)y[first]);
+        return;
     }
 }
 

@@ -290,24 +290,32 @@ LK_INLINE double sweep_values(divergence_row *r, const int divergence, const boo
     return total;
 }
 
+/* Add the mass of some classes; of a leading one its excess over 1, and it is counted. */
+LK_INLINE void add_mass(const divergence_row *r, int64_t k, int64_t n, wide_tally *over, vec *leads)
+{
+    const vec one = v_set(1);
+    const lanes a = lanes_of(r, k, n, true);
+    vec mass = v_where(m_tail(n), a.q);
+    const mask leader = mass > v_set(leading);
+    if (__builtin_expect(!m_none(leader), 0)) { /* one vector of a row, if any */
+        mass = v_select(leader, r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq), mass);
+        *leads += v_where(leader, one);
+    }
+    wide_add(over, v_wide(mass));
+}
+
 /* The excess over 1 of the mass of a teacher that gives probabilities or log-probabilities,
  * computed without cancellation. */
 static double over_of(const divergence_row *r)
 {
-    const vec lead = v_set(leading), one = v_set(1);
     wide_tally over = {0};
-    double leads = 0;
+    vec leads = {0};
     if (r->given == TEACHER_LOGITS)
         return 0;
-    for (int64_t k = 0; k < r->classes; k += LANES) {
-        const mask inside = m_first(LK_TAIL(k, r->classes));
-        const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
-        const mask leader = inside & (a.q > lead);
-        const vec short_of_1 = r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq);
-        wide_add(&over, v_wide(v_select(leader, short_of_1, v_where(inside, a.q))));
-        leads += v_count(v_where(leader, one));
-    }
-    return wide_sum(over) + (leads - 1);
+#define ADD(k, n) add_mass(r, k, n, &over, &leads)
+    TALLY_EACH(r->classes, ADD);
+#undef ADD
+    return wide_sum(over) + (v_count(leads) - 1);
 }
 
 /* For distributions that are close everywhere: log p - log q without the terms that are common to
