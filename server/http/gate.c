@@ -79,6 +79,12 @@ void gate_end(void)
     connections = 0;
 }
 
+bool gate_unsent(int fd)
+{
+    int left = 0;
+    return ioctl(fd, SIOCOUTQNSD, &left) == 0 && ioctl(fd, SIOCOUTQ, &left) == 0 && left > 0;
+}
+
 static ssize_t read_socket(void *from, void *to, size_t size)
 {
     /* What recv() does; that name is taken. */
@@ -109,7 +115,7 @@ bool gate_close(int fd)
     if (connection[fd].held)
         gate_flush();
     ssize_t got = read_socket(&fd, unread, sizeof unread);
-    const bool sending = got > 0 || !framing_whole(f);
+    const bool sending = got > 0 || !framing_whole(f) || (!connection[fd].ended && gate_unsent(fd));
     if (got > 0)
         got = drop(unread, sizeof unread, read_socket, &fd);
     connection[fd].framing = NULL;

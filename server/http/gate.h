@@ -36,6 +36,10 @@ bool gate_close(int fd);
  * libmicrohttpd has memory for. NULL: it goes to libmicrohttpd again. */
 void gate_place(int fd, char *to);
 
+/* Is something of what was sent not with the client's kernel yet? Over TCP alone: Unix sockets,
+ * which keep what was sent, do not know both numbers. */
+bool gate_unsent(int fd);
+
 /* Drop what libmicrohttpd writes to the connection until gate_unmute, which is false if nothing
  * was dropped although it should have been. */
 void gate_mute(int fd);

@@ -138,6 +138,14 @@ static void end_stuck(http *server)
     }
 }
 
+/* Has the client got a streamed reply to its end? Before that a close of both sides could lose it:
+ * the kernel drops what is unsent when more of the request comes. */
+static bool has_all(const peer *p)
+{
+    const exchange *x = p->exchange;
+    return x->stream && stream_has_ended(x) && stream_is_over(x) && !gate_unsent(p->fd);
+}
+
 /* After a short read libmicrohttpd waits for the next edge of epoll; but if the end of the stream
  * arrived together with the data, there is no further edge. Such a connection, whose request can
  * never be complete, would stay open until its deadline and delay a shutdown. */
@@ -159,6 +167,8 @@ static void on_sweep(uv_timer_t *timer)
             server->handler->leave(p->exchange);
         else if (p->phase < PEER_WORK && peer_is_over(p))
             shutdown(p->fd, SHUT_RDWR);
+        else if (server->closing && p->exchange && has_all(p))
+            shutdown(p->fd, SHUT_RDWR); /* it need not end by itself */
         else if (server->closing && p->phase == PEER_IDLE && p->exchange)
             server->handler->room(p->exchange); /* between two units of a body that is streamed */
         else if (server->closing && p->phase == PEER_IDLE && peer_is_quiet(p))

@@ -317,7 +317,7 @@ static void finish(stream *s)
     if (!stream_is_over(s->x))
         return;
     if (!s->left && !stream_keeps(s->x))
-        shutdown(s->x->peer->fd, s->x->server->closing ? SHUT_RDWR : SHUT_WR);
+        shutdown(s->x->peer->fd, SHUT_WR);
     stream_more(s->x);
 }
 

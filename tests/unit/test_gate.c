@@ -285,10 +285,33 @@ static void test_full(void **state)
     }
 }
 
+/* A connection with a reply that the client's kernel has no room for may not be closed at once. */
+static void test_unsent(void **state)
+{
+    enum { SIZE = 16000 };
+    static char body[SIZE];
+    line l;
+    (void)state;
+    connect_tcp(&l);
+    assert_false(gate_unsent(l.own));
+    while (reply_with(&l, stays, body, SIZE) == SIZE + (ssize_t)sizeof stays - 1)
+        continue;
+    assert_true(gate_unsent(l.own));
+    assert_true(gate_close(l.own));
+    end_line(&l);
+    connect_line(&l);
+    (void)reply_with(&l, stays, body, SIZE);
+    assert_false(gate_unsent(l.own)); /* it is with the client already */
+    assert_false(gate_close(l.own));
+    end_line(&l);
+    gate_end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_places), cmocka_unit_test(test_held), cmocka_unit_test(test_not_held),
-        cmocka_unit_test(test_many_held), cmocka_unit_test(test_full)};
+        cmocka_unit_test(test_places),   cmocka_unit_test(test_held),
+        cmocka_unit_test(test_not_held), cmocka_unit_test(test_many_held),
+        cmocka_unit_test(test_full),     cmocka_unit_test(test_unsent)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
