@@ -96,7 +96,7 @@ static void long_rows(const lk_job *job, const class_plan *p, int64_t first, int
 static void short_rows(const lk_job *job, const class_plan *p, int64_t first, int64_t count,
                        lk_block *block, void *scratch)
 {
-    const few_plan plan = few_plan_make(p, scratch);
+    const few_plan plan = few_plan_make(p, true, scratch);
     elem *grad = job->grad[LOGITS].data;
     for (int64_t i = first; i < first + count; i += LANES) {
         few_rows r = {.x = (const elem *)job->in[LOGITS].data + i * p->width};

@@ -287,6 +287,7 @@ typedef struct few_visit {
     const few_plan *plan;
     class_targets_of targets_of;
     double *value;   /* see classwise_rows */
+    bool puts;       /* something is wanted of each row */
     int64_t apart;   /* from row to row, in elements */
     lk_block *block; /* that of the next group, before block_end */
     int64_t block_end;
@@ -314,15 +315,17 @@ static void few_begin(const few_visit *v, int64_t first, const class_targets *t,
     UNROLLED
     for (int h = 0; h < WIDE_PARTS; h++) {
         const int k = h * HALF_LANES;
-        memcpy(&counts[h], t->counts + from + k, sizeof *counts);
-        memcpy(&y[h], t->y + from + k, sizeof *y);
+        v_copy(&counts[h], t->counts + from + k, sizeof *counts);
+        v_copy(&y[h], t->y + from + k, sizeof *y);
         y[h] = (counts[h] & y[h]) | ~counts[h] | none;
-        half_write(r->rho + k, half_read(t->main + from + k) * v->plan->row->main);
-        half_write(r->zeta + k, half_read(t->z + from + k) * v->plan->row->z);
+        const wide_half rho = half_read(t->main + from + k) * v->plan->row->main;
+        const wide_half zeta = half_read(t->z + from + k) * v->plan->row->z;
+        v_copy(r->rho + k, &rho, sizeof rho);
+        v_copy(r->zeta + k, &zeta, sizeof zeta);
     }
     const mask live = half_mask_join(counts), target = half_mask_join(y);
-    memcpy(r->live, &live, sizeof live);
-    memcpy(r->y, &target, sizeof target);
+    v_copy(r->live, &live, sizeof live);
+    v_copy(r->y, &target, sizeof target);
     for (int k = 0; job->in[GRAD_OUTPUT].data && k < r->count; k++) {
         const int of = from + k;
         const double upstream = t->counts[of] ? real_or_one(job, GRAD_OUTPUT, t->up[of]) : 0;
@@ -343,29 +346,37 @@ LK_INLINE wide_half weighed(const double *weight, const double *part)
     return half_where(w != zero, w * half_read(part));
 }
 
-static void few_end(few_visit *v, int64_t first, const class_targets *t, int from,
+/* The results that are wanted of each row. */
+static void few_put(few_visit *v, int64_t first, const class_targets *t, int from,
                     const few_rows *r)
 {
     const lk_job *job = v->job;
-    const classwise_options *o = job->options;
-    double main[LANES], z[LANES];
-    for (int k = 0; k < LANES; k += HALF_LANES) {
-        half_write(main + k, weighed(t->main + from + k, r->main + k));
-        half_write(z + k, weighed(t->z + from + k, r->z_part + k));
-        double *sum = v->sum[MAIN] + v->lane + k, *sum_z = v->sum[Z] + v->lane + k;
-        half_write(sum, half_read(sum) + half_read(main + k));
-        half_write(sum_z, half_read(sum_z) + half_read(z + k));
-    }
-    for (int k = 0; job->out_wanted && k < r->count; k++) {
+    for (int k = 0; k < r->count; k++) {
+        const double main = t->main[from + k], z = t->z[from + k];
         v->sum[SUM_NLL][v->lane + k] += (double)r->nll[k];
         v->sum[SUM_RIGHT][v->lane + k] += r->y[k] >= 0 && r->argmax[k] == r->y[k];
         put_row(job, NLL, first + k, (double)r->nll[k]);
         put_row(job, LSE, first + k, (double)r->lse[k]);
         put_row(job, ENTROPY, first + k, (double)r->entropy[k]);
         put_row(job, PREDICTED, first + k, (double)r->argmax[k]);
+        put_parts(job, v->value, first + k, main != 0 ? main * r->main[k] : 0,
+                  z != 0 ? z * r->z_part[k] : 0);
     }
-    for (int k = 0; (v->value || o->reduce.reduction == LK_NONE) && k < r->count; k++)
-        put_parts(job, v->value, first + k, main[k], z[k]);
+}
+
+static void few_end(few_visit *v, int64_t first, const class_targets *t, int from,
+                    const few_rows *r)
+{
+    UNROLLED
+    for (int k = 0; k < LANES; k += HALF_LANES) {
+        double *sum = v->sum[MAIN] + v->lane + k, *sum_z = v->sum[Z] + v->lane + k;
+        const wide_half main = half_read(sum) + weighed(t->main + from + k, r->main + k);
+        const wide_half z = half_read(sum_z) + weighed(t->z + from + k, r->z_part + k);
+        v_copy(sum, &main, sizeof main);
+        v_copy(sum_z, &z, sizeof z);
+    }
+    if (v->puts)
+        few_put(v, first, t, from, r);
     v->lane = (v->lane + LANES) % STRIDE;
 }
 
@@ -381,7 +392,7 @@ static void few_end_block(few_visit *v)
 }
 
 /* Rows that are evenly apart. A group never spans two blocks. */
-static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
+static void few_some(few_visit *v, int64_t first, int64_t count, few_rows *r)
 {
     class_targets t = {0};
     v->lane = 0;
@@ -397,16 +408,16 @@ static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
             t = (class_targets){0};
         v->targets_of(v->job, first, rows, &t);
         weigh_classes(v->plan->row, rows, &t);
-        for (int from = 0; from < rows; from += r.count, first += r.count) {
-            r.count = rows - from < LANES ? rows - from : LANES;
-            few_begin(v, first, &t, from, &r);
-            few_compute(v->plan, &r);
-            few_end(v, first, &t, from, &r);
-            const int64_t step = r.count * v->apart;
-            r.x += step;
-            r.t = r.t ? r.t + step : NULL;
-            r.grad_x = r.grad_x ? r.grad_x + step : NULL;
-            r.grad_t = r.grad_t ? r.grad_t + step : NULL;
+        for (int from = 0; from < rows; from += r->count, first += r->count) {
+            r->count = rows - from < LANES ? rows - from : LANES;
+            few_begin(v, first, &t, from, r);
+            few_compute(v->plan, r);
+            few_end(v, first, &t, from, r);
+            const int64_t step = r->count * v->apart;
+            r->x += step;
+            r->t = r->t ? r->t + step : NULL;
+            r->grad_x = r->grad_x ? r->grad_x + step : NULL;
+            r->grad_t = r->grad_t ? r->grad_t + step : NULL;
         }
     }
 }
@@ -414,11 +425,14 @@ static void few_some(few_visit *v, int64_t first, int64_t count, few_rows r)
 static void few_run(const lk_job *job, const class_plan *p, class_targets_of targets_of,
                     double *value, int64_t first, int64_t count, lk_block *block, void *scratch)
 {
-    const few_plan plan = few_plan_make(p, scratch);
-    few_visit v = {.job = job, .plan = &plan, .targets_of = targets_of, .value = value};
+    const classwise_options *o = job->options;
     const elem *x = job->in[LOGITS].data;
     const elem *t = job->form[TARGETS] == PROBABILITY ? job->in[TARGETS].data : NULL;
     elem *grad_x = job->grad[LOGITS].data, *grad_t = job->grad[TARGETS].data;
+    const bool keep = t ? p->minus_entropy || grad_t : p->off > 0;
+    const few_plan plan = few_plan_make(p, keep, scratch);
+    few_visit v = {.job = job, .plan = &plan, .targets_of = targets_of, .value = value};
+    v.puts = job->out_wanted || value || o->reduce.reduction == LK_NONE;
     v.apart = p->inner > 1 ? 1 : p->width;
     v.block = block;
     v.block_end = first + job->block_rows;
@@ -426,11 +440,11 @@ static void few_run(const lk_job *job, const class_plan *p, class_targets_of tar
         /* Where the classes of a row are not contiguous, `inner` rows lie side by side. */
         const int64_t j = i % p->inner, place = (i - j) * p->width + j, left = first + count - i;
         rows = p->inner > 1 && p->inner - j < left ? p->inner - j : left;
-        few_some(&v, i, rows,
-                 (few_rows){.x = x + place,
-                            .t = t ? t + place : NULL,
-                            .grad_x = grad_x ? grad_x + place : NULL,
-                            .grad_t = grad_t ? grad_t + place : NULL});
+        few_rows r = {.x = x + place,
+                      .t = t ? t + place : NULL,
+                      .grad_x = grad_x ? grad_x + place : NULL,
+                      .grad_t = grad_t ? grad_t + place : NULL};
+        few_some(&v, i, rows, &r);
     }
     few_end_block(&v);
 }
@@ -533,7 +547,7 @@ LK_INLINE void weighted_some(const lk_job *job, int64_t first, const int count, 
     const bool soft = job->form[TARGETS] == PROBABILITY, per_row = o->reduce.reduction == LK_NONE;
     const int64_t ignored = o->row.ignore_index;
     if (!soft && targets->dtype == LK_I64)
-        memcpy(to->y, (const int64_t *)targets->data + first, (size_t)count * sizeof *to->y);
+        v_copy(to->y, (const int64_t *)targets->data + first, (size_t)count * sizeof *to->y);
     else
         for (int k = 0; k < count; k++)
             to->y[k] = soft ? -1 : lk_int(targets, first + k);
@@ -541,10 +555,10 @@ LK_INLINE void weighted_some(const lk_job *job, int64_t first, const int count, 
         to->counts[k] = soft || to->y[k] != ignored ? -1 : 0;
     for (int k = 0; given->data && k < count; k++)
         to->counts[k] &= ((const unsigned char *)given->data)[first + k] != 0 ? -1 : 0;
-    for (int k = 0; k < count; k++) {
-        to->up[k] = per_row ? first + k : 0;
+    for (int k = 0; k < count; k++)
         to->main[k] = to->z[k] = to->counts[k] ? 1 : 0;
-    }
+    for (int k = 0; job->in[GRAD_OUTPUT].data && k < count; k++)
+        to->up[k] = per_row ? first + k : 0;
     for (int k = 0; job->in[SAMPLE_WEIGHT].data && k < count; k++)
         to->main[k] = to->z[k] = to->main[k] * real_or_one(job, SAMPLE_WEIGHT, first + k);
 }

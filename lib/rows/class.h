@@ -128,7 +128,7 @@ typedef struct class_target {
 /* The targets of some rows. The weights are 0 where a row does not count. */
 enum { CLASS_GROUP = 64 };
 typedef struct class_targets {
-    int64_t counts[CLASS_GROUP]; /* 0 or -1 */
+    _Alignas(LK_LINE) int64_t counts[CLASS_GROUP]; /* 0 or -1 */
     int64_t y[CLASS_GROUP], up[CLASS_GROUP];
     double main[CLASS_GROUP], z[CLASS_GROUP];
 } class_targets;

@@ -10,42 +10,46 @@
 /* A sum over classes is made of parts of so many terms, for its rounding errors to stay small. */
 enum { PART = 8 };
 
-/* A group of rows while it is computed. The arrays hold a vector for each class. */
+/* A group of rows while it is computed. */
 typedef struct group {
-    const class_plan *p;
     const few_plan *plan;
-    int count;    /* rows in memory */
-    real *raw;    /* logits as given */
-    real *z, *e;  /* scaled scores, which may be raw; e^(z - shift) */
-    real *t;      /* targets as given */
-    elem *x_room; /* for rows that do not fill a group */
-    elem *t_room;
+    int count; /* rows in memory */
     mask live, y;
     vec top, shift;     /* shift: top, or 0 where no score is finite */
     vec rest, own, sum; /* as in class_norm */
     vec above;          /* top - z_y */
     vec log_sum;
-    /* The next group's memory, and that of this one's gradient, which are fetched while the sums of
-     * this one are computed: as integers, since there may be no next group. */
-    uintptr_t next_x, next_t, grad;
-    bool large; /* do its scores take more than a fifth of a first-level cache of 32 KiB? */
 } group;
 
+/* Four arrays, and rooms for scores and targets. */
 size_t few_scratch(int64_t width)
 {
-    const size_t vectors = (size_t)padded_lanes(width) * LANES;
-    return vectors * 4 * sizeof(real) + (size_t)width * LANES * 2 * sizeof(elem);
+    const size_t array = (size_t)padded_lanes(width) * LANES;
+    return array * 4 * sizeof(real) + (size_t)width * LANES * 2 * sizeof(elem);
 }
 
-few_plan few_plan_make(const class_plan *row, void *scratch)
+few_plan few_plan_make(const class_plan *row, bool keep, void *scratch)
 {
     const bool shaped = row->gamma > 0 || row->poly1 != 0 || row->target_scaling > 0;
-    return (few_plan){.row = row,
-                      .bare = row->on == 1 && row->off == 0 && !(row->cap > 0) && !shaped &&
-                              row->z_loss == 0 && !row->minus_entropy,
-                      .given = cross_make(row->width, row->inner),
-                      .copied = cross_make(row->width, row->inner > 1 ? LANES : 1),
-                      .scratch = scratch};
+    const int64_t array = padded_lanes(row->width) * LANES, all = row->width * LANES;
+    few_plan p = {.row = row,
+                  .bare = row->on == 1 && row->off == 0 && !(row->cap > 0) && !shaped &&
+                          row->z_loss == 0 && !row->minus_entropy,
+                  .large = all * (int64_t)sizeof(real) > 32 * 1024 / 5,
+                  .given = cross_make(row->width, row->inner),
+                  .copied = cross_make(row->width, row->inner > 1 ? LANES : 1),
+                  .next = row->inner > 1 ? 0 : (uintptr_t)all * sizeof(elem),
+                  .raw = scratch};
+    const bool once = !keep && !row->want_entropy && !row->want_argmax;
+    p.t = p.raw + array;
+    p.z = row->scale == 1 && !(row->cap > 0) ? p.raw : p.t + array;
+    p.e = once ? p.z : p.t + 2 * array;
+    p.x_room = (elem *)(p.raw + 4 * array);
+    p.t_room = p.x_room + all;
+    /* Comparing every class with the targets is cheaper for a few: a vector waits for scalars
+     * stored into it. */
+    p.take = once && row->classes >= 2 * LANES;
+    return p;
 }
 
 /* Loading and storing. Rows that do not fill a group are computed in a copy, beside zeros. */
@@ -59,39 +63,35 @@ static void few_copy(const cross_rows *from_at, const elem *from, const cross_ro
         memcpy(to + k * to_at->inner, from + k * from_at->inner, (size_t)count * sizeof(elem));
 }
 
-static void few_load(const group *g, const elem *x, elem *room, real *to)
+static void few_load_some(const few_plan *plan, const elem *x, int64_t count, elem *room, real *to)
 {
-    const few_plan *plan = g->plan;
-    if (g->count == LANES) {
-        cross_load(&plan->given, x, true, to);
-        return;
-    }
     memset(room, 0, (size_t)(LANES * plan->given.width) * sizeof(elem));
-    few_copy(&plan->given, x, &plan->copied, room, g->count);
+    few_copy(&plan->given, x, &plan->copied, room, count);
     cross_load(&plan->copied, room, true, to);
 }
 
-LK_INLINE void few_store_as(const group *g, const real *from, elem *to, elem *room,
-                            const bool numbers)
+LK_INLINE void few_load(const group *g, const elem *x, elem *room, real *to)
 {
-    const few_plan *plan = g->plan;
-    if (g->count == LANES) {
-        cross_store(&plan->given, from, to, numbers);
-        return;
-    }
-    cross_store(&plan->copied, from, room, numbers);
-    few_copy(&plan->copied, room, &plan->given, to, g->count);
+    if (g->count == LANES)
+        cross_load(&g->plan->given, x, true, to);
+    else
+        few_load_some(g->plan, x, g->count, room, to);
 }
 
-static void few_store(const group *g, const real *from, elem *to, elem *room)
+static void few_store_some(const few_plan *plan, const real *from, elem *to, int64_t count,
+                           elem *room)
 {
-    few_store_as(g, from, to, room, false);
+    cross_store(&plan->copied, from, room, false);
+    few_copy(&plan->copied, room, &plan->given, to, count);
 }
 
-/* Of numbers, not NaN. */
-static void few_store_numbers(const group *g, const real *from, elem *to, elem *room)
+/* `numbers`: none is NaN. */
+LK_INLINE void few_store(const group *g, const real *from, elem *to, elem *room, const bool numbers)
 {
-    few_store_as(g, from, to, room, true);
+    if (g->count == LANES)
+        cross_store(&g->plan->given, from, to, numbers);
+    else
+        few_store_some(g->plan, from, to, g->count, room);
 }
 
 LK_INLINE vec few_at(const real *from, int64_t k)
@@ -116,10 +116,10 @@ typedef struct aims {
 
 LK_INLINE aims few_aims(const group *g)
 {
-    return (aims){.t = g->t,
-                  .weight = g->p->weight,
-                  .kept = v_set((real)(1 - g->p->smoothing)),
-                  .off = v_set((real)g->p->off)};
+    return (aims){.t = g->plan->t,
+                  .weight = g->plan->row->weight,
+                  .kept = v_set((real)(1 - g->plan->row->smoothing)),
+                  .off = v_set((real)g->plan->row->off)};
 }
 
 LK_INLINE vec few_q(const aims *to, int64_t k)
@@ -138,45 +138,41 @@ LK_INLINE vec few_bend(const real *raw, real cap, int64_t k)
     return cap > 0 ? v_tanh_slope(few_at(raw, k) * v_set(1 / cap)) : v_set(1);
 }
 
-/* The scores of the rows and their maximum. `once`: they are not needed beside the exponentials,
- * which may then replace them: what is computed at a time has to fit into the first-level cache. */
-static void few_begin(group *g, const few_plan *plan, const few_rows *r, bool once)
+/* The scaled scores. */
+static void few_scale(const few_plan *plan)
 {
     const class_plan *p = plan->row;
-    const int64_t vectors = padded_lanes(p->width) * LANES;
     const vec scale = v_set((real)p->scale), cap = v_set(p->cap);
-    const vec lowest = v_set(-(real)INFINITY), inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
-    g->p = p;
+    const vec inverse = v_set(p->cap > 0 ? 1 / p->cap : 0);
+    for (int64_t k = 0; k < p->classes; k++) {
+        const vec x = few_at(plan->raw, k);
+        v_write(plan->z + k * LANES, scale * (p->cap > 0 ? cap * v_tanh(x * inverse) : x));
+    }
+}
+
+/* The scores of the rows and their maximum. */
+LK_INLINE void few_begin(group *g, const few_plan *plan, const few_rows *r)
+{
+    const class_plan *p = plan->row;
+    const int64_t classes = p->classes;
+    const real *z = plan->z;
+    const vec lowest = v_set(-(real)INFINITY);
     g->plan = plan;
     g->count = r->count;
-    g->raw = plan->scratch;
-    g->e = g->raw + vectors;
-    g->t = g->e + vectors;
-    g->z = p->scale == 1 && !(p->cap > 0) ? g->raw : g->t + vectors;
-    g->e = once ? g->z : g->e;
-    g->x_room = (elem *)(g->raw + 4 * vectors);
-    g->t_room = g->x_room + p->width * LANES;
-    g->large = p->width * (int64_t)(LANES * sizeof(real)) > 32 * 1024 / 5;
-    const uintptr_t size = p->inner > 1 ? 0 : (uintptr_t)(p->width * LANES) * sizeof(elem);
-    g->next_x = (uintptr_t)r->x + size;
-    g->next_t = (uintptr_t)r->t + size;
-    g->grad = (uintptr_t)(r->grad_x ? r->grad_x : r->x);
-    memcpy(&g->live, r->live, sizeof g->live);
-    memcpy(&g->y, r->y, sizeof g->y);
-    few_load(g, r->x, g->x_room, g->raw);
+    v_copy(&g->live, r->live, sizeof g->live);
+    v_copy(&g->y, r->y, sizeof g->y);
+    few_load(g, r->x, plan->x_room, plan->raw);
     if (r->t)
-        few_load(g, r->t, g->t_room, g->t);
+        few_load(g, r->t, plan->t_room, plan->t);
+    if (plan->z != plan->raw)
+        few_scale(plan);
     vec top[4] = {lowest, lowest, lowest, lowest}; /* chains of maxima */
-    for (int64_t k = 0; k < p->classes && g->z != g->raw; k++) {
-        const vec x = few_at(g->raw, k);
-        v_write(g->z + k * LANES, scale * (p->cap > 0 ? cap * v_tanh(x * inverse) : x));
-    }
     int64_t k = 0;
-    for (; k + 4 <= p->classes; k += 4)
+    for (; k + 4 <= classes; k += 4)
         for (int i = 0; i < 4; i++)
-            top[i] = v_max(few_at(g->z, k + i), top[i]);
-    for (; k < p->classes; k++)
-        top[0] = v_max(few_at(g->z, k), top[0]);
+            top[i] = v_max(few_at(z, k + i), top[i]);
+    for (; k < classes; k++)
+        top[0] = v_max(few_at(z, k), top[0]);
     g->top = v_max(v_max(top[0], top[1]), v_max(top[2], top[3]));
     g->shift = v_where(g->top != lowest, g->top);
 }
@@ -204,13 +200,6 @@ typedef struct sums {
     mask weighs; /* as in class_totals */
 } sums;
 
-/* Are there classes enough for it to pay to take the targets' scores out of their places? Comparing
- * every class with the targets is cheaper for a few: a vector waits for scalars stored into it. */
-LK_INLINE bool few_takes(const class_plan *p)
-{
-    return p->classes >= 2 * LANES;
-}
-
 /* The targets' scores, in whose place there is -inf from now on, whose exponential is 0; 0 in a row
  * without a target. */
 LK_INLINE vec few_take(group *g, const ilane *y)
@@ -220,7 +209,7 @@ LK_INLINE vec few_take(group *g, const ilane *y)
     UNROLLED
     for (int i = 0; i < LANES; i++)
         if (y[i] >= 0) {
-            real *at = g->z + y[i] * LANES + i;
+            real *at = g->plan->z + y[i] * LANES + i;
             memcpy(taken + i, at, sizeof *at);
             memcpy(at, &none, sizeof *at);
         }
@@ -230,13 +219,18 @@ LK_INLINE vec few_take(group *g, const ilane *y)
 /* The exponentials and their sum. The target, or in probability form every class at the maximum, is
  * left out of the sum and added last. In that form the sums that need no more than this as well.
  * `taken`: index form, where the targets were taken out of the scores, which are `own` then. */
-LK_INLINE void few_sum(group *g, sums *s, const bool soft, const bool taken, vec at_y)
+LK_INLINE void few_sum(group *g, const few_rows *r, sums *s, const bool soft, const bool taken,
+                       vec at_y)
 {
-    const int64_t n = g->p->classes;
-    const real *z_of = g->z;
-    real *e_of = g->e;
-    const uintptr_t next_x = g->next_x, next_t = g->next_t, grad = g->grad;
-    const bool large = g->large;
+    const int64_t n = g->plan->row->classes;
+    const real *z_of = g->plan->z;
+    real *e_of = g->plan->e;
+    /* The memory of the next group, and that of this one's gradient: as integers, since there may
+     * be no next group. */
+    const uintptr_t next_x = (uintptr_t)r->x + g->plan->next;
+    const uintptr_t next_t = (uintptr_t)r->t + g->plan->next;
+    const uintptr_t grad = (uintptr_t)(r->grad_x ? r->grad_x : r->x);
+    const bool large = g->plan->large;
     const vec none = v_set((real)NAN), one = v_set(1), inf = v_set((real)INFINITY), zero = {0};
     const vec shift = g->shift;
     const mask y = g->y;
@@ -296,14 +290,14 @@ LK_INLINE void few_sum(group *g, sums *s, const bool soft, const bool taken, vec
 /* Entropy of softmax, and the mean of top - z in *gap: see class_entropy. */
 static vec few_entropy(const group *g, vec *gap)
 {
-    const int64_t n = g->p->classes;
+    const int64_t n = g->plan->row->classes;
     const vec zero = {0}, one = v_set(1);
     vec heat = {0}, below = {0}, at = {0};
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec some_heat = {0}, some_below = {0};
         for (int64_t k = from; k < end; k++) {
-            const vec d = few_at(g->z, k) - g->shift, e = few_at(g->e, k);
+            const vec d = few_at(g->plan->z, k) - g->shift, e = few_at(g->plan->e, k);
             some_heat += v_where(e != zero, e * d);
             some_below += v_where(d != zero, e);
             at += v_where(d == zero, one);
@@ -320,8 +314,8 @@ static mask few_argmax(const group *g)
 {
     vec most = v_set(-(real)INFINITY);
     mask at = {0}, nan = m_set(-1);
-    for (int64_t k = 0; k < g->p->classes; k++) {
-        const vec z = few_at(g->z, k);
+    for (int64_t k = 0; k < g->plan->row->classes; k++) {
+        const vec z = few_at(g->plan->z, k);
         const mask here = m_set((ilane)k), more = z > most, first = v_is_nan(z) & (nan < m_set(0));
         at = (more & here) | (~more & at);
         nan = (first & here) | (~first & nan);
@@ -333,14 +327,14 @@ static mask few_argmax(const group *g)
 
 static vec few_off_scores(const group *g)
 {
-    const int64_t n = g->p->classes;
+    const int64_t n = g->plan->row->classes;
     const vec zero = {0};
     vec off_scores = {0};
     for (int64_t from = 0; from < n; from += PART) {
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0};
         for (int64_t k = from; k < end; k++) {
-            const vec w = few_weight(g->p->weight, k), d = few_at(g->z, k) - g->shift;
+            const vec w = few_weight(g->plan->row->weight, k), d = few_at(g->plan->z, k) - g->shift;
             part += v_where((g->y != m_set((ilane)k)) & (w != zero), w * d);
         }
         off_scores += part;
@@ -351,7 +345,7 @@ static vec few_off_scores(const group *g)
 /* The sum of w q (log q - l). */
 static vec few_excess(const group *g)
 {
-    const int64_t n = g->p->classes;
+    const int64_t n = g->plan->row->classes;
     const aims to = few_aims(g);
     const vec zero = {0};
     vec excess = {0};
@@ -359,7 +353,7 @@ static vec few_excess(const group *g)
         const int64_t end = n - from < PART ? n : from + PART;
         vec part = {0};
         for (int64_t k = from; k < end; k++) {
-            const vec d = few_at(g->z, k) - g->shift, q = few_q(&to, k);
+            const vec d = few_at(g->plan->z, k) - g->shift, q = few_q(&to, k);
             const vec wq = few_weighed(&to, k, q);
             part += v_where(wq != zero, wq * (v_log(q) - (d - g->log_sum)));
         }
@@ -381,17 +375,17 @@ typedef struct slopes {
 LK_INLINE vec few_weights(const group *g, const few_rows *r)
 {
     real w[LANES];
-    if (!g->p->weight)
+    if (!g->plan->row->weight)
         return v_set(1);
     for (int i = 0; i < LANES; i++)
-        w[i] = few_weight(g->p->weight, r->y[i] > 0 ? r->y[i] : 0)[0];
+        w[i] = few_weight(g->plan->row->weight, r->y[i] > 0 ? r->y[i] : 0)[0];
     return v_read(w);
 }
 
 /* Values, and the coefficients. */
 static slopes few_conclude(const group *g, few_rows *r, const sums *s, const bool soft)
 {
-    const class_plan *p = g->p;
+    const class_plan *p = g->plan->row;
     const double huge = 0x1p60, far = 0x1p64;
     const mask apart = (soft ? s->leader : g->y) >= m_set(0);
     const vec nll = g->log_sum + g->above;
@@ -445,7 +439,7 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
  * gradient that is finite and not huge. Otherwise nothing was computed. */
 static bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
 {
-    const class_plan *p = g->p;
+    const class_plan *p = g->plan->row;
     const vec nll = g->log_sum + g->above, w = few_weights(g, r), zero = {0};
     wide_half a[WIDE_PARTS], rest[WIDE_PARTS], at[WIDE_PARTS], main[WIDE_PARTS];
     UNROLLED
@@ -496,7 +490,7 @@ static mask few_sloping(const few_rows *r, mask weighs)
 LK_INLINE void few_slopes(const group *g, const slopes *by, mask sloping, const bool plain,
                           const bool soft, const bool usual)
 {
-    const class_plan *p = g->p;
+    const class_plan *p = g->plan->row;
     const int64_t classes = p->classes, width = p->width;
     const bool precise = sizeof(elem) == 4;
     const vec off = by->b * v_set((real)p->off), nan = v_set((real)NAN);
@@ -504,8 +498,8 @@ LK_INLINE void few_slopes(const group *g, const slopes *by, mask sloping, const 
     const vec a = by->a, rest = by->rest, power = by->power, b = by->b, at = by->at;
     const mask y = by->y;
     const aims to = plain ? (aims){0} : few_aims(g);
-    const real cap = p->cap, *raw = g->raw;
-    real *e_of = g->e;
+    const real cap = p->cap, *raw = g->plan->raw;
+    real *e_of = g->plan->e;
     mask here = {0};
     for (int64_t k = 0; k < classes; k++, here += m_set(1)) {
         const vec e = usual ? few_at(e_of, k) : few_at(e_of, k) * power;
@@ -530,7 +524,7 @@ static void few_gradient(const group *g, const slopes *s, mask sloping, bool sof
     const bool usual = m_none(~sloping | (s->power != v_set(1)) | v_is_nan(s->a));
     if (soft)
         few_slopes(g, s, sloping, false, true, false);
-    else if (g->p->off > 0 || g->p->cap > 0)
+    else if (g->plan->row->off > 0 || g->plan->row->cap > 0)
         few_slopes(g, s, sloping, false, false, false);
     else if (usual)
         few_slopes(g, s, sloping, true, false, true);
@@ -541,7 +535,7 @@ static void few_gradient(const group *g, const slopes *s, mask sloping, bool sof
 /* The gradients with respect to the target probabilities replace them: see class_gradient_t. */
 static void few_target_slopes(const group *g, const few_rows *r)
 {
-    const class_plan *p = g->p;
+    const class_plan *p = g->plan->row;
     real factor[LANES];
     for (int i = 0; i < LANES; i++)
         factor[i] = (real)(r->live[i] ? r->rho[i] * (1 - p->smoothing) : 0);
@@ -549,37 +543,45 @@ static void few_target_slopes(const group *g, const few_rows *r)
     const vec c = v_read(factor), zero = {0}, one = v_set(1);
     for (int64_t k = 0; k < p->classes; k++) {
         const vec q = few_q(&to, k);
-        vec minus_l = g->log_sum - (few_at(g->z, k) - g->shift), cw = few_weighed(&to, k, c);
+        vec minus_l = g->log_sum - (few_at(g->plan->z, k) - g->shift), cw = few_weighed(&to, k, c);
         if (p->minus_entropy) {
             minus_l += one + v_log(q);
             cw = v_where(q != zero, cw);
         }
-        v_write(g->t + k * LANES, v_where(cw != zero, cw * minus_l));
+        v_write(g->plan->t + k * LANES, v_where(cw != zero, cw * minus_l));
     }
     for (int64_t k = p->classes; k < p->width; k++)
-        v_write(g->t + k * LANES, zero);
+        v_write(g->plan->t + k * LANES, zero);
 }
 
-static void few_diagnose(const group *g, few_rows *r)
+static void few_put_argmax(const group *g, few_rows *r)
 {
-    if (g->p->want_argmax) {
-        const mask at = few_argmax(g);
-        const mask shown = (g->live & at) | ~g->live;
-        memcpy(r->argmax, &shown, sizeof shown);
-    }
-    if (g->p->want_entropy) {
-        vec gap;
-        v_write(r->entropy, v_where(g->live, few_entropy(g, &gap)));
-    }
+    const mask at = few_argmax(g);
+    const mask shown = (g->live & at) | ~g->live;
+    memcpy(r->argmax, &shown, sizeof shown);
+}
+
+static void few_put_entropy(const group *g, few_rows *r, vec *gap)
+{
+    v_write(r->entropy, v_where(g->live, few_entropy(g, gap)));
+}
+
+LK_INLINE void few_diagnose(const group *g, few_rows *r)
+{
+    vec gap;
+    if (g->plan->row->want_argmax)
+        few_put_argmax(g, r);
+    if (g->plan->row->want_entropy)
+        few_put_entropy(g, r, &gap);
 }
 
 /* The same where the targets were taken out and every row has a usual gradient: without theirs. */
 static void few_slopes_taken(const group *g, const slopes *s)
 {
-    const int64_t classes = g->p->classes, width = g->p->width;
+    const int64_t classes = g->plan->row->classes, width = g->plan->row->width;
     const bool precise = sizeof(elem) == 4;
     const vec a = s->a, rest = s->rest;
-    real *e_of = g->e;
+    real *e_of = g->plan->e;
     for (int64_t k = 0; k < classes; k++) {
         const vec e = few_at(e_of, k);
         v_write(e_of + k * LANES, precise ? v_fma(a, e, rest * e) : a * e);
@@ -591,7 +593,7 @@ static void few_slopes_taken(const group *g, const slopes *s)
 /* Those of the targets, in memory. */
 static void few_put_targets(const group *g, const slopes *s, const few_rows *r)
 {
-    const class_plan *p = g->p;
+    const class_plan *p = g->plan->row;
     const int64_t apart = p->inner > 1 ? 1 : p->width;
     elem own[LANES];
     v_store(own, s->at);
@@ -602,14 +604,13 @@ static void few_put_targets(const group *g, const slopes *s, const few_rows *r)
 void few_compute(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
-    const bool again = r->t ? p->minus_entropy || r->grad_t : p->off > 0;
+    const bool take = plan->take;
     group g;
-    const bool once = !again && !p->want_entropy && !p->want_argmax, take = once && few_takes(p);
-    few_begin(&g, plan, r, once);
+    few_begin(&g, plan, r);
     sums s;
     slopes by;
     if (r->t) {
-        few_sum(&g, &s, true, false, (vec){0});
+        few_sum(&g, r, &s, true, false, (vec){0});
         if (p->minus_entropy)
             s.excess = few_excess(&g);
         const mask alone = g.own == v_set(1);
@@ -617,16 +618,16 @@ void few_compute(const few_plan *plan, few_rows *r)
         by = few_conclude(&g, r, &s, true);
     } else {
         if (take)
-            few_sum(&g, &s, false, true, few_take(&g, r->y));
+            few_sum(&g, r, &s, false, true, few_take(&g, r->y));
         else
-            few_sum(&g, &s, false, false, (vec){0});
+            few_sum(&g, r, &s, false, false, (vec){0});
         if (plan->bare && r->grad_x && few_conclude_bare(&g, r, &by)) {
             few_diagnose(&g, r);
             if (take)
                 few_slopes_taken(&g, &by);
             else
                 few_slopes(&g, &by, m_set(-1), true, false, true);
-            few_store_numbers(&g, g.e, r->grad_x, g.x_room);
+            few_store(&g, plan->e, r->grad_x, plan->x_room, true);
             if (take)
                 few_put_targets(&g, &by, r);
             return;
@@ -638,11 +639,11 @@ void few_compute(const few_plan *plan, few_rows *r)
     few_diagnose(&g, r);
     if (r->grad_x) {
         few_gradient(&g, &by, few_sloping(r, s.weighs), r->t != NULL);
-        few_store(&g, g.e, r->grad_x, g.x_room);
+        few_store(&g, plan->e, r->grad_x, plan->x_room, false);
     }
     if (r->grad_t) {
         few_target_slopes(&g, r);
-        few_store(&g, g.t, r->grad_t, g.t_room);
+        few_store(&g, plan->t, r->grad_t, plan->t_room, false);
     }
 }
 
@@ -650,16 +651,16 @@ void few_logprobs(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
     group g;
-    few_begin(&g, plan, r, false);
+    few_begin(&g, plan, r);
     wide_half by_p[WIDE_PARTS], by_l[WIDE_PARTS], at[WIDE_PARTS];
     vec gap = {0};
     bool bends = false;
     sums s;
-    few_sum(&g, &s, false, false, (vec){0});
+    few_sum(&g, r, &s, false, false, (vec){0});
     for (int i = 0; i < LANES; i++)
         bends = bends || r->zeta[i] != 0;
     if (p->want_entropy || (bends && r->grad_x))
-        v_write(r->entropy, v_where(g.live, few_entropy(&g, &gap)));
+        few_put_entropy(&g, r, &gap);
     v_write(r->nll, v_where(g.live, g.log_sum + g.above));
     if (!r->grad_x)
         return;
@@ -678,12 +679,12 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     const mask sloping = few_sloping(r, m_set(-1)), none = v_is_nan(g.sum);
     const vec l = half_join(by_l), q = half_join(by_p), own = half_join(at), zero = {0};
     for (int64_t k = 0; k < p->classes; k++) {
-        const vec d = few_at(g.z, k) - g.shift, e = few_at(g.e, k);
+        const vec d = few_at(plan->z, k) - g.shift, e = few_at(plan->e, k);
         vec slope = v_where(e != zero, e * v_fma(l, d + gap, q));
-        slope = v_select(g.y == m_set((ilane)k), own, slope) * few_bend(g.raw, p->cap, k);
-        v_write(g.e + k * LANES, v_where(sloping, v_select(none, g.sum, slope)));
+        slope = v_select(g.y == m_set((ilane)k), own, slope) * few_bend(plan->raw, p->cap, k);
+        v_write(plan->e + k * LANES, v_where(sloping, v_select(none, g.sum, slope)));
     }
     for (int64_t k = p->classes; k < p->width; k++)
-        v_write(g.e + k * LANES, zero);
-    few_store(&g, g.e, r->grad_x, g.x_room);
+        v_write(plan->e + k * LANES, zero);
+    few_store(&g, plan->e, r->grad_x, plan->x_room, false);
 }
