@@ -124,9 +124,9 @@ LK_INLINE vec by_student(const divergence_row *r, const lanes *a)
     return mixed_log(r->beta, r->rest, -a->d);
 }
 
-/* Both. For the side with the larger share of M the ratio is nearer to 1 and matters less: it is
- * computed from the other one and d, which is precise enough unless d is large, as where one side
- * has a class masked by -1e9 or -inf: then M is the other side's share alone. */
+/* Both. Careful: for the side with the larger share of M the ratio is nearer to 1 and matters less:
+ * it is computed from the other one and d, which is precise enough unless d is large, as where one
+ * side has a class masked by -1e9 or -inf: then M is the other side's share alone. */
 typedef struct ratios {
     vec teacher, student;
 } ratios;
@@ -135,12 +135,12 @@ LK_INLINE ratios ratios_of(const divergence_row *r, const lanes *a, const bool c
 {
     const vec far = v_set(far_apart), zero = {0};
     ratios u;
-    if (!careful) {
+    if (!careful) { /* the log of M over the greater of p and q, and d for the other one */
         const vec beta = v_set(r->beta), rest = v_set(r->rest), e = v_exp_nonpos(-v_abs(a->d));
         const mask up = a->d > zero;
-        u.teacher = v_log(v_select(up, v_fma(beta, e, rest), v_fma(rest, e, beta)));
-        u.teacher += v_where(up, a->d);
-        u.student = v_select(a->d < far, u.teacher - a->d, v_set(r->log_rest));
+        const vec near = v_log(v_select(up, v_fma(beta, e, rest), v_fma(rest, e, beta)));
+        u.teacher = near + v_where(up, a->d);
+        u.student = near - v_where(~up, a->d);
     } else if (r->beta > r->rest) {
         u.student = by_student(r, a);
         u.teacher = v_select(a->d > -far, u.student + a->d, v_set(r->log_beta));
