@@ -24,7 +24,7 @@ static const lk_field fields[] = {
 
 static const lk_input inputs[] = {
     SCORE_INPUTS("logarithms of the expected counts; with log_input=false these counts",
-                 ">=0 unless log_input", ">=0", "counts"),
+                 ">=0 unless log_input", ">=0, finite", "counts"),
     {0},
 };
 
@@ -51,7 +51,7 @@ LK_INLINE void each(const void *given, element *e)
 {
     const options *o = given;
     const vec zero = {0};
-    e->legal = e->factor >= zero;
+    e->legal = (e->factor >= zero) & (e->factor < v_set((real)INFINITY));
     e->legal_a = o->log_input ? m_set(-1) : ~(e->a < zero);
     for (int k = 0; k < LANES; k++) {
         double slope;
