@@ -158,6 +158,12 @@ def hidden_states(run: Eval) -> None:
     asked = json.dumps({"inputs": inputs}).encode()
     run.fails("region_invalid", "linear_cross_entropy", *regions[:2], stdin=asked)
     run.fails("nowhere.safetensors", "mse", "--region", "x=nowhere.safetensors", stdin=asked)
+    with_more = safetensors(weight=("F32", [1], [1]), bias=("F32", [1], [1]))
+    with_more = with_more.replace(b'"dtype"', b'"more": [{"a": []}], "dtype"', 1)
+    (size,) = struct.unpack_from("<Q", with_more)
+    run.write("more.safetensors", struct.pack("<Q", size + len(b'"more": [{"a": []}], ')) + with_more[8:])
+    got = run.run("mse", "--region", "x=more.safetensors", stdin=json.dumps(PAIR).encode())
+    assert got.returncode == 0, got
     run.fails("budget of all regions", "mse", *regions, "--region-budget", "64", stdin=asked)
 
 

@@ -3,6 +3,53 @@
 
 #include "wire/walk.h"
 
+/* The brackets that are open: a bit for each, which is set for a brace. */
+enum { WORD = 64, FEW = 64 /* words; what is nested deeper is rare */ };
+typedef struct nesting {
+    size_t depth, room; /* levels */
+    uint64_t *word;
+    uint64_t few[FEW];
+} nesting;
+
+static void free_nesting(const nesting *n)
+{
+    if (n->word != n->few)
+        walk_give(n->word);
+}
+
+static bool grow(nesting *n)
+{
+    uint64_t *more = walk_take(n->room / WORD * 2 * sizeof *more);
+    if (!more)
+        return false;
+    memcpy(more, n->word, n->room / WORD * sizeof *more);
+    free_nesting(n);
+    n->word = more;
+    n->room *= 2;
+    return true;
+}
+
+static bool open_bracket(nesting *n, bool brace)
+{
+    if (n->depth == n->room && !grow(n))
+        return false;
+    const uint64_t bit = UINT64_C(1) << n->depth % WORD;
+    uint64_t *word = &n->word[n->depth++ / WORD];
+    *word = (*word & ~bit) | (brace ? bit : 0);
+    return true;
+}
+
+/* Is the innermost one a brace? */
+static bool in_braces(const nesting *n)
+{
+    return n->depth > 0 && n->word[(n->depth - 1) / WORD] >> (n->depth - 1) % WORD & 1;
+}
+
+static char closing(const nesting *n)
+{
+    return in_braces(n) ? '}' : ']';
+}
+
 static bool take(cursor *c, char byte)
 {
     if (cursor_peek(c) != byte)
@@ -67,31 +114,38 @@ static bool skip_name(cursor *c)
     return skip_string(c) && cursor_accept(c, ':');
 }
 
+/* True: it is JSON up to its end, which the cursor is at. */
+static bool skip_nested(cursor *c, nesting *open)
+{
+    do {
+        if (in_braces(open) && !skip_name(c))
+            return false;
+        cursor_space(c);
+        const char first = cursor_peek(c);
+        if (first == '[' || first == '{') {
+            c->p++;
+            if (!open_bracket(open, first == '{'))
+                return false;
+            if (!cursor_accept(c, closing(open)))
+                continue;
+            open->depth--;
+        } else if (!skip_plain(c)) {
+            return false;
+        }
+        while (open->depth > 0 && cursor_accept(c, closing(open)))
+            open->depth--;
+        if (open->depth > 0 && !cursor_accept(c, ','))
+            return false;
+    } while (open->depth > 0);
+    cursor_space(c);
+    return !cursor_left(c);
+}
+
 bool skip_value(span text)
 {
     cursor c = cursor_new(text);
-    /* A stack of the closing brackets of all open arrays and objects. There are never more of them
-     * than bytes read, so the stack fits in the text already read. */
-    char *open = (char *)(uintptr_t)text.data;
-    size_t depth = 0;
-    do {
-        if (depth > 0 && open[depth - 1] == '}' && !skip_name(&c))
-            return false;
-        cursor_space(&c);
-        if (cursor_peek(&c) == '[' || cursor_peek(&c) == '{') {
-            const char close = *c.p++ == '[' ? ']' : '}';
-            open[depth++] = close;
-            if (!cursor_accept(&c, close))
-                continue;
-            depth--;
-        } else if (!skip_plain(&c)) {
-            return false;
-        }
-        while (depth > 0 && cursor_accept(&c, open[depth - 1]))
-            depth--;
-        if (depth > 0 && !cursor_accept(&c, ','))
-            return false;
-    } while (depth > 0);
-    cursor_space(&c);
-    return !cursor_left(&c);
+    nesting open = {.word = open.few, .room = FEW * WORD};
+    const bool whole = skip_nested(&c, &open);
+    free_nesting(&open);
+    return whole;
 }

@@ -102,6 +102,20 @@ json_t *walk_tree(span s, json_error_t *error)
     return json_loadb(s.data, s.size, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, error);
 }
 
+void *walk_take(size_t size)
+{
+    json_malloc_t take;
+    json_get_alloc_funcs(&take, NULL);
+    return take(size);
+}
+
+void walk_give(void *memory)
+{
+    json_free_t give;
+    json_get_alloc_funcs(NULL, &give);
+    give(memory);
+}
+
 /* Decode what follows a backslash. */
 static size_t read_escape(cursor *c, char to[4])
 {

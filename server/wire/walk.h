@@ -31,6 +31,10 @@ bool walk_value(cursor *c, span *s);
  * WALK_TREE. */
 struct json_t *walk_tree(span s, struct json_error_t *error);
 
+/* Memory from where trees have theirs, so that it is known when there was none (trees_starved). */
+void *walk_take(size_t size);
+void walk_give(void *memory);
+
 /* The problem for an error of walk_tree. `what` is the value's name; offsets are counted from the
  * start of `body`. */
 bool walk_problem(const struct json_error_t *error, span text, const char *body, const char *what,
