@@ -260,6 +260,9 @@ static bool read_words(const flags *f, char **words, int count, request *to)
     to->members = archive.members;
     npz_end(&archive);
     buffer_append(&to->query, "", 1);
+    if (ok && to->query.failed)
+        fprintf(stderr, "lossd: the options are too long for the command line; "
+                        "a JSON request may have them\n");
     return ok && !to->query.failed && !to->arrays.failed;
 }
 

@@ -82,6 +82,9 @@ def files(run: Eval) -> None:
         assert numbers(archive.read("grad.a.npy")) == ((2,), [2.0, 4.0])
     got = run.run("mse", stdin=npz(a=npy([], (0, 3)), b=npy([], (0, 3))))
     assert numbers(zipfile.ZipFile(io.BytesIO(got.stdout)).read("grad.a.npy")) == ((0, 3), [])
+    got = run.run("mse", "a=a.npy", "b=b.npy", "reduction=sum", "outputs=loss,grad.a:f16")
+    half = zipfile.ZipFile(io.BytesIO(got.stdout)).read("grad.a.npy")
+    assert b"'<f2'" in half and struct.unpack("<2e", half[-4:]) == (2.0, 4.0), half
 
 
 def refusals(run: Eval) -> None:
@@ -96,6 +99,8 @@ def refusals(run: Eval) -> None:
     run.fails("unknown_input", "mse", stdin=npz(a=a, b=b, c=a))
     run.fails("duplicate_name", "mse", "a=a.npy", "a=a.npy")
     run.fails("checksum", "mse", stdin=npz(a=a, b=b).replace(a, a[:-1] + b"\1"))
+    run.fails("NumPy's files have no type for", "mse", "outputs=grad.a:bf16", stdin=npz(a=a, b=b))
+    run.fails("too long for the command line", "composite", "parts=" + " " * 30000)
     run.fails("not both", "mse", "a=a.npy", "pair.npz", status=2)
     run.fails("one file", "mse", "a.npy", "b.npy")
     run.fails("cannot open", "mse", "a=nowhere.npy")

@@ -197,8 +197,8 @@ void run_config(exchange *x)
 
 void run_stats(exchange *x)
 {
-    if (strcmp(x->target.segment[x->target.segments - 2], "models") != 0)
-        reply_model(x, models_stats);
-    else
+    if (x->target.segments == 3) /* v2, models, stats */
         reply_document(x, NULL, models_stats);
+    else
+        reply_model(x, models_stats);
 }

@@ -6,6 +6,7 @@
 #include "wire/npz.h"
 
 #include "wire/inputs.h"
+#include "wire/place.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -443,11 +444,19 @@ static size_t npz_bound(const evaluation *e)
 /* A tensor and what frames it are a piece each. */
 static bool npz_accept(const evaluation *e, problem *p)
 {
-    return lk_call_outputs(e->call) <= OUTPUTS_MAX ||
-           problem_set(p, 422, "too_large", "an archive takes at most %d outputs", OUTPUTS_MAX);
+    if (lk_call_outputs(e->call) > OUTPUTS_MAX)
+        return problem_set(p, 422, "too_large", "an archive takes at most %d outputs", OUTPUTS_MAX);
+    for (int i = 0; i < lk_call_outputs(e->call); i++) {
+        lk_tensor t;
+        const char *name = place_result(e, i, &t);
+        if (!descriptions[t.dtype])
+            return problem_set(p, 422, "dtype_unsupported",
+                               "output %s cannot come as %s, which NumPy's files have no type for",
+                               name, lk_dtype_name(t.dtype));
+    }
+    return true;
 }
 
-/* NumPy's types are all that the inputs can have, so that outputs have no others. */
 static bool npz_encode(evaluation *e, problem *p)
 {
     buffer *b = &e->text;
@@ -458,7 +467,7 @@ static bool npz_encode(evaluation *e, problem *p)
     npz_writer w = npz_begin(b);
     for (int i = 0; i < outputs; i++) {
         lk_tensor t;
-        const char *name = lk_call_output(e->call, i, &t);
+        const char *name = place_result(e, i, &t);
         const span head = npy_header(&t, header, sizeof header);
         npz_member(&w, name, head,
                    (span){t.data, (size_t)lk_tensor_count(&t) * lk_dtype_size(t.dtype)});
@@ -475,7 +484,7 @@ static bool npz_encode(evaluation *e, problem *p)
         e->piece[e->pieces++] = (span){b->data + done, end - done};
         done = end;
         if (i < outputs) {
-            (void)lk_call_output(e->call, i, &t);
+            (void)place_result(e, i, &t);
             e->piece[e->pieces++] =
                 (span){t.data, (size_t)lk_tensor_count(&t) * lk_dtype_size(t.dtype)};
         }
