@@ -119,6 +119,17 @@ static void too_large(exchange *x)
     x->refused = true;
 }
 
+/* A body that nobody wants, and that is not read to its end. */
+static void too_long(exchange *x)
+{
+    problem p;
+    problem_set(&p, 413, "too_large",
+                "a body has no meaning here, and this one is larger than %zu bytes (--drain-max)",
+                x->server->drain_max);
+    http_reply_problem(x, &p);
+    x->refused = true;
+}
+
 static void free_body(exchange *x)
 {
     if (x->placed)
@@ -155,6 +166,8 @@ static enum MHD_Result take_body(exchange *x, const char *data, size_t size)
         x->discarded += size;
         if (x->discarded <= x->server->drain_max)
             return MHD_YES;
+        if (x->unwanted && !x->refused)
+            too_long(x);
         reply_early(x);
         return MHD_NO;
     }
@@ -215,6 +228,8 @@ static enum MHD_Result take_head(exchange *x)
         x->refused = true;
     } else if (!x->unwanted && !x->stream && x->length > 0 && (uint64_t)x->length > x->body_max) {
         too_large(x);
+    } else if (x->unwanted && x->length > (int64_t)x->server->drain_max) {
+        too_long(x);
     }
     if (!x->refused || x->length == 0)
         return MHD_YES;

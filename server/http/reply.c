@@ -79,18 +79,24 @@ static void share(const exchange *x, struct MHD_Response *response)
     header(response, "Access-Control-Max-Age", "600");
 }
 
+/* The same where the head is text. */
+static void share_text(const exchange *x, buffer *to)
+{
+    const char *origin = x->shared ? http_header(x, HEADER_ORIGIN) : NULL;
+    if (origin)
+        buffer_texts(to, "Access-Control-Allow-Origin: ", origin, "\r\nVary: Origin\r\n",
+                     "Access-Control-Expose-Headers: ", exposed, "\r\n", NULL);
+}
+
 void reply_head(exchange *x, const char *media, buffer *to)
 {
-    const char *origin = http_header(x, HEADER_ORIGIN);
     x->close = x->old || x->server->closing;
     buffer_printf(to, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n", media, x->id);
     if (x->close || http_header_lists(x, HEADER_CONNECTION, "close"))
         buffer_text(to, "Connection: close\r\n");
     if (!x->old)
         buffer_text(to, "Transfer-Encoding: chunked\r\n");
-    if (x->shared && origin)
-        buffer_texts(to, "Access-Control-Allow-Origin: ", origin, "\r\nVary: Origin\r\n",
-                     "Access-Control-Expose-Headers: ", exposed, "\r\n", NULL);
+    share_text(x, to);
     buffer_text(to, "\r\n");
 }
 
@@ -104,6 +110,8 @@ bool reply_was_nothing(const exchange *x)
 {
     return gate_unmute(x->peer->fd);
 }
+
+static const char challenge[] = "Bearer realm=\"lossd\"";
 
 static const char exhausted_text[] =
     "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,"
@@ -190,7 +198,7 @@ bool reply_send(exchange *x)
     header(response, "Connection", r->status == 426 ? "Upgrade" : NULL);
     header(response, "Location", r->location);
     header(response, "Retry-After", r->retry ? "1" : NULL);
-    header(response, "WWW-Authenticate", r->authenticate ? "Bearer realm=\"lossd\"" : NULL);
+    header(response, "WWW-Authenticate", r->authenticate ? challenge : NULL);
     header(response, "Connection", x->close || x->server->closing ? "close" : NULL);
     if (x->shared)
         share(x, response);
@@ -207,7 +215,7 @@ void reply_early(exchange *x)
     problem p;
     if (x->id[0] == '\0')
         exchange_identify(x, NULL);
-    if (r->status == 0) {
+    if (r->status == 0 || !r->media) { /* not yet, or not of what was not read to its end */
         problem_set(&p, 408, "client_too_slow",
                     "the request did not come in time (--header-timeout, --body-timeout, "
                     "--request-timeout)");
@@ -223,8 +231,13 @@ void reply_early(exchange *x)
     buffer text = buffer_new(8192);
     buffer_printf(&text,
                   "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-                  "X-Request-Id: %s\r\nConnection: close\r\n\r\n",
+                  "X-Request-Id: %s\r\nConnection: close\r\n",
                   r->status, problem_title(r->status), r->media, r->text.size, x->id);
+    buffer_texts(&text, r->allow ? "Allow: " : "", r->allow ? r->allow : "", r->allow ? "\r\n" : "",
+                 r->retry ? "Retry-After: 1\r\n" : "", r->authenticate ? "WWW-Authenticate: " : "",
+                 r->authenticate ? challenge : "", r->authenticate ? "\r\n" : "", NULL);
+    share_text(x, &text);
+    buffer_text(&text, "\r\n");
     buffer_append(&text, r->text.data, r->text.size);
     if (!text.failed) /* one attempt: if it does not fit now, a slow client would hardly read it */
         (void)!send(x->peer->fd, text.data, text.size, MSG_DONTWAIT | MSG_NOSIGNAL);

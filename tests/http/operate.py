@@ -380,6 +380,37 @@ def a_body_that_is_too_long_to_be_dropped_is_answered(path: str) -> None:
         same(data.split(b" ")[1], b"404", str(data))
         same(b"\r\nConnection: close\r\n" in data and b"\r\nX-Request-Id: endless\r\n" in data, True, str(data))
         same(" status=404 " in logged(lossd, "id=endless"), True)
+    text = "one 0123456789abcdef\n"
+    with key_file(text) as keys, Lossd(
+        path, "--drain-max", "10000", "--api-key-file", str(keys), "--cors-origin", "https://a.example"
+    ) as lossd:
+        key = bearer("0123456789abcdef")
+        for method, target, headers, status, more in (
+            ("POST", "/v1/losses/mse", {}, 401, b"WWW-Authenticate: Bearer"),
+            ("POST", "/v1/losses/mse", {"Origin": "https://a.example"}, 401, b"Access-Control-Allow-Origin: https://a"),
+            ("POST", "/v1/losses", key, 405, b"Allow: GET, HEAD, OPTIONS"),
+            # Where none is wanted, it is what is wrong.
+            ("GET", "/healthz", {}, 413, b"application/problem+json"),
+            ("OPTIONS", "/v1/losses/mse", {}, 413, b"application/problem+json"),
+            ("POST", "/v2/repository/index", key, 413, b"application/json"),
+        ):
+            for body in ({"Transfer-Encoding": "chunked"}, {"Content-Length": "5000000"}):
+                with lossd.connect() as s:
+                    data = request(method, target, {**headers, **body})
+                    s.sendall(data + b"ffffff\r\n" + b"x" * 50000)
+                    data, _ = until_closed(s)
+                    same(data.split(b" ")[1], str(status).encode(), str(data))
+                    same(more in data and b"(null)" not in data, True, str(data))
+
+
+@check
+def a_body_that_nobody_wants_has_its_time_too(path: str) -> None:
+    with Lossd(path, "--body-timeout", "600ms") as lossd:
+        for method, target in (("OPTIONS", "/v1/losses/mse"), ("GET", "/healthz")):
+            with lossd.connect() as s:
+                s.sendall(request(method, target, {"Content-Length": "100"}) + b"{")
+                data, _ = until_closed(s)
+                same(data.split(b" ")[1], b"408", str(data))
 
 
 @check
