@@ -46,8 +46,13 @@ static int connect_tcp(const char *text)
         errno = EADDRNOTAVAIL;
         return -1;
     }
-    int fd = connect_to(found->ai_addr, found->ai_addrlen);
+    int fd = -1, why = 0;
+    for (const struct addrinfo *a = found; a && fd < 0; a = a->ai_next) {
+        fd = connect_to(a->ai_addr, a->ai_addrlen);
+        why = errno;
+    }
     freeaddrinfo(found);
+    errno = why;
     return fd;
 }
 
