@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import ssl
 import threading
 import time
@@ -18,6 +19,7 @@ from .errors import LossdError, error_from
 from .line import Line, Unheard
 
 LONG_IDLE = 60  # seconds
+LATE = (TimeoutError, socket.timeout)  # one and the same since Python 3.10
 
 class Client(calls.ByName, calls.Copied):
     """A lossd at `url`: http://host:port, https://host:port or unix:/path. May be used by many threads.
@@ -170,7 +172,7 @@ class Client(calls.ByName, calls.Copied):
     def _connect(self, end: float) -> Line:
         try:
             return Line(self._address, self._context, end)
-        except TimeoutError as error:
+        except LATE as error:
             raise self._late() from error
         except OSError as error:
             calls.say_where(error, self.url)
@@ -210,7 +212,7 @@ class Client(calls.ByName, calls.Copied):
                 raise
             except BaseException as error:  # a connection that is half read is of no more use
                 line.close()
-                if isinstance(error, TimeoutError):
+                if isinstance(error, LATE):
                     raise self._late() from error
                 raise
             if again:
