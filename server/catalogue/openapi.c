@@ -204,7 +204,13 @@ static json_t *shared_parameters(void)
         "type", "string");
 }
 
-#define FORBIDDEN "A wrong key, or a web page of another origin."
+#define NO_KEY      "No key, where one is asked for."
+#define FORBIDDEN   "A wrong key, or a web page of another origin."
+#define TOO_SLOW    "The body did not come in time (--body-timeout)."
+#define TOO_LARGE   "The body is too large."
+#define NO_ENCODING "No such encoding of the body."
+#define BUSY        "Too much work under way, or no memory: try again after Retry-After."
+#define LATE        "Not done in time (--request-timeout, X-Request-Timeout)."
 
 static json_t *evaluate_path(const json_t *is)
 {
@@ -222,14 +228,15 @@ static json_t *evaluate_path(const json_t *is)
         const char *status, *what;
     } problems[] = {
         {"400", "The body is not well-formed."},
-        {"401", "No key, where one is asked for."},
+        {"401", NO_KEY},
         {"403", FORBIDDEN},
         {"406", "No such encoding of the reply."},
-        {"413", "The body is too large."},
-        {"415", "No such encoding of the body."},
+        {"408", TOO_SLOW},
+        {"413", TOO_LARGE},
+        {"415", NO_ENCODING},
         {"422", "The body is well-formed, but does not fit the loss."},
-        {"503", "Too much work under way, or no memory: try again after Retry-After."},
-        {"504", "Not done in time (--request-timeout, X-Request-Timeout)."},
+        {"503", BUSY},
+        {"504", LATE},
     };
     for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
         json_object_set_new(responses, problems[i].status, problem_reply(problems[i].what));
@@ -277,9 +284,46 @@ static json_t *inference_content(void)
                      "JSON of Inference-Header-Content-Length bytes, then the raw tensors.");
 }
 
+/* The other replies of a route, by what it is. */
+static void add_refusals(json_t *responses, const char *method, const char *path,
+                         const char *access, const char *begin)
+{
+    const bool infers = strstr(path, "/infer"), puts = strcmp(method, "PUT") == 0;
+    const bool shares = strstr(path, "sharedmemory"), takes = strcmp(begin, "NULL") != 0;
+    const struct {
+        bool may;
+        const char *status, *what;
+    } refusals[] = {
+        {strcmp(access, "ACCESS_OPEN") != 0, "401", NO_KEY},
+        {true, "403", FORBIDDEN},
+        {strchr(path, '{') && !puts && !shares, "404", "There is none of that name."},
+        {shares, "404", "Not offered (--client-shm)."},
+        {takes, "400", "The body is not well-formed, or does not fit."},
+        {takes, "408", TOO_SLOW},
+        {takes, "413", TOO_LARGE},
+        {infers || puts, "415", NO_ENCODING},
+        {infers || puts, "503", BUSY},
+        {infers, "504", LATE},
+        {puts, "409", "The name is in use."},
+        {puts, "422", "The body is well-formed, but replace is not true or false."},
+        {puts || (shares && takes), "507", "No room (--region-budget)."},
+        {shares && strstr(path, "}/status"), "400", "There is none of that name."},
+        {strcmp(path, "/v1/regions") == 0, "426", "Memory is handed over on a Unix socket."},
+    };
+    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
+        if (refusals[i].may)
+            json_object_set_new(responses, refusals[i].status, refusal(path, refusals[i].what));
+    if (strcmp(path, "/v1/regions") == 0)
+        json_object_set_new(responses, "101",
+                            json_pack("{s:s}", "description", "Memory may be handed over."));
+    if (strcmp(access, "ACCESS_HEALTH") == 0 && strstr(path, "ready"))
+        json_object_set_new(responses, "503",
+                            json_pack("{s:s}", "description", "It stops: no more requests."));
+}
+
 /* Add a route that is not about a single loss. */
-static void add_plain_path(json_t *paths, const char *method, const char *path,
-                           const char *sentence)
+static void add_plain_path(json_t *paths, const char *method, const char *path, const char *access,
+                           const char *begin, const char *sentence)
 {
     char verb[8] = "";
     for (size_t i = 0; method[i] != '\0'; i++)
@@ -290,21 +334,15 @@ static void add_plain_path(json_t *paths, const char *method, const char *path,
     for (const char *c = path; *c != '\0' && size < sizeof id; c++)
         if (*c != '}')
             id[size++] = *c == '/' || *c == '{' || *c == '.' ? '_' : *c;
-    json_t *operation =
-        json_pack("{s:s%, s:s, s:s, s:[s], s:{s:{s:s}, s:o}}", "operationId", id, size, "summary",
-                  sentence, "description", sentence, "tags", is_oip(path) ? TAG_OIP : TAG_SERVICE,
-                  "responses", strcmp(method, "DELETE") == 0 ? "204" : "200", "description",
-                  sentence, "403", refusal(path, FORBIDDEN));
-    if (json_array_size(parameters) > 0) {
+    json_t *operation = json_pack(
+        "{s:s%, s:s, s:s, s:[s], s:{s:{s:s}}}", "operationId", id, size, "summary", sentence,
+        "description", sentence, "tags", is_oip(path) ? TAG_OIP : TAG_SERVICE, "responses",
+        strcmp(method, "DELETE") == 0 ? "204" : "200", "description", sentence);
+    add_refusals(json_object_get(operation, "responses"), method, path, access, begin);
+    if (json_array_size(parameters) > 0)
         json_object_set(operation, "parameters", parameters);
-        json_object_set_new(json_object_get(operation, "responses"), "404",
-                            refusal(path, "There is none of that name."));
-    }
     json_decref(parameters);
     if (strcmp(method, "PUT") == 0) {
-        json_t *responses = json_object_get(operation, "responses");
-        json_object_set_new(responses, "409", problem_reply("The name is in use."));
-        json_object_set_new(responses, "507", problem_reply("No room (--region-budget)."));
         json_array_append_new(json_object_get(operation, "parameters"),
                               json_pack("{s:s, s:s, s:{s:s}}", "name", "replace", "in", "query",
                                         "schema", "type", "boolean"));
@@ -406,7 +444,7 @@ void openapi_write(const lk_loss *all, buffer *to)
     add_losses(paths, schemas);
 #define ROUTE(method, path, access, begin, run, sentence)                                          \
     if ((strcmp(method, "POST") != 0 || is_oip(path)) && path[strlen(path) - 1] != '/')            \
-        add_plain_path(paths, method, path, sentence);
+        add_plain_path(paths, method, path, #access, #begin, sentence);
 #include "routes.def"
 #undef ROUTE
     trees_write(

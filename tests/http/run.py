@@ -40,7 +40,8 @@ for any others and an item "..." for others in any order.
 
 --refresh rewrites what stands below `---` but not the status line.
 
-After every case one good request must get its usual reply, on the same connection where that is open.
+After every case one good request must get its usual reply, on the same connection where that is open. The status of a
+reply must be one that /openapi.json has for the method and path, unless the head of the request was refused.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ import json
 import pathlib
 import re
 import struct
+import subprocess
 import sys
 import zlib
 
@@ -276,6 +278,23 @@ def sentence_differences(case: Case, reply: Reply) -> list[str]:
     return wrong
 
 
+class Described:
+    """What /openapi.json says of replies."""
+
+    def __init__(self, lossd: str) -> None:
+        said = subprocess.run([lossd, "openapi"], capture_output=True, check=True, timeout=60)
+        paths = json.loads(said.stdout)["paths"]
+        self.paths = [(re.sub(r"\\{[a-z]*\\}", "[^/]+", re.escape(path)), item) for path, item in paths.items()]
+
+    def differences(self, case: Case, reply: Reply) -> list[str]:
+        method, target = case.sent.split("\n", 1)[0].split(" ", 1)
+        found = [item for pattern, item in self.paths if re.fullmatch(pattern, target.partition("?")[0])]
+        operations = [item[method.lower()] for item in found if method.lower() in item]
+        refused = "%2F" in target or reply.status in (414, 417, 431, 505) or b'"malformed_request"' in reply.body
+        known = not operations or refused or any(str(reply.status) in one["responses"] for one in operations)
+        return [] if known else [f"/openapi.json has no status {reply.status} of {method} {target}"]
+
+
 def check_usual(connection, lossd: Lossd, closed: bool) -> list[str]:
     if closed:
         connection.close()
@@ -286,7 +305,7 @@ def check_usual(connection, lossd: Lossd, closed: bool) -> list[str]:
     return [] if reply.body == GOOD_REPLY else [f"the next request got {reply.body[:200]!r}"]
 
 
-def run(case: Case, lossd: Lossd) -> tuple[list[str], Reply | None]:
+def run(case: Case, lossd: Lossd, described: Described) -> tuple[list[str], Reply | None]:
     data, head = case.bytes()  # which may take longer than a connection may say nothing
     connection = lossd.connect()
     try:
@@ -297,7 +316,7 @@ def run(case: Case, lossd: Lossd) -> tuple[list[str], Reply | None]:
     try:
         if "> Content-Encoding: " in case.below:
             reply = inflate(reply)
-        wrong = differences(case, reply, head)
+        wrong = differences(case, reply, head) + described.differences(case, reply)
     except (ValueError, zlib.error) as why:
         wrong = [f"{why}: {reply.headers} {reply.body[:300]!r}"]
         reply = reply._replace(body=b"")
@@ -315,6 +334,7 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=pathlib.Path)
     arguments = parser.parse_args()
     passed = failed = 0
+    described = Described(arguments.lossd)
     for path in arguments.files or sorted(HERE.glob("*.http")):
         text = path.read_text()
         top, *parts = re.split(r"^### ", text, flags=re.M)
@@ -322,7 +342,7 @@ def main() -> int:
         with Lossd(arguments.lossd, *(flags.group(1).split() if flags else [])) as lossd:
             for part in parts:
                 case = Case(part)
-                wrong, reply = run(case, lossd)
+                wrong, reply = run(case, lossd, described)
                 if arguments.refresh and reply and not re.search("~|^@json ", case.below, re.M):
                     kept = [line for line in case.below.split("\n") if line.startswith("> ")]
                     below = "\n".join(kept + [show(reply)])
