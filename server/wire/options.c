@@ -195,11 +195,25 @@ bool wire_option_json(evaluation *e, const char *name, const json_t *value, prob
     return text ? wire_option(e, name, text, p) : no_text("option ", name, type, p);
 }
 
+/* The colon before an element type at the end of a name; NULL: there is none. Names of tensors, and
+ * so of gradients, may have colons. */
+static char *find_type(char *name)
+{
+    char *last = strrchr(name, ':');
+    for (int type = 0; last && type < LK_DTYPE_COUNT; type++)
+        if (strcmp(lk_dtype_name((lk_dtype)type), last + 1) == 0)
+            return last;
+    return NULL;
+}
+
 /* An output of a list: NAME, or NAME:TYPE for a narrower type. */
 static bool want(evaluation *e, char *name, problem *p)
 {
-    char *type = strchr(name, ':');
+    char *type = find_type(name);
     lk_error error;
+    if (!type && lk_call_want(e->call, name, &error) == LK_OK)
+        return true;
+    type = type ? type : strchr(name, ':'); /* what is no type is said to be none */
     if (type)
         *type++ = '\0';
     if (lk_call_want(e->call, name, &error) != LK_OK)

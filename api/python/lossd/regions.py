@@ -284,7 +284,7 @@ class Shared:
         is_float = isinstance(tensor, tensors.BF16) or tensor.dtype.kind == "f"
         if self._wanted is None:
             return is_float and bool(known.get("default_gradient", False))
-        return any(one.split(":")[0] == f"grad.{name}" for one in self._wanted)
+        return any(_output(one) == f"grad.{name}" for one in self._wanted)
 
     def places(self) -> dict[str, str]:
         """As metadata of the request."""
@@ -314,8 +314,14 @@ class Shared:
             if text is not None:
                 found[name] = _view(memory, text)
         if self._wanted is not None:
-            found = {name: found[name] for name in (one.split(":")[0] for one in self._wanted)}
+            found = {name: found[name] for name in map(_output, self._wanted)}
         return found
+
+
+def _output(wanted: str) -> str:
+    """The name in `name:dtype`; the names of a composite's tensors may have colons, too."""
+    name, _, dtype = wanted.rpartition(":")
+    return name if dtype.upper() in tensors.DTYPES else wanted
 
 
 def _place(block: Block, array: np.ndarray, dtype: str = "") -> str:
