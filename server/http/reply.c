@@ -11,6 +11,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <time.h>
 
 void http_reply_kept(exchange *x, int status, const char *media, span text)
 {
@@ -79,7 +80,17 @@ static void share(const exchange *x, struct MHD_Response *response)
     header(response, "Access-Control-Max-Age", "600");
 }
 
-/* The same where the head is text. */
+/* The date where the head is text; libmicrohttpd adds it to others. */
+static void date_text(buffer *to)
+{
+    char text[64];
+    struct tm utc;
+    const time_t now = time(NULL);
+    if (gmtime_r(&now, &utc) && strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &utc) > 0)
+        buffer_texts(to, "Date: ", text, "\r\n", NULL);
+}
+
+/* The CORS headers where the head is text. */
 static void share_text(const exchange *x, buffer *to)
 {
     const char *origin = x->shared ? http_header(x, HEADER_ORIGIN) : NULL;
@@ -92,6 +103,7 @@ void reply_head(exchange *x, const char *media, buffer *to)
 {
     x->close = x->old || x->server->closing;
     buffer_printf(to, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nX-Request-Id: %s\r\n", media, x->id);
+    date_text(to);
     if (x->close || http_header_lists(x, HEADER_CONNECTION, "close"))
         buffer_text(to, "Connection: close\r\n");
     if (!x->old)
@@ -236,6 +248,7 @@ void reply_early(exchange *x)
     buffer_texts(&text, r->allow ? "Allow: " : "", r->allow ? r->allow : "", r->allow ? "\r\n" : "",
                  r->retry ? "Retry-After: 1\r\n" : "", r->authenticate ? "WWW-Authenticate: " : "",
                  r->authenticate ? challenge : "", r->authenticate ? "\r\n" : "", NULL);
+    date_text(&text);
     share_text(x, &text);
     buffer_text(&text, "\r\n");
     buffer_append(&text, r->text.data, r->text.size);

@@ -115,6 +115,7 @@ def converse(
         head = stream.head()
         body = b"".join(stream.chunks())
         sender.join()
+    same(b"\r\nDate: " in head, True, "a date")
     return head, body
 
 
