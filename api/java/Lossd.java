@@ -324,7 +324,8 @@ public final class Lossd implements AutoCloseable {
      * @param inputs tensors by name
      * @param options by name: numbers, strings, booleans, lists, arrays, tensors, null for off; for composite's parts
      *     lists of maps
-     * @param outputs those to reply with; none: {@code loss} and the usual gradients
+     * @param outputs those to reply with; none: {@code loss} and the usual gradients; {@code "grad.logits:bf16"} for a
+     *     narrower type
      * @return the outputs by name, in order
      * @throws LossdException if lossd refuses
      * @throws SocketTimeoutException if it takes too long
@@ -442,10 +443,19 @@ public final class Lossd implements AutoCloseable {
             metadata.put("outputs", String.join(",", outputs));
         }
         final Map<String, Tensor> got = call("POST", path, Message.of(inputs, metadata), retries, Reply::tensors);
-        if (!got.keySet().containsAll(List.of(outputs))) {
-            throw new IOException("the reply has " + got.keySet() + ", not all of " + List.of(outputs));
+        final List<String> wanted = Arrays.stream(outputs).map(Lossd::nameOf).toList();
+        if (!got.keySet().containsAll(wanted)) {
+            throw new IOException("the reply has " + got.keySet() + ", not all of " + wanted);
         }
         return got;
+    }
+
+    /** Of {@code name:type}; names may have colons, too. */
+    private static String nameOf(String output) {
+        final int colon = output.lastIndexOf(':');
+        final boolean isTyped = Arrays.stream(Dtype.values())
+                .anyMatch(dtype -> dtype.name().equalsIgnoreCase(output.substring(colon + 1)));
+        return colon >= 0 && isTyped ? output.substring(0, colon) : output;
     }
 
     /** What is made of the body of a success. */

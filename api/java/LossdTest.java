@@ -202,6 +202,13 @@ final class LossdTest {
         }
         final Map<String, Tensor> none = lossd.evaluate("mse", pair, Map.of("num_items", new int[] {0}), "loss");
         check(none.get("loss").item() == 0, "num_items 0");
+        final Map<String, Tensor> narrow = lossd.evaluate("mse", pair, Map.of(), "loss", "grad.a:f16", "grad.b:bf16");
+        check(narrow.get("grad.a").dtype() == Lossd.Dtype.F16 && narrow.get("grad.a").get(1) == 2, "narrower: f16");
+        check(narrow.get("grad.b").dtype() == Lossd.Dtype.BF16 && narrow.get("grad.b").get(1) == -2, "narrower: bf16");
+        final Map<String, Tensor> colons = Map.of("x:0", pair.get("a"), "b", pair.get("b"));
+        final List<?> renamed = List.of(Map.of("loss", "mse", "inputs", Map.of("a", "x:0")));
+        final Map<String, Tensor> named = lossd.evaluate("composite", colons, Map.of("parts", renamed), "grad.x:0");
+        check(named.get("grad.x:0").get(1) == 2, "a name with a colon");
         check(lossd.losses().size() > 30 && lossd.describe("mse").get("formula") instanceof String, "descriptions");
     }
 
