@@ -36,6 +36,32 @@ int http_header_times(const exchange *x, header_id which)
     return t.times;
 }
 
+/* Joins the occurrences of a header. */
+typedef struct join_of {
+    const char *name;
+    buffer to;
+} join_of;
+
+static enum MHD_Result join_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                   const char *value)
+{
+    join_of *j = cls;
+    (void)kind;
+    if (value && strcasecmp(j->name, name) == 0 && j->to.size + strlen(value) + 3 <= j->to.max)
+        buffer_texts(&j->to, j->to.size > 0 ? ", " : "", value, NULL);
+    return MHD_YES;
+}
+
+const char *http_header_joined(const exchange *x, header_id which, char room[HTTP_LIST])
+{
+    if (!x->repeated[which])
+        return x->header[which];
+    join_of j = {head_names[which], {.data = room, .capacity = HTTP_LIST, .max = HTTP_LIST}};
+    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, join_header, &j);
+    room[j.to.size] = '\0';
+    return room;
+}
+
 /* Looks for a word in the occurrences of a header. */
 typedef struct search_for {
     const char *name, *word;

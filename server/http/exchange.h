@@ -22,6 +22,7 @@ typedef struct stream stream;
 
 enum {
     HTTP_ID_MAX = 128,
+    HTTP_LIST = 1024,
     HTTP_PIECES = 115,
     HTTP_MESSAGE = 16, /* bytes of a message after a 101 */
 };
@@ -58,6 +59,7 @@ struct exchange {
     const char *method;
     bool old;                    /* HTTP/1.0 */
     const char *header[HEADERS]; /* the first of each, or NULL */
+    bool repeated[HEADERS];      /* it is not the only one */
     char *line;                  /* path and query as received; target is made of it */
     target target;               /* no segments until it is split */
     char id[HTTP_ID_MAX + 1];    /* X-Request-Id */
@@ -138,6 +140,10 @@ const char *http_header(const exchange *x, header_id which);
 
 /* How many times the header occurs. */
 int http_header_times(const exchange *x, header_id which);
+
+/* The value of a header that is a list, or NULL. If the header occurs several times, they are
+ * joined by commas in `room`, as many as fit. */
+const char *http_header_joined(const exchange *x, header_id which, char room[HTTP_LIST]);
 
 /* Is the word in the header, which is a list and may occur several times? */
 bool http_header_lists(const exchange *x, header_id which, const char *word);

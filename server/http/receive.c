@@ -60,6 +60,8 @@ static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const cha
         ((char *)(uintptr_t)value)[text.size] = '\0';
     if (which < HEADERS && !x->header[which])
         x->header[which] = value;
+    else if (which < HEADERS)
+        x->repeated[which] = true;
     return MHD_YES;
 }
 

@@ -34,7 +34,8 @@ static bool read_number(const exchange *x, header_id which, const char *name, ui
 /* Read what the heads of all evaluations have in common. */
 static bool read_head(exchange *x, ask *a, problem *p)
 {
-    const char *encoding = http_header(x, HEADER_CONTENT_ENCODING);
+    char bodies[HTTP_LIST], replies[HTTP_LIST];
+    const char *encoding = http_header_joined(x, HEADER_CONTENT_ENCODING, bodies);
     uint64_t ms;
     if (!coding_of_content(encoding, &a->body))
         return problem_set(p, 415, "unsupported_media_type",
@@ -44,7 +45,7 @@ static bool read_head(exchange *x, ask *a, problem *p)
         return false;
     a->asker = asker_of(x);
     a->timeout = ms < UINT64_MAX / 1000 ? ms * 1000 : 0;
-    a->reply = coding_of_accept(http_header(x, HEADER_ACCEPT_ENCODING));
+    a->reply = coding_of_accept(http_header_joined(x, HEADER_ACCEPT_ENCODING, replies));
     x->body_max = request_max_body();
     return true;
 }
@@ -62,7 +63,8 @@ static bool admit(exchange *x, ask *a, problem *p)
 /* Many requests in one body. */
 static bool begin_lines(exchange *x, ask *a, problem *p)
 {
-    const char *accept = http_header(x, HEADER_ACCEPT);
+    char room[HTTP_LIST];
+    const char *accept = http_header_joined(x, HEADER_ACCEPT, room);
     a->in = a->out = &wire_json;
     if (!wire_accepts_lines(accept))
         return problem_set(p, 406, "not_acceptable",
@@ -80,8 +82,9 @@ static bool begin_lines(exchange *x, ask *a, problem *p)
 
 bool begin_evaluate(exchange *x, problem *p)
 {
-    const char *content = http_header(x, HEADER_CONTENT_TYPE),
-               *accept = http_header(x, HEADER_ACCEPT);
+    char room[HTTP_LIST];
+    const char *content = http_header(x, HEADER_CONTENT_TYPE);
+    const char *accept = http_header_joined(x, HEADER_ACCEPT, room);
     ask a = {.query = x->target.query, .head = OIP_ALL};
     a.loss = evaluation_at(x->target.segment[1], x->target.segment[2], p);
     if (!a.loss)

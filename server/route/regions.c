@@ -71,9 +71,11 @@ void run_region(exchange *x)
 
 bool begin_put(exchange *x, problem *p)
 {
-    const char *encoding = http_header(x, HEADER_CONTENT_ENCODING);
+    char room[HTTP_LIST];
+    const char *encoding = http_header_joined(x, HEADER_CONTENT_ENCODING, room);
+    coding body;
     x->body_max = request_max_body();
-    if (encoding)
+    if (!coding_of_content(encoding, &body) || body != CODING_NONE)
         return problem_set(p, 415, "unsupported_media_type",
                            "a region is not compressed; Content-Encoding is \"%.40s\"", encoding);
     if (x->length > 0 && (uint64_t)x->length > x->body_max)
