@@ -50,7 +50,7 @@ class AsyncClient(calls.Copied):
     their way at a time, the others wait for their turn, within their timeout. A call that is cancelled closes its
     connection, and lossd gives its work up. For one event loop; a copy may serve another."""
 
-    own = ("_turns", "_idle", "_described")
+    own = ("_turns", "_idle", "_described", "_asked")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class AsyncClient(calls.Copied):
         self._turns = asyncio.Semaphore(self._connections)
         self._idle: list[Stream] = []
         self._described: dict[str, dict[str, Any]] | None = None
+        self._asked: asyncio.Future[None] | None = None
 
     async def evaluate(
         self,
@@ -133,6 +134,8 @@ class AsyncClient(calls.Copied):
         return True
 
     async def close(self) -> None:
+        if self._asked:
+            self._asked.cancel()
         idle, self._idle = self._idle, []
         for _, writer in idle:
             writer.transport.abort()
@@ -144,10 +147,26 @@ class AsyncClient(calls.Copied):
         await self.close()
 
     async def _descriptions(self, timeout: float | None) -> dict[str, dict[str, Any]]:
-        if self._described is None:
-            listed = json.loads(bytes(await self._call("GET", "/v1/losses", {}, [], timeout)))
-            self._described = {one["name"]: one for one in listed["losses"]}
+        """Half a megabyte: it is asked for once, however many calls begin at the same time."""
+        seconds = self.timeout if timeout is None else timeout
+        while self._described is None:
+            if self._asked is None:
+                self._asked = asyncio.ensure_future(self._ask(max(seconds, self.timeout)))
+                self._asked.add_done_callback(self._answered)
+            try:
+                await asyncio.wait_for(asyncio.shield(self._asked), seconds)
+            except asyncio.TimeoutError as error:
+                raise TimeoutError(f"no reply of {self.url} in time") from error
         return self._described
+
+    async def _ask(self, timeout: float) -> None:
+        listed = json.loads(bytes(await self._call("GET", "/v1/losses", {}, [], timeout)))
+        self._described = {one["name"]: one for one in listed["losses"]}
+
+    def _answered(self, asked: asyncio.Future[None]) -> None:
+        self._asked = None
+        if not asked.cancelled():
+            asked.exception()  # whoever waits is told of it; maybe nobody does any more
 
     async def _call(
         self,

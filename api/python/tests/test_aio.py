@@ -46,6 +46,28 @@ class Async(unittest.IsolatedAsyncioTestCase):
 
                 await asyncio.gather(*map(one, CASES))
 
+    async def test_descriptions_are_asked_for_once(self) -> None:
+        async with lossd.AsyncClient(self.urls[0]) as client:
+            asked, call = [], client._call
+
+            async def counted(method: str, path: str, *rest, **named):
+                asked.append(path)
+                return await call(method, path, *rest, **named)
+
+            client._call = counted
+            late = asyncio.ensure_future(client.evaluate("mse", {"a": [1.0], "b": [0.0]}))
+            await asyncio.sleep(0)
+            late.cancel()  # which ends nothing for the others
+            got = await asyncio.gather(*[client.evaluate("mse", {"a": [1.0], "b": [0.0]}) for _ in range(20)])
+            self.assertEqual([float(one["loss"]) for one in got], [1] * 20)
+            self.assertEqual((asked.count("/v1/losses"), len(asked)), (1, 21))
+        async with lossd.AsyncClient("http://127.0.0.1:9") as client:
+            got = await asyncio.gather(*[client.losses() for _ in range(3)], return_exceptions=True)
+            self.assertEqual([type(one) for one in got], [ConnectionRefusedError] * 3)
+        client = lossd.AsyncClient("http://127.0.0.1:9")
+        with self.assertRaises(ConnectionRefusedError):
+            await client.losses()
+
     async def test_by_name_and_errors(self) -> None:
         async with lossd.AsyncClient(self.urls[1]) as client:
             got = await client.cross_entropy([[0.2, 0.4, 0.4]], [2], label_smoothing=0.1)
