@@ -140,7 +140,7 @@ int main(int argc, char **argv)
     const char *command = argc > 1 ? argv[1] : "serve";
     if (strcmp(command, "version") == 0 || strcmp(command, "--version") == 0) {
         printf("lossd %s\n", lk_version());
-        return 0;
+        return fflush(stdout) == 0 ? 0 : 1;
     }
     if (strcmp(command, "openapi") == 0)
         return print_document(openapi_all);
