@@ -380,12 +380,11 @@ void http_quiesce(http *server)
         listener *l = &server->listener[i];
         if (l->at.fd < 0)
             continue;
+        listen_remove(&l->at);
         int fd = MHD_quiesce_daemon(l->daemon);
         if (fd >= 0)
             close(fd);
         l->at.fd = -1;
-        if (l->at.path[0] != '\0')
-            unlink(l->at.path);
         l->due = true;
     }
 }

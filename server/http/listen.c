@@ -138,12 +138,32 @@ static void never_wait(int fd)
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
+/* Note which file the socket is. */
+static void note_path(endpoint *e, const char *path)
+{
+    struct stat is;
+    snprintf(e->path, sizeof e->path, "%s", path);
+    if (stat(path, &is) == 0) {
+        e->device = (uint64_t)is.st_dev;
+        e->file = (uint64_t)is.st_ino;
+    }
+}
+
+void listen_remove(const endpoint *e)
+{
+    struct stat is;
+    if (e->path[0] != '\0' && stat(e->path, &is) == 0 && (uint64_t)is.st_dev == e->device &&
+        (uint64_t)is.st_ino == e->file)
+        unlink(e->path);
+}
+
 bool listen_at(const char *address, bool shared, endpoint *e)
 {
     const char *why = NULL, *path = strncmp(address, "unix:", 5) == 0 ? address + 5 : NULL;
     *e = (endpoint){.fd = path ? listen_unix(path) : listen_tcp(address, shared, &why)};
     if (e->fd >= 0 && look_at(e)) {
-        snprintf(e->path, sizeof e->path, "%s", path ? path : "");
+        if (path)
+            note_path(e, path);
         e->spread = shared && !path;
         never_wait(e->fd);
         return true;

@@ -616,6 +616,22 @@ def sockets_that_were_opened_before_are_served(path: str) -> None:
 
 
 @check
+def a_stop_leaves_the_socket_of_another(path: str) -> None:
+    """Who starts a new one before the old one has ended removes its socket first."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"{folder}/lossd.sock"
+        for loops in ("1", "2"):
+            flags = ("--listen", f"unix:{place}", "--loops", loops)
+            with Lossd(path, *flags) as old:
+                os.unlink(place)
+                with Lossd(path, *flags) as new:
+                    old.process.terminate()
+                    old.process.wait(20)
+                    same(evaluate(new).status, 200)
+            same(os.path.exists(place), False, "a socket was left behind")
+
+
+@check
 def json_lines_say_what_was_done(path: str) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with Lossd(path, "--log-format", "json") as lossd:
