@@ -328,6 +328,8 @@ void stream_end(exchange *x)
         return;
     s->ended = true;
     x->refused = true;
+    if (!s->held)
+        enter(s); /* what the client has to do yet has a deadline */
     stream_flush(x);
     finish(s);
 }

@@ -559,6 +559,26 @@ def a_stop_ends_it_after_what_has_come(path: str) -> None:
 
 
 @check
+def a_client_that_does_not_read_holds_up_a_stop_no_longer_than_its_deadline(path: str) -> None:
+    values = ",".join(["0.5"] * 1000)
+    line = f'{{"inputs":{{"a":[[{values}],[{values}]],"b":[[{values}],[{values}]]}}}}\n'.encode()
+    with Lossd(path, "--drain-delay", "0s", "--drain-timeout", "20s", "--body-timeout", "1s") as lossd:
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            host, port = lossd.url.removeprefix("http://").rsplit(":", 1)
+            s.connect((host, int(port)))
+            stream = Stream(s, "/v1/losses/mse?reduction=none")
+            for _ in range(30):
+                stream.chunk(line)
+            wait_until("all lines to be answered", lambda: metric(lossd, "lossd_in_flight_requests") == 0)
+            time.sleep(0.5)
+            lossd.process.terminate()
+            start = time.monotonic()
+            lossd.process.wait(25)
+            assert time.monotonic() - start < 10, "the stop waits"
+
+
+@check
 def a_stop_loses_no_answer_of_bodies_behind_bodies(path: str) -> None:
     """Whatever the log says was answered has been received, wherever the stop finds each connection."""
     line, ahead = classes(1, 3), 20
