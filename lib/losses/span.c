@@ -86,7 +86,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
 }
 
 /* Scratch: the scores of one text, needed where a mask excludes some of them, and the gradients of
- * those that are left. */
+ * those that are left; with a place more for a target that is excluded. */
 static size_t scratch_size(const lk_job *job)
 {
     return lk_has(job, CHOICES) ? 2 * ((size_t)job->size['T' - 'A'] + 1) * sizeof(elem) : 0;
@@ -194,7 +194,7 @@ static double one_half(const lk_job *job, const class_plan *p, int half, int64_t
     zero_others(job, half, b);
     if (power != 0 && grad)
         elements_scale(row.grad_x, T, power);
-    *right = done.argmax == done.y;
+    *right = done.argmax == done.y && chosen_from(job, b * T + y);
     return 0.5 * (done.main + done.z_part);
 }
 

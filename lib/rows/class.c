@@ -136,7 +136,8 @@ LK_INLINE bool begin_row(visit *v, const class_batch *at, int k, const class_tar
         class_zero(&v->plan, row);
         return false;
     }
-    const double upstream = real_or_one(job, GRAD_OUTPUT, target->up[k]);
+    const bool given = job->in[GRAD_OUTPUT].data;
+    const double upstream = given ? real_or_one(job, GRAD_OUTPUT, target->up[k]) : 1;
     row->y = row->t ? -1 : target->y[k];
     row->rho = target->main[k] * v->plan.main * upstream;
     row->zeta = target->z[k] * v->plan.z * upstream;

@@ -129,7 +129,7 @@ typedef struct class_target {
 enum { CLASS_GROUP = 64 };
 typedef struct class_targets {
     _Alignas(LK_LINE) int64_t counts[CLASS_GROUP]; /* 0 or -1 */
-    int64_t y[CLASS_GROUP], up[CLASS_GROUP];
+    int64_t y[CLASS_GROUP], up[CLASS_GROUP];       /* up: where there is a grad_output */
     double main[CLASS_GROUP], z[CLASS_GROUP];
 } class_targets;
 

@@ -116,7 +116,7 @@ LK_INLINE vec mixed_log(real c, real other, vec u)
 /* log(M/q) and log(M/p), where q, p are not 0. */
 LK_INLINE vec by_teacher(const divergence_row *r, const lanes *a)
 {
-    return mixed_log(r->rest, r->beta, a->d);
+    return v_max(v_set(r->log_beta), mixed_log(r->rest, r->beta, a->d));
 }
 
 LK_INLINE vec by_student(const divergence_row *r, const lanes *a)
@@ -217,8 +217,9 @@ LK_INLINE vec slope_of(const divergence_row *r, const lanes *a, const int diverg
         return v_where(a->p != zero, -v_set(r->rest) * (careful ? by_student(r, a)
                                                                 : ratios_of(r, a, false).student));
     /* -(1-beta) q/M up to a constant, which cancels against the mean. */
-    return v_where((a->p != zero) & (v_set(r->rest) != zero),
-                   v_set(r->rest * r->rest) * (difference(a, true) / mixture(r, a)));
+    const vec m = mixture(r, a); /* may be 0 though p is not: then p r is nothing */
+    return v_where((a->p != zero) & (m != zero) & (v_set(r->rest) != zero),
+                   v_set(r->rest * r->rest) * (difference(a, true) / m));
 }
 
 LK_INLINE bool has_mean(const int divergence)

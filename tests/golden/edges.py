@@ -740,6 +740,18 @@ def masked_distillations():
                      {k: [v] for k, v in sides.items()}, {"divergence": "jsd", "beta": beta}, grads)
 
 
+def betas_that_round():
+    """A beta that is 0 in f32, and a share of the student's that is too small for it."""
+    def skewed(beta):
+        return lambda t: divergence("skew_forward_kl", mpf(beta), *(
+            [mp.exp(v) for v in log_softmax(t[k][0])] for k in ("student_logits", "teacher_logits")))
+    case("beta-tiny", "distillation", skewed(1e-50), {"student_logits": [[0, -1e9, 0]], "teacher_logits": [[0, 1, 2]]},
+         {"divergence": "skew_forward_kl", "beta": 1e-50})
+    case("beta-near-1", "distillation", skewed(0.99999999),
+         {"student_logits": [[0, -85.5, 1]], "teacher_logits": [[0, -1e9, 0]]},
+         {"divergence": "skew_forward_kl", "beta": 0.99999999}, ("student_logits",))
+
+
 def topk_distillations():
     rows = {
         "sure": ([[0, -17, -18, -20]], [[0, 2]], [[-1e-7, -17.5]]),
@@ -868,6 +880,7 @@ distillations()
 rankings()
 topk_ends()
 masked_distillations()
+betas_that_round()
 topk_distillations()
 labels()
 weightless()
