@@ -148,26 +148,22 @@ static void scatter(const lk_job *job, int64_t b, const elem *from, elem *to)
             memcpy(to + t, from + n++, sizeof *to);
 }
 
-/* Compute a row. With a mask its scores are in scratch. */
-static void compute(const lk_job *job, const class_plan *all, int64_t b, class_row row,
-                    elem *scratch, class_row *done)
+/* Compute a smoothed row of the chosen scores alone: smoothing takes its share from all classes,
+ * and the masked ones are none. */
+static void compute_chosen(const lk_job *job, const class_plan *all, int64_t b, class_row *row,
+                           elem *scratch)
 {
     const classwise_options *o = job->options;
     class_options own = o->row;
-    *done = row;
-    if (all->smoothing == 0 || !job->in[CHOICES].data) {
-        class_compute(all, &done, 1);
-        return;
-    }
-    elem *const grad = scratch + all->width + 1;
-    const int64_t n = gather(job, b, done, scratch, grad);
-    own.smoothing_mode = done->y == n ? CLASS_OTHERS : CLASS_UNIFORM;
-    class_plan p = class_plan_make(job, &own, done->y == n ? n + 1 : n);
+    elem *const grad = scratch + all->width + 1, *const grad_x = row->grad_x;
+    const int64_t n = gather(job, b, row, scratch, grad);
+    own.smoothing_mode = row->y == n ? CLASS_OTHERS : CLASS_UNIFORM;
+    class_plan p = class_plan_make(job, &own, row->y == n ? n + 1 : n);
     p.total_weight = (double)p.classes;
     p.want_argmax = all->want_argmax;
-    class_compute(&p, &done, 1);
-    if (row.grad_x)
-        scatter(job, b, grad, row.grad_x);
+    class_compute(&p, &row, 1);
+    if (grad_x)
+        scatter(job, b, grad, grad_x);
 }
 
 /* Half of the cross entropy of the start or the end, and whether its prediction is right. */
@@ -177,7 +173,7 @@ static double one_half(const lk_job *job, const class_plan *p, int half, int64_t
     const classwise_options *o = job->options;
     const int64_t T = p->width, y = lk_int(&job->in[START_POSITIONS + half], b);
     elem *grad = job->grad[half].data;
-    class_row row = {.y = y, .grad_x = grad ? grad + b * T : NULL, .argmax = -1}, done;
+    class_row row = {.y = y, .grad_x = grad ? grad + b * T : NULL, .argmax = -1};
     *right = false;
     if (y >= T) {
         class_zero(p, &row);
@@ -190,12 +186,15 @@ static double one_half(const lk_job *job, const class_plan *p, int half, int64_t
         0.5 * job->scale[half] * real_or_one(job, UPSTREAM, o->reduce.reduction == LK_NONE ? b : 0);
     const int power = elements_power(p->z_loss > 1 ? rho * p->z_loss : rho);
     row.rho = row.zeta = ldexp(rho, -power);
-    compute(job, p, b, row, scratch, &done);
+    if (p->smoothing > 0 && job->in[CHOICES].data)
+        compute_chosen(job, p, b, &row, scratch);
+    else
+        class_compute(p, &(class_row *){&row}, 1);
     zero_others(job, half, b);
     if (power != 0 && grad)
-        elements_scale(row.grad_x, T, power);
-    *right = done.argmax == done.y && chosen_from(job, b * T + y);
-    return 0.5 * (done.main + done.z_part);
+        elements_scale(grad + b * T, T, power);
+    *right = row.argmax == row.y && chosen_from(job, b * T + y);
+    return 0.5 * (row.main + row.z_part);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
