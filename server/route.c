@@ -22,7 +22,8 @@ void route_drain(void)
     documents_drain();
 }
 
-#define ROUTE(method, path, access, begin, run, sentence) {method, path, access, begin, run},
+#define ROUTE(method, path, access, begin, run, others, sentence)                                  \
+    {method, path, access, begin, run},
 static const route routes[] = {
 #include "routes.def"
 };

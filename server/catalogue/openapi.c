@@ -164,12 +164,6 @@ static json_t *lines_schema(void)
         "member `line`, the number of the line from 1.");
 }
 
-static json_t *problem_reply(const char *what)
-{
-    return json_pack("{s:s, s:{s:{s:o}}}", "description", what, "content",
-                     "application/problem+json", "schema", ref("Problem"));
-}
-
 /* The parameters of an evaluation besides its body. The options are one exploded object: one query
  * parameter for each. */
 static json_t *evaluate_parameters(const json_t *is)
@@ -204,15 +198,56 @@ static json_t *shared_parameters(void)
         "type", "string");
 }
 
-#define NO_KEY      "No key, where one is asked for."
-#define FORBIDDEN   "A wrong key, or a web page of another origin."
-#define TOO_SLOW    "The body did not come in time (--body-timeout)."
-#define TOO_LARGE   "The body is too large."
-#define NO_ENCODING "No such encoding of the body."
-#define BUSY        "Too much work under way, or no memory: try again after Retry-After."
-#define LATE        "Not done in time (--request-timeout, X-Request-Timeout)."
+static bool is_oip(const char *path)
+{
+    return strncmp(path, "/v2", 3) == 0;
+}
 
-static json_t *evaluate_path(const json_t *is)
+/* What a status other than that of success says. */
+static const char *meaning(const char *status, size_t size)
+{
+    static const char *const all[][2] = {
+        {"101", "Memory may be handed over."},
+        {"400", "Not well-formed, or (Open Inference Protocol) nothing that can be done."},
+        {"401", "No key, where one is asked for."},
+        {"403", "A wrong key, or a web page of another origin."},
+        {"404", "There is none of that name, or it is not offered (--client-shm)."},
+        {"406", "No such encoding of the reply."},
+        {"408", "The body did not come in time (--body-timeout)."},
+        {"409", "The name is in use."},
+        {"413", "The body is too large."},
+        {"415", "No such encoding of the body."},
+        {"422", "Well-formed, but it does not fit the loss, or an option is none."},
+        {"426", "Memory is handed over on a Unix socket."},
+        {"503", "Too much work under way, no memory, or it stops: try again after Retry-After."},
+        {"504", "Not done in time (--request-timeout, X-Request-Timeout)."},
+        {"507", "No room (--region-budget)."},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (strlen(all[i][0]) == size && memcmp(all[i][0], status, size) == 0)
+            return all[i][1];
+    return NULL;
+}
+
+/* Add a route's other replies. A refusal has the form of the path's protocol; an upgrade and a
+ * refusal of health checks have none. */
+static void add_others(json_t *responses, const char *path, const char *others, bool health)
+{
+    for (size_t size; *others != '\0'; others += size + (others[size] == ' ')) {
+        size = strcspn(others, " ");
+        const char *what = meaning(others, size);
+        const bool bare = *others == '1' || (health && *others == '5'), oip = is_oip(path);
+        json_t *reply = json_pack("{s:s}", "description", what);
+        if (!bare)
+            json_object_set_new(reply, "content",
+                                json_pack("{s:{s:o}}",
+                                          oip ? "application/json" : "application/problem+json",
+                                          "schema", ref(oip ? "OipError" : "Problem")));
+        json_object_setn_new(responses, others, size, reply);
+    }
+}
+
+static json_t *evaluate_path(const json_t *is, const char *others)
 {
     json_t *request = json_pack("{s:o, s:O}", "schema", request_schema(is), "example",
                                 json_object_get(is, "example"));
@@ -224,22 +259,7 @@ static json_t *evaluate_path(const json_t *is)
                   "application/x-safetensors", binary(), "application/x-ndjson", lines());
     json_t *responses = json_pack("{s:{s:s, s:o}}", "200", "description", "The outputs asked for.",
                                   "content", accepted);
-    static const struct {
-        const char *status, *what;
-    } problems[] = {
-        {"400", "The body is not well-formed."},
-        {"401", NO_KEY},
-        {"403", FORBIDDEN},
-        {"406", "No such encoding of the reply."},
-        {"408", TOO_SLOW},
-        {"413", TOO_LARGE},
-        {"415", NO_ENCODING},
-        {"422", "The body is well-formed, but does not fit the loss."},
-        {"503", BUSY},
-        {"504", LATE},
-    };
-    for (size_t i = 0; i < sizeof problems / sizeof *problems; i++)
-        json_object_set_new(responses, problems[i].status, problem_reply(problems[i].what));
+    add_others(responses, json_string_value(json_object_get(is, "path")), others, false);
     json_t *operation =
         json_pack("{s:o, s:O, s:O, s:[s], s:o, s:{s:b, s:o}, s:o}", "operationId",
                   json_sprintf("evaluate_%s", name_of(is)), "summary", json_object_get(is, "title"),
@@ -262,20 +282,6 @@ static json_t *path_parameters(const char *path)
     return parameters;
 }
 
-static bool is_oip(const char *path)
-{
-    return strncmp(path, "/v2", 3) == 0;
-}
-
-/* An error reply, in the form of the path's protocol. */
-static json_t *refusal(const char *path, const char *what)
-{
-    if (!is_oip(path))
-        return problem_reply(what);
-    return json_pack("{s:s, s:{s:{s:o}}}", "description", what, "content", "application/json",
-                     "schema", ref("OipError"));
-}
-
 /* A request and a reply of the Open Inference Protocol: JSON, or JSON and raw tensors. */
 static json_t *inference_content(void)
 {
@@ -284,46 +290,9 @@ static json_t *inference_content(void)
                      "JSON of Inference-Header-Content-Length bytes, then the raw tensors.");
 }
 
-/* The other replies of a route, by what it is. */
-static void add_refusals(json_t *responses, const char *method, const char *path,
-                         const char *access, const char *begin)
-{
-    const bool infers = strstr(path, "/infer"), puts = strcmp(method, "PUT") == 0;
-    const bool shares = strstr(path, "sharedmemory"), takes = strcmp(begin, "NULL") != 0;
-    const struct {
-        bool may;
-        const char *status, *what;
-    } refusals[] = {
-        {strcmp(access, "ACCESS_OPEN") != 0, "401", NO_KEY},
-        {true, "403", FORBIDDEN},
-        {strchr(path, '{') && !puts && !shares, "404", "There is none of that name."},
-        {shares, "404", "Not offered (--client-shm)."},
-        {takes, "400", "The body is not well-formed, or does not fit."},
-        {takes, "408", TOO_SLOW},
-        {takes, "413", TOO_LARGE},
-        {infers || puts, "415", NO_ENCODING},
-        {infers || puts, "503", BUSY},
-        {infers, "504", LATE},
-        {puts, "409", "The name is in use."},
-        {puts, "422", "The body is well-formed, but replace is not true or false."},
-        {puts || (shares && takes), "507", "No room (--region-budget)."},
-        {shares && strstr(path, "}/status"), "400", "There is none of that name."},
-        {strcmp(path, "/v1/regions") == 0, "426", "Memory is handed over on a Unix socket."},
-    };
-    for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++)
-        if (refusals[i].may)
-            json_object_set_new(responses, refusals[i].status, refusal(path, refusals[i].what));
-    if (strcmp(path, "/v1/regions") == 0)
-        json_object_set_new(responses, "101",
-                            json_pack("{s:s}", "description", "Memory may be handed over."));
-    if (strcmp(access, "ACCESS_HEALTH") == 0 && strstr(path, "ready"))
-        json_object_set_new(responses, "503",
-                            json_pack("{s:s}", "description", "It stops: no more requests."));
-}
-
 /* Add a route that is not about a single loss. */
-static void add_plain_path(json_t *paths, const char *method, const char *path, const char *access,
-                           const char *begin, const char *sentence)
+static void add_plain_path(json_t *paths, const char *method, const char *path, bool health,
+                           const char *others, const char *sentence)
 {
     char verb[8] = "";
     for (size_t i = 0; method[i] != '\0'; i++)
@@ -338,7 +307,7 @@ static void add_plain_path(json_t *paths, const char *method, const char *path, 
         "{s:s%, s:s, s:s, s:[s], s:{s:{s:s}}}", "operationId", id, size, "summary", sentence,
         "description", sentence, "tags", is_oip(path) ? TAG_OIP : TAG_SERVICE, "responses",
         strcmp(method, "DELETE") == 0 ? "204" : "200", "description", sentence);
-    add_refusals(json_object_get(operation, "responses"), method, path, access, begin);
+    add_others(json_object_get(operation, "responses"), path, others, health);
     if (json_array_size(parameters) > 0)
         json_object_set(operation, "parameters", parameters);
     json_decref(parameters);
@@ -409,16 +378,18 @@ static json_t *oip_error_schema(void)
                      "properties", "error", "type", "string");
 }
 
-/* Add a path for each loss, and a schema of its options. */
-static void add_losses(json_t *paths, json_t *schemas)
+/* Add a path for each loss, or each transform, and a schema of its options. */
+static void add_evaluations(json_t *paths, json_t *schemas, const char *route, const char *others)
 {
     for (int i = 0; i < lk_loss_count(); i++) {
         json_t *is = describe_tree(lk_loss_at(i));
+        const char *path = json_string_value(json_object_get(is, "path"));
         char name[128]; /* no name of a loss is that long */
         snprintf(name, sizeof name, "%s_options", name_of(is));
-        json_object_set_new(paths, json_string_value(json_object_get(is, "path")),
-                            evaluate_path(is));
-        json_object_set_new(schemas, name, options_schema(is));
+        if (strncmp(path, route, strcspn(route, "{")) == 0) {
+            json_object_set_new(paths, path, evaluate_path(is, others));
+            json_object_set_new(schemas, name, options_schema(is));
+        }
         json_decref(is);
     }
 }
@@ -441,10 +412,12 @@ void openapi_write(const lk_loss *all, buffer *to)
         place_schema("region", "A tensor in a region. Of a resident one the rest is known."),
         "Output", place_schema("name", "An output in a region, or in a narrower type."), "Problem",
         problem_schema(), "OipError", oip_error_schema());
-    add_losses(paths, schemas);
-#define ROUTE(method, path, access, begin, run, sentence)                                          \
-    if ((strcmp(method, "POST") != 0 || is_oip(path)) && path[strlen(path) - 1] != '/')            \
-        add_plain_path(paths, method, path, #access, #begin, sentence);
+#define ROUTE(method, path, access, begin, run, others, sentence)                                  \
+    if (strcmp(method, "POST") == 0 && !is_oip(path))                                              \
+        add_evaluations(paths, schemas, path, others);                                             \
+    else if (path[strlen(path) - 1] != '/')                                                        \
+        add_plain_path(paths, method, path, strcmp(#access, "ACCESS_HEALTH") == 0, others,         \
+                       sentence);
 #include "routes.def"
 #undef ROUTE
     trees_write(
