@@ -13,27 +13,9 @@ const char *http_header(const exchange *x, header_id which)
     return x->header[which];
 }
 
-/* Counts the occurrences of a header. */
-typedef struct tally_of {
-    const char *name;
-    int times;
-} tally_of;
-
-static enum MHD_Result count_header(void *cls, enum MHD_ValueKind kind, const char *name,
-                                    const char *value)
-{
-    tally_of *t = cls;
-    (void)kind;
-    (void)value;
-    t->times += strcasecmp(t->name, name) == 0;
-    return MHD_YES;
-}
-
 int http_header_times(const exchange *x, header_id which)
 {
-    tally_of t = {head_names[which], 0};
-    MHD_get_connection_values(x->connection, MHD_HEADER_KIND, count_header, &t);
-    return t.times;
+    return x->times[which];
 }
 
 /* Joins the occurrences of a header. */
@@ -54,7 +36,7 @@ static enum MHD_Result join_header(void *cls, enum MHD_ValueKind kind, const cha
 
 const char *http_header_joined(const exchange *x, header_id which, char room[HTTP_LIST])
 {
-    if (!x->repeated[which])
+    if (x->times[which] < 2)
         return x->header[which];
     join_of j = {head_names[which], {.data = room, .capacity = HTTP_LIST, .max = HTTP_LIST}};
     MHD_get_connection_values(x->connection, MHD_HEADER_KIND, join_header, &j);

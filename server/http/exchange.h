@@ -59,7 +59,7 @@ struct exchange {
     const char *method;
     bool old;                    /* HTTP/1.0 */
     const char *header[HEADERS]; /* the first of each, or NULL */
-    bool repeated[HEADERS];      /* it is not the only one */
+    uint8_t times[HEADERS];      /* how many there are of each; a head has at most 128 lines */
     char *line;                  /* path and query as received; target is made of it */
     target target;               /* no segments until it is split */
     char id[HTTP_ID_MAX + 1];    /* X-Request-Id */

@@ -58,10 +58,8 @@ static enum MHD_Result note_header(void *cls, enum MHD_ValueKind kind, const cha
     (void)kind;
     if (text.size < value_size)
         ((char *)(uintptr_t)value)[text.size] = '\0';
-    if (which < HEADERS && !x->header[which])
+    if (which < HEADERS && x->times[which]++ == 0)
         x->header[which] = value;
-    else if (which < HEADERS)
-        x->repeated[which] = true;
     return MHD_YES;
 }
 
