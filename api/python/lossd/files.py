@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,13 @@ from . import tensors
 
 def load(path: str | os.PathLike[str]) -> Any:
     """The tensors of a .safetensors or .npz file by name; the array of a .npy file. Nothing of it is run: a .npy file
-    of Python objects is a ValueError, as is another ending."""
+    of Python objects is a ValueError, as are another ending and what is no such file."""
     kind = pathlib.Path(path).suffix
     if kind == ".safetensors":
-        return tensors.read(np.fromfile(path, np.uint8))
+        try:
+            return tensors.read(np.fromfile(path, np.uint8))
+        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as e:
+            raise ValueError(f"{path} cannot be read as .safetensors: {e}") from e
     if kind == ".npy":
         return np.load(path, allow_pickle=False)
     if kind == ".npz":

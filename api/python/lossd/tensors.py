@@ -122,7 +122,9 @@ def read_all(body: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
     metadata = header.pop("__metadata__", None) or {}
     found: dict[str, Any] = {}
     for name, entry in header.items():
-        dtype = DTYPES[entry["dtype"]]
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ValueError(f"{name} has elements of the type {entry['dtype']}; there are {', '.join(DTYPES)}")
         begin, end = entry["data_offsets"]
         array = np.frombuffer(body, dtype, (end - begin) // dtype.itemsize, 8 + size + begin).reshape(entry["shape"])
         if array.nbytes <= body.nbytes // 8:

@@ -20,6 +20,7 @@ import re
 import socket
 import socketserver
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,23 @@ class Files(unittest.TestCase):
                 lossd.save(folder / "half.npz", [1.0])
             for call in (lambda: lossd.load(folder / "x.pt"), lambda: lossd.save(folder / "x.pt", {})):
                 self.assertRaisesRegex(ValueError, "safetensors, .npy and .npz", call)
+
+    def test_what_is_not_read(self) -> None:
+        """The message says which file, and what is wrong with it."""
+        foreign = b'{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}'
+        with tempfile.TemporaryDirectory() as name:
+            path = pathlib.Path(name) / "foreign.safetensors"
+            for body, message in (
+                (struct.pack("<Q", len(foreign)) + foreign + b"1", "foreign.safetensors.* a has elements of the type I8"),
+                (struct.pack("<Q", len(foreign)) + foreign[:9], "foreign.safetensors"),
+                (struct.pack("<Q", 2) + b"[]", "foreign.safetensors"),
+                (struct.pack("<Q", 8) + b'{"a":{}}', "foreign.safetensors"),
+                (b"abc", "foreign.safetensors"),
+                (b"", "foreign.safetensors"),
+            ):
+                path.write_bytes(body)
+                with self.assertRaisesRegex(ValueError, message):
+                    lossd.load(path)
 
     def test_the_command(self) -> None:
         with tempfile.TemporaryDirectory() as name:
