@@ -22,7 +22,7 @@ typedef struct stream stream;
 
 enum {
     HTTP_ID_MAX = 128,
-    HTTP_LIST = 1024,
+    HTTP_LIST = FRAMING_KEPT_MAX, /* no more passes through framing, commas included */
     HTTP_PIECES = 115,
     HTTP_MESSAGE = 16, /* bytes of a message after a 101 */
 };
@@ -142,7 +142,7 @@ const char *http_header(const exchange *x, header_id which);
 int http_header_times(const exchange *x, header_id which);
 
 /* The value of a header that is a list, or NULL. If the header occurs several times, they are
- * joined by commas in `room`, as many as fit. */
+ * joined by commas in `room`. */
 const char *http_header_joined(const exchange *x, header_id which, char room[HTTP_LIST]);
 
 /* Is the word in the header, which is a list and may occur several times? */
