@@ -146,6 +146,13 @@ static bool has_all(const peer *p)
     return x->stream && stream_has_ended(x) && stream_is_over(x) && !gate_unsent(p->fd);
 }
 
+/* A client seems to have left: is it asked whether it has? Not amid a streamed reply. */
+static bool is_asked(peer *p)
+{
+    const exchange *x = p->exchange;
+    return !x->stream && peer_ask(p, x->old);
+}
+
 /* After a short read libmicrohttpd waits for the next edge of epoll; but if the end of the stream
  * arrived together with the data, there is no further edge. Such a connection, whose request can
  * never be complete, would stay open until its deadline and delay a shutdown. */
@@ -163,7 +170,7 @@ static void on_sweep(uv_timer_t *timer)
     for (peer *p = server->peers.first; p; p = p->next) {
         if (p->deadline != 0 && now > p->deadline)
             end_late(p);
-        else if (p->phase == PEER_WORK && peer_has_left(p))
+        else if (p->phase == PEER_WORK && peer_has_left(p) && !is_asked(p))
             server->handler->leave(p->exchange);
         else if (p->phase < PEER_WORK && peer_is_over(p))
             shutdown(p->fd, SHUT_RDWR);

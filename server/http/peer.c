@@ -64,6 +64,9 @@ void peer_enter(const peers *all, peer *p, phase next, uint64_t now, size_t byte
         p->deadline = now + all->body;
         break;
     case PEER_WORK:
+        p->asked = false;
+        p->deadline = 0;
+        break;
     case PEER_OTHER:
         p->deadline = 0;
         break;
@@ -99,8 +102,19 @@ bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle)
 
 bool peer_has_left(const peer *p)
 {
-    struct pollfd one = {.fd = p->fd, .events = p->named ? 0 : POLLRDHUP};
+    struct pollfd one = {.fd = p->fd, .events = p->named || p->asked ? 0 : POLLRDHUP};
     return poll(&one, 1, 0) == 1; /* POLLHUP and POLLERR need not be asked for */
+}
+
+bool peer_ask(peer *p, bool old)
+{
+    /* Interim replies may come at any time before a reply, but not to HTTP/1.0. Of all of them,
+     * this is the one that every client passes over. */
+    static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    if (p->named || p->asked || !p->plain || old)
+        return false;
+    p->asked = send(p->fd, text, sizeof text - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+    return p->asked;
 }
 
 static ssize_t peek(const peer *p)

@@ -31,6 +31,7 @@ typedef struct peer {
     bool plain;       /* no TLS: what is written to fd is what the client reads */
     bool named;       /* a Unix socket */
     bool used;        /* a request was received on it before */
+    bool asked;       /* whether it still reads, since its request was whole */
     phase phase;
     uint64_t deadline; /* uv_hrtime(); 0: none */
     int unread;        /* unread bytes in the socket at the last call of peer_is_stuck */
@@ -71,8 +72,13 @@ void peer_moved(const peers *all, peer *p, uint64_t start, size_t bytes);
 bool peer_is_stuck(peer *p, uint64_t run, uint64_t idle);
 
 /* Has the client closed the connection? Over TCP it may have closed its side alone, and still read:
- * nothing shows that before something is sent. */
+ * nothing shows that before it is asked. */
 bool peer_has_left(const peer *p);
+
+/* Ask such a client, where HTTP allows it, whether it still reads. What it is sent means nothing,
+ * but is refused by a system on which nobody reads it: then it has left, and soon that shows.
+ * False: it was asked before, or cannot be. Only while its request is worked on. */
+bool peer_ask(peer *p, bool old);
 
 /* Has it closed its side, and everything that it sent before has been read, but no whole request,
  * which is still to be answered: its end may have been read and not been counted (gate_place). */

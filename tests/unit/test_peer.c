@@ -78,8 +78,20 @@ static void leaving(void **unused)
     assert_false(peer_has_left(p));
     shutdown(ends[1], SHUT_WR);
     assert_true(peer_has_left(p));
-    p->named = true; /* then half a close can be told from a whole one */
+    assert_false(peer_ask(p, false)); /* TLS */
+    p->plain = true;
+    assert_false(peer_ask(p, true)); /* HTTP/1.0 */
+    p->named = true;                 /* then half a close can be told from a whole one */
+    assert_false(peer_ask(p, false));
     assert_false(peer_has_left(p));
+    p->named = false;
+    assert_true(peer_ask(p, false)); /* and then, too */
+    assert_false(peer_has_left(p));
+    assert_false(peer_ask(p, false)); /* once */
+    peer_enter(&all, p, PEER_WORK, 1 * S, 0);
+    assert_true(peer_has_left(p));
+    assert_true(peer_ask(p, false)); /* once for each request */
+    peer_enter(&all, p, PEER_IDLE, 1 * S, 0);
     assert_false(peer_is_over(p)); /* something is there to be read yet */
     char byte;
     assert_int_equal(read(ends[0], &byte, 1), 1);
