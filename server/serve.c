@@ -260,6 +260,14 @@ static void keep_memory(void)
     mallopt(M_TOP_PAD, MORE);
 }
 
+static void drop_servers(void)
+{
+    while (all.lanes-- > 0) {
+        http_stop(all.lane[all.lanes].server);
+        drop_lane(&all.lane[all.lanes]);
+    }
+}
+
 /* All addresses are open before the first request is served. */
 static bool start_servers(const flags *f)
 {
@@ -271,10 +279,22 @@ static bool start_servers(const flags *f)
         if (l->server)
             continue;
         drop_lane(l);
-        while (all.lanes-- > 0) {
-            http_stop(all.lane[all.lanes].server);
-            drop_lane(&all.lane[all.lanes]);
-        }
+        drop_servers();
+        return false;
+    }
+    return true;
+}
+
+/* Only clients on this machine have the memory that they would name. */
+static bool may_share_memory(const flags *f)
+{
+    const http *server = all.lane[0].server;
+    for (int i = 0; f->client_shm[0] != '\0' && http_url(server, i); i++) {
+        if (http_url_is_local(server, i))
+            continue;
+        fprintf(stderr,
+                "lossd: --client-shm is for loopback addresses and Unix sockets; %s is neither\n",
+                http_url(server, i));
         return false;
     }
     return true;
@@ -311,6 +331,10 @@ int serve(const flags *f)
     request_setup(f);
     if (!start_servers(f))
         return 1;
+    if (!may_share_memory(f)) {
+        drop_servers();
+        return BAD_USAGE;
+    }
     uv_loop_t *main_loop = &all.lane[0].loop;
     watch(&all.term, on_signal, SIGTERM);
     watch(&all.interrupt, on_signal, SIGINT);

@@ -326,14 +326,6 @@ static bool start_listeners(http *server, const flags *f, const http *other)
         l->server = server;
         if (!open_endpoint(f, i, other, &at))
             return false;
-        if (f->client_shm[0] != '\0' && !at.local) {
-            fprintf(
-                stderr,
-                "lossd: --client-shm is for loopback addresses and Unix sockets; %s is neither\n",
-                at.url);
-            close(at.fd);
-            return false;
-        }
         if (!start_listener(l, &at, f)) {
             close(at.fd);
             return false;
@@ -373,6 +365,11 @@ http *http_start(uv_loop_t *loop, const flags *f, const handler *h, const http *
 const char *http_url(const http *server, int i)
 {
     return i < server->listeners ? server->listener[i].at.url : NULL;
+}
+
+bool http_url_is_local(const http *server, int i)
+{
+    return server->listener[i].at.local;
 }
 
 int http_exchanges(const http *server)

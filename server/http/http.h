@@ -30,4 +30,7 @@ void http_stop(http *server);
 /* Address i as a URL, for the log; NULL beyond the last. Valid as long as the server. */
 const char *http_url(const http *server, int i);
 
+/* Is address i a loopback address or a Unix socket? */
+bool http_url_is_local(const http *server, int i);
+
 #endif

@@ -677,7 +677,7 @@ def test_triton(path: str, folder: str) -> None:
             wait_until("the last of Triton's to be let go", lambda: c.regions()["triton"] == 0)
             assert c.call("GET", "/v2/cudasharedmemory/status").status == 404
         done = subprocess.run([path, "--listen", "0.0.0.0:0", "--client-shm", prefix], capture_output=True, text=True)
-        assert done.returncode == 1 and "loopback" in done.stderr, done
+        assert done.returncode == 2 and "loopback" in done.stderr, done
     finally:
         for one in (shm, huge, other, link):
             one.unlink(missing_ok=True)
