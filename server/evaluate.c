@@ -193,29 +193,17 @@ static void *home_of(const evaluation *e, int i)
     return place_region(e, i) && is.dtype == result.dtype ? result.data : NULL;
 }
 
-/* How many bytes the text of the reply may have with all tensors. Which of them the bound has
- * already, only the format knows. */
-static size_t joined_room(const evaluation *e)
+/* Which tensors the bound of the reply's text has already, only the format knows. */
+static void set_room(evaluation *e)
 {
-    size_t all = e->out->bound(e);
+    size_t all = e->bound = e->out->bound(e);
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)place_result(e, i, &t);
         add(&all, place_region(e, i) ? 0 : tensor_bytes(&t));
     }
-    return all;
-}
-
-/* Are the tensors joined to the text that frames them? */
-static bool is_joined(const evaluation *e)
-{
-    return joined_room(e) <= JOINED;
-}
-
-static size_t text_room(const evaluation *e)
-{
-    const size_t all = joined_room(e);
-    return all <= JOINED ? all : e->out->bound(e);
+    e->joined = all <= JOINED;
+    e->room = e->joined ? all : e->bound;
 }
 
 /* Add up what fill and close will allocate. Sizes were checked: each tensor's size fits in an
@@ -242,7 +230,8 @@ static void add_up(evaluation *e, int shards)
         add(&e->arena_size, e->scratch_each);
     e->need = e->arena_size;
     add(&e->need, lk_call_memory(e->call));
-    add(&e->need, text_room(e));
+    set_room(e);
+    add(&e->need, e->room);
 }
 
 /* Time. */
@@ -264,8 +253,8 @@ int64_t evaluation_reading(const evaluation *e)
 
 static void add_time(evaluation *e)
 {
-    const size_t text = e->out->bound(e);
-    e->work = lk_call_cost(e->call) + NS_WRITE * (int64_t)(text < TOO_MUCH ? text : TOO_MUCH);
+    const size_t text = e->bound < TOO_MUCH ? e->bound : TOO_MUCH;
+    e->work = lk_call_cost(e->call) + NS_WRITE * (int64_t)text;
 }
 
 /* The steps. */
@@ -298,10 +287,9 @@ static bool no_memory(problem *p, size_t size)
 /* The text of the reply begins, with what is that of an equal request's. */
 static bool begin_text(evaluation *e, problem *p)
 {
-    const size_t room = text_room(e);
-    e->text.max = room;
+    e->text.max = e->room;
     e->text.size = e->framing;
-    return buffer_reserve(&e->text, room - e->framing) || no_memory(p, room);
+    return buffer_reserve(&e->text, e->room - e->framing) || no_memory(p, e->room);
 }
 
 /* Where output i is computed. If what frames the tensors is known, and they are joined to it, that
@@ -344,7 +332,7 @@ bool evaluation_fill(evaluation *e, problem *p)
             return false;
     if (e->framing > 0 && !begin_text(e, p))
         return false;
-    char *behind = e->framing > 0 && is_joined(e) ? e->text.data + e->framing : NULL;
+    char *behind = e->framing > 0 && e->joined ? e->text.data + e->framing : NULL;
     for (int i = 0; i < lk_call_outputs(e->call); i++) {
         lk_tensor t;
         (void)lk_call_output(e->call, i, &t);
@@ -399,7 +387,7 @@ static void narrow_outputs(evaluation *e)
 /* Put the tensors behind the text that frames them, where they are not there already. */
 static void join_pieces(evaluation *e)
 {
-    if (e->pieces < 2 || e->piece[0].size < e->text.size || !is_joined(e))
+    if (e->pieces < 2 || e->piece[0].size < e->text.size || !e->joined)
         return;
     for (int i = 1; i < e->pieces; i++) {
         const span *piece = &e->piece[i];

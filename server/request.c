@@ -271,8 +271,7 @@ static bool is_small(const request *r)
  * length. */
 static bool may_pack(const request *r)
 {
-    return r->ask.reply != CODING_NONE && !r->ask.out->binary &&
-           r->ask.out->bound(r->e) > 2 * PACKED_MIN;
+    return r->ask.reply != CODING_NONE && !r->ask.out->binary && r->e->bound > 2 * PACKED_MIN;
 }
 
 /* Evaluate as much of the request as is small. True: all of it; the rest is for the pool. */

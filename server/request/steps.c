@@ -177,7 +177,7 @@ bool steps_open(request *r)
     if (r->ask.body != CODING_NONE || r->ask.reply != CODING_NONE)
         r->need += CODING_MEMORY;
     if (r->ask.reply != CODING_NONE)
-        r->need += r->ask.out->bound(r->e);
+        r->need += r->e->bound;
     if (r->e->timeout > 0)
         life_limit(r, r->e->timeout);
     r->step = STEP_RESERVE;

@@ -69,6 +69,10 @@ typedef struct evaluation {
     char *scratch; /* of all shards */
     size_t scratch_each;
 
+    size_t bound; /* after open: of the reply's text or framing, besides binary tensors */
+    size_t room;  /* for it, with them if they are joined to it */
+    bool joined;
+
     const char *media; /* after close: of the reply */
     buffer text;       /* the reply, or its framing */
     size_t framing;    /* how much of it the reply to an equal request begins with, too */
