@@ -200,9 +200,13 @@ static void one_row(const lk_job *job, int64_t i, const real *c, lk_block *block
         const vec x = v_read(c + k);
         const logits l = logits_of(job, scale, bias, i, k, LK_TAIL(k, columns), x);
         const vec slope = v_where(there, slope_of(&l));
-        wide_add(&loss, v_wide(v_where(there, softplus_of(&l))));
-        wide_add(&by_scale, v_wide(slope) * v_wide(v_where(there, x)));
-        wide_add(&by_bias, v_wide(slope));
+        wide_add(&loss, w_parts(v_where(there, softplus_of(&l))));
+        const wide_parts slopes = w_parts(slope), at = w_parts(v_where(there, x));
+        wide_parts products;
+        for (int h = 0; h < WIDE_PARTS; h++)
+            products.half[h] = slopes.half[h] * at.half[h];
+        wide_add(&by_scale, products);
+        wide_add(&by_bias, slopes);
     }
     pair_put(job, block, i, wide_sum(loss));
     block->sum[SLOPE_SCALE] += wide_sum(by_scale);

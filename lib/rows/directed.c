@@ -299,15 +299,23 @@ static void add_line(const directed *p, sums *to, const real *x, const real *s, 
         const int64_t left = LK_TAIL(k, n);
         const vec y = v_read_tail(x + k, left, -(real)INFINITY);
         const mask there = y != none;
-        const wide e = v_wide(v_where(there, v_exp_nonpos(y - top)));
-        const wide d = v_wide(v_read_tail(s + k, left, 0)) - w_set(own);
-        const wide_mask count = __builtin_convertvector(there, wide_mask);
+        const wide_parts e = w_parts(v_where(there, v_exp_nonpos(y - top)));
+        const wide_parts d = w_parts(v_read_tail(s + k, left, 0));
+        wide_parts e_d, one, some;
+        UNROLLED
+        for (int h = 0; h < WIDE_PARTS; h++) {
+            const half_mask counts = half_mask_of(there, h * HALF_LANES);
+            const wide_half from_own = d.half[h] - half_set(own);
+            e_d.half[h] = half_where(counts, e.half[h] * from_own);
+            one.half[h] = half_where(counts, half_set(1));
+            some.half[h] = half_where(counts, from_own);
+        }
         wide_add(&rest, e);
         if (moments)
-            wide_add(&moment, (wide)((wide_mask)(e * d) & count));
+            wide_add(&moment, e_d);
         if (smooth) {
-            wide_add(&allowed, (wide)((wide_mask)w_set(1) & count));
-            wide_add(&sum, (wide)((wide_mask)d & count));
+            wide_add(&allowed, one);
+            wide_add(&sum, some);
         }
     }
     to->rest += wide_sum(rest);

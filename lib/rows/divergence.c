@@ -302,7 +302,7 @@ LK_INLINE void add_mass(const divergence_row *r, int64_t k, int64_t n, wide_tall
         mass = v_select(leader, r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq), mass);
         *leads += v_where(leader, one);
     }
-    wide_add(over, v_wide(mass));
+    wide_add(over, w_parts(mass));
 }
 
 /* The excess over 1 of the mass of a teacher that gives probabilities or log-probabilities,
@@ -339,7 +339,7 @@ static void draw_near(divergence_row *r)
     for (int64_t k = 0; k < r->classes; k += LANES) {
         const mask inside = m_first(LK_TAIL(k, r->classes));
         const lanes a = lanes_of(r, k, LK_TAIL(k, r->classes), true);
-        wide_add(&apart, v_wide(v_where(inside, times(a.q, v_expm1(a.d)))));
+        wide_add(&apart, w_parts(v_where(inside, times(a.q, v_expm1(a.d)))));
     }
     r->apart = (real)lk_log1p(r->over + wide_sum(apart));
 }

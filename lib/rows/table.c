@@ -278,9 +278,9 @@ double table_softmax(const pair_table *t, int64_t i, const real *s, const table_
     for (int64_t k = p.low; k < p.high; k += LANES) {
         const vec x = v_read(s + k), d = x - v_set(top), e = v_exp_nonpos(d);
         const mask positive = positives_in(&p, k, x);
-        wide_add(&hits, v_wide(v_where(positive, e)));
-        wide_add(&scores, v_wide(v_where(positive, d)));
-        wide_add(&others, v_wide(v_where(~positive, e)));
+        wide_add(&hits, w_parts(v_where(positive, e)));
+        wide_add(&scores, w_parts(v_where(positive, d)));
+        wide_add(&others, w_parts(v_where(~positive, e)));
     }
     const double hit = wide_sum(hits), mean = wide_sum(scores) / many;
     const double rest =
@@ -333,7 +333,7 @@ double table_each(const pair_table *t, int64_t i, const real *s, double weight)
     wide_tally others = {0};
     for (int64_t k = p.low; k < p.high; k += LANES) {
         const vec x = v_read(s + k);
-        wide_add(&others, v_wide(v_where(~positives_in(&p, k, x), v_exp_nonpos(x - v_set(top)))));
+        wide_add(&others, w_parts(v_where(~positives_in(&p, k, x), v_exp_nonpos(x - v_set(top)))));
     }
     const double sum =
         sum_exp(s, 0, p.low, top) + wide_sum(others) + sum_exp(s, p.high, t->padded, top);
@@ -347,8 +347,8 @@ double table_each(const pair_table *t, int64_t i, const real *s, double weight)
         const vec e = v_exp_nonpos(-v_abs(d));
         const mask positive = positives_in(&p, k, x);
         const vec above = v_select(d <= (vec){0}, (vec){0}, d);
-        wide_add(&losses, v_wide(v_where(positive, above + v_log1p(e))));
-        wide_add(&pulls, v_wide(v_where(positive, sigmoid_of(d, e))));
+        wide_add(&losses, w_parts(v_where(positive, above + v_log1p(e))));
+        wide_add(&pulls, w_parts(v_where(positive, sigmoid_of(d, e))));
     }
     if (t->by_row.top && weight != 0) {
         const table_slopes *g = &t->by_row;
@@ -459,7 +459,7 @@ double table_moment(const pair_table *t, int64_t i, const real *s)
         const vec g =
             near ? slopes_near(false, t, &row, &p, 0, k, x) : slopes_at(false, t, &row, k, x);
         /* G of a row add up to 0, so any number may be taken from its scores. */
-        wide_add(&sum, v_wide(v_where(g != (vec){0}, g * (x - row.top))));
+        wide_add(&sum, w_parts(v_where(g != (vec){0}, g * (x - row.top))));
     }
     return wide_sum(sum);
 }

@@ -11,7 +11,7 @@
 #ifndef LK_TALLY_H
 #define LK_TALLY_H
 
-#include "vector/vec.h"
+#include "vector/wide.h"
 
 /* The part that is next comes first. With many parts it is cheaper to remember which that is. */
 enum { TURNING = PARTS <= 4 };
@@ -142,21 +142,25 @@ LK_INLINE mask m_tail(int64_t n)
 
 /* A tally of doubles, as many, that are added up from the first to the last. */
 typedef struct wide_tally {
-    wide part[PARTS];
+    wide_half half[STRIDE_HALVES];
     int added;
 } wide_tally;
 
-LK_INLINE void wide_add(wide_tally *t, wide x)
+LK_INLINE void wide_add(wide_tally *t, wide_parts x)
 {
-    x += t->part[TURNING ? 0 : t->added];
+    enum { LAST = STRIDE_HALVES - WIDE_PARTS };
+    const int from = TURNING ? 0 : t->added * WIDE_PARTS, to = TURNING ? (int)LAST : from;
+    UNROLLED
+    for (int i = 0; i < WIDE_PARTS; i++)
+        x.half[i] += t->half[from + i];
     if (TURNING) {
         PARTS_UNROLLED
-        for (int i = 0; i + 1 < PARTS; i++)
-            t->part[i] = t->part[i + 1];
-        t->part[PARTS - 1] = x;
-    } else {
-        t->part[t->added] = x;
+        for (int i = 0; i < LAST; i++)
+            t->half[i] = t->half[i + WIDE_PARTS];
     }
+    UNROLLED
+    for (int i = 0; i < WIDE_PARTS; i++)
+        t->half[to + i] = x.half[i];
     t->added = (t->added + 1) & (PARTS - 1);
 }
 
@@ -164,11 +168,11 @@ PARTS_INLINE double wide_sum(wide_tally t)
 {
     double sum = 0;
     while (TURNING && t.added != 0)
-        wide_add(&t, (wide){0});
+        wide_add(&t, (wide_parts){0});
     PARTS_UNROLLED
-    for (int i = 0; i < PARTS; i++)
-        for (int k = 0; k < LANES; k++)
-            sum += t.part[i][k];
+    for (int i = 0; i < STRIDE_HALVES; i++)
+        for (int k = 0; k < HALF_LANES; k++)
+            sum += t.half[i][k];
     return sum;
 }
 

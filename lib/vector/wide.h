@@ -234,6 +234,15 @@ typedef struct wide_parts {
     wide_half half[WIDE_PARTS];
 } wide_parts;
 
+LK_INLINE wide_parts w_parts(vec x)
+{
+    wide_parts to;
+    UNROLLED
+    for (int i = 0; i < WIDE_PARTS; i++)
+        to.half[i] = half_of(x, i * HALF_LANES);
+    return to;
+}
+
 /* n elements, 0 < n <= LANES; 0 in the lanes beyond. */
 LK_INLINE wide_parts w_load_parts(const elem *p, int64_t n)
 {
@@ -243,10 +252,7 @@ LK_INLINE wide_parts w_load_parts(const elem *p, int64_t n)
             to.half[i] = w_read_half((const real *)(const void *)p + i * HALF_LANES);
         return to;
     }
-    const vec x = v_load_tail(p, n < LANES ? n : LANES, 0);
-    for (int i = 0; i < WIDE_PARTS; i++)
-        to.half[i] = half_of(x, i * HALF_LANES);
-    return to;
+    return w_parts(v_load_tail(p, n < LANES ? n : LANES, 0));
 }
 
 LK_INLINE void w_store_parts(elem *p, int64_t n, wide_parts x)
