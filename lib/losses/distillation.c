@@ -182,7 +182,8 @@ static bool are_few(const lk_job *job, const divergence_row *r)
            r->classes == job->size['U' - 'A'];
 }
 
-/* The softmax of rows first..first+count-1, of the student and of a teacher that gives logits. */
+/* The softmax of rows first..first+count-1, of the student and of a teacher that gives logits,
+ * where the divergence is one of distributions. */
 static void normalise(const lk_job *job, const divergence_row *r, int64_t first, int count,
                       teacher_norm *student, teacher_norm *teacher)
 {
@@ -190,6 +191,8 @@ static void normalise(const lk_job *job, const divergence_row *r, int64_t first,
     const elem *x = (const elem *)job->in[STUDENT].data + first * job->size['V' - 'A'];
     const real *y = (const real *)job->in[TEACHER + r->given].data + first * job->size['U' - 'A'];
     const bool few = are_few(job, r), logits = r->given == TEACHER_LOGITS;
+    if (r->divergence == MSE_LOGITS)
+        return;
     if (few)
         teacher_normalise_few(x, true, n, count, r->scale, student);
     else
@@ -223,7 +226,7 @@ static double counted_row(const lk_job *job, divergence_row *r, int64_t i, elem 
     if (bad >= 0)
         lk_refuse(block, LK_NONFINITE_INPUT, STUDENT, i * V + bad, (double)r_load(r->x + bad));
     check_teacher(job, r, i, block);
-    const double value = factor * divergence_value(r, grad);
+    const double value = factor * divergence_value(r, grad, grad);
     if (grad)
         divergence_gradient(r, grad);
     if (grad && power != 0)
@@ -243,7 +246,7 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
     (void)scratch;
     for (int64_t from = first; from < end; from += together) {
         const int group = end - from < together ? (int)(end - from) : together;
-        teacher_norm student[LANES], teacher[LANES] = {{0}};
+        teacher_norm student[LANES] = {{0}}, teacher[LANES] = {{0}};
         normalise(job, &r, from, group, student, teacher);
         for (int k = 0; k < group; k++) {
             const int64_t i = from + k;

@@ -174,7 +174,7 @@ static bool value(const lk_job *job, int64_t i, const real *x, const real *y, lk
     r->y = y;
     r->student = teacher_normalise(x, true, plan.classes, r->scale);
     r->teacher = teacher_normalise(y, false, plan.classes, r->scale);
-    const double d = teacher_factor(&o->teacher) * divergence_value(r, true);
+    const double d = teacher_factor(&o->teacher) * divergence_value(r, true, NULL);
     block->sum[0] += d;
     if (o->reduce.reduction == LK_NONE && job->value.data)
         lk_put(&job->value, i, d);

@@ -227,70 +227,6 @@ LK_INLINE bool has_mean(const int divergence)
     return divergence == REVERSE_KL || divergence == JSD || divergence == SKEW_FORWARD_KL;
 }
 
-/* What the classes of a chunk add up to: the value, and what the gradient needs. */
-typedef struct sums {
-    tally value, slope, anchor, plus, minus, even;
-    vec leads; /* how many classes lead */
-    vec far;   /* max |d| over the classes of either side */
-} sums;
-
-LK_INLINE void add_classes(const divergence_row *r, int64_t k, int64_t n, const int divergence,
-                           const bool careful, const bool slopes, sums *to)
-{
-    const vec zero = {0};
-    const mask inside = m_tail(n);
-    const lanes a = lanes_of(r, k, n, careful);
-    tally_add(&to->value, v_where(inside, careful ? careful_value(r, &a, divergence)
-                                                  : plain_value(r, &a, divergence)));
-    if (careful)
-        to->far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), to->far);
-    if (slopes && divergence == TVD) {
-        const vec p = v_where(inside, a.p), d = difference(&a, careful);
-        tally_add(&to->plus, v_where(d > zero, p));
-        tally_add(&to->minus, v_where(d < zero, p));
-        tally_add(&to->even, v_where(d == zero, p));
-    } else if (slopes && divergence == JSD && !careful) {
-        tally_add(&to->slope, v_where(inside, a.p * slope_of(r, &a, divergence, false)));
-    } else if (slopes && has_mean(divergence) && careful) {
-        const mask leads = inside & (a.p > v_set(leading));
-        const vec by = slope_of(r, &a, divergence, careful);
-        tally_add(&to->slope, v_where(inside & ~leads, a.p * by));
-        tally_add(&to->anchor, v_where(leads, by));
-        to->leads += v_where(leads, v_set(1));
-    }
-}
-
-/* Computes the value, the sums that the gradient needs, and max |d| over the classes of either
- * side. */
-LK_INLINE double sweep_values(divergence_row *r, const int divergence, const bool careful,
-                              const bool slopes, real *widest)
-{
-    double total = 0, led = 0;
-    vec far = {0};
-    r->anchor = r->sum = r->plus = r->minus = r->even = 0;
-    for (int64_t c = 0; c < r->classes; c += CHUNK) {
-        const int64_t count = r->classes - c < CHUNK ? r->classes - c : CHUNK;
-        sums s = {.far = far};
-#define ADD(i, n) add_classes(r, c + (i), n, divergence, careful, slopes, &s)
-        TALLY_EACH(count, ADD);
-#undef ADD
-        total += (double)tally_sum(s.value);
-        r->sum += (double)tally_sum(s.slope);
-        r->anchor += (double)tally_sum(s.anchor);
-        led += v_count(s.leads);
-        r->plus += (double)tally_sum(s.plus);
-        r->minus += (double)tally_sum(s.minus);
-        r->even += (double)tally_sum(s.even);
-        far = s.far;
-    }
-    if (led > 0)
-        r->sum -= r->student.others / r->student.sum * r->anchor;
-    if (divergence == REVERSE_KL && !careful)
-        r->sum = total; /* no class leads */
-    *widest = v_top(far);
-    return total;
-}
-
 /* Add the mass of some classes; of a leading one its excess over 1, and it is counted. */
 LK_INLINE void add_mass(const divergence_row *r, int64_t k, int64_t n, wide_tally *over, vec *leads)
 {
@@ -372,13 +308,97 @@ LK_INLINE vec gradient_of(const divergence_row *r, const lanes *a, const int div
     }
 }
 
+/* What the classes of a chunk add up to: the value, and what the gradient needs. */
+typedef struct sums {
+    tally value, slope, anchor, plus, minus, even;
+    vec leads;            /* how many classes lead */
+    vec far;              /* max |d| over the classes of either side */
+    vec top, teacher_top; /* MSE_LOGITS: of the scaled scores */
+    int64_t written;      /* of the gradient */
+} sums;
+
+/* `grad`: where the gradient is written as well, or NULL. */
+LK_INLINE void add_classes(const divergence_row *r, int64_t k, int64_t n, const int divergence,
+                           const bool careful, const bool slopes, elem *grad, sums *to)
+{
+    const vec zero = {0};
+    const mask inside = m_tail(n);
+    const lanes a = lanes_of(r, k, n, careful);
+    tally_add(&to->value, v_where(inside, careful ? careful_value(r, &a, divergence)
+                                                  : plain_value(r, &a, divergence)));
+    if (divergence == MSE_LOGITS) {
+        const vec lowest = v_set(-(real)INFINITY);
+        to->top = v_max(v_select(inside, a.x * r->scale, lowest), to->top);
+        to->teacher_top = v_max(v_select(inside, a.y * r->teacher_scale, lowest), to->teacher_top);
+    }
+    if (careful)
+        to->far = v_max(v_where(inside & ((a.p != zero) | (a.q != zero)), v_abs(a.d)), to->far);
+    if (grad && !m_none(to->far >= v_set(small))) {
+        v_store_tail(grad + k, n, v_set(r->weight) * gradient_of(r, &a, divergence, careful));
+        to->written += n;
+    }
+    if (slopes && divergence == TVD) {
+        const vec p = v_where(inside, a.p), d = difference(&a, careful);
+        tally_add(&to->plus, v_where(d > zero, p));
+        tally_add(&to->minus, v_where(d < zero, p));
+        tally_add(&to->even, v_where(d == zero, p));
+    } else if (slopes && divergence == JSD && !careful) {
+        tally_add(&to->slope, v_where(inside, a.p * slope_of(r, &a, divergence, false)));
+    } else if (slopes && has_mean(divergence) && careful) {
+        const mask leads = inside & (a.p > v_set(leading));
+        const vec by = slope_of(r, &a, divergence, careful);
+        tally_add(&to->slope, v_where(inside & ~leads, a.p * by));
+        tally_add(&to->anchor, v_where(leads, by));
+        to->leads += v_where(leads, v_set(1));
+    }
+}
+
+/* Computes the value, the sums that the gradient needs, and max |d| over the classes of either
+ * side. The gradient of forward_kl needs no sums: into `grad`, if it is not NULL, it is written as
+ * soon as it is known that the row need not be drawn near. */
+LK_INLINE double sweep_values(divergence_row *r, const int divergence, const bool careful,
+                              const bool slopes, elem *grad, real *widest)
+{
+    const divergence_row here = *r; /* which no store of a gradient can change */
+    const vec lowest = v_set(-(real)INFINITY);
+    double total = 0, led = 0;
+    sums s = {.top = lowest, .teacher_top = lowest};
+    r->anchor = r->sum = r->plus = r->minus = r->even = 0;
+    for (int64_t c = 0; c < r->classes; c += CHUNK) {
+        const int64_t count = r->classes - c < CHUNK ? r->classes - c : CHUNK;
+        s = (sums){.far = s.far, .top = s.top, .teacher_top = s.teacher_top};
+#define ADD(i, n) add_classes(&here, c + (i), n, divergence, careful, slopes, grad, &s)
+        TALLY_EACH(count, ADD);
+#undef ADD
+        total += (double)tally_sum(s.value);
+        r->sum += (double)tally_sum(s.slope);
+        r->anchor += (double)tally_sum(s.anchor);
+        led += v_count(s.leads);
+        r->plus += (double)tally_sum(s.plus);
+        r->minus += (double)tally_sum(s.minus);
+        r->even += (double)tally_sum(s.even);
+        r->written += s.written;
+    }
+    if (led > 0)
+        r->sum -= r->student.others / r->student.sum * r->anchor;
+    if (divergence == REVERSE_KL && !careful)
+        r->sum = total; /* no class leads */
+    /* Scores without a softmax have no distance either. */
+    if (divergence == MSE_LOGITS &&
+        (isnan(total) || !isfinite(v_top(s.top)) || !isfinite(v_top(s.teacher_top))))
+        return (double)NAN;
+    *widest = v_top(s.far);
+    return total;
+}
+
 LK_INLINE void sweep_gradient(const divergence_row *given, elem *grad, const int divergence,
                               const bool careful)
 {
     const divergence_row here = *given, *r = &here; /* which no store of a gradient can change */
     const vec weight = v_set(r->weight);
-    for (int64_t k = 0; k < r->classes; k += LANES) {
-        const int64_t n = LK_TAIL(k, r->classes);
+    const int64_t end = r->classes - r->written;
+    for (int64_t k = 0; k < end; k += LANES) {
+        const int64_t n = LK_TAIL(k, end);
         const lanes a = lanes_of(r, k, n, careful);
         v_store_tail(grad + k, n, weight * gradient_of(r, &a, divergence, careful));
     }
@@ -404,14 +424,16 @@ LK_INLINE bool is_close(const divergence_row *r, double value, const int diverge
 
 /* One function for all divergences: a test per vector costs little compared with the logarithms and
  * exponentials, and a template for each would be much code. */
-static __attribute__((noinline)) double careful_row(divergence_row *r, bool slopes)
+static __attribute__((noinline)) double careful_row(divergence_row *r, bool slopes, elem *grad)
 {
     const double rounding = sizeof(real) == sizeof(double) ? 0x1p-47 : 0x1p-18;
     real widest = 0;
-    double value = sweep_values(r, r->divergence, true, slopes, &widest);
+    double value = r->divergence == FORWARD_KL
+                       ? sweep_values(r, FORWARD_KL, true, slopes, grad, &widest)
+                       : sweep_values(r, r->divergence, true, slopes, NULL, &widest);
     if (widest < small && !r->close) {
         draw_near(r);
-        return careful_row(r, slopes);
+        return careful_row(r, slopes, grad);
     }
     value += overs(r) * r->over;
     /* A divergence is never negative: a negative value comes from rounding in the teacher's
@@ -425,16 +447,14 @@ static __attribute__((noinline)) void careful_gradient(const divergence_row *r, 
 }
 
 /* Value and gradient: a template for each divergence. */
-LK_INLINE double value_of(divergence_row *r, const bool slopes, const int divergence)
+LK_INLINE double value_of(divergence_row *r, const bool slopes, elem *grad, const int divergence)
 {
     real widest = 0;
     r->careful = divergence != MSE_LOGITS && is_sure(r, divergence);
-    double value = r->careful ? 0 : sweep_values(r, divergence, false, slopes, &widest);
-    if (divergence == MSE_LOGITS)
-        value = isnan(r->student.sum + r->teacher.sum) ? (double)NAN : value;
-    else if (r->careful || is_close(r, value, divergence)) {
+    double value = r->careful ? 0 : sweep_values(r, divergence, false, slopes, NULL, &widest);
+    if (divergence != MSE_LOGITS && (r->careful || is_close(r, value, divergence))) {
         r->careful = true;
-        value = careful_row(r, slopes);
+        value = careful_row(r, slopes, r->weight != 0 ? grad : NULL);
     }
     r->none = isnan(value);
     return value;
@@ -455,14 +475,15 @@ LK_INLINE void write_gradient(const divergence_row *r, elem *grad, const int div
 #define DIVERGENCES(DO)                                                                            \
     DO(FORWARD_KL) DO(REVERSE_KL) DO(JSD) DO(TVD) DO(SKEW_FORWARD_KL) DO(MSE_LOGITS)
 
-double divergence_value(divergence_row *r, bool slopes)
+double divergence_value(divergence_row *r, bool slopes, elem *grad)
 {
     r->close = false;
+    r->written = 0;
     r->over = over_of(r);
     switch (r->divergence) {
 #define VALUE(d)                                                                                   \
     case d:                                                                                        \
-        return value_of(r, slopes, d);
+        return value_of(r, slopes, grad, d);
         DIVERGENCES(VALUE)
     }
     return 0;

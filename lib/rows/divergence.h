@@ -21,8 +21,9 @@ typedef struct divergence_plan {
     int64_t classes;
 } divergence_plan;
 
-/* A row of both sides, each with its softmax at its temperature. The caller gives the first
- * members, and before the gradient `weight`; the rest is what the value leaves for the gradient. */
+/* A row of both sides, each with its softmax at its temperature, which MSE_LOGITS does without. The
+ * caller gives the first members, and before the gradient `weight`; the rest is what the value
+ * leaves for the gradient. */
 typedef struct divergence_row {
     const elem *x;
     const real *y;  /* the teacher's row: logits, probabilities or log-probabilities */
@@ -39,6 +40,7 @@ typedef struct divergence_row {
     double sum;               /* the mean under p of the other slopes, relative to the anchor */
     double plus, minus, even; /* tvd: the student's mass where p > q, p < q, p = q */
     real weight;              /* of the gradient */
+    int64_t written;          /* at the end, classes whose gradient divergence_value wrote */
     bool careful, none;       /* how it is to be computed; has the row no value? */
 } divergence_row;
 
@@ -50,8 +52,9 @@ typedef struct divergence_row {
 /* A row without its numbers: x, y and their softmax. */
 LK_DRIVER divergence_row divergence_row_of(const divergence_plan *plan, int given);
 
-/* The divergence of a row; `slopes`: the gradient is to be written as well. */
-LK_DRIVER double divergence_value(divergence_row *r, bool slopes);
+/* The divergence of a row; `slopes`: the gradient is to be written as well. Where `grad` is not
+ * NULL, and the weight is known, the last classes of it may be written there at once. */
+LK_DRIVER double divergence_value(divergence_row *r, bool slopes, elem *grad);
 
 /* The derivatives with respect to scale * x, times the row's weight; may be written over x. The
  * row's x, y and classes may be a part of those of the value. */
