@@ -619,7 +619,22 @@ static int64_t class_argmax(const class_plan *p, const class_row *row, const cla
     return at;
 }
 
-class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
+/* A plain row whose loss is -log p_y alone, which is the usual one: in scalars what
+ * class_index_terms has in lanes. */
+LK_INLINE class_slope class_conclude_bare(const class_plan *p, class_row *row, const class_norm *r)
+{
+    const double nll = class_nll(r), inverse = 1 / r->sum, miss = r->rest * inverse;
+    const double w = (double)class_weight(p, row->y);
+    row->main = isnan(r->sum) ? r->sum : w != 0 ? w * nll : 0;
+    row->z_part = 0;
+    row->weighs = true;
+    row->nll = (real)nll;
+    row->lse = (real)((double)r->top + r->log_sum);
+    return (class_slope){
+        .a = row->rho * (w * inverse), .at = row->rho * (-w * miss), .y = row->y, .b = 0};
+}
+
+static class_slope class_conclude_all(const class_plan *p, class_row *row, const class_norm *r)
 {
     const bool soft = row->t != NULL;
     const double lse = (double)r->top + r->log_sum, nll = soft ? 0 : class_nll(r);
@@ -647,9 +662,17 @@ class_slope class_conclude(const class_plan *p, class_row *row, const class_norm
     row->weighs = s.weighs;
     row->nll = (real)nll;
     row->lse = (real)lse;
+    return (class_slope){.a = c.a[0], .b = c.b[0], .y = y, .at = c.at[0]};
+}
+
+class_slope class_conclude(const class_plan *p, class_row *row, const class_norm *r)
+{
+    const bool shaped = p->gamma > 0 || p->poly1 != 0 || p->target_scaling > 0;
+    const bool bare = p->plain && p->on == 1 && !shaped && p->z_loss == 0 && !p->minus_entropy;
+    const class_slope slope = bare ? class_conclude_bare(p, row, r) : class_conclude_all(p, row, r);
     if (p->want_argmax)
         row->argmax = class_argmax(p, row, r);
-    return (class_slope){.a = c.a[0], .b = c.b[0], .y = y, .at = c.at[0]};
+    return slope;
 }
 
 static void class_write_gradients(const class_plan *p, const class_row *row, const class_norm *r,
