@@ -497,6 +497,7 @@ arm64-library:
 
 ## bench-arm64: instructions of every kind of loss, counted by qemu, with FORMER=liblosskit.so.0 of an older build for arm64
 bench-arm64:
+	$(if $(wildcard $(FORMER)),,$(error FORMER is "$(FORMER)"; it must be liblosskit.so.0 of an older build for arm64 (make arm64-library)))
 	$(Q).ci/deps gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 	$(Q)$(MAKE) --no-print-directory $(ARM64) THERE=: TEST_PACKAGES_CFLAGS= build/arm64/liblosskit.so.0 build/arm64/tests/former
 	$(Q)$(CC) $(CFLAGS) -shared -fPIC tests/bench/instructions.c -o build/arm64/tests/instructions.so
