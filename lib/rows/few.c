@@ -10,6 +10,9 @@
 /* A sum over classes is made of parts of so many terms, for its rounding errors to stay small. */
 enum { PART = 8 };
 
+/* Rows of at most so many classes, which are a part, may stay in registers. */
+enum { NARROW = PART };
+
 /* A group of rows while it is computed. */
 typedef struct group {
     const few_plan *plan;
@@ -49,6 +52,8 @@ few_plan few_plan_make(const class_plan *row, bool keep, void *scratch)
     /* Comparing every class with the targets is cheaper for a few: a vector waits for scalars
      * stored into it. */
     p.take = once && row->classes >= 2 * LANES;
+    if (p.bare && once && row->classes == row->width && row->width >= 2 && row->width <= NARROW)
+        p.narrow = (int)row->width;
     return p;
 }
 
@@ -437,7 +442,7 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
 
 /* The same where nothing but -log p_y makes up the loss (few_plan.bare): true, if every row has a
  * gradient that is finite and not huge. Otherwise nothing was computed. */
-static bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
+LK_INLINE bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
 {
     const class_plan *p = g->plan->row;
     const vec nll = g->log_sum + g->above, w = few_weights(g, r), zero = {0};
@@ -601,11 +606,93 @@ static void few_put_targets(const group *g, const slopes *s, const few_rows *r)
         memcpy(r->grad_x + i * apart + r->y[i] * p->inner, own + i, sizeof *own);
 }
 
+/* Rows that stay in registers from the scores to the gradient: the operations of few_begin, few_sum
+ * and few_slopes in the same order, for `n` classes, a constant. False: nothing was computed, since
+ * a row is not a usual one. */
+LK_INLINE bool few_narrow(const few_plan *plan, few_rows *r, const int n)
+{
+    const int fit = n > 4 ? 8 : n > 2 ? 4 : 2, tile = fit < (int)LANES ? fit : (int)LANES;
+    const vec one = v_set(1), inf = v_set((real)INFINITY), scale = v_set((real)plan->row->scale);
+    const bool precise = sizeof(elem) == 4;
+    cross_rows lie = plan->given;
+    lie.width = n;
+    vec v[NARROW], own = {0}, at_y = {0}, rest = {0};
+    group g = {.plan = plan, .top = v_set(-(real)INFINITY)};
+    slopes by;
+    v_copy(&g.y, r->y, sizeof g.y);
+    UNROLLED
+    for (int k = 0; k < n; k += tile)
+        if (lie.inner == 1)
+            cross_take_tile(&lie, r->x, true, k, v + k, tile);
+    UNROLLED
+    for (int k = 0; k < n; k++) {
+        v[k] = (lie.inner == 1 ? v[k] : v_load(r->x + k * lie.inner)) * scale;
+        g.top = v_max(v[k], g.top);
+    }
+    UNROLLED
+    for (int k = 0; k < n; k++) {
+        const vec e = v_exp_nonpos(v[k] - g.top);
+        const mask apart = g.y == m_set((ilane)k);
+        rest += v_where(~apart, e);
+        own = v_select(apart, e, own);
+        at_y = v_select(apart, v[k], at_y);
+        v[k] = e;
+    }
+    g.rest = rest;
+    g.own = own;
+    g.above = g.top - at_y;
+    const vec excess = v_select(own > rest, rest, (rest - one) + own);
+    g.log_sum = v_select((rest + own > v_set(0)) & (g.top != inf),
+                         n == 2 ? v_log1p_small(excess) : v_log1p(excess), v_set((real)NAN));
+    if (!few_conclude_bare(&g, r, &by))
+        return false;
+    if (!r->grad_x)
+        return true;
+    UNROLLED
+    for (int k = 0; k < n; k++) {
+        const vec slope = precise ? v_fma(by.a, v[k], by.rest * v[k]) : by.a * v[k];
+        v[k] = v_select(by.y == m_set((ilane)k), by.at, slope);
+    }
+    UNROLLED
+    for (int k = (n - 1) / tile * tile; k >= 0; k -= tile)
+        if (lie.inner == 1)
+            cross_put_tile(&lie, v + k, k, r->grad_x, tile);
+    UNROLLED
+    for (int k = 0; k < n; k++)
+        if (lie.inner > 1)
+            v_store(r->grad_x + k * lie.inner, v[k]);
+    return true;
+}
+
+static bool few_compute_narrow(const few_plan *plan, few_rows *r)
+{
+    switch (LANES == 1 ? 0 : plan->narrow) {
+    case 2:
+        return few_narrow(plan, r, 2);
+    case 3:
+        return few_narrow(plan, r, 3);
+    case 4:
+        return few_narrow(plan, r, 4);
+    case 5:
+        return few_narrow(plan, r, 5);
+    case 6:
+        return few_narrow(plan, r, 6);
+    case 7:
+        return few_narrow(plan, r, 7);
+    case 8:
+        return few_narrow(plan, r, 8);
+    default:
+        return false;
+    }
+}
+
 void few_compute(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
     const bool take = plan->take;
     group g;
+    if (plan->narrow > 0 && !r->t && r->count == LANES && few_compute_narrow(plan, r))
+        return;
     few_begin(&g, plan, r);
     sums s;
     slopes by;

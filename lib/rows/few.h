@@ -28,6 +28,7 @@ typedef struct few_plan {
     const class_plan *row;
     bool bare;  /* a row's loss is -log p_y, times a class weight if there are any */
     bool take;  /* index form: the targets' scores are taken out of their places */
+    int narrow; /* classes of rows that stay in registers (index form), or 0 */
     bool large; /* do a group's scores take more than a fifth of a first-level cache of 32 KiB? */
     cross_rows given, copied;
     uintptr_t next; /* bytes from a group to the next one in memory, or 0 */

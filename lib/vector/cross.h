@@ -98,43 +98,43 @@ LK_INLINE void cross_store_whole(const cross_rows *c, const real *from, int64_t 
 /* The classes k.. of a tile of LANES rows at x, as a vector each. What a vector holds beyond its
  * rows' classes belongs to the next rows. Only where the last rows end there is nothing beyond:
  * partial loads and stores are slow. */
-LK_INLINE void cross_load_tile(const cross_rows *c, const void *x, const bool elems, int64_t k,
-                               real *to, const int tile)
+LK_INLINE void cross_take_tile(const cross_rows *c, const void *x, const bool elems, int64_t k,
+                               vec *v, const int tile)
 {
     const int rows = LANES / tile;
     const int64_t left = c->width - k, classes = left < tile ? left : tile;
     const bool spread = rows > 1 && classes < tile;
-    vec v[LANES];
-    if (tile == LANES && left >= LANES) {
-        cross_load_whole(c, x, elems, k, to);
-        return;
-    }
+    UNROLLED
     for (int i = 0; i < tile; i++) {
         const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
         v[i] = cross_take(x, elems, at, beyond < LANES ? rows * classes : LANES);
         v[i] = spread ? v_permute(v[i], c->spread) : v[i];
     }
     cross_turn(v, tile, false);
+}
+
+LK_INLINE void cross_load_tile(const cross_rows *c, const void *x, const bool elems, int64_t k,
+                               real *to, const int tile)
+{
+    vec v[LANES];
+    if (tile == LANES && c->width - k >= LANES) {
+        cross_load_whole(c, x, elems, k, to);
+        return;
+    }
+    cross_take_tile(c, x, elems, k, v, tile);
     for (int i = 0; i < tile; i++)
         v_write(to + i * LANES, v[i]);
 }
 
 /* The same to memory. It may overwrite the first classes of the next row: a row's first tile must
  * be stored last. */
-LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k, elem *x,
-                                const int tile)
+LK_INLINE void cross_put_tile(const cross_rows *c, vec *v, int64_t k, elem *x, const int tile)
 {
     const int rows = LANES / tile;
     const int64_t left = c->width - k, classes = left < tile ? left : tile;
     const bool spread = rows > 1 && classes < tile;
-    vec v[LANES];
-    if (tile == LANES && left >= LANES) {
-        cross_store_whole(c, from, k, x);
-        return;
-    }
-    for (int i = 0; i < tile; i++)
-        v[i] = v_read(from + i * LANES);
     cross_turn(v, tile, true);
+    UNROLLED
     for (int i = 0; i < tile; i++) {
         const int64_t at = i * rows * c->width + k, beyond = LANES * c->width - at;
         v[i] = spread ? v_permute(v[i], c->close) : v[i];
@@ -143,6 +143,19 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
         else
             v_store(x + at, v[i]);
     }
+}
+
+LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k, elem *x,
+                                const int tile)
+{
+    vec v[LANES];
+    if (tile == LANES && c->width - k >= LANES) {
+        cross_store_whole(c, from, k, x);
+        return;
+    }
+    for (int i = 0; i < tile; i++)
+        v[i] = v_read(from + i * LANES);
+    cross_put_tile(c, v, k, x, tile);
 }
 
 /* Elements that widen by a shift are turned by twos, in half the steps: whole tiles of twice as

@@ -28,6 +28,7 @@ typedef struct setting {
     const char *loss;
     const char *options[8];
     bool soft, weighted, masked;
+    bool usual;                       /* every row counts and has a gradient */
     const char *outputs[PER_ROW + 1]; /* the loss or log-probability first */
 } setting;
 
@@ -42,6 +43,12 @@ typedef struct setting {
 
 static const setting settings[] = {
     {"cross_entropy", {NULL}, .outputs = INDEX_OUTPUTS},
+    {"cross_entropy", {NULL}, .usual = true, .outputs = {"loss", "nll", "lse"}},
+    {"cross_entropy",
+     {"logit_scale", "0.5"},
+     .weighted = true,
+     .usual = true,
+     .outputs = {"loss", "nll", "lse"}},
     {"cross_entropy", {"label_smoothing", "0.2"}, .outputs = INDEX_OUTPUTS},
     {"cross_entropy", {"label_smoothing", "0.2"}, .weighted = true, .outputs = INDEX_OUTPUTS},
     {"cross_entropy", {"z_loss", "0.1"}, .masked = true, .outputs = INDEX_OUTPUTS},
@@ -50,6 +57,7 @@ static const setting settings[] = {
     {"cross_entropy", {"logit_scale", "0.5", "poly1", "-0.3"}, .outputs = INDEX_OUTPUTS},
     {"cross_entropy", {"softcap", "3", "logit_scale", "2"}, .outputs = INDEX_OUTPUTS},
     {"cross_entropy", {NULL}, .soft = true, .outputs = SOFT_OUTPUTS},
+    {"cross_entropy", {NULL}, .soft = true, .usual = true, .outputs = {"loss"}},
     {"cross_entropy",
      {"subtract_entropy", "true", "label_smoothing", "0.1", "softcap", "4"},
      .soft = true,
@@ -103,9 +111,12 @@ static void fill_row(batch *b, int64_t i)
     for (int64_t k = 0; k < b->classes; k++)
         b->t[i * b->classes + k] =
             round_to(b->dtype, total > 0 ? b->t[i * b->classes + k] / total : 0);
-    b->y[i] = random_int(0, 9) == 0 ? -100 : random_int(0, b->classes - 1);
+    const bool usual = b->set->usual;
+    b->y[i] = !usual && random_int(0, 9) == 0 ? -100 : random_int(0, b->classes - 1);
     b->mask[i] = random_int(0, 5) > 0;
-    b->up[i] = random_int(0, 7) == 0 ? 0 : (double)random_int(-64, 64) / 32;
+    b->up[i] = usual                   ? (double)random_int(1, 64) / 32
+               : random_int(0, 7) == 0 ? 0
+                                       : (double)random_int(-64, 64) / 32;
     b->up_entropy[i] = random_int(0, 2) == 0 ? 0 : (double)random_int(-64, 64) / 32;
 }
 
