@@ -28,6 +28,8 @@ LK_INLINE wide_half w_read_half(const real *p)
     return (wide_half)_mm512_cvtps_pd(_mm256_loadu_ps(p));
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
     return (wide_half)_mm256_cvtps_pd(_mm_loadu_ps(p));
+#elif LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64)
+    return (wide_half)vcvt_f64_f32(vld1_f32(p));
 #else
     half_reals x;
     memcpy(&x, p, sizeof x);
@@ -116,6 +118,9 @@ LK_INLINE wide_half half_of(vec x, int i)
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
     return (wide_half)_mm256_cvtps_pd(i == 0 ? _mm256_castps256_ps128((__m256)x)
                                              : _mm256_extractf128_ps((__m256)x, 1));
+#elif LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64)
+    return (wide_half)(i == 0 ? vcvt_f64_f32(vget_low_f32((float32x4_t)x))
+                              : vcvt_high_f64_f32((float32x4_t)x));
 #else
     real from[LANES];
     half_reals half;
@@ -146,6 +151,8 @@ LK_INLINE vec half_join(const wide_half x[WIDE_PARTS])
                                    _mm512_cvtpd_ps((__m512d)x[1]), 1);
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
     return (vec)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)x[1]), _mm256_cvtpd_ps((__m256d)x[0]));
+#elif LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64)
+    return (vec)vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)x[0]), (float64x2_t)x[1]);
 #else
     real to[LANES];
     for (int i = 0; i < WIDE_PARTS; i++)
@@ -165,6 +172,9 @@ LK_INLINE half_mask half_mask_of(mask m, int i)
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
     return (half_mask)_mm256_cvtepi32_epi64(i == 0 ? _mm256_castsi256_si128((__m256i)m)
                                                    : _mm256_extracti128_si256((__m256i)m, 1));
+#elif LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64)
+    return (half_mask)(i == 0 ? vmovl_s32(vget_low_s32((int32x4_t)m))
+                              : vmovl_high_s32((int32x4_t)m));
 #else
     ilane from[LANES];
     half_ilanes half;
@@ -182,6 +192,8 @@ LK_INLINE mask half_mask_join(const half_mask m[WIDE_PARTS])
 #elif LK_VECTOR_BYTES == 32 && !defined(LK_ELEMENT_F64)
     const __m256 low = _mm256_shuffle_ps((__m256)m[0], (__m256)m[1], 0x88); /* of each integer */
     return (mask)_mm256_permute4x64_epi64((__m256i)low, 0xd8);
+#elif LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64)
+    return (mask)vuzp1q_s32((int32x4_t)m[0], (int32x4_t)m[1]);
 #else
     ilane to[LANES];
     mask whole;
