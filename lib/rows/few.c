@@ -51,7 +51,7 @@ few_plan few_plan_make(const class_plan *row, bool keep, void *scratch)
     p.t_room = p.x_room + all;
     /* Comparing every class with the targets is cheaper for a few: a vector waits for scalars
      * stored into it. */
-    p.take = once && row->classes >= 2 * LANES;
+    p.take = once && row->classes == row->width && row->classes >= 2 * LANES;
     if (p.bare && once && row->classes == row->width && row->width >= 2 && row->width <= NARROW)
         p.narrow = (int)row->width;
     return p;
@@ -84,19 +84,22 @@ LK_INLINE void few_load(const group *g, const elem *x, elem *room, real *to)
 }
 
 static void few_store_some(const few_plan *plan, const real *from, elem *to, int64_t count,
-                           elem *room)
+                           elem *room, const cross_factor *by)
 {
-    cross_store(&plan->copied, from, room, false);
+    cross_store(&plan->copied, from, room, false, by);
     few_copy(&plan->copied, room, &plan->given, to, count);
 }
 
-/* `numbers`: none is NaN. */
-LK_INLINE void few_store(const group *g, const real *from, elem *to, elem *room, const bool numbers)
+/* `numbers`: none is NaN. `by`: see cross_read. */
+LK_INLINE void few_store(const group *g, const real *from, elem *to, elem *room, const bool numbers,
+                         const cross_factor *by)
 {
-    if (g->count == LANES)
-        cross_store(&g->plan->given, from, to, numbers);
-    else
-        few_store_some(g->plan, from, to, g->count, room);
+    if (g->count == LANES) {
+        cross_store(&g->plan->given, from, to, numbers, by);
+    } else {
+        const cross_factor some = by ? *by : (cross_factor){0};
+        few_store_some(g->plan, from, to, g->count, room, by ? &some : NULL);
+    }
 }
 
 LK_INLINE vec few_at(const real *from, int64_t k)
@@ -580,22 +583,7 @@ LK_INLINE void few_diagnose(const group *g, few_rows *r)
         few_put_entropy(g, r, &gap);
 }
 
-/* The same where the targets were taken out and every row has a usual gradient: without theirs. */
-static void few_slopes_taken(const group *g, const slopes *s)
-{
-    const int64_t classes = g->plan->row->classes, width = g->plan->row->width;
-    const bool precise = sizeof(elem) == 4;
-    const vec a = s->a, rest = s->rest;
-    real *e_of = g->plan->e;
-    for (int64_t k = 0; k < classes; k++) {
-        const vec e = few_at(e_of, k);
-        v_write(e_of + k * LANES, precise ? v_fma(a, e, rest * e) : a * e);
-    }
-    for (int64_t k = classes; k < width; k++)
-        v_write(e_of + k * LANES, v_set(0));
-}
-
-/* Those of the targets, in memory. */
+/* The slopes of the targets, in memory. */
 static void few_put_targets(const group *g, const slopes *s, const few_rows *r)
 {
     const class_plan *p = g->plan->row;
@@ -710,13 +698,14 @@ void few_compute(const few_plan *plan, few_rows *r)
             few_sum(&g, r, &s, false, false, (vec){0});
         if (plan->bare && r->grad_x && few_conclude_bare(&g, r, &by)) {
             few_diagnose(&g, r);
-            if (take)
-                few_slopes_taken(&g, &by);
-            else
-                few_slopes(&g, &by, m_set(-1), true, false, true);
-            few_store(&g, plan->e, r->grad_x, plan->x_room, true);
-            if (take)
+            if (take) {
+                const cross_factor factor = {.a = by.a, .rest = by.rest};
+                few_store(&g, plan->e, r->grad_x, plan->x_room, true, &factor);
                 few_put_targets(&g, &by, r);
+            } else {
+                few_slopes(&g, &by, m_set(-1), true, false, true);
+                few_store(&g, plan->e, r->grad_x, plan->x_room, true, NULL);
+            }
             return;
         }
         if (p->off > 0)
@@ -726,11 +715,11 @@ void few_compute(const few_plan *plan, few_rows *r)
     few_diagnose(&g, r);
     if (r->grad_x) {
         few_gradient(&g, &by, few_sloping(r, s.weighs), r->t != NULL);
-        few_store(&g, plan->e, r->grad_x, plan->x_room, false);
+        few_store(&g, plan->e, r->grad_x, plan->x_room, false, NULL);
     }
     if (r->grad_t) {
         few_target_slopes(&g, r);
-        few_store(&g, plan->t, r->grad_t, plan->t_room, false);
+        few_store(&g, plan->t, r->grad_t, plan->t_room, false, NULL);
     }
 }
 
@@ -773,5 +762,5 @@ void few_logprobs(const few_plan *plan, few_rows *r)
     }
     for (int64_t k = p->classes; k < p->width; k++)
         v_write(plan->e + k * LANES, zero);
-    few_store(&g, plan->e, r->grad_x, plan->x_room, false);
+    few_store(&g, plan->e, r->grad_x, plan->x_room, false, NULL);
 }

@@ -83,12 +83,31 @@ LK_INLINE void cross_load_whole(const cross_rows *c, const void *x, const bool e
         v_write(to + i * LANES, v[i]);
 }
 
-LK_INLINE void cross_store_whole(const cross_rows *c, const real *from, int64_t k, elem *x)
+/* What vectors are multiplied by on their way to memory: a + rest, of which elements of 32 bits
+ * show the rest. */
+typedef struct cross_factor {
+    vec a, rest;
+} cross_factor;
+
+LK_INLINE vec cross_times(const cross_factor *by, vec x)
+{
+    return sizeof(elem) == 4 ? v_fma(by->a, x, by->rest * x) : by->a * x;
+}
+
+/* `by`: NULL for 1. */
+LK_INLINE vec cross_read(const real *from, const cross_factor *by)
+{
+    const vec x = v_read(from);
+    return by ? cross_times(by, x) : x;
+}
+
+LK_INLINE void cross_store_whole(const cross_rows *c, const real *from, int64_t k, elem *x,
+                                 const cross_factor *by)
 {
     vec v[LANES];
     UNROLLED
     for (int i = 0; i < LANES; i++)
-        v[i] = v_read(from + i * LANES);
+        v[i] = cross_read(from + i * LANES, by);
     v_turn(v);
     UNROLLED
     for (int i = 0; i < LANES; i++)
@@ -146,15 +165,15 @@ LK_INLINE void cross_put_tile(const cross_rows *c, vec *v, int64_t k, elem *x, c
 }
 
 LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k, elem *x,
-                                const int tile)
+                                const cross_factor *by, const int tile)
 {
     vec v[LANES];
     if (tile == LANES && c->width - k >= LANES) {
-        cross_store_whole(c, from, k, x);
+        cross_store_whole(c, from, k, x, by);
         return;
     }
     for (int i = 0; i < tile; i++)
-        v[i] = v_read(from + i * LANES);
+        v[i] = cross_read(from + i * LANES, by);
     cross_put_tile(c, v, k, x, tile);
 }
 
@@ -178,12 +197,14 @@ LK_INLINE void cross_load_pairs(const cross_rows *c, const elem *x, int64_t k, r
 }
 
 /* Of numbers, not NaN. */
-LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t k, elem *x)
+LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t k, elem *x,
+                                 const cross_factor *by)
 {
     vec v[LANES];
     UNROLLED
     for (int i = 0; i < LANES; i++)
-        v[i] = (vec)h_join(v_read(from + 2 * i * LANES), v_read(from + (2 * i + 1) * LANES));
+        v[i] = (vec)h_join(cross_read(from + 2 * i * LANES, by),
+                           cross_read(from + (2 * i + 1) * LANES, by));
     v_turn(v);
     UNROLLED
     for (int i = 0; i < LANES; i++)
@@ -198,9 +219,10 @@ LK_INLINE void cross_load_pairs(const cross_rows *c, const elem *x, int64_t k, r
     (void)c, (void)x, (void)k, (void)to;
 }
 
-LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t k, elem *x)
+LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t k, elem *x,
+                                 const cross_factor *by)
 {
-    (void)c, (void)x, (void)k, (void)from;
+    (void)c, (void)x, (void)k, (void)from, (void)by;
 }
 #endif
 
@@ -238,31 +260,32 @@ LK_INLINE void cross_load(const cross_rows *c, const void *x, const bool elems, 
         }
 }
 
-/* `numbers`: no class is NaN. */
-LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x, const bool numbers)
+/* `numbers`: no class is NaN. `by`: see cross_read. */
+LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x, const bool numbers,
+                           const cross_factor *by)
 {
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
-        v_store(x + k * c->inner, v_read(from + k * LANES));
+        v_store(x + k * c->inner, cross_read(from + k * LANES, by));
     const int64_t last = (c->width - 1) / c->tile * c->tile, pairs = numbers ? cross_pairs(c) : 0;
     for (int64_t k = last; c->inner == 1 && k >= pairs; k -= c->tile)
         switch (c->tile) {
         case 1:
-            cross_store_tile(c, from + k * LANES, k, x, 1);
+            cross_store_tile(c, from + k * LANES, k, x, by, 1);
             break;
         case 2:
-            cross_store_tile(c, from + k * LANES, k, x, LANES < 2 ? LANES : 2);
+            cross_store_tile(c, from + k * LANES, k, x, by, LANES < 2 ? LANES : 2);
             break;
         case 4:
-            cross_store_tile(c, from + k * LANES, k, x, LANES < 4 ? LANES : 4);
+            cross_store_tile(c, from + k * LANES, k, x, by, LANES < 4 ? LANES : 4);
             break;
         case 8:
-            cross_store_tile(c, from + k * LANES, k, x, LANES < 8 ? LANES : 8);
+            cross_store_tile(c, from + k * LANES, k, x, by, LANES < 8 ? LANES : 8);
             break;
         default:
-            cross_store_tile(c, from + k * LANES, k, x, LANES);
+            cross_store_tile(c, from + k * LANES, k, x, by, LANES);
         }
     for (int64_t k = 0; k < pairs; k += CROSS_PAIRS)
-        cross_store_pairs(c, from + k * LANES, k, x);
+        cross_store_pairs(c, from + k * LANES, k, x, by);
 }
 
 #endif
