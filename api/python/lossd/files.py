@@ -20,7 +20,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     if kind == ".safetensors":
         try:
             return tensors.read(np.fromfile(path, np.uint8))
-        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as e:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, struct.error) as e:
             raise ValueError(f"{path} cannot be read as .safetensors: {e}") from e
     if kind == ".npy":
         return np.load(path, allow_pickle=False)

@@ -118,6 +118,8 @@ def read(body: np.ndarray) -> dict[str, Any]:
 def read_all(body: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
     """The same, and the metadata."""
     (size,) = struct.unpack_from("<Q", body)
+    if size > body.nbytes - 8:
+        raise ValueError(f"its header is said to have {size} bytes, of which there are {body.nbytes - 8}")
     header = json.loads(bytes(body[8 : 8 + size]))
     metadata = header.pop("__metadata__", None) or {}
     found: dict[str, Any] = {}
@@ -125,6 +127,8 @@ def read_all(body: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise ValueError(f"{name} has elements of the type {entry['dtype']}; there are {', '.join(DTYPES)}")
+        if min(entry["shape"], default=0) < 0:
+            raise ValueError(f"{name} has the shape {entry['shape']}")
         begin, end = entry["data_offsets"]
         array = np.frombuffer(body, dtype, (end - begin) // dtype.itemsize, 8 + size + begin).reshape(entry["shape"])
         if array.nbytes <= body.nbytes // 8:
