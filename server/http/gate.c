@@ -20,11 +20,12 @@ enum {
 
 /* The connections of this thread, by descriptor. */
 static _Thread_local struct {
-    framing *framing; /* NULL: not a connection */
-    char *place;      /* where the rest of the body goes; NULL: to libmicrohttpd */
-    size_t ahead;     /* bytes there that libmicrohttpd has not counted */
-    size_t room;      /* what its socket takes, as the kernel counts */
-    size_t owed;      /* at most so much of that is taken */
+    framing *framing;  /* NULL: not a connection */
+    char *place;       /* where the rest of the body goes; NULL: to libmicrohttpd */
+    size_t ahead;      /* bytes there that libmicrohttpd has not counted */
+    size_t room;       /* what its socket takes, as the kernel counts */
+    size_t owed;       /* at most so much of that is taken */
+    unsigned answered; /* requests */
     bool tls, mute, dropped;
     bool hold;  /* the next reply may be held */
     bool held;  /* one is */
@@ -85,14 +86,38 @@ bool gate_unsent(int fd)
     return ioctl(fd, SIOCOUTQNSD, &left) == 0 && ioctl(fd, SIOCOUTQ, &left) == 0 && left > 0;
 }
 
+/* Is a whole request still to be answered? */
+static bool owes(int fd)
+{
+    const framing *f = connection[fd].framing;
+    return framing_whole(f) && f->requests > connection[fd].answered;
+}
+
 static ssize_t read_socket(void *from, void *to, size_t size)
 {
     /* What recv() does; that name is taken. */
     const int fd = *(const int *)from;
     const ssize_t got = recvfrom(fd, to, size, 0, NULL, NULL);
-    if (got == 0 && framing_of(fd))
-        connection[fd].ended = true;
-    return got;
+    if (got != 0 || !framing_of(fd))
+        return got;
+    /* A client that sends no more may still read. At the end libmicrohttpd closes a connection,
+     * though it has the reply: that has to wait until the reply is sent. */
+    connection[fd].ended = true;
+    if (!owes(fd))
+        return 0;
+    errno = EAGAIN;
+    return -1;
+}
+
+void gate_answered(int fd)
+{
+    if (!framing_of(fd))
+        return;
+    connection[fd].answered++;
+    if (connection[fd].ended && !owes(fd)) {
+        gate_flush();
+        shutdown(fd, SHUT_WR); /* so that libmicrohttpd looks again */
+    }
 }
 
 /* Drop what follows the last request: unread, it would reset the connection when that is closed,

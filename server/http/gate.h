@@ -40,6 +40,10 @@ void gate_place(int fd, char *to);
  * which keep what was sent, do not know both numbers. */
 bool gate_unsent(int fd);
 
+/* The reply to a request was sent, or is not to be sent. Until then the end of what the client
+ * sends is kept from libmicrohttpd. */
+void gate_answered(int fd);
+
 /* Drop what libmicrohttpd writes to the connection until gate_unmute, which is false if nothing
  * was dropped although it should have been. */
 void gate_mute(int fd);

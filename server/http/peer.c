@@ -113,7 +113,10 @@ bool peer_ask(peer *p, bool old)
     static const char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
     if (p->named || p->asked || !p->plain || old)
         return false;
-    p->asked = send(p->fd, text, sizeof text - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+    const ssize_t sent = send(p->fd, text, sizeof text - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent > 0 && sent < (ssize_t)sizeof text - 1)
+        shutdown(p->fd, SHUT_RDWR); /* what follows would be misread */
+    p->asked = sent > 0;
     return p->asked;
 }
 

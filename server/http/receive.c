@@ -294,8 +294,10 @@ void receive_end(void *cls, struct MHD_Connection *connection, void **state,
         return;
     if (x->stream && !reply_was_nothing(x))
         shutdown(x->peer->fd, SHUT_RDWR); /* something was sent: what follows would be misread */
-    if (!x->upgraded)
+    if (!x->upgraded) {
         exchange_finish(x, PEER_IDLE);
+        gate_answered(x->peer->fd);
+    }
     stream_free(x);
     free_body(x);
     buffer_free(&x->reply.text);

@@ -451,6 +451,32 @@ def half_a_close_is_none_where_that_shows(path: str) -> None:
 
 
 @check
+def half_closes_are_answered_beside_others(path: str) -> None:
+    """Their replies are ready in turns of the loop in which libmicrohttpd has read from others, and from them the end."""
+    vectors = 3000
+    data = struct.pack(f"<{vectors * 16}f", *(float(i % 7 - 3) for i in range(vectors * 16)))
+    labels = struct.pack(f"<{vectors}q", *(i % 3 for i in range(vectors)))
+    tensors = [("embeddings", "F32", [vectors, 16], data), ("labels", "I64", [vectors], labels)]
+    binary = {"Content-Type": "application/x-safetensors"}
+    long = request("POST", "/v1/losses/supcon?outputs=loss", binary, safetensors(tensors, {}))
+    short = request("POST", PATH, {}, SMALL)
+    with tempfile.TemporaryDirectory() as folder:
+        for where in (f"unix:{folder}/s", "127.0.0.1:0"):
+            with Lossd(path, "--listen", where, "--workers", "2") as lossd, ExitStack() as all_of_them:
+                clients = [all_of_them.enter_context(lossd.connect()) for _ in range(12)]
+                busy = all_of_them.enter_context(lossd.connect())
+                for client in clients:
+                    client.sendall(long + long)
+                    client.shutdown(socket.SHUT_WR)
+                    busy.sendall(short)
+                    same(receive(busy).status, 200)
+                for client in clients:
+                    busy.sendall(short)
+                    same(receive(busy).status, 200)
+                    same(read_all(client).count(b"HTTP/1.1 200 OK"), 2)
+
+
+@check
 def small_requests_need_no_worker(path: str) -> None:
     """By the size of the body, by what is computed, and by the number of bytes of text to read."""
 
