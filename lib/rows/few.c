@@ -617,9 +617,11 @@ LK_INLINE bool few_narrow(const few_plan *plan, few_rows *r, const int n)
         v[k] = (lie.inner == 1 ? v[k] : v_load(r->x + k * lie.inner)) * scale;
         g.top = v_max(v[k], g.top);
     }
+    /* Of two classes one is at the maximum, where e^0 is 1. */
+    const vec lower = n == 2 ? v_exp_nonpos(-v_abs(v[0] - v[1])) : one;
     UNROLLED
     for (int k = 0; k < n; k++) {
-        const vec e = v_exp_nonpos(v[k] - g.top);
+        const vec e = n == 2 ? v_select(v[k] == g.top, one, lower) : v_exp_nonpos(v[k] - g.top);
         const mask apart = g.y == m_set((ilane)k);
         rest += v_where(~apart, e);
         own = v_select(apart, e, own);
@@ -629,9 +631,9 @@ LK_INLINE bool few_narrow(const few_plan *plan, few_rows *r, const int n)
     g.rest = rest;
     g.own = own;
     g.above = g.top - at_y;
-    const vec excess = v_select(own > rest, rest, (rest - one) + own);
-    g.log_sum = v_select((rest + own > v_set(0)) & (g.top != inf),
-                         n == 2 ? v_log1p_small(excess) : v_log1p(excess), v_set((real)NAN));
+    const vec log_sum =
+        n == 2 ? v_log1p_small(lower) : v_log1p(v_select(own > rest, rest, (rest - one) + own));
+    g.log_sum = v_select((rest + own > v_set(0)) & (g.top != inf), log_sum, v_set((real)NAN));
     if (!few_conclude_bare(&g, r, &by))
         return false;
     if (!r->grad_x)
