@@ -192,6 +192,14 @@ LK_INLINE const void *few_ahead(uintptr_t at, int64_t k)
     return (const void *)(at + (uintptr_t)(k * LANES) * sizeof(elem));
 }
 
+/* For which classes? Where several have their elements in one cache line, for one of them, unless
+ * to find out costs as much. */
+LK_INLINE bool few_fetches(int64_t k)
+{
+    enum { BYTES = LANES * (int)sizeof(elem), TOGETHER = BYTES <= 16 ? LK_LINE / BYTES : 1 };
+    return (k & (TOGETHER - 1)) == 0;
+}
+
 /* What the next group reads: into the second-level cache where this one fills the first. */
 LK_INLINE void few_fetch(bool large, uintptr_t at, int64_t k)
 {
@@ -251,10 +259,12 @@ LK_INLINE void few_sum(group *g, const few_rows *r, sums *s, const bool soft, co
         for (int64_t k = from; k < end; k++, here += m_set(1)) {
             const vec z = few_at(z_of, k), d = z - shift, e = v_exp_nonpos(d);
             const mask apart = soft ? z == shift : y == here; /* not used if taken */
-            few_fetch(large, next_x, k);
-            if (soft)
-                few_fetch(large, next_t, k);
-            __builtin_prefetch(few_ahead(grad, k), 1);
+            if (few_fetches(k)) {
+                few_fetch(large, next_x, k);
+                if (soft)
+                    few_fetch(large, next_t, k);
+                __builtin_prefetch(few_ahead(grad, k), 1);
+            }
             v_write(e_of + k * LANES, e);
             part += taken ? e : v_where(~apart, e);
             if (soft) {
