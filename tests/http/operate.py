@@ -429,15 +429,19 @@ def slow_readers_are_closed(path: str) -> None:
         s.close()
 
 
-@check
-def half_a_close_is_none_where_that_shows(path: str) -> None:
-    """A client that closes its side and still reads is answered; over TCP by HTTP/1.0 only if that is at once."""
-    vectors = 30000  # each with every other, which takes several times as long as a sweep
+def every_with_every_other(vectors: int) -> bytes:
+    """A request that takes as long as the square of their number."""
     data = struct.pack(f"<{vectors * 16}f", *(float(i % 7 - 3) for i in range(vectors * 16)))
     labels = struct.pack(f"<{vectors}q", *(i % 3 for i in range(vectors)))
     tensors = [("embeddings", "F32", [vectors, 16], data), ("labels", "I64", [vectors], labels)]
     binary = {"Content-Type": "application/x-safetensors"}
-    long = request("POST", "/v1/losses/supcon?outputs=loss", binary, safetensors(tensors, {}))
+    return request("POST", "/v1/losses/supcon?outputs=loss", binary, safetensors(tensors, {}))
+
+
+@check
+def half_a_close_is_none_where_that_shows(path: str) -> None:
+    """A client that closes its side and still reads is answered; over TCP by HTTP/1.0 only if that is at once."""
+    long = every_with_every_other(30000)  # takes several times as long as a sweep
     short = request("POST", PATH, {}, SMALL)
     with tempfile.TemporaryDirectory() as folder:
         for where, old, slow in ((f"unix:{folder}/s", b"1", 200), ("127.0.0.1:0", b"1", 200), ("127.0.0.1:0", b"0", 408)):
@@ -453,12 +457,7 @@ def half_a_close_is_none_where_that_shows(path: str) -> None:
 @check
 def half_closes_are_answered_beside_others(path: str) -> None:
     """Their replies are ready in turns of the loop in which libmicrohttpd has read from others, and from them the end."""
-    vectors = 3000
-    data = struct.pack(f"<{vectors * 16}f", *(float(i % 7 - 3) for i in range(vectors * 16)))
-    labels = struct.pack(f"<{vectors}q", *(i % 3 for i in range(vectors)))
-    tensors = [("embeddings", "F32", [vectors, 16], data), ("labels", "I64", [vectors], labels)]
-    binary = {"Content-Type": "application/x-safetensors"}
-    long = request("POST", "/v1/losses/supcon?outputs=loss", binary, safetensors(tensors, {}))
+    long = every_with_every_other(3000)
     short = request("POST", PATH, {}, SMALL)
     with tempfile.TemporaryDirectory() as folder:
         for where in (f"unix:{folder}/s", "127.0.0.1:0"):
