@@ -11,7 +11,7 @@
 #include "rows/class_row.h"
 #include "vector/cross.h"
 
-/* Each variant has its own copy, under its own names; defined in rows/few.c. */
+/* Each variant has its own copy, under its own names; defined in rows/few_compute.c. */
 #define few_plan_make LK_PASTE(LK_VARIANT, few_plan_make)
 #define few_scratch   LK_PASTE(LK_VARIANT, few_scratch)
 #define few_compute   LK_PASTE(LK_VARIANT, few_compute)

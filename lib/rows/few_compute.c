@@ -2,27 +2,10 @@
  *
  * Rows of few class scores, across lanes: see rows/few.h.
  */
-#include "rows/few.h"
+#include "rows/few_group.h"
 
 #include "rows/class_terms.h"
 #include "vector/vmath.h"
-
-/* A sum over classes is made of parts of so many terms, for its rounding errors to stay small. */
-enum { PART = 8 };
-
-/* Rows of at most so many classes, which are a part, may stay in registers. */
-enum { NARROW = PART };
-
-/* A group of rows while it is computed. */
-typedef struct group {
-    const few_plan *plan;
-    int count; /* rows in memory */
-    mask live, y;
-    vec top, shift;     /* shift: top, or 0 where no score is finite */
-    vec rest, own, sum; /* as in class_norm */
-    vec above;          /* top - z_y */
-    vec log_sum;
-} group;
 
 /* Four arrays, and rooms for scores and targets. */
 size_t few_scratch(int64_t width)
@@ -52,7 +35,8 @@ few_plan few_plan_make(const class_plan *row, bool keep, void *scratch)
     /* Comparing every class with the targets is cheaper for a few: a vector waits for scalars
      * stored into it. */
     p.take = once && row->classes == row->width && row->classes >= 2 * LANES;
-    if (p.bare && once && row->classes == row->width && row->width >= 2 && row->width <= NARROW)
+    if (LANES > 1 && p.bare && once && row->classes == row->width && row->width >= 2 &&
+        row->width <= NARROW)
         p.narrow = (int)row->width;
     return p;
 }
@@ -105,14 +89,6 @@ LK_INLINE void few_store(const group *g, const real *from, elem *to, elem *room,
 LK_INLINE vec few_at(const real *from, int64_t k)
 {
     return v_read(from + k * LANES);
-}
-
-LK_INLINE vec few_weight(const real *weight, int64_t k)
-{
-    real w = 1;
-    if (weight)
-        memcpy(&w, weight + k, sizeof w);
-    return v_set(w);
 }
 
 /* Target distributions and class weights. A loop that writes has a copy of its own: for all the
@@ -380,26 +356,6 @@ static vec few_excess(const group *g)
     return excess;
 }
 
-/* The coefficients of the gradient, multiplied by the scale: an entry is (a + rest) e^(z-top) power
- * - b w q, times what softcap bends. `rest` is what rounding took from a, where the element type is
- * precise enough to show it; power is for an `a` near the limits of f32. The class y has an entry
- * of its own. */
-typedef struct slopes {
-    vec a, rest, power, b, at;
-    mask y;
-} slopes;
-
-/* The class weights of the targets. */
-LK_INLINE vec few_weights(const group *g, const few_rows *r)
-{
-    real w[LANES];
-    if (!g->plan->row->weight)
-        return v_set(1);
-    for (int i = 0; i < LANES; i++)
-        w[i] = few_weight(g->plan->row->weight, r->y[i] > 0 ? r->y[i] : 0)[0];
-    return v_read(w);
-}
-
 /* Values, and the coefficients. */
 static slopes few_conclude(const group *g, few_rows *r, const sums *s, const bool soft)
 {
@@ -451,41 +407,6 @@ static slopes few_conclude(const group *g, few_rows *r, const sums *s, const boo
                     .b = half_join(b),
                     .at = half_join(at),
                     .y = soft ? s->leader : g->y};
-}
-
-/* The same where nothing but -log p_y makes up the loss (few_plan.bare): true, if every row has a
- * gradient that is finite and not huge. Otherwise nothing was computed. */
-LK_INLINE bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
-{
-    const class_plan *p = g->plan->row;
-    const vec nll = g->log_sum + g->above, w = few_weights(g, r), zero = {0};
-    wide_half a[WIDE_PARTS], rest[WIDE_PARTS], at[WIDE_PARTS], main[WIDE_PARTS];
-    UNROLLED
-    for (int h = 0; h < WIDE_PARTS; h++) {
-        const int i = h * HALF_LANES;
-        const wide_half others = half_of(g->rest, i), share = half_of(w, i);
-        const wide_half inverse = half_set(1) / (others + half_of(g->own, i));
-        const wide_half miss = others * inverse, rho = half_read(r->rho + i);
-        a[h] = rho * (share * inverse) * p->scale;
-        rest[h] = a[h] - half_rounded(a[h]);
-        at[h] = rho * (-share * miss) * p->scale;
-        main[h] = half_where(share != half_set(0), share * half_of(nll, i));
-    }
-    to->a = half_join(a);
-    const vec size = v_abs(to->a);
-    if (!m_none(v_is_nan(g->log_sum) | ~(size > zero) | ~(size < v_set(0x1p60f))))
-        return false;
-    to->rest = half_join(rest);
-    to->at = half_join(at);
-    to->y = g->y;
-    UNROLLED
-    for (int h = 0; h < WIDE_PARTS; h++) {
-        half_write(r->main + h * HALF_LANES, main[h]);
-        half_write(r->z_part + h * HALF_LANES, half_set(0));
-    }
-    v_write(r->nll, nll);
-    v_write(r->lse, g->top + g->log_sum);
-    return true;
 }
 
 /* Which rows have a gradient other than 0. */
@@ -604,94 +525,12 @@ static void few_put_targets(const group *g, const slopes *s, const few_rows *r)
         memcpy(r->grad_x + i * apart + r->y[i] * p->inner, own + i, sizeof *own);
 }
 
-/* Rows that stay in registers from the scores to the gradient: the operations of few_begin, few_sum
- * and few_slopes in the same order, for `n` classes, a constant. False: nothing was computed, since
- * a row is not a usual one. */
-LK_INLINE bool few_narrow(const few_plan *plan, few_rows *r, const int n)
-{
-    const int fit = n > 4 ? 8 : n > 2 ? 4 : 2, tile = fit < (int)LANES ? fit : (int)LANES;
-    const vec one = v_set(1), inf = v_set((real)INFINITY), scale = v_set((real)plan->row->scale);
-    const bool precise = sizeof(elem) == 4;
-    cross_rows lie = plan->given;
-    lie.width = n;
-    vec v[NARROW], own = {0}, at_y = {0}, rest = {0};
-    group g = {.plan = plan, .top = v_set(-(real)INFINITY)};
-    slopes by;
-    v_copy(&g.y, r->y, sizeof g.y);
-    UNROLLED
-    for (int k = 0; k < n; k += tile)
-        if (lie.inner == 1)
-            cross_take_tile(&lie, r->x, true, k, v + k, tile);
-    UNROLLED
-    for (int k = 0; k < n; k++) {
-        v[k] = (lie.inner == 1 ? v[k] : v_load(r->x + k * lie.inner)) * scale;
-        g.top = v_max(v[k], g.top);
-    }
-    /* Of two classes one is at the maximum, where e^0 is 1. */
-    const vec lower = n == 2 ? v_exp_nonpos(-v_abs(v[0] - v[1])) : one;
-    UNROLLED
-    for (int k = 0; k < n; k++) {
-        const vec e = n == 2 ? v_select(v[k] == g.top, one, lower) : v_exp_nonpos(v[k] - g.top);
-        const mask apart = g.y == m_set((ilane)k);
-        rest += v_where(~apart, e);
-        own = v_select(apart, e, own);
-        at_y = v_select(apart, v[k], at_y);
-        v[k] = e;
-    }
-    g.rest = rest;
-    g.own = own;
-    g.above = g.top - at_y;
-    const vec log_sum =
-        n == 2 ? v_log1p_small(lower) : v_log1p(v_select(own > rest, rest, (rest - one) + own));
-    g.log_sum = v_select((rest + own > v_set(0)) & (g.top != inf), log_sum, v_set((real)NAN));
-    if (!few_conclude_bare(&g, r, &by))
-        return false;
-    if (!r->grad_x)
-        return true;
-    UNROLLED
-    for (int k = 0; k < n; k++) {
-        const vec slope = precise ? v_fma(by.a, v[k], by.rest * v[k]) : by.a * v[k];
-        v[k] = v_select(by.y == m_set((ilane)k), by.at, slope);
-    }
-    UNROLLED
-    for (int k = (n - 1) / tile * tile; k >= 0; k -= tile)
-        if (lie.inner == 1)
-            cross_put_tile(&lie, v + k, k, r->grad_x, tile);
-    UNROLLED
-    for (int k = 0; k < n; k++)
-        if (lie.inner > 1)
-            v_store(r->grad_x + k * lie.inner, v[k]);
-    return true;
-}
-
-static bool few_compute_narrow(const few_plan *plan, few_rows *r)
-{
-    switch (LANES == 1 ? 0 : plan->narrow) {
-    case 2:
-        return few_narrow(plan, r, 2);
-    case 3:
-        return few_narrow(plan, r, 3);
-    case 4:
-        return few_narrow(plan, r, 4);
-    case 5:
-        return few_narrow(plan, r, 5);
-    case 6:
-        return few_narrow(plan, r, 6);
-    case 7:
-        return few_narrow(plan, r, 7);
-    case 8:
-        return few_narrow(plan, r, 8);
-    default:
-        return false;
-    }
-}
-
 void few_compute(const few_plan *plan, few_rows *r)
 {
     const class_plan *p = plan->row;
     const bool take = plan->take;
     group g;
-    if (plan->narrow > 0 && !r->t && r->count == LANES && few_compute_narrow(plan, r))
+    if (plan->narrow > 0 && !r->t && r->count == LANES && few_narrow(plan, r))
         return;
     few_begin(&g, plan, r);
     sums s;
