@@ -21,7 +21,8 @@ static struct {
     size_t body;
 } bounds; /* set once */
 
-/* uv_hrtime() at the start of the last request: written by the loops, read by workers. */
+/* uv_hrtime() when the request began that began last: written by the loops, read by workers. A
+ * large one begins long before its body is complete, and others meanwhile. */
 static atomic_ullong latest;
 
 void steps_setup(const flags *f)
@@ -32,7 +33,8 @@ void steps_setup(const flags *f)
 
 void steps_arrived(const request *r)
 {
-    atomic_store(&latest, r->x->start);
+    if (r->x->start > atomic_load(&latest))
+        atomic_store(&latest, r->x->start);
 }
 
 /* A worker begins a job. The waiting time counts only for the first job each time the request is
