@@ -230,12 +230,12 @@ LK_INLINE bool has_mean(const int divergence)
 /* Add the mass of some classes; of a leading one its excess over 1, and it is counted. */
 LK_INLINE void add_mass(const divergence_row *r, int64_t k, int64_t n, wide_tally *over, vec *leads)
 {
-    const vec one = v_set(1);
-    const lanes a = lanes_of(r, k, n, true);
-    vec mass = v_where(m_tail(n), a.q);
+    const vec one = v_set(1), y = v_read_tail(r->y + k, n, 0);
+    const bool probs = r->given == TEACHER_PROBS;
+    vec mass = v_where(m_tail(n), probs ? y : v_exp_nonpos(y));
     const mask leader = mass > v_set(leading);
     if (__builtin_expect(!m_none(leader), 0)) { /* one vector of a row, if any */
-        mass = v_select(leader, r->given == TEACHER_PROBS ? a.q - one : v_expm1(a.lq), mass);
+        mass = v_select(leader, probs ? y - one : v_expm1(y), mass);
         *leads += v_where(leader, one);
     }
     wide_add(over, w_parts(mass));
