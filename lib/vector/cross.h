@@ -136,10 +136,6 @@ LK_INLINE void cross_load_tile(const cross_rows *c, const void *x, const bool el
                                real *to, const int tile)
 {
     vec v[LANES];
-    if (tile == LANES && c->width - k >= LANES) {
-        cross_load_whole(c, x, elems, k, to);
-        return;
-    }
     cross_take_tile(c, x, elems, k, v, tile);
     for (int i = 0; i < tile; i++)
         v_write(to + i * LANES, v[i]);
@@ -168,10 +164,6 @@ LK_INLINE void cross_store_tile(const cross_rows *c, const real *from, int64_t k
                                 const cross_factor *by, const int tile)
 {
     vec v[LANES];
-    if (tile == LANES && c->width - k >= LANES) {
-        cross_store_whole(c, from, k, x, by);
-        return;
-    }
     for (int i = 0; i < tile; i++)
         v[i] = cross_read(from + i * LANES, by);
     cross_put_tile(c, v, k, x, tile);
@@ -226,64 +218,86 @@ LK_INLINE void cross_store_pairs(const cross_rows *c, const real *from, int64_t 
 }
 #endif
 
-/* How many classes are turned by twos. */
+/* How many classes are turned by twos, and how many in whole tiles, or by twos. */
 LK_INLINE int64_t cross_pairs(const cross_rows *c)
 {
     return CROSS_PAIRS > 0 && c->inner == 1 ? c->width & -(int64_t)CROSS_PAIRS : 0;
+}
+
+LK_INLINE int64_t cross_whole(const cross_rows *c)
+{
+    return c->inner == 1 ? c->width & -(int64_t)LANES : 0;
+}
+
+/* The classes from k on, fewer than LANES: a tile. */
+LK_INLINE void cross_load_rest(const cross_rows *c, const void *x, const bool elems, int64_t k,
+                               real *to)
+{
+    switch (c->tile) {
+    case 1:
+        cross_load_tile(c, x, elems, k, to, 1);
+        break;
+    case 2:
+        cross_load_tile(c, x, elems, k, to, LANES < 2 ? LANES : 2);
+        break;
+    case 4:
+        cross_load_tile(c, x, elems, k, to, LANES < 4 ? LANES : 4);
+        break;
+    case 8:
+        cross_load_tile(c, x, elems, k, to, LANES < 8 ? LANES : 8);
+        break;
+    default:
+        cross_load_tile(c, x, elems, k, to, LANES);
+    }
+}
+
+LK_INLINE void cross_store_rest(const cross_rows *c, const real *from, int64_t k, elem *x,
+                                const cross_factor *by)
+{
+    switch (c->tile) {
+    case 1:
+        cross_store_tile(c, from, k, x, by, 1);
+        break;
+    case 2:
+        cross_store_tile(c, from, k, x, by, LANES < 2 ? LANES : 2);
+        break;
+    case 4:
+        cross_store_tile(c, from, k, x, by, LANES < 4 ? LANES : 4);
+        break;
+    case 8:
+        cross_store_tile(c, from, k, x, by, LANES < 8 ? LANES : 8);
+        break;
+    default:
+        cross_store_tile(c, from, k, x, by, LANES);
+    }
 }
 
 /* All classes of LANES rows of elements or of reals, as a vector each; `to` has room for
  * padded_lanes(width). */
 LK_INLINE void cross_load(const cross_rows *c, const void *x, const bool elems, real *to)
 {
+    const int64_t pairs = elems ? cross_pairs(c) : 0, whole = cross_whole(c);
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
         v_write(to + k * LANES, cross_take(x, elems, k * c->inner, LANES));
-    const int64_t pairs = elems ? cross_pairs(c) : 0;
     for (int64_t k = 0; k < pairs; k += CROSS_PAIRS)
         cross_load_pairs(c, x, k, to + k * LANES);
-    for (int64_t k = pairs; c->inner == 1 && k < c->width; k += c->tile)
-        switch (c->tile) {
-        case 1:
-            cross_load_tile(c, x, elems, k, to + k * LANES, 1);
-            break;
-        case 2:
-            cross_load_tile(c, x, elems, k, to + k * LANES, LANES < 2 ? LANES : 2);
-            break;
-        case 4:
-            cross_load_tile(c, x, elems, k, to + k * LANES, LANES < 4 ? LANES : 4);
-            break;
-        case 8:
-            cross_load_tile(c, x, elems, k, to + k * LANES, LANES < 8 ? LANES : 8);
-            break;
-        default:
-            cross_load_tile(c, x, elems, k, to + k * LANES, LANES);
-        }
+    for (int64_t k = pairs; k < whole; k += LANES)
+        cross_load_whole(c, x, elems, k, to + k * LANES);
+    if (c->inner == 1 && whole < c->width)
+        cross_load_rest(c, x, elems, whole, to + whole * LANES);
 }
 
 /* `numbers`: no class is NaN. `by`: see cross_read. */
 LK_INLINE void cross_store(const cross_rows *c, const real *from, elem *x, const bool numbers,
                            const cross_factor *by)
 {
+    const int64_t pairs = numbers ? cross_pairs(c) : 0, whole = cross_whole(c);
     for (int64_t k = 0; c->inner > 1 && k < c->width; k++)
         v_store(x + k * c->inner, cross_read(from + k * LANES, by));
-    const int64_t last = (c->width - 1) / c->tile * c->tile, pairs = numbers ? cross_pairs(c) : 0;
-    for (int64_t k = last; c->inner == 1 && k >= pairs; k -= c->tile)
-        switch (c->tile) {
-        case 1:
-            cross_store_tile(c, from + k * LANES, k, x, by, 1);
-            break;
-        case 2:
-            cross_store_tile(c, from + k * LANES, k, x, by, LANES < 2 ? LANES : 2);
-            break;
-        case 4:
-            cross_store_tile(c, from + k * LANES, k, x, by, LANES < 4 ? LANES : 4);
-            break;
-        case 8:
-            cross_store_tile(c, from + k * LANES, k, x, by, LANES < 8 ? LANES : 8);
-            break;
-        default:
-            cross_store_tile(c, from + k * LANES, k, x, by, LANES);
-        }
+    if (c->inner == 1 && whole < c->width) /* before the others, of which it may overwrite some */
+        cross_store_rest(c, from + whole * LANES, whole, x, by);
+    for (int64_t k = pairs; k < whole; k += LANES)
+        cross_store_whole(c, from + k * LANES, k, x, by);
     for (int64_t k = 0; k < pairs; k += CROSS_PAIRS)
         cross_store_pairs(c, from + k * LANES, k, x, by);
 }
