@@ -330,7 +330,7 @@ static void take_greatest(const lk_job *job, const room *r, const real *s, int64
                 const vec x = v_read(s + k * r->stride + t + b * LANES);
                 const mask more = x > top[b];
                 top[b] = v_select(more, x, top[b]);
-                at[b] = (more & m_set((ilane)(u + k))) | (~more & at[b]);
+                at[b] = m_select(more, m_set((ilane)(u + k)), at[b]);
             }
         }
         memcpy(r->top + t, top, sizeof top);

@@ -251,7 +251,7 @@ LK_INLINE void few_sum(group *g, const few_rows *r, sums *s, const bool soft, co
                 crossing += v_where(counts, wq * d);
                 others += v_where(~at_top, wq);
                 tops += v_where(at_top, wq);
-                leader = (at_top & here) | (~at_top & leader);
+                leader = m_select(at_top, here, leader);
             } else if (!taken) {
                 own = v_select(apart, e, own);
                 at_y = v_select(apart, z, at_y);
@@ -311,12 +311,12 @@ static mask few_argmax(const group *g)
     for (int64_t k = 0; k < g->plan->row->classes; k++) {
         const vec z = few_at(g->plan->z, k);
         const mask here = m_set((ilane)k), more = z > most, first = v_is_nan(z) & (nan < m_set(0));
-        at = (more & here) | (~more & at);
-        nan = (first & here) | (~first & nan);
+        at = m_select(more, here, at);
+        nan = m_select(first, here, nan);
         most = v_max(z, most);
     }
     const mask clean = nan < m_set(0);
-    return (clean & at) | (~clean & nan);
+    return m_select(clean, at, nan);
 }
 
 static vec few_off_scores(const group *g)

@@ -31,7 +31,7 @@ LK_INLINE cross_rows cross_make(int64_t width, int64_t inner)
     const mask i = m_iota(), k = i & m_set(c.tile - 1);
     const ilane each = (ilane)(width < c.tile ? width : c.tile);
     const mask last = m_set(each - 1), past = k > last;
-    c.spread = (i >> shift) * each + ((past & last) | (~past & k));
+    c.spread = (i >> shift) * each + m_select(past, last, k);
     const mask row = (i * (0x10000 / each + 1)) >> 16; /* i / each */
     c.close = (row * c.tile + (i - row * each)) & m_set(LANES - 1);
     return c;

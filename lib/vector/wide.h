@@ -47,7 +47,7 @@ LK_INLINE wide_half half_set(double x)
 
 LK_INLINE wide_half half_select(half_mask m, wide_half yes, wide_half no)
 {
-    return (wide_half)((m & (half_mask)yes) | (~m & (half_mask)no));
+    return (wide_half)LK_SELECT(m, (half_mask)yes, (half_mask)no);
 }
 
 LK_INLINE wide_half half_where(half_mask m, wide_half x)
