@@ -288,7 +288,7 @@ typedef struct few_visit {
     const few_plan *plan;
     class_targets_of targets_of;
     double *value;   /* see classwise_rows */
-    bool puts;       /* something is wanted of each row */
+    bool has_z;      /* the loss has a second part; else zeta and z_part stay 0 */
     int64_t apart;   /* from row to row, in elements */
     lk_block *block; /* that of the next group, before block_end */
     int64_t block_end;
@@ -311,6 +311,7 @@ static void few_begin(const few_visit *v, int64_t first, const class_targets *t,
 {
     const lk_job *job = v->job;
     const classwise_options *o = job->options;
+    const double main = v->plan->row->main, z = v->plan->row->z;
     const int64_t none = r->t ? -1 : 0; /* y in probability form */
     half_mask counts[WIDE_PARTS], y[WIDE_PARTS];
     UNROLLED
@@ -319,10 +320,9 @@ static void few_begin(const few_visit *v, int64_t first, const class_targets *t,
         v_copy(&counts[h], t->counts + from + k, sizeof *counts);
         v_copy(&y[h], t->y + from + k, sizeof *y);
         y[h] = (counts[h] & y[h]) | ~counts[h] | none;
-        const wide_half rho = half_read(t->main + from + k) * v->plan->row->main;
-        const wide_half zeta = half_read(t->z + from + k) * v->plan->row->z;
-        v_copy(r->rho + k, &rho, sizeof rho);
-        v_copy(r->zeta + k, &zeta, sizeof zeta);
+        half_write(r->rho + k, half_read(t->main + from + k) * main);
+        if (v->has_z)
+            half_write(r->zeta + k, half_read(t->z + from + k) * z);
     }
     const mask live = half_mask_join(counts), target = half_mask_join(y);
     v_copy(r->live, &live, sizeof live);
@@ -371,12 +371,11 @@ static void few_end(few_visit *v, int64_t first, const class_targets *t, int fro
     UNROLLED
     for (int k = 0; k < LANES; k += HALF_LANES) {
         double *sum = v->sum[MAIN] + v->lane + k, *sum_z = v->sum[Z] + v->lane + k;
-        const wide_half main = half_read(sum) + weighed(t->main + from + k, r->main + k);
-        const wide_half z = half_read(sum_z) + weighed(t->z + from + k, r->z_part + k);
-        v_copy(sum, &main, sizeof main);
-        v_copy(sum_z, &z, sizeof z);
+        half_write(sum, half_read(sum) + weighed(t->main + from + k, r->main + k));
+        if (v->has_z)
+            half_write(sum_z, half_read(sum_z) + weighed(t->z + from + k, r->z_part + k));
     }
-    if (v->puts)
+    if (v->plan->row->want_rows)
         few_put(v, first, t, from, r);
     v->lane = (v->lane + LANES) % STRIDE;
 }
@@ -433,7 +432,7 @@ static void few_run(const lk_job *job, const class_plan *p, class_targets_of tar
     const bool keep = t ? p->minus_entropy || grad_t : p->off > 0;
     const few_plan plan = few_plan_make(p, keep, scratch);
     few_visit v = {.job = job, .plan = &plan, .targets_of = targets_of, .value = value};
-    v.puts = job->out_wanted || value || o->reduce.reduction == LK_NONE;
+    v.has_z = o->row.z_loss != 0;
     v.apart = p->inner > 1 ? 1 : p->width;
     v.block = block;
     v.block_end = first + job->block_rows;
@@ -517,6 +516,7 @@ void classwise_rows(const lk_job *job, class_targets_of targets_of, double *valu
     v.plan.inner = inner_size(job);
     v.plan.want_entropy = job->out[ENTROPY].data;
     v.plan.want_argmax = job->out[PREDICTED].data || job->out[ACCURACY].data;
+    v.plan.want_rows = job->out_wanted || value || o->reduce.reduction == LK_NONE;
     classwise_factors(job, &v.plan);
     if (v.plan.width <= FEW)
         few_run(job, &v.plan, targets_of, value, first, count, block, scratch);
@@ -541,21 +541,33 @@ void classwise_finish(const lk_job *job, const double *sum)
         put_row(job, Z_LOSS, 0, job->scale[Z] != 0 ? sum[Z] * job->scale[Z] : nothing);
 }
 
-LK_INLINE void weighted_some(const lk_job *job, int64_t first, const int count, class_targets *to)
+/* Which rows count, and their classes. */
+LK_INLINE void weighted_classes(const lk_job *job, int64_t first, const int count,
+                                class_targets *to)
 {
     const classwise_options *o = job->options;
     const lk_tensor *targets = &job->in[TARGETS], *given = &job->in[MASK];
-    const bool soft = job->form[TARGETS] == PROBABILITY, per_row = o->reduce.reduction == LK_NONE;
+    const bool soft = job->form[TARGETS] == PROBABILITY;
     const int64_t ignored = o->row.ignore_index;
     if (!soft && targets->dtype == LK_I64)
         v_copy(to->y, (const int64_t *)targets->data + first, (size_t)count * sizeof *to->y);
     else
         for (int k = 0; k < count; k++)
             to->y[k] = soft ? -1 : lk_int(targets, first + k);
-    for (int k = 0; k < count; k++)
-        to->counts[k] = soft || to->y[k] != ignored ? -1 : 0;
+    if (soft)
+        memset(to->counts, -1, (size_t)count * sizeof *to->counts);
+    else
+        for (int k = 0; k < count; k++)
+            to->counts[k] = to->y[k] != ignored ? -1 : 0;
     for (int k = 0; given->data && k < count; k++)
         to->counts[k] &= ((const unsigned char *)given->data)[first + k] != 0 ? -1 : 0;
+}
+
+LK_INLINE void weighted_some(const lk_job *job, int64_t first, const int count, class_targets *to)
+{
+    const classwise_options *o = job->options;
+    const bool per_row = o->reduce.reduction == LK_NONE;
+    weighted_classes(job, first, count, to);
     for (int k = 0; k < count; k++)
         to->main[k] = to->z[k] = to->counts[k] ? 1 : 0;
     for (int k = 0; job->in[GRAD_OUTPUT].data && k < count; k++)
@@ -585,7 +597,12 @@ lk_status weighted_prepare(lk_job *job, lk_error *error)
         int64_t bad = 0;
         if (count < CLASS_GROUP)
             t = (class_targets){0};
-        weighted_targets(job, i, count, &t);
+        if (weighted)
+            weighted_targets(job, i, count, &t);
+        else if (count == CLASS_GROUP)
+            weighted_classes(job, i, CLASS_GROUP, &t);
+        else
+            weighted_classes(job, i, count, &t);
         for (int k = 0; k < CLASS_GROUP; k++) {
             job->counted -= t.counts[k];
             bad |= t.counts[k] & ((uint64_t)t.y[k] < classes ? 0 : -1);

@@ -34,6 +34,7 @@ typedef struct class_plan {
     int power;      /* see elements_power */
     bool minus_entropy;
     bool want_entropy, want_argmax;
+    bool want_rows; /* rows/few.h: more is wanted of a row than its part in the sums */
     bool stream; /* gradients are written with streaming stores: they exceed the caches and are not
                     in place */
     bool plain;  /* rows may take the fast path of rows/plain.h */

@@ -57,11 +57,13 @@ LK_INLINE vec few_weights(const group *g, const few_rows *r)
 }
 
 /* Values and coefficients where nothing but -log p_y makes up the loss (few_plan.bare): true, if
- * every row has a gradient that is finite and not huge. Otherwise nothing was computed. */
-LK_INLINE bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
+ * every row has a gradient that is finite and not huge. Otherwise nothing was computed.
+ * `weighed`: are there class weights? */
+LK_INLINE bool few_conclude_rows(const group *g, few_rows *r, slopes *to, const bool weighed)
 {
     const class_plan *p = g->plan->row;
-    const vec nll = g->log_sum + g->above, w = few_weights(g, r), zero = {0};
+    const double scale = p->scale;
+    const vec nll = g->log_sum + g->above, w = weighed ? few_weights(g, r) : v_set(1), zero = {0};
     wide_half a[WIDE_PARTS], rest[WIDE_PARTS], at[WIDE_PARTS], main[WIDE_PARTS];
     UNROLLED
     for (int h = 0; h < WIDE_PARTS; h++) {
@@ -69,10 +71,12 @@ LK_INLINE bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
         const wide_half others = half_of(g->rest, i), share = half_of(w, i);
         const wide_half inverse = half_set(1) / (others + half_of(g->own, i));
         const wide_half miss = others * inverse, rho = half_read(r->rho + i);
-        a[h] = rho * (share * inverse) * p->scale;
+        a[h] = rho * (weighed ? share * inverse : inverse) * scale;
         rest[h] = a[h] - half_rounded(a[h]);
-        at[h] = rho * (-share * miss) * p->scale;
-        main[h] = half_where(share != half_set(0), share * half_of(nll, i));
+        at[h] = rho * (weighed ? share * miss : miss) * -scale;
+        main[h] = half_of(nll, i);
+        if (weighed)
+            main[h] = half_where(share != half_set(0), share * main[h]);
     }
     to->a = half_join(a);
     const vec size = v_abs(to->a);
@@ -82,13 +86,19 @@ LK_INLINE bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
     to->at = half_join(at);
     to->y = g->y;
     UNROLLED
-    for (int h = 0; h < WIDE_PARTS; h++) {
+    for (int h = 0; h < WIDE_PARTS; h++)
         half_write(r->main + h * HALF_LANES, main[h]);
-        half_write(r->z_part + h * HALF_LANES, half_set(0));
+    if (p->want_rows) {
+        v_write(r->nll, nll);
+        v_write(r->lse, g->top + g->log_sum);
     }
-    v_write(r->nll, nll);
-    v_write(r->lse, g->top + g->log_sum);
     return true;
+}
+
+LK_INLINE bool few_conclude_bare(const group *g, few_rows *r, slopes *to)
+{
+    return g->plan->row->weight ? few_conclude_rows(g, r, to, true)
+                                : few_conclude_rows(g, r, to, false);
 }
 
 /* Rows whose number of classes is plan->narrow stay in registers from the scores to the gradient.

@@ -14,7 +14,7 @@ LK_INLINE bool narrow_rows(const few_plan *plan, few_rows *r, const int n)
     const bool precise = sizeof(elem) == 4;
     cross_rows lie = plan->given;
     lie.width = n;
-    vec v[NARROW], own = {0}, at_y = {0}, rest = {0};
+    vec v[NARROW], e[NARROW];
     group g = {.plan = plan, .top = v_set(-(real)INFINITY)};
     slopes by;
     v_copy(&g.y, r->y, sizeof g.y);
@@ -29,15 +29,20 @@ LK_INLINE bool narrow_rows(const few_plan *plan, few_rows *r, const int n)
     }
     /* Of two classes one is at the maximum, where e^0 is 1. */
     const vec lower = n == 2 ? v_exp_nonpos(-v_abs(v[0] - v[1])) : one;
+    vec own = {0}, at_y = {0}, rest = {0};
     UNROLLED
-    for (int k = 0; k < n; k++) {
-        const vec e = n == 2 ? v_select(v[k] == g.top, one, lower) : v_exp_nonpos(v[k] - g.top);
+    for (int k = n - 1; k >= 0; k--) {
+        e[k] = n == 2 ? v_select(v[k] == g.top, one, lower) : v_exp_nonpos(v[k] - g.top);
+        /* A row without a target has no gradient either, and is not a usual one. */
         const mask apart = g.y == m_set((ilane)k);
-        rest += v_where(~apart, e);
-        own = v_select(apart, e, own);
-        at_y = v_select(apart, v[k], at_y);
-        v[k] = e;
+        own = k < n - 1 ? v_select(apart, e[k], own) : e[k];
+        at_y = k < n - 1 ? v_select(apart, v[k], at_y) : v[k];
     }
+    if (n == 2)
+        rest = v_select(g.y == m_set(0), e[1], e[0]);
+    UNROLLED
+    for (int k = 0; n > 2 && k < n; k++)
+        rest += v_where(g.y != m_set((ilane)k), e[k]);
     g.rest = rest;
     g.own = own;
     g.above = g.top - at_y;
@@ -50,7 +55,7 @@ LK_INLINE bool narrow_rows(const few_plan *plan, few_rows *r, const int n)
         return true;
     UNROLLED
     for (int k = 0; k < n; k++) {
-        const vec slope = precise ? v_fma(by.a, v[k], by.rest * v[k]) : by.a * v[k];
+        const vec slope = precise ? v_fma(by.a, e[k], by.rest * e[k]) : by.a * e[k];
         v[k] = v_select(by.y == m_set((ilane)k), by.at, slope);
     }
     UNROLLED

@@ -139,7 +139,11 @@ LK_INLINE void half_put(real *to, wide_half x)
 /* Rounded to a real. */
 LK_INLINE wide_half half_rounded(wide_half x)
 {
+#if LK_VECTOR_BYTES == 64 && !defined(LK_ELEMENT_F64) /* gcc 12 makes halves of it */
+    return (wide_half)_mm512_cvtps_pd(_mm512_cvtpd_ps((__m512d)x));
+#else
     return __builtin_convertvector(__builtin_convertvector(x, half_reals), wide_half);
+#endif
 }
 
 /* All lanes of a vector from its halves, rounded to reals. In registers: two halves that were
