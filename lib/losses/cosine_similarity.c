@@ -57,18 +57,28 @@ static lk_status check(const lk_job *job, lk_error *error)
     return pair_check_width(job, error);
 }
 
-static pair_row row(const lk_job *job, int64_t i, double s)
+LK_INLINE pair_row row_of(const lk_job *job, int64_t i, double s, const bool mse)
 {
     double r = 0;
     if (job->out[SIMILARITY].data)
         lk_put(&job->out[SIMILARITY], i, s);
-    if (form_of(job) == MSE)
+    if (mse)
         r = s - (double)elements_at(job->in[PAIR_TARGET].data, i);
     if (job->grad[PAIR_TARGET].data) {
         double g = scalar_times(pair_weight(job, PAIR_GRAD_OUTPUT, i), r == 0 ? 0 : -2 * r);
         elements_fill((elem *)job->grad[PAIR_TARGET].data + i, 1, (real)g);
     }
-    return form_of(job) == MSE ? (pair_row){r * r, 2 * r} : (pair_row){1 - s, -1};
+    return mse ? (pair_row){r * r, 2 * r} : (pair_row){1 - s, -1};
+}
+
+static pair_row distance_row(const lk_job *job, int64_t i, double s)
+{
+    return row_of(job, i, s, false);
+}
+
+static pair_row mse_row(const lk_job *job, int64_t i, double s)
+{
+    return row_of(job, i, s, true);
 }
 
 static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *block, void *scratch)
@@ -79,7 +89,10 @@ static void rows(const lk_job *job, int64_t first, int64_t count, lk_block *bloc
         for (int64_t i = first; i < first + count; i++)
             if (pair_refuse(job, PAIR_TARGET, i, 1, block))
                 break;
-    pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, row);
+    if (form_of(job) == MSE)
+        pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, mse_row);
+    else
+        pair_rows(job, first, count, block, PAIR_SIMILARITY, o->cos_eps, distance_row);
 }
 
 static const char tex[] = "\\ell = \\begin{cases} (s - y)^2 & \\text{with a target}\\ y \\\\ "
