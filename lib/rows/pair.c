@@ -5,7 +5,7 @@
 #include "rows/pair.h"
 
 #include "rows/elements.h"
-#include "vector/wide.h"
+#include "vector/tally.h"
 
 bool pair_refuse(const lk_job *job, int input, int64_t i, int64_t width, lk_block *block)
 {
@@ -83,12 +83,31 @@ PARTS_INLINE void pair_add_products(const bool far, const pair *p, const elem *x
     w_add_products(yy, &b, &b);
 }
 
+/* The sum of what a vector has, in the order of w_sum, where all else is 0. A sum begins with 0, so
+ * that no -0 comes of it. */
+LK_INLINE double pair_sum_one(wide_parts a, wide_parts b)
+{
+    wide_half sum = {0};
+    for (int i = 0; i < WIDE_PARTS; i++)
+        sum += a.half[i] * b.half[i];
+    return half_sum(sum);
+}
+
+/* The dot products of vectors of at most LANES components. */
+LK_INLINE pair_dots pair_products_one(const elem *x, const elem *y, int64_t width)
+{
+    const wide_parts a = w_load_parts(x, width), b = w_load_parts(y, width);
+    return (pair_dots){pair_sum_one(a, a), pair_sum_one(a, b), pair_sum_one(b, b)};
+}
+
 /* The dot products, of scaled vectors if the pair is `far`. */
 LK_INLINE pair_dots pair_products(const bool far, const pair *p, const elem *x, const elem *y,
                                   int64_t width)
 {
     wide_sums xx = {0}, xy = {0}, yy = {0}, xx2 = {0}, xy2 = {0}, yy2 = {0};
     int64_t k = 0;
+    if (!far && width <= LANES)
+        return pair_products_one(x, y, width);
     for (; !far && k + 2 * STRIDE <= width; k += 2 * STRIDE) {
         pair_add_products(far, p, x + k, y + k, STRIDE, &xx, &xy, &yy);
         pair_add_products(far, p, x + k + STRIDE, y + k + STRIDE, STRIDE, &xx2, &xy2, &yy2);
@@ -332,11 +351,31 @@ LK_INLINE void pair_store(elem *to, int64_t n, wide_parts x, bool stream)
         w_store_parts(to, n, x);
 }
 
-/* Fetch what the next row reads, while this one, which is in cache, is read again: hardware does
- * not look beyond a page. */
+/* Fetch what the next row reads, a stride at a time, while this one, which is in cache, is read
+ * again: hardware does not look beyond a page. */
 LK_INLINE void pair_fetch(const elem *x, int64_t k, int64_t width)
 {
-    __builtin_prefetch((const void *)((uintptr_t)x + (uintptr_t)(k + width) * sizeof *x), 0, 2);
+    if ((k & (STRIDE - 1)) == 0)
+        __builtin_prefetch((const void *)((uintptr_t)x + (uintptr_t)(k + width) * sizeof *x), 0, 2);
+}
+
+/* n components from the k-th on. */
+LK_INLINE void pair_back_some(const pair_family family, const pair *p, wide_half by, const elem *x,
+                              const elem *y, int64_t k, int64_t n, int64_t width, elem *grad_x,
+                              elem *grad_y, bool stream)
+{
+    const wide_parts u = w_load_parts(x + k, n), v = w_load_parts(y + k, n);
+    wide_parts to_x, to_y;
+    pair_fetch(x, k, width);
+    pair_fetch(y, k, width);
+    for (int i = 0; i < WIDE_PARTS; i++) {
+        to_x.half[i] = by * pair_slope_x(family, p, u.half[i], v.half[i]);
+        to_y.half[i] = by * pair_slope_y(family, p, u.half[i], v.half[i]);
+    }
+    if (grad_x)
+        pair_store(grad_x + k, n, to_x, stream);
+    if (grad_y)
+        pair_store(grad_y + k, n, to_y, stream);
 }
 
 LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, const elem *x,
@@ -344,21 +383,9 @@ LK_INLINE void pair_back_of(const pair_family family, const pair *p, double c, c
 {
     const wide_half by = half_set(c);
     const pair here = *p; /* for all the compiler knows a store of a gradient changes *p */
-    for (int64_t k = 0; k < width; k += LANES) {
-        const int64_t n = LK_TAIL(k, width);
-        const wide_parts u = w_load_parts(x + k, n), v = w_load_parts(y + k, n);
-        wide_parts to_x, to_y;
-        pair_fetch(x, k, width);
-        pair_fetch(y, k, width);
-        for (int i = 0; i < WIDE_PARTS; i++) {
-            to_x.half[i] = by * pair_slope_x(family, &here, u.half[i], v.half[i]);
-            to_y.half[i] = by * pair_slope_y(family, &here, u.half[i], v.half[i]);
-        }
-        if (grad_x)
-            pair_store(grad_x + k, n, to_x, stream);
-        if (grad_y)
-            pair_store(grad_y + k, n, to_y, stream);
-    }
+#define BACK(k, n) pair_back_some(family, &here, by, x, y, k, n, width, grad_x, grad_y, stream)
+    TALLY_EACH(width, BACK);
+#undef BACK
 }
 
 void pair_back(const pair *p, double c, const elem *x, const elem *y, int64_t width, elem *grad_x,
@@ -415,43 +442,46 @@ static pair_family pair_triple_family(const pair_triple *t)
     return t->an.far || t->pn.far ? PAIR_FAR : pair_family_of(&t->ap);
 }
 
+/* n components from the k-th on; c: the factors c_ap, c_an and c_pn, times the weight. */
+LK_INLINE void pair_triple_back_some(const pair_family family, const pair_triple *t,
+                                     const wide_half c[3], int64_t k, int64_t n, int64_t width,
+                                     elem *const grad[3], bool stream)
+{
+    const elem *const from[3] = {t->a, t->p, t->n};
+    wide_parts x[3], to[3];
+    UNROLLED
+    for (int i = 0; i < 3; i++) {
+        x[i] = w_load_parts(from[i] + k, n);
+        pair_fetch(from[i], k, width);
+    }
+    for (int i = 0; i < WIDE_PARTS; i++) {
+        const wide_half a = x[0].half[i], p = x[1].half[i], q = x[2].half[i];
+        to[0].half[i] =
+            c[0] * pair_slope_x(family, &t->ap, a, p) + c[1] * pair_slope_x(family, &t->an, a, q);
+        to[1].half[i] = c[0] * pair_slope_y(family, &t->ap, a, p);
+        to[2].half[i] = c[1] * pair_slope_y(family, &t->an, a, q);
+        if (t->c_pn != 0) {
+            to[1].half[i] += c[2] * pair_slope_x(family, &t->pn, p, q);
+            to[2].half[i] += c[2] * pair_slope_y(family, &t->pn, p, q);
+        }
+    }
+    UNROLLED
+    for (int i = 0; i < 3; i++)
+        if (grad[i])
+            pair_store(grad[i] + k, n, to[i], stream);
+}
+
 LK_INLINE void pair_triple_back_of(const pair_family family, const pair_triple *t, double weight,
                                    int64_t width, elem *const *grad, bool stream)
 {
-    const wide_half c_ap = half_set(weight * t->c_ap), c_an = half_set(weight * t->c_an);
-    const wide_half c_pn = half_set(weight * t->c_pn);
-    const bool swapped = t->c_pn != 0;
+    const wide_half c[3] = {half_set(weight * t->c_ap), half_set(weight * t->c_an),
+                            half_set(weight * t->c_pn)};
     /* Kept here, since for all the compiler knows a store of a gradient changes them there. */
-    const pair ap = t->ap, an = t->an, pn = t->pn;
-    elem *const to_a = grad[0], *const to_p = grad[1], *const to_n = grad[2];
-    const elem *const from_a = t->a, *const from_p = t->p, *const from_n = t->n;
-    for (int64_t k = 0; k < width; k += LANES) {
-        const int64_t lanes = LK_TAIL(k, width);
-        const wide_parts all_a = w_load_parts(from_a + k, lanes);
-        const wide_parts all_p = w_load_parts(from_p + k, lanes);
-        const wide_parts all_n = w_load_parts(from_n + k, lanes);
-        wide_parts by_a, by_p, by_n;
-        pair_fetch(from_a, k, width);
-        pair_fetch(from_p, k, width);
-        pair_fetch(from_n, k, width);
-        for (int i = 0; i < WIDE_PARTS; i++) {
-            const wide_half a = all_a.half[i], p = all_p.half[i], n = all_n.half[i];
-            by_a.half[i] =
-                c_ap * pair_slope_x(family, &ap, a, p) + c_an * pair_slope_x(family, &an, a, n);
-            by_p.half[i] = c_ap * pair_slope_y(family, &ap, a, p);
-            by_n.half[i] = c_an * pair_slope_y(family, &an, a, n);
-            if (swapped) {
-                by_p.half[i] += c_pn * pair_slope_x(family, &pn, p, n);
-                by_n.half[i] += c_pn * pair_slope_y(family, &pn, p, n);
-            }
-        }
-        if (to_a)
-            pair_store(to_a + k, lanes, by_a, stream);
-        if (to_p)
-            pair_store(to_p + k, lanes, by_p, stream);
-        if (to_n)
-            pair_store(to_n + k, lanes, by_n, stream);
-    }
+    const pair_triple here = *t;
+    elem *const to[3] = {grad[0], grad[1], grad[2]};
+#define BACK(k, n) pair_triple_back_some(family, &here, c, k, n, width, to, stream)
+    TALLY_EACH(width, BACK);
+#undef BACK
 }
 
 void pair_triple_back(const pair_triple *t, double weight, int64_t width, elem *const *grad,

@@ -157,6 +157,8 @@ LK_INLINE vec half_join(const wide_half x[WIDE_PARTS])
     return (vec)_mm256_set_m128(_mm256_cvtpd_ps((__m256d)x[1]), _mm256_cvtpd_ps((__m256d)x[0]));
 #elif LK_VECTOR_BYTES == 16 && !defined(LK_ELEMENT_F64)
     return (vec)vcvt_high_f32_f64(vcvt_f32_f64((float64x2_t)x[0]), (float64x2_t)x[1]);
+#elif defined(LK_ELEMENT_F64)
+    return (vec)x[0];
 #else
     real to[LANES];
     for (int i = 0; i < WIDE_PARTS; i++)
