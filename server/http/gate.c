@@ -15,6 +15,7 @@ enum {
     PART = 256 * 1024, /* how much of a body is read at a time: tens of microseconds */
     HELD = 16,         /* replies at a time */
     HELD_MOST = 32 * 1024,
+    HEAD_MOST = 1024, /* what libmicrohttpd writes of a head without lines of ours, and more */
     ROOM_MOST = 1024 * 1024, /* less than twice what may be unsent on TCP: listen.c */
 };
 
@@ -27,9 +28,11 @@ static _Thread_local struct {
     size_t owed;       /* at most so much of that is taken */
     unsigned answered; /* requests */
     bool tls, mute, dropped;
-    bool hold;  /* the next reply may be held */
-    bool held;  /* one is */
-    bool ended; /* the client sends no more */
+    bool held;    /* a reply is held */
+    bool ended;   /* the client sends no more */
+    bool hold;    /* the next reply may be held: its socket takes it, */
+    size_t added; /* with so many bytes of these at the end of its head */
+    char lines[GATE_LINES];
 } * connection;
 static _Thread_local int connections;
 
@@ -228,12 +231,6 @@ bool gate_drops(int fd)
 
 /* Replies that are held. */
 
-void gate_hold(int fd)
-{
-    if (framing_of(fd))
-        connection[fd].hold = true;
-}
-
 /* At most what the kernel counts for bytes sent together: memory in powers of two, and what it
  * knows of them. */
 static size_t cost(size_t size)
@@ -290,28 +287,54 @@ static bool stays(const struct msghdr *message)
            !memmem(head->iov_base, head->iov_len, closes, sizeof closes - 1);
 }
 
-static bool hold(int fd, const struct msghdr *message)
+bool gate_hold(int fd, size_t size, span lines)
 {
-    const size_t size =
-        message->msg_iovlen == 2 ? message->msg_iov[0].iov_len + message->msg_iov[1].iov_len : 0;
-    if (connection[fd].ended || connection[fd].held || connection[fd].mute || size > HELD_MOST ||
-        !stays(message) || !has_room(fd, size))
+    const size_t most = HEAD_MOST + lines.size + size;
+    if (!framing_of(fd) || connection[fd].mute || most > HELD_MOST || lines.size > GATE_LINES)
+        return false;
+    if (connection[fd].held)
+        gate_flush();
+    if (!has_room(fd, most))
         return false;
     if (!held.bytes)
         held.bytes = malloc(HELD * HELD_MOST);
     if (!held.bytes)
         return false;
-    for (size_t i = 0; i < message->msg_iovlen; i++) {
-        memcpy(held.bytes + held.size, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len);
-        held.size += message->msg_iov[i].iov_len;
-    }
+    memcpy(connection[fd].lines, lines.data, lines.size);
+    connection[fd].added = lines.size;
+    connection[fd].hold = true;
+    return true;
+}
+
+static void put(const void *from, size_t size)
+{
+    memcpy(held.bytes + held.size, from, size);
+    held.size += size;
+}
+
+/* Take a reply, or its head, that may be held. Returns how much libmicrohttpd has sent of it. */
+static ssize_t hold(int fd, const struct msghdr *message)
+{
+    enum { END = 2 }; /* of a head: its empty line */
+    const struct iovec *part = message->msg_iov;
+    const bool later = stays(message) && !connection[fd].ended;
+    size_t size = 0;
+    for (size_t i = 0; i < message->msg_iovlen; i++)
+        size += part[i].iov_len;
+    if (held.size + size + GATE_LINES > HELD * HELD_MOST)
+        gate_flush();
     held.each[held.count].fd = fd;
-    held.each[held.count++].size = size;
+    held.each[held.count++].size = size + connection[fd].added;
+    put(part->iov_base, part->iov_len - END);
+    put(connection[fd].lines, connection[fd].added);
+    put((const char *)part->iov_base + part->iov_len - END, END);
+    for (size_t i = 1; i < message->msg_iovlen; i++)
+        put(part[i].iov_base, part[i].iov_len);
     connection[fd].held = true;
     connection[fd].hold = false;
-    if (held.count == HELD)
+    if (!later || held.count == HELD)
         gate_flush();
-    return true;
+    return (ssize_t)size;
 }
 
 /* These are recv(), send() and sendmsg() for the linker. In C they have other names, since the C
@@ -330,10 +353,8 @@ ssize_t gate_recv(int fd, void *to, size_t size, int how)
 /* What is sent at once comes after what is held, which waits no longer than that takes. */
 static void before_sending(int fd)
 {
-    if (!framing_of(fd))
-        return;
-    connection[fd].hold = false;
-    gate_flush();
+    if (framing_of(fd))
+        gate_flush();
 }
 
 static ssize_t count_sent(int fd, ssize_t sent)
@@ -350,6 +371,10 @@ ssize_t gate_send(int fd, const void *from, size_t size, int how)
     const bool tls = framing_of(fd) && connection[fd].tls; /* then it is a record, or part of one */
     if (!tls && gate_drops(fd))
         return (ssize_t)size;
+    if (framing_of(fd) && connection[fd].hold) {
+        struct iovec head = {(void *)(uintptr_t)from, size};
+        return hold(fd, &(struct msghdr){.msg_iov = &head, .msg_iovlen = 1});
+    }
     before_sending(fd);
     return count_sent(fd, sendto(fd, from, size, how, NULL, 0));
 }
@@ -358,8 +383,8 @@ ssize_t gate_sendmsg(int fd, const struct msghdr *message, int how) __asm__("sen
 
 ssize_t gate_sendmsg(int fd, const struct msghdr *message, int how)
 {
-    if (framing_of(fd) && connection[fd].hold && hold(fd, message))
-        return (ssize_t)(message->msg_iov[0].iov_len + message->msg_iov[1].iov_len);
+    if (framing_of(fd) && connection[fd].hold)
+        return hold(fd, message);
     before_sending(fd);
     return count_sent(fd, syscall(SYS_sendmsg, fd, message, how));
 }

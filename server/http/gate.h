@@ -18,6 +18,7 @@
 #ifndef LOSSD_GATE_H
 #define LOSSD_GATE_H
 
+#include "cursor.h"
 #include "http/framing.h"
 
 #include <stdbool.h>
@@ -52,11 +53,15 @@ bool gate_unmute(int fd);
 /* Is this to be dropped? For those who stand for a function that writes. */
 bool gate_drops(int fd);
 
-/* The next reply that libmicrohttpd writes to the connection may be held until gate_flush, if it is
- * short, the connection stays, and its socket surely takes it. libmicrohttpd takes it as sent. To
- * send wakes up a client that sleeps, which takes longer than to compute a short reply: several of
- * them that are sent one right after the other wake it up once, and find it awake then. */
-void gate_hold(int fd);
+/* The next reply that libmicrohttpd writes to the connection, with a body of `size` bytes, may be
+ * held until gate_flush, if it is short, the connection stays, and its socket surely takes it.
+ * libmicrohttpd takes it as sent. To send wakes up a client that sleeps, which takes longer than to
+ * compute a short reply: several of them that are sent one right after the other wake it up once,
+ * and find it awake then.
+ * `lines`, each with its CR LF, come at the end of its head: libmicrohttpd, which copies a header
+ * three times, does not get them. At most GATE_LINES bytes. False: it has to be given them. */
+enum { GATE_LINES = 512 };
+bool gate_hold(int fd, size_t size, span lines);
 
 /* Send what this thread holds. To be called after each run of libmicrohttpd: outside of one nothing
  * is held. So it is before anything that takes long, and before anything more is read from or

@@ -277,8 +277,6 @@ enum MHD_Result receive_request(void *cls, struct MHD_Connection *connection, co
     }
     if (x->reply.status == 0) /* suspended */
         return MHD_YES;
-    if (x->peer->plain && x->reply.status != 101)
-        gate_hold(x->peer->fd);
     return reply_send(x) ? MHD_YES : MHD_NO;
 }
 

@@ -54,30 +54,40 @@ void http_reply_problem(exchange *x, const problem *p)
                     oip ? "application/json" : "application/problem+json", &text);
 }
 
-static void header(struct MHD_Response *response, const char *name, const char *value)
+/* Where the headers of a reply go: to libmicrohttpd, or, if that is NULL, to lines of text. */
+typedef struct headers {
+    struct MHD_Response *response;
+    buffer lines;
+} headers;
+
+static void header(headers *to, const char *name, const char *value)
 {
+    if (!value || *value == '\0')
+        return;
     /* Without memory for a header the reply goes out without it. */
-    if (value && *value != '\0')
-        (void)MHD_add_response_header(response, name, value);
+    if (to->response)
+        (void)MHD_add_response_header(to->response, name, value);
+    else
+        buffer_texts(&to->lines, name, ": ", value, "\r\n", NULL);
 }
 
 static const char exposed[] =
     "X-Request-Id, Server-Timing, Retry-After, Inference-Header-Content-Length";
 
 /* The CORS headers, with which a web page of another origin can read the reply. */
-static void share(const exchange *x, struct MHD_Response *response)
+static void share(const exchange *x, headers *to)
 {
-    header(response, "Access-Control-Allow-Origin", http_header(x, HEADER_ORIGIN));
-    header(response, "Vary", "Origin");
+    header(to, "Access-Control-Allow-Origin", http_header(x, HEADER_ORIGIN));
+    header(to, "Vary", "Origin");
     if (!x->reply.preflight) {
-        header(response, "Access-Control-Expose-Headers", exposed);
+        header(to, "Access-Control-Expose-Headers", exposed);
         return;
     }
-    header(response, "Access-Control-Allow-Methods", x->reply.allow);
-    header(response, "Access-Control-Allow-Headers",
+    header(to, "Access-Control-Allow-Methods", x->reply.allow);
+    header(to, "Access-Control-Allow-Headers",
            "Authorization, Content-Type, Content-Encoding, Inference-Header-Content-Length, "
            "X-Request-Id, X-Request-Timeout, traceparent");
-    header(response, "Access-Control-Max-Age", "600");
+    header(to, "Access-Control-Max-Age", "600");
 }
 
 /* The date where the head is text; libmicrohttpd adds it to others. */
@@ -135,9 +145,10 @@ struct MHD_Response *reply_exhausted(void)
         sizeof exhausted_text - 1, (void *)exhausted_text, MHD_RESPMEM_PERSISTENT);
     if (!response)
         return NULL;
-    header(response, "Content-Type", "application/problem+json");
-    header(response, "Retry-After", "1");
-    header(response, "Connection", "close");
+    headers to = {.response = response};
+    header(&to, "Content-Type", "application/problem+json");
+    header(&to, "Retry-After", "1");
+    header(&to, "Connection", "close");
     return response;
 }
 
@@ -179,6 +190,41 @@ static struct MHD_Response *make_response(reply *r)
     return MHD_create_response_from_iovec(iov, (unsigned)r->pieces, NULL, NULL);
 }
 
+/* All but those that libmicrohttpd acts upon. */
+static void add_headers(const exchange *x, headers *to)
+{
+    const reply *r = &x->reply;
+    header(to, "Content-Type", r->media);
+    if (r->head > 0) {
+        char length[24];
+        snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
+        header(to, "Inference-Header-Content-Length", length);
+    }
+    header(to, "Content-Encoding", r->encoding);
+    header(to, "Vary", r->encoding ? "Accept-Encoding" : NULL);
+    header(to, "X-Request-Id", x->id);
+    header(to, "Server-Timing", r->timing);
+    header(to, "Allow", r->allow);
+    header(to, "Upgrade", r->upgrade);
+    header(to, "Location", r->location);
+    header(to, "Retry-After", r->retry ? "1" : NULL);
+    header(to, "WWW-Authenticate", r->authenticate ? challenge : NULL);
+    if (x->shared)
+        share(x, to);
+}
+
+/* May the reply be held, with these headers? */
+static bool hold(const exchange *x)
+{
+    char room[GATE_LINES];
+    headers to = {.lines = {.data = room, .capacity = sizeof room, .max = sizeof room}};
+    if (!x->peer->plain || x->reply.status == 101)
+        return false;
+    add_headers(x, &to);
+    return !to.lines.failed &&
+           gate_hold(x->peer->fd, x->reply.size, (span){to.lines.data, to.lines.size});
+}
+
 bool reply_send(exchange *x)
 {
     reply *r = &x->reply;
@@ -195,25 +241,11 @@ bool reply_send(exchange *x)
     peer_enter(&x->server->peers, x->peer, PEER_REPLY, x->server->turn, r->size);
     if (!response)
         return MHD_queue_response(x->connection, 503, x->server->exhausted) == MHD_YES;
-    header(response, "Content-Type", r->media);
-    if (r->head > 0) {
-        char length[24];
-        snprintf(length, sizeof length, "%llu", (unsigned long long)r->head);
-        header(response, "Inference-Header-Content-Length", length);
-    }
-    header(response, "Content-Encoding", r->encoding);
-    header(response, "Vary", r->encoding ? "Accept-Encoding" : NULL);
-    header(response, "X-Request-Id", x->id);
-    header(response, "Server-Timing", r->timing);
-    header(response, "Allow", r->allow);
-    header(response, "Upgrade", r->upgrade);
-    header(response, "Connection", r->status == 426 ? "Upgrade" : NULL);
-    header(response, "Location", r->location);
-    header(response, "Retry-After", r->retry ? "1" : NULL);
-    header(response, "WWW-Authenticate", r->authenticate ? challenge : NULL);
-    header(response, "Connection", x->close || x->server->closing ? "close" : NULL);
-    if (x->shared)
-        share(x, response);
+    headers to = {.response = response};
+    if (!hold(x))
+        add_headers(x, &to);
+    header(&to, "Connection", r->status == 426 ? "Upgrade" : NULL);
+    header(&to, "Connection", x->close || x->server->closing ? "close" : NULL);
     enum MHD_Result result = MHD_queue_response(x->connection, (unsigned)r->status, response);
     MHD_destroy_response(response);
     return result == MHD_YES;

@@ -159,6 +159,14 @@ static ssize_t reply_with(const line *l, const char *head, const char *body, siz
     return sendmsg(l->own, &message, MSG_NOSIGNAL);
 }
 
+static const span nothing = {"", 0};
+
+/* The next reply, with a body of so many bytes, may be held. */
+static void hold(const line *l, size_t size)
+{
+    assert_true(gate_hold(l->own, size, nothing));
+}
+
 /* What the client has got, up to the room. */
 static size_t arrived(const line *l, char *to, size_t room)
 {
@@ -177,23 +185,23 @@ static void test_held(void **state)
     connect_line(&l);
     assert_int_equal(reply_with(&l, stays, "abcd", 4), HEAD + 4); /* not told to hold it */
     assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
-    gate_hold(l.own);
+    hold(&l, 4);
     assert_int_equal(reply_with(&l, stays, "efgh", 4), HEAD + 4);
     assert_int_equal(arrived(&l, got, sizeof got), 0);
     gate_flush();
     assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
     assert_memory_equal(got, stays, HEAD);
     assert_memory_equal(got + HEAD, "efgh", 4);
-    gate_hold(l.own); /* before more is read from it */
+    hold(&l, 4); /* before more is read from it */
     (void)reply_with(&l, stays, "ijkl", 4);
     assert_int_equal(recv(l.own, got, sizeof got, 0), -1);
     assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
-    gate_hold(l.own); /* and before something else is written, to it or to others */
+    hold(&l, 4); /* and before something else is written, to it or to others */
     (void)reply_with(&l, stays, "mnop", 4);
     assert_int_equal(send(l.own, "qrst", 4, 0), 4);
     assert_int_equal(arrived(&l, got, sizeof got), HEAD + 8);
     assert_memory_equal(got + HEAD, "mnopqrst", 8);
-    gate_hold(l.own); /* and before it is closed */
+    hold(&l, 4); /* and before it is closed */
     (void)reply_with(&l, stays, "uvwx", 4);
     (void)gate_close(l.own);
     assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
@@ -208,14 +216,49 @@ static void test_not_held(void **state)
     line l;
     (void)state;
     connect_line(&l);
-    gate_hold(l.own);
+    hold(&l, 4);
     (void)reply_with(&l, ends, "abcd", 4);
     assert_int_equal(arrived(&l, got, sizeof got), sizeof ends - 1 + 4);
     assert_int_equal(shutdown(l.client, SHUT_WR), 0);
     assert_int_equal(recv(l.own, got, sizeof got, 0), 0);
-    gate_hold(l.own);
+    hold(&l, 4);
     (void)reply_with(&l, stays, "abcd", 4);
     assert_int_equal(arrived(&l, got, sizeof got), sizeof stays - 1 + 4);
+    end_line(&l);
+    gate_end();
+}
+
+/* Lines that libmicrohttpd does not get, and does not count, are the last of the head, whether the
+ * reply is held or sent at once, with its body or by itself. */
+static void test_lines(void **state)
+{
+    enum { HEAD = sizeof stays - 1, LINE = 6, LONG = GATE_LINES + 1 };
+    static const char want[] = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nA: b\r\n\r\nabcd",
+                      close_want[] = "HTTP/1.1 200 OK\r\nConnection: close\r\nA: b\r\n\r\nabcd";
+    const span added = {"A: b\r\n", LINE};
+    char got[1000];
+    line l;
+    (void)state;
+    connect_line(&l);
+    assert_true(gate_hold(l.own, 4, added));
+    assert_int_equal(reply_with(&l, stays, "abcd", 4), HEAD + 4);
+    assert_int_equal(arrived(&l, got, sizeof got), 0);
+    assert_true(gate_hold(l.own, 4, added)); /* which sends the first */
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + LINE + 4);
+    assert_memory_equal(got, want, HEAD + LINE + 4);
+    assert_int_equal(reply_with(&l, ends, "abcd", 4), sizeof ends - 1 + 4);
+    assert_int_equal(arrived(&l, got, sizeof got), sizeof close_want - 1);
+    assert_memory_equal(got, close_want, sizeof close_want - 1);
+    assert_true(gate_hold(l.own, 4, added));
+    assert_int_equal(send(l.own, stays, HEAD, 0), HEAD);
+    assert_int_equal(send(l.own, "abcd", 4, 0), 4);
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + LINE + 4);
+    assert_memory_equal(got, want, HEAD + LINE + 4);
+    assert_int_equal(reply_with(&l, stays, "abcd", 4), HEAD + 4); /* they are of that reply alone */
+    assert_int_equal(arrived(&l, got, sizeof got), HEAD + 4);
+    memset(got, 'a', LONG);
+    assert_false(gate_hold(l.own, 4, (span){got, LONG}));
+    assert_false(gate_hold(l.client, 4, added)); /* no connection */
     end_line(&l);
     gate_end();
 }
@@ -229,7 +272,7 @@ static void test_many_held(void **state)
     for (int i = 0; i < MANY; i++)
         connect_line(&l[i]);
     for (int i = 0; i < MANY; i++) {
-        gate_hold(l[i].own);
+        hold(&l[i], 4);
         (void)reply_with(&l[i], stays, "abcd", 4);
         assert_int_equal(arrived(&l[0], got, sizeof got) > 0, i == MANY - 1);
     }
@@ -248,7 +291,7 @@ static void fill_up(line *l, size_t size)
     size_t all = 0, last = size + HEAD;
     for (int i = 0; last == size + HEAD; i++) {
         memset(body, i, size);
-        gate_hold(l->own);
+        (void)gate_hold(l->own, size, nothing);
         const ssize_t taken = reply_with(l, stays, body, size);
         last = taken > 0 ? (size_t)taken : 0;
         all += last;
@@ -312,6 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_places),   cmocka_unit_test(test_held),
         cmocka_unit_test(test_not_held), cmocka_unit_test(test_many_held),
-        cmocka_unit_test(test_full),     cmocka_unit_test(test_unsent)};
+        cmocka_unit_test(test_lines),    cmocka_unit_test(test_full),
+        cmocka_unit_test(test_unsent)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
