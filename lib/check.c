@@ -195,15 +195,38 @@ static lk_status check_spread(const single *s, int i, lk_error *error)
                         lk_shape_text(t, shape), lk_shape_text(&to, all), axis, sizes);
 }
 
+/* The error of an input that has one for each sequence (`*-`, in a loss that takes offsets) where
+ * `*` is a single axis, and so none: its own shape could only be []. LK_OK: it is none of these. */
+static lk_status check_sequences(const single *s, int i, lk_error *error)
+{
+    const lk_input *inputs = s->call.loss->is->inputs;
+    const char *rows = inputs[0].forms[0].shape, *offsets = NULL;
+    char is[LK_SHAPE_TEXT], all[LK_SHAPE_TEXT], sequences[32];
+    lk_sizes none;
+    for (int k = 0; inputs[k].name; k++)
+        offsets = inputs[k].flags & LK_OFFSETS ? inputs[k].name : offsets;
+    if (!offsets || s->sizes.packed || s->sizes.lead_rank != 1 || *rows != '*' ||
+        strcmp(inputs[i].forms[0].shape, "*-") != 0)
+        return LK_OK;
+    lk_sizes_clear(&none);
+    snprintf(sequences, sizeof sequences, "B T%s", rows + 1);
+    return lk_error_set(error, LK_RANK_MISMATCH, inputs[i].name,
+                        "%s needs sequences, which %s of shape %s has not; it must have %s, or "
+                        "there must be %s",
+                        inputs[i].name, inputs[0].name, lk_shape_text(&s->given[0], is),
+                        lk_pattern_text(sequences, &none, all), offsets);
+}
+
 static lk_status no_form(const single *s, int i, lk_error *error)
 {
     const lk_input *input = &s->call.loss->is->inputs[i];
     const lk_tensor *t = &s->given[i];
     const char *pattern[3];
     int forms = patterns(s, input, pattern), by_rank = -1;
-    const lk_status spread = check_spread(s, i, error);
-    if (spread != LK_OK)
-        return spread;
+    lk_status status;
+    if ((status = check_spread(s, i, error)) != LK_OK ||
+        (status = check_sequences(s, i, error)) != LK_OK)
+        return status;
     char list[80], is[LK_SHAPE_TEXT], one[LK_SHAPE_TEXT], all[3 * LK_SHAPE_TEXT] = "", axis[64];
     for (int f = forms - 1; f >= 0; f--)
         if (lk_shape_rank(pattern[f], t->rank, &s->sizes))

@@ -895,17 +895,58 @@ static void test_claims(void **state)
     assert_true(evaluated > 20);
 }
 
+/* What has one for each sequence, beside rows that are none: what is missing is said, not that its
+ * shape must be []. */
+static void test_sequences(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *loss, *input;
+        lk_dtype type;
+    } cases[] = {{"linear_cross_entropy", "lengths", LK_I64},
+                 {"linear_token_logprobs", "grad_sequence_logprobs", LK_F32},
+                 {"linear_token_logprobs", "grad_mean_logprobs", LK_F32}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        lk_error error;
+        char text[200];
+        const lk_named in[] = {{"hidden", F32(2, 3)},
+                               {"weight", F32(2, 3)},
+                               {"targets", OF(targets, LK_I64, 2)},
+                               {cases[k].input, OF(targets, cases[k].type, 2)},
+                               {NULL}};
+        float loss;
+        const lk_named out[] = {{"loss", lk_scalar(LK_F32, &loss)}, {NULL}};
+        assert_int_equal(lk_evaluate(cases[k].loss, NULL, in, out, &error), LK_RANK_MISMATCH);
+        assert_string_equal(error.input, cases[k].input);
+        snprintf(
+            text, sizeof text,
+            "%s needs sequences, which hidden of shape [2,3] has not; it must have [B,T,D], or "
+            "there must be offsets",
+            cases[k].input);
+        assert_string_equal(error.text, text);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),   cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_evaluate),   cmocka_unit_test(test_names),
-        cmocka_unit_test(test_all_seen),   cmocka_unit_test(test_order),
-        cmocka_unit_test(test_deferred),   cmocka_unit_test(test_passes_need_scratch),
-        cmocka_unit_test(test_plan_again), cmocka_unit_test(test_check_again),
-        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_deepest),
-        cmocka_unit_test(test_dtypes),     cmocka_unit_test(test_any),
-        cmocka_unit_test(test_locale),     cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_sequences),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_evaluate),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_all_seen),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_deferred),
+        cmocka_unit_test(test_passes_need_scratch),
+        cmocka_unit_test(test_plan_again),
+        cmocka_unit_test(test_check_again),
+        cmocka_unit_test(test_shapes),
+        cmocka_unit_test(test_deepest),
+        cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_any),
+        cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_claims),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
