@@ -155,12 +155,13 @@ typedef enum lk_type {
 } lk_type;
 
 enum {
-    LK_OPEN = 1 << 0,    /* lk_field.flags: the range excludes min */
-    LK_OFF = 1 << 1,     /* `off` is allowed and means "not used" */
-    LK_RANGED = 1 << 2,  /* min and max bound the value */
-    LK_HOLDS = 1 << 3,   /* but for the default, gradients take some values as constants */
-    LK_COUPLES = 1 << 4, /* but for the default, a row's value may depend on other rows */
-    LK_OPEN_END = 1 << 5 /* the range excludes max */
+    LK_OPEN = 1 << 0,     /* lk_field.flags: the range excludes min */
+    LK_OFF = 1 << 1,      /* `off` is allowed and means "not used" */
+    LK_RANGED = 1 << 2,   /* min and max bound the value */
+    LK_HOLDS = 1 << 3,    /* but for the default, gradients take some values as constants */
+    LK_COUPLES = 1 << 4,  /* but for the default, a row's value may depend on other rows */
+    LK_OPEN_END = 1 << 5, /* the range excludes max */
+    LK_NONZERO = 1 << 6   /* and 0 */
 };
 
 typedef struct lk_field {

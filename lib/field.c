@@ -216,7 +216,7 @@ const lk_field *lk_field_find(const lk_field *fields, const char *name)
     return NULL;
 }
 
-/* What a range allows: "> 0", "in [0, 1)". */
+/* What a range allows: "> 0", "in [0, 1)", "in [-1, 1], and not 0". */
 static const char *range_text(const lk_field *field, char to[80])
 {
     const bool above = field->flags & LK_OPEN, below = field->flags & LK_OPEN_END;
@@ -225,8 +225,8 @@ static const char *range_text(const lk_field *field, char to[80])
     else if (isinf(field->min))
         snprintf(to, 80, "%s %g", below ? "<" : "<=", field->max);
     else
-        snprintf(to, 80, "in %c%g, %g%c", above ? '(' : '[', field->min, field->max,
-                 below ? ')' : ']');
+        snprintf(to, 80, "in %c%g, %g%c%s", above ? '(' : '[', field->min, field->max,
+                 below ? ')' : ']', field->flags & LK_NONZERO ? ", and not 0" : "");
     return to;
 }
 
@@ -247,7 +247,8 @@ lk_status lk_field_check(const lk_field *field, const void *options, lk_error *e
         x = (double)*(const uint64_t *)place;
     const bool low = field->flags & LK_OPEN ? x <= field->min : x < field->min;
     const bool high = field->flags & LK_OPEN_END ? x >= field->max : x > field->max;
-    if (isnan(x) || !(low || high))
+    const bool zero = (field->flags & LK_NONZERO) && x == 0;
+    if (isnan(x) || !(low || high || zero))
         return LK_OK;
     return lk_error_set(error, LK_OPTION_OUT_OF_RANGE, "", "%s is %g; it must be %s", field->name,
                         x, range_text(field, range));

@@ -23,6 +23,7 @@ static const lk_input inputs[] = {
         {.name = "pos_weight",
          .forms = {{"~ *", LK_FLOATS}},
          .flags = LK_OPTIONAL | LK_WEIGHTS,
+         .range = "finite",
          .help = "weight of each label where it applies, which broadcasts to logits; default 1"},
     {0},
 };

@@ -6,7 +6,7 @@
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(classwise_options),
-    LK_FIELD(classwise_options, class_dim, "-1", LK_RANGED, -1, 1,
+    LK_FIELD(classwise_options, class_dim, "-1", LK_RANGED | LK_NONZERO, -1, 1,
              "where the classes stand: -1 last, 1 second as in [N,C,d1,...]"),
     CLASS_FIELDS,
     {0},
@@ -28,21 +28,12 @@ static const lk_input inputs[] = {
     [SAMPLE_WEIGHT] = {.name = "sample_weight",
                        .forms = {{"*", LK_FLOATS}},
                        .flags = LK_OPTIONAL | LK_WEIGHTS,
-                       .range = ">=0",
+                       .range = "finite",
                        .help = "weight of each row; default ones"},
     {0},
 };
 
 static const lk_output outputs[] = {CLASSWISE_DIAGNOSTICS("*"), {0}};
-
-static lk_status check(const lk_job *job, lk_error *error)
-{
-    const classwise_options *o = job->options;
-    if (o->class_dim == 0)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "class_dim is 0; it must be -1 or 1");
-    return classwise_check(job, error);
-}
 
 static const char tex[] =
     "\\begin{aligned} \\ell_i &= -\\sum_k w_k\\,q_{ik}\\,\\log\\operatorname{softmax}(z_i)_k + "
@@ -71,7 +62,7 @@ LK_LOSS(cross_entropy) = {
     .is = &LK_IS(cross_entropy),
     .options_size = sizeof(classwise_options),
     .parts = 2,
-    .check = check,
+    .check = classwise_check,
     .prepare = weighted_prepare,
     .scratch = classwise_scratch,
     .rows = weighted_rows,

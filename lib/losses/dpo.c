@@ -83,6 +83,7 @@ static const lk_input inputs[] = {
     [PAIR_WEIGHT] = {.name = "pair_weight",
                      .forms = {{"N", LK_FLOATS}},
                      .flags = LK_OPTIONAL | LK_WEIGHTS,
+                     .range = "finite",
                      .help = "weight of each pair; the mean still divides by N; not for aot types"},
     [GRAD_OUTPUT] = LK_GRAD_OUTPUT,
     {0},

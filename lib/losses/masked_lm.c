@@ -25,7 +25,7 @@ static const lk_input inputs[] = {
     [SAMPLE_WEIGHT] = {.name = "sample_weight",
                        .forms = {{"*", LK_FLOATS}},
                        .flags = LK_OPTIONAL | LK_WEIGHTS,
-                       .range = ">=0",
+                       .range = "finite",
                        .help = "weight of each position; default ones"},
     {0},
 };

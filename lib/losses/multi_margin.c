@@ -34,6 +34,7 @@ static const lk_input inputs[] = {
     [CLASS_WEIGHT] = {.name = "class_weight",
                       .forms = {{"C", LK_FLOATS}},
                       .flags = LK_OPTIONAL | LK_WEIGHTS,
+                      .range = "finite",
                       .help =
                           "weight of the rows of each class, by which the mean does not divide; "
                           "default ones"},

@@ -26,6 +26,7 @@ static const lk_input inputs[] = {
     [WEIGHT] = {.name = "weight",
                 .forms = {{"~ * C", LK_FLOATS}},
                 .flags = LK_OPTIONAL | LK_WEIGHTS,
+                .range = "finite",
                 .help = "weight of each class of each row; default ones"},
     [SAMPLE_WEIGHT] = NUMBERS_WEIGHT,
     {0},

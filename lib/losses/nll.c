@@ -14,7 +14,7 @@ typedef struct options {
 
 static const lk_field fields[] = {
     LK_REDUCE_FIELDS(options),
-    LK_FIELD(options, class_dim, "-1", LK_RANGED, -1, 1,
+    LK_FIELD(options, class_dim, "-1", LK_RANGED | LK_NONZERO, -1, 1,
              "where the classes stand: -1 last, 1 second as in [N,C,d1,...]"),
     LK_FIELD(options, ignore_index, "-100", 0, 0, 0, "rows with this target are not read"),
     {0},
@@ -34,6 +34,7 @@ static const lk_input inputs[] = {
     [CLASS_WEIGHT] = {.name = "class_weight",
                       .forms = {{"C", LK_FLOATS}},
                       .flags = LK_OPTIONAL | LK_WEIGHTS,
+                      .range = "finite",
                       .help = "weight of each class; default ones"},
     [SAMPLE_WEIGHT] = NUMBERS_WEIGHT,
     {0},
@@ -44,18 +45,6 @@ static const lk_output outputs[] = {
     [DENOMINATOR] = LK_OUTPUT("denominator", "", LK_ANY, "what the mean divides by"),
     {0},
 };
-
-static lk_status check(const lk_job *job, lk_error *error)
-{
-    const options *o = job->options;
-    const lk_status status = numbers_check(job, error);
-    if (status != LK_OK)
-        return status;
-    if (o->class_dim == 0)
-        return lk_fail(job, error, LK_OPTION_OUT_OF_RANGE, -1, -1,
-                       "class_dim is 0; it must be -1 or 1");
-    return LK_OK;
-}
 
 static bool counts(const lk_job *job, int64_t i)
 {
@@ -157,7 +146,7 @@ LK_LOSS(nll) = {
     .is = &LK_IS(nll),
     .options_size = sizeof(options),
     .parts = 1,
-    .check = check,
+    .check = numbers_check,
     .prepare = prepare,
     .rows = rows,
     .finish = finish,

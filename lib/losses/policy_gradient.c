@@ -120,6 +120,7 @@ static const lk_input inputs[] = {
         {.name = "is_weights",
          .forms = {[EACH_TOKEN] = {"B T", LK_FLOATS}, [EACH_SEQUENCE] = {"B 1", LK_FLOATS}},
          .flags = LK_OPTIONAL | LK_WEIGHTS,
+         .range = "finite",
          .help = "importance weights, constants; [B,T] or [B,1]; default ones"},
     [ENTROPY] = TOKENS("entropy", LK_OPTIONAL | LK_DIFFERENTIABLE | LK_GRADIENT | LK_ROW_LOCAL,
                        NULL, "entropy of the policy at each token, for entropy_weight"),

@@ -42,7 +42,7 @@ static const lk_input inputs[] = {
         {.name = "position_weight",
          .forms = {[EACH_POSITION] = {"B T", LK_FLOATS}, [EACH_PLACE] = {"T", LK_FLOATS}},
          .flags = LK_OPTIONAL | LK_WEIGHTS,
-         .range = ">=0",
+         .range = "finite",
          .help = "weight of each predicted token; default ones"},
     [OFFSETS] = LK_OFFSETS_INPUT,
     {0},

@@ -96,7 +96,7 @@ typedef struct classwise_options {
 #define CLASSWISE_CLASS_WEIGHT(letter)                                                             \
     {                                                                                              \
         .name = "class_weight", .forms = {{letter, LK_FLOATS}}, .flags = LK_OPTIONAL | LK_WEIGHTS, \
-        .range = ">=0", .help = "weight of each class; default ones"                               \
+        .range = "finite", .help = "weight of each class; default ones"                            \
     }
 #define CLASSWISE_MASK(shape)                                                                      \
     {                                                                                              \

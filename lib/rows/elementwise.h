@@ -187,6 +187,7 @@ enum { SAMPLE_WEIGHT = B + 1, MASK, GRAD_OUTPUT };
     [SAMPLE_WEIGHT] = {.name = "sample_weight",                                                    \
                        .forms = {{"*", LK_FLOATS}},                                                \
                        .flags = LK_OPTIONAL | LK_WEIGHTS,                                          \
+                       .range = "finite",                                                          \
                        .help = "weight of each element; default ones"},                            \
     [MASK] = {.name = "mask",                                                                      \
               .forms = {{"*", LK_MASKS}},                                                          \

@@ -23,6 +23,7 @@ enum { LABEL_WEIGHT = B + 1, LABEL_MASK, LABEL_GRAD_OUTPUT, LABEL_INPUTS };
     [LABEL_WEIGHT] = {.name = "weight",                                                            \
                       .forms = {{"~ *", LK_FLOATS}},                                               \
                       .flags = LK_OPTIONAL | LK_WEIGHTS,                                           \
+                      .range = "finite",                                                           \
                       .help = "weight of each element, which broadcasts to logits; default 1"},    \
     [LABEL_MASK] = {.name = "mask",                                                                \
                     .forms = {{"*", LK_MASKS}},                                                    \

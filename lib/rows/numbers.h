@@ -178,7 +178,7 @@ LK_STATIC lk_status numbers_check(const lk_job *job, lk_error *error)
 #define NUMBERS_WEIGHT                                                                             \
     {                                                                                              \
         .name = "sample_weight", .forms = {{"*", LK_FLOATS}}, .flags = LK_OPTIONAL | LK_WEIGHTS,   \
-        .help = "weight of each row; default ones"                                                 \
+        .range = "finite", .help = "weight of each row; default ones"                              \
     }
 
 #define NUMBERS_KERNELS(is)                                                                        \

@@ -111,6 +111,8 @@ static json_t *option_json(const lk_field *f)
         if (!isinf(f->max))
             json_object_set_new(o, f->flags & LK_OPEN_END ? "less_than" : "maximum",
                                 json_real(f->max));
+        if (f->flags & LK_NONZERO)
+            json_object_set_new(o, "not", json_integer(0));
     }
     if (f->choices)
         json_object_set_new(o, "choices", words(f->choices, '|'));
@@ -245,6 +247,8 @@ static void bounds_text(const json_t *option, buffer *to)
             between = " and ";
         }
     }
+    if (json_object_get(option, "not"))
+        buffer_text(to, ", not 0");
 }
 
 static bool has_bounds(const json_t *option)

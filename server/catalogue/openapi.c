@@ -72,6 +72,8 @@ static json_t *option_schema(const json_t *option)
             json_object_set(o, members[i][1], value);
     if (strcmp(type, "array") == 0)
         json_object_del(o, "enum"); /* its items have it */
+    if ((value = json_object_get(option, "not")))
+        json_object_set_new(o, "not", json_pack("{s:O}", "const", value));
     return o;
 }
 

@@ -87,6 +87,8 @@ static void check_range(const trials *all, const lk_field *f)
     if (f->flags & LK_RANGED) {
         check_end(all, f, f->min, f->flags & LK_OPEN, far);
         check_end(all, f, f->max, f->flags & LK_OPEN_END, -far);
+        if (f->min < 0 && f->max > 0)
+            check_value(all, f, 0, !(f->flags & LK_NONZERO));
     } else {
         check_value(all, f, -1e3, true);
         check_value(all, f, 0, true);

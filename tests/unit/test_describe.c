@@ -99,6 +99,7 @@ static void check_options(const json_t *array, const lk_description *is)
         if ((f->flags & LK_RANGED) && isfinite(f->max))
             assert_true(json_number_value(json_object_get(
                             o, f->flags & LK_OPEN_END ? "less_than" : "maximum")) == f->max);
+        assert_int_equal(json_object_get(o, "not") != NULL, (f->flags & LK_NONZERO) != 0);
         bytes choices = {0};
         put(&choices, "", 0);
         const json_t *list = json_object_get(o, "choices");

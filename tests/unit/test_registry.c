@@ -53,6 +53,10 @@ static void test_descriptions(void **state)
                 assert_true(in->flags & LK_DIFFERENTIABLE);
             for (const lk_input *other = is->inputs; other < in; other++)
                 assert_string_not_equal(other->name, in->name);
+            if (in->flags & LK_WEIGHTS) { /* negative ones are accepted as well */
+                assert_non_null(in->range);
+                assert_string_equal(in->range, "finite");
+            }
         }
         for (const lk_output *out = is->outputs; out->name; out++, outputs++) {
             assert_name(out->name, 40);

@@ -11,7 +11,7 @@ from typing import Any
 MAX_RANK = 8
 
 # Bits of lk_field.flags, lk_input.flags, lk_output.flags and lk_description.traits.
-OPEN, OFF, RANGED, OPEN_END = 1, 2, 4, 32
+OPEN, OFF, RANGED, OPEN_END, NONZERO = 1, 2, 4, 32, 64
 OPTIONAL, DIFFERENTIABLE, GRADIENT, ROW_LOCAL = 1, 2, 4, 8
 DEFAULT = 1
 TRANSFORM, DYNAMIC = 8, 64

@@ -12,6 +12,7 @@ from .binding import (
     DIFFERENTIABLE,
     DYNAMIC,
     GRADIENT,
+    NONZERO,
     OFF,
     OPEN,
     OPEN_END,
@@ -106,6 +107,8 @@ def _option(field: Field) -> dict[str, Any]:
             described["greater_than" if field.flags & OPEN else "minimum"] = field.min
         if not math.isinf(field.max):
             described["less_than" if field.flags & OPEN_END else "maximum"] = field.max
+        if field.flags & NONZERO:
+            described["not"] = 0
     if field.choices is not None:
         described["choices"] = field.choices.decode().split("|")
     if field.flags & OFF:

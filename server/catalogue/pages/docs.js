@@ -14,6 +14,7 @@ function range(option) {
   if (option.greater_than !== undefined) words.push(`> ${option.greater_than}`);
   if (option.maximum !== undefined) words.push(`≤ ${option.maximum}`);
   if (option.less_than !== undefined) words.push(`< ${option.less_than}`);
+  if (option.not !== undefined) words.push(`≠ ${option.not}`);
   if (option.can_be_off) words.push("or null (off)");
   return words.join(" ");
 }
@@ -288,7 +289,7 @@ function section(loss, request) {
     make("h3", {}, "Inputs"),
     table(["name", "shape and dtype", ""], loss.inputs.map((input) => [
       code(input.name),
-      [forms(input), input.required ? "; required" : "", input.range ? `; ${/^[<>]/.test(input.range) ? "" : "in "}${input.range}` : ""].join(""),
+      [forms(input), input.required ? "; required" : "", input.range ? `; ${/^([<>]|finite)/.test(input.range) ? "" : "in "}${input.range}` : ""].join(""),
       input.help,
     ])),
     make("h3", {}, "Outputs"), trial.outputs);
