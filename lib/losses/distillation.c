@@ -178,7 +178,7 @@ static divergence_row row_of(const lk_job *job)
 /* Are rows of few classes, on both sides, one after another? */
 static bool are_few(const lk_job *job, const divergence_row *r)
 {
-    return r->classes <= FEW && r->classes == job->size['V' - 'A'] &&
+    return r->classes <= TEACHER_FEW && r->classes == job->size['V' - 'A'] &&
            r->classes == job->size['U' - 'A'];
 }
 

@@ -17,9 +17,9 @@
 #define few_compute   LK_PASTE(LK_VARIANT, few_compute)
 #define few_logprobs  LK_PASTE(LK_VARIANT, few_logprobs)
 
-/* Rows of at most so many classes go across lanes. Beyond, a row fills enough vectors by itself,
- * and a group of rows no longer fits into the first-level cache. */
-enum { FEW = sizeof(elem) == 8 ? 112 : 128 };
+/* Rows of at most so many classes go across lanes. Beyond, what a row costs besides its classes, in
+ * scalars, is little of it, and a group of rows takes too much of the first-level cache. */
+enum { FEW = 256 };
 
 /* What all groups of rows of a run share: the plan, how rows lie in memory, and how they lie in the
  * copy that rows which do not fill a group are computed in. The arrays hold a vector for each

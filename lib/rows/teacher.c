@@ -4,6 +4,8 @@
  */
 #include "rows/teacher.h"
 
+#include "vector/cross.h"
+
 LK_INLINE vec read_some(const void *y, const bool elems, int64_t k, int64_t n)
 {
     return elems ? v_load_tail((const elem *)y + k, n, 0) : v_read_tail((const real *)y + k, n, 0);
@@ -120,11 +122,11 @@ teacher_norm teacher_normalise(const void *y, bool elems, int64_t classes, real 
 void teacher_normalise_few(const void *y, bool elems, int64_t classes, int count, real scale,
                            teacher_norm *to)
 {
-    enum { PART = 8 /* of a sum */, ROOM = (FEW + LANES - 1) / LANES * LANES * LANES };
+    enum { PART = 8 /* of a sum */, ROOM = (TEACHER_FEW + LANES - 1) / LANES * LANES * LANES };
     const size_t size = (size_t)classes * (elems ? sizeof(elem) : sizeof(real));
     const cross_rows lie = cross_make(classes, 1);
     const vec by = v_set(scale), one = v_set(1), lowest = v_set(-(real)INFINITY);
-    real z[ROOM], room[FEW * LANES];
+    real z[ROOM], room[TEACHER_FEW * LANES];
     if (count < LANES) { /* beside zeros */
         memset(room, 0, size * LANES);
         memcpy(room, y, size * (size_t)count);

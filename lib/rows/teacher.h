@@ -7,7 +7,7 @@
 #ifndef LK_TEACHER_H
 #define LK_TEACHER_H
 
-#include "rows/few.h"
+#include "rows/class_row.h"
 #include "vector/tally.h"
 #include "vector/vmath.h"
 
@@ -66,7 +66,9 @@ LK_DRIVER double teacher_exponentials(const void *y, bool elems, int64_t classes
 /* The softmax of such a row. */
 LK_DRIVER teacher_norm teacher_normalise(const void *y, bool elems, int64_t classes, real scale);
 
-/* The same for at most LANES consecutive rows of at most FEW classes, one row a lane. */
+/* The same for at most LANES consecutive rows of at most TEACHER_FEW classes, one row a lane: of
+ * more it saves nothing. */
+enum { TEACHER_FEW = sizeof(elem) == 8 ? 112 : 128 };
 LK_DRIVER void teacher_normalise_few(const void *y, bool elems, int64_t classes, int count,
                                      real scale, teacher_norm *to);
 
