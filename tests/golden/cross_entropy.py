@@ -565,11 +565,11 @@ def checks():
 
 def sizes():
     """Rows around the widths of vectors and beyond, alone and with what changes the inner loop."""
-    for c in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 300):
+    for c in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 256, 257, 300):
         rows = (3,) if c < 60 else (2,)
         want = ("nll", "lse", "entropy", "predicted") if c < 100 else ("lse", "nll")
         build(f"size/plain-{c}", rows, c, options={"reduction": "none"}, want=want, spread=3)
-    for c in (2, 7, 16, 33, 127):
+    for c in (2, 7, 16, 33, 127, 200):
         build(f"size/smoothing-{c}", (3,), c, options={"label_smoothing": 0.1})
         build(f"size/softcap-z-loss-{c}", (2,), c, options={"softcap": 4, "z_loss": 0.01,
                                                             "reduction": "sum"}, spread=3)
