@@ -134,7 +134,7 @@ static void draw_options(trial *t, const wish *w)
 static void draw_sizes(trial *t, const wish *w)
 {
     static const int64_t sweep[] = {1,  2,  3,  7,  8,  9,   15,  16,  17,
-                                    31, 32, 33, 63, 65, 127, 513, 1031};
+                                    31, 32, 33, 63, 65, 127, 200, 513, 1031};
     const char *pattern = t->is->inputs[0].forms[0].shape, *last = NULL, *other = NULL;
     int letters = 0;
     bool star = false;
@@ -146,7 +146,8 @@ static void draw_sizes(trial *t, const wish *w)
     }
     if (!star && letters > 1 && !w->huge && chance(0.3))
         last = other; /* many rows, or long ones, of few */
-    int64_t swept = w->small ? random_int(1, 9) : sweep[random_int(0, 16)];
+    int64_t swept = w->small ? random_int(1, 9)
+                             : sweep[random_int(0, (int64_t)(sizeof sweep / sizeof *sweep) - 1)];
     int64_t few = swept > 100 ? 3 : 6;
     t->lead_rank = w->one_lead || w->huge ? 1 : (int)random_int(0, 3);
     for (int k = 0; k < t->lead_rank; k++)

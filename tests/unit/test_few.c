@@ -363,7 +363,9 @@ static void each(void (*check)(const setting *, lk_dtype, int64_t))
     const char *best = lk_isa_used();
     for (int isa = 0; isa < lk_isa_count(); isa++)
         for (size_t t = 0; lk_isa_use(lk_isa_name(isa)) && t < sizeof dtypes / sizeof *dtypes; t++)
-            for (int64_t classes = 1; classes < MOST; classes += classes < 70 ? 1 : classes < 140 ? 3 : 29)
+            for (int64_t classes = 1; classes < MOST; classes += classes < 70    ? 1
+                                                                 : classes < 140 ? 3
+                                                                                 : 29)
                 for (int s = 0; s < SETTINGS; s++)
                     check(&settings[s], dtypes[t], classes);
     assert_true(lk_isa_use(best));
