@@ -82,16 +82,17 @@ LK_INLINE void scalarwise_rows(const lk_job *job, int64_t first, int64_t count, 
         block->sum[0] += r.value;
         if (per_row && job->value.data)
             lk_put(&job->value, i, r.value);
-        for (int k = 0; outputs[k].name; k++) {
+        for (int k = 0; job->out_wanted && outputs[k].name; k++) {
             block->sum[1 + k] += r.out[k];
             if (job->out[k].data && !scalarwise_is_mean(job, k))
                 lk_put(&job->out[k], i, r.out[k]);
         }
         for (int k = 0; k < inputs; k++) {
+            if (!job->grad[k].data)
+                continue;
             const double rho = job->scale[0] * scalar_constant(job, grad_output, r.up[k], 1);
-            double g = rho == 0 ? 0 : isnan(r.value) ? (double)NAN : r.slope[k] * rho;
-            if (job->grad[k].data)
-                r_store((elem *)job->grad[k].data + i, (real)(counts ? g : 0));
+            const double g = rho == 0 ? 0 : isnan(r.value) ? (double)NAN : r.slope[k] * rho;
+            r_store((elem *)job->grad[k].data + i, (real)(counts ? g : 0));
         }
     }
 }
