@@ -50,6 +50,16 @@ LK_INLINE scaled if_any(double condition, scaled a)
     return (scaled){condition > 0 ? a.m : 0, condition > 0 ? a.e : scaled_zero.e};
 }
 
+/* a + b + c, not normalised, as by scaled_plus: m < 6. */
+LK_INLINE scaled plus_three(scaled a, scaled b, scaled c)
+{
+    double top = a.e > b.e ? a.e : b.e;
+    top = c.e > top ? c.e : top;
+    return (scaled){a.m * scaled_power(a.e - top) + b.m * scaled_power(b.e - top) +
+                        c.m * scaled_power(c.e - top),
+                    top};
+}
+
 /* Arrays of such numbers, for loops that the compiler vectorises. */
 typedef struct scaleds {
     double *m, *e;
@@ -276,13 +286,12 @@ static void forward(const example *e, int64_t t)
     INDEPENDENT
     for (int64_t i = 0; i <= n; i++)
         put(to.blank, i,
-            scaled_times(scaled_plus(get(from.blank, i), get(from.label, i - 1), scaled_zero),
-                         p_blank));
+            scaled_times(scaled_plus(get(from.blank, i), get(from.label, i - 1)), p_blank));
     INDEPENDENT
     for (int64_t i = 0; i < n; i++) {
         const scaled skip = if_any(skips[i], get(from.label, i - 1));
         put(to.label, i,
-            scaled_times(scaled_plus(get(from.label, i), get(from.blank, i), skip),
+            scaled_times(plus_three(get(from.label, i), get(from.blank, i), skip),
                          get(p_label, i)));
     }
     put(to.label, -1, scaled_zero);
@@ -304,7 +313,7 @@ static scaled target_probability(example *e, const class_plan *p)
     if (none)
         return (scaled){(double)NAN, 0};
     const states last = alpha_at(e, e->T);
-    return scaled_plus(get(last.blank, e->n), get(last.label, e->n - 1), scaled_zero);
+    return scaled_plus(get(last.blank, e->n), get(last.label, e->n - 1));
 }
 
 /* beta after step t, from beta before step t + 1. */
@@ -315,11 +324,11 @@ static void backward(const example *e)
     const states from = e->beta, to = e->behind;
     INDEPENDENT
     for (int64_t i = 0; i <= n; i++)
-        put(to.blank, i, scaled_plus(get(from.blank, i), get(from.label, i), scaled_zero));
+        put(to.blank, i, scaled_plus(get(from.blank, i), get(from.label, i)));
     INDEPENDENT
     for (int64_t i = 0; i < n; i++) {
         const scaled skip = if_any(skips[i + 1], get(from.label, i + 1));
-        put(to.label, i, scaled_plus(get(from.label, i), get(from.blank, i + 1), skip));
+        put(to.label, i, plus_three(get(from.label, i), get(from.blank, i + 1), skip));
     }
 }
 

@@ -132,7 +132,7 @@ static scaled forward(const example *e, const class_plan *p)
             const scaled by_blank =
                 t > 0 ? scaled_times(c[-width].alpha, c[-width].blank) : scaled_zero;
             const scaled by_label = u > 0 ? scaled_times(c[-1].alpha, c[-1].label) : scaled_zero;
-            const scaled sum = scaled_plus(by_blank, by_label, scaled_zero);
+            const scaled sum = scaled_plus(by_blank, by_label);
             c->alpha = t + u == 0 ? scaled_one : scaled_make(sum.m, sum.e);
         }
     const cell *last = e->cells + e->T * width - 1;
@@ -175,7 +175,7 @@ static void backward(const example *e, scaled P, double rho)
             const int64_t at = t * e->stride + u * e->V;
             const scaled by_blank = scaled_times(c->blank, e->beta[u]);
             const scaled by_label = u < e->U ? scaled_times(c->label, e->beta[u + 1]) : scaled_zero;
-            const scaled sum = scaled_plus(by_blank, by_label, scaled_zero);
+            const scaled sum = scaled_plus(by_blank, by_label);
             e->beta[u] = scaled_make(sum.m, sum.e);
             cell_gradient(e, c, label_at(e, u), share_of(c->alpha, by_blank, P),
                           share_of(c->alpha, by_label, P), ldexp(rho, -power), e->x + at,

@@ -79,14 +79,11 @@ LK_INLINE scaled scaled_times(scaled a, scaled b)
     return scaled_make(a.m * b.m, a.e + b.e);
 }
 
-/* Not normalised: m < 6, and may be less than 1. Pass it to scaled_make. */
-LK_INLINE scaled scaled_plus(scaled a, scaled b, scaled c)
+/* Not normalised: m < 4, and may be less than 1. Pass it to scaled_make. */
+LK_INLINE scaled scaled_plus(scaled a, scaled b)
 {
-    double top = a.e > b.e ? a.e : b.e;
-    top = c.e > top ? c.e : top;
-    return (scaled){a.m * scaled_power(a.e - top) + b.m * scaled_power(b.e - top) +
-                        c.m * scaled_power(c.e - top),
-                    top};
+    const double top = a.e > b.e ? a.e : b.e;
+    return (scaled){a.m * scaled_power(a.e - top) + b.m * scaled_power(b.e - top), top};
 }
 
 /* What such losses share. The logits begin with B and T, and the targets are [B,width]. */
