@@ -246,12 +246,22 @@ static lk_status check(const lk_job *job, lk_error *error)
     return LK_OK;
 }
 
-static bool counted(const lk_job *job, int64_t i)
+LK_INLINE bool counted(const lk_job *job, int64_t i)
 {
     return !job->in[MASK].data || lk_int(&job->in[MASK], i) != 0;
 }
 
-static double logprob(const lk_job *job, int64_t i)
+static int64_t count_tokens(const lk_job *job, int64_t first, int64_t end)
+{
+    int64_t tokens = 0;
+    if (!job->in[MASK].data)
+        return end - first;
+    for (int64_t i = first; i < end; i++)
+        tokens += counted(job, i);
+    return tokens;
+}
+
+LK_INLINE double logprob(const lk_job *job, int64_t i)
 {
     return (double)r_load((const elem *)job->in[LOGPROBS].data + i);
 }
@@ -287,9 +297,7 @@ static lk_status prepare(lk_job *job, lk_error *error)
     const policy_options o = options_of(job);
     double sequences = 0;
     for (int64_t b = 0; b < job->rows; b++) {
-        int64_t tokens = 0;
-        for (int64_t i = lk_sequence(job, b); i < lk_sequence(job, b + 1); i++)
-            tokens += counted(job, i);
+        const int64_t tokens = count_tokens(job, lk_sequence(job, b), lk_sequence(job, b + 1));
         job->counted += tokens;
         sequences += tokens > 0 || o.count_empty;
     }
@@ -304,9 +312,26 @@ static lk_status prepare(lk_job *job, lk_error *error)
     return check_values(job, error);
 }
 
-static double advantage(const lk_job *job, int64_t b, int64_t i)
+/* A constant input at the tokens of one sequence: a number for each, or one for all of them. */
+typedef struct series {
+    const char *at;
+    int64_t step; /* in bytes */
+} series;
+
+static series series_of(const lk_job *job, int input, bool each, int64_t b, const real *fallback)
 {
-    return scalar_constant(job, ADVANTAGES, job->form[ADVANTAGES] == BY_TOKEN ? i : b, 0);
+    const char *at = job->in[input].data;
+    const int64_t size = sizeof(real);
+    return !at    ? (series){(const char *)fallback, 0}
+           : each ? (series){at, size}
+                  : (series){at + b * size, 0};
+}
+
+LK_INLINE double series_at(const series *s, int64_t i)
+{
+    real x;
+    memcpy(&x, s->at + i * s->step, sizeof x);
+    return (double)x;
 }
 
 /* One token: what is read of it once. */
@@ -317,26 +342,13 @@ typedef struct token {
     double a; /* advantage */
 } token;
 
-LK_INLINE token token_at(const lk_job *job, int64_t b, int64_t i)
-{
-    const policy_options *o = job->options;
-    const double now = logprob(job, i);
-    const double old = o->objective == REINFORCE ? now : scalar_constant(job, OLD, i, now);
-    return (token){
-        .i = i, .now = now, .old = old, .log_ratio = now - old, .a = advantage(job, b, i)};
-}
-
-/* log of the ratio to the policy that sampled the token. */
-static double log_correction(const lk_job *job, const token *t)
-{
-    return t->old - scalar_constant(job, SAMPLING, t->i, 0);
-}
-
 /* One sequence: what its tokens share. */
 typedef struct sequence {
     const lk_job *job;
     policy_options o;
-    int64_t b, first, end;
+    int64_t first, end;
+    bool olds, weighed, refers; /* is there old_logprobs to read, a weight, ref_logprobs? */
+    series old, advantage, weight, sampling, ref;
     double tokens;
     double ratio;                       /* e to the mean of the log-ratios */
     double correction, mean_correction; /* logs of is_mode's ratio: the sum, the mean */
@@ -344,6 +356,37 @@ typedef struct sequence {
     double gmpo;                        /* mean of the log-ratio within the bounds */
     double stale; /* mean of the sampler's log-probabilities less the present ones */
 } sequence;
+
+static sequence sequence_begin(const lk_job *job, int64_t b)
+{
+    static const real zero = 0, one = 1;
+    sequence s = {.job = job, .o = options_of(job)};
+    s.first = lk_sequence(job, b);
+    s.end = lk_sequence(job, b + 1);
+    s.tokens = (double)count_tokens(job, s.first, s.end);
+    s.olds = s.o.objective != REINFORCE && job->in[OLD].data;
+    s.weighed = s.o.is_mode != IS_OFF || job->in[IS_WEIGHTS].data;
+    s.refers = job->in[REF].data;
+    s.old = series_of(job, OLD, true, b, &zero);
+    s.advantage = series_of(job, ADVANTAGES, job->form[ADVANTAGES] == BY_TOKEN, b, &zero);
+    s.weight = series_of(job, IS_WEIGHTS, job->form[IS_WEIGHTS] == EACH_TOKEN, b, &one);
+    s.sampling = series_of(job, SAMPLING, true, b, &zero);
+    s.ref = series_of(job, REF, true, b, &zero);
+    return s;
+}
+
+LK_INLINE token token_at(const sequence *s, int64_t i)
+{
+    const double now = logprob(s->job, i), old = s->olds ? series_at(&s->old, i) : now;
+    return (token){
+        .i = i, .now = now, .old = old, .log_ratio = now - old, .a = series_at(&s->advantage, i)};
+}
+
+/* log of the ratio to the policy that sampled the token. */
+static double log_correction(const sequence *s, const token *t)
+{
+    return t->old - series_at(&s->sampling, t->i);
+}
 
 /* gmpo: the log-ratio, on the side to which the advantage drives it within the bound. */
 static double reached(const policy_options *o, const token *t)
@@ -359,7 +402,7 @@ static double correction(const sequence *s, const token *t)
     const policy_options *o = &s->o;
     if (o->is_mode == IS_OFF)
         return 1;
-    const double own = lk_exp(log_correction(s->job, t));
+    const double own = lk_exp(log_correction(s, t));
     const double r = o->is_level == IS_TOKEN      ? own
                      : o->is_level == IS_SEQUENCE ? lk_exp(s->correction)
                                                   : lk_exp(s->mean_correction);
@@ -369,46 +412,64 @@ static double correction(const sequence *s, const token *t)
 }
 
 /* The token's is_weights times that. */
-static double weight(const sequence *s, const token *t, double is)
+LK_INLINE double weight(const sequence *s, const token *t, double is)
 {
-    const int64_t at = s->job->form[IS_WEIGHTS] == EACH_TOKEN ? t->i : s->b;
-    return scalar_times(scalar_constant(s->job, IS_WEIGHTS, at, 1), is);
+    return s->weighed ? scalar_times(series_at(&s->weight, t->i), is) : 1;
+}
+
+static void refuse_nonfinite(const sequence *s, lk_block *block)
+{
+    for (int64_t i = s->first; i < s->end; i++)
+        if (counted(s->job, i) && scalar_nonfinite(logprob(s->job, i)))
+            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, logprob(s->job, i));
+}
+
+/* What the objective, is_mode or off_policy_mask take of all tokens together. */
+static void add_up(sequence *s)
+{
+    const policy_options *o = &s->o;
+    const double n = s->tokens > 0 ? s->tokens : 1;
+    double log_ratio = 0, within = 0, off = 0, stale = 0;
+    for (int64_t i = s->first; i < s->end; i++) {
+        if (!counted(s->job, i))
+            continue;
+        const token t = token_at(s, i);
+        log_ratio += t.log_ratio;
+        within += o->objective == GMPO ? reached(o, &t) : 0;
+        off += o->is_mode != IS_OFF ? log_correction(s, &t) : 0;
+        stale += (s->job->in[SAMPLING].data ? series_at(&s->sampling, i) : t.old) - t.now;
+    }
+    s->ratio = lk_exp(log_ratio / n);
+    s->gmpo = within / n;
+    s->correction = off;
+    s->mean_correction = off / n;
+    s->stale = stale / n;
+}
+
+static double omega_of(const sequence *s)
+{
+    static const double most = 20, least = -18.420680743952367; /* log 1e-8 */
+    double omega = 0;
+    for (int64_t i = s->first; i < s->end; i++)
+        if (counted(s->job, i)) {
+            const token t = token_at(s, i);
+            omega += policy_within(t.log_ratio, -most, most) +
+                     policy_within(lk_log(weight(s, &t, correction(s, &t))), least, most);
+        }
+    return policy_within(omega, least, most);
 }
 
 static sequence sequence_of(const lk_job *job, int64_t b, lk_block *block)
 {
-    static const double most = 20, least = -18.420680743952367; /* log 1e-8 */
-    sequence s = {.job = job, .o = options_of(job), .b = b};
+    sequence s = sequence_begin(job, b);
     const policy_options *o = &s.o;
-    double tokens = 0, log_ratio = 0, within = 0, off = 0, stale = 0;
-    s.first = lk_sequence(job, b);
-    s.end = lk_sequence(job, b + 1);
-    for (int64_t i = s.first; i < s.end; i++) {
-        if (!counted(job, i))
-            continue;
-        const token t = token_at(job, b, i);
-        tokens++;
-        log_ratio += t.log_ratio;
-        within += o->objective == GMPO ? reached(o, &t) : 0;
-        off += o->is_mode != IS_OFF ? log_correction(job, &t) : 0;
-        stale += scalar_constant(job, SAMPLING, i, t.old) - t.now;
-        if (o->reduce.nonfinite == LK_REFUSE_NONFINITE && scalar_nonfinite(t.now))
-            lk_refuse(block, LK_NONFINITE_INPUT, LOGPROBS, i, t.now);
-    }
-    const double n = tokens > 0 ? tokens : 1;
-    s.tokens = tokens;
-    s.ratio = lk_exp(log_ratio / n);
-    s.gmpo = within / n;
-    s.correction = off;
-    s.mean_correction = off / n;
-    s.stale = stale / n;
-    for (int64_t i = s.first; o->objective == VESPO && i < s.end; i++)
-        if (counted(job, i)) {
-            const token t = token_at(job, b, i);
-            s.omega += policy_within(t.log_ratio, -most, most) +
-                       policy_within(lk_log(weight(&s, &t, correction(&s, &t))), least, most);
-        }
-    s.omega = policy_within(s.omega, least, most);
+    if (o->reduce.nonfinite == LK_REFUSE_NONFINITE)
+        refuse_nonfinite(&s, block);
+    if (o->level != TOKEN || o->objective == GMPO || o->is_mode != IS_OFF ||
+        !isnan(o->off_policy_mask))
+        add_up(&s);
+    if (o->objective == VESPO)
+        s.omega = omega_of(&s);
     return s;
 }
 
@@ -450,9 +511,9 @@ static bool idle(const policy_options *o, const token *t)
     return t->a == 0 && o->objective != DRO;
 }
 
-static surrogate surrogate_of(const sequence *s, const token *t, double w)
+LK_INLINE surrogate surrogate_of(const sequence *s, const token *t, double w, const bool plain)
 {
-    surrogate own = moved_by(s, t, w);
+    surrogate own = plain ? policy_clip(&s->o, w, t->a) : moved_by(s, t, w);
     if (idle(&s->o, t))
         own.value = own.slope = 0;
     return own;
@@ -467,9 +528,7 @@ typedef struct penalty {
 static penalty penalty_of(const sequence *s, const token *t)
 {
     const policy_options *o = &s->o;
-    if (!s->job->in[REF].data)
-        return (penalty){0};
-    const double d = t->now - scalar_constant(s->job, REF, t->i, 0);
+    const double d = t->now - series_at(&s->ref, t->i);
     const double w = o->kl_gradient == RATIO ? lk_exp(t->log_ratio) : 1;
     const double sign = d > 0 ? 1 : d < 0 ? -1 : 0;
     double e, k, slope;
@@ -517,28 +576,42 @@ static void bonus(const sequence *s, double share, lk_block *block)
     }
 }
 
+/* Is it the clipped ratio of each token, without is_mode, off_policy_mask and diagnostics? */
+static bool is_plain(const sequence *s)
+{
+    const policy_options *o = &s->o;
+    return o->objective == CLIP && o->level == TOKEN && o->is_mode == IS_OFF &&
+           isnan(o->off_policy_mask) && !s->job->out_wanted;
+}
+
+static void add_diagnostics(const surrogate *own, double w, double kl, double is, lk_block *block)
+{
+    const double diagnostics[] = {
+        [RATIO_MEAN] = w, [CLIP_FRACTION] = own->clipped, [KL] = kl,
+        [IS_MEAN] = is,   [IS_MASKED] = is == 0,
+    };
+    for (int k = RATIO_MEAN; k <= IS_MASKED; k++)
+        block->sum[RATIOS + k] += diagnostics[k];
+}
+
 /* What a counted token adds to the sums. Returns its own slope; that of the objective, which may be
  * one for the whole sequence, is added to *shared as well. */
-static double add_token(const sequence *s, int64_t i, lk_block *block, double *value,
-                        double *shared)
+LK_INLINE double add_token(const sequence *s, int64_t i, const bool plain, lk_block *block,
+                           double *value, double *shared)
 {
-    const lk_job *job = s->job;
     const policy_options *o = &s->o;
-    const token t = token_at(job, s->b, i);
-    const double w = o->level == TOKEN ? lk_exp(t.log_ratio) : s->ratio, is = correction(s, &t);
-    const double kappa = o->objective == VESPO ? 1 : weight(s, &t, is);
-    const surrogate own = surrogate_of(s, &t, w);
-    const penalty kl = penalty_of(s, &t);
-    const bool dropped = t.a < 0 && s->stale > o->off_policy_mask; /* false where it is off, NaN */
+    const token t = token_at(s, i);
+    const double w = plain || o->level == TOKEN ? lk_exp(t.log_ratio) : s->ratio;
+    const double is = plain || o->is_mode == IS_OFF ? 1 : correction(s, &t);
+    const double kappa = !plain && o->objective == VESPO ? 1 : weight(s, &t, is);
+    const surrogate own = surrogate_of(s, &t, w, plain);
+    const penalty kl = s->refers ? penalty_of(s, &t) : (penalty){0};
+    const bool dropped = !plain && t.a < 0 && s->stale > o->off_policy_mask; /* NaN: off */
     const double factor = dropped || idle(o, &t) ? 0 : kappa;
     const double term = scalar_times(factor, own.value) + scalar_times(o->kl_weight, kl.value);
     const double slope = scalar_times(factor, own.slope);
-    const double diagnostics[] = {
-        [RATIO_MEAN] = w, [CLIP_FRACTION] = own.clipped, [KL] = kl.estimate,
-        [IS_MEAN] = is,   [IS_MASKED] = is == 0,
-    };
-    for (int k = RATIO_MEAN; job->out_wanted && k <= IS_MASKED; k++)
-        block->sum[RATIOS + k] += diagnostics[k];
+    if (!plain && s->job->out_wanted)
+        add_diagnostics(&own, w, kl.estimate, is, block);
     *value += term;
     *shared += slope;
     return isnan(term) ? term : slope + scalar_times(o->kl_weight, kl.slope);
@@ -548,9 +621,10 @@ static double add_token(const sequence *s, int64_t i, lk_block *block, double *v
 static double shared_slope(const sequence *s, int64_t i, double shared)
 {
     const policy_options *o = &s->o;
-    const token t = token_at(s->job, s->b, i);
+    const token t = token_at(s, i);
+    const penalty kl = s->refers ? penalty_of(s, &t) : (penalty){0};
     const bool moves = o->objective != GMPO || t.log_ratio == reached(o, &t);
-    return (moves ? shared / s->tokens : 0) + scalar_times(o->kl_weight, penalty_of(s, &t).slope);
+    return (moves ? shared / s->tokens : 0) + scalar_times(o->kl_weight, kl.slope);
 }
 
 static void one_sequence(const lk_job *job, int64_t b, lk_block *block)
@@ -560,9 +634,12 @@ static void one_sequence(const lk_job *job, int64_t b, lk_block *block)
     const double share = s.o.aggregation == SEQUENCE_MEAN && s.tokens > 0 ? 1 / s.tokens : 1;
     const double rho = share * job->scale[LOSS] * scalar_constant(job, GRAD_OUTPUT, 0, 1);
     elem *grad = job->grad[LOGPROBS].data;
+    const bool plain = is_plain(&s);
     double value = 0, shared = 0;
     for (int64_t i = s.first; i < s.end; i++) {
-        const double slope = counted(job, i) ? add_token(&s, i, block, &value, &shared) : 0;
+        const double slope = !counted(job, i) ? 0
+                             : plain          ? add_token(&s, i, true, block, &value, &shared)
+                                              : add_token(&s, i, false, block, &value, &shared);
         if (grad && !joint)
             r_store(grad + i, (real)scalar_times(rho, slope));
     }
