@@ -88,7 +88,8 @@ lk_status lk_graph_part_error(const graph *g, int k, lk_status status, lk_error 
     if (linked)
         error->rank = 0; /* the place is not in a tensor of the request */
     if (i >= 0 && p->source[i][0])
-        snprintf(error->input, sizeof error->input, "%s", linked ? "" : p->source[i]);
+        snprintf(error->input, sizeof error->input, "%.*s", (int)sizeof error->input - 1,
+                 linked ? "" : p->source[i]); /* a longer name is cut */
     return status;
 }
 
