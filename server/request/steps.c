@@ -33,8 +33,9 @@ void steps_setup(const flags *f)
 
 void steps_arrived(const request *r)
 {
-    if (r->x->start > atomic_load(&latest))
-        atomic_store(&latest, r->x->start);
+    unsigned long long known = atomic_load(&latest);
+    while (r->x->start > known && !atomic_compare_exchange_weak(&latest, &known, r->x->start))
+        ; /* another loop's began in between */
 }
 
 /* A worker begins a job. The waiting time counts only for the first job each time the request is
