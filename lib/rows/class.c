@@ -331,7 +331,8 @@ static void few_begin(const few_visit *v, int64_t first, const class_targets *t,
         const int of = from + k;
         const double upstream = t->counts[of] ? real_or_one(job, GRAD_OUTPUT, t->up[of]) : 0;
         r->rho[k] *= upstream;
-        r->zeta[k] *= upstream;
+        if (v->has_z)
+            r->zeta[k] *= upstream;
     }
     for (int k = 0; o->reduce.nonfinite == LK_REFUSE_NONFINITE && k < r->count; k++) {
         bool bad = r->live[k] && few_refuse(v, LOGITS, first + k, r->x + k * v->apart);
