@@ -15,8 +15,6 @@ enum { LOSS, BONUS, RATIOS };         /* lk_block.sum; the diagnostics follow */
 enum { TOKEN, SEQUENCE, GSPO_TOKEN }; /* level */
 enum { TOKEN_MEAN, SEQUENCE_MEAN, MAX_LENGTH, NUM_ITEMS }; /* aggregation */
 enum { SAME, ENTROPY_TOKEN_MEAN };                         /* entropy_aggregation */
-enum { K3, K1, K2, ABS };                                  /* kl_estimator */
-enum { DIRECT, BY_K2, RATIO };                             /* kl_gradient */
 enum { IS_OFF, TRUNCATE, IS_MASK, MASK_ONLY };             /* is_mode */
 enum { IS_TOKEN, IS_SEQUENCE, IS_GEOMETRIC };              /* is_level */
 
@@ -519,40 +517,6 @@ LK_INLINE surrogate surrogate_of(const sequence *s, const token *t, double w, co
     return own;
 }
 
-/* The divergence from the reference at a token, by estimator: its value without the ratio, and what
- * the loss adds of it. */
-typedef struct penalty {
-    double estimate, value, slope;
-} penalty;
-
-static penalty penalty_of(const sequence *s, const token *t)
-{
-    const policy_options *o = &s->o;
-    const double d = t->now - series_at(&s->ref, t->i);
-    const double w = o->kl_gradient == RATIO ? lk_exp(t->log_ratio) : 1;
-    const double sign = d > 0 ? 1 : d < 0 ? -1 : 0;
-    double e, k, slope;
-    switch (o->kl_estimator) {
-    case K1:
-        k = d, slope = 1;
-        break;
-    case K2:
-        k = d * d / 2, slope = d;
-        break;
-    case K3: /* never negative */
-        e = lk_expm1(-d), k = isinf(e) ? e : e + d, slope = -e;
-        break;
-    default:
-        k = fabs(d), slope = isnan(d) ? d : sign;
-    }
-    penalty p = {.estimate = k, .value = w * k, .slope = slope};
-    if (o->kl_gradient == BY_K2)
-        p.slope = d;
-    else if (o->kl_gradient == RATIO)
-        p.slope = w * (o->kl_estimator == K3 ? d : k + slope);
-    return p;
-}
-
 /* The entropy bonus of one sequence, which is subtracted. `share` is its factor before the
  * denominator if the entropy is aggregated as the rest is. */
 static void bonus(const sequence *s, double share, lk_block *block)
@@ -594,6 +558,13 @@ static void add_diagnostics(const surrogate *own, double w, double kl, double is
         block->sum[RATIOS + k] += diagnostics[k];
 }
 
+LK_INLINE penalty penalty_of(const sequence *s, const token *t)
+{
+    if (!s->refers)
+        return (penalty){0};
+    return policy_penalty(&s->o, t->now - series_at(&s->ref, t->i), t->log_ratio);
+}
+
 /* What a counted token adds to the sums. Returns its own slope; that of the objective, which may be
  * one for the whole sequence, is added to *shared as well. */
 LK_INLINE double add_token(const sequence *s, int64_t i, const bool plain, lk_block *block,
@@ -602,10 +573,10 @@ LK_INLINE double add_token(const sequence *s, int64_t i, const bool plain, lk_bl
     const policy_options *o = &s->o;
     const token t = token_at(s, i);
     const double w = plain || o->level == TOKEN ? lk_exp(t.log_ratio) : s->ratio;
-    const double is = plain || o->is_mode == IS_OFF ? 1 : correction(s, &t);
+    const double is = plain ? 1 : correction(s, &t);
     const double kappa = !plain && o->objective == VESPO ? 1 : weight(s, &t, is);
     const surrogate own = surrogate_of(s, &t, w, plain);
-    const penalty kl = s->refers ? penalty_of(s, &t) : (penalty){0};
+    const penalty kl = penalty_of(s, &t);
     const bool dropped = !plain && t.a < 0 && s->stale > o->off_policy_mask; /* NaN: off */
     const double factor = dropped || idle(o, &t) ? 0 : kappa;
     const double term = scalar_times(factor, own.value) + scalar_times(o->kl_weight, kl.value);
@@ -622,7 +593,7 @@ static double shared_slope(const sequence *s, int64_t i, double shared)
 {
     const policy_options *o = &s->o;
     const token t = token_at(s, i);
-    const penalty kl = s->refers ? penalty_of(s, &t) : (penalty){0};
+    const penalty kl = penalty_of(s, &t);
     const bool moves = o->objective != GMPO || t.log_ratio == reached(o, &t);
     return (moves ? shared / s->tokens : 0) + scalar_times(o->kl_weight, kl.slope);
 }

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
  * What a policy gradient maximises of one token, by objective: its share of the loss, and the
- * derivative of that by the token's log-probability. x is logprob - old_logprob, w = e^x the ratio,
- * or that of the sequence, a the advantage.
+ * derivative of that by the token's log-probability; and the penalty on leaving a reference. x is
+ * logprob - old_logprob, w = e^x the ratio, or that of the sequence, a the advantage.
  */
 #ifndef LK_POLICY_H
 #define LK_POLICY_H
 
 #include "rows/scalar.h"
 
+enum { K3, K1, K2, ABS };      /* kl_estimator */
+enum { DIRECT, BY_K2, RATIO }; /* kl_gradient */
 enum { CLIP, CISPO, SAPO, IMPORTANCE, REINFORCE, DRO, DPPO_TV, DPPO_KL, GMPO, VESPO };
 
 typedef struct policy_options {
@@ -100,6 +102,38 @@ LK_INLINE double policy_vespo(const policy_options *o, double omega, double a)
     const double k = a >= 0 ? o->vespo_k_pos : o->vespo_k_neg;
     const double lambda = a >= 0 ? o->vespo_lambda_pos : o->vespo_lambda_neg;
     return lk_exp(k * omega - lambda * lk_expm1(omega));
+}
+
+/* The divergence from the reference at a token, by estimator: its value without the ratio, and what
+ * the loss adds of it; d is logprob - ref_logprob. */
+typedef struct penalty {
+    double estimate, value, slope;
+} penalty;
+
+LK_STATIC penalty policy_penalty(const policy_options *o, double d, double log_ratio)
+{
+    const double w = o->kl_gradient == RATIO ? lk_exp(log_ratio) : 1;
+    const double sign = d > 0 ? 1 : d < 0 ? -1 : 0;
+    double e, k, slope;
+    switch (o->kl_estimator) {
+    case K1:
+        k = d, slope = 1;
+        break;
+    case K2:
+        k = d * d / 2, slope = d;
+        break;
+    case K3: /* never negative */
+        e = lk_expm1(-d), k = isinf(e) ? e : e + d, slope = -e;
+        break;
+    default:
+        k = fabs(d), slope = isnan(d) ? d : sign;
+    }
+    penalty p = {.estimate = k, .value = w * k, .slope = slope};
+    if (o->kl_gradient == BY_K2)
+        p.slope = d;
+    else if (o->kl_gradient == RATIO)
+        p.slope = w * (o->kl_estimator == K3 ? d : k + slope);
+    return p;
 }
 
 #endif

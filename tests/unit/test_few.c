@@ -138,18 +138,18 @@ static batch *draw(const setting *set, lk_dtype dtype, int64_t classes)
 static void spoil_row(batch *b, int64_t i)
 {
     static const double odd[] = {(double)NAN, (double)INFINITY, (double)-INFINITY, 60000, -60000};
+    static const double up[] = {0, 1e30, (double)NAN, (double)INFINITY};
     fill_row(b, i);
     const int64_t count = random_int(1, 4);
     for (int64_t n = 0; n < count; n++)
         b->x[i * b->classes + random_int(0, b->classes - 1)] = odd[random_int(0, 4)];
-    b->up[i] = odd[random_int(0, 2)];
-    b->up[i] = random_int(0, 3) == 0 ? 0 : random_int(0, 1) ? 1e30 : b->up[i];
+    b->up[i] = up[random_int(0, 3)];
 }
 
 /* The same in rows that do not count, whatever they hold. */
 static void spoil_ignored(batch *b)
 {
-    for (int64_t i = 0; i < b->rows && !b->set->soft && !is_of(b->set, "token_logprobs"); i++)
+    for (int64_t i = 0; i < b->rows && !b->set->soft; i++)
         if (b->y[i] < 0)
             b->x[i * b->classes] = (double)INFINITY;
 }
